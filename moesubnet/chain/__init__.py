@@ -1,0 +1,1 @@
+"""Chain access: a typed client, wallets, the metagraph, and the embedded development chain."""

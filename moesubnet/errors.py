@@ -1,0 +1,136 @@
+"""The error tree. Every error that leaves a public function is one of these.
+
+    MoesubnetError
+    ├── ConfigError          what the user typed or wrote into a file cannot work
+    ├── SpecError            a subnet spec or one of its files is missing, altered or malformed
+    ├── WalletError          a key file cannot be read, decrypted or written
+    ├── ChainError           the chain refused, or could not be reached
+    │   ├── ChainUnavailable     no connection within the deadline; safe to retry
+    │   ├── CallRejected         the pool or the pallet refused a call; `.name` is its error name
+    │   └── StaleMetagraph       the snapshot is too old to trust
+    ├── AuthError            a request or receipt is not proven to come from who it says
+    │   ├── MalformedAuth  ├── WrongReceiver  ├── StaleRequest  ├── BadSignature
+    │   └── ReplayedRequest
+    ├── WireError            a peer's bytes break the protocol
+    │   ├── FrameError           malformed, oversize or lying frame
+    │   └── BadDistribution      log-probabilities that are not a distribution
+    ├── PeerError            an expert answered with an error, or not at all
+    │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
+    │   ├── PeerRefused          a 4xx/5xx status; `.status` says which
+    │   └── UnknownBase          409: the expert no longer holds the base; `.held_tokens` per sequence
+    ├── PoolSpent            private text is used up; it is never used twice
+    └── EngineError          a model cannot be loaded or run
+"""
+
+from __future__ import annotations
+
+
+class MoesubnetError(Exception):
+    """Root of the tree. The text is for the person who has to act on it."""
+
+
+class ConfigError(MoesubnetError):
+    """What the user typed, or wrote into a file, cannot work."""
+
+
+class SpecError(MoesubnetError):
+    """A subnet spec or one of its files is missing, altered or malformed."""
+
+
+class WalletError(MoesubnetError):
+    """A key file cannot be read, decrypted or written."""
+
+
+class ChainError(MoesubnetError):
+    """The chain refused, or could not be reached."""
+
+
+class ChainUnavailable(ChainError):
+    """No connection within the deadline. Safe to retry."""
+
+
+class CallRejected(ChainError):
+    """The transaction pool or the pallet refused a call.
+
+    `name` is the error's name in the chain's metadata (for example `RevealTooEarly`), or the
+    pool's text where there is none.
+    """
+
+    def __init__(self, name: str, text: str = "") -> None:
+        super().__init__(f"{name}: {text}" if text else name)
+        self.name = name
+
+
+class StaleMetagraph(ChainError):
+    """The snapshot is older than its owner allows; nothing may be decided on it."""
+
+
+class AuthError(MoesubnetError):
+    """A request or receipt is not proven to come from who it says."""
+
+
+class MalformedAuth(AuthError):
+    """An authentication header is missing, repeated or not of its form."""
+
+
+class WrongReceiver(AuthError):
+    """Signed for somebody else."""
+
+
+class StaleRequest(AuthError):
+    """The nonce is outside the time window."""
+
+
+class BadSignature(AuthError):
+    """The signature does not verify."""
+
+
+class ReplayedRequest(AuthError):
+    """This nonce of this sender was seen before."""
+
+
+class WireError(MoesubnetError):
+    """A peer's bytes break the protocol."""
+
+
+class FrameError(WireError):
+    """A malformed, oversize or lying frame."""
+
+
+class BadDistribution(WireError):
+    """Log-probabilities that are not finite, not ≤ 0, or sum to more than one."""
+
+
+class PeerError(MoesubnetError):
+    """An expert answered with an error, or not at all."""
+
+
+class PeerUnavailable(PeerError):
+    """Connection refused, timed out or broken."""
+
+
+class PeerRefused(PeerError):
+    """The expert answered with an HTTP error status."""
+
+    def __init__(self, status: int, text: str = "") -> None:
+        super().__init__(f"{status}: {text}" if text else str(status))
+        self.status = status
+
+
+class UnknownBase(PeerError):
+    """409: the expert no longer holds the base of some sequence.
+
+    `held_tokens[i]` is how many ids of sequence i it still holds.
+    """
+
+    def __init__(self, held_tokens: tuple[int, ...]) -> None:
+        super().__init__(f"held {held_tokens}")
+        self.held_tokens = held_tokens
+
+
+class PoolSpent(MoesubnetError):
+    """Private text is used up. It is never used twice."""
+
+
+class EngineError(MoesubnetError):
+    """A model cannot be loaded or run."""

@@ -1,0 +1,83 @@
+"""The nouns that cross module boundaries: keys, neurons, the metagraph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NewType, Protocol
+
+Hotkey = NewType("Hotkey", str)  # SS58, prefix 42
+Coldkey = NewType("Coldkey", str)  # SS58, prefix 42
+NetUid = NewType("NetUid", int)
+Uid = NewType("Uid", int)  # a slot; reused after deregistration: key lasting state by hotkey
+BlockNumber = NewType("BlockNumber", int)
+
+
+class Signer(Protocol):
+    """What can sign: `substrateinterface.Keypair` and its like."""
+
+    @property
+    def ss58_address(self) -> str: ...
+
+    @property
+    def public_key(self) -> bytes: ...
+
+    def sign(self, data: bytes) -> bytes:
+        """64-byte sr25519 signature over `data` with signing context `substrate`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Axon:
+    """Where a neuron says that it listens. From a stranger: check before connecting."""
+
+    ip: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.ip}]" if ":" in self.ip else self.ip
+        return f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Neuron:
+    """One uid of a subnet at one block. `*_u16` are fractions of 65535."""
+
+    uid: Uid
+    hotkey: Hotkey
+    coldkey: Coldkey
+    axon: Axon | None
+    stake_rao: int
+    incentive_u16: int
+    dividends_u16: int
+    consensus_u16: int
+    validator_trust_u16: int
+    emission_rao: int  # paid at the last epoch
+    active: bool
+    validator_permit: bool
+    last_update_block: BlockNumber
+    registered_at_block: BlockNumber
+
+
+@dataclass(frozen=True)
+class Metagraph:
+    """A subnet at one block. Immutable; says its block so that readers can refuse an old one."""
+
+    netuid: NetUid
+    block: BlockNumber
+    block_hash: str
+    tempo_blocks: int
+    epoch_index: int
+    last_epoch_block: BlockNumber
+    next_epoch_block: BlockNumber
+    owner_hotkey: Hotkey
+    owner_coldkey: Coldkey
+    commit_reveal: bool
+    spec_sha256: str | None
+    spec_url: str | None
+    neurons: tuple[Neuron, ...]
+
+    @cached_property
+    def by_hotkey(self) -> dict[Hotkey, Neuron]:
+        return {neuron.hotkey: neuron for neuron in self.neurons}

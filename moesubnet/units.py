@@ -1,0 +1,50 @@
+"""Conversions between the chain's integers and what people read. Money never becomes a float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+from moesubnet.errors import ConfigError
+
+RAO_PER_TOKEN = 10**9
+U16_MAX = 65_535
+
+
+def format_rao(amount_rao: int) -> str:
+    """`1_500_000_000` → `"1.5 τ"`; exact, no rounding."""
+    sign = "-" if amount_rao < 0 else ""
+    whole, rest = divmod(abs(amount_rao), RAO_PER_TOKEN)
+    fraction = f"{rest:09d}".rstrip("0")
+    return f"{sign}{whole:,}{'.' + fraction if fraction else ''} τ"
+
+
+def parse_rao(text: str) -> int:
+    """`"1.5"` (tokens) → 1_500_000_000 rao; `"12rao"` → 12.
+
+    Raises ConfigError for anything that is not an exact, non-negative number of rao.
+    """
+    cleaned = text.strip().replace("_", "").replace(",", "")
+    try:
+        if cleaned.endswith("rao"):
+            amount = Decimal(cleaned.removesuffix("rao").strip())
+        else:
+            amount = Decimal(cleaned.removesuffix("τ").strip()) * RAO_PER_TOKEN
+        if not amount.is_finite() or amount != amount.to_integral_value() or amount < 0:
+            raise ConfigError(f"{text!r} is not an exact, non-negative number of rao")
+    except InvalidOperation:
+        raise ConfigError(f"{text!r} is not an amount; write tokens ('1.5') or '12rao'") from None
+    return int(amount)
+
+
+def max_upscale_u16(values: Sequence[float]) -> list[int]:
+    """Weights of any scale ≥ 0 → u16 with the largest at 65535; all zero stays zero."""
+    top = max(values, default=0.0)
+    if top <= 0:
+        return [0] * len(values)
+    return [round(max(0.0, v) / top * U16_MAX) for v in values]
+
+
+def u16_fraction(value: int) -> float:
+    """A chain u16 as a fraction of one."""
+    return value / U16_MAX
