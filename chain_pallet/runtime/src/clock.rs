@@ -9,7 +9,7 @@ use polkadot_sdk::*;
 #[frame_support::pallet]
 pub mod pallet {
 	use super::*;
-	use frame_support::pallet_prelude::*;
+	use frame_support::{pallet_prelude::*, traits::ConstU64};
 
 	/// 12 s, the block time of the production networks.
 	pub const DEFAULT_SLOT_DURATION_MS: u64 = 12_000;
@@ -18,7 +18,7 @@ pub mod pallet {
 	pub struct Pallet<T>(_);
 
 	#[pallet::config]
-	pub trait Config: frame_system::Config {}
+	pub trait Config: polkadot_sdk::frame_system::Config {}
 
 	#[pallet::storage]
 	pub type SlotDurationMs<T> =

@@ -16,7 +16,7 @@ use frame_support::{
 		WeightToFeePolynomial,
 	},
 };
-use frame_system::limits::{BlockLength, BlockWeights};
+use frame_system::limits::BlockWeights;
 use pallet_transaction_payment::{ConstFeeMultiplier, FungibleAdapter, Multiplier};
 use sp_consensus_aura::ed25519::AuthorityId as AuraId;
 use sp_runtime::{traits::One, Perbill};
@@ -32,8 +32,6 @@ parameter_types! {
 		Weight::from_parts(2 * WEIGHT_REF_TIME_PER_SECOND, u64::MAX),
 		NORMAL_DISPATCH_RATIO,
 	);
-	pub RuntimeBlockLength: BlockLength =
-		BlockLength::max_with_normal_ratio(5 * 1024 * 1024, NORMAL_DISPATCH_RATIO);
 }
 
 #[derive_impl(frame_system::config_preludes::SolochainDefaultConfig)]
@@ -42,7 +40,6 @@ impl frame_system::Config for Runtime {
 	type AccountId = AccountId;
 	type Block = Block;
 	type BlockHashCount = ConstU32<2_400>;
-	type BlockLength = RuntimeBlockLength;
 	type BlockWeights = RuntimeBlockWeights;
 	type DbWeight = ParityDbWeight;
 	type Hash = Hash;
@@ -104,7 +101,7 @@ impl WeightToFeePolynomial for WeightToFee {
 	type Balance = Balance;
 
 	fn polynomial() -> WeightToFeeCoefficients<Balance> {
-		frame_support::__private::sp_std::vec![WeightToFeeCoefficient {
+		alloc::vec![WeightToFeeCoefficient {
 			coeff_integer: 0,
 			coeff_frac: Perbill::from_parts(50_000),
 			negative: false,

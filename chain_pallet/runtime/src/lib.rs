@@ -14,7 +14,8 @@ pub mod clock;
 mod configs;
 pub mod presets;
 
-use polkadot_sdk::{polkadot_sdk_frame as _, *};
+use alloc::vec::Vec;
+use polkadot_sdk::*;
 use sp_runtime::{
 	generic, impl_opaque_keys,
 	traits::{BlakeTwo256, IdentifyAccount, Verify},
