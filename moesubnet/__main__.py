@@ -1,0 +1,5 @@
+"""`python -m moesubnet` is `moesubnet`."""
+
+from moesubnet.cli import main
+
+main()

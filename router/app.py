@@ -1,0 +1,359 @@
+"""The router's HTTP face: authentication, admission, and OpenAI's endpoints over a `Service`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from moesubnet.router import openai_api as api
+from moesubnet.router.service import Choice, Delta, Job, Service
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 4 * 2**20
+SERVICE: web.AppKey[Service] = web.AppKey("service")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True)
+class Admission:
+    """How many requests may run at once; the rest are told to come back."""
+
+    max_running: int
+    running: int = field(default=0)
+
+    @contextlib.contextmanager
+    def slot(self):  # type: ignore[no-untyped-def]
+        """Hold one place. Raises ApiError 429 when all are taken."""
+        if self.running >= self.max_running:
+            raise api.ApiError(
+                429,
+                "The router is at capacity. Please retry shortly.",
+                kind="rate_limit_error",
+                code="rate_limit_exceeded",
+                retry_after_s=1.0,
+            )
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+
+def build_app(
+    service: Service, *, api_keys: Sequence[str] = (), max_running: int = 64
+) -> web.Application:
+    """The aiohttp application. Without `api_keys` everyone is served: bind it to loopback."""
+    app = web.Application(
+        middlewares=[_errors, _bearer_auth(tuple(api_keys))], client_max_size=MAX_BODY_BYTES
+    )
+    app[SERVICE] = service
+    admission = Admission(max_running)
+    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/v1/models", _models)
+    app.router.add_get("/v1/models/{model}", _model)
+    app.router.add_get("/v1/moesubnet/experts", _experts)
+    app.router.add_post("/v1/completions", _completions(admission))
+    app.router.add_post("/v1/chat/completions", _chat(admission))
+    return app
+
+
+def _error_response(error: api.ApiError) -> web.Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return web.json_response(error.body, status=error.status, headers=headers)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every failure before the first byte leaves in OpenAI's shape."""
+    try:
+        return await handler(request)
+    except api.ApiError as error:
+        return _error_response(error)
+    except web.HTTPRequestEntityTooLarge:
+        text = f"The request body is larger than {MAX_BODY_BYTES} bytes."
+        return _error_response(api.ApiError(413, text, code="request_too_large"))
+    except web.HTTPException as error:
+        text = f"Unknown request URL: {request.method} {request.path}."
+        return _error_response(api.ApiError(error.status, text, code="unknown_url"))
+
+
+def _bearer_auth(api_keys: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    digests = tuple(key.encode() for key in api_keys)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if digests and request.path != "/healthz":
+            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+            # Compare with every key, so that timing tells nothing about which one was near.
+            if not any([hmac.compare_digest(given, known) for known in digests]):
+                raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+        return await handler(request)
+
+    return check
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    status = request.app[SERVICE].health()
+    return web.json_response(status, status=200 if status["ready"] else 503)
+
+
+def _model_object(name: str, created_s: int) -> api.JsonObject:
+    return {"id": name, "object": "model", "created": created_s, "owned_by": "moesubnet"}
+
+
+async def _models(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    data = [_model_object(name, service.started_s) for name in service.models()]
+    return web.json_response({"object": "list", "data": data})
+
+
+async def _model(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    name = request.match_info["model"]
+    service.require_model(name)
+    return web.json_response(_model_object(name, service.started_s))
+
+
+async def _experts(request: web.Request) -> web.Response:
+    """Which experts are asked right now, and how they do. Not part of OpenAI's API."""
+    return web.json_response({"experts": request.app[SERVICE].expert_table()})
+
+
+def _completions(admission: Admission) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        service = request.app[SERVICE]
+        body = api.parse_request(api.CompletionRequest, await request.read())
+        prompts = [service.prompt_ids(prompt) for prompt in body.prompts()]
+        if len(prompts) * body.n > api.MAX_CHOICES * 4:
+            raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
+        jobs = [
+            service.job(body, ids, body.max_tokens, body.logprobs or 0, index * body.n + choice)
+            for index, ids in enumerate(prompts)
+            for choice in range(body.n)
+        ]
+        shape = _CompletionShape(body.model, with_logprobs=body.logprobs is not None)
+        with admission.slot():
+            return await _answer(request, service, body, jobs, shape, sum(map(len, prompts)))
+
+    return handle
+
+
+def _chat(admission: Admission) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        service = request.app[SERVICE]
+        body = api.parse_request(api.ChatRequest, await request.read())
+        ids = service.chat_ids(body.messages)
+        limit = body.completion_limit or service.room(ids)
+        top = (body.top_logprobs or 0) if body.logprobs else 0
+        jobs = [service.job(body, ids, limit, top, choice) for choice in range(body.n)]
+        shape = _ChatShape(body.model, with_logprobs=body.logprobs)
+        with admission.slot():
+            return await _answer(request, service, body, jobs, shape, len(ids))
+
+    return handle
+
+
+class _Shape:
+    """How an answer is written down; the two endpoints differ in nothing else."""
+
+    object = ""
+    chunk_object = ""
+    prefix = ""
+
+    def __init__(self, model: str, *, with_logprobs: bool) -> None:
+        self.model = model
+        self.with_logprobs = with_logprobs
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.created_s = int(time.time())
+
+    def envelope(self, kind: str) -> api.JsonObject:
+        return {"id": self.id, "object": kind, "created": self.created_s, "model": self.model}
+
+    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
+        raise NotImplementedError
+
+    def opening(self, index: int) -> api.JsonObject | None:
+        """A first chunk, where the endpoint has one."""
+        return None
+
+    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
+        raise NotImplementedError
+
+
+class _CompletionShape(_Shape):
+    object = chunk_object = "text_completion"
+    prefix = "cmpl"
+
+    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
+        logprobs = api.completion_logprobs(delta.tokens) if self.with_logprobs else None
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": delta.finish_reason,
+        }
+
+    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
+        return self.choice(index, delta.text, delta)
+
+
+class _ChatShape(_Shape):
+    object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+    prefix = "chatcmpl"
+
+    def _logprobs(self, delta: Delta | Choice) -> api.JsonObject | None:
+        return api.chat_logprobs(delta.tokens) if self.with_logprobs else None
+
+    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": self._logprobs(delta),
+            "finish_reason": delta.finish_reason,
+        }
+
+    def opening(self, index: int) -> api.JsonObject | None:
+        delta = {"role": "assistant", "content": "", "refusal": None}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
+        return {
+            "index": index,
+            "delta": {"content": delta.text} if delta.text else {},
+            "logprobs": self._logprobs(delta) if delta.tokens else None,
+            "finish_reason": delta.finish_reason,
+        }
+
+
+async def _answer(
+    request: web.Request,
+    service: Service,
+    body: api.Sampling,
+    jobs: Sequence[Job],
+    shape: _Shape,
+    prompt_tokens: int,
+) -> web.StreamResponse:
+    if body.stream:
+        return await _stream(request, service, body, jobs, shape, prompt_tokens)
+    choices = await _all(service.complete(job) for job in jobs)
+    answer = shape.envelope(shape.object)
+    answer["choices"] = [shape.choice(i, choice.text, choice) for i, choice in enumerate(choices)]
+    answer["usage"] = api.usage(prompt_tokens, sum(len(choice.tokens) for choice in choices))
+    if body.moesubnet.provenance:
+        answer["moesubnet"] = [api.provenance(choice.tokens) for choice in choices]
+    return web.json_response(answer, headers=service.provenance_headers(choices))
+
+
+async def _stream(
+    request: web.Request,
+    service: Service,
+    body: api.Sampling,
+    jobs: Sequence[Job],
+    shape: _Shape,
+    prompt_tokens: int,
+) -> web.StreamResponse:
+    """Server-sent events. A failure after the first byte is an `error` event, then the end."""
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+    )
+    deltas = _interleave([service.run(job) for job in jobs])
+    try:
+        # The first delta is awaited before the status line, so early failures keep their status.
+        first = await anext(deltas)
+        await response.prepare(request)
+        for index in range(len(jobs)):
+            if (opening := shape.opening(index)) is not None:
+                await _send(response, shape, [opening], body)
+        completion_tokens = 0
+        async for index, delta in _chain(first, deltas):
+            completion_tokens += len(delta.tokens)
+            await _send(response, shape, [shape.chunk_choice(index, delta)], body, delta)
+        if body.stream_options and body.stream_options.include_usage:
+            await _send(response, shape, [], body, usage=(prompt_tokens, completion_tokens))
+        await response.write(api.sse("[DONE]"))
+    except api.ApiError as error:
+        if not response.prepared:
+            raise
+        await response.write(api.sse(error.body))
+    finally:
+        await deltas.aclose()
+    return response
+
+
+async def _all(writers: Iterable[Coroutine[None, None, Choice]]) -> list[Choice]:
+    """Run all; the first failure stops the others and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(writer) for writer in writers]
+    except* api.ApiError as group_error:
+        raise group_error.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _send(
+    response: web.StreamResponse,
+    shape: _Shape,
+    choices: list[api.JsonObject],
+    body: api.Sampling,
+    delta: Delta | None = None,
+    usage: tuple[int, int] | None = None,
+) -> None:
+    chunk = shape.envelope(shape.chunk_object)
+    chunk["choices"] = choices
+    if body.stream_options and body.stream_options.include_usage:
+        chunk["usage"] = api.usage(*usage) if usage else None
+    if delta is not None and body.moesubnet.provenance:
+        chunk["moesubnet"] = api.provenance(delta.tokens)
+    await response.write(api.sse(chunk))
+
+
+async def _chain(
+    first: tuple[int, Delta], rest: AsyncIterator[tuple[int, Delta]]
+) -> AsyncIterator[tuple[int, Delta]]:
+    yield first
+    async for item in rest:
+        yield item
+
+
+async def _interleave(
+    streams: Sequence[AsyncIterator[Delta]],
+) -> AsyncIterator[tuple[int, Delta]]:
+    """(index, item) of several streams as they come; closing it closes them all."""
+    queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue(64)
+
+    async def pump(index: int, stream: AsyncIterator[Delta]) -> None:
+        try:
+            async for delta in stream:
+                await queue.put((index, delta))
+        except api.ApiError as error:
+            await queue.put((index, error))
+        else:
+            await queue.put((index, None))
+
+    tasks = [asyncio.create_task(pump(i, stream)) for i, stream in enumerate(streams)]
+    try:
+        open_streams = len(tasks)
+        while open_streams:
+            index, item = await queue.get()
+            if item is None:
+                open_streams -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,90 @@
+"""`moesubnet router …`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+router_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@router_app.callback()
+def _group() -> None:
+    """One OpenAI-compatible endpoint over all experts of a subnet."""
+
+
+@router_app.command()
+def run(
+    hotkey: Annotated[
+        str, typer.Option(help="Key that signs calls to miners: a wallet `name/hotkey`, or //URI.")
+    ],
+    spec: Annotated[Path, typer.Option(help="Folder with the subnet's spec.json.")],
+    chain: Annotated[
+        str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")
+    ] = "ws://127.0.0.1:9944",
+    netuid: Annotated[int, typer.Option(help="Subnet.")] = 1,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="MOESUBNET_API_KEYS",
+            help="Accept only callers with one of these bearer keys. Needed for any address but "
+            "loopback. Repeat it, or separate keys by spaces in the variable.",
+        ),
+    ] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where fetched score sheets are kept.")
+    ] = None,
+    student: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a distilled student; offered as model `student`."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=64, help="Most experts per stream.")] = 8,
+    deadline_s: Annotated[
+        float, typer.Option(min=0.1, help="An expert slower than this sits out.")
+    ] = 5.0,
+    max_running: Annotated[
+        int, typer.Option(min=1, help="Requests at once; the next gets 429.")
+    ] = 64,
+    allow_private: Annotated[
+        bool,
+        typer.Option(help="Also call experts on private and loopback addresses (local networks)."),
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve `/v1/chat/completions`, `/v1/completions` and `/v1/models`.
+
+    Experts are found on the chain and mixed token by token; a stream survives the death of any of
+    them. The official OpenAI client works unmodified:
+
+        OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="any").completions.create(
+            model="mixture", prompt="def main(", max_tokens=40)
+    """
+    import asyncio
+
+    from moesubnet.router.run import RouterConfig, run_router
+
+    from moesubnet.chain.wallet import load_hotkey
+    from moesubnet.log import set_up_logging
+    from moesubnet.paths import data_dir
+
+    set_up_logging(log_level)
+    config = RouterConfig(
+        chain_url=chain,
+        netuid=netuid,
+        signer=load_hotkey(hotkey),
+        spec_dir=spec,
+        state_dir=state_dir or data_dir("router"),
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        allow_private=allow_private,
+        deadline_s=deadline_s,
+        top_k=top_k,
+        max_running=max_running,
+        student_dir=student,
+    )
+    asyncio.run(run_router(config))

@@ -1,0 +1,118 @@
+"""Which experts can be asked: found on the metagraph, checked by their card, benched when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from moesubnet.client import ExpertClient
+from moesubnet.errors import AuthError, PeerError, WireError
+from moesubnet.protocol import ExpertCard
+from moesubnet.spec import LoadedSpec
+from moesubnet.types import Axon, Hotkey, Metagraph, Signer
+
+log = logging.getLogger(__name__)
+
+CARD_TIMEOUT_S = 5.0
+BENCH_AFTER_FAILURES = 3
+BENCH_S = 15.0
+
+
+@dataclass(slots=True)
+class Expert:
+    """One miner that serves this subnet's spec."""
+
+    uid: int
+    axon: Axon
+    client: ExpertClient
+    card: ExpertCard
+    failures: int = 0  # in a row
+    benched_until: float = 0.0
+    answers: int = field(default=0)
+
+
+class ExpertBook:
+    """The experts known now. `refresh` follows the metagraph; streams report how calls went."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        signer: Signer,
+        spec: LoadedSpec,
+        *,
+        allow_private: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._http = http
+        self._signer = signer
+        self._spec = spec
+        self._allow_private = allow_private
+        self._clock = clock
+        self._experts: dict[Hotkey, Expert] = {}
+
+    def known(self) -> Mapping[Hotkey, Expert]:
+        return self._experts
+
+    def serving(self) -> dict[Hotkey, ExpertClient]:
+        """Experts to ask. If every one is benched, all are: the fault may be on our side."""
+        now = self._clock()
+        ready = {k: e.client for k, e in self._experts.items() if e.benched_until <= now}
+        return ready or {k: e.client for k, e in self._experts.items()}
+
+    def report(self, hotkey: Hotkey, *, ok: bool) -> None:
+        """Count an answer or a failure; three failures in a row bench the expert."""
+        expert = self._experts.get(hotkey)
+        if expert is None:
+            return
+        if ok:
+            expert.failures = 0
+            expert.answers += 1
+            return
+        expert.failures += 1
+        if expert.failures >= BENCH_AFTER_FAILURES:
+            expert.benched_until = self._clock() + BENCH_S
+
+    async def refresh(self, metagraph: Metagraph) -> None:
+        """Add newcomers whose card fits the spec, follow moved axons, drop the deregistered."""
+        own = self._signer.ss58_address
+        wanted = {
+            neuron.hotkey: neuron
+            for neuron in metagraph.neurons
+            if neuron.axon is not None and neuron.hotkey != own
+        }
+        for hotkey in [known for known in self._experts if known not in wanted]:
+            del self._experts[hotkey]
+        async with asyncio.TaskGroup() as group:
+            for hotkey, neuron in wanted.items():
+                assert neuron.axon is not None
+                known = self._experts.get(hotkey)
+                if known is None or known.axon != neuron.axon:
+                    group.create_task(self._meet(hotkey, neuron.uid, neuron.axon))
+
+    async def _meet(self, hotkey: Hotkey, uid: int, axon: Axon) -> None:
+        client = ExpertClient(
+            self._http,
+            self._signer,
+            hotkey,
+            axon,
+            vocab_size=self._spec.spec.vocab_size,
+            allow_private=self._allow_private,
+        )
+        try:
+            card = await client.card(CARD_TIMEOUT_S)
+        except (PeerError, WireError, AuthError) as error:
+            # Validators and routers have axons too, and miners may be starting: asked again later.
+            log.debug("no card from uid=%d: %s", uid, error)
+            self._experts.pop(hotkey, None)
+            return
+        if card.hotkey != hotkey or card.spec_sha256 != self._spec.sha256:
+            log.info("uid=%d serves another spec or hotkey; not asked", uid)
+            self._experts.pop(hotkey, None)
+            return
+        self._experts[hotkey] = Expert(uid, axon, client, card)
+        log.info("expert uid=%d name=%s joined", uid, card.name)

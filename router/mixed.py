@@ -1,0 +1,190 @@
+"""The mixture as a model: ask the chosen experts in lockstep, mix their laws token by token.
+
+A token that an expert has seen says nothing about how well it would have guessed it, so evidence
+counts only for tokens whose law was returned before they were sent (docs/incentive.md). That is
+why the last tokens of a prompt are sent one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from moesubnet.panel import Panel, PanelSequence
+from moesubnet.router.experts import ExpertBook
+from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.service import Law, TokenIds
+from numpy.typing import NDArray
+
+from moesubnet.baseline import Unigram
+from moesubnet.errors import MoesubnetError
+from moesubnet.gate import Gate, initial_features, update_features
+from moesubnet.mixture import Walk, members_of, mix
+from moesubnet.protocol import StepResponse, Want
+from moesubnet.types import Hotkey
+
+BLIND_PROMPT_TOKENS = 8
+CHOSEN_MASS = 0.95
+REST_TOKENS = 8  # an expert that failed is left alone for so many tokens of this stream
+ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
+DENSE_VOCABULARY = 8192  # up to here whole rows are asked for
+
+
+def choose(log_prior: NDArray[np.float64], top_k: int) -> NDArray[np.intp]:
+    """Indices of the smallest set of experts with 95 % of the prior mass, at most `top_k`.
+
+    log_prior: [experts]. Returned ascending, so that member order stays canonical.
+    """
+    order = np.argsort(-log_prior, kind="stable")
+    mass = np.exp(log_prior[order] - np.logaddexp.reduce(log_prior))
+    enough = int(np.searchsorted(np.cumsum(mass), CHOSEN_MASS)) + 1
+    return np.sort(order[: min(enough, top_k)])
+
+
+def unavailable() -> ApiError:
+    return ApiError(
+        503,
+        "No expert can answer right now. Please retry shortly.",
+        kind="server_error",
+        code="no_expert_available",
+        retry_after_s=5.0,
+    )
+
+
+class MixtureModel:
+    """Opens one session per stream over whoever serves at that moment."""
+
+    def __init__(
+        self,
+        book: ExpertBook,
+        gate: Callable[[], Gate],
+        baseline: Unigram,
+        *,
+        vocab_size: int,
+        deadline_s: float,
+        top_k: int,
+    ) -> None:
+        self.book = book
+        self.gate = gate
+        self.baseline = baseline
+        self.want = Want("full") if vocab_size <= DENSE_VOCABULARY else Want("top_k", 256)
+        self.vocab_size = vocab_size
+        self.deadline_s = deadline_s
+        self.top_k = top_k
+
+    def open(self) -> MixtureSession:
+        if not self.book.serving():
+            raise unavailable()
+        return MixtureSession(self)
+
+    def table(self) -> list[JsonObject]:
+        serving = self.book.serving()
+        return [
+            {
+                "uid": expert.uid,
+                "hotkey": hotkey,
+                "name": expert.card.name,
+                "axon": expert.axon.url,
+                "serving": hotkey in serving and expert.failures == 0,
+                "answers": expert.answers,
+                "failures": expert.failures,
+            }
+            for hotkey, expert in sorted(self.book.known().items(), key=lambda i: i[1].uid)
+        ]
+
+
+class MixtureSession:
+    """One stream. Members are the chosen experts in hotkey order, then the baseline."""
+
+    def __init__(self, model: MixtureModel) -> None:
+        self._model = model
+        self._gate = model.gate()
+        self._sequence = PanelSequence(secrets.token_hex(16), np.empty(0, np.uint32))
+
+    async def start(self, prompt_ids: TokenIds) -> Law:
+        self._choose_experts(prompt_ids)
+        split = max(0, len(prompt_ids) - BLIND_PROMPT_TOKENS)
+        seen, blind = prompt_ids[:split], prompt_ids[split:]
+        self._walk.show(seen[None, :])
+        await self._advance(seen)
+        for token_id in blind:
+            await self._observe(int(token_id), token_weight=1.0)
+        return self._law()
+
+    async def append(self, token_id: int, temperature: float) -> Law:
+        await self._observe(token_id, token_weight=min(1.0, temperature))
+        return self._law()
+
+    def close(self) -> None:
+        """Sessions at the experts expire by themselves."""
+
+    def _choose_experts(self, prompt_ids: TokenIds) -> None:
+        clients = self._model.book.serving()
+        known = members_of(clients)
+        features = update_features(initial_features((1,)), prompt_ids[None, :])
+        prior = self._gate.log_prior(features, known)[0, :-1]
+        chosen = choose(prior, self._model.top_k)
+        self._experts = tuple(known[i] for i in chosen)
+        self._walk = Walk(self._gate, members_of(self._experts))
+        self._panel = Panel(
+            {hotkey: clients[hotkey] for hotkey in self._experts},
+            deadline_s=self._model.deadline_s,
+            want=self._model.want,
+        )
+        members = len(self._experts) + 1
+        self._rest = np.zeros(members, np.int64)
+        self._alive = np.ones(members, bool)  # the baseline, last, always is
+        self._logprobs = np.tile(self._model.baseline.logp, (members, 1))  # last laws [E, V]
+        self._listed: NDArray[np.bool_] | None = None
+
+    async def _observe(self, token_id: int, token_weight: float) -> None:
+        """Weigh the members by how they would have guessed this token, then send it."""
+        self._walk.observe(
+            np.array([token_id]),
+            self._logprobs[None, :, token_id],
+            blind=self._alive,
+            token_weight=token_weight,
+        )
+        await self._advance(np.array([token_id], np.uint32))
+
+    async def _advance(self, append_ids: TokenIds) -> None:
+        """Send ids, collect laws. Raises ApiError 503 when every expert stays silent."""
+        for attempt in range(ATTEMPTS):
+            asked = {key for i, key in enumerate(self._experts) if self._rest[i] <= 0}
+            answers = await self._panel.advance([self._sequence], [append_ids], only=asked)
+            append_ids = np.empty(0, np.uint32)  # the panel holds them now
+            self._take(answers)
+            if self._alive[:-1].any():
+                return
+            self._rest[:] = 0
+            await asyncio.sleep(0.2 * 2**attempt)
+        raise unavailable()
+
+    def _take(self, answers: Mapping[Hotkey, StepResponse | MoesubnetError]) -> None:
+        """Keep the laws that came; who failed rests for a few tokens of this stream."""
+        self._rest -= 1
+        listed = np.zeros(self._model.vocab_size, bool)
+        for index, hotkey in enumerate(self._experts):
+            answer = answers.get(hotkey)
+            self._alive[index] = isinstance(answer, StepResponse)
+            if isinstance(answer, StepResponse):
+                rows = answer.rows[0]
+                self._logprobs[index] = rows.dense(self._model.vocab_size)[-1]
+                if rows.ids is not None:
+                    listed[rows.ids[-1]] = True
+            elif answer is not None:
+                self._rest[index] = REST_TOKENS
+            if answer is not None:
+                self._model.book.report(hotkey, ok=bool(self._alive[index]))
+        self._listed = listed if self._model.want.kind == "top_k" else None
+
+    def _law(self) -> Law:
+        log_w = self._walk.log_weights(self._alive)[0]
+        weights = zip(self._walk.members, np.exp(log_w), strict=True)
+        return Law(
+            logprobs=np.asarray(mix(log_w, self._logprobs), np.float32),
+            listed=self._listed,
+            weights={name: float(weight) for name, weight in weights if weight > 0},
+        )

@@ -1,0 +1,243 @@
+"""The OpenAI wire format: requests in, choices out, errors in the shape their clients parse.
+
+Only what a mixture of base models can honour is accepted; an option that would be ignored is
+refused by name, because silence about an ignored option is a wrong answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MAX_CHOICES = 8
+MAX_STOPS = 4
+MAX_TOP_LOGPROBS = 20
+
+JsonObject = dict[str, Any]
+
+
+class ApiError(Exception):
+    """An error that the caller sees, in OpenAI's shape."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        kind: str = "invalid_request_error",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.body: JsonObject = {
+            "error": {"message": message, "type": kind, "param": param, "code": code}
+        }
+
+
+def context_length_exceeded(prompt_tokens: int, max_tokens: int, context_tokens: int) -> ApiError:
+    """The 400 that clients catch to shorten their prompt."""
+    return ApiError(
+        400,
+        f"This model's maximum context length is {context_tokens} tokens. However, you requested "
+        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the prompt, {max_tokens} for "
+        "the completion). Please shorten the prompt or lower max_tokens.",
+        code="context_length_exceeded",
+        param="messages",
+    )
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Extension(BaseModel):
+    """Our own opt-in field, `extra_body={"moesubnet": {...}}` in the official client."""
+
+    model_config = ConfigDict(extra="forbid")
+    provenance: bool = False  # report, per token, the weight of every expert
+
+
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=4)]
+
+
+class Sampling(BaseModel):
+    """What both endpoints share. Unknown options are refused."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    model: str = Field(max_length=128)
+    temperature: Temperature = 1.0
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: Stops = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    moesubnet: Extension = Extension()
+
+    # Accepted at the value that changes nothing, refused at any other.
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    logit_bias: dict[str, Literal[0]] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = {key: value for key, value in data.items() if value is not None}
+        if isinstance(data.get("stop"), str):
+            data["stop"] = [data["stop"]]
+        return data
+
+
+TokenIds = list[Annotated[int, Field(ge=0, lt=2**32)]]
+
+
+class CompletionRequest(Sampling):
+    """POST /v1/completions."""
+
+    prompt: str | list[str] | TokenIds | list[TokenIds] = ""
+    max_tokens: int = Field(default=16, ge=0, le=1_048_576)
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    echo: Literal[False] = False
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+
+    def prompts(self) -> list[str | list[int]]:
+        """One entry per prompt: text, or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt or isinstance(self.prompt[0], int):
+            return [list(self.prompt)]  # type: ignore[arg-type]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One chat message; only text."""
+
+    model_config = ConfigDict(extra="ignore")
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class ResponseFormat(BaseModel):
+    type: Literal["text"]
+
+
+class ChatRequest(Sampling):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1024)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_048_576)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_048_576)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _top_needs_logprobs(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
+
+    @property
+    def completion_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+def parse_request(kind: type[RequestT], body: bytes) -> RequestT:
+    """Validate a request body. Raises ApiError 400 naming the first offending parameter."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        if first["type"] == "extra_forbidden":
+            text = f"Unsupported parameter: '{param}' is not supported by this endpoint."
+            raise ApiError(400, text, param=param, code="unsupported_parameter") from None
+        text = f"Invalid request: {first['msg']}" + (f" (at '{param}')" if param else "")
+        raise ApiError(400, text, param=param, code="invalid_value") from None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """One emitted token with what the caller may have asked about it."""
+
+    text: str  # the token alone, undecodable bytes as U+FFFD
+    raw: bytes
+    logprob: float  # natural log, under the mixture at temperature 1
+    top: list[tuple[str, bytes, float]]
+    offset: int  # characters of completion text before it
+    experts: dict[str, float] | None = None
+
+
+def completion_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
+    """The legacy `logprobs` object of /v1/completions."""
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{text: value for text, _, value in token.top} for token in tokens],
+        "text_offset": [token.offset for token in tokens],
+    }
+
+
+def chat_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
+    """The `logprobs` object of /v1/chat/completions."""
+
+    def entry(text: str, raw: bytes, value: float) -> JsonObject:
+        return {"token": text, "logprob": value, "bytes": list(raw)}
+
+    return {
+        "content": [
+            entry(token.text, token.raw, token.logprob)
+            | {"top_logprobs": [entry(*candidate) for candidate in token.top]}
+            for token in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def provenance(tokens: Sequence[TokenRecord]) -> JsonObject:
+    """Our `moesubnet` field: which experts wrote which token."""
+    return {"tokens": [{"token": token.text, "experts": token.experts or {}} for token in tokens]}
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> JsonObject:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def sse(data: JsonObject | str) -> bytes:
+    """One server-sent event."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return f"data: {text}\n\n".encode()

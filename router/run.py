@@ -1,0 +1,181 @@
+"""The router's life: load the spec, follow the chain, serve until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from moesubnet.chain.client import ChainClient
+from moesubnet.chain.metagraph import MetagraphCache
+from moesubnet.gate_sync import GateSync
+from moesubnet.router.app import build_app
+from moesubnet.router.experts import ExpertBook
+from moesubnet.router.mixed import MixtureModel
+from moesubnet.router.service import Model, Service
+
+from moesubnet.baseline import Unigram
+from moesubnet.client import open_http_session
+from moesubnet.errors import ChainError, ConfigError, MoesubnetError
+from moesubnet.spec import LoadedSpec, load_spec
+from moesubnet.types import Metagraph, NetUid, Signer
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 5.0
+MIXTURE = "mixture"
+STUDENT = "student"
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """Everything `moesubnet router run` needs to know."""
+
+    chain_url: str
+    netuid: int
+    signer: Signer
+    spec_dir: Path
+    state_dir: Path
+    host: str
+    port: int
+    api_keys: Sequence[str]
+    allow_private: bool
+    deadline_s: float
+    top_k: int
+    max_running: int
+    student_dir: Path | None
+
+
+def check_exposure(host: str, api_keys: Sequence[str]) -> None:
+    """Raises ConfigError for a listening address that strangers reach without an API key."""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback and not api_keys:
+        raise ConfigError(
+            f"refusing to listen on {host} without an API key: anybody could spend your stake's "
+            "access. Pass --api-key (or set MOESUBNET_API_KEYS), or bind 127.0.0.1"
+        )
+
+
+async def run_router(config: RouterConfig) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the running streams."""
+    check_exposure(config.host, config.api_keys)
+    async with contextlib.AsyncExitStack() as stack:
+        chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
+        netuid = NetUid(config.netuid)
+        metagraph = await chain.metagraph(netuid)
+        spec = load_spec(config.spec_dir, metagraph.spec_sha256)
+        _warn_if_poor(metagraph, config.signer, spec)
+
+        http = await stack.enter_async_context(open_http_session(config.allow_private))
+        cache = MetagraphCache(chain, netuid)
+        await cache.refresh()
+        gates = GateSync(
+            chain, http, config.state_dir / "sheets", allow_private=config.allow_private
+        )
+        book = ExpertBook(http, config.signer, spec, allow_private=config.allow_private)
+        models: dict[str, Model] = {
+            MIXTURE: MixtureModel(
+                book,
+                lambda: gates.gate,
+                Unigram.load(spec.path(spec.spec.baseline.file)),
+                vocab_size=spec.spec.vocab_size,
+                deadline_s=config.deadline_s,
+                top_k=config.top_k,
+            )
+        }
+        service = Service(spec, models)
+        app = build_app(service, api_keys=config.api_keys, max_running=config.max_running)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=10.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, config.host, config.port)
+        await site.start()
+        log.info("router listens on http://%s:%d/v1", config.host, config.port)
+
+        tasks = [
+            asyncio.create_task(cache.run()),
+            asyncio.create_task(_follow(cache, book, gates)),
+            asyncio.create_task(_offer_student(config, spec, models, stack)),
+        ]
+        stack.push_async_callback(_cancel, tasks)
+        await _stop_signal()
+
+
+async def _follow(cache: MetagraphCache, book: ExpertBook, gates: GateSync) -> None:
+    """Keep the experts and the gate in step with the chain."""
+    epoch = -1
+    while True:
+        try:
+            metagraph = cache.current()
+            await book.refresh(metagraph)
+            if metagraph.epoch_index != epoch:
+                await gates.refresh(metagraph)
+                epoch = metagraph.epoch_index
+        except ChainError as error:
+            log.warning("chain: %s; going on with the experts known", error)
+        await asyncio.sleep(REFRESH_S)
+
+
+async def _offer_student(
+    config: RouterConfig,
+    spec: LoadedSpec,
+    models: dict[str, Model],
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    """Offer the student as soon as its folder holds a finished model, and each newer one."""
+    if config.student_dir is None:
+        return
+    from moesubnet.engine.worker import EngineProcess
+    from moesubnet.router.student import StudentModel
+
+    manifest = config.student_dir / "manifest.json"
+    offered: bytes | None = None
+    while True:
+        found = manifest.read_bytes() if manifest.is_file() else None
+        if found is not None and found != offered:
+            try:
+                engine = await EngineProcess.start(config.student_dir, spec)
+            except MoesubnetError as error:
+                log.warning("student not offered: %s", error)
+            else:
+                stack.push_async_callback(engine.close)
+                models[STUDENT] = StudentModel(engine)
+                log.info("student offered as model '%s'", STUDENT)
+            offered = found
+        await asyncio.sleep(REFRESH_S)
+
+
+def _warn_if_poor(metagraph: Metagraph, signer: Signer, spec: LoadedSpec) -> None:
+    own = metagraph.by_hotkey.get(signer.ss58_address)  # type: ignore[call-overload]
+    needed_rao = spec.spec.min_caller_stake_rao
+    if own is None or own.stake_rao < needed_rao:
+        log.warning(
+            "miners answer only hotkeys with at least %d rao of stake on this subnet; %s has %d. "
+            "Register and stake: moesubnet register …; moesubnet stake add …",
+            needed_rao,
+            signer.ss58_address,
+            own.stake_rao if own else 0,
+        )
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _stop_signal() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()

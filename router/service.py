@@ -1,0 +1,261 @@
+"""What the router does for one request, apart from HTTP: tokens in, deltas of text out."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from moesubnet.router import openai_api as api
+from moesubnet.router.text import TextStream, token_bytes
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from moesubnet.mixture import apply_sampling, sample
+from moesubnet.spec import LoadedSpec
+
+TokenIds = NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """The distribution of the next token, and who had a say in it."""
+
+    logprobs: NDArray[np.float32]  # [vocab_size], natural logs, sums to one
+    weights: Mapping[str, float]  # hotkey → weight in the mixture; empty for a single model
+    listed: NDArray[np.bool_] | None = None  # tokens that some expert named, if not all did
+
+
+class Session(Protocol):
+    """One growing sequence under one model."""
+
+    async def start(self, prompt_ids: TokenIds) -> Law:
+        """The law of the first new token. Called once."""
+        ...
+
+    async def append(self, token_id: int, temperature: float) -> Law:
+        """The law after one more token, which was drawn at `temperature` from the last law."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    """A model that the router offers."""
+
+    def open(self) -> Session:
+        """Raises ApiError 503 when nothing can answer now."""
+        ...
+
+    def table(self) -> list[api.JsonObject]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One choice to be written."""
+
+    model: str
+    prompt_ids: TokenIds
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: tuple[int, int] | None
+    stops: tuple[str, ...]
+    top_logprobs: int
+    provenance: bool
+
+
+@dataclass(slots=True)
+class Delta:
+    """A piece of a choice: text that may be shown now and the tokens behind it."""
+
+    text: str
+    tokens: list[api.TokenRecord]
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Choice:
+    """A whole choice."""
+
+    text: str = ""
+    tokens: list[api.TokenRecord] = field(default_factory=list)
+    finish_reason: str | None = None
+    mean_weights: dict[str, float] = field(default_factory=dict)
+
+
+class Service:
+    """The models on offer over one spec. `models` may change while it runs."""
+
+    def __init__(self, spec: LoadedSpec, models: dict[str, Model]) -> None:
+        self.spec = spec.spec
+        self.started_s = int(time.time())
+        self._models = models
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        self._chat_template = environment.from_string(self.spec.chat_template)
+
+    # -- what is on offer ------------------------------------------------------------------
+
+    def models(self) -> list[str]:
+        return list(self._models)
+
+    def require_model(self, name: str) -> Model:
+        """Raises ApiError 404 for a model that is not on offer."""
+        model = self._models.get(name)
+        if model is None:
+            known = ", ".join(self._models)
+            text = f"The model '{name}' does not exist. Available: {known}."
+            raise api.ApiError(404, text, code="model_not_found", param="model")
+        return model
+
+    def expert_table(self) -> list[api.JsonObject]:
+        return [row for model in self._models.values() for row in model.table()]
+
+    def health(self) -> dict[str, Any]:
+        table = self.expert_table()
+        serving = sum(1 for row in table if row["serving"])
+        return {"ready": serving > 0, "experts_serving": serving, "experts_known": len(table)}
+
+    # -- from requests to jobs -------------------------------------------------------------
+
+    def prompt_ids(self, prompt: str | list[int]) -> TokenIds:
+        """Token ids of a prompt. Raises ApiError 400 for ids outside the vocabulary."""
+        if isinstance(prompt, str):
+            ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+        else:
+            ids = prompt
+            if any(token_id >= self.spec.vocab_size for token_id in ids):
+                text = f"Token ids must be below {self.spec.vocab_size}."
+                raise api.ApiError(400, text, param="prompt", code="invalid_value")
+        return np.asarray(ids, np.uint32)
+
+    def chat_ids(self, messages: Sequence[api.Message]) -> TokenIds:
+        """Token ids of a conversation under the spec's template."""
+        rendered = [{"role": message.role, "content": message.text()} for message in messages]
+        try:
+            text = self._chat_template.render(messages=rendered, add_generation_prompt=True)
+        except TemplateError as error:
+            raise api.ApiError(
+                400, f"These messages do not fit: {error}", param="messages"
+            ) from None
+        return self.prompt_ids(text)
+
+    def room(self, prompt_ids: TokenIds) -> int:
+        """Tokens that still fit after this prompt; at least 1, so that `job` words the error."""
+        return max(1, self.spec.context_tokens - 1 - len(prompt_ids))
+
+    def job(
+        self,
+        body: api.Sampling,
+        prompt_ids: TokenIds,
+        max_tokens: int,
+        top_logprobs: int,
+        index: int,
+    ) -> Job:
+        """Raises ApiError 400 (`context_length_exceeded`) or 404."""
+        self.require_model(body.model)
+        # One position belongs to the beginning-of-text token.
+        if len(prompt_ids) + max_tokens > self.spec.context_tokens - 1:
+            raise api.context_length_exceeded(
+                len(prompt_ids), max_tokens, self.spec.context_tokens - 1
+            )
+        return Job(
+            model=body.model,
+            prompt_ids=prompt_ids,
+            max_tokens=max_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=None if body.seed is None else (body.seed % 2**64, index),
+            stops=tuple(body.stop),
+            top_logprobs=top_logprobs,
+            provenance=body.moesubnet.provenance,
+        )
+
+    # -- writing ---------------------------------------------------------------------------
+
+    async def run(self, job: Job) -> AsyncIterator[Delta]:
+        """Write one choice. The last delta carries the finish reason, and only it.
+
+        Raises ApiError 503 when no expert answers any more.
+        """
+        rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
+        text = TextStream(self._tokenizer, job.stops, job.prompt_ids.tolist())
+        session = self.require_model(job.model).open()
+        waiting: list[api.TokenRecord] = []
+        try:
+            if job.max_tokens == 0:
+                yield Delta("", [], "length")
+                return
+            law = await session.start(job.prompt_ids)
+            for written in range(1, job.max_tokens + 1):
+                probs = apply_sampling(law.logprobs, job.temperature, job.top_p, law.listed)
+                token_id = sample(probs, rng)
+                if token_id == self.spec.eos_id:
+                    yield Delta(text.finish(), waiting, "stop")
+                    return
+                waiting.append(self._record(job, law, token_id, text.shown_chars))
+                shown = text.push(token_id)
+                if text.stopped:
+                    yield Delta(shown, waiting, "stop")
+                    return
+                if written == job.max_tokens:
+                    yield Delta(shown + text.finish(), waiting, "length")
+                    return
+                if shown:
+                    yield Delta(shown, waiting)
+                    waiting = []
+                law = await session.append(token_id, job.temperature)
+        finally:
+            session.close()
+
+    async def complete(self, job: Job) -> Choice:
+        """Write one choice to its end."""
+        choice = Choice()
+        totals: dict[str, float] = {}
+        async for delta in self.run(job):
+            choice.text += delta.text
+            choice.tokens += delta.tokens
+            choice.finish_reason = delta.finish_reason
+        for token in choice.tokens:
+            for hotkey, weight in (token.experts or {}).items():
+                totals[hotkey] = totals.get(hotkey, 0.0) + weight
+        choice.mean_weights = {key: total / len(choice.tokens) for key, total in totals.items()}
+        return choice
+
+    def provenance_headers(self, choices: Sequence[Choice]) -> dict[str, str]:
+        """`x-moesubnet-experts: HOTKEY=0.71,…`: mean weights over all tokens, largest first."""
+        totals: dict[str, float] = {}
+        tokens = sum(len(choice.tokens) for choice in choices)
+        for choice in choices:
+            for hotkey, mean in choice.mean_weights.items():
+                totals[hotkey] = totals.get(hotkey, 0.0) + mean * len(choice.tokens)
+        if not totals:
+            return {}
+        ranked = sorted(totals.items(), key=lambda item: -item[1])[:16]
+        text = ",".join(f"{hotkey}={total / tokens:.4f}" for hotkey, total in ranked)
+        return {"x-moesubnet-experts": text}
+
+    def _record(self, job: Job, law: Law, token_id: int, offset: int) -> api.TokenRecord:
+        top: list[tuple[str, bytes, float]] = []
+        if job.top_logprobs:
+            best = np.argsort(-law.logprobs, kind="stable")[: job.top_logprobs]
+            top = [(*self._spell(int(i)), float(law.logprobs[i])) for i in best]
+        spelled, raw = self._spell(token_id)
+        return api.TokenRecord(
+            text=spelled,
+            raw=raw,
+            logprob=float(law.logprobs[token_id]),
+            top=top,
+            offset=offset,
+            experts={key: round(weight, 6) for key, weight in law.weights.items()} or None,
+        )
+
+    def _spell(self, token_id: int) -> tuple[str, bytes]:
+        raw = token_bytes(self._tokenizer, token_id)
+        return raw.decode("utf-8", errors="replace"), raw

@@ -1,0 +1,60 @@
+"""The distilled student as a model: one local engine in a child process, no network."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+from moesubnet.engine.worker import EngineProcess
+from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.service import Law, TokenIds
+
+from moesubnet.engine.base import Query
+from moesubnet.errors import EngineError
+
+
+class StudentModel:
+    """Opens one session per stream over an engine that lives in another process."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self.engine = engine
+
+    def open(self) -> StudentSession:
+        return StudentSession(self.engine)
+
+    def table(self) -> list[JsonObject]:
+        return []
+
+
+class StudentSession:
+    """One stream. The engine's cache is keyed by the session and dropped at the end."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self._engine = engine
+        self._session = secrets.token_hex(16)
+        self._ids: TokenIds = np.empty(0, np.uint32)
+
+    async def start(self, prompt_ids: TokenIds) -> Law:
+        self._ids = np.asarray(prompt_ids, np.uint32)
+        return await self._law()
+
+    async def append(self, token_id: int, temperature: float) -> Law:
+        self._ids = np.append(self._ids, np.uint32(token_id))
+        return await self._law()
+
+    def close(self) -> None:
+        self._engine.forget(self._session)
+
+    async def _law(self) -> Law:
+        query = Query(self._session, self._ids, first=len(self._ids))
+        try:
+            rows = await self._engine.rows([query])
+        except EngineError as error:
+            raise ApiError(
+                503,
+                "The student is restarting. Please retry shortly.",
+                kind="server_error",
+                code="student_unavailable",
+                retry_after_s=5.0,
+            ) from error
+        return Law(logprobs=rows[0][-1], weights={})
