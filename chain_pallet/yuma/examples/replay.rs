@@ -1,0 +1,274 @@
+//! Replays scenarios of `tests/vectors/yuma.json` through this crate.
+//!
+//! Reads a document of the format `yuma-vectors/1` from standard input, ignores every `stored` and
+//! `expect` in it, and prints the same document with both filled in. Comparing documents compares
+//! implementations:
+//!
+//! ```sh
+//! cargo run --release -p yuma --example replay < tests/vectors/yuma.json
+//! ```
+
+use serde::Deserialize;
+use serde_json::{json, Map, Value};
+use std::{error::Error, io, process::ExitCode};
+use yuma::{epoch, max_upscale, Neuron, Outcome, Params, Row};
+
+fn main() -> ExitCode {
+	let replayed = serde_json::from_reader(io::stdin().lock())
+		.map_err(Into::into)
+		.and_then(replay)
+		.and_then(|document| Ok(serde_json::to_writer(io::stdout().lock(), &document)?));
+	match replayed {
+		Ok(()) => {
+			println!();
+			ExitCode::SUCCESS
+		}
+		Err(error) => {
+			eprintln!("replay: {error}");
+			ExitCode::FAILURE
+		}
+	}
+}
+
+type Failure = Box<dyn Error>;
+
+/// The document with every `stored` and `expect` computed.
+pub fn replay(mut document: Value) -> Result<Value, Failure> {
+	let format = document.get("format").and_then(Value::as_str);
+	if format != Some("yuma-vectors/1") {
+		return Err(format!("the format is {format:?}, not \"yuma-vectors/1\"").into());
+	}
+	let scenarios = document.get_mut("vectors").and_then(Value::as_array_mut);
+	for (index, scenario) in scenarios
+		.ok_or("no list \"vectors\"")?
+		.iter_mut()
+		.enumerate()
+	{
+		let name = scenario
+			.get("name")
+			.and_then(Value::as_str)
+			.unwrap_or("unnamed")
+			.to_owned();
+		replay_scenario(scenario).map_err(|error| format!("scenario {index} ({name}): {error}"))?;
+	}
+	Ok(document)
+}
+
+fn replay_scenario(scenario: &mut Value) -> Result<(), Failure> {
+	let config = scenario.get("config").ok_or("no \"config\"")?;
+	let config = Config::deserialize(config).map_err(|error| format!("config: {error}"))?;
+	let mut subnet = Subnet::new(config)?;
+	let steps = scenario.get_mut("steps").and_then(Value::as_array_mut);
+	for (index, step) in steps.ok_or("no list \"steps\"")?.iter_mut().enumerate() {
+		let op = Op::deserialize(&*step).map_err(|error| format!("step {index}: {error}"))?;
+		let computed = subnet
+			.apply(op)
+			.map_err(|error| format!("step {index}: {error}"))?;
+		if let (Some((field, value)), Some(step)) = (computed, step.as_object_mut()) {
+			step.insert(field.to_owned(), value);
+		}
+	}
+	Ok(())
+}
+
+#[derive(Deserialize)]
+struct Config {
+	n: usize,
+	stakes: Vec<u64>,
+	block: u64,
+	tempo: u16,
+	kappa: u16,
+	bonds_ma: u64,
+	bonds_penalty: u16,
+	yuma3: bool,
+	liquid: bool,
+	alpha_low: u16,
+	alpha_high: u16,
+	steepness: i16,
+	max_validators: u16,
+	activity_cutoff: u64,
+	stake_threshold: u64,
+	owner_uid: Option<u16>,
+	last_step: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+enum Op {
+	Block {
+		to: u64,
+	},
+	Weights {
+		uid: u16,
+		dests: Vec<u16>,
+		values: Vec<u16>,
+	},
+	Reregister {
+		uid: u16,
+		stake: u64,
+	},
+	DropBondsOn {
+		uid: u16,
+	},
+	LastStep {
+		to: u64,
+	},
+	Epoch {
+		emission: u64,
+	},
+}
+
+/// A field of a step and what we computed for it.
+type Computed = Option<(&'static str, Value)>;
+
+struct Subnet {
+	params: Params,
+	neurons: Vec<Neuron>,
+	weights: Vec<Row>,
+	bonds: Vec<Row>,
+}
+
+impl Subnet {
+	fn new(config: Config) -> Result<Self, Failure> {
+		if config.stakes.len() != config.n {
+			return Err(format!("{} stakes for n = {}", config.stakes.len(), config.n).into());
+		}
+		let params = Params {
+			block: config.block,
+			tempo: config.tempo,
+			last_step: config.last_step,
+			kappa: config.kappa,
+			bonds_moving_average: config.bonds_ma,
+			bonds_penalty: config.bonds_penalty,
+			yuma3: config.yuma3,
+			liquid_alpha: config.liquid,
+			alpha_low: config.alpha_low,
+			alpha_high: config.alpha_high,
+			alpha_sigmoid_steepness: config.steepness,
+			max_validators: config.max_validators,
+			activity_cutoff_blocks: config.activity_cutoff,
+			stake_threshold_rao: config.stake_threshold,
+			owner_uid: config.owner_uid,
+			commit_reveal: false,
+		};
+		let neurons = config
+			.stakes
+			.into_iter()
+			.map(|stake_rao| registered(0, stake_rao))
+			.collect();
+		let rows = vec![Row::new(); config.n];
+		Ok(Self {
+			params,
+			neurons,
+			weights: rows.clone(),
+			bonds: rows,
+		})
+	}
+
+	fn apply(&mut self, op: Op) -> Result<Computed, Failure> {
+		match op {
+			Op::Block { to } => self.params.block = to,
+			Op::LastStep { to } => self.params.last_step = to,
+			Op::Weights { uid, dests, values } => {
+				let stored = self.set_weights(uid, dests, &values)?;
+				return Ok(Some(("stored", json!(stored))));
+			}
+			Op::Reregister { uid, stake } => self.reregister(uid, stake)?,
+			Op::DropBondsOn { uid } => {
+				self.neuron(uid)?;
+				self.bonds
+					.iter_mut()
+					.for_each(|row| row.retain(|(target, _)| *target != uid));
+			}
+			Op::Epoch { emission } => return Ok(Some(("expect", self.epoch(emission)))),
+		}
+		Ok(None)
+	}
+
+	fn neuron(&mut self, uid: u16) -> Result<&mut Neuron, Failure> {
+		let n = self.neurons.len();
+		let neuron = self.neurons.get_mut(usize::from(uid));
+		neuron.ok_or_else(|| format!("uid {uid} is not below n = {n}").into())
+	}
+
+	fn set_weights(&mut self, uid: u16, dests: Vec<u16>, values: &[u16]) -> Result<Row, Failure> {
+		if dests.len() != values.len() {
+			return Err(format!("{} dests but {} values", dests.len(), values.len()).into());
+		}
+		for (index, dest) in dests.iter().enumerate() {
+			self.neuron(*dest)?;
+			if dests.iter().take(index).any(|earlier| earlier == dest) {
+				return Err(format!("dest {dest} is given twice").into());
+			}
+		}
+		let block = self.params.block;
+		self.neuron(uid)?.last_update = block;
+		let row: Row = dests.into_iter().zip(max_upscale(values)).collect();
+		replace(&mut self.weights, uid, row.clone());
+		Ok(row)
+	}
+
+	fn reregister(&mut self, uid: u16, stake_rao: u64) -> Result<(), Failure> {
+		let block = self.params.block;
+		*self.neuron(uid)? = registered(block, stake_rao);
+		replace(&mut self.weights, uid, Row::new());
+		replace(&mut self.bonds, uid, Row::new());
+		for (target, value) in self.weights.iter_mut().flatten() {
+			if *target == uid {
+				*value = 0;
+			}
+		}
+		Ok(())
+	}
+
+	fn epoch(&mut self, emission_rao: u64) -> Value {
+		let outcome = epoch(
+			&self.params,
+			&self.neurons,
+			&self.weights,
+			&self.bonds,
+			emission_rao,
+		);
+		for (neuron, permit) in self.neurons.iter_mut().zip(&outcome.permits) {
+			neuron.permit = *permit;
+		}
+		self.bonds.clone_from(&outcome.bonds);
+		expectation(outcome)
+	}
+}
+
+fn registered(block: u64, stake_rao: u64) -> Neuron {
+	Neuron {
+		stake_rao,
+		last_update: block,
+		registered_at: block,
+		permit: false,
+		commit_block: u64::MAX,
+	}
+}
+
+fn replace(rows: &mut [Row], uid: u16, row: Row) {
+	if let Some(old) = rows.get_mut(usize::from(uid)) {
+		*old = row;
+	}
+}
+
+/// An outcome under the names of the format.
+fn expectation(outcome: Outcome) -> Value {
+	Value::Object(Map::from_iter([
+		("stake_weight".to_owned(), json!(outcome.stake_weight)),
+		("permits".to_owned(), json!(outcome.permits)),
+		("active".to_owned(), json!(outcome.active)),
+		("consensus".to_owned(), json!(outcome.consensus)),
+		("vtrust".to_owned(), json!(outcome.validator_trust)),
+		("incentive".to_owned(), json!(outcome.incentive)),
+		("dividends".to_owned(), json!(outcome.dividends)),
+		("emission".to_owned(), json!(outcome.emission_rao)),
+		("server_emission".to_owned(), json!(outcome.server_rao)),
+		(
+			"validator_emission".to_owned(),
+			json!(outcome.validator_rao),
+		),
+		("bonds".to_owned(), json!(outcome.bonds)),
+	]))
+}

@@ -1,0 +1,100 @@
+//! Every integer of the shared vectors, through the `replay` example.
+
+#[allow(dead_code)]
+#[path = "../examples/replay.rs"]
+mod replay;
+
+use serde_json::{json, Value};
+
+const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/yuma.json");
+
+fn document() -> Value {
+	serde_json::from_str(&std::fs::read_to_string(VECTORS).unwrap()).unwrap()
+}
+
+fn scenario(n: usize, steps: Value) -> Value {
+	let mut document = document();
+	let mut scenario = document["vectors"][0].take();
+	scenario["config"]["n"] = json!(n);
+	scenario["steps"] = steps;
+	document["vectors"] = json!([scenario]);
+	document
+}
+
+#[test]
+fn every_scenario_matches_to_the_bit() {
+	let expected = document();
+	let computed = replay::replay(document()).unwrap();
+	let mut epochs = 0;
+	for (expected, computed) in list(&expected["vectors"]).zip(list(&computed["vectors"])) {
+		let name = &expected["name"];
+		for (step, computed) in list(&expected["steps"]).zip(list(&computed["steps"])) {
+			assert_eq!(step["stored"], computed["stored"], "{name}");
+			for (field, value) in step["expect"].as_object().into_iter().flatten() {
+				if *value != "omitted" {
+					assert_eq!(*value, computed["expect"][field], "{name}: {field}");
+				}
+			}
+			epochs += usize::from(step["op"] == "epoch");
+		}
+	}
+	assert_eq!(epochs, 32);
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+	value.as_array().unwrap().iter()
+}
+
+#[test]
+fn what_was_expected_before_does_not_matter() {
+	let mut blank = document();
+	for scenario in blank["vectors"].as_array_mut().unwrap() {
+		for step in scenario["steps"].as_array_mut().unwrap() {
+			step.as_object_mut()
+				.unwrap()
+				.retain(|field, _| field != "stored" && field != "expect");
+		}
+	}
+	assert_eq!(
+		replay::replay(blank).unwrap(),
+		replay::replay(document()).unwrap()
+	);
+}
+
+#[test]
+fn a_malformed_document_is_refused_with_its_place() {
+	let says = |document: Value| replay::replay(document).unwrap_err().to_string();
+	assert!(says(json!({})).contains("yuma-vectors/1"));
+	assert!(says(json!({"format": "yuma-vectors/1"})).contains("vectors"));
+	assert!(says(scenario(9, json!([]))).contains("(self_weights_10): 10 stakes for n = 9"));
+	for (step, complaint) in [
+		(json!({"op": "epochs"}), "unknown variant `epochs`"),
+		(json!({"op": "block"}), "missing field `to`"),
+		(
+			json!({"op": "reregister", "uid": 10, "stake": 0}),
+			"uid 10 is not below n = 10",
+		),
+		(
+			json!({"op": "drop_bonds_on", "uid": 10}),
+			"uid 10 is not below",
+		),
+		(
+			json!({"op": "weights", "uid": 0, "dests": [1], "values": []}),
+			"1 dests but 0 values",
+		),
+		(
+			json!({"op": "weights", "uid": 0, "dests": [10], "values": [1]}),
+			"uid 10 is not below",
+		),
+		(
+			json!({"op": "weights", "uid": 0, "dests": [1, 1], "values": [1, 1]}),
+			"given twice",
+		),
+	] {
+		let text = says(scenario(10, json!([{"op": "block", "to": 1}, step])));
+		assert!(
+			text.contains("step 1") && text.contains(complaint),
+			"{text}"
+		);
+	}
+}
