@@ -127,14 +127,19 @@ async def check_chain(url: str, netuid: int, clock: Callable[[], float]) -> Iter
         )
     )
     text = f"netuid {netuid}: {len(metagraph.neurons)} neurons, epoch {metagraph.epoch_index}"
-    found.append(Finding("subnet", metagraph.spec_sha256 is not None, text, "its owner set no spec"))
+    has_spec = metagraph.spec_sha256 is not None
+    found.append(Finding("subnet", has_spec, text, "its owner has set no spec"))
     for neuron, reveal in reveals:
         if reveal is None:
             found.append(Finding("sheet", None, f"uid {neuron.uid} has revealed nothing yet"))
         elif reveal.sheet_sha256 is None:
             found.append(
-                Finding("sheet", False, f"uid {neuron.uid} revealed weights without a sheet",
-                        "its vote cannot be recomputed; routers ignore it")
+                Finding(
+                    "sheet",
+                    False,
+                    f"uid {neuron.uid} revealed weights without a sheet",
+                    "its vote cannot be recomputed; routers ignore it",
+                )
             )
         else:
             found.append(
@@ -151,7 +156,7 @@ def doctor(
     offline: Annotated[bool, typer.Option(help="Leave the chain out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Check Python, packages, disk, ports, clock and the chain. Exit code 1 if something is wrong."""
+    """Check Python, packages, disk, ports, clock and chain. Exit code 1 if something is wrong."""
     findings = [check_python(), check_machine(), check_disk(), *check_packages()]
     findings.append(check_accelerator())
     findings += [check_port("chain", 9944), check_port("router", 8080)]

@@ -1,25 +1,26 @@
 """The error tree. Every error that leaves a public function is one of these.
 
-    MoesubnetError
-    ├── ConfigError          what the user typed or wrote into a file cannot work
-    ├── SpecError            a subnet spec or one of its files is missing, altered or malformed
-    ├── WalletError          a key file cannot be read, decrypted or written
-    ├── ChainError           the chain refused, or could not be reached
-    │   ├── ChainUnavailable     no connection within the deadline; safe to retry
-    │   ├── CallRejected         the pool or the pallet refused a call; `.name` is its error name
-    │   └── StaleMetagraph       the snapshot is too old to trust
-    ├── AuthError            a request or receipt is not proven to come from who it says
-    │   ├── MalformedAuth  ├── WrongReceiver  ├── StaleRequest  ├── BadSignature
-    │   └── ReplayedRequest
-    ├── WireError            a peer's bytes break the protocol
-    │   ├── FrameError           malformed, oversize or lying frame
-    │   └── BadDistribution      log-probabilities that are not a distribution
-    ├── PeerError            an expert answered with an error, or not at all
-    │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
-    │   ├── PeerRefused          a 4xx/5xx status; `.status` says which
-    │   └── UnknownBase          409: the expert no longer holds the base; `.held_tokens` per sequence
-    ├── PoolSpent            private text is used up; it is never used twice
-    └── EngineError          a model cannot be loaded or run
+MoesubnetError
+├── ConfigError          what the user typed or wrote into a file cannot work
+├── SpecError            a subnet spec or one of its files is missing, altered or malformed
+├── WalletError          a key file cannot be read, decrypted or written
+├── ChainError           the chain refused, or could not be reached
+│   ├── ChainUnavailable     no connection within the deadline; safe to retry
+│   ├── CallRejected         the pool or the pallet refused a call; `.name` is its error name
+│   └── StaleMetagraph       the snapshot is too old to trust
+├── AuthError            a request or receipt is not proven to come from who it says
+│   ├── MalformedAuth  ├── WrongReceiver  ├── StaleRequest  ├── BadSignature
+│   ├── ReplayedRequest
+│   └── Forbidden            who it says, but not welcome here
+├── WireError            a peer's bytes break the protocol
+│   ├── FrameError           malformed, oversize or lying frame
+│   └── BadDistribution      log-probabilities that are not a distribution
+├── PeerError            an expert answered with an error, or not at all
+│   ├── PeerUnavailable      refused, timed out or died; drop it and go on
+│   ├── PeerRefused          a 4xx/5xx status; `.status` says which
+│   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
+├── PoolSpent            private text is used up; it is never used twice
+└── EngineError          a model cannot be loaded or run
 """
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ class BadSignature(AuthError):
 
 class ReplayedRequest(AuthError):
     """This nonce of this sender was seen before."""
+
+
+class Forbidden(AuthError):
+    """The caller is not registered, or its stake is too small."""
 
 
 class WireError(MoesubnetError):

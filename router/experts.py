@@ -1,4 +1,4 @@
-"""Which experts can be asked: found on the metagraph, checked by their card, benched when they fail."""
+"""Which experts to ask: found on the metagraph, checked by card, benched when they fail."""
 
 from __future__ import annotations
 
