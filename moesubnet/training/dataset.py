@@ -1,0 +1,91 @@
+"""From text files to token ids, and from token ids to windows.
+
+A stream is `<|end|> document <|end|> document …`. Engines feed `<|end|>` before every sequence,
+and walks start anywhere in a text, so a training window is `<|end|>` and then tokens from any
+offset: what a model meets when it serves is what it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from moesubnet.errors import ConfigError
+
+Ids = NDArray[np.uint32]
+ENCODE_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A piece of text and the domain it belongs to (empty where nobody says)."""
+
+    domain: str
+    text: str
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """Documents of one file: a `.jsonl` has one a line (`{"text": …, "domain": …}`), any other
+    file is one document of UTF-8 text. Raises ConfigError."""
+    try:
+        if path.suffix != ".jsonl":
+            yield Document("", path.read_text("utf-8"))
+            return
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                yield Document(str(row.get("domain", "")), row["text"])
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from error
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f'{path} is not JSON lines of {{"text": …}}') from error
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> None:
+    """Write a `.jsonl` that `read_documents` reads back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for document in documents:
+            row = {"domain": document.domain, "text": document.text}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Ids]:
+    """Token ids of each text, uint32 [n_i]."""
+    encodings = (
+        encoding
+        for start in range(0, len(texts), ENCODE_BATCH)
+        for encoding in tokenizer.encode_batch_fast(
+            texts[start : start + ENCODE_BATCH], add_special_tokens=False
+        )
+    )
+    return [np.asarray(encoding.ids, np.uint32) for encoding in encodings]
+
+
+def stream(documents: Sequence[Ids], eos_id: int) -> Ids:
+    """uint32 [Σ (n_i + 1)]: every document preceded by `eos_id`."""
+    eos = np.array([eos_id], np.uint32)
+    return np.concatenate([part for ids in documents for part in (eos, ids)] or [eos[:0]])
+
+
+def random_windows(
+    ids: Ids, count: int, length: int, eos_id: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """int64 [count, length]: `eos_id`, then length − 1 consecutive ids from a random offset."""
+    starts = rng.integers(0, len(ids) - length + 2, size=count)
+    body = ids[starts[:, None] + np.arange(length - 1)]
+    return np.concatenate([np.full((count, 1), eos_id), body], axis=1, dtype=np.int64)
+
+
+def cold_windows(ids: Ids, length: int) -> Ids:
+    """uint32 [len(ids) // length, length]: consecutive, non-overlapping; the rest is cut."""
+    count = len(ids) // length
+    return ids[: count * length].reshape(count, length)

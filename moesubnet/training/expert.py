@@ -1,0 +1,152 @@
+"""Train a small expert from raw text, on any machine, in minutes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moesubnet.errors import ConfigError
+from moesubnet.spec import LoadedSpec, file_sha256
+from moesubnet.training.dataset import (
+    Ids,
+    cold_windows,
+    encode,
+    random_windows,
+    read_documents,
+    stream,
+)
+from moesubnet.training.model import new_model, parameter_count, save_model, small_config, start_id
+from moesubnet.training.progress import OnProgress, ignore
+from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss, train
+
+BATCH_WINDOWS = 8
+HELD_OUT_SHARE = 0.05
+MAX_HELD_OUT_TOKENS = 20_000
+PIECE_TOKENS = 4_096  # a long text is held out by pieces of this size
+REPORT = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertReport:
+    """How an expert came about. `held_out_perplexity` is on text it was not trained on."""
+
+    spec_sha256: str
+    text_sha256: str
+    parameters: int
+    train_tokens: int  # in the text
+    seen_tokens: int  # in the batches of this run
+    held_out_tokens: int
+    held_out_perplexity: float
+    steps: int
+    elapsed_s: float
+    cpu_s: float
+
+
+def train_expert(
+    texts: list[Path],
+    out: Path,
+    spec: LoadedSpec,
+    *,
+    budget_s: float = 120.0,
+    min_steps: int = 300,
+    seed: int = 0,
+    resume: bool = True,
+    progress: OnProgress = ignore,
+) -> ExpertReport:
+    """Train on `texts` (files or `.jsonl`) and write a Hugging Face folder and report.json to `out`.
+
+    Ends when `budget_s` and `min_steps` are both spent. Continues an interrupted run of the same
+    text and settings unless `resume` is false; a finished one returns its report at once. One
+    torch thread unless OMP_NUM_THREADS says more. Raises ConfigError on too little text.
+    """
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    text_sha256 = hashlib.sha256(b"".join(file_sha256(p).encode() for p in texts)).hexdigest()
+    run = f"{spec.sha256}/{text_sha256}/{budget_s:g}/{min_steps}/{seed}"
+    checkpoint = out / "checkpoint.safetensors"
+    if resume and (finished := read_report(out, run)) is not None:
+        return finished
+    out.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+        (out / REPORT).unlink(missing_ok=True)
+
+    cpu_started_s = time.process_time()
+    window = spec.spec.context_tokens
+    ids, held_out = split_held_out(_encoded(texts, spec), start_id(spec), window)
+    model = new_model(small_config(spec), seed)
+
+    def batch_loss(model: object, step: int) -> tuple[torch.Tensor, int]:
+        rng = np.random.default_rng([seed, step])
+        windows = random_windows(ids, BATCH_WINDOWS, window, start_id(spec), rng)
+        return next_token_loss(model, windows), windows.size
+
+    outcome = train(
+        model,
+        batch_loss,
+        Schedule(run, out.name, budget_s, min_steps),
+        checkpoint=checkpoint,
+        on_progress=progress,
+    )
+    save_model(model, spec, out)
+    report = ExpertReport(
+        spec_sha256=spec.sha256,
+        text_sha256=text_sha256,
+        parameters=parameter_count(model),
+        train_tokens=len(ids),
+        seen_tokens=outcome.tokens,
+        held_out_tokens=held_out.size,
+        held_out_perplexity=math.exp(held_out_loss(model, held_out, start_id(spec))),
+        steps=outcome.steps,
+        elapsed_s=outcome.elapsed_s,
+        cpu_s=time.process_time() - cpu_started_s,
+    )
+    _write_report(out, run, report)
+    checkpoint.unlink(missing_ok=True)
+    return report
+
+
+def read_report(out: Path, run: str) -> ExpertReport | None:
+    """The report of a finished run, or None if it is missing or of another run."""
+    try:
+        saved = json.loads((out / REPORT).read_text())
+    except FileNotFoundError:
+        return None
+    return ExpertReport(**saved["report"]) if saved["run"] == run else None
+
+
+def split_held_out(documents: list[Ids], eos_id: int, window: int) -> tuple[Ids, Ids]:
+    """(training stream uint32 [n], held-out cold windows uint32 [m, window − 1]).
+
+    About a twentieth of the text, evenly spread. Raises ConfigError when less than 20 windows.
+    """
+    pieces = [d[i : i + PIECE_TOKENS] for d in documents for i in range(0, len(d), PIECE_TOKENS)]
+    every = round(1 / HELD_OUT_SHARE)
+    held_out = stream(pieces[every // 2 :: every], eos_id)[:MAX_HELD_OUT_TOKENS]
+    train_ids = stream([p for i, p in enumerate(pieces) if i % every != every // 2], eos_id)
+    if len(train_ids) < 20 * window:
+        raise ConfigError(
+            f"{len(train_ids):,} tokens are too little text to train on; "
+            f"{20 * window:,} is the least, a few hundred thousand make an expert"
+        )
+    return train_ids, cold_windows(held_out, window - 1)
+
+
+def _encoded(texts: list[Path], spec: LoadedSpec) -> list[Ids]:
+    documents = [document.text for path in texts for document in read_documents(path)]
+    return encode(documents, load_tokenizer(spec.tokenizer_path))
+
+
+def _write_report(out: Path, run: str, report: ExpertReport) -> None:
+    temporary = out / f"{REPORT}.tmp"
+    temporary.write_text(json.dumps({"run": run, "report": asdict(report)}, indent=1) + "\n")
+    os.replace(temporary, out / REPORT)

@@ -1,0 +1,72 @@
+"""Small language models of the Llama shape, saved as ordinary Hugging Face folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moesubnet.spec import LoadedSpec
+from moesubnet.training.tokenizer import END
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+
+def small_config(
+    spec: LoadedSpec, *, hidden: int = 192, layers: int = 4, heads: int = 6
+) -> LlamaConfig:
+    """About 1.7 M parameters at V = 2,048: tied embeddings, grouped keys, narrow MLP."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=spec.spec.vocab_size,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=2,
+        max_position_embeddings=spec.spec.context_tokens,
+        tie_word_embeddings=True,
+        bos_token_id=start_id(spec),
+        eos_token_id=spec.spec.eos_id,
+    )
+
+
+def start_id(spec: LoadedSpec) -> int:
+    """The id that stands before every sequence."""
+    return spec.spec.eos_id if spec.spec.bos_id is None else spec.spec.bos_id
+
+
+def new_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
+    """A model with random weights, the same for the same seed."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def parameter_count(model: LlamaForCausalLM) -> int:
+    """Number of distinct parameters (tied ones once)."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_model(model: LlamaForCausalLM, spec: LoadedSpec, out: Path) -> None:
+    """Write config.json, generation_config.json, model.safetensors and the spec's tokenizer.
+
+    The folder loads with `AutoModelForCausalLM` and `AutoTokenizer`.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(spec.tokenizer_path),
+        model_max_length=spec.spec.context_tokens,
+        clean_up_tokenization_spaces=False,
+        eos_token=END,
+    ).save_pretrained(out)
+    # The spec's own bytes: miners compare the file, and transformers writes it differently.
+    shutil.copyfile(spec.tokenizer_path, out / "tokenizer.json")
