@@ -1,0 +1,96 @@
+"""What an engine is: a function from token ids to the law of each next token.
+
+Everything that serves, scores or drafts goes through this one interface. An engine keeps no truth:
+a query carries the whole sequence, and whatever the engine remembers of a session only saves work.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.errors import ConfigError, EngineError
+from moesubnet.spec import LoadedSpec, Spec
+
+TokenIds = npt.NDArray[np.uint32]
+LogProbs = npt.NDArray[np.float32]
+
+DEFAULT_ENGINE = "moesubnet.engine.transformers_engine:TransformersEngine"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Asks for the laws of positions `first` … `len(ids)` of one sequence.
+
+    session: any name; queries of one session should share a prefix, for the engine to reuse.
+    ids: uint32 [n], the whole sequence, n ≤ context_tokens - 1.
+    first: 0 … n.
+    """
+
+    session: str
+    ids: TokenIds
+    first: int
+
+
+class Engine(Protocol):
+    """Constructed as `Class(model, spec, threads=…)`; called from one thread at a time."""
+
+    name: str
+    vocab_size: int
+    context_tokens: int
+    commitment: str  # SHA-256 of the weights, lower-case hex
+
+    def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
+        """One float32 [n - first + 1, vocab_size] per query: finite, normalised log-probabilities.
+
+        Row j is the law of token first + j given ids[: first + j]. Every engine feeds the spec's
+        context token (`context_token`) before the ids, so position 0 is its law given that token
+        alone. Sessions within a batch are distinct. Raises EngineError.
+        """
+        ...
+
+    def forget(self, session: str) -> None:
+        """Frees what is kept for a session; unknown sessions are fine."""
+        ...
+
+
+class EngineFactory(Protocol):
+    def __call__(self, model: str, spec: LoadedSpec, *, threads: int) -> Engine: ...
+
+
+def context_token(spec: Spec) -> int:
+    """The id that stands before every sequence: bos, or eos where the spec has no bos."""
+    return spec.eos_id if spec.bos_id is None else spec.bos_id
+
+
+def load_engine(target: str, model: str, spec: LoadedSpec, *, threads: int = 1) -> Engine:
+    """Import `package.module:Class` and construct it over `model` (a folder or a hub id).
+
+    Raises ConfigError when the class cannot be imported, EngineError when it cannot load `model`.
+    """
+    module_name, _, class_name = target.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"no engine {target!r}: write package.module:Class, importable from here ({error})"
+        ) from error
+    return cast(EngineFactory, factory)(model, spec, threads=threads)
+
+
+def check_batch(batch: Sequence[Query], vocab_size: int, context_tokens: int) -> None:
+    """Raises EngineError for a batch that breaks the contract of `Query` or `Engine.rows`."""
+    if len({query.session for query in batch}) != len(batch):
+        raise EngineError("a session appears twice in one batch")
+    for query in batch:
+        if len(query.ids) >= context_tokens:
+            raise EngineError(f"{len(query.ids)} ids leave no room in {context_tokens} tokens")
+        if not 0 <= query.first <= len(query.ids):
+            raise EngineError(f"first position {query.first} lies outside the sequence")
+        if len(query.ids) and int(query.ids.max()) >= vocab_size:
+            raise EngineError(f"token id {int(query.ids.max())} is not below {vocab_size}")

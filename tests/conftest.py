@@ -1,0 +1,101 @@
+"""Fixtures for whoever needs a real, tiny subnet spec and a real, tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+
+TINY_VOCAB = 300
+TINY_CONTEXT = 64
+
+
+def _train_tokenizer(path: Path, text: str) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY_VOCAB,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([text] * 3, trainer)
+    assert tokenizer.get_vocab_size() == TINY_VOCAB
+    tokenizer.save(str(path))
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> LoadedSpec:
+    """A whole spec: byte-level BPE of 300 tokens, context 64, unigram baseline."""
+    root = tmp_path_factory.mktemp("spec")
+    text = Path(__file__).read_text() + (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    _train_tokenizer(root / "tokenizer.json", text)
+    (root / "public.jsonl").write_text(json.dumps({"domain": "python", "text": text}) + "\n")
+    np.save(root / "unigram.npy", np.full(TINY_VOCAB, -np.log(TINY_VOCAB), dtype=np.float32))
+
+    def named(name: str) -> SpecFile:
+        return SpecFile(path=name, sha256=file_sha256(root / name))
+
+    return save_spec(
+        root,
+        Spec(
+            name="tiny",
+            tokenizer=named("tokenizer.json"),
+            vocab_size=TINY_VOCAB,
+            eos_id=0,
+            context_tokens=TINY_CONTEXT,
+            chat_template="{% for m in messages %}{{ m.content }}\n{% endfor %}",
+            min_caller_stake_rao=10**9,
+            public_text=named("public.jsonl"),
+            baseline=Baseline(kind="unigram", file=named("unigram.npy")),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def save_tiny_model(
+    tiny_spec: LoadedSpec, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`save_tiny_model(seed=0, config=None)` → the folder of a random Llama (or `config`)."""
+
+    def save(seed: int = 0, config: object = None) -> Path:
+        import torch
+        from transformers import AutoModelForCausalLM, LlamaConfig
+
+        torch.manual_seed(seed)
+        folder = tmp_path_factory.mktemp("model")
+        model = AutoModelForCausalLM.from_config(
+            config
+            or LlamaConfig(
+                vocab_size=TINY_VOCAB,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=TINY_CONTEXT,
+                tie_word_embeddings=True,
+                initializer_range=0.5,  # sharp laws: rows of wrong prefixes must not look alike
+                bos_token_id=None,
+                eos_token_id=0,
+            )
+        )
+        model.save_pretrained(folder)
+        (folder / "tokenizer.json").write_bytes(tiny_spec.tokenizer_path.read_bytes())
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_model(save_tiny_model: Callable[..., Path]) -> Path:
+    """A random Llama with the tokenizer of `tiny_spec`."""
+    return save_tiny_model()
