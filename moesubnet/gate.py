@@ -1,0 +1,225 @@
+"""The gate: the prior g_i(h) over experts from a cheap, causal view of the prefix.
+
+Everyone fits the same gate from the same revealed score sheets: full-batch ascent on
+
+    Σ_items ω · log Σ_i g_i(h) p_i(y|h)  −  ‖θ‖²/2        g = softmax(θ · x(h)) over experts
+
+with fixed iterations in canonical order, rounded to 2⁻¹² so that last bits of a machine's
+arithmetic do not change its hash. x(h) is the square root of decayed hashed token counts, shrunk
+towards zero while the prefix is short, and a bias. The baseline is a permanent member with
+prior 1/(n + 1); an expert that no sheet has measured yet gets 0.02.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.errors import FrameError
+from moesubnet.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
+from moesubnet.types import Hotkey
+
+Float = npt.NDArray[np.float64]
+
+BASELINE_MEMBER = Hotkey("baseline")  # the last member of every mixture
+GATE_FORMAT = "moesubnet-gate/1"
+MAX_GATE_BYTES = 8 * 2**20
+FEATURES_BITS = 8
+FEATURES_DIM = 2**FEATURES_BITS  # hashed token counts; the bias is added inside the gate
+COUNT_DECAY = 0.98  # per token: a memory of about 50 tokens
+SHRINK_TOKENS = 10.0  # a prefix this long speaks with half its voice
+UNKNOWN_PRIOR = 0.02
+L2_ITEMS = 1.0  # ‖θ‖²/2 weighs as much as one item: a prior variance of one
+ITERATIONS = 40
+SCALE = 2**12
+
+
+def initial_features(shape: tuple[int, ...] = ()) -> Float:
+    """Features of the empty prefix: zeros [*shape, FEATURES_DIM]."""
+    return np.zeros((*shape, FEATURES_DIM))
+
+
+def update_features(features: Float, ids: npt.NDArray[np.integer]) -> Float:
+    """Decayed hashed counts after appending ids [.., n] to prefixes with features [.., F]."""
+    features = features.copy()
+    flat = features.reshape(-1, FEATURES_DIM)
+    rows = np.arange(flat.shape[0])
+    for column in _bucket(ids).reshape(len(rows), -1).T:
+        flat *= COUNT_DECAY
+        flat[rows, column] += 1.0
+    return features
+
+
+def _bucket(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Fibonacci hashing of token ids into FEATURES_DIM buckets."""
+    mixed = ids.astype(np.uint64) * np.uint64(2_654_435_761) & np.uint64(0xFFFF_FFFF)
+    return (mixed >> np.uint64(32 - FEATURES_BITS)).astype(np.int64)
+
+
+def _design(features: Float) -> Float:
+    """x(h): [.., F] counts → [.., F + 1], Euclidean norm ≤ √2."""
+    total = np.sum(features, axis=-1, keepdims=True)
+    counts = np.sqrt(features / (total + SHRINK_TOKENS))
+    return np.concatenate([counts, np.ones((*counts.shape[:-1], 1))], axis=-1)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A fitted gate. theta: int32 [F + 1, len(hotkeys)] in units of 2⁻¹²; hotkeys sorted."""
+
+    hotkeys: tuple[Hotkey, ...]
+    theta: npt.NDArray[np.int32]
+
+    def log_prior(self, features: Float, members: Sequence[Hotkey]) -> Float:
+        """Log prior of `members` (experts, then the baseline): [.., F] → [.., E], sums to 1.
+
+        Experts that the gate knows share what the baseline and the unknown ones leave.
+        """
+        experts = members[:-1]
+        column = {hotkey: index for index, hotkey in enumerate(self.hotkeys)}
+        known = [index for index, hotkey in enumerate(experts) if hotkey in column]
+        prior = np.full((*features.shape[:-1], len(members)), 1.0 / len(members))
+        if not known:
+            return np.log(prior)
+        prior[..., :-1] = min(UNKNOWN_PRIOR, 1.0 / len(members))
+        left = 1.0 - prior[..., -1:] - prior[..., :1] * (len(experts) - len(known))
+        chosen = self.theta[:, [column[experts[index]] for index in known]]
+        prior[..., known] = left * _softmax(_design(features) @ (chosen / SCALE))
+        return np.log(np.maximum(prior, np.finfo(np.float64).tiny))
+
+    def to_bytes(self) -> bytes:
+        """Canonical msgpack."""
+        theta = np.ascontiguousarray(self.theta, "<i4").tobytes()
+        content = {"format": GATE_FORMAT, "hotkeys": list(self.hotkeys), "theta": theta}
+        return bytes(msgpack.packb(content))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Gate:
+        """Raises FrameError for anything that `to_bytes` did not write."""
+        if len(data) > MAX_GATE_BYTES:
+            raise FrameError("gate is too large")
+        try:
+            content = msgpack.unpackb(data, strict_map_key=True)
+            hotkeys = tuple(Hotkey(str(key)) for key in content["hotkeys"])
+            theta = np.frombuffer(content["theta"], "<i4").reshape(FEATURES_DIM + 1, len(hotkeys))
+            gate = cls(hotkeys, theta.astype(np.int32))
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            raise FrameError(f"not a {GATE_FORMAT}") from error
+        if gate.to_bytes() != data or list(hotkeys) != sorted(set(hotkeys)):
+            raise FrameError(f"not a canonical {GATE_FORMAT}")
+        return gate
+
+    @cached_property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(self.to_bytes()).digest()
+
+
+def uniform_gate(hotkeys: Sequence[Hotkey] = ()) -> Gate:
+    """The gate before the first sheet: every member the same."""
+    ordered = tuple(sorted(hotkeys))
+    return Gate(ordered, np.zeros((FEATURES_DIM + 1, len(ordered)), np.int32))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSheet:
+    """A revealed sheet with the stake of the validator that signed for it."""
+
+    sheet: Sheet
+    stake_rao: int
+
+
+def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None = None) -> Gate:
+    """Fit on `sheets`; columns are the hotkeys in them (that are `registered`, if given).
+
+    A sheet's items together weigh its validator's stake, however many they are. The order in
+    which sheets are given does not matter. Nothing to fit on: the uniform gate.
+    """
+    distinct = {item.sheet.sha256: item for item in sheets}
+    used = [item for item in distinct.values() if len(item.sheet.walk) and item.stake_rao > 0]
+    used.sort(key=lambda item: (item.sheet.epoch, item.sheet.sha256))
+    seen = {hotkey for item in used for hotkey in item.sheet.hotkeys}
+    hotkeys = tuple(sorted(seen if registered is None else seen & set(registered)))
+    if not hotkeys:
+        return uniform_gate()
+    blocks = [_sheet_rows(item, hotkeys) for item in used]
+    features, log_q, omega = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return fit_from_rows(hotkeys, features, log_q, omega)
+
+
+def fit_from_rows(
+    hotkeys: Sequence[Hotkey], features: Float, log_q: Float, omega: Float | None = None
+) -> Gate:
+    """Fit on any items: features [M, F], log_q [M, n + 1] of the label, omega [M] ≥ 0.
+
+    Columns follow `hotkeys` (sorted), then the baseline. NaN marks an expert that was not asked.
+    """
+    if list(hotkeys) != sorted(set(hotkeys)):
+        raise ValueError("hotkeys must be sorted and unique")
+    share = np.full(len(log_q), 1.0) if omega is None else omega
+    share = (share / np.sum(share))[:, None]
+    decay = L2_ITEMS / len(log_q)
+    asked = ~np.isnan(log_q[:, :-1])
+    top = np.nanmax(log_q, axis=1, keepdims=True)  # the baseline column is never NaN
+    q = np.exp(np.where(np.isnan(log_q), -np.inf, log_q - top))
+    beta = 1.0 / (1.0 + np.sum(asked, axis=1, keepdims=True))  # the baseline's prior
+    design = _design(features)
+    # ½ E[x xᵀ] bounds the curvature of the softmax (Böhning 1992): every step ascends.
+    bound = 0.5 * design.T @ (share * design) + decay * np.eye(design.shape[1])
+    step_matrix = np.linalg.inv(bound)
+    theta = np.zeros((design.shape[1], len(hotkeys)))
+    ahead = theta
+    for step in range(ITERATIONS):  # with Nesterov's momentum
+        g = _softmax(np.where(asked, design @ ahead, -np.inf))
+        joint = (1.0 - beta) * g * q[:, :-1]
+        base = beta * q[:, -1:]
+        mixture = np.sum(joint, axis=1, keepdims=True) + base
+        pull = share * (joint - g * (mixture - base)) / mixture
+        following = ahead + step_matrix @ (design.T @ pull - decay * ahead)
+        ahead = following + step / (step + 3.0) * (following - theta)
+        theta = following
+    return Gate(tuple(hotkeys), np.rint(theta * SCALE).astype(np.int32))
+
+
+def _softmax(logits: Float) -> Float:
+    """Along the last axis; −inf is zero; a row of only −inf is all zero."""
+    top = np.max(logits, axis=-1, keepdims=True)
+    powers = np.exp(logits - np.where(np.isfinite(top), top, 0.0))
+    total = np.sum(powers, axis=-1, keepdims=True)
+    return np.asarray(powers / np.maximum(total, np.finfo(np.float64).tiny), np.float64)
+
+
+def _sheet_rows(item: WeightedSheet, hotkeys: Sequence[Hotkey]) -> tuple[Float, Float, Float]:
+    """Features [M, F], log_q [M, n + 1] in columns of `hotkeys` + baseline, omega [M]."""
+    sheet = item.sheet
+    raw = sheet.log_q
+    values = np.where(raw == LOG_Q_ABSENT, np.nan, raw / 1e6)
+    # Asked and silent counts as the baseline did: staying away from hard items must not pay.
+    values = np.where(raw == LOG_Q_UNANSWERED, values[:, -1:], values)
+    log_q = np.full((len(raw), len(hotkeys) + 1), np.nan)
+    order = {hotkey: index for index, hotkey in enumerate(sheet.hotkeys)}
+    for index, hotkey in enumerate(hotkeys):
+        if hotkey in order:
+            log_q[:, index] = values[:, order[hotkey]]
+    log_q[:, -1] = values[:, -1]
+    return _prefix_features(sheet), log_q, np.full(len(raw), item.stake_rao / len(raw))
+
+
+def _prefix_features(sheet: Sheet) -> Float:
+    """Features [M, F] of every item's prefix, each walk read once."""
+    out = initial_features((len(sheet.walk),))
+    length = max(len(ids) for ids in sheet.walks)
+    ids = np.zeros((len(sheet.walks), length), np.uint32)
+    for row, walk in zip(ids, sheet.walks, strict=True):
+        row[: len(walk)] = walk
+    features = initial_features((len(sheet.walks),))
+    for position in range(length):
+        here = sheet.position == position
+        out[here] = features[sheet.walk[here]]
+        features = update_features(features, ids[:, position : position + 1])
+    return out

@@ -1,0 +1,179 @@
+"""Score sheets: everything a vote was computed from, in one canonical file.
+
+A sheet is msgpack `moesubnet-sheet/1` with keys in fixed order, raw little-endian arrays and no
+floats: log-probabilities and log-weights are int32 micro-nats, scores int64 nano-nats. Its
+SHA-256 is bound to the vote by the commit's salt; `moesubnet.validator.scoring.recount` repeats
+the vote from it. The text of the walks becomes public with the sheet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Annotated, Literal
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from moesubnet.errors import FrameError
+from moesubnet.types import Hotkey
+
+SHEET_FORMAT = "moesubnet-sheet/1"
+MAX_SHEET_BYTES = 8 * 2**20
+MAX_HOTKEYS = 4096
+MAX_WALKS = 1024
+MAX_WALK_TOKENS = 1024
+MAX_ITEMS = 2048
+MICRO = 1_000_000
+NANO = 1_000_000_000
+LOG_Q_FLOOR = -30.0  # nats; what a row gave below this is written as this
+LOG_Q_UNANSWERED = np.int32(-(2**31) + 1)  # asked, and no valid answer came
+LOG_Q_ABSENT = np.int32(-(2**31))  # not asked: it was not there when the walk began
+LOG_W_NONE = np.int32(-(2**31))  # had no part in the mixture at this item
+
+I32 = npt.NDArray[np.int32]
+U32 = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """One validator's measurements of one epoch, and the vote that follows from them.
+
+    n experts (columns, sorted by hotkey) and the baseline as column n; M items; W walks.
+    Item k asked for the law of token `position[k]` of walk `walk[k]`, given the ids before it.
+    """
+
+    netuid: int
+    epoch: int
+    validator: Hotkey
+    spec_sha256: bytes
+    gate_sha256: bytes
+    previous_sha256: bytes  # the validator's last revealed sheet; zeros if none
+    seed: bytes  # SHA-256(previous_sha256 ‖ epoch u64 LE): draws the text and the coalitions
+    hotkeys: tuple[Hotkey, ...]
+    uids: tuple[int, ...]  # [n] when the sheet was closed
+    leaders: tuple[int, ...]  # [n] column of the cluster's leader; its own when it is no clone
+    walks: tuple[U32, ...]  # W arrays of token ids
+    walk: U32  # [M]
+    position: U32  # [M]
+    log_q: I32  # [M, n + 1] micro-nats of the label, or LOG_Q_*
+    log_w: I32  # [M, n + 1] micro-nats, or LOG_W_NONE
+    receipts: tuple[bytes, ...]  # [n] SHA-256 over the receipts of its answers, in order
+    reliability_ppm: tuple[int, ...]  # [n] answered / asked
+    ema_before: tuple[int | None, ...]  # [n] nano-nats; none: never scored
+    ema_after: tuple[int | None, ...]  # [n]
+    row_u16: tuple[int, ...]  # [n] the vote
+
+    def to_bytes(self) -> bytes:
+        """The canonical encoding."""
+        content = {key: _plain(getattr(self, key)) for key in _KEYS}
+        return bytes(msgpack.packb({"format": SHEET_FORMAT} | content))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Sheet:
+        """Raises FrameError for anything that is not a canonical, consistent sheet."""
+        if len(data) > MAX_SHEET_BYTES:
+            raise FrameError("sheet is too large")
+        try:
+            wire = _Wire.model_validate(msgpack.unpackb(data, strict_map_key=True))
+            sheet = wire.sheet()
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+            raise FrameError(f"not a {SHEET_FORMAT}") from error
+        if sheet.to_bytes() != data:
+            raise FrameError(f"not a canonical {SHEET_FORMAT}")
+        return sheet
+
+    @cached_property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(self.to_bytes()).digest()
+
+
+_KEYS = tuple(field.name for field in fields(Sheet))
+
+
+def sheet_seed(previous_sha256: bytes, epoch: int) -> bytes:
+    """SHA-256(previous sheet ‖ epoch as u64 little-endian)."""
+    return hashlib.sha256(previous_sha256 + epoch.to_bytes(8, "little")).digest()
+
+
+def micro_nats(log_values: npt.NDArray[np.floating]) -> I32:
+    """Natural logarithms ≤ 0 → int32 micro-nats, cut at −2,000 nats (−inf is LOG_W_NONE)."""
+    cut = np.clip(np.nan_to_num(log_values, neginf=-2000.0), -2000.0, 0.0)
+    return np.where(np.isneginf(log_values), LOG_W_NONE, np.rint(cut * MICRO)).astype(np.int32)
+
+
+def _plain(value: object) -> object:
+    """A field as msgpack has it: arrays become little-endian bytes, tuples lists."""
+    if isinstance(value, np.ndarray):
+        return np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+Sha256 = Annotated[bytes, Field(min_length=32, max_length=32)]
+Score = Annotated[int, Field(ge=0, lt=2**53)]
+U16 = Annotated[int, Field(ge=0, lt=2**16)]
+Address = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class _Wire(BaseModel):
+    """What a stranger's sheet must be before it becomes a Sheet."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    format: Literal["moesubnet-sheet/1"]
+    netuid: U16
+    epoch: Annotated[int, Field(ge=0, lt=2**53)]
+    validator: Address
+    spec_sha256: Sha256
+    gate_sha256: Sha256
+    previous_sha256: Sha256
+    seed: Sha256
+    hotkeys: Annotated[list[Address], Field(max_length=MAX_HOTKEYS)]
+    uids: list[U16]
+    leaders: list[U16]
+    walks: Annotated[list[bytes], Field(max_length=MAX_WALKS)]
+    walk: Annotated[bytes, Field(max_length=4 * MAX_ITEMS)]
+    position: bytes
+    log_q: bytes
+    log_w: bytes
+    receipts: list[Sha256]
+    reliability_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
+    ema_before: list[Score | None]
+    ema_after: list[Score | None]
+    row_u16: list[U16]
+
+    def sheet(self) -> Sheet:
+        """Raises ValueError where lengths, order or ranges contradict each other."""
+        n = len(self.hotkeys)
+        scores = (self.reliability_ppm, self.ema_before, self.ema_after, self.row_u16)
+        if any(len(column) != n for column in (self.uids, self.leaders, self.receipts, *scores)):
+            raise ValueError("a column is missing")
+        if self.hotkeys != sorted(set(self.hotkeys)) or len(set(self.uids)) != n:
+            raise ValueError("hotkeys and uids must be unique, hotkeys sorted")
+        if any(leader >= n or self.leaders[leader] != leader for leader in self.leaders):
+            raise ValueError("a cluster without a leader")
+        if any(len(ids) % 4 or len(ids) > 4 * MAX_WALK_TOKENS for ids in self.walks):
+            raise ValueError("a walk is too long")
+        walks = tuple(np.frombuffer(ids, "<u4") for ids in self.walks)
+        walk, position = np.frombuffer(self.walk, "<u4"), np.frombuffer(self.position, "<u4")
+        if len(walk) != len(position) or np.any(walk >= len(walks)):
+            raise ValueError("an item without a walk")
+        lengths = np.array([len(ids) for ids in walks], np.uint32)
+        if np.any(position >= lengths[walk]):
+            raise ValueError("an item without a label")
+        log_q = np.frombuffer(self.log_q, "<i4").reshape(len(walk), n + 1)
+        log_w = np.frombuffer(self.log_w, "<i4").reshape(len(walk), n + 1)
+        floor = np.int32(LOG_Q_FLOOR * MICRO)
+        given = log_q > LOG_Q_UNANSWERED
+        if np.any(log_q[given] < floor) or np.any(log_q > 0) or np.any(log_w > 0):
+            raise ValueError("a logarithm out of range")
+        if not np.all(given[:, -1]) or np.any(given != (log_w != LOG_W_NONE)):
+            raise ValueError("who answered has a weight, and the baseline always answers")
+        content = {key: getattr(self, key) for key in _KEYS}
+        content |= {key: tuple(v) for key, v in content.items() if isinstance(v, list)}
+        content |= {"walks": walks, "walk": walk, "position": position}
+        return Sheet(**content | {"log_q": log_q, "log_w": log_w})

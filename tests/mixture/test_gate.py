@@ -1,0 +1,135 @@
+"""The gate learns which expert knows which text, and everyone learns the same one."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesubnet.errors import FrameError
+from moesubnet.gate import (
+    BASELINE_MEMBER,
+    UNKNOWN_PRIOR,
+    Gate,
+    WeightedSheet,
+    fit,
+    fit_from_rows,
+    initial_features,
+    uniform_gate,
+    update_features,
+)
+from moesubnet.mixture import log_sum_exp, members_of
+from moesubnet.types import Hotkey
+
+HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(4))
+
+
+def prior(gate, features, members):
+    return np.exp(gate.log_prior(features, members))
+
+
+def test_before_the_first_sheet_everyone_is_equal():
+    members = members_of(HOTKEYS)
+    np.testing.assert_allclose(prior(uniform_gate(), initial_features(), members), 0.2)
+    np.testing.assert_allclose(prior(fit([]), initial_features((3,)), members), 0.2)
+
+
+def test_a_fitted_gate_finds_the_domain_and_keeps_the_baseline(make_sheet):
+    sheet = make_sheet(HOTKEYS, domains=True)
+    gate = fit([WeightedSheet(sheet, 10**9)])
+    members = members_of(HOTKEYS)
+    for domain in range(4):
+        ids = np.arange(domain * 10, domain * 10 + 10)
+        law = prior(gate, update_features(initial_features(), np.tile(ids, 4)), members)
+        assert law[domain] == law.max()
+        assert law[domain] > 0.4
+        assert law[-1] == pytest.approx(1 / 5)
+        assert law.sum() == pytest.approx(1.0)
+
+
+def test_the_fit_ascends_its_objective_over_uniform_and_generalises(make_sheet):
+    train, test = (
+        make_sheet(HOTKEYS, domains=True, seed=1),
+        make_sheet(HOTKEYS, domains=True, seed=2),
+    )
+    gate = fit([WeightedSheet(train, 1)])
+    gains = []
+    for sheet in (train, test):
+        total = 0.0
+        for k in range(len(sheet.walk)):
+            ids = sheet.walks[sheet.walk[k]][: sheet.position[k]]
+            features = update_features(initial_features(), ids)
+            log_q = sheet.log_q[k] / 1e6
+            gated = log_sum_exp(gate.log_prior(features, members_of(HOTKEYS)) + log_q)
+            total += gated - log_sum_exp(log_q - np.log(5))
+        gains.append(total / len(sheet.walk))
+    assert gains[0] > 0.3
+    assert gains[1] > 0.2
+
+
+def test_unknown_experts_start_at_two_percent_and_absent_ones_leave_their_share(make_sheet):
+    gate = fit([WeightedSheet(make_sheet(HOTKEYS, domains=True), 1)])
+    newcomer = Hotkey("zz-new")
+    law = prior(gate, initial_features(), members_of([*HOTKEYS[:3], newcomer]))
+    assert law[3] == pytest.approx(UNKNOWN_PRIOR)
+    assert law[4] == pytest.approx(1 / 5)
+    assert law.sum() == pytest.approx(1.0)
+    strangers = members_of([newcomer])
+    np.testing.assert_allclose(prior(gate, initial_features(), strangers), 0.5)
+
+
+def test_the_same_sheets_in_any_order_give_the_same_bytes(make_sheet):
+    sheets = [WeightedSheet(make_sheet(HOTKEYS, seed=s, epoch=s), 1 + s) for s in range(4)]
+    gates = {fit(order).sha256 for order in (sheets, sheets[::-1], sheets[2:] + sheets[:3])}
+    assert len(gates) == 1
+    assert fit(sheets[:3]).sha256 not in gates
+
+
+def test_stake_decides_and_the_number_of_items_does_not(make_sheet):
+    truth = make_sheet(HOTKEYS, domains=True, seed=1)
+    lie = make_sheet(HOTKEYS, domains=True, seed=2, swap=True, walk_count=64)
+    gate = fit([WeightedSheet(truth, 10**9), WeightedSheet(lie, 10**7)])
+    law = prior(gate, update_features(initial_features(), np.arange(10)), members_of(HOTKEYS))
+    assert law.argmax() == 0
+    ignored = fit([WeightedSheet(truth, 5), WeightedSheet(lie, 0)])
+    assert ignored.sha256 == fit([WeightedSheet(truth, 7)]).sha256
+
+
+def test_silence_on_hard_items_does_not_raise_the_prior(make_sheet):
+    rng = np.random.default_rng(0)
+    features = initial_features((400,))
+    log_q = np.log(rng.uniform(0.05, 0.5, (400, 1))) + np.zeros((400, 3))
+    log_q[:, 2] -= 2.0  # the baseline is worse
+    honest = fit_from_rows(HOTKEYS[:2], features, log_q)
+    picky = log_q.copy()
+    hard = log_q[:, 0] < np.median(log_q[:, 0])
+    picky[hard, 0] = log_q[hard, 2]  # unanswered: as the baseline did
+    members = members_of(HOTKEYS[:2])
+    assert prior(honest, initial_features(), members)[0] == pytest.approx(0.3333, abs=0.01)
+    law = prior(fit_from_rows(HOTKEYS[:2], features, picky), initial_features(), members)
+    assert law[0] < law[1]
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=30), st.integers(0, 30))
+def test_features_do_not_care_how_the_tokens_were_cut(ids, cut):
+    ids = np.array(ids, np.uint32)
+    whole = update_features(initial_features(), ids)
+    parts = update_features(update_features(initial_features(), ids[:cut]), ids[cut:])
+    np.testing.assert_array_equal(whole, parts)
+    assert np.all(whole >= 0)
+    assert whole.sum() <= 50.0 + 1e-9
+
+
+def test_gate_bytes_round_trip_and_refuse_anything_else(make_sheet):
+    gate = fit([WeightedSheet(make_sheet(HOTKEYS), 1)])
+    data = gate.to_bytes()
+    again = Gate.from_bytes(data)
+    assert again.sha256 == gate.sha256
+    assert again.hotkeys == gate.hotkeys
+    for bad in (b"", b"\xc1", data[:-1], data + b"\0", b"\x93\x01\x02\x03", b"\x81" * 5000):
+        with pytest.raises(FrameError):
+            Gate.from_bytes(bad)
+
+
+def test_the_baseline_member_cannot_be_a_hotkey():
+    assert BASELINE_MEMBER == "baseline"
+    assert len(BASELINE_MEMBER) < 40  # an SS58 address is 47 or 48 characters

@@ -1,0 +1,212 @@
+"""The mixture's mathematics: weights, blind evidence, mixing, sampling, walks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from moesubnet.gate import BASELINE_MEMBER, FEATURES_DIM, fit_from_rows, uniform_gate
+from moesubnet.mixture import (
+    GAMMA,
+    LOG_P_FLOOR,
+    Walk,
+    apply_sampling,
+    log_weights,
+    members_of,
+    mix,
+    sample,
+    update_evidence,
+)
+from moesubnet.types import Hotkey
+
+VOCAB = 40
+logs = st.floats(-60, 0)
+
+
+def log_laws(rng, *shape, vocab=VOCAB, concentration=0.3):
+    return np.log(rng.dirichlet(np.full(vocab, concentration), size=shape) * 0.99 + 0.01 / vocab)
+
+
+@given(arrays(float, (3, 5), elements=logs), arrays(float, (3, 5), elements=logs))
+def test_weights_are_a_distribution_and_ignore_a_common_shift(prior, evidence):
+    weights = np.exp(log_weights(prior, evidence))
+    np.testing.assert_allclose(weights.sum(-1), 1.0)
+    np.testing.assert_allclose(weights, np.exp(log_weights(prior, evidence - 7.0)), atol=1e-12)
+
+
+def test_dead_members_get_nothing_and_the_rest_keep_their_proportions():
+    rng = np.random.default_rng(0)
+    prior = rng.normal(size=5)
+    full = np.exp(log_weights(prior, np.zeros(5)))
+    alive = np.array([True, False, True, False, True])
+    left = np.exp(log_weights(prior, np.zeros(5), alive))
+    np.testing.assert_array_equal(left[~alive], 0)
+    np.testing.assert_allclose(left[alive], full[alive] / full[alive].sum())
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_mixture_is_a_distribution_and_beats_no_member_by_more_than_its_weight(seed):
+    rng = np.random.default_rng(seed)
+    log_p = log_laws(rng, 4, 6)
+    log_w = log_weights(rng.normal(size=(4, 6)), rng.normal(size=(4, 6)))
+    log_m = mix(log_w, log_p)
+    np.testing.assert_allclose(np.exp(log_m).sum(-1), 1.0)
+    np.testing.assert_allclose(np.exp(log_m), np.einsum("ne,nev->nv", np.exp(log_w), np.exp(log_p)))
+    # One liar cannot veto: m ≥ w_i p_i for every member.
+    assert np.all(log_m[:, None] >= log_w[..., None] + log_p - 1e-9)
+
+
+def test_mixing_keeps_the_precision_of_the_rows_and_ignores_dead_ones():
+    log_p = log_laws(np.random.default_rng(1), 3).astype(np.float32)
+    log_p[1] = -1e30
+    log_m = mix(np.log([0.5, 1e-300, 0.5]), log_p)
+    assert log_m.dtype == np.float32
+    np.testing.assert_allclose(mix(np.array([0.0, -np.inf, -np.inf]), log_p), log_p[0])
+
+
+def test_evidence_is_the_discounted_sum_of_blind_log_probabilities():
+    rng = np.random.default_rng(2)
+    steps = -rng.exponential(size=(10, 3))
+    evidence = np.zeros(3)
+    for log_p in steps:
+        evidence = update_evidence(evidence, log_p, blind=True)
+    discount = GAMMA ** np.arange(9, -1, -1)
+    np.testing.assert_allclose(evidence, discount @ steps)
+
+
+def test_a_visible_token_or_a_missing_answer_counts_as_the_baseline_did():
+    log_p = np.array([0.0, -9.0, -2.0])  # the first claims p = 1 on what it saw
+    evidence = update_evidence(np.zeros(3), log_p, blind=np.array([False, True, True]))
+    np.testing.assert_allclose(evidence, [-2.0, -9.0, -2.0])
+    assert np.ptp(update_evidence(np.zeros(3), log_p, blind=False)) == 0
+
+
+def test_token_weight_scales_evidence_and_forgetting_alike():
+    before, log_p = np.array([-1.0, -2.0]), np.array([-3.0, -4.0])
+    greedy = update_evidence(before, log_p, blind=True, token_weight=0.0)
+    np.testing.assert_array_equal(greedy, before)
+    half = update_evidence(before, log_p, blind=True, token_weight=0.5)
+    np.testing.assert_allclose(half, GAMMA**0.5 * before + 0.5 * log_p)
+
+
+def test_one_absurd_token_is_bounded_and_forgotten():
+    evidence = update_evidence(np.zeros(2), np.array([-1e30, -1.0]), blind=True)
+    assert evidence[0] == LOG_P_FLOOR
+    for _ in range(100):
+        evidence = update_evidence(evidence, np.array([-1.0, -1.0]), blind=True)
+    assert evidence[1] - evidence[0] < 0.2
+
+
+def test_sampling_law_at_the_edges():
+    rng = np.random.default_rng(3)
+    log_m = log_laws(rng, 7)
+    np.testing.assert_allclose(apply_sampling(log_m, 1.0, 1.0), np.exp(log_m))
+    greedy = apply_sampling(log_m, 0.0, 1.0)
+    np.testing.assert_array_equal(greedy.argmax(-1), log_m.argmax(-1))
+    np.testing.assert_array_equal(np.count_nonzero(greedy, -1), 1)
+    np.testing.assert_array_equal(apply_sampling(log_m, 1.0, 1e-9) > 0, greedy > 0)
+    listed = np.zeros(VOCAB, bool)
+    listed[:5] = True
+    assert np.all(apply_sampling(log_m, 0.7, 1.0, listed)[:, 5:] == 0)
+    np.testing.assert_allclose(apply_sampling(log_m, 1.0, 1.0, listed), np.exp(log_m))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0), st.floats(0.1, 3.0))
+def test_top_p_keeps_the_smallest_head_with_enough_mass(seed, top_p, temperature):
+    log_m = log_laws(np.random.default_rng(seed))
+    full = apply_sampling(log_m, temperature, 1.0)
+    kept = apply_sampling(log_m, temperature, top_p) > 0
+    mass = full[kept].sum()
+    assert mass >= top_p - 1e-9
+    assert mass - full[kept].min() < top_p + 1e-9
+    assert full[kept].min() >= full[~kept].max(initial=0.0)
+
+
+def test_sample_follows_the_law_and_never_draws_an_impossible_token():
+    probs = np.array([0.0, 0.25, 0.0, 0.75, 0.0])
+    rng = np.random.default_rng(4)
+    drawn = np.bincount([sample(probs, rng) for _ in range(4000)], minlength=5)
+    assert drawn[[0, 2, 4]].sum() == 0
+    assert abs(drawn[3] / 4000 - 0.75) < 0.03
+
+
+def trained_gate(rng, hotkeys):
+    features = rng.exponential(size=(60, FEATURES_DIM))
+    return fit_from_rows(hotkeys, features, np.log(rng.uniform(0.01, 1, (60, len(hotkeys) + 1))))
+
+
+def test_a_walk_over_many_sequences_is_the_router_s_one_by_one():
+    rng = np.random.default_rng(5)
+    hotkeys = tuple(Hotkey(f"expert{i}") for i in range(4))
+    gate, members = trained_gate(rng, hotkeys), members_of(hotkeys)
+    prefix = rng.integers(0, VOCAB, (6, 9))
+    ids = rng.integers(0, VOCAB, (6, 12))
+    rows = log_laws(rng, 12, 6, 5)
+    blind = rng.random((12, 6, 5)) < 0.8
+    together = Walk(gate, members, count=6)
+    alone = [Walk(gate, members) for _ in range(6)]
+    together.show(prefix)
+    for n, walk in enumerate(alone):
+        for token in prefix[n]:  # token by token or at once is the same
+            walk.show(np.array([[token]]))
+    for step in range(12):
+        weights = together.log_weights()
+        one_by_one = np.concatenate([walk.log_weights() for walk in alone])
+        np.testing.assert_allclose(weights, one_by_one, rtol=0, atol=1e-12)
+        token_p = np.take_along_axis(rows[step], ids[:, step, None, None], -1)[..., 0]
+        together.observe(ids[:, step], token_p, blind=blind[step])
+        for n, walk in enumerate(alone):
+            walk.observe(ids[n : n + 1, step], token_p[n : n + 1], blind=blind[step, n : n + 1])
+
+
+def test_the_baseline_is_always_the_last_member():
+    assert members_of([Hotkey("b"), Hotkey("a")]) == ("a", "b", BASELINE_MEMBER)
+    with pytest.raises(ValueError, match="baseline"):
+        Walk(uniform_gate(), (Hotkey("a"),))
+
+
+@pytest.mark.parametrize("echo", ["last token", "every token seen", "visible drafts"])
+def test_an_echo_with_p_one_never_outweighs_the_best_honest_expert(echo):
+    """Markov text; two honest experts (one knows the chain), an echo, and the unigram.
+
+    All tokens seen, at equal odds, are a poor but real model, which a lucky token may favour for
+    a moment: that one is held to its mean weight, the others to every single weight.
+    """
+    rng = np.random.default_rng(6)
+    transition = rng.dirichlet(np.full(VOCAB, 0.2), size=VOCAB) * 0.95 + 0.05 / VOCAB
+    np.fill_diagonal(transition, 0.0)
+    transition /= transition.sum(axis=1, keepdims=True)
+    stationary = np.linalg.matrix_power(transition, 200)[0]
+    experts = [Hotkey("echo"), Hotkey("good"), Hotkey("poor")]
+    count, prompt = 32, 24
+    ids = rng.integers(0, VOCAB, (count, 1))
+    for _ in range(prompt + 48):
+        nxt = [[rng.choice(VOCAB, p=transition[row[-1]])] for row in ids]
+        ids = np.concatenate([ids, nxt], axis=1)
+    walk = Walk(uniform_gate(experts), members_of(experts), count)
+    walk.show(ids[:, : prompt - 8])
+    for t in range(prompt - 8, ids.shape[1]):
+        weights = np.exp(walk.log_weights())
+        best_honest = weights[:, 1:3].max(axis=1)
+        assert weights[:, 0].mean() <= best_honest.mean() + 1e-12
+        assert echo == "every token seen" or np.all(weights[:, 0] <= best_honest + 1e-12)
+        claim = np.full((count, VOCAB), 1e-9)
+        seen_ids = ids[:, :t] if echo == "every token seen" else ids[:, t - 1 : t]
+        np.put_along_axis(claim, seen_ids, 1.0, axis=1)
+        claim /= claim.sum(axis=1, keepdims=True)
+        blind = np.ones((count, 4), bool)
+        token_p = np.log(
+            np.stack(
+                [
+                    np.take_along_axis(claim, ids[:, t : t + 1], 1)[:, 0],
+                    transition[ids[:, t - 1], ids[:, t]],
+                    np.full(count, 1.0 / VOCAB),
+                    stationary[ids[:, t]],
+                ],
+                axis=1,
+            )
+        )
+        if echo == "visible drafts" and t % 2:  # it saw this token as a draft, and says p = 1
+            token_p[:, 0], blind[:, 0] = 0.0, False
+        walk.observe(ids[:, t], token_p, blind=blind)
