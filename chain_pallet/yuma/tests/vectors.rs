@@ -1,5 +1,11 @@
 //! Every integer of the shared vectors, through the `replay` example.
 
+#![allow(
+	clippy::arithmetic_side_effects,
+	clippy::indexing_slicing,
+	clippy::unwrap_used
+)]
+
 #[allow(dead_code)]
 #[path = "../examples/replay.rs"]
 mod replay;
