@@ -1,0 +1,47 @@
+"""Which addresses from the chain may be connected to. They are strangers' words."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from moesubnet.errors import PeerUnavailable
+from moesubnet.types import Axon
+
+# Services that a forged axon would most like us to talk to.
+_DENIED_PORTS = frozenset({2375, 2376, 2379, 3306, 5432, 6379, 9200, 9933, 9944, 11211, 27017})
+_NAT64 = IPv6Network("64:ff9b::/96")
+_RELAY_ANYCAST = IPv4Network("192.88.99.0/24")
+
+
+def check_axon(axon: Axon, *, allow_private: bool) -> None:
+    """Raises PeerUnavailable unless `axon` is a public literal address and a plausible port.
+
+    `allow_private` (local networks) lets loopback and private ranges through, and any port; never
+    link-local (clouds keep credentials there), multicast or unspecified addresses.
+    """
+    try:
+        address = ip_address(axon.ip)
+    except ValueError:
+        raise PeerUnavailable("the axon's address is not an IP address") from None
+    inner = _embedded(address)
+    if inner.is_link_local or inner.is_multicast or inner.is_unspecified:
+        raise PeerUnavailable("the axon's address cannot be connected to")
+    if not 1 <= axon.port <= 65_535:
+        raise PeerUnavailable("the axon's port is out of range")
+    if allow_private:
+        return
+    if not inner.is_global or inner in _RELAY_ANYCAST or inner.is_reserved:
+        raise PeerUnavailable("the axon's address is not public")
+    if (axon.port < 1024 and axon.port not in (80, 443)) or axon.port in _DENIED_PORTS:
+        raise PeerUnavailable("the axon's port belongs to another kind of service")
+
+
+def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address inside a mapped, 6to4, Teredo or NAT64 one; else the address itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    if address.teredo:
+        return address.teredo[1]
+    return address.ipv4_mapped or address.sixtofour or address

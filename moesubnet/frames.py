@@ -1,0 +1,182 @@
+"""Tensor frames: a small msgpack header, then raw little-endian buffers. No pickle, no copies.
+
+    b"MOE\\x01" | u32 header length | header | zeros to 64 | buffer | zeros to 64 | buffer …
+
+The header is `[schema, fields, [[name, dtype, shape, offset], …]]`; offsets count from the first
+buffer. There is one encoding of a frame: header in canonical msgpack, buffers in table order, each
+at the next multiple of 64, zeros between, nothing after. So overlaps, gaps and smuggled bytes
+cannot be expressed. Decoding makes views of the bytes it was given and allocates nothing that a
+frame merely claims.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from moesubnet.errors import FrameError
+
+CONTENT_TYPE = "application/x-moesubnet"
+MAGIC = b"MOE\x01"
+ALIGN = 64
+_PREFIX = struct.Struct("<4sI")
+
+DTYPES = {name: np.dtype(f"<{code}") for name, code in
+          {"u8": "u1", "u32": "u4", "u64": "u8", "f16": "f2", "f32": "f4"}.items()}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+Scalar = bool | int | float | str
+Field = Scalar | list[Scalar]
+Tensor = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a receiver accepts. A decoded header costs at most ~100 × `max_header_bytes`."""
+
+    max_frame_bytes: int = 64 * 2**20
+    max_header_bytes: int = 65_536
+    max_items: int = 4_096  # fields, and entries of one list
+    max_text_bytes: int = 256
+    max_tensors: int = 16
+    max_rank: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded frame. The tensors are read-only views of the received bytes."""
+
+    fields: dict[str, Field]
+    tensors: dict[str, Tensor]
+
+
+def encode(schema: str, fields: Mapping[str, Field], tensors: Mapping[str, Tensor]) -> bytes:
+    """One frame. Tensors of a dtype outside `DTYPES` are our own bug (KeyError)."""
+    table: list[list[object]] = []
+    parts: list[bytes | memoryview] = []
+    end = 0
+    for name, tensor in tensors.items():
+        little = np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<"))
+        offset = -(-end // ALIGN) * ALIGN
+        parts += [bytes(offset - end), little.data]
+        table.append([name, _NAMES[little.dtype], list(tensor.shape), offset])
+        end = offset + little.nbytes
+    header = msgpack.packb([schema, dict(fields), table])
+    prefix = _PREFIX.pack(MAGIC, len(header)) + header
+    return b"".join([prefix, bytes(-len(prefix) % ALIGN), *parts])
+
+
+def decode(data: bytes | bytearray | memoryview, *, schema: str, limits: Limits) -> Frame:
+    """The frame in `data`, which must be of this schema and use every byte.
+
+    Raises FrameError for anything else; the cost is bounded by `limits` and len(data).
+    """
+    view = memoryview(data).cast("B").toreadonly()
+    if not _PREFIX.size <= len(view) <= limits.max_frame_bytes:
+        raise FrameError(f"a frame of {len(view)} bytes")
+    magic, header_bytes = _PREFIX.unpack_from(view)
+    if magic != MAGIC:
+        raise FrameError("not a frame of this version")
+    if header_bytes > min(limits.max_header_bytes, len(view) - _PREFIX.size):
+        raise FrameError(f"a header of {header_bytes} bytes")
+    header_end = _PREFIX.size + header_bytes
+    fields, table = _header(bytes(view[_PREFIX.size : header_end]), schema, limits)
+    start = header_end + -header_end % ALIGN
+    _check_zeros(view, header_end, start)
+    tensors: dict[str, Tensor] = {}
+    end = start
+    for row in table:
+        name, tensor, begin, stop = _tensor(view, start, end, row, limits)
+        if name in tensors:
+            raise FrameError("a tensor's name is repeated")
+        _check_zeros(view, end, begin)
+        tensors[name], end = tensor, stop
+    if end != len(view):
+        raise FrameError("bytes after the last tensor")
+    return Frame(fields, tensors)
+
+
+def _header(raw: bytes, schema: str, limits: Limits) -> tuple[dict[str, Field], list[object]]:
+    try:
+        header = msgpack.unpackb(
+            raw,
+            max_array_len=limits.max_items,
+            max_map_len=limits.max_items,
+            max_str_len=limits.max_text_bytes,
+            max_bin_len=0,
+            max_ext_len=0,
+        )
+        canonical = msgpack.packb(header) == raw
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        raise FrameError(
+            f"the header is not msgpack within limits: {type(error).__name__}"
+        ) from None
+    if not canonical:
+        raise FrameError("the header is not canonical")
+    if not (isinstance(header, list) and len(header) == 3):
+        raise FrameError("the header is not [schema, fields, tensors]")
+    name, fields, table = header
+    if name != schema:
+        raise FrameError(f"the frame is not a {schema}")
+    if not (isinstance(fields, dict) and all(_is_field(k, v) for k, v in fields.items())):
+        raise FrameError("a field is neither a scalar nor a list of scalars")
+    if not (isinstance(table, list) and len(table) <= limits.max_tensors):
+        raise FrameError("the tensor table is malformed or too long")
+    return fields, table
+
+
+def _is_scalar(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str)
+
+
+def _is_field(key: object, value: object) -> bool:
+    entries = value if isinstance(value, list) else [value]
+    return isinstance(key, str) and all(map(_is_scalar, entries))
+
+
+def _tensor(
+    view: memoryview, start: int, end: int, row: object, limits: Limits
+) -> tuple[str, Tensor, int, int]:
+    """Name, tensor, first and past-the-end byte of the table's next row."""
+    if not (isinstance(row, list) and len(row) == 4):
+        raise FrameError("a row of the tensor table is malformed")
+    name, dtype_name, shape, offset = row
+    dtype = DTYPES.get(dtype_name) if isinstance(dtype_name, str) else None
+    if dtype is None or not isinstance(name, str):
+        raise FrameError("a tensor has an unknown dtype or no name")
+    begin = start + -(-(end - start) // ALIGN) * ALIGN
+    if type(offset) is not int or offset != begin - start:
+        raise FrameError("a tensor is not where it must be")
+    if not isinstance(shape, list) or len(shape) > limits.max_rank:
+        raise FrameError("a tensor has too many dimensions")
+    # Python's integers do not overflow; zero dimensions must not hide huge ones from numpy.
+    if not all(type(size) is int and 0 <= size <= len(view) for size in shape):
+        raise FrameError("a tensor's dimension is out of range")
+    if math.prod(max(size, 1) for size in shape) > len(view):
+        raise FrameError("a tensor is larger than its frame")
+    stop = begin + math.prod(shape) * dtype.itemsize
+    if stop > len(view):
+        raise FrameError("a tensor ends outside its frame")
+    return name, np.frombuffer(view[begin:stop], dtype).reshape(shape), begin, stop
+
+
+def _check_zeros(view: memoryview, begin: int, stop: int) -> None:
+    if stop > len(view) or any(view[begin:stop]):
+        raise FrameError("padding is missing or not zero")
+
+
+def texts(field: Field | None, count: int) -> Sequence[str]:
+    """`field` as a list of exactly `count` strings; else FrameError."""
+    if not isinstance(field, list) or len(field) != count:
+        raise FrameError(f"expected a list of {count} strings")
+    if not all(isinstance(entry, str) for entry in field):
+        raise FrameError("expected a list of strings")
+    return [str(entry) for entry in field]

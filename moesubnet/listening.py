@@ -1,0 +1,69 @@
+"""Listening sockets for aiohttp applications that strangers may connect to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from moesubnet.errors import ConfigError
+
+IDLE_TIMEOUT_S = 60.0  # also for a connection that never completes its first header
+LINGER_S = 2.0  # how long we read and ignore the rest of a refused body
+MAX_CONNECTIONS = 1_024
+MAX_CONNECTIONS_PER_ADDRESS = 128  # loopback is not counted: this machine's own processes
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A running server; `port` is the real one."""
+
+    host: str
+    port: int
+    _runner: web.AppRunner
+    _server: asyncio.Server
+
+    async def close(self) -> None:
+        """Stop accepting, let running requests end within the grace period, cut the rest."""
+        self._server.close()
+        await self._runner.cleanup()
+
+
+async def serve(app: web.Application, host: str, port: int, *, grace_s: float = 5.0) -> Listening:
+    """Serve `app`; port 0 picks a free one. ConfigError when the address cannot be bound."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=IDLE_TIMEOUT_S,
+        lingering_time=LINGER_S,
+        auto_decompress=False,
+        shutdown_timeout=grace_s,
+    )
+    await runner.setup()
+    web_server, loop = runner.server, asyncio.get_running_loop()
+    assert web_server is not None
+
+    def refuse_when_crowded(protocol: web.RequestHandler) -> None:
+        peer = _peer(protocol)
+        same = sum(_peer(other) == peer for other in web_server.connections)
+        crowded = same > MAX_CONNECTIONS_PER_ADDRESS and peer not in ("127.0.0.1", "::1")
+        if crowded or len(web_server.connections) > MAX_CONNECTIONS:
+            protocol.force_close()
+
+    def accept() -> web.RequestHandler:
+        protocol = web_server()
+        loop.call_later(0, refuse_when_crowded, protocol)  # once it is connected
+        return protocol
+
+    try:
+        server = await loop.create_server(accept, host, port)
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return Listening(host, server.sockets[0].getsockname()[1], runner, server)
+
+
+def _peer(protocol: web.RequestHandler) -> str:
+    name = protocol.peername
+    return name[0] if isinstance(name, tuple) else ""
