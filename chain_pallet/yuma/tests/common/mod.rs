@@ -53,8 +53,8 @@ pub fn subnets() -> impl Strategy<Value = Subnet> {
 fn params(n: u16) -> impl Strategy<Value = Params> {
 	let bond_rules = (any::<bool>(), any::<bool>(), 0u64..=1_000_000, penalties());
 	let alphas = (any::<u16>(), any::<u16>(), -2_000i16..5_000);
-	let limits = (0..=n, 0u64..600, 0u64..3, option::of(0..n));
-	let time = (0u16..100, prop_oneof![Just(0), 900u64..1_000]);
+	let limits = (0..=n, 0u64..8, 0u64..3, option::of(0..n));
+	let time = (0u16..8, prop_oneof![Just(0), 990u64..1_000]);
 	(
 		bond_rules,
 		alphas,
@@ -95,11 +95,12 @@ fn emissions() -> impl Strategy<Value = u64> {
 
 fn neurons() -> impl Strategy<Value = Neuron> {
 	let stake = prop_oneof![Just(0), 1u64..5, 0u64..=1_000_000_000_000, any::<u64>()];
-	let commit = prop_oneof![Just(u64::MAX), 800u64..1_000];
+	let registered = prop_oneof![Just(0), 990u64..1_000];
+	let commit = prop_oneof![Just(u64::MAX), 990u64..1_000];
 	(
 		stake,
-		500u64..=1_000,
-		0u64..1_000,
+		994u64..=1_000,
+		registered,
 		prop::bool::weighted(0.7),
 		commit,
 	)
