@@ -101,6 +101,7 @@ class ExpertClient:
         self._signer = signer
         self._vocab_size = vocab_size
         self._last_nonce_ns = 0
+        self.last_receipt = ""  # of the last answered step: receipt, request's and body's SHA-256
 
     async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
         """One `/v1/step`.
@@ -132,7 +133,8 @@ class ExpertClient:
         body = request.model_dump_json().encode()
         headers, request_sha256 = self._sign("/v1/generate", body, "application/json")
         hasher, left, finished = hashlib.sha256(), request.max_tokens, False
-        async with self._open("POST", "/v1/generate", body, headers, timeout_s) as response:
+        call = _open(self._http, self.axon, "POST", "/v1/generate", body, headers, timeout_s)
+        async with call as response:
             async for line in _lines(response):
                 if finished:
                     self._check_receipt(_receipt_of(line), 200, request_sha256, hasher.digest())
@@ -162,14 +164,16 @@ class ExpertClient:
 
     async def get_public(self, path: str, *, max_bytes: int, timeout_s: float) -> bytes:
         """An unsigned GET of at most `max_bytes`, for what is checked by its content hash."""
-        async with self._open("GET", path, b"", {}, timeout_s) as response:
-            return bytes(await _read(response, max_bytes))
+        return await get_public(
+            self._http, self.axon, path, max_bytes=max_bytes, timeout_s=timeout_s
+        )
 
     async def _step_once(self, request: StepRequest, timeout_s: float) -> tuple[int, bytearray]:
         """Status (200 or 409) and receipted body."""
         body = request.to_bytes()
         headers, request_sha256 = self._sign("/v1/step", body, CONTENT_TYPE)
-        async with self._open("POST", "/v1/step", body, headers, timeout_s) as response:
+        call = _open(self._http, self.axon, "POST", "/v1/step", body, headers, timeout_s)
+        async with call as response:
             unknown = response.status == 409
             cap = MAX_SMALL_BYTES if unknown else max_answer_bytes(request, self._vocab_size)
             data = await _read(response, cap)
@@ -177,6 +181,7 @@ class ExpertClient:
         receipt = receipts[0] if len(receipts) == 1 else ""
         digest = hashlib.sha256(data).digest()
         self._check_receipt(receipt, response.status, request_sha256, digest)
+        self.last_receipt = f"{receipt} {request_sha256.hex()} {digest.hex()}"
         return response.status, data
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
@@ -193,32 +198,50 @@ class ExpertClient:
         caller = Hotkey(self._signer.ss58_address)
         verify_receipt(receipt, status, request_sha256, body_sha256, self.hotkey, caller)
 
-    @asynccontextmanager
-    async def _open(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response of status 200, or 409 to a step; every transport error is a PeerError."""
-        timeout = aiohttp.ClientTimeout(
-            total=max(timeout_s, 0.001),  # zero would mean forever
-            sock_connect=CONNECT_TIMEOUT_S,
-            sock_read=timeout_s,
-        )
-        try:
-            async with self._http.request(
-                method,
-                URL(self.axon.url + path, encoded=True),
-                data=io.BytesIO(body) if len(body) > OFF_LOOP_BYTES else body or None,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                if response.status != 200 and not (response.status == 409 and path == "/v1/step"):
-                    raise await _refusal(response)
-                yield response
-        except TimeoutError:
-            raise PeerUnavailable(f"no answer within {timeout_s:.1f} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise PeerUnavailable(f"connection failed: {type(error).__name__}") from error
+
+async def get_public(
+    http: aiohttp.ClientSession, axon: Axon, path: str, *, max_bytes: int, timeout_s: float
+) -> bytes:
+    """An unsigned GET of at most `max_bytes` from an axon that `check_axon` has passed.
+
+    Raises PeerUnavailable, PeerRefused, WireError.
+    """
+    async with _open(http, axon, "GET", path, b"", {}, timeout_s) as response:
+        return bytes(await _read(response, max_bytes))
+
+
+@asynccontextmanager
+async def _open(
+    http: aiohttp.ClientSession,
+    axon: Axon,
+    method: str,
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    timeout_s: float,
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """A response of status 200, or 409 to a step; every transport error is a PeerError."""
+    timeout = aiohttp.ClientTimeout(
+        total=max(timeout_s, 0.001),  # zero would mean forever
+        sock_connect=CONNECT_TIMEOUT_S,
+        sock_read=timeout_s,
+    )
+    try:
+        async with http.request(
+            method,
+            URL(axon.url + path, encoded=True),
+            data=io.BytesIO(body) if len(body) > OFF_LOOP_BYTES else body or None,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+        ) as response:
+            if response.status != 200 and not (response.status == 409 and path == "/v1/step"):
+                raise await _refusal(response)
+            yield response
+    except TimeoutError:
+        raise PeerUnavailable(f"no answer within {timeout_s:.1f} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise PeerUnavailable(f"connection failed: {type(error).__name__}") from error
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytearray:
