@@ -104,7 +104,7 @@ class ExpertBook:
             allow_private=self._allow_private,
         )
         try:
-            card = await client.card(CARD_TIMEOUT_S)
+            card = await client.card(timeout_s=CARD_TIMEOUT_S)
         except (PeerError, WireError, AuthError) as error:
             # Validators and routers have axons too, and miners may be starting: asked again later.
             log.debug("no card from uid=%d: %s", uid, error)

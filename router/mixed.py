@@ -12,22 +12,21 @@ import secrets
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from moesubnet.panel import Panel, PanelSequence
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.router.service import Law, TokenIds
 from numpy.typing import NDArray
 
 from moesubnet.baseline import Unigram
-from moesubnet.errors import MoesubnetError
 from moesubnet.gate import Gate, initial_features, update_features
 from moesubnet.mixture import Walk, members_of, mix
+from moesubnet.panel import Panel, PanelError, PanelSequence
 from moesubnet.protocol import StepResponse, Want
 from moesubnet.types import Hotkey
 
 BLIND_PROMPT_TOKENS = 8
 CHOSEN_MASS = 0.95
-REST_TOKENS = 8  # an expert that failed is left alone for so many tokens of this stream
+REST_S = 1.0  # an expert that failed is left alone so long, doubling while it fails
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
 DENSE_VOCABULARY = 8192  # up to here whole rows are asked for
 
@@ -132,9 +131,9 @@ class MixtureSession:
             {hotkey: clients[hotkey] for hotkey in self._experts},
             deadline_s=self._model.deadline_s,
             want=self._model.want,
+            rest_s=REST_S,
         )
         members = len(self._experts) + 1
-        self._rest = np.zeros(members, np.int64)
         self._alive = np.ones(members, bool)  # the baseline, last, always is
         self._logprobs = np.tile(self._model.baseline.logp, (members, 1))  # last laws [E, V]
         self._listed: NDArray[np.bool_] | None = None
@@ -152,32 +151,25 @@ class MixtureSession:
     async def _advance(self, append_ids: TokenIds) -> None:
         """Send ids, collect laws. Raises ApiError 503 when every expert stays silent."""
         for attempt in range(ATTEMPTS):
-            asked = {key for i, key in enumerate(self._experts) if self._rest[i] <= 0}
-            answers = await self._panel.advance([self._sequence], [append_ids], only=asked)
-            append_ids = np.empty(0, np.uint32)  # the panel holds them now
-            self._take(answers)
+            self._take(await self._panel.advance([self._sequence], [append_ids]))
             if self._alive[:-1].any():
                 return
-            self._rest[:] = 0
-            await asyncio.sleep(0.2 * 2**attempt)
+            append_ids = np.empty(0, np.uint32)  # the sequence holds them now
+            await asyncio.sleep(REST_S * 2**attempt)
         raise unavailable()
 
-    def _take(self, answers: Mapping[Hotkey, StepResponse | MoesubnetError]) -> None:
-        """Keep the laws that came; who failed rests for a few tokens of this stream."""
-        self._rest -= 1
+    def _take(self, answers: Mapping[Hotkey, StepResponse | PanelError]) -> None:
+        """Keep the laws that came; who gave none has no say in the next token."""
         listed = np.zeros(self._model.vocab_size, bool)
         for index, hotkey in enumerate(self._experts):
-            answer = answers.get(hotkey)
+            answer = answers[hotkey]
             self._alive[index] = isinstance(answer, StepResponse)
             if isinstance(answer, StepResponse):
                 rows = answer.rows[0]
                 self._logprobs[index] = rows.dense(self._model.vocab_size)[-1]
                 if rows.ids is not None:
                     listed[rows.ids[-1]] = True
-            elif answer is not None:
-                self._rest[index] = REST_TOKENS
-            if answer is not None:
-                self._model.book.report(hotkey, ok=bool(self._alive[index]))
+            self._model.book.report(hotkey, ok=bool(self._alive[index]))
         self._listed = listed if self._model.want.kind == "top_k" else None
 
     def _law(self) -> Law:

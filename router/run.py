@@ -20,7 +20,7 @@ from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.service import Model, Service
 
-from moesubnet.baseline import Unigram
+from moesubnet.baseline import load_baseline
 from moesubnet.client import open_http_session
 from moesubnet.errors import ChainError, ConfigError, MoesubnetError
 from moesubnet.spec import LoadedSpec, load_spec
@@ -75,7 +75,7 @@ async def run_router(config: RouterConfig) -> None:
         spec = load_spec(config.spec_dir, metagraph.spec_sha256)
         _warn_if_poor(metagraph, config.signer, spec)
 
-        http = await stack.enter_async_context(open_http_session(config.allow_private))
+        http = await stack.enter_async_context(open_http_session())
         cache = MetagraphCache(chain, netuid)
         await cache.refresh()
         gates = GateSync(
@@ -86,7 +86,7 @@ async def run_router(config: RouterConfig) -> None:
             MIXTURE: MixtureModel(
                 book,
                 lambda: gates.gate,
-                Unigram.load(spec.path(spec.spec.baseline.file)),
+                load_baseline(spec),
                 vocab_size=spec.spec.vocab_size,
                 deadline_s=config.deadline_s,
                 top_k=config.top_k,

@@ -124,7 +124,7 @@ class Plan:
             member.name, "validator", "run",
             "--hotkey", member.hotkey,
             "--spec", str(self.spec_dir),
-            "--text", str(self.root / "data" / "validators" / f"{index}.jsonl"),
+            "--text", str(self.root / "corpora" / "validators" / f"{index}.jsonl"),
             "--state-dir", str(self.root / "validators" / str(index)),
             "--chain", self.chain_url,
             "--netuid", str(NETUID),

@@ -37,6 +37,7 @@ class Process:
     log: Path
     niceness: int = 0
     keep: bool = True
+    on_line: Callable[[str], None] | None = None  # gets every line of stdout, else the log does
     restarts: int = 0
     started_s: float = 0.0
     running: asyncio.subprocess.Process | None = field(default=None, repr=False)
@@ -86,6 +87,9 @@ class Supervisor:
         process.keep = False
         await self.start(process)
         assert process.running is not None
+        if process.on_line is not None and process.running.stdout is not None:
+            async for line in process.running.stdout:
+                process.on_line(line.decode(errors="replace").rstrip())
         return await process.running.wait()
 
     async def stop(self) -> None:
@@ -146,7 +150,7 @@ class Supervisor:
                 process.running = await asyncio.create_subprocess_exec(
                     *process.argv,
                     stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
+                    stdout=log if process.on_line is None else asyncio.subprocess.PIPE,
                     stderr=log,
                     env=environment,
                     # Ctrl-C reaches the supervisor alone, which stops the others in order.

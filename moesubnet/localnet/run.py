@@ -1,0 +1,347 @@
+"""A whole subnet on this machine, from nothing to the final table. Orders named steps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from moesubnet.chain.client import ChainClient
+from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.client import open_http_session
+from moesubnet.errors import ChainError, ConfigError
+from moesubnet.gate_sync import GateSync
+from moesubnet.localnet.distilling import final_table, run_distillation, stored_report
+from moesubnet.localnet.onboard import onboard
+from moesubnet.localnet.plan import HOST, NETUID, Plan
+from moesubnet.localnet.prepare import Prepared, prepare
+from moesubnet.localnet.supervisor import Supervisor
+from moesubnet.localnet.view import Screen, Snapshot
+from moesubnet.localnet.watch import sheet_perplexities, take_snapshot
+from moesubnet.training.dataset import read_documents
+from moesubnet.training.progress import Progress
+from moesubnet.types import Hotkey, NetUid
+
+CHAIN_TIMEOUT_S = 60.0
+SERVING_TIMEOUT_S = 180.0
+FIRST_PAY_TIMEOUT_S = 300.0
+SNAPSHOT_EVERY_S = 1.0
+PROMPT_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person may choose about a local network."""
+
+    root: Path
+    seed: int
+    expert_s: float
+    distill: bool
+    chain_port: int
+    router_port: int
+    first_port: int
+    until: str  # "stopped", or "table": end after the final table (for scripts)
+
+
+def run_localnet(options: Options, screen: Screen) -> None:
+    """Bring everything up, show it, and stay until interrupted. Raises MoesubnetError."""
+    start_s = time.monotonic()
+    with only_one(options.root):
+        screen.stage("text, tokenizer and experts")
+        prepared = prepare(
+            options.root,
+            seed=options.seed,
+            expert_s=options.expert_s,
+            progress=lambda report: _show_progress(screen, report),
+        )
+        plan = Plan(
+            options.root,
+            tuple(prepared.experts),
+            chain_port=options.chain_port,
+            router_port=options.router_port,
+            first_port=options.first_port,
+        )
+        _check_ports(plan)
+        asyncio.run(_until_interrupted(_run_network(options, plan, prepared, screen, start_s)))
+
+
+async def _run_network(
+    options: Options, plan: Plan, prepared: Prepared, screen: Screen, start_s: float
+) -> None:
+    async with Supervisor(lambda name, text: screen.note(f"{name}: {text}")) as supervisor:
+        screen.stage("chain, miners, validators, router")
+        serve_s = time.monotonic()
+        chain = await _start_chain(plan, supervisor, screen)
+        async with chain, open_http_session() as http:
+            await onboard(chain, plan, prepared.spec, screen.note)
+            for name in plan.expert_names:
+                await supervisor.start(plan.miner(name))
+            for index in range(plan.validators):
+                await supervisor.start(plan.validator(index))
+            await supervisor.start(plan.router())
+            await _wait_serving(http, plan, supervisor)
+            prompts = domain_prompts(prepared)
+            await _first_answer(http, plan, prompts, screen, start_s, serve_s)
+            watch = _Watch(chain, http, plan, supervisor, screen)
+            async with _background(watch.run()):
+                screen.stage("epochs: measuring, voting, paying")
+                await watch.first_pay()
+                if options.distill:
+                    screen.stage("distilling the mixture into one student")
+                    await _distill(plan, prepared, supervisor, screen)
+                screen.stage("running; Ctrl-C stops everything")
+                screen.note(next_steps(plan, prompts))
+                if options.until == "stopped":
+                    await asyncio.Event().wait()
+
+
+def _show_progress(screen: Screen, report: Progress) -> None:
+    parts = [] if report.loss is None else [f"loss {report.loss:.3f}"]
+    if report.tokens_per_s is not None:
+        parts.append(f"{report.tokens_per_s:,.0f} tokens/s")
+    if report.fraction < 1 and report.eta_s is not None:
+        parts.append(f"{report.eta_s:.0f} s left")
+    screen.progress(report.task, report.fraction, "  ".join(parts))
+
+
+def domain_prompts(prepared: Prepared) -> dict[str, str]:
+    """The beginning of one public document of each domain, to have something to complete."""
+    prompts: dict[str, str] = {}
+    for document in read_documents(prepared.spec.path(prepared.spec.spec.public_text)):
+        start = document.text.strip()[:PROMPT_CHARS]
+        prompts.setdefault(document.domain, start.rpartition(" ")[0] or start)
+    return prompts
+
+
+async def _start_chain(plan: Plan, supervisor: Supervisor, screen: Screen) -> ChainClient:
+    process = plan.chain()
+    await supervisor.start(process)
+    deadline_s = time.monotonic() + CHAIN_TIMEOUT_S
+    while True:
+        try:
+            chain = await ChainClient.connect(plan.chain_url, timeout_s=5.0)
+        except ChainError as error:
+            if time.monotonic() > deadline_s:
+                raise ConfigError(
+                    f"the chain does not answer ({error}); its log ends with\n"
+                    f"{process.last_lines()}"
+                ) from error
+            await asyncio.sleep(0.3)
+        else:
+            head = await chain.head()
+            screen.note(f"chain at block {head.number} on {plan.chain_url}")
+            return chain
+
+
+async def _router_get(http: aiohttp.ClientSession, url: str) -> Any:
+    try:
+        async with http.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
+            return await response.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return None
+
+
+async def _wait_serving(http: aiohttp.ClientSession, plan: Plan, supervisor: Supervisor) -> None:
+    """Until the router sees every expert."""
+    deadline_s = time.monotonic() + SERVING_TIMEOUT_S
+    wanted = len(plan.expert_names)
+    while True:
+        found = await _router_get(http, f"{plan.router_url}/moesubnet/experts")
+        serving = sum(1 for row in found["experts"] if row["serving"]) if found else 0
+        if serving >= wanted:
+            return
+        if time.monotonic() > deadline_s:
+            logs = "\n".join(
+                f"-- {process.log}:\n{process.last_lines(3)}"
+                for process in supervisor.processes.values()
+            )
+            raise ConfigError(f"only {serving} of {wanted} experts answer the router.\n{logs}")
+        await asyncio.sleep(0.5)
+
+
+async def _first_answer(
+    http: aiohttp.ClientSession,
+    plan: Plan,
+    prompts: Mapping[str, str],
+    screen: Screen,
+    start_s: float,
+    serve_s: float,
+) -> None:
+    domain, prompt = next(iter(prompts.items()))
+    body = {"model": "mixture", "prompt": prompt, "max_tokens": 48, "temperature": 0.7, "seed": 1}
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with http.post(f"{plan.router_url}/completions", json=body, timeout=timeout) as response:
+        answer = await response.json()
+        if response.status != 200:
+            raise ConfigError(f"the router answers {response.status}: {answer}")
+        written_by = response.headers.get("x-moesubnet-experts", "")
+    now_s = time.monotonic()
+    text = prompt + answer["choices"][0]["text"]
+    screen.note(
+        f"first mixed answer {now_s - start_s:.0f} s after the start ({now_s - serve_s:.0f} s "
+        f"after the experts were trained); a prompt from {domain}:\n{text}"
+    )
+    screen.note(f"written by {name_weights(written_by, names_of(plan))}")
+
+
+def names_of(plan: Plan) -> dict[Hotkey, str]:
+    """Hotkey → name of every member."""
+    return {
+        Hotkey(keypair_from_uri(member.hotkey).ss58_address): member.name for member in plan.members
+    }
+
+
+def name_weights(header: str, names: Mapping[Hotkey, str]) -> str:
+    """`x-moesubnet-experts` with names in place of hotkeys."""
+    pairs = [pair.split("=") for pair in header.split(",") if "=" in pair]
+    return ", ".join(f"{names.get(Hotkey(key), key)} {float(w):.2f}" for key, w in pairs)
+
+
+class _Watch:
+    """Polls the network once a second and draws it."""
+
+    def __init__(
+        self,
+        chain: ChainClient,
+        http: aiohttp.ClientSession,
+        plan: Plan,
+        supervisor: Supervisor,
+        screen: Screen,
+    ) -> None:
+        self._chain, self._http, self._plan = chain, http, plan
+        self._supervisor, self._screen = supervisor, screen
+        self._names = names_of(plan)
+        self._gates = GateSync(chain, http, plan.root / "watch" / "sheets", allow_private=True)
+        self._perplexities: tuple[float, float] | None = None
+        self._epoch = -1
+        self._paid = asyncio.Event()
+
+    async def first_pay(self) -> None:
+        """Until some miner has earned incentive; gives up waiting, with a note, after minutes."""
+        try:
+            async with asyncio.timeout(FIRST_PAY_TIMEOUT_S):
+                await self._paid.wait()
+        except TimeoutError:
+            self._screen.note("no incentive within five minutes: see the validators' logs")
+
+    async def run(self) -> None:
+        while True:
+            try:
+                snapshot = await self._look()
+            except ChainError as error:
+                self._screen.note(f"chain: {error}")
+            else:
+                self._screen.snapshot(snapshot)
+                if snapshot.why_unpaid is None and not self._paid.is_set():
+                    self._paid.set()
+                    self._screen.note(f"first incentive paid in epoch {snapshot.epoch}")
+            await asyncio.sleep(SNAPSHOT_EVERY_S)
+
+    async def _look(self) -> Snapshot:
+        found = await _router_get(self._http, f"{self._plan.router_url}/moesubnet/experts")
+        snapshot = await take_snapshot(
+            self._chain,
+            self._plan,
+            self._names,
+            self._supervisor.processes,
+            found["experts"] if found else (),
+            self._perplexities,
+        )
+        if snapshot.epoch != self._epoch:
+            self._epoch = snapshot.epoch
+            await self._gates.refresh(await self._chain.metagraph(NetUid(NETUID)))
+            newest = max((sheet.epoch for sheet in self._gates.sheets), default=-1)
+            self._perplexities = sheet_perplexities(
+                [sheet for sheet in self._gates.sheets if sheet.epoch == newest]
+            )
+        return snapshot
+
+
+async def _distill(plan: Plan, prepared: Prepared, supervisor: Supervisor, screen: Screen) -> None:
+    report = stored_report(plan)
+    if report is None:
+        report = await run_distillation(plan, prepared, supervisor, screen)
+    else:
+        screen.note("the student of an earlier run is served; --fresh distils a new one")
+    screen.table("final", report, final_table(report))
+
+
+def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
+    """What to try now."""
+    prompt = next(iter(prompts.values()))
+    body = json.dumps({"model": "mixture", "prompt": prompt, "max_tokens": 60})
+    quoted = body.replace("'", "'\\''")
+    return f"""Try it. These experts are small: they complete text of their domains and do not chat.
+
+  curl {plan.router_url}/completions -H 'Content-Type: application/json' \\
+    -d '{quoted}'
+
+  python - <<'PY'
+  from openai import OpenAI
+  client = OpenAI(base_url="{plan.router_url}", api_key="none")
+  stream = client.completions.create(model="mixture", prompt={prompt!r}, max_tokens=60, stream=True)
+  print("".join(chunk.choices[0].text for chunk in stream))
+  PY
+
+  moesubnet subnet metagraph            the chain's view
+  moesubnet validator explain HOTKEY    why a miner earns what it earns
+  Add an expert of your own: README, section "Miner".
+  Logs: {plan.root / "logs"}"""
+
+
+@contextlib.contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """Two networks must not write into one folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"a localnet already runs in {root}; stop it, or choose another --dir and ports"
+            ) from None
+        yield
+
+
+def _check_ports(plan: Plan) -> None:
+    for name, port in plan.ports().items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                raise ConfigError(
+                    f"port {port}, which {name} needs, is in use. Stop who uses it, or move the "
+                    "network: --chain-port, --router-port, --first-port"
+                ) from None
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Any) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _until_interrupted(work: Coroutine[None, None, None]) -> None:
+    """SIGINT and SIGTERM cancel the work, which then cleans up after itself."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,106 @@
+"""The layout's rules: who may import whom, what a bare import loads, what the wheel holds."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPONENTS = ("miner", "validator", "router", "distill")
+PURE = (
+    "moesubnet/mixture.py",
+    "moesubnet/gate.py",
+    "moesubnet/sheet.py",
+    "moesubnet/frames.py",
+    "validator/scoring.py",
+    "distill/losses.py",
+)
+
+
+def imported_modules(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def product_files() -> list[Path]:
+    folders = ("moesubnet", *COMPONENTS)
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_component_never_imports_another(component: str) -> None:
+    others = tuple(f"moesubnet.{name}" for name in COMPONENTS if name != component)
+    for path in (ROOT / component).rglob("*.py"):
+        wrong = {name for name in imported_modules(path) if name.startswith(others)}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_nobody_imports_the_top_level_folders_by_their_bare_names() -> None:
+    for path in product_files():
+        tops = {name.partition(".")[0] for name in imported_modules(path)}
+        assert not tops & set(COMPONENTS), path
+
+
+def test_the_shared_package_does_not_import_components_except_to_assemble_the_cli() -> None:
+    components = tuple(f"moesubnet.{name}" for name in COMPONENTS)
+    for path in (ROOT / "moesubnet").rglob("*.py"):
+        if path == ROOT / "moesubnet" / "cli.py":
+            continue
+        wrong = {name for name in imported_modules(path) if name.startswith(components)}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_do_no_input_or_output(name: str) -> None:
+    tops = {module.partition(".")[0] for module in imported_modules(ROOT / name)}
+    assert not tops & {"asyncio", "aiohttp", "time", "random", "os", "socket", "sqlite3"}
+
+
+@pytest.mark.parametrize("module", ["moesubnet", "moesubnet.cli", "moesubnet.chain"])
+def test_importing_the_package_loads_neither_torch_nor_a_web_server(module: str) -> None:
+    code = (
+        f"import sys; import {module}\n"
+        "heavy = {'torch', 'transformers', 'aiohttp', 'wasmtime'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_building_the_command_line_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from moesubnet.cli import build_app; build_app()\n"
+        "heavy = {'torch', 'transformers', 'aiohttp', 'wasmtime', 'substrateinterface'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_the_wheel_lists_every_package() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "moesubnet").rglob("__init__.py")
+    }
+    found |= {f"moesubnet.{name}" for name in COMPONENTS}
+    assert set(config["packages"]) == found
+    for component in COMPONENTS:
+        assert not list((ROOT / component).glob("*/__init__.py")), "components stay flat"
+
+
+def test_no_handler_catches_everything() -> None:
+    for path in product_files():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ExceptHandler):
+                name = getattr(node.type, "id", None)
+                reraises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+                broad = node.type is None or name in ("Exception", "BaseException")
+                assert not broad or reraises, f"{path.relative_to(ROOT)}:{node.lineno}"
