@@ -1,0 +1,265 @@
+//! Votes: plain, and by commit and reveal.
+//!
+//! Each call has one `check_*` function with every reason to fail. The call runs it, and so does
+//! [`CheckFreeCalls`] before the call takes space in a block.
+
+use crate::*;
+use alloc::vec::Vec;
+use frame_support::{ensure, BoundedVec};
+use sp_core::H256;
+use sp_runtime::{
+	traits::{BlakeTwo256, Hash},
+	DispatchResult,
+};
+
+/// A vote that passed every check.
+pub(crate) struct Vote {
+	uid: Uid,
+	row: Row,
+}
+
+/// A reveal that passed every check.
+pub(crate) struct CheckedReveal {
+	vote: Vote,
+	commit: Commit,
+	later_commits: CommitQueue,
+	sniped: u16,
+}
+
+impl<T: Config> Pallet<T> {
+	/// The epoch that a call in this block belongs to.
+	///
+	/// While a block executes, a due epoch has run already. The transaction pool asks before that:
+	/// so an epoch that is due in this block counts.
+	pub fn current_epoch(netuid: NetUid) -> u64 {
+		let due = Self::epoch_due(netuid, Self::now());
+		SubnetEpochIndex::<T>::get(netuid).saturating_add(due.into())
+	}
+
+	/// What [`Pallet::commit_weights`] has to promise.
+	pub fn commit_hash(
+		hotkey: &T::AccountId,
+		netuid: NetUid,
+		uids: &[Uid],
+		values: &[u16],
+		salt: &[u16],
+		version_key: u64,
+	) -> H256 {
+		BlakeTwo256::hash_of(&(hotkey, netuid, uids, values, salt, version_key))
+	}
+
+	pub(crate) fn do_set_weights(
+		hotkey: T::AccountId,
+		netuid: NetUid,
+		mecid: u8,
+		uids: &[Uid],
+		values: &[u16],
+		version_key: u64,
+	) -> DispatchResult {
+		let vote = Self::check_set_weights(&hotkey, netuid, mecid, uids, values, version_key)?;
+		Self::touch(netuid, vote.uid);
+		Self::store_vote(netuid, vote);
+		Ok(())
+	}
+
+	pub(crate) fn do_commit(hotkey: T::AccountId, netuid: NetUid, hash: H256) -> DispatchResult {
+		let (uid, queue) = Self::check_commit(&hotkey, netuid, hash)?;
+		Self::touch(netuid, uid);
+		WeightCommits::<T>::insert(netuid, &hotkey, queue);
+		Self::deposit_event(Event::WeightsCommitted { netuid, hotkey, commit_hash: hash });
+		Ok(())
+	}
+
+	pub(crate) fn do_reveal(
+		hotkey: T::AccountId,
+		netuid: NetUid,
+		uids: &[Uid],
+		values: &[u16],
+		salt: &[u16],
+		version_key: u64,
+	) -> DispatchResult {
+		let CheckedReveal { vote, commit, later_commits, sniped } =
+			Self::check_reveal(&hotkey, netuid, uids, values, salt, version_key)?;
+		WeightCommits::<T>::insert(netuid, &hotkey, later_commits);
+		let reveal = Reveal { epoch: commit.epoch, sheet: sheet_of(salt) };
+		LastReveal::<T>::insert(netuid, &hotkey, reveal);
+		Self::store_vote(netuid, vote);
+		let commit_hash = commit.hash;
+		Self::deposit_event(Event::WeightsRevealed { netuid, hotkey, commit_hash, sniped });
+		Ok(())
+	}
+
+	pub(crate) fn check_set_weights(
+		hotkey: &T::AccountId,
+		netuid: NetUid,
+		mecid: u8,
+		uids: &[Uid],
+		values: &[u16],
+		version_key: u64,
+	) -> Result<Vote, Error<T>> {
+		ensure!(mecid == 0, Error::<T>::MechanismDoesNotExist);
+		ensure!(
+			!CommitRevealWeightsEnabled::<T>::get(netuid),
+			Error::<T>::CommitRevealEnabled
+		);
+		let uid = Self::check_vote(hotkey, netuid, uids, values, version_key, true)?;
+		Ok(Vote { uid, row: row_of(uids, values) })
+	}
+
+	pub(crate) fn check_commit(
+		hotkey: &T::AccountId,
+		netuid: NetUid,
+		hash: H256,
+	) -> Result<(Uid, CommitQueue), Error<T>> {
+		ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+		ensure!(
+			CommitRevealWeightsEnabled::<T>::get(netuid),
+			Error::<T>::CommitRevealDisabled
+		);
+		let uid =
+			Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+		ensure!(Self::may_vote_again(netuid, uid), Error::<T>::CommittingWeightsTooFast);
+		let epoch = Self::current_epoch(netuid);
+		let mut queue = WeightCommits::<T>::get(netuid, hotkey);
+		queue.retain(|commit| commit.reveal_epoch >= epoch);
+		let reveal_epoch = epoch.saturating_add(RevealPeriodEpochs::<T>::get(netuid));
+		queue
+			.try_push(Commit { hash, epoch, block: Self::now(), reveal_epoch })
+			.map_err(|_| Error::<T>::TooManyUnrevealedCommits)?;
+		Ok((uid, queue))
+	}
+
+	pub(crate) fn check_reveal(
+		hotkey: &T::AccountId,
+		netuid: NetUid,
+		uids: &[Uid],
+		values: &[u16],
+		salt: &[u16],
+		version_key: u64,
+	) -> Result<CheckedReveal, Error<T>> {
+		ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+		ensure!(
+			CommitRevealWeightsEnabled::<T>::get(netuid),
+			Error::<T>::CommitRevealDisabled
+		);
+		let queue = WeightCommits::<T>::get(netuid, hotkey);
+		ensure!(!queue.is_empty(), Error::<T>::NoWeightsCommitFound);
+		let hash = Self::commit_hash(hotkey, netuid, uids, values, salt, version_key);
+		let epoch = Self::current_epoch(netuid);
+		// The same weights may wait twice; the one that is due now is meant.
+		let at = queue
+			.iter()
+			.position(|commit| commit.hash == hash && commit.reveal_epoch == epoch)
+			.or_else(|| queue.iter().position(|commit| commit.hash == hash))
+			.ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
+		let commit =
+			queue.get(at).cloned().ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
+		ensure!(epoch >= commit.reveal_epoch, Error::<T>::RevealTooEarly);
+		ensure!(epoch <= commit.reveal_epoch, Error::<T>::ExpiredWeightCommit);
+		let uid = Self::check_vote(hotkey, netuid, uids, values, version_key, false)?;
+
+		// A target that changed hands since the commit inherits nothing.
+		let mut values = values.to_vec();
+		let mut sniped = 0u16;
+		for (target, value) in uids.iter().zip(values.iter_mut()) {
+			if *value > 0 && BlockAtRegistration::<T>::get(netuid, target) >= commit.block {
+				*value = 0;
+				sniped = sniped.saturating_add(1);
+			}
+		}
+		let later_commits = queue.into_iter().skip(at.saturating_add(1)).collect::<Vec<_>>();
+		Ok(CheckedReveal {
+			vote: Vote { uid, row: row_of(uids, &values) },
+			commit,
+			later_commits: BoundedVec::truncate_from(later_commits),
+			sniped,
+		})
+	}
+
+	/// What every vote must satisfy, in upstream's order. Returns the voter's uid.
+	fn check_vote(
+		hotkey: &T::AccountId,
+		netuid: NetUid,
+		uids: &[Uid],
+		values: &[u16],
+		version_key: u64,
+		is_rate_limited: bool,
+	) -> Result<Uid, Error<T>> {
+		ensure!(netuid != 0, Error::<T>::CanNotSetRootNetworkWeights);
+		ensure!(uids.len() == values.len(), Error::<T>::WeightVecNotEqualSize);
+		ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+		let n = SubnetworkN::<T>::get(netuid);
+		ensure!(uids.len() <= usize::from(n), Error::<T>::UidsLengthExceedUidsInSubNet);
+		let uid =
+			Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+		let hyperparams = SubnetHyperparams::<T>::get(netuid);
+		let is_owner = SubnetOwnerHotkey::<T>::get(netuid).as_ref() == Some(hotkey);
+		ensure!(
+			is_owner
+				|| TotalHotkeyAlpha::<T>::get(hotkey, netuid) >= hyperparams.stake_threshold_rao,
+			Error::<T>::NotEnoughStakeToSetWeights
+		);
+		ensure!(
+			version_key >= hyperparams.weights_version_key,
+			Error::<T>::IncorrectWeightVersionKey
+		);
+		ensure!(
+			!is_rate_limited || Self::may_vote_again(netuid, uid),
+			Error::<T>::SettingWeightsTooFast
+		);
+		let is_self_vote = uids == [uid];
+		ensure!(
+			is_self_vote || is_owner || Self::has_permit(netuid, uid),
+			Error::<T>::NeuronNoValidatorPermit
+		);
+		let mut sorted = uids.to_vec();
+		sorted.sort_unstable();
+		let is_unique = sorted.iter().zip(sorted.iter().skip(1)).all(|(a, b)| a != b);
+		ensure!(is_unique, Error::<T>::DuplicateUids);
+		ensure!(sorted.last().is_none_or(|last| *last < n), Error::<T>::UidVecContainInvalidOne);
+		let least = usize::from(MinAllowedWeights::<T>::get(netuid).min(n));
+		ensure!(is_self_vote || uids.len() >= least, Error::<T>::WeightVecLengthIsLow);
+		Ok(uid)
+	}
+
+	/// Whether a neuron has the permit that the last epoch gave out.
+	pub fn has_permit(netuid: NetUid, uid: Uid) -> bool {
+		ValidatorPermit::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(false)
+	}
+
+	fn may_vote_again(netuid: NetUid, uid: Uid) -> bool {
+		let last = LastUpdate::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(0);
+		last == 0
+			|| Self::now().saturating_sub(last) >= WeightsSetRateLimit::<T>::get(netuid)
+	}
+
+	/// Notes that a neuron voted now.
+	fn touch(netuid: NetUid, uid: Uid) {
+		LastUpdate::<T>::mutate(netuid, |column| {
+			if let Some(block) = column.get_mut(usize::from(uid)) {
+				*block = Self::now();
+			}
+		});
+	}
+
+	fn store_vote(netuid: NetUid, Vote { uid, row }: Vote) {
+		Weights::<T>::insert(netuid, uid, BoundedVec::truncate_from(row));
+		Self::deposit_event(Event::WeightsSet { netuid, uid });
+	}
+}
+
+/// Sorted by uid, the largest value scaled to 65,535.
+fn row_of(uids: &[Uid], values: &[u16]) -> Row {
+	let mut row: Row = uids.iter().copied().zip(yuma::max_upscale(values)).collect();
+	row.sort_unstable();
+	row
+}
+
+/// The score sheet's hash in a salt: its first 16 words, little-endian.
+fn sheet_of(salt: &[u16]) -> Option<H256> {
+	if salt.len() < MIN_SALT_WORDS_WITH_SHEET {
+		return None;
+	}
+	let bytes: Vec<u8> = salt.iter().take(SHEET_WORDS).flat_map(|word| word.to_le_bytes()).collect();
+	<[u8; 32]>::try_from(bytes).ok().map(H256)
+}
