@@ -126,9 +126,12 @@ def _collect(source: Source, salt: str, dedup: Deduplicator) -> list[str]:
     return documents
 
 
-def _deal(documents: list[str], total_chars: int, excerpt_chars: int) -> tuple[list[str], list[str]]:
+def _deal(
+    documents: list[str], total_chars: int, excerpt_chars: int
+) -> tuple[list[str], list[str]]:
     """Excerpts of the first documents, `total_chars` in all, and the untouched documents."""
-    part, chars = [], 0
+    part: list[str] = []
+    chars = 0
     for index, text in enumerate(documents):
         if chars >= total_chars:
             return part, documents[index:]

@@ -35,7 +35,8 @@ def shingles(block: str) -> NDArray[np.uint64]:
     if len(words) < SHINGLE_WORDS:
         return words[:0]
     windows = np.lib.stride_tricks.sliding_window_view(words, SHINGLE_WORDS)
-    return (windows * _POWERS).sum(axis=1, dtype=np.uint64)
+    hashes: NDArray[np.uint64] = (windows * _POWERS).sum(axis=1, dtype=np.uint64)
+    return hashes
 
 
 class Deduplicator:

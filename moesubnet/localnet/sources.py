@@ -15,13 +15,15 @@ from moesubnet.errors import ConfigError
 
 Source = dict[str, Callable[[], str]]  # a stable name → read the document
 
-_STDLIB_LEFT_OUT = frozenset(
-    # tests; tables; prose that is its own domain; what some distributions leave out
-    "test tests idle_test pydoc_data encodings site-packages dist-packages ensurepip".split()
-)
+# Tests, tables, prose that is a domain of its own, and what is not the library.
+_STDLIB_LEFT_OUT = {
+    *("test", "tests", "idle_test", "encodings", "pydoc_data"),
+    *("ensurepip", "site-packages", "dist-packages"),
+}
 _PROSE_PACKAGES = (
-    "torch numpy networkx huggingface_hub pydantic rich pip click typer jinja2 fsspec aiohttp"
-).split()
+    *("torch", "numpy", "networkx", "huggingface_hub", "pydantic", "rich"),
+    *("pip", "click", "typer", "jinja2", "fsspec", "aiohttp"),
+)
 _DOCSTRING = re.compile(r'^[ \t]*[rRuU]?"""(.*?)"""', re.MULTILINE | re.DOTALL)
 _SYMBOL = re.compile(r"[^\w\s,.]|[\d_]")
 _MIN_PARAGRAPH_WORDS = 10
@@ -57,9 +59,8 @@ def english_prose() -> Source:
             paths = (p for p in root.rglob("*.py") if "tests" not in p.parts)
             prose |= {f"{name}/{k}": v for k, v in _files(root, paths, _read_docstrings).items()}
     for distribution in metadata.distributions():
-        description = distribution.metadata.get_payload() or distribution.metadata["Description"]
-        if description:
-            prose[f"about/{distribution.name}"] = partial(_prose, str(description))
+        about = distribution.read_text("METADATA") or ""
+        prose[f"about/{distribution.name}"] = partial(_prose, about.partition("\n\n")[2])
     return prose
 
 
@@ -103,7 +104,6 @@ def _prose(text: str) -> str:
 
 
 def _is_english(paragraph: str) -> bool:
-    return (
-        len(paragraph.split()) >= _MIN_PARAGRAPH_WORDS
-        and len(_SYMBOL.findall(paragraph)) <= _MAX_SYMBOL_SHARE * len(paragraph)
-    )
+    return len(paragraph.split()) >= _MIN_PARAGRAPH_WORDS and len(
+        _SYMBOL.findall(paragraph)
+    ) <= _MAX_SYMBOL_SHARE * len(paragraph)

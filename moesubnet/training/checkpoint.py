@@ -1,4 +1,4 @@
-"""Training state on disk: one safetensors file, replaced atomically, so a kill loses minutes only."""
+"""Training state on disk: one safetensors file, replaced atomically; a kill loses seconds."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from moesubnet.training.model import new_model, parameter_count, save_model, sma
 from moesubnet.training.progress import OnProgress, ignore
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss, train
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 BATCH_WINDOWS = 8
 HELD_OUT_SHARE = 0.05
@@ -61,7 +65,7 @@ def train_expert(
     resume: bool = True,
     progress: OnProgress = ignore,
 ) -> ExpertReport:
-    """Train on `texts` (files or `.jsonl`) and write a Hugging Face folder and report.json to `out`.
+    """Train on `texts` (files or `.jsonl`); write a Hugging Face folder and report.json to `out`.
 
     Ends when `budget_s` and `min_steps` are both spent. Continues an interrupted run of the same
     text and settings unless `resume` is false; a finished one returns its report at once. One
@@ -72,7 +76,7 @@ def train_expert(
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     text_sha256 = hashlib.sha256(b"".join(file_sha256(p).encode() for p in texts)).hexdigest()
     run = f"{spec.sha256}/{text_sha256}/{budget_s:g}/{min_steps}/{seed}"
-    checkpoint = out / "checkpoint.safetensors"
+    checkpoint = out / "training.state"  # no model file: miners load *.safetensors
     if resume and (finished := read_report(out, run)) is not None:
         return finished
     out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +89,7 @@ def train_expert(
     ids, held_out = split_held_out(_encoded(texts, spec), start_id(spec), window)
     model = new_model(small_config(spec), seed)
 
-    def batch_loss(model: object, step: int) -> tuple[torch.Tensor, int]:
+    def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
         rng = np.random.default_rng([seed, step])
         windows = random_windows(ids, BATCH_WINDOWS, window, start_id(spec), rng)
         return next_token_loss(model, windows), windows.size

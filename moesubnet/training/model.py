@@ -62,7 +62,7 @@ def save_model(model: LlamaForCausalLM, spec: LoadedSpec, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(spec.tokenizer_path),
         model_max_length=spec.spec.context_tokens,
         clean_up_tokenization_spaces=False,

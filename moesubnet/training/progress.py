@@ -48,7 +48,7 @@ def ignore(progress: Progress) -> None:
 
 def json_lines(progress: Progress) -> None:
     """One JSON object a line on stdout, for a supervisor."""
-    print(json.dumps(asdict(progress) | {"eta_s": progress.eta_s}), flush=True)
+    print(json.dumps(asdict(progress)), flush=True)
 
 
 def plain_lines() -> OnProgress:

@@ -98,7 +98,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, fraction, schedule.peak_lr)
         loss, batch_tokens = batch_loss(model, step)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.max_gradient_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -110,7 +110,8 @@ def train(
                 fraction=progress_fraction(step, elapsed_s, schedule),
                 loss=float(np.mean(losses[-20:])),
                 elapsed_s=elapsed_s,
-                tokens_per_s=tokens / max(1e-9, elapsed_s - (position.elapsed_s if position else 0)),
+                tokens_per_s=tokens
+                / max(1e-9, elapsed_s - (position.elapsed_s if position else 0)),
             )
         )
         if checkpoint is not None and elapsed_s - saved_s >= CHECKPOINT_EVERY_S:
@@ -118,13 +119,14 @@ def train(
             saved_s = elapsed_s
         if after_step(step, elapsed_s):
             break
-    model.eval()
+    model.train(False)
     return Outcome(step, elapsed_s, tokens, float(np.mean(losses[-max(1, len(losses) // 10) :])))
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices decay, norms do not; the embedding is a matrix that does not either."""
-    decayed, free = [], []
+    decayed: list[torch.Tensor] = []
+    free: list[torch.Tensor] = []
     for name, parameter in model.named_parameters():
         (free if parameter.ndim < 2 or "embed" in name else decayed).append(parameter)
     return [
