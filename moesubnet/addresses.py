@@ -23,6 +23,8 @@ def check_axon(axon: Axon, *, allow_private: bool) -> None:
         address = ip_address(axon.ip)
     except ValueError:
         raise PeerUnavailable("the axon's address is not an IP address") from None
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise PeerUnavailable("the axon's address names one of our interfaces")
     inner = _embedded(address)
     if inner.is_link_local or inner.is_multicast or inner.is_unspecified:
         raise PeerUnavailable("the axon's address cannot be connected to")
@@ -30,7 +32,8 @@ def check_axon(axon: Axon, *, allow_private: bool) -> None:
         raise PeerUnavailable("the axon's port is out of range")
     if allow_private:
         return
-    if not inner.is_global or inner in _RELAY_ANYCAST or inner.is_reserved:
+    site_local = isinstance(inner, IPv6Address) and inner.is_site_local
+    if not inner.is_global or inner.is_reserved or site_local or inner in _RELAY_ANYCAST:
         raise PeerUnavailable("the axon's address is not public")
     if (axon.port < 1024 and axon.port not in (80, 443)) or axon.port in _DENIED_PORTS:
         raise PeerUnavailable("the axon's port belongs to another kind of service")

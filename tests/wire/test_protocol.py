@@ -1,0 +1,307 @@
+"""Step requests and answers: round trips, and requests or answers that lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from moesubnet import frames
+from moesubnet.distributions import LOWEST
+from moesubnet.errors import FrameError, WireError
+from moesubnet.protocol import (
+    ROWS_SCHEMA,
+    STEP_SCHEMA,
+    GenerateChunk,
+    GenerateRequest,
+    SequenceStep,
+    StepLimits,
+    StepRequest,
+    StepResponse,
+    StepRows,
+    Want,
+    base_hash,
+)
+
+V = 50
+LIMITS = StepLimits(vocab_size=V, context_tokens=64, max_sequences=8)
+FUZZ_S = 3.0
+WANTS = [Want("full"), Want("top_k", 8), Want("sampled_n", 8)]
+
+
+def u32(*ids: int) -> np.ndarray:
+    return np.array(ids, np.uint32)
+
+
+def step(session: str = "s", base: int = 0, append: int = 3, draft: int = 0, **more: Any) -> Any:
+    ids = np.arange(base + append + draft, dtype=np.uint32) % V
+    return SequenceStep(
+        session,
+        base,
+        base_hash(ids[:base]),
+        ids[base : base + append],
+        ids[base + append :],
+        **more,
+    )
+
+
+steps = st.builds(
+    lambda base, append, draft, where: step(
+        base=base,
+        append=append,
+        draft=draft,
+        first=None if where is None else int(where * (base + append + draft)),
+    ),
+    st.integers(0, 20),
+    st.integers(0, 20),
+    st.integers(0, 20),
+    st.none() | st.floats(0, 1),
+)
+
+
+def batch(sequences: list[SequenceStep], want: Want) -> StepRequest:
+    named = [dataclasses.replace(s, session=f"s{i}") for i, s in enumerate(sequences)]
+    return StepRequest(tuple(named), want)
+
+
+def laws(request: StepRequest, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [
+        np.log(rng.dirichlet(np.ones(V), size=s.end - s.first_law + 1)).astype(np.float32)
+        for s in request.sequences
+    ]
+
+
+def answer(request: StepRequest, seed: int = 0) -> StepResponse:
+    rng = np.random.default_rng(seed)
+    pairs = zip(request.sequences, laws(request, seed), strict=True)
+    return StepResponse(tuple(StepRows.answer(s, law, request.want, rng) for s, law in pairs))
+
+
+def test_the_base_hash_is_sha256_of_little_endian_u32() -> None:
+    assert base_hash(u32()).hex().startswith("e3b0c442")
+    assert base_hash(u32(1, 2)) == base_hash(np.array([1, 2], ">u4"))
+    assert base_hash(u32(1, 256)) == hashlib.sha256(b"\1\0\0\0\0\1\0\0").digest()
+
+
+@given(st.lists(steps, min_size=1, max_size=5), st.sampled_from(WANTS))
+def test_requests_round_trip(sequences: list[SequenceStep], want: Want) -> None:
+    request = batch(sequences, want)
+    got = StepRequest.from_bytes(request.to_bytes(), LIMITS)
+    assert got.want == want
+    assert got.to_bytes() == request.to_bytes()
+    for ours, theirs in zip(request.sequences, got.sequences, strict=True):
+        assert (ours.session, ours.base_len, ours.base_hash) == (
+            theirs.session,
+            theirs.base_len,
+            theirs.base_hash,
+        )
+        assert ours.append_ids.tolist() == theirs.append_ids.tolist()
+        assert ours.draft_ids.tolist() == theirs.draft_ids.tolist()
+        assert ours.first_row == theirs.first_row
+
+
+def test_the_default_rows_are_one_for_each_draft_id_and_one_more() -> None:
+    sequence = step(base=4, append=3, draft=2)
+    assert (sequence.first_row, sequence.end, sequence.rows) == (7, 9, 3)
+    assert step(base=4, append=3, draft=2, first=9).first_law == 7  # draft scores need them
+    assert step(base=4, append=3, first=2).first_law == 2
+
+
+@given(st.lists(steps, min_size=1, max_size=5), st.sampled_from(WANTS))
+def test_answers_round_trip(sequences: list[SequenceStep], want: Want) -> None:
+    request = batch(sequences, want)
+    sent = answer(request)
+    for dtype in ("f16", "f32"):
+        got = StepResponse.from_bytes(sent.to_bytes(dtype), request, V)  # type: ignore[arg-type]
+        assert len(got.rows) == len(request.sequences)
+        for sequence, law, rows in zip(request.sequences, laws(request), got.rows, strict=True):
+            assert rows.first == sequence.first_row
+            assert len(rows.logprobs) == sequence.rows
+            honest = law[sequence.first_row - sequence.first_law :]
+            dense = rows.dense(V)
+            np.testing.assert_allclose(np.exp(dense).sum(axis=1), 1.0, atol=1e-4)
+            if rows.ids is None:
+                np.testing.assert_allclose(np.exp(dense), np.exp(honest), rtol=0.02, atol=1e-6)
+            else:
+                listed = np.take_along_axis(honest, rows.ids.astype(int), axis=1)
+                np.testing.assert_allclose(np.exp(rows.logprobs), np.exp(listed), rtol=0.02)
+            for j, token in enumerate(sequence.draft_ids):
+                true = law[sequence.draft_start - sequence.first_law + j, token]
+                assert abs(rows.draft_logprobs[j] - true) < 0.01
+
+
+def test_top_k_lists_the_likeliest_tokens() -> None:
+    request = batch([step()], Want("top_k", 5))
+    (law,), (rows,) = laws(request), answer(request).rows
+    assert rows.ids is not None
+    assert set(rows.ids[0].tolist()) == set(np.argsort(-law[0])[:5].tolist())
+
+
+def test_probability_zero_survives_the_wire() -> None:
+    request = batch([step(draft=1)], Want("full"))
+    law = np.full((2, V), -np.inf, np.float32)
+    law[:, 7] = 0.0
+    rows = StepRows.answer(request.sequences[0], law, request.want, np.random.default_rng(0))
+    (got,) = StepResponse.from_bytes(StepResponse((rows,)).to_bytes(), request, V).rows
+    assert np.isfinite(got.logprobs).all()
+    np.testing.assert_array_equal(np.exp(got.logprobs), np.eye(V)[[7, 7]])
+    assert got.draft_logprobs.tolist() == [LOWEST]
+
+
+@pytest.mark.parametrize(
+    ("kind", "k"), [("full", 1), ("top_k", 0), ("top_k", -1), ("sampled_n", 0), ("best", 1)]
+)
+def test_a_want_that_means_nothing_is_refused(kind: Any, k: int) -> None:
+    with pytest.raises(FrameError):
+        Want(kind, k)
+
+
+def forged(changes: dict[str, Any]) -> bytes:
+    """A valid two-sequence request with some of its fields or tensors replaced."""
+    request = batch([step(base=2, append=2, draft=1), step()], Want("top_k", 4))
+    frame = frames.decode(request.to_bytes(), schema=STEP_SCHEMA, limits=frames.Limits())
+    parts: dict[str, Any] = {**frame.fields, **frame.tensors, **changes}
+    tensors = {k: v for k, v in parts.items() if isinstance(v, np.ndarray)}
+    fields = {k: v for k, v in parts.items() if v is not None and k not in tensors}
+    return frames.encode(STEP_SCHEMA, fields, tensors)
+
+
+def test_the_forgery_without_changes_is_valid() -> None:
+    assert len(StepRequest.from_bytes(forged({}), LIMITS).sequences) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "best"},
+        {"kind": 3},
+        {"kind": None},
+        {"k": 0},
+        {"k": V + 1},
+        {"k": True},
+        {"k": 4.0},
+        {"k": -4},
+        {"sessions": ["a"]},
+        {"sessions": ["a", "a"]},
+        {"sessions": ["a", ""]},
+        {"sessions": ["a", "b" * 65]},
+        {"sessions": ["a", "b c"]},
+        {"sessions": ["a", "b\n"]},
+        {"sessions": ["a", "é"]},
+        {"sessions": ["a", 1]},
+        {"sessions": "ab"},
+        {"more": 1},
+        {"more": np.zeros(1, np.uint8)},
+        {"ids": None},
+        {"ids": u32(0, 1, 2, 3, 4)},
+        {"ids": np.full(6, V, np.uint32)},
+        {"ids": np.full(7, 1, np.uint32)},
+        {"ids": np.zeros(6, np.float32)},
+        {"ids": np.zeros((6, 1), np.uint32)},
+        {"base_hashes": np.zeros((2, 31), np.uint8)},
+        {"base_hashes": np.zeros((3, 32), np.uint8)},
+        {"spans": np.zeros((2, 3), np.uint32)},
+        {"spans": np.zeros((0, 4), np.uint32), "sessions": [], "ids": u32()},
+        {"spans": np.array([[2, 2, 1, 6], [0, 3, 0, 3]], np.uint32)},  # first after the end
+        {"spans": np.array([[60, 3, 1, 64], [0, 2, 0, 2]], np.uint32)},  # over the context
+        {"spans": np.array([[2**32 - 1, 2, 1, 4], [0, 3, 0, 3]], np.uint32)},
+        {"spans": np.array([[2, 2**32 - 1, 2**32 - 1, 4], [0, 3, 0, 3]], np.uint32)},
+        {"spans": np.array([[2, 2, 1, 4], [0, 2, 0, 2]], np.uint32)},  # an id left over
+    ],
+)
+def test_a_lying_request_is_a_frame_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(FrameError):
+        StepRequest.from_bytes(forged(changes), LIMITS)
+
+
+def test_too_many_sequences_or_too_large_an_answer_are_refused() -> None:
+    with pytest.raises(FrameError):
+        StepRequest.from_bytes(batch([step()] * 9, Want("full")).to_bytes(), LIMITS)
+    small = dataclasses.replace(LIMITS, max_answer_values=2 * V)
+    StepRequest.from_bytes(batch([step()] * 2, Want("full")).to_bytes(), small)
+    with pytest.raises(FrameError):
+        StepRequest.from_bytes(batch([step()] * 3, Want("full")).to_bytes(), small)
+
+
+@pytest.mark.parametrize("want", WANTS)
+def test_an_answer_to_another_question_is_a_frame_error(want: Want) -> None:
+    request = batch([step(draft=2), step()], want)
+    data = answer(request).to_bytes()
+    others = [
+        batch([step(draft=1), step(draft=1)], want),  # as many rows, elsewhere
+        batch([step(draft=2)], want),
+        batch([step(draft=3), step()], want),
+        *(
+            batch([step(draft=2), step()], other)
+            for other in WANTS
+            if "full" in (want.kind, other.kind) and other != want
+        ),
+        batch([step(draft=2), step()], Want("top_k", 9)),
+    ]
+    for other in others:
+        with pytest.raises(WireError):
+            StepResponse.from_bytes(data, other, V)
+    with pytest.raises(WireError):
+        StepResponse.from_bytes(data, request, 4)
+
+
+def test_an_oversize_answer_is_refused_before_it_is_looked_at() -> None:
+    request = batch([step()], Want("full"))
+    data = frames.encode(ROWS_SCHEMA, {}, {"logprobs": np.zeros((10_000, V), np.float32)})
+    with pytest.raises(FrameError):
+        StepResponse.from_bytes(data, request, V)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_a_wire_error_on_both_sides(data: bytes) -> None:
+    with pytest.raises(FrameError):
+        StepRequest.from_bytes(data, LIMITS)
+    with pytest.raises(FrameError):
+        StepResponse.from_bytes(data, batch([step()], Want("full")), V)
+
+
+def test_fuzzed_bodies_only_ever_raise_wire_errors() -> None:
+    rng = random.Random(11)
+    request = batch([step(draft=2), step(base=3)], Want("top_k", 4))
+    bodies = [request.to_bytes(), answer(request).to_bytes()]
+    parsers = [
+        lambda data: StepRequest.from_bytes(data, LIMITS),
+        lambda data: StepResponse.from_bytes(data, request, V),
+    ]
+    end, refused = time.monotonic() + FUZZ_S, 0
+    while time.monotonic() < end:
+        which = rng.randrange(2)
+        body = bytearray(bodies[which])
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(8, len(body))
+            body[place] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+        try:
+            parsers[which](bytes(body))
+        except WireError:
+            refused += 1
+    assert refused > 100
+
+
+def test_generate_requests_are_strict() -> None:
+    assert GenerateRequest(prompt_ids=[1], max_tokens=1).temperature == 1.0
+    for bad in (
+        '{"prompt_ids": [-1], "max_tokens": 1}',
+        '{"prompt_ids": ["1"], "max_tokens": 1}',
+        '{"prompt_ids": [1], "max_tokens": 0}',
+        '{"prompt_ids": [1], "max_tokens": 1, "temperature": NaN}',
+        '{"prompt_ids": [1], "max_tokens": 1, "top_p": 0}',
+        '{"prompt_ids": [1], "max_tokens": 1, "more": 0}',
+    ):
+        with pytest.raises(ValidationError):
+            GenerateRequest.model_validate_json(bad)
+    with pytest.raises(ValidationError):
+        GenerateChunk.model_validate_json('{"ids": [1], "logprobs": [0.5]}')
