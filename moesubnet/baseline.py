@@ -31,16 +31,16 @@ class Unigram:
         np.save(path, self.logp, allow_pickle=False)
 
     @classmethod
-    def load(cls, path: Path, vocab_size: int) -> Unigram:
-        """Raises SpecError unless the file is a law of `vocab_size` tokens with full support."""
+    def load(cls, path: Path) -> Unigram:
+        """Raises SpecError unless the file is float32 [V], a distribution with full support."""
         try:
             if path.stat().st_size > MAX_VOCAB_BYTES:
                 raise SpecError(f"{path} is too large for a unigram")
             logp = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise SpecError(f"cannot read the unigram {path}: {error}") from error
-        if logp.shape != (vocab_size,) or logp.dtype != np.float32:
-            raise SpecError(f"{path} is not float32 [{vocab_size}]")
+        if logp.ndim != 1 or logp.dtype != np.float32:
+            raise SpecError(f"{path} is not one row of float32")
         if not np.all(np.isfinite(logp)) or abs(float(np.sum(np.exp(logp))) - 1.0) > 1e-3:
             raise SpecError(f"{path} is not a distribution")
         return cls(logp)
@@ -54,4 +54,7 @@ def load_baseline(spec: LoadedSpec) -> Unigram:
     """The spec's baseline. Raises SpecError when it is not a unigram."""
     if spec.spec.baseline.kind != "unigram":
         raise SpecError("this version measures against a unigram; the spec names a student")
-    return Unigram.load(spec.path(spec.spec.baseline.file), spec.spec.vocab_size)
+    unigram = Unigram.load(spec.path(spec.spec.baseline.file))
+    if len(unigram.logp) != spec.spec.vocab_size:
+        raise SpecError("the spec's baseline is of another vocabulary")
+    return unigram

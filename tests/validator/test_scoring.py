@@ -1,0 +1,324 @@
+"""Who earns what, and that anybody gets the same answer from the sheet."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moesubnet.gate import uniform_gate
+from moesubnet.mixture import Walk, members_of
+from moesubnet.sheet import (
+    LOG_Q_ABSENT,
+    LOG_Q_FLOOR,
+    LOG_Q_UNANSWERED,
+    LOG_W_NONE,
+    NANO,
+    Sheet,
+    micro_nats,
+    sheet_seed,
+)
+from moesubnet.types import Hotkey
+from moesubnet.validator.scoring import (
+    SAMPLED_COALITIONS,
+    banzhaf,
+    cluster_leaders,
+    coalitions,
+    ema,
+    hellinger_squared,
+    recount,
+    value_and_bound,
+)
+
+VOCAB = 60
+PREFIX = 8
+STEPS = 12
+
+
+def terms(rng, items, players):
+    weight = rng.exponential(size=(items, players))
+    q = rng.uniform(0.001, 1, (items, players))
+    base_weight, base_q = rng.exponential(size=items), rng.uniform(0.001, 0.2, items)
+    return weight * q, weight, base_weight * base_q, base_weight
+
+
+def coalition_value(joint, weight, base_joint, base_weight, members):
+    """v(S) + ln q_baseline, item by item, as the definition says it."""
+    members = list(members)
+    top = base_joint + joint[:, members].sum(axis=1)
+    return np.log(top / (base_weight + weight[:, members].sum(axis=1)))
+
+
+@pytest.mark.parametrize("players", [1, 2, 5, 7])
+def test_banzhaf_is_the_mean_marginal_over_all_coalitions(players):
+    game = terms(np.random.default_rng(players), 9, players)
+    marginals = banzhaf(*game, b"seed")
+    for player in range(players):
+        others = [p for p in range(players) if p != player]
+        gains = [
+            coalition_value(*game, (*group, player)) - coalition_value(*game, group)
+            for size in range(players)
+            for group in itertools.combinations(others, size)
+        ]
+        np.testing.assert_allclose(marginals[:, player], np.mean(gains, axis=0), atol=1e-12)
+
+
+def test_one_player_s_value_is_all_it_adds_and_a_null_player_s_is_zero():
+    joint, weight, base_joint, base_weight = terms(np.random.default_rng(0), 20, 3)
+    alone = banzhaf(joint[:, :1], weight[:, :1], base_joint, base_weight, b"")
+    game = (joint, weight, base_joint, base_weight)
+    whole = coalition_value(*game, [0]) - coalition_value(*game, [])
+    np.testing.assert_allclose(alone[:, 0], whole)
+    weight[:, 1] = joint[:, 1] = 0
+    assert np.all(banzhaf(*game, b"")[:, 1] == 0)
+
+
+def test_two_players_share_the_whole_exactly():
+    """With two players Banzhaf is Shapley: the values add up to v(N) − v(∅)."""
+    game = terms(np.random.default_rng(1), 30, 2)
+    total = banzhaf(*game, b"").sum(axis=1)
+    whole = coalition_value(*game, [0, 1]) - coalition_value(*game, [])
+    np.testing.assert_allclose(total, whole)
+
+
+def test_many_clusters_are_sampled_near_the_exact_values_and_repeatably():
+    game = terms(np.random.default_rng(2), 40, 13)
+    sampled = banzhaf(*game, b"seed")
+    np.testing.assert_array_equal(sampled, banzhaf(*game, b"seed"))
+    assert coalitions(13, b"seed").shape == (SAMPLED_COALITIONS, 13)
+    assert not np.array_equal(sampled, banzhaf(*game, b"other"))
+    every = np.arange(2**13)[:, None] >> np.arange(13) & 1
+    joint, weight, base_joint, base_weight = game
+    tops, lows = base_joint[:, None] + joint @ every.T, base_weight[:, None] + weight @ every.T
+    value = np.log(tops / lows).mean(axis=0)
+    exact = [value[every[:, p] == 1].mean() - value[every[:, p] == 0].mean() for p in range(13)]
+    np.testing.assert_allclose(sampled.mean(axis=0), exact, atol=0.01)
+
+
+def test_the_bound_is_over_walks_because_tokens_of_a_walk_are_not_independent():
+    marginal, walk = np.array([1.0, 3.0, 2.0, 2.0, 4.0, 6.0]), np.array([0, 0, 1, 1, 2, 2])
+    value, bound = value_and_bound(marginal, walk)
+    assert value == 3.0
+    assert bound == pytest.approx(3.0 - 1.2816 * math.sqrt(3.0) / math.sqrt(3))
+    assert value_and_bound(marginal[:2], walk[:2])[1] == -math.inf
+
+
+def test_ema_takes_the_first_value_whole_and_forgets_slowly():
+    assert ema(None, 100) == 100
+    assert ema(100, 0) == 70
+    assert ema(0, 100) == 30
+
+
+def test_clones_follow_the_most_senior_of_their_chain():
+    far, near = 0.5, 0.001
+    distance = np.full((5, 5), far)
+    for a, b in ((0, 1), (1, 3)):
+        distance[a, b] = distance[b, a] = near
+    distance[2, 4] = distance[4, 2] = np.nan
+    seniority = [(9, 0), (8, 1), (1, 2), (3, 3), (2, 4)]
+    assert cluster_leaders(distance, seniority) == (3, 3, 2, 3, 4)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
+def test_every_clustering_has_leaders_that_lead_themselves(seed, n):
+    rng = np.random.default_rng(seed)
+    distance = rng.uniform(0, 0.03, (n, n))
+    distance = np.minimum(distance, distance.T)
+    leaders = cluster_leaders(distance, [(int(b), i) for i, b in enumerate(rng.integers(0, 3, n))])
+    assert all(leaders[leader] == leader for leader in leaders)
+
+
+def test_distances_see_a_noisy_copy_and_not_a_sibling():
+    rng = np.random.default_rng(3)
+    law = rng.dirichlet(np.full(500, 0.1))
+    other = rng.dirichlet(np.full(500, 0.1))
+    copy = 0.99 * law + 0.01 / 500
+    laws = np.log(np.maximum([law, copy, other], 1e-12)).astype(np.float16).astype(np.float32)
+    distance = hellinger_squared(laws)
+    np.testing.assert_allclose(np.diag(distance), 0, atol=1e-2)
+    assert distance[0, 1] < 0.01
+    assert distance[0, 2] > 0.2
+
+
+def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=None, leaders=None):
+    """A sheet of synthetic experts on text of `domains` kinds.
+
+    experts: name → f(domain laws [D, V], domain, previous id) giving a law [V].
+    """
+    rng = np.random.default_rng(seed)
+    laws = rng.dirichlet(np.full(VOCAB, 0.15), size=domains) * 0.95 + 0.05 / VOCAB
+    baseline = laws.mean(axis=0)
+    hotkeys = tuple(sorted(Hotkey(name) for name in experts))
+    domain = rng.integers(0, domains, walks)
+    ids = np.stack([rng.choice(VOCAB, PREFIX + STEPS, p=laws[d]) for d in domain])
+    walk = Walk(uniform_gate(), members_of(hotkeys), walks)
+    walk.show(ids[:, :PREFIX])
+    log_q, log_w, walk_of, position = [], [], [], []
+    for step in range(PREFIX, PREFIX + STEPS):
+        label = ids[:, step]
+        q = np.empty((walks, len(hotkeys) + 1))
+        for column, name in enumerate(hotkeys):
+            for k in range(walks):
+                q[k, column] = experts[name](laws, domain[k], ids[k, step - 1])[label[k]]
+        q[:, -1] = baseline[label]
+        nats = np.maximum(np.log(np.maximum(q, 1e-300)), LOG_Q_FLOOR)
+        answered = np.ones(q.shape, bool)
+        if silent is not None:
+            answered[:, hotkeys.index(silent)] = rng.random(walks) < 0.5
+        log_w.append(micro_nats(walk.log_weights(answered)))
+        log_q.append(np.where(answered, micro_nats(nats), LOG_Q_UNANSWERED))
+        walk.observe(label, nats, blind=answered)
+        walk_of.append(np.arange(walks))
+        position.append(np.full(walks, step))
+    n = len(hotkeys)
+    return Sheet(
+        netuid=1,
+        epoch=1,
+        validator=Hotkey("v"),
+        spec_sha256=bytes(32),
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        seed=sheet_seed(bytes(32), 1),
+        hotkeys=hotkeys,
+        uids=tuple(range(n)),
+        leaders=leaders or tuple(range(n)),
+        walks=tuple(row.astype("<u4") for row in ids),
+        walk=np.concatenate(walk_of).astype("<u4"),
+        position=np.concatenate(position).astype("<u4"),
+        log_q=np.concatenate(log_q).astype("<i4"),
+        log_w=np.concatenate(log_w).astype("<i4"),
+        receipts=(bytes(32),) * n,
+        reliability_ppm=(0,) * n,
+        ema_before=ema_before or (None,) * n,
+        ema_after=(None,) * n,
+        row_u16=(0,) * n,
+    )
+
+
+def specialist(home):
+    def law(laws, domain, last):
+        return 0.9 * laws[home] + 0.1 / VOCAB
+
+    return law
+
+
+def noise(laws, domain, last):
+    return np.full(VOCAB, 1 / VOCAB)
+
+
+def echo(laws, domain, last):
+    return np.where(np.arange(VOCAB) == last, 1.0, 0.0)
+
+
+def liar(laws, domain, last):
+    """Claims near-certainty for what it thinks likeliest."""
+    law = np.full(VOCAB, 1e-6)
+    law[np.argmax(laws[0])] = 1.0
+    return law / law.sum()
+
+
+HONEST = {"a": specialist(0), "b": specialist(1), "c": specialist(2)}
+
+
+def test_honest_specialists_earn_and_noise_echo_and_liar_do_not():
+    sheet = economy(HONEST | {"noise": noise, "echo": echo, "liar": liar})
+    result = recount(sheet)
+    paid = dict(zip(sheet.hotkeys, result.row_u16, strict=True))
+    assert all(paid[name] > 0 for name in HONEST)
+    assert max(paid.values()) == 65_535
+    assert paid["noise"] == paid["echo"] == paid["liar"] == 0
+    assert np.all(result.bound_nats <= result.value_nats)
+
+
+def test_noise_earns_nothing_on_any_text():
+    for seed in range(8):
+        sheet = economy(HONEST | {"noise": noise}, seed=seed)
+        assert recount(sheet).score_nano[sheet.hotkeys.index("noise")] == 0
+
+
+def test_a_clone_pair_is_one_player_and_its_leader_is_paid():
+    alone = recount(economy(HONEST))
+    pair = HONEST | {"a2": specialist(0)}
+    clustered = economy(pair, leaders=(0, 0, 2, 3))  # columns a, a2, b, c
+    loose = economy(pair)
+    together, apart = recount(clustered), recount(loose)
+    assert together.score_nano[1] == 0
+    assert together.value_nats[0] == together.value_nats[1]
+    # Copying costs the original little of what it earned alone, and pays the copy nothing …
+    assert together.score_nano[0] > 0.8 * alone.score_nano[0]
+    # … where without clusters each of the two would take a part.
+    assert apart.score_nano[1] > 0
+    assert apart.score_nano[0] < together.score_nano[0]
+
+
+def test_silence_costs_value_and_reliability():
+    sheet = economy(HONEST, silent="b")
+    full, result = recount(economy(HONEST)), recount(sheet)
+    assert result.reliability_ppm[0] == 1_000_000
+    assert 350_000 < result.reliability_ppm[1] < 650_000
+    assert result.score_nano[1] < 0.5 * full.score_nano[1]
+
+
+def test_who_was_never_asked_scores_zero_and_fades():
+    sheet = economy(HONEST, ema_before=(NANO, NANO, NANO))
+    log_q, log_w = sheet.log_q.copy(), sheet.log_w.copy()
+    log_q[:, 2], log_w[:, 2] = LOG_Q_ABSENT, LOG_W_NONE
+    result = recount(dataclasses.replace(sheet, log_q=log_q, log_w=log_w))
+    assert result.reliability_ppm[2] == 0
+    assert result.ema_after[2] == 700_000_000
+
+
+@pytest.mark.parametrize("experts", [{"noise": noise}, {"noise": noise, "echo": echo}])
+def test_when_nobody_is_worth_anything_the_last_row_stands(experts):
+    before = (5 * NANO, 1 * NANO)[: len(experts)]
+    sheet = economy(experts, ema_before=before)
+    result = recount(sheet)
+    assert result.ema_after == before
+    assert result.row_u16[0] == 65_535
+    empty = dataclasses.replace(
+        sheet,
+        walk=np.empty(0, "<u4"),
+        position=np.empty(0, "<u4"),
+        log_q=np.empty((0, len(experts) + 1), "<i4"),
+        log_w=np.empty((0, len(experts) + 1), "<i4"),
+    )
+    assert recount(empty).row_u16 == result.row_u16
+    assert not any(recount(dataclasses.replace(empty, ema_before=(None,) * len(before))).row_u16)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_recount_over_the_wire_gives_the_same_row(seed):
+    sheet = economy(HONEST | {"noise": noise}, walks=6, seed=seed)
+    result = recount(sheet)
+    voted = dataclasses.replace(
+        sheet,
+        reliability_ppm=result.reliability_ppm,
+        ema_after=result.ema_after,
+        row_u16=result.row_u16,
+    )
+    again = recount(Sheet.from_bytes(voted.to_bytes()))
+    assert max(abs(a - b) for a, b in zip(again.row_u16, voted.row_u16, strict=True)) <= 1
+    assert again.ema_after == voted.ema_after
+
+
+def test_the_order_of_items_does_not_matter():
+    sheet = economy(HONEST)
+    order = np.random.default_rng(0).permutation(len(sheet.walk))
+    columns = ("walk", "position", "log_q", "log_w")
+    shuffled = dataclasses.replace(sheet, **{k: getattr(sheet, k)[order] for k in columns})
+    assert recount(shuffled).row_u16 == recount(sheet).row_u16
+
+
+def test_absurd_but_legal_sheets_are_counted_without_a_warning():
+    """The smallest weights and probabilities that a sheet may hold."""
+    sheet = economy(HONEST, walks=3)
+    low = np.full(sheet.log_w.shape, -2_000_000_000, np.int32)
+    low[:, 0] = 0
+    floor = np.full(sheet.log_q.shape, int(LOG_Q_FLOOR * 1e6), np.int32)
+    with np.errstate(all="raise"):
+        result = recount(dataclasses.replace(sheet, log_w=low, log_q=floor))
+    assert np.all(np.isfinite(result.value_nats))
