@@ -1,0 +1,89 @@
+"""The calls that moesubnet makes, with the argument names of the chain's metadata."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from moesubnet.chain.storage import PALLET
+from moesubnet.chain.submission import Call
+from moesubnet.errors import ConfigError
+from moesubnet.types import Coldkey, Hotkey, NetUid
+
+
+def transfer(to: Coldkey | Hotkey, amount_rao: int) -> Call:
+    return Call("Balances", "transfer_keep_alive", {"dest": to, "value": amount_rao})
+
+
+def register(netuid: NetUid, hotkey: Hotkey, limit_price_rao: int) -> Call:
+    args = {"netuid": netuid, "hotkey": hotkey, "limit_price": limit_price_rao}
+    return Call(PALLET, "register_limit", args)
+
+
+def add_stake(netuid: NetUid, hotkey: Hotkey, amount_rao: int) -> Call:
+    args = {"hotkey": hotkey, "netuid": netuid, "amount_staked": amount_rao}
+    return Call(PALLET, "add_stake", args)
+
+
+def remove_stake(netuid: NetUid, hotkey: Hotkey, amount_rao: int) -> Call:
+    args = {"hotkey": hotkey, "netuid": netuid, "amount_unstaked": amount_rao}
+    return Call(PALLET, "remove_stake", args)
+
+
+def serve_axon(netuid: NetUid, ip: str, port: int) -> Call:
+    """Raises ConfigError unless `ip` is an address (names are not looked up)."""
+    try:
+        parsed = ipaddress.ip_address(ip)
+    except ValueError as error:
+        raise ConfigError(f"{ip!r} is not an IP address; the chain stores no host names") from error
+    args = {
+        "netuid": netuid,
+        "version": 1,
+        "ip": int(parsed),
+        "port": port,
+        "ip_type": parsed.version,
+        "protocol": 0,
+        "placeholder1": 0,
+        "placeholder2": 0,
+    }
+    return Call(PALLET, "serve_axon", args)
+
+
+def set_weights(
+    netuid: NetUid, uids: Sequence[int], values: Sequence[int], version_key: int
+) -> Call:
+    args = {
+        "netuid": netuid,
+        "mecid": 0,
+        "dests": list(uids),
+        "weights": list(values),
+        "version_key": version_key,
+    }
+    return Call(PALLET, "set_mechanism_weights", args)
+
+
+def commit_weights(netuid: NetUid, commit_hash: bytes) -> Call:
+    args = {"netuid": netuid, "commit_hash": "0x" + commit_hash.hex()}
+    return Call(PALLET, "commit_weights", args)
+
+
+def reveal_weights(
+    netuid: NetUid,
+    uids: Sequence[int],
+    values: Sequence[int],
+    salt: Sequence[int],
+    version_key: int,
+) -> Call:
+    args = {
+        "netuid": netuid,
+        "uids": list(uids),
+        "values": list(values),
+        "salt": list(salt),
+        "version_key": version_key,
+    }
+    return Call(PALLET, "reveal_weights", args)
+
+
+def set_subnet_spec(netuid: NetUid, sha256: str, url: str) -> Call:
+    args = {"netuid": netuid, "hash": "0x" + sha256.removeprefix("0x"), "url": url}
+    return Call(PALLET, "set_subnet_spec", args)

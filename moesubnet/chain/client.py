@@ -1,0 +1,155 @@
+"""A typed client for a subnet's chain: what it says, and the calls that change it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moesubnet.chain import calls, reads
+from moesubnet.chain.connection import ChainConnection
+from moesubnet.chain.link import Event
+from moesubnet.chain.nouns import Epoch, EpochRan, Head, LastReveal, WeightCommit, WeightRow
+from moesubnet.chain.submission import Call, Receipt
+from moesubnet.chain.weights import weights_commit_hash
+from moesubnet.types import Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
+
+__all__ = [
+    "Call",
+    "ChainClient",
+    "Epoch",
+    "EpochRan",
+    "Event",
+    "Head",
+    "LastReveal",
+    "Receipt",
+    "WeightCommit",
+    "weights_commit_hash",
+]
+
+
+class ChainClient(ChainConnection):
+    """One connection to a node. Open it with `connect`; it is an async context manager.
+
+    Every method raises ChainUnavailable when no answer comes in time, and ChainError when the
+    chain is not what it should be; calls raise CallRejected. See `ChainConnection` for heads,
+    events and `submit`.
+    """
+
+    async def metagraph(self, netuid: NetUid, block_hash: str | None = None) -> Metagraph:
+        """The subnet after a block, the best one by default. ChainError if there is none."""
+        return await self._read(
+            lambda view, head: reads.read_metagraph(view, head.number, netuid), block_hash
+        )
+
+    async def epoch(self, netuid: NetUid) -> Epoch:
+        """Where the subnet stands in its epochs at the head."""
+        return await self._read(lambda view, head: reads.read_epoch(view, head.number, netuid))
+
+    async def weights(self, netuid: NetUid) -> dict[Uid, WeightRow]:
+        """The weights that each neuron gave, by its uid; neurons without any are absent."""
+        return await self._read(lambda view, _: reads.read_rows(view, "Weights", netuid))
+
+    async def bonds(self, netuid: NetUid) -> dict[Uid, WeightRow]:
+        """The bonds that each validator holds, by its uid."""
+        return await self._read(lambda view, _: reads.read_rows(view, "Bonds", netuid))
+
+    async def last_reveal(self, netuid: NetUid, hotkey: Hotkey) -> LastReveal | None:
+        """What the hotkey revealed last, if it ever did."""
+        return await self._read(lambda view, _: reads.read_last_reveal(view, netuid, hotkey))
+
+    async def weight_commits(self, netuid: NetUid, hotkey: Hotkey) -> tuple[WeightCommit, ...]:
+        """The hotkey's commits that wait for their reveal, oldest first."""
+        return await self._read(lambda view, _: reads.read_weight_commits(view, netuid, hotkey))
+
+    async def epoch_events(self, block_hash: str) -> list[EpochRan]:
+        """The epochs that ran in a block."""
+        return list(reads.epochs_ran(await self.events(block_hash)))
+
+    async def timestamp_s(self) -> float:
+        """Unix time of the head, in seconds."""
+        return await self._read(lambda view, _: view.get(("Timestamp.Now",))[0] / 1_000)
+
+    async def burn_price_rao(self, netuid: NetUid) -> int:
+        """What registering costs now."""
+        return await self._read(lambda view, _: int(view.get(("Burn", netuid))[0]))
+
+    async def balance_rao(self, account: Coldkey | Hotkey) -> int:
+        """Free balance; 0 for an account that the chain does not know."""
+        return await self._read(lambda view, _: reads.read_balance(view, account))
+
+    async def stake_rao(self, netuid: NetUid, hotkey: Hotkey, coldkey: Coldkey) -> int:
+        """One coldkey's stake on one hotkey."""
+        ask = ("Stake", netuid, hotkey, coldkey)
+        return await self._read(lambda view, _: int(view.get(ask)[0]))
+
+    # --- calls ---------------------------------------------------------------------------------
+
+    async def transfer(self, to: Coldkey | Hotkey, amount_rao: int, signer: Signer) -> Receipt:
+        """Move tokens; the sender's account must stay alive."""
+        return await self.submit(calls.transfer(to, amount_rao), signer)
+
+    async def register(
+        self, netuid: NetUid, hotkey: Hotkey, coldkey: Signer, limit_price_rao: int | None = None
+    ) -> Receipt:
+        """Buy a slot for the hotkey, for at most the limit: by default 10 % above the price now."""
+        if limit_price_rao is None:
+            limit_price_rao = await self.burn_price_rao(netuid) * 11 // 10
+        return await self.submit(calls.register(netuid, hotkey, limit_price_rao), coldkey)
+
+    async def add_stake(
+        self, netuid: NetUid, hotkey: Hotkey, amount_rao: int, coldkey: Signer
+    ) -> Receipt:
+        """Stake tokens of the coldkey on a hotkey."""
+        return await self.submit(calls.add_stake(netuid, hotkey, amount_rao), coldkey)
+
+    async def remove_stake(
+        self, netuid: NetUid, hotkey: Hotkey, amount_rao: int, coldkey: Signer
+    ) -> Receipt:
+        """Take stake back."""
+        return await self.submit(calls.remove_stake(netuid, hotkey, amount_rao), coldkey)
+
+    async def serve_axon(self, netuid: NetUid, ip: str, port: int, hotkey: Signer) -> Receipt:
+        """Publish where the hotkey listens. Free, as are all calls that a hotkey signs."""
+        return await self.submit(calls.serve_axon(netuid, ip, port), hotkey)
+
+    async def set_weights(
+        self,
+        netuid: NetUid,
+        uids: Sequence[int],
+        values: Sequence[int],
+        version_key: int,
+        hotkey: Signer,
+    ) -> Receipt:
+        """Vote in the open: u16 `values` for `uids`, on a subnet without commit and reveal."""
+        return await self.submit(calls.set_weights(netuid, uids, values, version_key), hotkey)
+
+    async def commit_weights(
+        self,
+        netuid: NetUid,
+        uids: Sequence[int],
+        values: Sequence[int],
+        salt: Sequence[int],
+        version_key: int,
+        hotkey: Signer,
+    ) -> Receipt:
+        """Promise weights by their hash; keep all arguments for `reveal_weights`."""
+        promise = weights_commit_hash(hotkey.public_key, netuid, uids, values, salt, version_key)
+        return await self.submit(calls.commit_weights(netuid, promise), hotkey)
+
+    async def reveal_weights(
+        self,
+        netuid: NetUid,
+        uids: Sequence[int],
+        values: Sequence[int],
+        salt: Sequence[int],
+        version_key: int,
+        hotkey: Signer,
+    ) -> Receipt:
+        """Reveal promised weights, in the epoch that the commit names."""
+        call = calls.reveal_weights(netuid, uids, values, salt, version_key)
+        return await self.submit(call, hotkey)
+
+    async def set_subnet_spec(
+        self, netuid: NetUid, sha256: str, url: str, owner: Signer
+    ) -> Receipt:
+        """Publish the hash (hex) of the subnet's spec.json, and where it can be fetched."""
+        return await self.submit(calls.set_subnet_spec(netuid, sha256, url), owner)

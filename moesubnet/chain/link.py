@@ -1,0 +1,239 @@
+"""The connection to a node. It lives on one worker thread; only `abort` may come from another.
+
+Every request has a deadline. A socket that dies is replaced with growing pauses, and the request is
+sent again: reads do no harm twice, and a node knows a transaction that it was sent before.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import websocket
+from substrateinterface import SubstrateInterface
+from substrateinterface.exceptions import BlockNotFound
+
+from moesubnet.chain.codec import SS58_FORMAT
+from moesubnet.chain.storage import Storage
+from moesubnet.errors import ChainError, ChainUnavailable
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+_KEYS_PER_REQUEST = 1_000
+_DEFAULT_BLOCK_SECONDS = 12.0
+
+# Decoded metadata by (genesis hash, version): decoding takes a second, and a runtime cannot change
+# without either. The code alone would not do: constants may come from the genesis.
+_METADATA: dict[tuple[str, str], Any] = {}
+
+
+class RpcError(ChainError):
+    """The node answered a request with an error."""
+
+    def __init__(self, code: int, message: str, data: str = "") -> None:
+        super().__init__(f"{message}: {data}" if data else message)
+        self.code, self.message, self.data = code, message, data
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of a block. Unnamed fields are under their position: `"0"`, `"1"`."""
+
+    pallet: str
+    name: str
+    extrinsic_index: int | None
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The chain's state after one block."""
+
+    link: Link
+    block_hash: str
+    storage: Storage
+
+    def get(self, *wanted: tuple[object, ...]) -> list[Any]:
+        """Values of `(item, *keys)` each, in order, with as few requests as possible."""
+        keys = [self.storage.key(str(name), *arguments) for name, *arguments in wanted]
+        raw: dict[str, str | None] = {}
+        for start in range(0, len(keys), _KEYS_PER_REQUEST):
+            batch = list(dict.fromkeys(keys[start : start + _KEYS_PER_REQUEST]))
+            for change in self.link.request("state_queryStorageAt", batch, self.block_hash):
+                raw.update(change["changes"])
+        return [
+            self.storage.value(str(ask[0]), raw.get(key))
+            for ask, key in zip(wanted, keys, strict=True)
+        ]
+
+    def events(self) -> tuple[Event, ...]:
+        """The block's events, in order."""
+        (records,) = self.get(("System.Events",))
+        return tuple(_events(records))
+
+
+@dataclass(slots=True)
+class _Cache:
+    """What substrate-interface asks of a metadata cache."""
+
+    genesis_hash: str
+    entries: dict[tuple[str, str], Any] = field(default_factory=lambda: _METADATA)
+
+    def get(self, key: str) -> Any:
+        return self.entries.get((self.genesis_hash, key))
+
+    def set(self, key: str, value: Any) -> None:
+        self.entries[self.genesis_hash, key] = value
+
+
+class Link:
+    """One WebSocket, kept alive, and the runtime behind it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.genesis_hash = ""
+        self.connections = 0  # how many sockets were opened so far
+        self._socket: Any = None
+        self._interface: Any = None
+        self._storages: dict[int, Storage] = {}  # by version of the runtime
+        self._deadline = 0.0
+        self._next_id = 1
+        self._closed = threading.Event()
+
+    def run(self, work: Callable[[Link], T], deadline: float) -> T:
+        """Do `work` with every request in it bound to the monotonic `deadline`."""
+        self._deadline = deadline
+        return work(self)
+
+    def abort(self) -> None:
+        """End every wait, now and from now on. Thread-safe."""
+        self._closed.set()
+        if self._socket is not None:
+            self._socket.abort()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    @property
+    def interface(self) -> Any:
+        """substrate-interface, with its requests going through ours."""
+        if self._interface is None:
+            self.genesis_hash = self.request("chain_getBlockHash", 0)
+            interface = SubstrateInterface(
+                websocket=self._socket,
+                ss58_format=SS58_FORMAT,
+                auto_discover=False,
+                cache_region=_Cache(self.genesis_hash),
+            )
+            interface.rpc_request = self._answer
+            self._interface = interface
+        return self._interface
+
+    def view(self, block_hash: str) -> View:
+        """State after a block, read with the runtime that wrote it."""
+        try:
+            self.interface.init_runtime(block_hash=block_hash)
+        except BlockNotFound as error:
+            raise ChainError(f"the chain has no block {block_hash}") from error
+        version = self.interface.runtime_version
+        if version not in self._storages:
+            self._storages[version] = Storage(self.interface.metadata)
+        return View(self, block_hash, self._storages[version])
+
+    def block_seconds(self) -> float:
+        """The slot duration that the chain's metadata gives; 12 s if it gives none."""
+        slot_ms = self.interface.get_constant("Aura", "SlotDuration")
+        return int(slot_ms.value) / 1_000 if slot_ms is not None else _DEFAULT_BLOCK_SECONDS
+
+    def request(self, method: str, *params: object) -> Any:
+        """The `result` of a JSON-RPC call. Raises RpcError, ChainUnavailable."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                with self._connected() as socket:
+                    return self._exchange(socket, method, params)
+            except (OSError, websocket.WebSocketException, ValueError, KeyError) as error:
+                self._drop()
+                log.debug("chain=%s method=%s error=%s", self.url, method, error)
+                remaining_s = self._deadline - time.monotonic()
+                if self._closed.wait(max(0.0, min(pause_s, remaining_s))):
+                    raise ChainUnavailable("the chain client is closed") from error
+                if remaining_s <= pause_s:
+                    raise ChainUnavailable(_unavailable(self.url, error)) from error
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _answer(self, method: str, params: list[object], result_handler: object = None) -> Any:
+        assert result_handler is None, "we poll; substrate-interface's subscriptions block"
+        return {"result": self.request(method, *params)}
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        if self._closed.is_set():
+            raise ChainUnavailable("the chain client is closed")
+        timeout_s = self._deadline - time.monotonic()
+        if timeout_s <= 0:
+            raise ChainUnavailable(_unavailable(self.url, TimeoutError()))
+        if self._socket is None:
+            self._socket = websocket.create_connection(self.url, timeout=timeout_s)
+            self.connections += 1
+            self._check_same_chain(self._socket)
+        self._socket.settimeout(timeout_s)
+        yield self._socket
+
+    def _check_same_chain(self, socket: Any) -> None:
+        if self.genesis_hash:
+            found = self._exchange(socket, "chain_getBlockHash", (0,))
+            if found != self.genesis_hash:
+                self._drop()
+                raise ChainError(
+                    f"another chain answers at {self.url} now (genesis {found[:18]}…, before "
+                    f"{self.genesis_hash[:18]}…): start again if that is meant"
+                )
+
+    def _exchange(self, socket: Any, method: str, params: Iterable[object]) -> Any:
+        request_id, self._next_id = self._next_id, self._next_id + 1
+        socket.send(
+            json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": [*params]})
+        )
+        while True:
+            message = json.loads(socket.recv())
+            if message.get("id") == request_id:
+                break
+        if error := message.get("error"):
+            raise RpcError(int(error["code"]), str(error["message"]), str(error.get("data") or ""))
+        return message["result"]
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.shutdown()  # no closing handshake with a node that may be gone
+            self._socket = None
+
+
+def _events(records: Iterable[Any]) -> Iterator[Event]:
+    for record in records:
+        ((pallet, body),) = record["event"].items()
+        name, fields = next(iter(body.items())) if isinstance(body, dict) else (body, {})
+        if not isinstance(fields, dict):
+            values = fields if isinstance(fields, tuple) else (fields,)
+            fields = {str(position): value for position, value in enumerate(values)}
+        phase = record["phase"]
+        index = phase.get("ApplyExtrinsic") if isinstance(phase, dict) else None
+        yield Event(pallet, name, index, fields)
+
+
+def _unavailable(url: str, error: Exception) -> str:
+    reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or repr(error)
+    return (
+        f"no chain answers at {url} ({reason}): start one with `moesubnet chain dev`, "
+        "or name another with --chain ws://HOST:PORT"
+    )

@@ -1,0 +1,70 @@
+"""What the chain client answers with, beside the nouns of `moesubnet.types`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moesubnet.types import BlockNumber, NetUid, Uid
+
+NEVER = BlockNumber(2**64 - 1)
+
+WeightRow = tuple[tuple[Uid, int], ...]  # (target, u16), ascending by target
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A block at the tip of the chain."""
+
+    number: BlockNumber
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Where a subnet stands in its epochs, after block `block`."""
+
+    block: BlockNumber
+    tempo_blocks: int
+    epoch_index: int  # the epoch that `block` belongs to
+    last_epoch_block: BlockNumber
+    next_epoch_block: BlockNumber  # NEVER while the subnet is paused
+    blocks_since_last_step: int
+    reveal_period_epochs: int
+
+    @property
+    def epoch_now(self) -> int:
+        """The epoch of a call that the next block includes: one more if that block starts it."""
+        return self.epoch_index + (self.block + 1 >= self.next_epoch_block)
+
+
+@dataclass(frozen=True, slots=True)
+class LastReveal:
+    """The weights that a hotkey revealed last: epoch of their commit, and their score sheet."""
+
+    epoch: int
+    sheet_sha256: str | None  # lower-case hex; None if the salt named no sheet
+
+
+@dataclass(frozen=True, slots=True)
+class WeightCommit:
+    """A commit that waits for its reveal."""
+
+    commit_hash: str  # 0x…
+    epoch: int
+    block: BlockNumber
+    reveal_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRan:
+    """What an epoch paid. `emission_rao` = `server_rao` + `validator_rao` + `dust_rao`."""
+
+    netuid: NetUid
+    epoch: int
+    block: BlockNumber
+    neurons: int
+    emission_rao: int
+    server_rao: int
+    validator_rao: int
+    dust_rao: int
+    owner_rao: int

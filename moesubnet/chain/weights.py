@@ -1,0 +1,65 @@
+"""Voting: the hash that commits to weights, and the road a subnet wants them to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from struct import pack
+from typing import TYPE_CHECKING
+
+from moesubnet.types import Metagraph, Signer
+
+if TYPE_CHECKING:
+    from moesubnet.chain.client import ChainClient
+    from moesubnet.chain.submission import Receipt
+
+
+def weights_commit_hash(
+    hotkey_public_key: bytes,
+    netuid: int,
+    uids: Sequence[int],
+    values: Sequence[int],
+    salt: Sequence[int],
+    version_key: int,
+) -> bytes:
+    """BlakeTwo256 over the SCALE encoding of all arguments in order, 32 bytes.
+
+    `uids`, `values` and `salt` are u16; subtensor and our pallet check a reveal against it.
+    """
+    assert len(hotkey_public_key) == 32, "a public key has 32 bytes"
+    encoded = (
+        hotkey_public_key
+        + pack("<H", netuid)
+        + _u16_vector(uids)
+        + _u16_vector(values)
+        + _u16_vector(salt)
+        + pack("<Q", version_key)
+    )
+    return blake2b(encoded, digest_size=32).digest()
+
+
+async def submit_weights(
+    client: ChainClient,
+    metagraph: Metagraph,
+    uids: Sequence[int],
+    values: Sequence[int],
+    salt: Sequence[int],
+    signer: Signer,
+    version_key: int = 0,
+) -> Receipt:
+    """Vote the way the subnet takes votes: a commit to be revealed later, or in the open."""
+    netuid = metagraph.netuid
+    if metagraph.commit_reveal:
+        return await client.commit_weights(netuid, uids, values, salt, version_key, signer)
+    return await client.set_weights(netuid, uids, values, version_key, signer)
+
+
+def _u16_vector(words: Sequence[int]) -> bytes:
+    count = len(words)
+    if count < 1 << 6:
+        length = pack("<B", count << 2)
+    elif count < 1 << 14:
+        length = pack("<H", count << 2 | 1)
+    else:
+        length = pack("<I", count << 2 | 2)
+    return length + pack(f"<{count}H", *words)
