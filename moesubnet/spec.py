@@ -11,13 +11,13 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moesubnet.errors import SpecError
 
-SPEC_FORMAT = "moesubnet-spec/1"
+SPEC_FORMAT: Final = "moesubnet-spec/1"
 MAX_SPEC_BYTES = 65_536
 
 

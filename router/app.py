@@ -8,7 +8,15 @@ import hmac
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -329,7 +337,7 @@ async def _chain(
 
 async def _interleave(
     streams: Sequence[AsyncIterator[Delta]],
-) -> AsyncIterator[tuple[int, Delta]]:
+) -> AsyncGenerator[tuple[int, Delta], None]:
     """(index, item) of several streams as they come; closing it closes them all."""
     queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue(64)
 

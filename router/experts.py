@@ -95,15 +95,15 @@ class ExpertBook:
                     group.create_task(self._meet(hotkey, neuron.uid, neuron.axon))
 
     async def _meet(self, hotkey: Hotkey, uid: int, axon: Axon) -> None:
-        client = ExpertClient(
-            self._http,
-            self._signer,
-            hotkey,
-            axon,
-            vocab_size=self._spec.spec.vocab_size,
-            allow_private=self._allow_private,
-        )
         try:
+            client = ExpertClient(
+                self._http,
+                self._signer,
+                hotkey,
+                axon,
+                vocab_size=self._spec.spec.vocab_size,
+                allow_private=self._allow_private,
+            )
             card = await client.card(timeout_s=CARD_TIMEOUT_S)
         except (PeerError, WireError, AuthError) as error:
             # Validators and routers have axons too, and miners may be starting: asked again later.

@@ -121,7 +121,7 @@ class CompletionRequest(Sampling):
             return [self.prompt]
         if not self.prompt or isinstance(self.prompt[0], int):
             return [list(self.prompt)]  # type: ignore[arg-type]
-        return list(self.prompt)  # type: ignore[arg-type]
+        return list(self.prompt)
 
 
 class TextPart(BaseModel):

@@ -19,7 +19,7 @@ def localnet(
         bool, typer.Option(help="Delete what an earlier run left: chain, experts, student.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the text split and of training.")] = 0,
-    expert_s: Annotated[
+    expert_seconds: Annotated[
         float, typer.Option(min=1, help="Seconds of training for each expert.")
     ] = 120.0,
     distill: Annotated[
@@ -41,10 +41,11 @@ def localnet(
     only the text is borrowed from installed packages. The first start takes about a quarter of
     an hour on two cores, the next one about a minute. Ctrl-C stops everything cleanly.
     """
+    import asyncio
     import shutil
 
     from moesubnet.errors import ConfigError
-    from moesubnet.localnet.run import Options, only_one, run_localnet
+    from moesubnet.localnet.run import Options, only_one, run_localnet, until_interrupted
     from moesubnet.localnet.view import open_screen
     from moesubnet.paths import data_dir
 
@@ -59,7 +60,7 @@ def localnet(
     options = Options(
         root=folder,
         seed=seed,
-        expert_s=expert_s,
+        expert_seconds=expert_seconds,
         distill=distill,
         chain_port=chain_port,
         router_port=router_port,
@@ -68,8 +69,6 @@ def localnet(
     )
     screen = open_screen(as_json=as_json)
     try:
-        run_localnet(options, screen)
-    except KeyboardInterrupt:
-        screen.note("stopped; the next start goes on from here")
+        asyncio.run(until_interrupted(run_localnet(options, screen)))
     finally:
         screen.close()

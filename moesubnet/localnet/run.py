@@ -28,7 +28,6 @@ from moesubnet.localnet.prepare import Prepared, prepare
 from moesubnet.localnet.supervisor import Supervisor
 from moesubnet.localnet.view import Screen, Snapshot
 from moesubnet.localnet.watch import sheet_perplexities, take_snapshot
-from moesubnet.training.dataset import read_documents
 from moesubnet.training.progress import Progress
 from moesubnet.types import Hotkey, NetUid
 
@@ -36,7 +35,6 @@ CHAIN_TIMEOUT_S = 60.0
 SERVING_TIMEOUT_S = 180.0
 FIRST_PAY_TIMEOUT_S = 300.0
 SNAPSHOT_EVERY_S = 1.0
-PROMPT_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Options:
 
     root: Path
     seed: int
-    expert_s: float
+    expert_seconds: float
     distill: bool
     chain_port: int
     router_port: int
@@ -53,16 +51,16 @@ class Options:
     until: str  # "stopped", or "table": end after the final table (for scripts)
 
 
-def run_localnet(options: Options, screen: Screen) -> None:
-    """Bring everything up, show it, and stay until interrupted. Raises MoesubnetError."""
+async def run_localnet(options: Options, screen: Screen) -> None:
+    """Bring everything up, show it, and stay until cancelled. Raises MoesubnetError."""
     start_s = time.monotonic()
     with only_one(options.root):
         screen.stage("text, tokenizer and experts")
-        prepared = prepare(
+        prepared = await prepare(
             options.root,
             seed=options.seed,
-            expert_s=options.expert_s,
-            progress=lambda report: _show_progress(screen, report),
+            expert_seconds=options.expert_seconds,
+            on_progress=lambda report: _show_progress(screen, report),
         )
         plan = Plan(
             options.root,
@@ -72,7 +70,7 @@ def run_localnet(options: Options, screen: Screen) -> None:
             first_port=options.first_port,
         )
         _check_ports(plan)
-        asyncio.run(_until_interrupted(_run_network(options, plan, prepared, screen, start_s)))
+        await _run_network(options, plan, prepared, screen, start_s)
 
 
 async def _run_network(
@@ -90,8 +88,7 @@ async def _run_network(
                 await supervisor.start(plan.validator(index))
             await supervisor.start(plan.router())
             await _wait_serving(http, plan, supervisor)
-            prompts = domain_prompts(prepared)
-            await _first_answer(http, plan, prompts, screen, start_s, serve_s)
+            await _first_answer(http, plan, prepared.prompts, screen, start_s, serve_s)
             watch = _Watch(chain, http, plan, supervisor, screen)
             async with _background(watch.run()):
                 screen.stage("epochs: measuring, voting, paying")
@@ -100,7 +97,7 @@ async def _run_network(
                     screen.stage("distilling the mixture into one student")
                     await _distill(plan, prepared, supervisor, screen)
                 screen.stage("running; Ctrl-C stops everything")
-                screen.note(next_steps(plan, prompts))
+                screen.note(next_steps(plan, prepared.prompts))
                 if options.until == "stopped":
                     await asyncio.Event().wait()
 
@@ -112,15 +109,6 @@ def _show_progress(screen: Screen, report: Progress) -> None:
     if report.fraction < 1 and report.eta_s is not None:
         parts.append(f"{report.eta_s:.0f} s left")
     screen.progress(report.task, report.fraction, "  ".join(parts))
-
-
-def domain_prompts(prepared: Prepared) -> dict[str, str]:
-    """The beginning of one public document of each domain, to have something to complete."""
-    prompts: dict[str, str] = {}
-    for document in read_documents(prepared.spec.path(prepared.spec.spec.public_text)):
-        start = document.text.strip()[:PROMPT_CHARS]
-        prompts.setdefault(document.domain, start.rpartition(" ")[0] or start)
-    return prompts
 
 
 async def _start_chain(plan: Plan, supervisor: Supervisor, screen: Screen) -> ChainClient:
@@ -337,7 +325,7 @@ async def _background(work: Any) -> AsyncIterator[None]:
             await task
 
 
-async def _until_interrupted(work: Coroutine[None, None, None]) -> None:
+async def until_interrupted(work: Coroutine[None, None, None]) -> None:
     """SIGINT and SIGTERM cancel the work, which then cleans up after itself."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
