@@ -1,12 +1,12 @@
 //! How each pallet is set up.
 
 use crate::{
-	clock, Aura, Balance, Balances, Block, Hash, Nonce, Runtime, RuntimeCall, RuntimeEvent,
-	RuntimeFreezeReason, RuntimeHoldReason, RuntimeOrigin, RuntimeTask, System, VERSION,
+	clock, AccountId, Aura, Balance, Balances, Block, Hash, Nonce, PalletInfo, Runtime,
+	RuntimeCall, RuntimeEvent, RuntimeFreezeReason, RuntimeHoldReason, RuntimeOrigin, RuntimeTask,
+	System, VERSION,
 };
 use polkadot_sdk::*;
 
-use crate::{AccountId, PalletInfo};
 use frame_support::{
 	derive_impl, parameter_types,
 	traits::{ConstBool, ConstU32, ConstU64, ConstU8, VariantCountOf},
@@ -15,6 +15,7 @@ use frame_support::{
 		IdentityFee, Weight, WeightToFeeCoefficient, WeightToFeeCoefficients,
 		WeightToFeePolynomial,
 	},
+	PalletId,
 };
 use frame_system::limits::BlockWeights;
 use pallet_transaction_payment::{ConstFeeMultiplier, FungibleAdapter, Multiplier};
@@ -25,8 +26,11 @@ use sp_version::RuntimeVersion;
 const NORMAL_DISPATCH_RATIO: Perbill = Perbill::from_percent(75);
 /// An account below this many rao is reaped.
 const EXISTENTIAL_DEPOSIT_RAO: Balance = 500;
+/// The least that can be staked at once.
+const MIN_STAKE_RAO: Balance = 2_000_000;
 
 parameter_types! {
+	pub const SubnetPalletId: PalletId = PalletId(*b"moe/subn");
 	pub const Version: RuntimeVersion = VERSION;
 	pub RuntimeBlockWeights: BlockWeights = BlockWeights::with_sensible_defaults(
 		Weight::from_parts(2 * WEIGHT_REF_TIME_PER_SECOND, u64::MAX),
@@ -130,4 +134,15 @@ impl pallet_sudo::Config for Runtime {
 	type RuntimeCall = RuntimeCall;
 	type RuntimeEvent = RuntimeEvent;
 	type WeightInfo = pallet_sudo::weights::SubstrateWeight<Runtime>;
+}
+
+impl pallet_subnet::Config for Runtime {
+	type Currency = Balances;
+	type MaxNominators = ConstU32<256>;
+	type MaxOwnedHotkeys = ConstU32<256>;
+	type MaxSubnets = ConstU32<128>;
+	type MaxUids = ConstU32<256>;
+	type MinStake = ConstU64<MIN_STAKE_RAO>;
+	type PalletId = SubnetPalletId;
+	type WeightInfo = pallet_subnet::weights::SubstrateWeight<ParityDbWeight>;
 }

@@ -44,6 +44,7 @@ pub type TxExtension = (
 	frame_system::CheckEra<Runtime>,
 	frame_system::CheckNonce<Runtime>,
 	frame_system::CheckWeight<Runtime>,
+	pallet_subnet::CheckFreeCalls<Runtime>,
 	pallet_transaction_payment::ChargeTransactionPayment<Runtime>,
 	frame_metadata_hash_extension::CheckMetadataHash<Runtime>,
 	frame_system::WeightReclaim<Runtime>,
@@ -114,4 +115,7 @@ mod runtime {
 	pub type TransactionPayment = pallet_transaction_payment::Pallet<Runtime>;
 	#[runtime::pallet_index(7)]
 	pub type Sudo = pallet_sudo::Pallet<Runtime>;
+	/// Under the name that the ecosystem's clients look for.
+	#[runtime::pallet_index(8)]
+	pub type SubtensorModule = pallet_subnet::Pallet<Runtime>;
 }
