@@ -1,0 +1,163 @@
+"""Sheets are fetched by the hash that the chain holds, and nobody else's word counts."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+from aiohttp import web
+
+from moesubnet.client import open_http_session
+from moesubnet.gate import fit
+from moesubnet.gate_sync import GateSync, fetch_revealed_sheets
+from moesubnet.listening import serve
+from moesubnet.types import Axon, Hotkey, Metagraph, Neuron
+
+EXPERTS = tuple(Hotkey(f"expert{i}") for i in range(3))
+
+
+@dataclass
+class Reveal:
+    epoch: int
+    sheet_sha256: str | None
+
+
+class FakeChain:
+    def __init__(self):
+        self.reveals = {}
+
+    async def last_reveal(self, netuid, hotkey):
+        return self.reveals.get(hotkey)
+
+
+class Validators:
+    """Axons of validators: `files` maps hash to body, as each of them serves it."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    async def sheet(self, request):
+        digest = request.match_info["sha256"]
+        self.asked.append(digest)
+        if digest not in self.files:
+            raise web.HTTPNotFound
+        return web.Response(body=self.files[digest])
+
+
+@pytest.fixture
+async def validators():
+    source = Validators()
+    app = web.Application()
+    app.router.add_get("/v1/sheet/{sha256}", source.sheet)
+    source.server = await serve(app, "127.0.0.1", 0)
+    yield source
+    await source.server.close()
+
+
+def neuron(uid, hotkey, axon, stake_rao=10**12, permit=True):
+    return Neuron(uid, hotkey, "c", axon, stake_rao, 0, 0, 0, 0, 0, True, permit, 0, 0)
+
+
+def metagraph(neurons, epoch=10):
+    return Metagraph(1, 300, "0x", 30, epoch, 300, 330, "o", "o", True, None, None, tuple(neurons))
+
+
+def history(make_sheet, epochs, **kwargs):
+    """Sheets of one validator, each naming the one before it."""
+    sheets, previous = [], bytes(32)
+    for epoch in epochs:
+        sheet = make_sheet(EXPERTS, epoch=epoch, seed=epoch, walk_count=4, domains=True)
+        sheets.append(dataclasses.replace(sheet, previous_sha256=previous, **kwargs))
+        previous = sheets[-1].sha256
+    return sheets
+
+
+async def test_a_newcomer_fetches_the_whole_history_and_fits_what_is_settled(
+    validators, make_sheet, tmp_path
+):
+    sheets = history(make_sheet, [5, 6, 8, 9])
+    validators.files = {sheet.sha256.hex(): sheet.to_bytes() for sheet in sheets}
+    chain = FakeChain()
+    chain.reveals["validator"] = Reveal(9, sheets[-1].sha256.hex())
+    graph = metagraph(
+        [neuron(0, "validator", Axon("127.0.0.1", validators.server.port))]
+        + [neuron(i + 1, hotkey, None, 0, False) for i, hotkey in enumerate(EXPERTS)]
+    )
+    async with open_http_session() as http:
+        sync = GateSync(chain, http, tmp_path, allow_private=True)
+        assert sync.gate.hotkeys == ()
+        gate = await sync.refresh(graph)
+        assert {item.sheet.epoch for item in sync.sheets} == {5, 6, 8, 9}
+        settled = [item for item in sync.sheets if item.sheet.epoch <= 8]
+        assert gate.sha256 == fit(settled).sha256 == sync.gate.sha256
+        validators.asked.clear()
+        assert (await sync.refresh(graph)).sha256 == gate.sha256
+        assert validators.asked == []  # verified once, kept on disk
+        await validators.server.close()
+        again = await fetch_revealed_sheets(chain, graph, http, tmp_path, allow_private=True)
+        assert len(again) == 4
+
+
+async def test_lies_about_hash_author_subnet_and_epoch_are_ignored(
+    validators, make_sheet, tmp_path
+):
+    honest = history(make_sheet, [8])[0]
+    forged = {
+        "hash": honest,
+        "author": dataclasses.replace(honest, validator=Hotkey("other")),
+        "subnet": dataclasses.replace(honest, netuid=2),
+        "epoch": dataclasses.replace(honest, epoch=7),
+        "garbage": honest,
+    }
+    chain = FakeChain()
+    axon = Axon("127.0.0.1", validators.server.port)
+    for name, sheet in forged.items():
+        validator = Hotkey("validator")
+        validators.files = {sheet.sha256.hex(): sheet.to_bytes()}
+        chain.reveals[validator] = Reveal(8, sheet.sha256.hex())
+        if name == "hash":
+            chain.reveals[validator] = Reveal(8, "ab" * 32)
+            validators.files = {"ab" * 32: sheet.to_bytes()}
+        if name == "garbage":
+            validators.files = dict.fromkeys(validators.files, b"\x93garbage")
+        async with open_http_session() as http:
+            graph = metagraph([neuron(0, validator, axon)])
+            found = await fetch_revealed_sheets(
+                chain, graph, http, tmp_path / name, allow_private=True
+            )
+        assert found == [], name
+        assert validators.asked
+
+
+async def test_only_staked_voters_at_reachable_addresses_are_asked(
+    validators, make_sheet, tmp_path
+):
+    sheet = history(make_sheet, [8])[0]
+    validators.files = {sheet.sha256.hex(): sheet.to_bytes()}
+    chain = FakeChain()
+    chain.reveals["validator"] = Reveal(8, sheet.sha256.hex())
+    axon = Axon("127.0.0.1", validators.server.port)
+    async with open_http_session() as http:
+        for voter in (
+            neuron(0, "validator", axon, stake_rao=0),
+            neuron(0, "validator", axon, permit=False),
+            neuron(0, "validator", None),
+            neuron(0, "other", axon),
+        ):
+            graph = metagraph([voter])
+            assert not await fetch_revealed_sheets(chain, graph, http, tmp_path, allow_private=True)
+        graph = metagraph([neuron(0, "validator", axon)])
+        assert not await fetch_revealed_sheets(chain, graph, http, tmp_path)  # loopback
+        assert validators.asked == []
+
+
+async def test_old_and_damaged_files_leave_the_cache(validators, make_sheet, tmp_path):
+    old, fresh = history(make_sheet, [1, 30])
+    (tmp_path / f"{old.sha256.hex()}.sheet").write_bytes(old.to_bytes())
+    (tmp_path / f"{fresh.sha256.hex()}.sheet").write_bytes(fresh.to_bytes())
+    (tmp_path / f"{'cd' * 32}.sheet").write_bytes(b"torn")
+    graph = metagraph([neuron(0, "validator", None)], epoch=40)
+    async with open_http_session() as http:
+        found = await fetch_revealed_sheets(FakeChain(), graph, http, tmp_path)
+    assert [item.sheet.epoch for item in found] == [30]
+    assert len(list(tmp_path.iterdir())) == 1
