@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import NoReturn
 
 import aiohttp
@@ -111,17 +112,21 @@ class ExpertClient:
         """
         deadline = time.monotonic() + timeout_s
         try:
-            status, data = await self._step_once(request, timeout_s)
+            status, data, receipt = await self._step_once(request, timeout_s)
         except PeerUnavailable as error:
             # An idle connection may be closed just as we use it; a step is safe to repeat.
             if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                 raise
-            status, data = await self._step_once(request, deadline - time.monotonic())
+            status, data, receipt = await self._step_once(request, deadline - time.monotonic())
         if status == 409:
             raise _unknown_base(data, request)
         if len(data) < OFF_LOOP_BYTES:
-            return StepResponse.from_bytes(data, request, self._vocab_size)
-        return await asyncio.to_thread(StepResponse.from_bytes, data, request, self._vocab_size)
+            response = StepResponse.from_bytes(data, request, self._vocab_size)
+        else:
+            response = await asyncio.to_thread(
+                StepResponse.from_bytes, data, request, self._vocab_size
+            )
+        return replace(response, receipt=receipt)
 
     async def generate(
         self, request: GenerateRequest, *, timeout_s: float
@@ -168,8 +173,10 @@ class ExpertClient:
             self._http, self.axon, path, max_bytes=max_bytes, timeout_s=timeout_s
         )
 
-    async def _step_once(self, request: StepRequest, timeout_s: float) -> tuple[int, bytearray]:
-        """Status (200 or 409) and receipted body."""
+    async def _step_once(
+        self, request: StepRequest, timeout_s: float
+    ) -> tuple[int, bytearray, str]:
+        """Status (200 or 409), body, and the verified receipt with the hashes that it covers."""
         body = request.to_bytes()
         headers, request_sha256 = self._sign("/v1/step", body, CONTENT_TYPE)
         call = _open(self._http, self.axon, "POST", "/v1/step", body, headers, timeout_s)
@@ -182,7 +189,7 @@ class ExpertClient:
         digest = hashlib.sha256(data).digest()
         self._check_receipt(receipt, response.status, request_sha256, digest)
         self.last_receipt = f"{receipt} {request_sha256.hex()} {digest.hex()}"
-        return response.status, data
+        return response.status, data, self.last_receipt
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""
@@ -202,7 +209,7 @@ class ExpertClient:
 async def get_public(
     http: aiohttp.ClientSession, axon: Axon, path: str, *, max_bytes: int, timeout_s: float
 ) -> bytes:
-    """An unsigned GET of at most `max_bytes` from an axon that `check_axon` has passed.
+    """An unsigned GET of at most `max_bytes`; run `check_axon` on the address first.
 
     Raises PeerUnavailable, PeerRefused, WireError.
     """

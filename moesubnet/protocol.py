@@ -227,9 +227,14 @@ class StepRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResponse:
-    """The rows of each sequence of a StepRequest, in its order."""
+    """The rows of each sequence of a StepRequest, in its order.
+
+    receipt: how the responder signed it, then the request's and the body's SHA-256, in hex with
+    spaces between; empty until it came over the wire.
+    """
 
     rows: tuple[StepRows, ...]
+    receipt: str = ""
 
     def to_bytes(self, dtype: Literal["f16", "f32"] = "f16") -> bytes:
         offsets = np.cumsum([0, *(len(r.logprobs) for r in self.rows)])

@@ -1,8 +1,8 @@
 """The server side of the wire on aiohttp.web: who may call, how much, and signed answers.
 
 Every route is authenticated unless its handler is marked `@public` or `@loopback_only`. Handlers
-find the proven sender in `request["caller"]` and the raw body in `request["body"]`; they raise
-errors of `moesubnet.errors`, and strangers only ever see a constant code. The order is the
+find the proven sender in `request[CALLER]` and the raw body in `request[BODY]`; they raise errors
+of `moesubnet.errors`, and strangers only ever see a constant code. The order is the
 defence: size and header checks, then policy, then the body, then the signature, then parsing.
 """
 
@@ -40,6 +40,9 @@ from moesubnet.protocol import GenerateChunk, StreamReceipt
 from moesubnet.signing import RECEIPT, Caller, prove_claim, read_claim, sign_receipt
 from moesubnet.types import Hotkey, Metagraph, Signer
 
+CALLER = web.RequestKey("caller", Caller)
+BODY = web.RequestKey("body", bytes)
+_STARTED = web.RequestKey("started", web.StreamResponse)
 BODY_TIMEOUT_S = 10.0
 
 # First match wins. 401: prove who you are. 403: we know, and no. 409, 400: the caller's mistake.
@@ -131,7 +134,7 @@ def auth_middleware(
             claim = read_claim(request.headers, own_hotkey, clock_ns())
             callers(claim.sender)
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await request.content.readexactly(length)
+                body = await request.content.readexactly(length) if length else b""
             now_ns = clock_ns()
             caller = prove_claim(claim, request.method, request.raw_path, body, now_ns, nonces)
         except MoesubnetError as error:
@@ -139,7 +142,7 @@ def auth_middleware(
             return _refuse(request, *_status_of(error))
         except (TimeoutError, asyncio.IncompleteReadError, web.RequestPayloadError):
             return _refuse(request, 408, "body_incomplete")
-        request["caller"], request["body"] = caller, body
+        request[CALLER], request[BODY] = caller, body
         return _receipted(await _answer(request, handler), caller)
 
     async def unsigned(request: web.Request, handler: Handler, access: str) -> web.StreamResponse:
@@ -173,7 +176,7 @@ class SignedStream:
         self._signer = signer
         self._hasher = hashlib.sha256()
         self.response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        request["stream"] = self.response
+        request[_STARTED] = self.response
 
     async def send(self, chunk: GenerateChunk) -> None:
         if not self.response.prepared:
@@ -184,7 +187,7 @@ class SignedStream:
 
     async def finish(self) -> web.StreamResponse:
         """Call after the chunk with a finish reason; return its value from the handler."""
-        caller: Caller = self._request["caller"]
+        caller = self._request[CALLER]
         digest = self._hasher.digest()
         receipt = sign_receipt(self._signer, 200, caller.request_sha256, digest, caller.hotkey)
         await self.response.write(StreamReceipt(receipt=receipt).model_dump_json().encode() + b"\n")
@@ -203,7 +206,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = _error(*_status_of(error))
     except web.HTTPException as error:
         response = _error(error.status, error.reason.lower().replace(" ", "_"))
-    started: web.StreamResponse | None = request.get("stream")
+    started: web.StreamResponse | None = request.get(_STARTED)
     if started is not None and started.prepared:
         return started  # too late for a status: the stream ends without its receipt
     return response

@@ -1,0 +1,105 @@
+"""A deterministic fake expert behind a real socket, and a client to ask it with."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from aiohttp import web
+from substrateinterface import Keypair
+
+from moesubnet.client import ExpertClient, open_http_session
+from moesubnet.errors import UnknownBase
+from moesubnet.frames import CONTENT_TYPE
+from moesubnet.listening import Listening, serve
+from moesubnet.nonces import NonceStore
+from moesubnet.protocol import Ids, StepLimits, StepRequest, StepResponse, StepRows, base_hash
+from moesubnet.server import BODY, CALLER, auth_middleware
+from moesubnet.types import Axon, Hotkey
+
+V = 40
+LIMITS = StepLimits(vocab_size=V, context_tokens=256)
+ALICE = Keypair.create_from_uri("//Alice")
+
+
+def law_of(seed: int, ids: Ids) -> np.ndarray:
+    """f32 [V]: the fake's law after `ids`; a pure function of every id."""
+    digest = hashlib.sha256(bytes([seed]) + ids.tobytes()).digest()
+    weights = np.frombuffer((digest * 2)[:V], np.uint8).astype(np.float64) + 1
+    return np.log(weights / weights.sum()).astype(np.float32)
+
+
+@dataclass
+class FakeExpert:
+    """Holds ids by (caller, session) as a miner does; tests change its manners while it runs."""
+
+    seed: int
+    manner: Callable[[StepRequest], Awaitable[web.Response | None]] | None = None
+    held: dict[tuple[Hotkey, str], Ids] = field(default_factory=dict)
+    requests: list[StepRequest] = field(default_factory=list)
+
+    async def step(self, request: web.Request) -> web.Response:
+        asked = StepRequest.from_bytes(request[BODY], LIMITS)
+        self.requests.append(asked)
+        if self.manner is not None and (answer := await self.manner(asked)) is not None:
+            return answer
+        caller = request[CALLER].hotkey
+        empty = np.empty(0, np.uint32)
+        caches = [self.held.get((caller, s.session), empty) for s in asked.sequences]
+        known = [
+            s.base_len if base_hash(cache[: s.base_len]) == s.base_hash else 0
+            for s, cache in zip(asked.sequences, caches, strict=True)
+        ]
+        if known != [s.base_len for s in asked.sequences]:
+            raise UnknownBase(tuple(known))
+        rows = []
+        for s, cache in zip(asked.sequences, caches, strict=True):
+            ids = np.concatenate([cache[: s.base_len], s.append_ids, s.draft_ids])
+            self.held[caller, s.session] = ids
+            laws = np.stack([law_of(self.seed, ids[:p]) for p in range(s.first_law, s.end + 1)])
+            rows.append(StepRows.answer(s, laws, asked.want, np.random.default_rng(0)))
+        return web.Response(body=StepResponse(tuple(rows)).to_bytes(), content_type=CONTENT_TYPE)
+
+
+@dataclass
+class Stage:
+    """Real servers on loopback and one HTTP session; everything closes with the test."""
+
+    stack: AsyncExitStack
+
+    async def serve(self, app: web.Application) -> Listening:
+        listening = await serve(app, "127.0.0.1", 0, grace_s=0.1)
+        self.stack.push_async_callback(listening.close)
+        return listening
+
+    async def client(self, uri: str, port: int, *, vocab_size: int = V) -> ExpertClient:
+        http = await self.stack.enter_async_context(open_http_session())
+        hotkey = Hotkey(Keypair.create_from_uri(uri).ss58_address)
+        axon = Axon("127.0.0.1", port)
+        return ExpertClient(http, ALICE, hotkey, axon, vocab_size=vocab_size, allow_private=True)
+
+    async def expert(self, uri: str, seed: int = 0) -> tuple[FakeExpert, ExpertClient]:
+        """A fake expert with the key `uri`, and a client of it."""
+        expert = FakeExpert(seed)
+        door = auth_middleware(
+            Keypair.create_from_uri(uri),
+            nonces=NonceStore(),
+            callers=lambda _: None,
+            max_body_bytes=LIMITS.max_body_bytes,
+        )
+        app = web.Application(middlewares=[door])
+        app.router.add_post("/v1/step", expert.step)
+        listening = await self.serve(app)
+        return expert, await self.client(uri, listening.port)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        yield Stage(stack)
+        await asyncio.sleep(0)
