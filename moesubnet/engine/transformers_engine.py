@@ -27,7 +27,8 @@ from moesubnet.spec import LoadedSpec
 log = logging.getLogger(__name__)
 
 EVEN_GROUP = 8  # this many sequences of one shape are worth a pass of their own, without a mask
-TOKENS_PER_PASS = 16_384  # bounds the memory of one forward pass
+TOKENS_PER_PASS = 16_384  # these two bound the memory of one forward pass
+LOGITS_PER_PASS = 1 << 26
 MIN_LOGPROB = -100.0  # a model's -inf, as a number
 NO_SLOT = -1
 
@@ -110,7 +111,7 @@ class TransformersEngine:
         answers: dict[int, LogProbs] = {}
         if self._pool is not None:
             self._take_slots(self._pool, plans)
-        for group in _groups(plans):
+        for group in _groups(plans, self.vocab_size):
             for run in [group] if self._pool is None else self._runs(self._pool, group):
                 answers.update(self._forward(run))
         return [answers[index] for index in range(len(batch))]
@@ -271,7 +272,7 @@ def _common_prefix(held: TokenIds, wanted: TokenIds) -> int:
     return length if same.all() else int(same.argmin())
 
 
-def _groups(plans: Sequence[_Plan]) -> list[list[_Plan]]:
+def _groups(plans: Sequence[_Plan], vocab_size: int) -> list[list[_Plan]]:
     """Which plans share a pass: those of one shape, and the rest by similar length."""
     shapes: dict[tuple[int, int], list[_Plan]] = {}
     for plan in plans:
@@ -286,7 +287,9 @@ def _groups(plans: Sequence[_Plan]) -> list[list[_Plan]]:
     groups += uneven.values()
     chunks = []
     for group in groups:
-        size = max(1, TOKENS_PER_PASS // max(plan.count for plan in group))
+        width = max(plan.count for plan in group)
+        keep = width - min(plan.first - plan.base for plan in group)
+        size = max(1, min(TOKENS_PER_PASS // width, LOGITS_PER_PASS // (keep * vocab_size)))
         chunks += [group[start : start + size] for start in range(0, len(group), size)]
     return chunks
 

@@ -1,0 +1,216 @@
+"""An engine in a child process, so that an event loop stays free of torch.
+
+Parent and child exchange frames (`moesubnet.frames`), each after its length as a little-endian
+u64, over the child's stdin and stdout; the child ends when its stdin does. Run as
+`python -m moesubnet.engine.worker` by `EngineProcess` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from moesubnet import frames
+from moesubnet.engine.base import DEFAULT_ENGINE, Engine, LogProbs, Query, load_engine
+from moesubnet.errors import EngineError, MoesubnetError
+from moesubnet.spec import LoadedSpec, load_spec
+
+_SCHEMA = "moesubnet-engine/1"
+_LENGTH = struct.Struct("<Q")
+_LIMITS = frames.Limits(
+    max_frame_bytes=1 << 32, max_header_bytes=1 << 24, max_items=1 << 16, max_text_bytes=8_192
+)
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class EngineProcess:
+    """An `Engine` behind a pipe. Open it with `start`; when the child dies, the call that was
+    under way raises EngineError and the next one starts another child."""
+
+    name: str
+    vocab_size: int
+    context_tokens: int
+    commitment: str
+
+    def __init__(self, model: str | Path, spec: LoadedSpec, target: str, threads: int) -> None:
+        self._hello: dict[str, frames.Field] = {
+            "target": target,
+            "model": str(model),
+            "spec": str(spec.root),
+            "spec_sha256": spec.sha256,
+            "threads": threads,
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self._lock = asyncio.Lock()
+        self._exchanges: set[asyncio.Task[frames.Frame]] = set()
+        self._forgotten: list[frames.Scalar] = []
+
+    @classmethod
+    async def start(
+        cls,
+        model: str | Path,
+        spec: LoadedSpec,
+        *,
+        target: str = DEFAULT_ENGINE,
+        threads: int = 1,
+    ) -> EngineProcess:
+        """Load `model` in a child. Raises EngineError with the child's reason."""
+        self = cls(model, spec, target, threads)
+        async with self._lock:
+            await self._spawn()
+        return self
+
+    async def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
+        """See `Engine.rows`. Calls are answered one after another."""
+        if not batch:
+            return []
+        forget, self._forgotten = self._forgotten, []
+        reply = await self._ask(
+            {"sessions": [query.session for query in batch], "forget": forget},
+            {
+                "ids": np.concatenate([query.ids for query in batch]).astype(np.uint32),
+                "spans": np.array([(len(q.ids), q.first) for q in batch], dtype=np.uint32),
+            },
+        )
+        counts = [len(query.ids) - query.first + 1 for query in batch]
+        rows: LogProbs = np.asarray(reply.tensors["rows"], dtype=np.float32)
+        return np.split(rows, np.cumsum(counts)[:-1])
+
+    def forget(self, session: str) -> None:
+        """See `Engine.forget`; told to the child with the next batch."""
+        self._forgotten.append(session)
+
+    async def close(self) -> None:
+        """Let the child end; kill it if it does not."""
+        async with self._lock:
+            await self._stop()
+
+    async def _ask(
+        self, fields: Mapping[str, frames.Field], tensors: Mapping[str, frames.Tensor]
+    ) -> frames.Frame:
+        # A cancelled caller must not leave its answer in the pipe for the next one.
+        task = asyncio.create_task(self._exchange(frames.encode(_SCHEMA, fields, tensors)))
+        self._exchanges.add(task)
+        task.add_done_callback(self._exchanges.discard)
+        return await asyncio.shield(task)
+
+    async def _exchange(self, request: bytes) -> frames.Frame:
+        async with self._lock:
+            if self._process is None:
+                await self._spawn()
+            return await self._send(request)
+
+    async def _spawn(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "moesubnet.engine.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=1 << 24,
+        )
+        try:
+            reply = await self._send(frames.encode(_SCHEMA, self._hello, {}))
+        except BaseException:
+            await self._stop()
+            raise
+        self.name = str(reply.fields["name"])
+        self.commitment = str(reply.fields["commitment"])
+        self.vocab_size = int(str(reply.fields["vocab_size"]))
+        self.context_tokens = int(str(reply.fields["context_tokens"]))
+
+    async def _send(self, request: bytes) -> frames.Frame:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(_LENGTH.pack(len(request)))
+            process.stdin.write(request)
+            await process.stdin.drain()
+            (size,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
+            reply = await process.stdout.readexactly(size)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            await self._stop()
+            raise EngineError(f"the engine's process died ({process.returncode})") from error
+        frame = frames.decode(reply, schema=_SCHEMA, limits=_LIMITS)
+        if "error" in frame.fields:
+            raise EngineError(str(frame.fields["error"]))
+        return frame
+
+    async def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), _CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """The child: load the engine that the first frame names, then answer until the input ends."""
+    engine: Engine | None = None
+    while (prefix := source.read(_LENGTH.size)) and len(prefix) == _LENGTH.size:
+        request = frames.decode(
+            source.read(_LENGTH.unpack(prefix)[0]), schema=_SCHEMA, limits=_LIMITS
+        )
+        try:
+            if engine is None:
+                engine = _load(request.fields)
+                reply = _introduce(engine)
+            else:
+                reply = _answer(engine, request)
+        except MoesubnetError as error:
+            reply = frames.encode(_SCHEMA, {"error": str(error)[:2_000]}, {})
+        sink.write(_LENGTH.pack(len(reply)))
+        sink.write(reply)
+        sink.flush()
+
+
+def _load(fields: Mapping[str, frames.Field]) -> Engine:
+    spec = load_spec(Path(str(fields["spec"])), str(fields["spec_sha256"]))
+    return load_engine(
+        str(fields["target"]), str(fields["model"]), spec, threads=int(str(fields["threads"]))
+    )
+
+
+def _introduce(engine: Engine) -> bytes:
+    names = ("name", "vocab_size", "context_tokens", "commitment")
+    return frames.encode(_SCHEMA, {name: getattr(engine, name) for name in names}, {})
+
+
+def _answer(engine: Engine, request: frames.Frame) -> bytes:
+    sessions, forget = request.fields["sessions"], request.fields["forget"]
+    assert isinstance(sessions, list)
+    assert isinstance(forget, list)
+    for session in forget:
+        engine.forget(str(session))
+    spans = request.tensors["spans"].astype(np.int64)
+    ids = request.tensors["ids"].astype(np.uint32)
+    parts = np.split(ids, np.cumsum(spans[:, 0])[:-1])
+    batch = [
+        Query(str(session), part, int(first))
+        for session, part, first in zip(sessions, parts, spans[:, 1], strict=True)
+    ]
+    return frames.encode(_SCHEMA, {}, {"rows": np.concatenate(engine.rows(batch))})
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints must not reach the pipe
+    serve(sys.stdin.buffer, sink)
+
+
+if __name__ == "__main__":
+    main()
