@@ -1,10 +1,11 @@
 //! What the node and clients may ask the runtime.
 
 use crate::{
-	presets, AccountId, Aura, Balance, Block, Executive, Grandpa, Nonce, Runtime, RuntimeCall,
-	InherentDataExt, RuntimeGenesisConfig, SessionKeys, System, TransactionPayment, VERSION,
+	presets, AccountId, Aura, Balance, Block, Executive, Grandpa, InherentDataExt, Nonce, Runtime,
+	RuntimeCall, RuntimeGenesisConfig, SessionKeys, SubtensorModule, System, TransactionPayment,
+	VERSION,
 };
-use alloc::vec::Vec;
+use alloc::{collections::BTreeMap, vec::Vec};
 use polkadot_sdk::*;
 
 use frame_support::{
@@ -12,6 +13,10 @@ use frame_support::{
 	weights::Weight,
 };
 use pallet_grandpa::AuthorityId as GrandpaId;
+use pallet_subnet::{NetUid, Uid};
+use pallet_subnet_runtime_api::{
+	Metagraph, NamedHyperparam, NeuronInfo, NeuronInfoLite, StakeAvailability, StakeInfo,
+};
 use sp_api::impl_runtime_apis;
 use sp_consensus_aura::ed25519::AuthorityId as AuraId;
 use sp_core::OpaqueMetadata;
@@ -196,6 +201,59 @@ impl_runtime_apis! {
 
 		fn query_length_to_fee(length: u32) -> Balance {
 			TransactionPayment::length_to_fee(length)
+		}
+	}
+
+	impl pallet_subnet_runtime_api::NeuronInfoRuntimeApi<Block> for Runtime {
+		fn get_neurons(netuid: NetUid) -> Vec<NeuronInfo> {
+			NeuronInfo::all::<Runtime>(netuid)
+		}
+
+		fn get_neuron(netuid: NetUid, uid: Uid) -> Option<NeuronInfo> {
+			NeuronInfo::of::<Runtime>(netuid, uid)
+		}
+
+		fn get_neurons_lite(netuid: NetUid) -> Vec<NeuronInfoLite> {
+			NeuronInfoLite::all::<Runtime>(netuid)
+		}
+
+		fn get_neuron_lite(netuid: NetUid, uid: Uid) -> Option<NeuronInfoLite> {
+			NeuronInfoLite::of::<Runtime>(netuid, uid)
+		}
+	}
+
+	impl pallet_subnet_runtime_api::SubnetInfoRuntimeApi<Block> for Runtime {
+		fn get_metagraph(netuid: NetUid) -> Option<Metagraph> {
+			Metagraph::of::<Runtime>(netuid)
+		}
+
+		fn get_subnet_hyperparams_v3(netuid: NetUid) -> Option<Vec<NamedHyperparam>> {
+			pallet_subnet_runtime_api::hyperparams::<Runtime>(netuid)
+		}
+
+		fn get_next_epoch_start_block(netuid: NetUid) -> Option<u64> {
+			SubtensorModule::next_epoch_start_block(netuid)
+		}
+	}
+
+	impl pallet_subnet_runtime_api::StakeInfoRuntimeApi<Block> for Runtime {
+		fn get_stake_info_for_coldkey(coldkey_account: AccountId) -> Vec<StakeInfo> {
+			StakeInfo::all::<Runtime>(&coldkey_account)
+		}
+
+		fn get_stake_info_for_hotkey_coldkey_netuid(
+			hotkey_account: AccountId,
+			coldkey_account: AccountId,
+			netuid: NetUid,
+		) -> Option<StakeInfo> {
+			StakeInfo::of::<Runtime>(&hotkey_account, &coldkey_account, netuid)
+		}
+
+		fn get_stake_availability_for_coldkeys(
+			coldkey_accounts: Vec<AccountId>,
+			netuids: Option<Vec<NetUid>>,
+		) -> BTreeMap<AccountId, BTreeMap<NetUid, StakeAvailability>> {
+			pallet_subnet_runtime_api::stake_availability::<Runtime>(coldkey_accounts, netuids)
 		}
 	}
 

@@ -33,7 +33,10 @@ pub mod pallet {
 
 	impl<T> Default for GenesisConfig<T> {
 		fn default() -> Self {
-			Self { slot_duration_ms: DEFAULT_SLOT_DURATION_MS, _config: PhantomData }
+			Self {
+				slot_duration_ms: DEFAULT_SLOT_DURATION_MS,
+				_config: PhantomData,
+			}
 		}
 	}
 

@@ -39,8 +39,10 @@ struct Preset {
 }
 
 fn development() -> Preset {
-	let plain_weights =
-		HyperparamsUpdate { commit_reveal_weights_enabled: Some(false), ..quick_hyperparams() };
+	let plain_weights = HyperparamsUpdate {
+		commit_reveal_weights_enabled: Some(false),
+		..quick_hyperparams()
+	};
 	Preset {
 		authorities: vec![Ed25519Keyring::Alice],
 		slot_duration_ms: 1_000,
@@ -50,7 +52,10 @@ fn development() -> Preset {
 				hyperparams: quick_hyperparams(),
 				..subnet(1, "mixture", "α")
 			},
-			GenesisSubnet { hyperparams: plain_weights, ..subnet(2, "plain", "β") },
+			GenesisSubnet {
+				hyperparams: plain_weights,
+				..subnet(2, "plain", "β")
+			},
 		],
 		allow_private_addresses: true,
 	}
@@ -110,17 +115,33 @@ fn endowed() -> Vec<(AccountId, Balance)> {
 }
 
 fn patch(preset: Preset) -> Value {
-	let Preset { authorities, slot_duration_ms, subnets, allow_private_addresses } = preset;
+	let Preset {
+		authorities,
+		slot_duration_ms,
+		subnets,
+		allow_private_addresses,
+	} = preset;
 	build_struct_json_patch!(RuntimeGenesisConfig {
 		aura: AuraConfig {
-			authorities: authorities.iter().map(|key| key.public().into()).collect::<Vec<_>>(),
+			authorities: authorities
+				.iter()
+				.map(|key| key.public().into())
+				.collect::<Vec<_>>(),
 		},
-		balances: BalancesConfig { balances: endowed() },
+		balances: BalancesConfig {
+			balances: endowed()
+		},
 		clock: ClockConfig { slot_duration_ms },
 		grandpa: GrandpaConfig {
-			authorities: authorities.iter().map(|key| (key.public().into(), 1)).collect::<Vec<_>>(),
+			authorities: authorities
+				.iter()
+				.map(|key| (key.public().into(), 1))
+				.collect::<Vec<_>>(),
 		},
-		subtensor_module: SubtensorModuleConfig { subnets, allow_private_addresses },
+		subtensor_module: SubtensorModuleConfig {
+			subnets,
+			allow_private_addresses
+		},
 		sudo: SudoConfig { key: Some(alice()) },
 	})
 }
