@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from moesubnet.chain import calls, reads
 from moesubnet.chain.connection import ChainConnection
 from moesubnet.chain.link import Event
-from moesubnet.chain.nouns import Epoch, EpochRan, Head, LastReveal, WeightCommit, WeightRow
+from moesubnet.chain.nouns import (
+    Epoch,
+    EpochRan,
+    Head,
+    LastReveal,
+    StakePosition,
+    WeightCommit,
+    WeightRow,
+)
 from moesubnet.chain.submission import Call, Receipt
 from moesubnet.chain.weights import weights_commit_hash
 from moesubnet.types import Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
@@ -21,6 +29,7 @@ __all__ = [
     "Head",
     "LastReveal",
     "Receipt",
+    "StakePosition",
     "WeightCommit",
     "weights_commit_hash",
 ]
@@ -80,6 +89,10 @@ class ChainClient(ChainConnection):
         """One coldkey's stake on one hotkey."""
         ask = ("Stake", netuid, hotkey, coldkey)
         return await self._read(lambda view, _: int(view.get(ask)[0]))
+
+    async def stakes(self, coldkey: Coldkey) -> tuple[StakePosition, ...]:
+        """Everything that a coldkey has staked."""
+        return await self._read(lambda view, _: reads.read_stakes(view, coldkey))
 
     # --- calls ---------------------------------------------------------------------------------
 

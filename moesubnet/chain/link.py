@@ -31,6 +31,12 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _KEYS_PER_REQUEST = 1_000
 _DEFAULT_BLOCK_SECONDS = 12.0
 
+# Where newer runtimes keep what the library knows under older paths.
+_MOVED_TYPES = {
+    "bounded_collections::bounded_vec::BoundedVec": "BoundedVec",
+    "bounded_collections::weak_bounded_vec::WeakBoundedVec": "BoundedVec",
+}
+
 # Decoded metadata by (genesis hash, version): decoding takes a second, and a runtime cannot change
 # without either. The code alone would not do: constants may come from the genesis.
 _METADATA: dict[tuple[str, str], Any] = {}
@@ -65,20 +71,42 @@ class View:
     def get(self, *wanted: tuple[object, ...]) -> list[Any]:
         """Values of `(item, *keys)` each, in order, with as few requests as possible."""
         keys = [self.storage.key(str(name), *arguments) for name, *arguments in wanted]
-        raw: dict[str, str | None] = {}
-        for start in range(0, len(keys), _KEYS_PER_REQUEST):
-            batch = list(dict.fromkeys(keys[start : start + _KEYS_PER_REQUEST]))
-            for change in self.link.request("state_queryStorageAt", batch, self.block_hash):
-                raw.update(change["changes"])
+        raw = self._raw(keys)
         return [
             self.storage.value(str(ask[0]), raw.get(key))
             for ask, key in zip(wanted, keys, strict=True)
+        ]
+
+    def entries(self, name: str, *first_keys: object) -> list[tuple[tuple[Any, ...], Any]]:
+        """All `(other keys, value)` of a map under its first keys."""
+        prefix = self.storage.prefix(name, *first_keys)
+        keys: list[str] = []
+        while True:
+            start = keys[-1] if keys else None
+            page = self.link.request(
+                "state_getKeysPaged", prefix, _KEYS_PER_REQUEST, start, self.block_hash
+            )
+            keys += page
+            if len(page) < _KEYS_PER_REQUEST:
+                break
+        raw = self._raw(keys)
+        return [
+            (self.storage.rest_of_key(name, prefix, key), self.storage.value(name, raw.get(key)))
+            for key in keys
         ]
 
     def events(self) -> tuple[Event, ...]:
         """The block's events, in order."""
         (records,) = self.get(("System.Events",))
         return tuple(_events(records))
+
+    def _raw(self, keys: list[str]) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for start in range(0, len(keys), _KEYS_PER_REQUEST):
+            batch = keys[start : start + _KEYS_PER_REQUEST]
+            for change in self.link.request("state_queryStorageAt", batch, self.block_hash):
+                found.update(change["changes"])
+        return found
 
 
 @dataclass(slots=True)
@@ -133,6 +161,7 @@ class Link:
                 websocket=self._socket,
                 ss58_format=SS58_FORMAT,
                 auto_discover=False,
+                type_registry={"types": _MOVED_TYPES},
                 cache_region=_Cache(self.genesis_hash),
             )
             interface.rpc_request = self._answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moesubnet.types import BlockNumber, NetUid, Uid
+from moesubnet.types import BlockNumber, Hotkey, NetUid, Uid
 
 NEVER = BlockNumber(2**64 - 1)
 
@@ -35,6 +35,15 @@ class Epoch:
     def epoch_now(self) -> int:
         """The epoch of a call that the next block includes: one more if that block starts it."""
         return self.epoch_index + (self.block + 1 >= self.next_epoch_block)
+
+
+@dataclass(frozen=True, slots=True)
+class StakePosition:
+    """What one coldkey has staked on one hotkey in one subnet."""
+
+    netuid: NetUid
+    hotkey: Hotkey
+    stake_rao: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from moesubnet.chain.link import Event, View
-from moesubnet.chain.nouns import NEVER, Epoch, EpochRan, LastReveal, WeightCommit, WeightRow
+from moesubnet.chain.nouns import (
+    NEVER,
+    Epoch,
+    EpochRan,
+    LastReveal,
+    StakePosition,
+    WeightCommit,
+    WeightRow,
+)
 from moesubnet.chain.storage import PALLET
 from moesubnet.errors import ChainError
 from moesubnet.types import (
@@ -186,6 +194,16 @@ def read_balance(view: View, account: Coldkey | Hotkey) -> int:
     """Free balance in rao."""
     (entry,) = view.get(("System.Account", account))
     return int(entry["data"]["free"])
+
+
+def read_stakes(view: View, coldkey: Coldkey) -> tuple[StakePosition, ...]:
+    """Everything that a coldkey has staked, by subnet and hotkey."""
+    places = sorted(keys[0] for keys, _ in view.entries("StakingHotkeys", coldkey))
+    stakes = view.get(*(("Stake", netuid, hotkey, coldkey) for netuid, hotkey in places))
+    return tuple(
+        StakePosition(netuid, hotkey, stake)
+        for (netuid, hotkey), stake in zip(places, stakes, strict=True)
+    )
 
 
 def read_rows(view: View, item: str, netuid: NetUid) -> dict[Uid, WeightRow]:

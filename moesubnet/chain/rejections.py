@@ -60,6 +60,7 @@ _ADVICE = {
     "AlreadyImported": "the node has this very transaction already",
     "AmountTooLow": "stake more at once; when unstaking, take all rather than leave a crumb",
     "AncientBirthBlock": "it waited too long before it was sent; send it again",
+    "Arithmetic.Underflow": f"the balance is too low; {_FUND}",
     "BadOrigin": "this key may not make this call",
     "Banned": "the node refused this very transaction a moment ago; wait a minute",
     "CommitRevealDisabled": "this subnet takes weights without commit and reveal",

@@ -14,13 +14,22 @@ from moesubnet.errors import ChainError
 
 PALLET = "SubtensorModule"
 
-_HASHERS: dict[str, Callable[[bytes], bytes]] = {
-    "Blake2_128": hasher.blake2_128,
-    "Blake2_128Concat": hasher.blake2_128_concat,
-    "Blake2_256": hasher.blake2_256,
-    "Identity": hasher.identity,
-    "Twox128": hasher.xxh128,
-    "Twox64Concat": hasher.two_x64_concat,
+
+@dataclass(frozen=True, slots=True)
+class Hasher:
+    """How a key enters storage. `digest_bytes` go before the key itself; None: it is not there."""
+
+    hash: Callable[[bytes], bytes]
+    digest_bytes: int | None
+
+
+_HASHERS = {
+    "Blake2_128": Hasher(hasher.blake2_128, None),
+    "Blake2_128Concat": Hasher(hasher.blake2_128_concat, 16),
+    "Blake2_256": Hasher(hasher.blake2_256, None),
+    "Identity": Hasher(hasher.identity, 0),
+    "Twox128": Hasher(hasher.xxh128, None),
+    "Twox64Concat": Hasher(hasher.two_x64_concat, 8),
 }
 
 
@@ -34,7 +43,7 @@ class StorageItem:
 
     name: str
     prefix: bytes
-    hashers: tuple[Callable[[bytes], bytes], ...]
+    hashers: tuple[Hasher, ...]
     key_types: tuple[int, ...]
     value_type: int
     default: bytes | None
@@ -57,15 +66,31 @@ class Storage:
 
     def key(self, name: str, *arguments: object) -> str:
         """`0x…` key of an item; a map takes all of its keys. Raises NoSuchItem, CodecError."""
+        if len(arguments) != len(self._item(name).key_types):
+            raise CodecError(f"{name} takes {len(self._item(name).key_types)} keys")
+        return self.prefix(name, *arguments)
+
+    def prefix(self, name: str, *arguments: object) -> str:
+        """What all keys of a map begin with whose first keys these are."""
         item = self._item(name)
-        if len(arguments) != len(item.key_types):
-            raise CodecError(f"{name} takes {len(item.key_types)} keys, not {len(arguments)}")
         parts = [item.prefix]
-        for hash_key, type_id, argument in zip(
-            item.hashers, item.key_types, arguments, strict=True
-        ):
-            parts.append(hash_key(self.registry.encode_key(type_id, argument)))
+        for how, type_id, argument in zip(item.hashers, item.key_types, arguments, strict=False):
+            parts.append(how.hash(self.registry.encode_key(type_id, argument)))
         return "0x" + b"".join(parts).hex()
+
+    def rest_of_key(self, name: str, prefix: str, key: str) -> tuple[Any, ...]:
+        """The keys of a map's entry that come after `prefix` in its `0x…` key."""
+        item = self._item(name)
+        data = bytes.fromhex(key.removeprefix("0x"))
+        at = len(item.prefix)
+        found = []
+        for how, type_id in zip(item.hashers, item.key_types, strict=True):
+            if how.digest_bytes is None:
+                raise CodecError(f"{name} does not store its keys")
+            value, at = self.registry.read(type_id, data, at + how.digest_bytes)
+            if 2 * at + 2 > len(prefix):
+                found.append(value)
+        return tuple(found)
 
     def value(self, name: str, raw: str | None) -> Any:
         """What the `0x…` bytes at a key of the item mean; its default when there are none."""

@@ -1,0 +1,77 @@
+"""Commit hashes are the chain's, and a vote takes the road that the subnet wants."""
+
+from hashlib import blake2b
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+from scalecodec.base import RuntimeConfigurationObject
+from scalecodec.type_registry import load_type_registry_preset
+
+from moesubnet.chain.client import ChainClient
+from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.chain.weights import submit_weights, weights_commit_hash
+from moesubnet.types import Metagraph
+
+ALICE = keypair_from_uri("//Alice")
+CODEC = RuntimeConfigurationObject()
+CODEC.update_type_registry(load_type_registry_preset("core"))
+WORDS = st.lists(st.integers(0, 65_535), max_size=80)
+
+
+def test_the_hash_of_a_known_commit() -> None:
+    # blake2b-256 of d43593…a27d 0100 08 0000 0300 08 ffff 3930 0c 0100 0200 0300 0700000000000000
+    found = weights_commit_hash(ALICE.public_key, 1, [0, 3], [65_535, 12_345], [1, 2, 3], 7)
+    by_hand = bytes.fromhex(
+        "d43593c715fdd31c61141abd04a99fd6822c8558854ccde39a5684e7a56da27d"
+        "0100"
+        "0800000300"
+        "08ffff3930"
+        "0c010002000300"
+        "0700000000000000"
+    )
+    assert found == blake2b(by_hand, digest_size=32).digest()
+    assert found.hex() == "9dceb4615f4924caec5cda7facc063d33285009d23740dacf2adf18f5a2fbd1e"
+
+
+@given(WORDS, WORDS, WORDS, st.integers(0, 65_535), st.integers(0, 2**64 - 1))
+def test_the_hash_covers_what_a_scale_library_encodes(
+    uids: list[int], values: list[int], salt: list[int], netuid: int, version_key: int
+) -> None:
+    arguments = CODEC.create_scale_object("(H256, u16, Vec<u16>, Vec<u16>, Vec<u16>, u64)").encode(
+        ("0x" + ALICE.public_key.hex(), netuid, uids, values, salt, version_key)
+    )
+    assert (
+        weights_commit_hash(ALICE.public_key, netuid, uids, values, salt, version_key)
+        == blake2b(bytes(arguments.data), digest_size=32).digest()
+    )
+
+
+class Recorder:
+    """Remembers which call a vote became."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    async def commit_weights(self, *arguments: object) -> None:
+        self.calls.append(("commit", *arguments))
+
+    async def set_weights(self, *arguments: object) -> None:
+        self.calls.append(("set", *arguments))
+
+
+def subnet(commit_reveal: bool) -> Metagraph:
+    fields: dict[str, Any] = dict.fromkeys(Metagraph.__dataclass_fields__)
+    return Metagraph(**fields | {"netuid": 4, "commit_reveal": commit_reveal})
+
+
+async def test_a_vote_is_committed_or_set_as_the_subnet_says() -> None:
+    client = Recorder()
+    for commit_reveal in (True, False):
+        await submit_weights(
+            cast(ChainClient, client), subnet(commit_reveal), [1], [2], [3], ALICE, version_key=9
+        )
+    assert client.calls == [
+        ("commit", 4, [1], [2], [3], 9, ALICE),
+        ("set", 4, [1], [2], 9, ALICE),
+    ]
