@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 
 from moesubnet.errors import ConfigError
 
@@ -22,19 +22,22 @@ def format_rao(amount_rao: int) -> str:
 def parse_rao(text: str) -> int:
     """`"1.5"` (tokens) → 1_500_000_000 rao; `"12rao"` → 12.
 
-    Raises ConfigError for anything that is not an exact, non-negative number of rao.
+    Raises ConfigError for anything that is not an exact number of rao in u64.
     """
     cleaned = text.strip().replace("_", "").replace(",", "")
-    try:
-        if cleaned.endswith("rao"):
-            amount = Decimal(cleaned.removesuffix("rao").strip())
-        else:
-            amount = Decimal(cleaned.removesuffix("τ").strip()) * RAO_PER_TOKEN
-        if not amount.is_finite() or amount != amount.to_integral_value() or amount < 0:
-            raise ConfigError(f"{text!r} is not an exact, non-negative number of rao")
-    except InvalidOperation:
-        raise ConfigError(f"{text!r} is not an amount; write tokens ('1.5') or '12rao'") from None
-    return int(amount)
+    in_rao = re.fullmatch(r"(\d{1,20})\s*rao", cleaned, re.ASCII)
+    in_tokens = re.fullmatch(r"(\d{1,20})(?:\.(\d{1,9}))?\s*τ?", cleaned, re.ASCII)
+    if in_rao:
+        amount_rao = int(in_rao[1])
+    elif in_tokens:
+        amount_rao = int(in_tokens[1]) * RAO_PER_TOKEN + int((in_tokens[2] or "").ljust(9, "0"))
+    else:
+        raise ConfigError(
+            f"{text!r} is not an amount; write tokens with at most nine decimals ('1.5') or '12rao'"
+        )
+    if amount_rao >= 2**64:
+        raise ConfigError(f"{text!r} is more than there can ever be")
+    return amount_rao
 
 
 def max_upscale_u16(values: Sequence[float]) -> list[int]:

@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.localnet.plan import NETUID, OWNER, Plan
+from moesubnet.localnet.plan import NETUID, OWNER, Member, Plan
 from moesubnet.spec import LoadedSpec
-from moesubnet.types import NetUid
+from moesubnet.types import Coldkey, Hotkey, NetUid
 
 
 async def onboard(
     chain: ChainClient, plan: Plan, spec: LoadedSpec, note: Callable[[str], None]
 ) -> None:
-    """Idempotent: what is already on chain is left alone, so a second start continues."""
+    """Idempotent: what is already on chain is left alone, so a second start continues.
+
+    Each kind of call is sent for all members at once and shares a block or two.
+    """
     owner = keypair_from_uri(OWNER)
     netuid = NetUid(NETUID)
     metagraph = await chain.metagraph(netuid)
+    newcomers = [m for m in plan.members if _hotkey(m) not in metagraph.by_hotkey]
     if metagraph.spec_sha256 != spec.sha256:
         url = spec.root.resolve().as_uri()
         await chain.set_subnet_spec(netuid, spec.sha256, url, owner)
         note(f"spec {spec.sha256[:12]}… put on chain by the owner")
-    for member in plan.members:
-        coldkey, hotkey = keypair_from_uri(member.coldkey), keypair_from_uri(member.hotkey)
-        neuron = metagraph.by_hotkey.get(hotkey.ss58_address)
-        if neuron is None:
-            if await chain.balance_rao(coldkey.ss58_address) < member.grant_rao:
-                await chain.transfer(coldkey.ss58_address, member.grant_rao, owner)
-            await chain.register(netuid, hotkey.ss58_address, coldkey)
-            note(f"{member.name} registered")
-        staked_rao = neuron.stake_rao if neuron is not None else 0
-        if staked_rao < member.stake_rao:
-            await chain.add_stake(
-                netuid, hotkey.ss58_address, member.stake_rao - staked_rao, coldkey
-            )
+
+    async def grant(member: Member) -> None:
+        coldkey = Coldkey(keypair_from_uri(member.coldkey).ss58_address)
+        if await chain.balance_rao(coldkey) < member.grant_rao:
+            await chain.transfer(coldkey, member.grant_rao, owner)
+
+    async def register(member: Member) -> None:
+        # The price rises with every registration, also within a block: the grant is the limit.
+        limit_rao = member.grant_rao - member.stake_rao
+        await chain.register(netuid, _hotkey(member), keypair_from_uri(member.coldkey), limit_rao)
+
+    async def stake(member: Member) -> None:
+        neuron = metagraph.by_hotkey.get(_hotkey(member))
+        missing_rao = member.stake_rao - (neuron.stake_rao if neuron else 0)
+        if missing_rao > 0:
+            coldkey = keypair_from_uri(member.coldkey)
+            await chain.add_stake(netuid, _hotkey(member), missing_rao, coldkey)
+
+    await asyncio.gather(*(grant(member) for member in newcomers))
+    await asyncio.gather(*(register(member) for member in newcomers))
+    await asyncio.gather(*(stake(member) for member in plan.members))
+    if newcomers:
+        note("registered and staked: " + ", ".join(member.name for member in newcomers))
+
+
+def _hotkey(member: Member) -> Hotkey:
+    return Hotkey(keypair_from_uri(member.hotkey).ss58_address)

@@ -248,9 +248,9 @@ class _Watch:
         if snapshot.epoch != self._epoch:
             self._epoch = snapshot.epoch
             await self._gates.refresh(await self._chain.metagraph(NetUid(NETUID)))
-            newest = max((sheet.epoch for sheet in self._gates.sheets), default=-1)
+            newest = max((item.sheet.epoch for item in self._gates.sheets), default=-1)
             self._perplexities = sheet_perplexities(
-                [sheet for sheet in self._gates.sheets if sheet.epoch == newest]
+                [item.sheet for item in self._gates.sheets if item.sheet.epoch == newest]
             )
         return snapshot
 

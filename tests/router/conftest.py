@@ -7,11 +7,11 @@ import hashlib
 import numpy as np
 import pytest
 from aiohttp import web
-from moesubnet.router.app import build_app
-from moesubnet.router.service import Law, Service
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from moesubnet.baseline import Unigram
+from moesubnet.router.app import build_app
+from moesubnet.router.service import Law, Service
 from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, save_spec
 
 VOCAB_SIZE = 320

@@ -1,0 +1,56 @@
+"""Money text is exact both ways; a spec that differs by one byte is refused."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesubnet.errors import ConfigError, SpecError
+from moesubnet.spec import load_spec
+from moesubnet.units import format_rao, max_upscale_u16, parse_rao
+
+
+@given(st.integers(0, 21 * 10**15))
+def test_amounts_survive_a_round_trip(amount_rao: int) -> None:
+    assert parse_rao(format_rao(amount_rao)) == amount_rao
+    assert parse_rao(f"{amount_rao}rao") == amount_rao
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1.0000000001", "-1", "nan", "inf", "1e400", "ten", "0x10", "1.5rao"]
+)
+def test_an_amount_that_is_not_exact_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_rao(text)
+
+
+@given(st.lists(st.floats(0, 1e12), max_size=300))
+def test_upscaled_weights_have_their_maximum_at_the_top(values: list[float]) -> None:
+    scaled = max_upscale_u16(values)
+    assert len(scaled) == len(values)
+    assert all(0 <= value <= 65_535 for value in scaled)
+    assert (max(scaled, default=0) == 65_535) == any(value > 0 for value in values)
+
+
+def test_a_spec_with_an_altered_file_or_another_hash_is_refused(spec_folder) -> None:
+    loaded = load_spec(spec_folder)
+    assert load_spec(spec_folder, "0x" + loaded.sha256).spec == loaded.spec
+    with pytest.raises(SpecError, match="chain says"):
+        load_spec(spec_folder, "00" * 32)
+    tokenizer = spec_folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    with pytest.raises(SpecError, match="altered"):
+        load_spec(spec_folder)
+    tokenizer.unlink()
+    with pytest.raises(SpecError, match="missing"):
+        load_spec(spec_folder)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret", "a/../../b", "", "a//b"])
+def test_a_spec_cannot_name_files_outside_its_folder(spec_folder, path: str) -> None:
+    content = json.loads((spec_folder / "spec.json").read_text())
+    content["tokenizer"]["path"] = path
+    (spec_folder / "spec.json").write_text(json.dumps(content))
+    with pytest.raises(SpecError):
+        load_spec(spec_folder)
