@@ -13,7 +13,7 @@ import psutil
 from moesubnet.localnet.supervisor import Process, Supervisor
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
-STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); " + SLEEPER
 
 
 def python(name: str, code: str, folder: Path) -> Process:
@@ -74,7 +74,8 @@ async def test_children_do_not_outlive_a_killed_supervisor(tmp_path) -> None:
         "from moesubnet.localnet.supervisor import Process, Supervisor\n"
         "async def main():\n"
         "    s = Supervisor(print)\n"
-        f"    p = Process('c', (sys.executable, '-c', {SLEEPER!r}), Path({str(tmp_path)!r}) / 'c')\n"
+        f"    argv = (sys.executable, '-c', {SLEEPER!r})\n"
+        f"    p = Process('c', argv, Path({str(tmp_path)!r}) / 'c')\n"
         "    await s.start(p); print(p.pid, flush=True); await asyncio.sleep(600)\n"
         "asyncio.run(main())"
     )
