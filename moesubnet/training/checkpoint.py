@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,6 @@ from moesubnet.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +25,32 @@ class Position:
 
 
 def save_checkpoint(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, position: Position
+    path: Path,
+    model: torch.nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    position: Position,
 ) -> None:
+    """Weights as `model/<name>`, optimizer state as `<its name>/<name>`."""
     from safetensors.torch import save_file
 
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"model/{name}"] = parameter.detach()
-        for moment in _MOMENTS:
-            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = value
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata={"position": json.dumps(asdict(position))})
     os.replace(temporary, path)
 
 
 def load_checkpoint(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, run: str
+    path: Path,
+    model: torch.nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    run: str,
 ) -> Position | None:
-    """Put the saved state into `model` and `optimizer`; None where there is no checkpoint.
+    """Put the saved state into model and optimizers; None where there is no checkpoint.
 
     Raises ConfigError when it belongs to another run (other text, other settings).
     """
@@ -52,17 +59,20 @@ def load_checkpoint(
 
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as saved:
+    owner = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
+    with safe_open(path, framework="pt") as saved, torch.no_grad():
         position = Position(**json.loads(saved.metadata()["position"]))
         if position.run != run:
             raise ConfigError(
                 f"{path} is of a run with other text or settings: "
                 "give another folder, or start afresh with --fresh"
             )
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(saved.get_tensor(f"model/{name}"))
-                moments = {m: saved.get_tensor(f"{m}/{name}") for m in _MOMENTS}
-                step = torch.tensor(float(position.step))
-                optimizer.state[parameter] = moments | {"step": step}
+        parameters = dict(model.named_parameters())
+        for full_name in saved.keys():  # noqa: SIM118 (not a dict)
+            key, _, name = full_name.partition("/")
+            parameter, value = parameters[name], saved.get_tensor(full_name)
+            if key == "model":
+                parameter.copy_(value)
+            else:
+                owner[parameter].state[parameter][key] = value
     return position

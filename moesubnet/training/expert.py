@@ -31,7 +31,7 @@ from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss,
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-BATCH_WINDOWS = 8
+BATCH_TOKENS = 1_024  # small batches: in two minutes, steps are what is scarce
 HELD_OUT_SHARE = 0.05
 MAX_HELD_OUT_TOKENS = 20_000
 PIECE_TOKENS = 4_096  # a long text is held out by pieces of this size
@@ -43,7 +43,6 @@ class ExpertReport:
     """How an expert came about. `held_out_perplexity` is on text it was not trained on."""
 
     spec_sha256: str
-    text_sha256: str
     parameters: int
     train_tokens: int  # in the text
     seen_tokens: int  # in the batches of this run
@@ -74,15 +73,14 @@ def train_expert(
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    text_sha256 = hashlib.sha256(b"".join(file_sha256(p).encode() for p in texts)).hexdigest()
-    run = f"{spec.sha256}/{text_sha256}/{budget_s:g}/{min_steps}/{seed}"
+    run = run_name(texts, spec, budget_s=budget_s, min_steps=min_steps, seed=seed)
     checkpoint = out / "training.state"  # no model file: miners load *.safetensors
     if resume and (finished := read_report(out, run)) is not None:
         return finished
     out.mkdir(parents=True, exist_ok=True)
     if not resume:
         checkpoint.unlink(missing_ok=True)
-        (out / REPORT).unlink(missing_ok=True)
+    (out / REPORT).unlink(missing_ok=True)
 
     cpu_started_s = time.process_time()
     window = spec.spec.context_tokens
@@ -90,8 +88,10 @@ def train_expert(
     model = new_model(small_config(spec), seed)
 
     def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
+        # Half the context most of the time, for diversity; all of it often enough to be served.
+        length = window if step % 4 == 3 else window // 2
         rng = np.random.default_rng([seed, step])
-        windows = random_windows(ids, BATCH_WINDOWS, window, start_id(spec), rng)
+        windows = random_windows(ids, max(1, BATCH_TOKENS // length), length, start_id(spec), rng)
         return next_token_loss(model, windows), windows.size
 
     outcome = train(
@@ -104,7 +104,6 @@ def train_expert(
     save_model(model, spec, out)
     report = ExpertReport(
         spec_sha256=spec.sha256,
-        text_sha256=text_sha256,
         parameters=parameter_count(model),
         train_tokens=len(ids),
         seen_tokens=outcome.tokens,
@@ -117,6 +116,15 @@ def train_expert(
     _write_report(out, run, report)
     checkpoint.unlink(missing_ok=True)
     return report
+
+
+def run_name(
+    texts: list[Path], spec: LoadedSpec, *, budget_s: float, min_steps: int, seed: int
+) -> str:
+    """What a run depends on: same name, same expert."""
+    hashes = "".join(file_sha256(path) for path in texts)
+    text_sha256 = hashlib.sha256(hashes.encode()).hexdigest()
+    return f"{spec.sha256}/{text_sha256}/{budget_s:g}s/{min_steps}/{seed}"
 
 
 def read_report(out: Path, run: str) -> ExpertReport | None:

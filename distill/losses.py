@@ -1,0 +1,39 @@
+"""Distillation losses: pure functions of logits and targets, each a mean over N positions.
+
+    Σ_i w_i · KL(p_i ‖ s) = KL(m ‖ s) + const        m = Σ_i w_i p_i
+
+so the mixture is the teacher (the weighted sum of *reverse* KLs would train towards the geometric
+mean). Forward KL comes in three forms, by how much of m was kept.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+TINY = 1e-7
+
+
+def forward_kl(logits: Tensor, log_m: Tensor) -> Tensor:
+    """KL(m ‖ s). logits, log_m: [N, V]."""
+    log_s = log_softmax(logits, dim=-1)
+    return (log_m.exp() * (log_m - log_s)).sum(-1).mean()
+
+
+def forward_kl_listed(logits: Tensor, ids: Tensor, log_m: Tensor) -> Tensor:
+    """KL between coarse laws: the k listed tokens and one bucket for all others.
+
+    logits [N, V], ids int64 [N, k] distinct in a row, log_m [N, k] with Σ exp ≤ 1. A lower bound
+    of KL(m ‖ s), equal to it at k = V, whose gradient pulls neither head nor tail out of scale:
+    with a renormalised head the student would never learn how much mass lies outside it.
+    """
+    log_s = log_softmax(logits, dim=-1).gather(-1, ids)
+    head = (log_m.exp() * (log_m - log_s)).sum(-1)
+    tail_m = (1 - log_m.exp().sum(-1)).clamp_min(TINY)
+    tail_s = (1 - log_s.exp().sum(-1)).clamp_min(TINY)
+    return (head + tail_m * (tail_m.log() - tail_s.log())).mean()
+
+
+def sampled_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross entropy to labels ids int64 [N, n] drawn from m: unbiased for that to m itself."""
+    return -log_softmax(logits, dim=-1).gather(-1, ids).mean()

@@ -1,0 +1,125 @@
+"""Training a student from stored targets, and plainly from the same text: the fair opponent.
+
+Both go through the same loop, model, batch shape and schedule. The plain run draws its windows
+from anywhere in the text, keeps a slice of it out, and ends up with the weights that were best on
+that slice; the student takes what it is given.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesubnet.distill.losses import forward_kl, forward_kl_listed, sampled_cross_entropy
+from moesubnet.distill.targets import Targets
+from moesubnet.training.dataset import Ids, random_windows
+from moesubnet.training.progress import OnProgress, ignore
+from moesubnet.training.trainer import Outcome, Schedule, held_out_loss, next_token_loss, train
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM
+
+BATCH_WINDOWS = 8
+JUDGE_EVERY_STEPS = 20
+PATIENCE = 10  # judgements in a row without a better one, then a plain run may end
+
+
+def train_student(
+    model: LlamaForCausalLM,
+    targets: Targets,
+    schedule: Schedule,
+    *,
+    start_id: int,
+    seed: int,
+    on_progress: OnProgress = ignore,
+    clock: Callable[[], float] = time.process_time,
+) -> Outcome:
+    """Minimise KL(mixture ‖ student) over the windows of `targets`, in place."""
+    import torch
+
+    count = len(targets.ids)
+
+    def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
+        epoch, slot = divmod(step, max(1, count // BATCH_WINDOWS))
+        order = np.random.default_rng([seed, epoch]).permutation(count)
+        picks = order[slot * BATCH_WINDOWS : (slot + 1) * BATCH_WINDOWS]
+        ids = targets.ids[picks].astype(np.int64)
+        starts = np.full((len(ids), 1), start_id)
+        inputs = torch.from_numpy(np.concatenate([starts, ids[:, :-1]], axis=1))
+        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+        return target_loss(logits, targets, picks), ids.size
+
+    return train(model, batch_loss, schedule, on_progress=on_progress, clock=clock)
+
+
+def target_loss(logits: torch.Tensor, targets: Targets, picks: NDArray[np.integer]) -> torch.Tensor:
+    """The loss that fits the targets' form. logits: [len(picks) · W, V]."""
+    import torch
+
+    def rows(stored: NDArray[np.generic], dtype: type) -> torch.Tensor:
+        return torch.from_numpy(stored[picks].astype(dtype)).flatten(0, 1)
+
+    if targets.kind == "full":
+        assert targets.log_m is not None
+        return forward_kl(logits, rows(targets.log_m, np.float32))
+    assert targets.kept is not None
+    kept = rows(targets.kept, np.int64)
+    if targets.kind == "samples":
+        return sampled_cross_entropy(logits, kept)
+    assert targets.log_m is not None
+    return forward_kl_listed(logits, kept, rows(targets.log_m, np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class PlainOutcome:
+    """A plain run: what it took, and the step whose weights it kept."""
+
+    outcome: Outcome
+    best_step: int
+    best_held_out_loss: float
+
+
+def train_plain(
+    model: LlamaForCausalLM,
+    ids: Ids,
+    held_out: Ids,
+    schedule: Schedule,
+    *,
+    window: int,
+    start_id: int,
+    seed: int,
+    on_progress: OnProgress = ignore,
+    clock: Callable[[], float] = time.process_time,
+) -> PlainOutcome:
+    """Minimise next-token loss over ids uint32 [n], in place; ends up with the weights that were
+    best on `held_out` uint32 [M, window]. Ends early once PATIENCE judgements brought nothing:
+    on so little text a run that got worse for that long has overfitted for good."""
+    best_step, best_loss = 0, math.inf
+    best_weights: dict[str, torch.Tensor] = {}
+
+    def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
+        rng = np.random.default_rng([seed, step])
+        windows = random_windows(ids, BATCH_WINDOWS, window + 1, start_id, rng)
+        return next_token_loss(model, windows), windows[:, 1:].size
+
+    def judge(step: int, elapsed_s: float) -> bool:
+        nonlocal best_step, best_loss, best_weights
+        if step % JUDGE_EVERY_STEPS == 0:
+            loss = held_out_loss(model, held_out, start_id)
+            if loss < best_loss:
+                best_step, best_loss = step, loss
+                best_weights = {k: v.clone() for k, v in model.state_dict().items()}
+        return step - best_step >= PATIENCE * JUDGE_EVERY_STEPS
+
+    outcome = train(
+        model, batch_loss, schedule, on_progress=on_progress, after_step=judge, clock=clock
+    )
+    model.load_state_dict(best_weights)
+    return PlainOutcome(outcome, best_step, best_loss)

@@ -1,0 +1,105 @@
+"""Moving through text with a panel of experts, blindly: what collection and evaluation share.
+
+N windows without a prompt go forward in lockstep, one id each per call, so every expert answers
+for a token before it sees it and a weight is what a router would have used. `prefill` sends whole
+windows at once instead: the same numbers from honest experts at a fraction of the calls, but an
+expert can then claim p = 1 on tokens that it was shown. Use it only where all experts are trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesubnet.baseline import Unigram
+from moesubnet.errors import PeerUnavailable
+from moesubnet.gate import Gate
+from moesubnet.mixture import Walk, members_of
+from moesubnet.panel import Panel, PanelError, PanelSequence
+from moesubnet.protocol import StepResponse
+from moesubnet.types import Hotkey
+
+Ids = NDArray[np.uint32]
+Laws = NDArray[np.float32]
+WINDOWS_PER_CALL = 128  # at least 64: an expert's cost per call is spread over them
+
+Answers = Mapping[Hotkey, StepResponse | PanelError]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """What is known about one position of N windows before its token is.
+
+    log_p: float32 [N, E, V], the members' laws (experts in sorted order, then the baseline).
+    log_w: float64 [N, E], the mixture's weights; −inf for members that gave no answer.
+    """
+
+    position: int
+    log_p: Laws
+    log_w: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Who is mixed: a panel over `experts` (sorted), the gate, and the baseline."""
+
+    panel: Panel
+    experts: tuple[Hotkey, ...]
+    gate: Gate
+    baseline: Unigram
+
+
+async def walk(
+    members: Members, windows: Ids, session: str, *, prefill: bool = False
+) -> AsyncIterator[Turn]:
+    """The turns of windows uint32 [N, W], position 0 … W − 1. Raises PeerUnavailable when no
+    expert answers; a single one that fails is left out until it answers again."""
+    names = members_of(members.experts)
+    weights = Walk(members.gate, names, len(windows))
+    vocab_size = len(members.baseline.logp)
+    sequences = [PanelSequence(f"{session}-{index}") for index in range(len(windows))]
+    rows = _prefilled if prefill else _step_by_step
+    async for position, answers in rows(members.panel, sequences, windows):
+        log_p = np.empty((len(windows), len(names), vocab_size), np.float32)
+        alive = np.ones(len(names), bool)
+        log_p[:, -1] = members.baseline.logp
+        for column, hotkey in enumerate(members.experts):
+            answer = answers[hotkey]
+            if isinstance(answer, StepResponse):
+                row = position - answer.rows[0].first
+                for index, part in enumerate(answer.rows):
+                    log_p[index, column] = part.dense(vocab_size)[row]
+            else:
+                alive[column] = False
+                log_p[:, column] = members.baseline.logp
+        if not alive[:-1].any():
+            raise PeerUnavailable("no expert answers")
+        yield Turn(position, log_p, weights.log_weights(alive))
+        label = windows[:, position]
+        weights.observe(label, label_log_p(log_p, label), blind=alive)
+
+
+def label_log_p(log_p: Laws, label: Ids) -> Laws:
+    """Each member's log-probability of the label: [N, E, V], [N] → [N, E]."""
+    return log_p[np.arange(len(label)), :, label]
+
+
+async def _step_by_step(
+    panel: Panel, sequences: Sequence[PanelSequence], windows: Ids
+) -> AsyncIterator[tuple[int, Answers]]:
+    for position in range(windows.shape[1]):
+        yield (
+            position,
+            await panel.advance(sequences, list(windows[:, max(0, position - 1) : position])),
+        )
+
+
+async def _prefilled(
+    panel: Panel, sequences: Sequence[PanelSequence], windows: Ids
+) -> AsyncIterator[tuple[int, Answers]]:
+    answers = await panel.advance(sequences, list(windows[:, :-1]), first=0)
+    for position in range(windows.shape[1]):
+        yield position, answers
