@@ -133,7 +133,7 @@ def cluster_leaders(
     """Each column's leader: single linkage on `distance`, the most senior of a cluster leads.
 
     distance: [n, n] mean squared Hellinger distances, NaN where two were never seen together;
-    seniority: (block of the earliest commitment, uid), smaller is earlier.
+    seniority: (block of registration, uid); who registered first leads.
     """
     n = len(seniority)
     leader = sorted(range(n), key=lambda i: seniority[i])
@@ -152,7 +152,8 @@ def cluster_leaders(
 def hellinger_squared(laws: npt.NDArray[np.floating]) -> Float:
     """1 − Σ_x √(p_i p_j) between log-laws [E, V] of one position: float64 [E, E] in [0, 1]."""
     roots = np.exp(0.5 * laws)
-    return np.clip(1.0 - (roots @ roots.T).astype(np.float64), 0.0, 1.0)
+    overlap: Float = (roots @ roots.T).astype(np.float64)
+    return np.clip(1.0 - overlap, 0.0, 1.0)
 
 
 def _cluster_terms(sheet: Sheet, leaders: list[int]) -> tuple[Float, Float, Float, Float]:

@@ -1,0 +1,139 @@
+"""`moesubnet validator …`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+validator_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(help="Scores, votes and used text. Keep it: used text is never used again."),
+]
+
+
+@validator_app.callback()
+def _group() -> None:
+    """Measure what each expert adds to the mixture, and vote."""
+
+
+@validator_app.command()
+def run(
+    hotkey: Annotated[
+        str, typer.Option(help="Key that votes: a wallet `name/hotkey`, or //URI. Needs stake.")
+    ],
+    spec: Annotated[Path, typer.Option(help="Folder with the subnet's spec.json.")],
+    text: Annotated[
+        str,
+        typer.Option(
+            help="Private text that no miner has seen: a file or quoted glob; .jsonl lines with "
+            'a "text", or one document a file. Each part is used once and then PUBLISHED.'
+        ),
+    ],
+    state_dir: StateDir = None,
+    chain: Annotated[
+        str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")
+    ] = "ws://127.0.0.1:9944",
+    netuid: Annotated[int, typer.Option(help="Subnet.")] = 1,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks one.")] = 8091,
+    external_ip: Annotated[
+        str | None, typer.Option(help="Address to publish on chain; --host if not given.")
+    ] = None,
+    walks: Annotated[
+        int,
+        typer.Option(min=8, max=128, help="Walks an epoch; each spends 48 tokens of private text."),
+    ] = 32,
+    allow_private: Annotated[
+        bool,
+        typer.Option(help="Also ask experts on private and loopback addresses (local networks)."),
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Score every expert on your private text, and commit and reveal the vote, epoch by epoch.
+
+    Each epoch some text is walked token by token through all experts; no label is sent before its
+    answer is scored. The answers, the text itself and the vote that follows make a score sheet.
+    Its hash goes on chain with the vote, and once the vote is revealed the sheet is served to
+    everyone: that text is public from then on. Do not give text that must stay secret.
+
+    Stop and start at any time: nothing is lost, no text is used twice. When the text is spent, the
+    last vote is repeated until you add more. 100,000 tokens last about 65 epochs.
+    """
+    import asyncio
+
+    from moesubnet.chain.wallet import load_hotkey
+    from moesubnet.log import set_up_logging
+    from moesubnet.types import NetUid
+    from moesubnet.validator.run import ValidatorConfig, run_validator
+
+    set_up_logging(log_level)
+    signer = load_hotkey(hotkey)
+    config = ValidatorConfig(
+        chain_url=chain,
+        netuid=NetUid(netuid),
+        signer=signer,
+        hotkey_spec=hotkey,
+        spec_dir=spec,
+        text=text,
+        state_dir=state_dir or _default_state_dir(),
+        host=host,
+        port=port,
+        external_ip=external_ip or host,
+        allow_private=allow_private,
+        walks_per_epoch=walks,
+    )
+    asyncio.run(run_validator(config))
+
+
+@validator_app.command()
+def explain(
+    hotkey: Annotated[str, typer.Argument(help="The miner's hotkey (SS58), or //URI.")],
+    state_dir: StateDir = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="A published sheet's file instead of your own last one.")
+    ] = None,
+) -> None:
+    """Say on one screen why a miner earns what it earns.
+
+    From your own newest sheet, or any validator's: fetch `http://AXON/v1/sheet/HASH` (the hash is
+    on chain, `LastReveal`) and pass it with --sheet. The vote is recounted from it.
+    """
+    from moesubnet.chain.wallet import hotkey_address
+    from moesubnet.errors import ConfigError
+    from moesubnet.sheet import Sheet
+    from moesubnet.types import Hotkey
+    from moesubnet.validator.explain import explain as explain_sheet
+    from moesubnet.validator.state import State
+
+    if sheet is not None:
+        found: Sheet | None = Sheet.from_bytes(_read(sheet))
+    else:
+        path = (state_dir or _default_state_dir()) / "validator.sqlite3"
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist: give --state-dir or --sheet")
+        state = State(path)
+        found = state.newest_sheet()
+        state.close()
+    if found is None:
+        raise ConfigError("no epoch is closed yet: wait for the middle of the next one")
+    address = hotkey_address(hotkey) if hotkey.startswith("//") else Hotkey(hotkey)
+    typer.echo(explain_sheet(found, address))
+
+
+def _default_state_dir() -> Path:
+    from moesubnet.paths import data_dir
+
+    return data_dir("validator")
+
+
+def _read(path: Path) -> bytes:
+    from moesubnet.errors import ConfigError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,139 @@
+"""Closing an epoch: from the answers stored so far to the score sheet that is voted."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from moesubnet.sheet import (
+    I32,
+    LOG_Q_ABSENT,
+    LOG_W_NONE,
+    MAX_ITEMS,
+    MAX_WALKS,
+    U32,
+    Sheet,
+    sheet_seed,
+)
+from moesubnet.types import Hotkey, Metagraph
+from moesubnet.validator.scoring import cluster_leaders, recount
+from moesubnet.validator.state import Batch
+
+
+def close_sheet(
+    batches: Sequence[Batch],
+    metagraph: Metagraph,
+    *,
+    validator: Hotkey,
+    spec_sha256: str,
+    gate_sha256: bytes,
+    previous_sha256: bytes,
+    scores: Mapping[Hotkey, int],
+) -> Sheet:
+    """The sheet of the metagraph's epoch; pure.
+
+    Columns are the registered hotkeys that were asked or have a score to lose: who is absent
+    fades. Clones follow the one that registered first. Of too many items the newest count.
+    """
+    batches = _newest(batches)
+    registered = metagraph.by_hotkey
+    asked = {hotkey for batch in batches for hotkey in batch.hotkeys}
+    scored = {hotkey for hotkey, score in scores.items() if score > 0}
+    hotkeys = tuple(sorted(h for h in asked | scored if h in registered and h != validator))
+    walks = [ids for batch in batches for ids in batch.walks]
+    walk, position, log_q, log_w = _items(batches, hotkeys)
+    unvoted = Sheet(
+        netuid=metagraph.netuid,
+        epoch=metagraph.epoch_index,
+        validator=validator,
+        spec_sha256=bytes.fromhex(spec_sha256),
+        gate_sha256=gate_sha256,
+        previous_sha256=previous_sha256,
+        seed=sheet_seed(previous_sha256, metagraph.epoch_index),
+        hotkeys=hotkeys,
+        uids=tuple(int(registered[hotkey].uid) for hotkey in hotkeys),
+        leaders=_leaders(batches, metagraph, hotkeys),
+        walks=tuple(np.asarray(ids, "<u4") for ids in walks),
+        walk=walk,
+        position=position,
+        log_q=log_q,
+        log_w=log_w,
+        receipts=tuple(_receipts_sha256(batches, hotkey) for hotkey in hotkeys),
+        reliability_ppm=(0,) * len(hotkeys),
+        ema_before=tuple(scores.get(hotkey) for hotkey in hotkeys),
+        ema_after=(None,) * len(hotkeys),
+        row_u16=(0,) * len(hotkeys),
+    )
+    vote = recount(unvoted)
+    return dataclasses.replace(
+        unvoted,
+        reliability_ppm=vote.reliability_ppm,
+        ema_after=vote.ema_after,
+        row_u16=vote.row_u16,
+    )
+
+
+def _newest(batches: Sequence[Batch]) -> list[Batch]:
+    """The newest batches that a sheet has room for, oldest first."""
+    kept: list[Batch] = []
+    items = walks = 0
+    for batch in reversed(batches):
+        items += len(batch.walks) * len(batch.steps)
+        walks += len(batch.walks)
+        if items > MAX_ITEMS or walks > MAX_WALKS:
+            break
+        kept.insert(0, batch)
+    return kept
+
+
+def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U32, I32, I32]:
+    """walk, position [M], log_q, log_w [M, n + 1] of all steps in columns of `hotkeys`."""
+    n = len(hotkeys)
+    walk, position = [np.empty(0, "<u4")], [np.empty(0, "<u4")]
+    log_q, log_w = [np.empty((0, n + 1), "<i4")], [np.empty((0, n + 1), "<i4")]
+    begin = 0
+    for batch in batches:
+        count = len(batch.walks)
+        order = {hotkey: column for column, hotkey in enumerate(batch.hotkeys)}
+        columns = np.array([order.get(h, -1) for h in hotkeys] + [len(batch.hotkeys)])
+        for step in batch.steps:
+            walk.append(np.arange(begin, begin + count, dtype="<u4"))
+            position.append(np.full(count, step.position, "<u4"))
+            log_q.append(np.where(columns < 0, LOG_Q_ABSENT, step.log_q[:, columns]))
+            log_w.append(np.where(columns < 0, LOG_W_NONE, step.log_w[:, columns]))
+        begin += count
+    joined = (np.concatenate(log_q).astype("<i4"), np.concatenate(log_w).astype("<i4"))
+    return np.concatenate(walk), np.concatenate(position), *joined
+
+
+def _leaders(
+    batches: Sequence[Batch],
+    metagraph: Metagraph,
+    hotkeys: Sequence[Hotkey],
+) -> tuple[int, ...]:
+    """Clusters by mean squared Hellinger distance over everything answered together."""
+    n = len(hotkeys)
+    distance, together = np.zeros((n, n)), np.zeros((n, n))
+    for batch in batches:
+        mine = [i for i, hotkey in enumerate(hotkeys) if hotkey in batch.hotkeys]
+        theirs = [batch.hotkeys.index(hotkeys[i]) for i in mine]
+        for step in batch.steps:
+            distance[np.ix_(mine, mine)] += step.distance[np.ix_(theirs, theirs)]
+            together[np.ix_(mine, mine)] += step.together[np.ix_(theirs, theirs)]
+    mean = np.divide(distance, together, out=np.full((n, n), np.nan), where=together > 0)
+    neurons = [metagraph.by_hotkey[hotkey] for hotkey in hotkeys]
+    return cluster_leaders(mean, [(int(x.registered_at_block), int(x.uid)) for x in neurons])
+
+
+def _receipts_sha256(batches: Sequence[Batch], hotkey: Hotkey) -> bytes:
+    """SHA-256 over the lines of an expert's receipts, in the order of its answers."""
+    lines = [
+        step.receipts[batch.hotkeys.index(hotkey)]
+        for batch in batches
+        if hotkey in batch.hotkeys
+        for step in batch.steps
+    ]
+    return hashlib.sha256("".join(f"{line}\n" for line in lines if line).encode()).digest()

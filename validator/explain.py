@@ -1,0 +1,101 @@
+"""Why an expert earns what it earns: one screen from one score sheet."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from moesubnet.errors import ConfigError
+from moesubnet.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
+from moesubnet.types import Hotkey
+from moesubnet.validator.scoring import EMA_SHARE, Recount, recount
+
+
+def explain(sheet: Sheet, hotkey: Hotkey) -> str:
+    """Text of about 20 lines. Raises ConfigError when the sheet does not have the hotkey."""
+    if hotkey not in sheet.hotkeys:
+        known = "\n  ".join(sheet.hotkeys) or "nobody"
+        raise ConfigError(
+            f"{hotkey} is not in this sheet (epoch {sheet.epoch}). It has:\n  {known}\n"
+            "A miner appears once it is registered, serves its axon and shows a card of this spec."
+        )
+    column = sheet.hotkeys.index(hotkey)
+    result = recount(sheet)
+    leader = sheet.leaders[column]
+    clones = [h for h, lead in zip(sheet.hotkeys, sheet.leaders, strict=True) if lead == leader]
+    total = sum(sheet.row_u16)
+    share = sheet.row_u16[column] / total if total else 0.0
+    lines = [
+        f"{hotkey}  (uid {sheet.uids[column]})",
+        f"epoch {sheet.epoch} of validator {sheet.validator}, {len(sheet.walk)} items "
+        f"in {len(set(sheet.walk.tolist()))} walks",
+        "",
+        f"vote          {share:7.2%}  of this validator's row ({sheet.row_u16[column]} of 65535)",
+        f"moving avg.   {_nats(sheet.ema_after[column])}  nats/token, was "
+        f"{_nats(sheet.ema_before[column])} ({EMA_SHARE:.0%} of each new epoch)",
+        f"this epoch    {_nats(result.score_nano[column])}  = value x reliability, "
+        "or 0 if the bound is not above 0",
+        f"  value       {result.value_nats[column]:+.4f}  nats/token that it adds to the mixture",
+        f"  lower bound {result.bound_nats[column]:+.4f}  with 90 % certainty over the walks",
+        f"  reliability {result.reliability_ppm[column] / MICRO:7.2%}  of what it was asked",
+        "",
+        *_beside_others(sheet, column),
+        "",
+        _verdict(sheet, result, column, clones),
+        _agreement(sheet, result),
+    ]
+    return "\n".join(lines)
+
+
+def _nats(nano: int | None) -> str:
+    return "   none" if nano is None else f"{nano / NANO:7.4f}"
+
+
+def _beside_others(sheet: Sheet, column: int) -> list[str]:
+    """Its log score and weight next to the baseline's and the mixture's, where it answered."""
+    answered = sheet.log_q[:, column] > LOG_Q_UNANSWERED
+    if not np.any(answered):
+        asked = bool(np.any(sheet.log_q[:, column] != LOG_Q_ABSENT))
+        return ["it was asked and never answered" if asked else "it was not asked in this epoch"]
+    log_q, log_w = sheet.log_q[answered] / MICRO, sheet.log_w[answered] / MICRO
+    present = sheet.log_q[answered] > LOG_Q_UNANSWERED
+    joint = np.where(present, np.exp(log_q + log_w), 0.0).sum(axis=1)
+    weight = np.where(present, np.exp(log_w), 0.0)
+    mean_weight = float(np.mean(weight[:, column] / weight.sum(axis=1)))
+    mixture = math.fsum(np.log(joint / weight.sum(axis=1))) / len(joint)
+    alone = math.fsum(log_q[:, column]) / len(log_q)
+    baseline = math.fsum(log_q[:, -1]) / len(log_q)
+    return [
+        f"ln p(next token)   alone {alone:.3f}   baseline {baseline:.3f}   mixture {mixture:.3f}",
+        f"its mean weight in the mixture {mean_weight:.1%}",
+    ]
+
+
+def _verdict(sheet: Sheet, result: Recount, column: int, clones: list[Hotkey]) -> str:
+    leader = sheet.leaders[column]
+    if leader != column:
+        return (
+            f"It earns nothing: it answers as {sheet.hotkeys[leader]} does, which registered "
+            "first. Train on other text."
+        )
+    if result.score_nano[column] > 0:
+        shared = f" {len(clones) - 1} others answer alike and earn nothing." * (len(clones) > 1)
+        return "It earns because the mixture predicts unseen text better with it." + shared
+    if result.reliability_ppm[column] == 0:
+        return "It earns nothing: no valid answer came. Check that its axon can be reached."
+    if not any(result.score_nano):
+        return "Nobody was worth anything this epoch, so the last vote stands."
+    return (
+        "It earns nothing now: with 90 % certainty it adds nothing that the others and the "
+        "baseline lack. Better on some kind of text beats average on all."
+    )
+
+
+def _agreement(sheet: Sheet, result: Recount) -> str:
+    differs = max(
+        (abs(a - b) for a, b in zip(sheet.row_u16, result.row_u16, strict=True)), default=0
+    )
+    if differs <= 1:
+        return "Recounted from the sheet: the vote is right."
+    return f"RECOUNT DISAGREES by up to {differs} of 65535: this validator's vote is wrong."

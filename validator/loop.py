@@ -1,0 +1,166 @@
+"""A validator's life, block by block: reveal, measure, close the sheet, commit.
+
+Every step looks at the chain and the stored state, does at most one thing and may be repeated, so
+a block missed, a chain away for a while or a restart needs no special case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from moesubnet.chain.client import ChainClient, Epoch
+from moesubnet.errors import CallRejected, ChainError, PoolSpent
+from moesubnet.gate_sync import GateSync, keep_sheet
+from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
+from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.serve import Health, Metrics
+from moesubnet.validator.state import Phase, State
+from moesubnet.validator.weights import Votes, salt_for
+
+WALKS_PER_BATCH = 8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Validator:
+    """Wires the steps together. `run` returns only when the chain client is closed."""
+
+    chain: ChainClient
+    netuid: NetUid
+    signer: Signer
+    spec_sha256: str
+    axon: Axon  # as published
+    state: State
+    experts: Experts
+    measurement: Measurement
+    gates: GateSync
+    sheets_dir: Path  # where `gates` keeps sheets
+    health: Health
+    metrics: Metrics
+    walks_per_epoch: int = 32
+
+    def __post_init__(self) -> None:
+        self._hotkey = Hotkey(self.signer.ss58_address)
+        self._votes = Votes(self.chain, self.netuid, self.signer, self.state)
+        self._begun_epoch = -1
+        self._commit_reveal = True
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as walking:
+            async for _ in self.chain.heads():
+                try:
+                    await self.on_block(walking)
+                except ChainError as error:
+                    log.warning("chain: %s; again at the next block", error)
+
+    async def on_block(self, walking: asyncio.TaskGroup) -> None:
+        """One block. Batches of walks go on in `walking`. Raises ChainError."""
+        epoch = await self.chain.epoch(self.netuid)
+        self._show(epoch)
+        await self._votes.reveal_due(epoch)
+        if epoch.epoch_index != self._begun_epoch:
+            await self._begin_epoch()
+            self._begun_epoch = epoch.epoch_index
+        if self._walks_due(epoch) > self.state.walks_started(epoch.epoch_index):
+            await self._start_walks(walking)
+        if self._is_closing_time(epoch) and not self.state.voted(epoch.epoch_index):
+            await self._close_epoch(epoch.epoch_index)
+        await self._votes.commit_due(epoch, commit_reveal=self._commit_reveal)
+
+    async def _begin_epoch(self) -> None:
+        """Meet the experts, publish our axon, and fit the gate on what was revealed."""
+        metagraph = await self._read_metagraph()
+        await self._publish_axon(metagraph)
+        for body in self.state.public_sheets():
+            keep_sheet(self.sheets_dir, body)
+        await self.gates.refresh(metagraph)
+        await self.experts.refresh(metagraph)
+
+    def _walks_due(self, epoch: Epoch) -> int:
+        """Walks that should have started by now: batches spread over the epoch's first third."""
+        done = epoch.block - epoch.last_epoch_block
+        spread_blocks = max(1, epoch.tempo_blocks // 3)
+        if done > spread_blocks:
+            return 0
+        batches = -(-self.walks_per_epoch // WALKS_PER_BATCH)
+        return min(self.walks_per_epoch, (1 + done * batches // spread_blocks) * WALKS_PER_BATCH)
+
+    async def _start_walks(self, walking: asyncio.TaskGroup) -> None:
+        """Open one batch on fresh text, if there is any, and let it run."""
+        metagraph = await self._read_metagraph()
+        await self.experts.refresh(metagraph)
+        try:
+            batch = self.measurement.open_batch(metagraph, WALKS_PER_BATCH)
+        except PoolSpent as error:
+            self._report("text", str(error))
+            return
+        self._report("text", None)
+        if batch is not None:
+            walking.create_task(self.measurement.run(batch, self.gates.gate))
+
+    def _is_closing_time(self, epoch: Epoch) -> bool:
+        """The epoch's second half, while a commit still falls into this epoch."""
+        half = epoch.last_epoch_block + epoch.tempo_blocks // 2
+        return epoch.block >= half and epoch.epoch_now == epoch.epoch_index
+
+    async def _close_epoch(self, epoch_index: int) -> None:
+        """Make the sheet of everything answered so far; it is stored with its salt, then voted."""
+        metagraph = await self._read_metagraph()
+        if metagraph.epoch_index != epoch_index:
+            return  # the epoch ended meanwhile
+        batches = self.state.open_batches()
+        sheet = await asyncio.to_thread(
+            close_sheet,
+            batches,
+            metagraph,
+            validator=self._hotkey,
+            spec_sha256=self.spec_sha256,
+            gate_sha256=self.gates.gate.sha256,
+            previous_sha256=self.state.previous_sha256(),
+            scores=self.state.scores(),
+        )
+        is_worth_voting = any(sheet.row_u16)
+        phase = Phase.PREPARED if is_worth_voting else Phase.LOST
+        self.state.close_epoch(sheet, salt_for(sheet), phase, batches)
+        log.info("closed epoch=%d items=%d vote=%s", sheet.epoch, len(sheet.walk), phase)
+
+    async def _read_metagraph(self) -> Metagraph:
+        """Raises ChainError."""
+        metagraph = await self.chain.metagraph(self.netuid)
+        self._commit_reveal = metagraph.commit_reveal
+        lost_slot = self._hotkey not in metagraph.by_hotkey
+        new_spec = metagraph.spec_sha256 not in (None, self.spec_sha256)
+        self._report("slot", "the hotkey has no slot: `moesubnet register`" if lost_slot else None)
+        self._report("spec", "the subnet has a new spec: restart with it" if new_spec else None)
+        return metagraph
+
+    async def _publish_axon(self, metagraph: Metagraph) -> None:
+        """Say on chain where our sheets are, if it says something else."""
+        neuron = metagraph.by_hotkey.get(self._hotkey)
+        if neuron is None or neuron.axon == self.axon:
+            return
+        problem = None
+        try:
+            await self.chain.serve_axon(self.netuid, self.axon.ip, self.axon.port, self.signer)
+        except CallRejected as error:
+            problem = f"our sheets cannot be found at {self.axon.url}: {error}"
+        self._report("axon", problem)
+
+    def _report(self, name: str, problem: str | None) -> None:
+        """Note what a person has to do, or that it is done; logged when it changes."""
+        if problem is None:
+            self.health.problems.pop(name, None)
+        elif self.health.problems.get(name) != problem:
+            self.health.problems[name] = problem
+            log.error("%s", problem)
+
+    def _show(self, epoch: Epoch) -> None:
+        self.health.block, self.health.epoch = epoch.block, epoch.epoch_index
+        self.metrics.block.set(epoch.block)
+        self.metrics.epoch.set(epoch.epoch_index)

@@ -1,0 +1,80 @@
+"""Measuring experts: one batch of walks, from fresh text to stored scores."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from moesubnet.baseline import Unigram
+from moesubnet.gate import Gate
+from moesubnet.mixture import Walk, members_of
+from moesubnet.panel import Panel
+from moesubnet.protocol import Want
+from moesubnet.sheet import LOG_Q_UNANSWERED, sheet_seed
+from moesubnet.types import Metagraph
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.probes import WINDOW_TOKENS, TextPool, walk_batch
+from moesubnet.validator.serve import Metrics
+from moesubnet.validator.state import Batch, State
+
+FULL_VOCABULARY = 8_192  # up to here an answer holds every token
+TOP_K = 256
+DEADLINE_S = 5.0  # for one expert's answer to one step of a batch
+REST_S = 2.0  # for an expert that failed, doubling; so that the dead do not slow the living
+
+log = logging.getLogger(__name__)
+
+
+class Measurement:
+    """Draws text, walks experts through it and stores what they said."""
+
+    def __init__(
+        self,
+        state: State,
+        pool: TextPool,
+        spec_sha256: str,
+        baseline: Unigram,
+        experts: Experts,
+        metrics: Metrics,
+    ) -> None:
+        self._state = state
+        self._pool = pool
+        self._spec_sha256 = spec_sha256
+        self._baseline = baseline
+        self._experts = experts
+        self._metrics = metrics
+
+    def open_batch(self, metagraph: Metagraph, walks: int) -> Batch | None:
+        """Draw fresh text for the experts known now; None while there are none.
+
+        Raises PoolSpent.
+        """
+        scored = {hotkey for hotkey, score in self._state.scores().items() if score > 0}
+        known = scored | self._experts.clients.keys()
+        hotkeys = sorted(known & metagraph.by_hotkey.keys())
+        self._metrics.experts.set(len(hotkeys))
+        if not hotkeys:
+            return None
+        started = self._state.walks_started(metagraph.epoch_index)
+        seed = sheet_seed(self._state.previous_sha256(), metagraph.epoch_index)
+        used = self._state.used_starts(self._spec_sha256)
+        windows = self._pool.draw(walks, used, seed + started.to_bytes(8, "little"))
+        self._metrics.walks.inc(len(windows))
+        left = len(self._pool.free_windows(used)) - len(windows)
+        self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
+        return self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
+
+    async def run(self, batch: Batch, gate: Gate) -> None:
+        """Walk the batch to its end; each position is on disk before its labels are sent."""
+        vocab_size = len(self._baseline.logp)
+        want = Want("full") if vocab_size <= FULL_VOCABULARY else Want("top_k", TOP_K)
+        clients = dict(self._experts.clients)
+        panel = Panel(clients, deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
+        walk = Walk(gate, members_of(batch.hotkeys), len(batch.walks))
+        async for step in walk_batch(panel, clients, batch, walk, self._baseline.logp):
+            self._state.add_step(batch.id, step)
+            silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
+            self._metrics.answers.labels("missing").inc(silent)
+            self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
+        log.info("walked epoch walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))

@@ -1,0 +1,186 @@
+"""Probes: walks through private text in which no label is sent before it is scored.
+
+A walk is a window of text: a prefix, then one token at a time, each answer scored before its
+label is appended. Every window is used once, ever: a miner that has seen a text cannot be
+measured on it again.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.client import ExpertClient
+from moesubnet.errors import ConfigError, PoolSpent
+from moesubnet.mixture import Walk
+from moesubnet.panel import Panel, PanelSequence
+from moesubnet.protocol import StepResponse
+from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, micro_nats
+from moesubnet.types import Hotkey
+from moesubnet.validator.scoring import hellinger_squared
+from moesubnet.validator.state import Batch, Step, Window
+
+PREFIX_TOKENS = 32
+STEP_TOKENS = 16
+WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
+
+log = logging.getLogger(__name__)
+
+
+class TextPool:
+    """Private documents, cut into windows that do not overlap."""
+
+    def __init__(self, documents: Mapping[bytes, npt.NDArray[np.uint32]]) -> None:
+        """documents: token ids by SHA-256 of the text."""
+        self._documents = {k: ids for k, ids in documents.items() if len(ids) >= WINDOW_TOKENS}
+        self.tokens = sum(len(ids) for ids in self._documents.values())
+        if not self._documents:
+            raise ConfigError(
+                f"the private text has no document of {WINDOW_TOKENS} tokens; give longer text"
+            )
+
+    @classmethod
+    def load(cls, pattern: str, encode: Callable[[str], Sequence[int]]) -> TextPool:
+        """Every file that matches `pattern`: .jsonl lines with a "text", or one document each.
+
+        Raises ConfigError.
+        """
+        paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        texts = {
+            hashlib.sha256(text.encode()).digest(): text
+            for path in paths
+            if path.is_file()
+            for text in _read_texts(path)
+        }
+        if not texts:
+            raise ConfigError(f"no text in {pattern!r}")
+        return cls({key: np.array(encode(text), np.uint32) for key, text in texts.items()})
+
+    def free_windows(self, used: Mapping[bytes, set[int] | None]) -> list[tuple[bytes, int]]:
+        """(document, start) of what was never used. `used` as `State.used_starts` gives it."""
+        return [
+            (document, start)
+            for document, ids in sorted(self._documents.items())
+            if (starts := used.get(document, set())) is not None
+            for start in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
+            if start not in starts
+        ]
+
+    def draw(self, count: int, used: Mapping[bytes, set[int] | None], seed: bytes) -> list[Window]:
+        """`count` fresh windows, chosen by `seed`; fewer when fewer are left.
+
+        Raises PoolSpent when none is.
+        """
+        free = self.free_windows(used)
+        if not free:
+            raise PoolSpent(
+                f"all {self.tokens:,} tokens of private text are used, and none is used twice: "
+                "the last vote is repeated until you add fresh text under --text and restart"
+            )
+        order = sorted(free, key=lambda window: _lot(seed, *window))
+        return [
+            Window(document, start, self._documents[document][start : start + WINDOW_TOKENS])
+            for document, start in order[:count]
+        ]
+
+
+def _lot(seed: bytes, document: bytes, start: int) -> bytes:
+    return hashlib.sha256(seed + document + start.to_bytes(8, "little")).digest()
+
+
+def _read_texts(path: Path) -> Iterator[str]:
+    try:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix != ".jsonl":
+            yield content
+            return
+        for line in content.split("\n"):
+            text = json.loads(line)["text"] if line.strip() else ""
+            if not isinstance(text, str):
+                raise TypeError
+            yield text
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f'{path} has a line that is not JSON with a "text"') from error
+
+
+async def walk_batch(
+    panel: Panel,
+    clients: Mapping[Hotkey, ExpertClient],
+    batch: Batch,
+    walk: Walk,
+    baseline_logp: npt.NDArray[np.float32],
+) -> AsyncIterator[Step]:
+    """Move all walks of `batch` in lockstep; yields each position's scores.
+
+    Store a step before asking for the next one: that sends its labels.
+    """
+    walk.show(batch.walks[:, :PREFIX_TOKENS])
+    sequences = [PanelSequence(secrets.token_hex(16)) for _ in batch.walks]
+    sent = 0
+    for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
+        answers = await panel.advance(
+            sequences, list(batch.walks[:, sent:position]), members=batch.hotkeys
+        )
+        sent = position
+        laws: list[npt.NDArray[np.float32] | None] = []
+        receipts = []
+        for hotkey in batch.hotkeys:
+            answer = answers[hotkey]
+            if isinstance(answer, StepResponse):
+                laws.append(_last_laws(answer, len(baseline_logp)))
+                receipts.append(clients[hotkey].last_receipt)
+            else:
+                laws.append(None)
+                receipts.append("")
+                log.info("probe hotkey=%s position=%d failed=%s", hotkey, position, answer)
+        yield score_step(walk, position, batch.walks[:, position], laws, baseline_logp, receipts)
+
+
+def _last_laws(answer: StepResponse, vocab_size: int) -> npt.NDArray[np.float32]:
+    """float32 [N, V]: the law of each sequence's next token."""
+    return np.stack([rows.dense(vocab_size)[-1] for rows in answer.rows])
+
+
+def score_step(
+    walk: Walk,
+    position: int,
+    labels: npt.NDArray[np.uint32],
+    laws: Sequence[npt.NDArray[np.float32] | None],
+    baseline_logp: npt.NDArray[np.float32],
+    receipts: Sequence[str] = (),
+) -> Step:
+    """Score the labels [N] against each expert's laws [N, V] (None: no answer), move `walk` on."""
+    count, n = len(labels), len(laws)
+    log_q = np.tile(baseline_logp[labels].astype(np.float64)[:, None], (1, n + 1))
+    answered = np.array([law is not None for law in laws] + [True])
+    for column, law in enumerate(laws):
+        if law is not None:
+            log_q[:, column] = law[np.arange(count), labels]
+    log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
+    log_w = walk.log_weights(answered)
+    walk.observe(labels, log_q, blind=answered)
+    there = [column for column in range(n) if laws[column] is not None]
+    distance, together = np.zeros((n, n)), np.zeros((n, n), np.int64)
+    if there:
+        given = np.stack([law for law in laws if law is not None])  # [there, N, V]
+        pairs = np.ix_(there, there)
+        distance[pairs] = sum(hellinger_squared(given[:, k]) for k in range(count))
+        together[pairs] = count
+    return Step(
+        position,
+        np.where(answered, micro_nats(log_q), LOG_Q_UNANSWERED).astype(np.int32),
+        micro_nats(log_w),
+        distance,
+        together,
+        tuple(receipts),
+    )

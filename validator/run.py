@@ -1,0 +1,115 @@
+"""Starting a validator: check everything a person can get wrong, then run until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+
+from moesubnet.baseline import load_baseline
+from moesubnet.chain.client import ChainClient
+from moesubnet.client import open_http_session
+from moesubnet.errors import ConfigError
+from moesubnet.gate_sync import GateSync
+from moesubnet.listening import serve
+from moesubnet.spec import LoadedSpec, load_spec
+from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.loop import Validator
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.probes import TextPool
+from moesubnet.validator.serve import Health, Metrics, build_app
+from moesubnet.validator.state import State
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorConfig:
+    """Everything `moesubnet validator run` needs to know."""
+
+    chain_url: str
+    netuid: NetUid
+    signer: Signer
+    hotkey_spec: str  # as typed, for advice
+    spec_dir: Path
+    text: str  # glob
+    state_dir: Path
+    host: str
+    port: int
+    external_ip: str
+    allow_private: bool
+    walks_per_epoch: int
+
+
+async def run_validator(config: ValidatorConfig) -> None:
+    """Until SIGINT or SIGTERM. Raises ConfigError, SpecError, ChainError at the start."""
+    async with contextlib.AsyncExitStack() as stack:
+        chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
+        metagraph = await chain.metagraph(config.netuid)
+        _check_registered(config, metagraph)
+        spec = load_spec(config.spec_dir, metagraph.spec_sha256)
+        pool = await asyncio.to_thread(_load_pool, config.text, spec)
+        log.info("private text: %d tokens, %d windows", pool.tokens, len(pool.free_windows({})))
+
+        state = State(config.state_dir / "validator.sqlite3")
+        stack.callback(state.close)
+        http = await stack.enter_async_context(open_http_session())
+        health, metrics = Health(), Metrics()
+        app = build_app(config.signer, state, health, metrics)
+        listening = await serve(app, config.host, config.port)
+        stack.push_async_callback(listening.close)
+        log.info("validator listens on %s:%d", listening.host, listening.port)
+
+        experts = Experts(http, config.signer, spec, allow_private=config.allow_private)
+        sheets_dir = config.state_dir / "sheets"
+        validator = Validator(
+            chain,
+            config.netuid,
+            config.signer,
+            spec.sha256,
+            Axon(config.external_ip, listening.port),
+            state,
+            experts,
+            Measurement(state, pool, spec.sha256, load_baseline(spec), experts, metrics),
+            GateSync(chain, http, sheets_dir, allow_private=config.allow_private),
+            sheets_dir,
+            health,
+            metrics,
+            config.walks_per_epoch,
+        )
+        await _until_stopped(validator.run())
+        log.info("stopped; a committed vote is revealed when you start again before its epoch ends")
+
+
+def _check_registered(config: ValidatorConfig, metagraph: Metagraph) -> None:
+    hotkey = Hotkey(config.signer.ss58_address)
+    neuron = metagraph.by_hotkey.get(hotkey)
+    if neuron is None:
+        raise ConfigError(
+            f"{hotkey} is not registered on subnet {config.netuid}. Register and stake first:\n"
+            f"  moesubnet register --netuid {config.netuid} --hotkey {config.hotkey_spec}\n"
+            f"  moesubnet stake add --netuid {config.netuid} --hotkey {config.hotkey_spec} 1000"
+        )
+    if neuron.stake_rao == 0:
+        log.warning("no stake on this hotkey: its votes count nothing until you add some")
+
+
+def _load_pool(pattern: str, spec: LoadedSpec) -> TextPool:
+    tokenizer = load_tokenizer(spec.tokenizer_path)
+    return TextPool.load(pattern, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+async def _until_stopped(work: Coroutine[object, object, None]) -> None:
+    """Run until the work ends or a signal asks to stop; then cancel it and wait."""
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,300 @@
+"""What a validator must not forget, in SQLite. Every method is one transaction, on disk when it
+returns, so the process may die between any two of them.
+
+Order is what makes that safe: text is marked used before it is sent, an answer is stored before
+its label is sent, and a vote is stored with its salt before it is committed on chain.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.errors import ConfigError
+from moesubnet.sheet import Sheet
+from moesubnet.types import BlockNumber, Hotkey
+
+SERVED_SHEETS = 50
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS used (
+    document BLOB, start INTEGER, spec TEXT, PRIMARY KEY (document, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch (
+    id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, count INTEGER);
+CREATE TABLE IF NOT EXISTS step (
+    batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, distance BLOB, together BLOB,
+    receipts TEXT, epoch INTEGER, PRIMARY KEY (batch, position));
+CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
+CREATE TABLE IF NOT EXISTS vote (
+    epoch INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, sheet BLOB, salt TEXT, phase TEXT,
+    submitted_block INTEGER, reveal_epoch INTEGER);
+"""
+
+
+class Phase(StrEnum):
+    """A vote's life. On a subnet without commit-reveal it goes from prepared to revealed."""
+
+    PREPARED = "prepared"  # stored, perhaps sent
+    COMMITTED = "committed"  # seen on chain
+    REVEALED = "revealed"  # seen on chain; its sheet is public
+    LOST = "lost"  # its time passed, or nothing was worth voting for; never published
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of private text: document by SHA-256, first token, ids u32."""
+
+    document: bytes
+    start: int
+    ids: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One position of all walks of a batch, scored. n experts, N walks.
+
+    log_q, log_w: int32 [N, n + 1] as in a sheet; distance: float64 [n, n], summed squared
+    Hellinger distances over `together` int64 [n, n] walks; receipts: one line for each answer.
+    """
+
+    position: int
+    log_q: npt.NDArray[np.int32]
+    log_w: npt.NDArray[np.int32]
+    distance: npt.NDArray[np.float64]
+    together: npt.NDArray[np.int64]
+    receipts: tuple[str, ...]  # [n]; empty for no answer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Walks that started together with the same experts, and their steps not yet in a sheet."""
+
+    id: int
+    hotkeys: tuple[Hotkey, ...]
+    walks: npt.NDArray[np.uint32]  # [N, tokens]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A sheet on its way to the chain."""
+
+    sheet: Sheet
+    salt: tuple[int, ...]  # u16 words
+    phase: Phase
+    submitted_block: BlockNumber | None  # when its commit was last sent
+    reveal_epoch: int | None
+
+
+class State:
+    """Open once per process. Raises ConfigError when the file is no state of this program."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The API thread reads while the loop writes; SQLite serialises them.
+        self._db = sqlite3.connect(path, check_same_thread=False)
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")  # a commit is on disk
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"{path} is not a validator's state: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    # --- text and answers ----------------------------------------------------------------------
+
+    def used_starts(self, spec_sha256: str) -> dict[bytes, set[int] | None]:
+        """Used starts by document; None for a document cut into windows by another spec."""
+        used: dict[bytes, set[int] | None] = {}
+        for document, start, spec in self._db.execute("SELECT document, start, spec FROM used"):
+            starts = used.setdefault(document, set())
+            if spec != spec_sha256:
+                used[document] = None
+            elif starts is not None:
+                starts.add(start)
+        return used
+
+    def start_batch(
+        self, epoch: int, hotkeys: Sequence[Hotkey], windows: Sequence[Window], spec_sha256: str
+    ) -> Batch:
+        """Mark the windows used for ever, and open a batch of walks over them."""
+        walks = np.stack([window.ids for window in windows]).astype("<u4")
+        with self._db:
+            self._db.executemany(
+                "INSERT INTO used VALUES (?, ?, ?)",
+                [(window.document, window.start, spec_sha256) for window in windows],
+            )
+            row = self._db.execute(
+                "INSERT INTO batch (epoch, hotkeys, walks, count) VALUES (?, ?, ?, ?)",
+                (epoch, json.dumps(hotkeys), walks.tobytes(), len(walks)),
+            )
+        assert row.lastrowid is not None
+        return Batch(row.lastrowid, tuple(hotkeys), walks, ())
+
+    def walks_started(self, epoch: int) -> int:
+        query = "SELECT coalesce(sum(count), 0) FROM batch WHERE epoch = ?"
+        return int(self._db.execute(query, (epoch,)).fetchone()[0])
+
+    def add_step(self, batch_id: int, step: Step) -> None:
+        with self._db:
+            self._db.execute(
+                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                (
+                    batch_id,
+                    step.position,
+                    step.log_q.astype("<i4").tobytes(),
+                    step.log_w.astype("<i4").tobytes(),
+                    step.distance.astype("<f8").tobytes(),
+                    step.together.astype("<i8").tobytes(),
+                    json.dumps(step.receipts),
+                ),
+            )
+
+    def open_batches(self) -> list[Batch]:
+        """Batches with steps that are in no sheet yet, oldest first."""
+        query = (
+            "SELECT DISTINCT id, hotkeys, walks, count FROM batch JOIN step ON batch = id "
+            "WHERE step.epoch IS NULL ORDER BY id"
+        )
+        return [
+            Batch(
+                identity,
+                tuple(Hotkey(key) for key in json.loads(hotkeys)),
+                np.frombuffer(walks, "<u4").reshape(count, -1),
+                self._open_steps(identity, count, len(json.loads(hotkeys))),
+            )
+            for identity, hotkeys, walks, count in self._db.execute(query).fetchall()
+        ]
+
+    def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:
+        query = (
+            "SELECT position, log_q, log_w, distance, together, receipts FROM step "
+            "WHERE batch = ? AND epoch IS NULL ORDER BY position"
+        )
+        return tuple(
+            Step(
+                position,
+                np.frombuffer(log_q, "<i4").reshape(count, n + 1),
+                np.frombuffer(log_w, "<i4").reshape(count, n + 1),
+                np.frombuffer(distance, "<f8").reshape(n, n),
+                np.frombuffer(together, "<i8").reshape(n, n),
+                tuple(json.loads(receipts)),
+            )
+            for position, log_q, log_w, distance, together, receipts in self._db.execute(
+                query, (batch_id,)
+            )
+        )
+
+    def scores(self) -> dict[Hotkey, int]:
+        """Moving averages in nano-nats, by hotkey."""
+        return {Hotkey(k): v for k, v in self._db.execute("SELECT hotkey, ema_nano FROM score")}
+
+    # --- votes ---------------------------------------------------------------------------------
+
+    def close_epoch(
+        self, sheet: Sheet, salt: Sequence[int], phase: Phase, batches: Sequence[Batch]
+    ) -> None:
+        """Store the epoch's sheet and its vote, move the averages, and close its steps.
+
+        `batches` are those that the sheet was made of: answers that came since stay open.
+        """
+        with self._db:
+            self._db.execute(
+                "INSERT INTO vote VALUES (?, ?, ?, ?, ?, NULL, NULL)",
+                (sheet.epoch, sheet.sha256, sheet.to_bytes(), json.dumps(list(salt)), phase),
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO score VALUES (?, ?)",
+                [
+                    (hotkey, average)
+                    for hotkey, average in zip(sheet.hotkeys, sheet.ema_after, strict=True)
+                    if average is not None
+                ],
+            )
+            self._db.executemany(
+                "UPDATE step SET epoch = ? WHERE batch = ? AND position = ?",
+                [(sheet.epoch, b.id, step.position) for b in batches for step in b.steps],
+            )
+            self._forget(sheet.epoch)
+
+    def _forget(self, epoch: int) -> None:
+        """Drop what nobody can ask for any more. Used text is remembered for ever."""
+        for query in (
+            "DELETE FROM vote WHERE epoch <= ?",
+            "DELETE FROM step WHERE epoch <= ?",
+            "DELETE FROM batch WHERE epoch <= ? AND id NOT IN (SELECT batch FROM step)",
+        ):
+            self._db.execute(query, (epoch - 2 * SERVED_SHEETS,))
+
+    def voted(self, epoch: int) -> bool:
+        """Whether this epoch's sheet is closed."""
+        query = "SELECT 1 FROM vote WHERE epoch = ?"
+        return self._db.execute(query, (epoch,)).fetchone() is not None
+
+    def waiting_votes(self) -> list[Vote]:
+        """Votes that are neither revealed nor lost, oldest first."""
+        query = (
+            "SELECT sheet, salt, phase, submitted_block, reveal_epoch FROM vote "
+            "WHERE phase IN (?, ?) ORDER BY epoch"
+        )
+        rows = self._db.execute(query, (Phase.PREPARED, Phase.COMMITTED)).fetchall()
+        return [
+            Vote(Sheet.from_bytes(sheet), tuple(json.loads(salt)), Phase(phase), block, reveal)
+            for sheet, salt, phase, block, reveal in rows
+        ]
+
+    def note_submitted(self, vote: Vote, block: BlockNumber) -> None:
+        """Before sending, so that a restart waits for it instead of sending twice."""
+        self._update_vote(vote, submitted_block=block)
+
+    def note_committed(self, vote: Vote, reveal_epoch: int) -> None:
+        self._update_vote(vote, phase=Phase.COMMITTED, reveal_epoch=reveal_epoch)
+
+    def note_phase(self, vote: Vote, phase: Phase) -> None:
+        self._update_vote(vote, phase=phase)
+
+    def _update_vote(self, vote: Vote, **columns: int | str) -> None:
+        assignments = ", ".join(f"{column} = :{column}" for column in columns)
+        with self._db:
+            self._db.execute(
+                f"UPDATE vote SET {assignments} WHERE epoch = :epoch",
+                columns | {"epoch": vote.sheet.epoch},
+            )
+
+    def previous_sha256(self) -> bytes:
+        """Hash of the last revealed sheet; 32 zeros if there is none."""
+        query = "SELECT sha256 FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT 1"
+        row = self._db.execute(query, (Phase.REVEALED,)).fetchone()
+        return bytes(row[0]) if row else bytes(32)
+
+    def public_sheet(self, sha256: bytes) -> bytes | None:
+        """The bytes of one of the last 50 revealed sheets."""
+        query = (
+            "SELECT sheet FROM (SELECT sha256, sheet FROM vote WHERE phase = ? "
+            "ORDER BY epoch DESC LIMIT ?) WHERE sha256 = ?"
+        )
+        with closing(self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS, sha256))) as found:
+            row = found.fetchone()
+        return bytes(row[0]) if row else None
+
+    def public_sheets(self) -> list[bytes]:
+        """Bytes of the last 50 revealed sheets, the newest first."""
+        query = "SELECT sheet FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT ?"
+        rows = self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS))
+        return [bytes(row[0]) for row in rows]
+
+    def newest_sheet(self) -> Sheet | None:
+        """The last closed sheet, published or not: for its owner's eyes."""
+        query = "SELECT sheet FROM vote ORDER BY epoch DESC LIMIT 1"
+        row = self._db.execute(query).fetchone()
+        return Sheet.from_bytes(row[0]) if row else None
