@@ -42,7 +42,7 @@ from moesubnet.protocol import (
     StreamReceipt,
     max_answer_bytes,
 )
-from moesubnet.signing import RECEIPT, sign_request, signed_text, verify_receipt
+from moesubnet.signing import RECEIPT, sha256_of, sign_request, signed_text, verify_receipt
 from moesubnet.types import Axon, Hotkey, Signer
 
 CONNECT_TIMEOUT_S = 3.0
@@ -153,6 +153,8 @@ class ExpertClient:
                 if left < 0 or any(token >= self._vocab_size for token in chunk.ids):
                     raise WireError("more tokens than asked for, or outside the vocabulary")
                 finished = chunk.finish_reason is not None
+                if len(chunk.logprobs) != len(chunk.ids) or not (chunk.ids or finished):
+                    raise WireError("a chunk is empty or lacks log-probabilities")
                 yield chunk
         raise MalformedAuth("the stream ended without a receipt")
 
@@ -186,7 +188,7 @@ class ExpertClient:
             data = await _read(response, cap)
             receipts = response.headers.getall(RECEIPT, [])
         receipt = receipts[0] if len(receipts) == 1 else ""
-        digest = hashlib.sha256(data).digest()
+        digest = await sha256_of(data)
         self._check_receipt(receipt, response.status, request_sha256, digest)
         self.last_receipt = f"{receipt} {request_sha256.hex()} {digest.hex()}"
         return response.status, data, self.last_receipt
@@ -265,14 +267,17 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytearray:
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The body's lines, each with its newline; WireError for one that is too long or cut."""
-    rest = b""
+    pending = bytearray()
     async for chunk in response.content.iter_any():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line + b"\n"
-        if len(rest) > MAX_LINE_BYTES:
+        searched = len(pending)
+        pending += chunk
+        while (newline := pending.find(b"\n", searched)) >= 0:
+            yield bytes(pending[: newline + 1])
+            del pending[: newline + 1]
+            searched = 0
+        if len(pending) > MAX_LINE_BYTES:
             raise WireError("a line of the stream is too long")
-    if rest:
+    if pending:
         raise WireError("the stream ends in the middle of a line")
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -54,6 +55,35 @@ class Frame:
 
     fields: dict[str, Field]
     tensors: dict[str, Tensor]
+
+    def tensor(self, name: str, dtypes: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """A tensor of one of these dtypes ("f16 f32") and this shape (None: any size).
+
+        This and the methods below raise FrameError when the frame is otherwise.
+        """
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.dtype not in [DTYPES[dtype] for dtype in dtypes.split()]:
+            raise FrameError(f"{name} is missing or not {dtypes}")
+        if len(shape) != tensor.ndim or any(
+            size not in (None, got) for size, got in zip(shape, tensor.shape, strict=True)
+        ):
+            raise FrameError(f"{name} has another shape than the schema says")
+        return tensor
+
+    def texts(self, name: str, count: int) -> list[str]:
+        """A field that is a list of exactly `count` strings."""
+        entries = self.fields.get(name)
+        if not isinstance(entries, list) or len(entries) != count:
+            raise FrameError(f"{name} is not a list of {count} strings")
+        strings = [entry for entry in entries if isinstance(entry, str)]
+        if len(strings) != count:
+            raise FrameError(f"{name} is not a list of strings")
+        return strings
+
+    def holds_only(self, fields: set[str], tensors: set[str]) -> None:
+        """All of these and no others."""
+        if set(self.fields) != fields or set(self.tensors) != tensors:
+            raise FrameError("a field or tensor is missing or unknown")
 
 
 def encode(schema: str, fields: Mapping[str, Field], tensors: Mapping[str, Tensor]) -> bytes:
@@ -171,12 +201,3 @@ def _tensor(
 def _check_zeros(view: memoryview, begin: int, stop: int) -> None:
     if stop > len(view) or any(view[begin:stop]):
         raise FrameError("padding is missing or not zero")
-
-
-def texts(field: Field | None, count: int) -> Sequence[str]:
-    """`field` as a list of exactly `count` strings; else FrameError."""
-    if not isinstance(field, list) or len(field) != count:
-        raise FrameError(f"expected a list of {count} strings")
-    if not all(isinstance(entry, str) for entry in field):
-        raise FrameError("expected a list of strings")
-    return [str(entry) for entry in field]

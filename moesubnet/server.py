@@ -27,6 +27,7 @@ from moesubnet.errors import (
     Forbidden,
     MalformedAuth,
     MoesubnetError,
+    Overloaded,
     ReplayedRequest,
     StaleMetagraph,
     StaleRequest,
@@ -37,13 +38,14 @@ from moesubnet.errors import (
 from moesubnet.limits import RateLimiter
 from moesubnet.nonces import NonceStore
 from moesubnet.protocol import GenerateChunk, StreamReceipt
-from moesubnet.signing import RECEIPT, Caller, prove_claim, read_claim, sign_receipt
+from moesubnet.signing import RECEIPT, Caller, prove_claim, read_claim, sha256_of, sign_receipt
 from moesubnet.types import Hotkey, Metagraph, Signer
 
 CALLER = web.RequestKey("caller", Caller)
 BODY = web.RequestKey("body", bytes)
 _STARTED = web.RequestKey("started", web.StreamResponse)
 BODY_TIMEOUT_S = 10.0
+MAX_UNPROVEN_BYTES = 2**27
 
 # First match wins. 401: prove who you are. 403: we know, and no. 409, 400: the caller's mistake.
 _STATUS: tuple[tuple[type[MoesubnetError], int, str], ...] = (
@@ -56,6 +58,7 @@ _STATUS: tuple[tuple[type[MoesubnetError], int, str], ...] = (
     (AuthError, 401, "unauthorized"),
     (WireError, 400, "malformed_request"),
     (UnknownBase, 409, "unknown_base"),
+    (Overloaded, 429, "too_many_requests"),
     (StaleMetagraph, 503, "stale_metagraph"),
     (EngineError, 503, "engine_unavailable"),
 )
@@ -116,7 +119,20 @@ def auth_middleware(
 ) -> Middleware:
     """The one door of a neuron's server. `public_limiter` None: 10 a second, bursts of 50."""
     own_hotkey = Hotkey(own_signer.ss58_address)
+    unproven_bytes = 0
     limiter = public_limiter or RateLimiter(rate_per_s=10.0, burst=50.0)
+
+    async def read_body(request: web.Request, length: int) -> bytes:
+        """The body of a claim. Nobody is proven yet, so all such bodies share one budget."""
+        nonlocal unproven_bytes
+        if unproven_bytes + length > MAX_UNPROVEN_BYTES:
+            raise web.HTTPServiceUnavailable
+        unproven_bytes += length
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await request.content.readexactly(length) if length else b""
+        finally:
+            unproven_bytes -= length
 
     async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.match_info.http_exception is not None:
@@ -133,17 +149,18 @@ def auth_middleware(
         try:
             claim = read_claim(request.headers, own_hotkey, clock_ns())
             callers(claim.sender)
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await request.content.readexactly(length) if length else b""
+            body = await read_body(request, length)
             now_ns = clock_ns()
             caller = prove_claim(claim, request.method, request.raw_path, body, now_ns, nonces)
         except MoesubnetError as error:
-            log.info("refused remote=%s reason=%s", request.remote, type(error).__name__)
+            log.debug("refused remote=%s reason=%s", request.remote, type(error).__name__)
             return _refuse(request, *_status_of(error))
         except (TimeoutError, asyncio.IncompleteReadError, web.RequestPayloadError):
             return _refuse(request, 408, "body_incomplete")
+        except web.HTTPServiceUnavailable:
+            return _refuse(request, 503, "busy")
         request[CALLER], request[BODY] = caller, body
-        return _receipted(await _answer(request, handler), caller)
+        return await receipted(await _answer(request, handler), caller)
 
     async def unsigned(request: web.Request, handler: Handler, access: str) -> web.StreamResponse:
         if request.body_exists:
@@ -154,12 +171,12 @@ def auth_middleware(
             return _refuse(request, 429, "too_many_requests")
         return await _answer(request, handler)
 
-    def _receipted(response: web.StreamResponse, caller: Caller) -> web.StreamResponse:
+    async def receipted(response: web.StreamResponse, caller: Caller) -> web.StreamResponse:
         """Sign a finished response; a stream has signed itself (`SignedStream`)."""
         if not response.prepared:
-            body = response.body if isinstance(response, web.Response) else b""
-            assert isinstance(body, bytes | bytearray | None), "signed routes answer with bytes"
-            digest = hashlib.sha256(body or b"").digest()
+            body = (response.body or b"") if isinstance(response, web.Response) else None
+            assert isinstance(body, bytes | bytearray), "signed routes answer with bytes"
+            digest = await sha256_of(body)
             response.headers[RECEIPT] = sign_receipt(
                 own_signer, response.status, caller.request_sha256, digest, caller.hotkey
             )

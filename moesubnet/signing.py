@@ -7,6 +7,7 @@ client. A signature is never an id: sr25519 is randomised, so deduplicate on the
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -166,6 +167,13 @@ def verify_receipt(
         raise MalformedAuth("the receipt is missing or malformed")
     text = receipt_text(status, request_sha256, body_sha256, responder, caller)
     _check_signature(bytes.fromhex(receipt[2:]), text, responder)
+
+
+async def sha256_of(body: bytes | bytearray) -> bytes:
+    """SHA-256, in a thread when it would hold up the event loop."""
+    if len(body) < 2**20:
+        return hashlib.sha256(body).digest()
+    return (await asyncio.to_thread(hashlib.sha256, body)).digest()
 
 
 @lru_cache(maxsize=4096)

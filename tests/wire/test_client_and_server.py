@@ -570,7 +570,8 @@ async def test_a_silent_peer_costs_the_deadline_and_no_more(stage: Any, silence:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nx")
         elif silence == "headers":
             writer.write(b"HTTP/1.1 200")
-        await asyncio.sleep(30)
+        await reader.read()  # until the client gives up
+        writer.close()
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     client = await stage.client("//Bob", server.sockets[0].getsockname()[1])
@@ -579,6 +580,7 @@ async def test_a_silent_peer_costs_the_deadline_and_no_more(stage: Any, silence:
         await client.step(one_step(), timeout_s=0.3)
     assert time.monotonic() - start < 2
     server.close()
+    await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -741,6 +743,8 @@ async def test_a_stream_arrives_whole_and_receipted(stage: Any) -> None:
         lambda lines: [lines[0], *lines],
         lambda lines: [lines[0].replace(b"[0]", b"[40]"), *lines[1:]],
         lambda lines: [lines[0].replace(b"[0]", b"[0,1,2,3]"), *lines[1:]],
+        lambda lines: [lines[0].replace(b"[-1.5]", b"[]"), *lines[1:]],
+        lambda lines: [b"{}\n", *lines],
         lambda lines: [b"x" * 300_000],
         lambda lines: [b"garbage\n", *lines],
         lambda lines: [lines[0][:-1]],
@@ -795,6 +799,24 @@ async def test_a_body_that_never_comes_is_given_up(
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request = f"POST /v1/step HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n{lines}\r\nx"
     assert b" 408 " in await raw_exchange(port, request.encode())
+
+
+async def test_bodies_that_nobody_has_proven_share_a_budget(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moesubnet.server.MAX_UNPROVEN_BYTES", 5_000)
+    client, port = await bob(stage, ok)
+    headers = sign_request(ALICE, "POST", "/v1/step", b"", BOB_HOTKEY, time.time_ns())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST /v1/step HTTP/1.1\r\nHost: a\r\nContent-Length: 4900\r\n{lines}\r\n".encode()
+    _, hog = await asyncio.open_connection("127.0.0.1", port)
+    hog.write(head)
+    await asyncio.sleep(0.2)
+    with pytest.raises(PeerRefused, match="503: busy"):
+        await client.step(one_step(), timeout_s=5)
+    hog.close()
+    await asyncio.sleep(0.2)
+    await client.step(one_step(), timeout_s=5)
 
 
 async def test_a_connection_that_says_nothing_is_closed(

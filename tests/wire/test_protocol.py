@@ -29,6 +29,7 @@ from moesubnet.protocol import (
     StepRows,
     Want,
     base_hash,
+    want_for,
 )
 
 V = 50
@@ -144,6 +145,11 @@ def test_top_k_lists_the_likeliest_tokens() -> None:
     (law,), (rows,) = laws(request), answer(request).rows
     assert rows.ids is not None
     assert set(rows.ids[0].tolist()) == set(np.argsort(-law[0])[:5].tolist())
+
+
+def test_large_vocabularies_send_the_likeliest_tokens_only() -> None:
+    assert want_for(8_192) == Want("full")
+    assert want_for(8_193) == Want("top_k", 256)
 
 
 def test_probability_zero_survives_the_wire() -> None:
