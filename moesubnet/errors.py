@@ -20,6 +20,7 @@ MoesubnetError
 │   ├── PeerRefused          a 4xx/5xx status; `.status` says which
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
 ├── PoolSpent            private text is used up; it is never used twice
+├── Overloaded           we have too much to do already; ask again later
 └── EngineError          a model cannot be loaded or run
 """
 
@@ -135,6 +136,10 @@ class UnknownBase(PeerError):
 
 class PoolSpent(MoesubnetError):
     """Private text is used up. It is never used twice."""
+
+
+class Overloaded(MoesubnetError):
+    """Too much is waiting already, in all or from this caller. Safe to retry."""
 
 
 class EngineError(MoesubnetError):
