@@ -1,0 +1,62 @@
+"""Block zero, from a preset that the runtime itself carries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from moesubnet.chain.devchain.code import CODE_KEY, RuntimeVersion
+from moesubnet.chain.devchain.executor import Executor
+from moesubnet.chain.devchain.header import Block, Header
+from moesubnet.chain.devchain.overlay import Overlay
+from moesubnet.chain.devchain.scale import Reader, vec
+from moesubnet.chain.devchain.trie import Trie
+from moesubnet.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    block: Block
+    state: Trie
+
+
+def build_genesis(executor: Executor, code: bytes, preset: str) -> Genesis:
+    """Run the runtime's genesis builder on one of its presets.
+
+    Raises ConfigError if it has no such preset or cannot build it.
+    """
+
+    def call(function: str, data: bytes, overlay: Overlay) -> Reader:
+        return Reader(executor.call(code, function, data, overlay))
+
+    version = RuntimeVersion.decode(call("Core_version", b"", Overlay(Trie())).rest())
+    defaults = call("GenesisBuilder_get_preset", b"\0", Overlay(Trie()))
+    answer = call("GenesisBuilder_get_preset", b"\1" + vec(preset.encode()), Overlay(Trie()))
+    if not answer.uint(1):
+        names = call("GenesisBuilder_preset_names", b"", Overlay(Trie()))
+        known = ", ".join(names.vec().decode() for _ in range(names.compact()))
+        raise ConfigError(f"the runtime has no preset {preset!r}; it has: {known}")
+    config = json.loads(defaults.vec()) if defaults.uint(1) else {}
+    config = _merged(config, json.loads(answer.vec()))
+    overlay = Overlay(Trie())
+    built = call("GenesisBuilder_build_state", vec(json.dumps(config).encode()), overlay)
+    if built.uint(1):
+        raise ConfigError(f"preset {preset!r} does not build: {built.vec().decode()}")
+    overlay.set(CODE_KEY, code)
+    state = overlay.merged()
+    empty_root = Trie().root(version.state_version)
+    header = Header(bytes(32), 0, state.root(version.state_version), empty_root, ())
+    return Genesis(Block(header.hash(), header, ()), state)
+
+
+def _merged(value: object, patch: object) -> object:
+    """`value` with a JSON merge patch (RFC 7396) applied: presets are patches of the defaults."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(value) if isinstance(value, dict) else {}
+    for key, change in patch.items():
+        if change is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), change)
+    return merged
