@@ -134,6 +134,19 @@ class Plan:
             niceness=2,
         )  # fmt: skip
 
+    def distiller(self, test_dir: Path) -> Process:
+        return self._process(
+            "distiller", "distill", "run",
+            "--hotkey", self.member("distiller").hotkey,
+            "--spec", str(self.spec_dir),
+            "--out", str(self.student_dir),
+            "--test", str(test_dir),
+            "--chain", self.chain_url,
+            "--netuid", str(NETUID),
+            "--allow-private",
+            "--json",
+        )  # fmt: skip
+
     def router(self) -> Process:
         return self._process(
             "router", "router", "run",

@@ -15,11 +15,8 @@ import glob
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,12 +25,12 @@ from pathlib import Path
 import numpy as np
 
 from moesubnet.baseline import Unigram
-from moesubnet.errors import ConfigError
 from moesubnet.localnet.corpora import VOCAB_SIZE, DomainReport, build
 from moesubnet.localnet.sources import SOURCES
 from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
 from moesubnet.training.dataset import encode, read_documents
-from moesubnet.training.expert import ExpertReport
+from moesubnet.training.expert import ExpertReport, read_report, run_name
+from moesubnet.training.jobs import run_job
 from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.tokenizer import load_tokenizer
 
@@ -43,7 +40,6 @@ CORPORA_LAYOUT = 1  # raise when the parts change, so that old ones are not used
 # The experts complete text and do not chat: the template only joins.
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}\n\n{% endfor %}"
 PROMPT_CHARS = 150
-TRAINER_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,52 +178,16 @@ async def train_experts(
 async def _train_one(
     spec: LoadedSpec, job: TrainJob, slots: asyncio.Semaphore, on_progress: OnProgress
 ) -> ExpertReport:
-    command = [
-        *(sys.executable, "-m", "moesubnet.training.cli", "--json"),
+    run = run_name([job.text], spec, budget_s=job.seconds, min_steps=job.min_steps, seed=job.seed)
+    if (finished := read_report(job.out, run)) is not None:
+        return finished  # without the seconds that a process takes to load torch
+    arguments = [
         *("--spec", str(spec.root), "--text", glob.escape(str(job.text)), "--out", str(job.out)),
         *("--seconds", f"{job.seconds:g}", "--min-steps", str(job.min_steps)),
-        *("--seed", str(job.seed)),
+        *("--seed", str(job.seed), "--json"),
     ]
     async with slots:
-        with tempfile.TemporaryFile() as complaints:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=complaints,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C reaches us; we decide what it means for them
-                preexec_fn=_be_nice,
-            )
-            try:
-                report = await _follow(process, on_progress)
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                    await process.wait()
-            if report is None:
-                complaints.seek(0)
-                words = complaints.read()[-2000:].decode(errors="replace").strip()
-                raise ConfigError(f"training {job.out.name} failed: {words}")
-            return report
-
-
-def _be_nice() -> None:
-    os.nice(TRAINER_NICENESS)
-
-
-async def _follow(
-    process: asyncio.subprocess.Process, on_progress: OnProgress
-) -> ExpertReport | None:
-    """Pass its progress on; its report, or None when it ended without."""
-    assert process.stdout is not None
-    report = None
-    async for line in process.stdout:
-        row = json.loads(line)
-        if "report" in row:
-            report = ExpertReport(**row["report"])
-        else:
-            on_progress(Progress(**row))
-    return report if await process.wait() == 0 else None
+        return ExpertReport(**await run_job("moesubnet.training.cli", arguments, on_progress))
 
 
 def _prompt(path: Path) -> str:

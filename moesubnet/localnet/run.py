@@ -26,9 +26,8 @@ from moesubnet.localnet.onboard import onboard
 from moesubnet.localnet.plan import HOST, NETUID, Plan
 from moesubnet.localnet.prepare import Prepared, prepare
 from moesubnet.localnet.supervisor import Supervisor
-from moesubnet.localnet.view import Screen, Snapshot
+from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import sheet_perplexities, take_snapshot
-from moesubnet.training.progress import Progress
 from moesubnet.types import Hotkey, NetUid
 
 CHAIN_TIMEOUT_S = 60.0
@@ -60,7 +59,7 @@ async def run_localnet(options: Options, screen: Screen) -> None:
             options.root,
             seed=options.seed,
             expert_seconds=options.expert_seconds,
-            on_progress=lambda report: _show_progress(screen, report),
+            on_progress=lambda p: screen.progress(p.task, p.fraction, training_text(p)),
         )
         plan = Plan(
             options.root,
@@ -100,15 +99,6 @@ async def _run_network(
                 screen.note(next_steps(plan, prepared.prompts))
                 if options.until == "stopped":
                     await asyncio.Event().wait()
-
-
-def _show_progress(screen: Screen, report: Progress) -> None:
-    parts = [] if report.loss is None else [f"loss {report.loss:.3f}"]
-    if report.tokens_per_s is not None:
-        parts.append(f"{report.tokens_per_s:,.0f} tokens/s")
-    if report.fraction < 1 and report.eta_s is not None:
-        parts.append(f"{report.eta_s:.0f} s left")
-    screen.progress(report.task, report.fraction, "  ".join(parts))
 
 
 async def _start_chain(plan: Plan, supervisor: Supervisor, screen: Screen) -> ChainClient:
@@ -261,7 +251,7 @@ async def _distill(plan: Plan, prepared: Prepared, supervisor: Supervisor, scree
         report = await run_distillation(plan, prepared, supervisor, screen)
     else:
         screen.note("the student of an earlier run is served; --fresh distils a new one")
-    screen.table("final", report, final_table(report))
+    screen.table("final", report, final_table(report, prepared, names_of(plan)))
 
 
 def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from moesubnet.training.progress import Progress
 from moesubnet.units import format_rao
 
 
@@ -203,6 +204,16 @@ def open_screen(*, as_json: bool) -> Screen:
     if as_json:
         return JsonScreen()
     return LiveScreen() if sys.stdout.isatty() else TextScreen()
+
+
+def training_text(report: Progress) -> str:
+    """Loss, pace and time left of a training, where known."""
+    parts = [] if report.loss is None else [f"loss {report.loss:.3f}"]
+    if report.tokens_per_s is not None:
+        parts.append(f"{report.tokens_per_s:,.0f} tokens/s")
+    if report.fraction < 1 and report.eta_s is not None:
+        parts.append(f"{report.eta_s:.0f} s left")
+    return "  ".join(parts) or ("done" if report.fraction >= 1 else "")
 
 
 def _clock(seconds: float) -> str:
