@@ -8,22 +8,23 @@ mean negative log-likelihood).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from moesubnet.distill.walks import WINDOWS_PER_CALL, Ids, Members, label_log_p, walk
 from moesubnet.mixture import log_sum_exp
+from moesubnet.spec import LoadedSpec
+from moesubnet.training.model import start_id
 from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.trainer import held_out_loss
 from moesubnet.types import Hotkey
 
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
-
 EVALUATE = "evaluation"
+UNIFORM, GATED, STUDENT = "uniform mixture", "gated mixture", "student"
+PLAIN_STEPS, PLAIN_CPU = "plain, equal steps", "plain, equal CPU"
 Losses = dict[str, float]  # domain → mean nats per token
 
 
@@ -94,6 +95,24 @@ async def evaluate_by_walks(
     )
 
 
-def model_losses(model: LlamaForCausalLM, windows: Mapping[str, Ids], start_id: int) -> Losses:
-    """The same windows for a model in this process."""
-    return {domain: held_out_loss(model, part, start_id) for domain, part in windows.items()}
+def folder_losses(folder: Path, windows: Mapping[str, Ids], spec: LoadedSpec) -> Losses:
+    """The same windows for a model folder, in this process."""
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
+    start = start_id(spec)
+    return {domain: held_out_loss(model, part, start) for domain, part in windows.items()}
+
+
+def verdicts(rows: Sequence[Row]) -> dict[str, bool]:
+    """What the table has to show, on mixed text, and whether it does."""
+    mixed = {row.name: row.perplexity["mixed"] for row in rows}
+    named = {UNIFORM, GATED, STUDENT, PLAIN_STEPS, PLAIN_CPU}
+    best_expert = min(value for name, value in mixed.items() if name not in named)
+    return {
+        "gated mixture below every expert": mixed[GATED] < best_expert,
+        "gated mixture below the uniform mixture": mixed[GATED] < mixed[UNIFORM],
+        "student below the best single expert": mixed[STUDENT] < best_expert,
+        "student below plain training at equal steps": mixed[STUDENT] < mixed[PLAIN_STEPS],
+        "student below plain training at equal CPU-seconds": mixed[STUDENT] < mixed[PLAIN_CPU],
+    }

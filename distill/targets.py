@@ -48,17 +48,17 @@ class TargetSpec:
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
-    @property
-    def want(self) -> Want:
-        """What to ask experts for. Labels are drawn from what their heads say of the mixture."""
-        return Want("full") if self.kind == "full" else Want("top_k", TOP_K)
-
 
 def target_form(vocab_size: int, *, samples: bool = False) -> tuple[Kind, int]:
     """(kind, values kept): everything of a small vocabulary, else the head or drawn labels."""
     if vocab_size <= FULL_VOCAB_SIZE:
         return "full", vocab_size
     return ("samples", SAMPLES) if samples else ("top_k", TOP_K)
+
+
+def target_want(vocab_size: int) -> Want:
+    """What to ask experts for. Labels are drawn from what their heads say of the mixture."""
+    return Want("full") if vocab_size <= FULL_VOCAB_SIZE else Want("top_k", TOP_K)
 
 
 class TargetStore:

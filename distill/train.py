@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,7 @@ def train_student(
     *,
     start_id: int,
     seed: int,
+    checkpoint: Path | None = None,
     on_progress: OnProgress = ignore,
     clock: Callable[[], float] = time.process_time,
 ) -> Outcome:
@@ -56,7 +58,9 @@ def train_student(
         logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
         return target_loss(logits, targets, picks), ids.size
 
-    return train(model, batch_loss, schedule, on_progress=on_progress, clock=clock)
+    return train(
+        model, batch_loss, schedule, checkpoint=checkpoint, on_progress=on_progress, clock=clock
+    )
 
 
 def target_loss(logits: torch.Tensor, targets: Targets, picks: NDArray[np.integer]) -> torch.Tensor:
@@ -83,7 +87,7 @@ class PlainOutcome:
 
     outcome: Outcome
     best_step: int
-    best_held_out_loss: float
+    held_out_loss: float  # of those weights
 
 
 def train_plain(

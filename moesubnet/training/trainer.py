@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from moesubnet.spec import LoadedSpec
 from moesubnet.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from moesubnet.training.dataset import Ids
+from moesubnet.training.model import new_model, small_config
 from moesubnet.training.progress import OnProgress, Progress, ignore
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 WARMUP_STEPS = 20
 CHECKPOINT_EVERY_S = 20.0
 FINAL_LR_SHARE = 0.02
+PACE_STEPS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,27 @@ def train(
             break
     model.train(False)
     return Outcome(step, elapsed_s, tokens, float(np.mean(losses[-max(1, len(losses) // 10) :])))
+
+
+def seconds_per_step(spec: LoadedSpec, batch: int, length: int) -> float:
+    """Wall seconds that a training step of batch × length tokens takes here, now, on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    ids = np.zeros((batch, length), np.int64)
+    ticks: list[float] = []
+
+    def tick(step: int, elapsed_s: float) -> bool:
+        ticks.append(elapsed_s)
+        return False
+
+    train(
+        new_model(small_config(spec), seed=0),
+        lambda model, step: (next_token_loss(model, ids), ids.size),
+        Schedule("pace", "pace", 0.0, PACE_STEPS),
+        after_step=tick,
+    )
+    return float(np.median(np.diff(ticks)))
 
 
 def new_optimizers(

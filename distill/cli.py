@@ -1,0 +1,135 @@
+"""`moesubnet distill …`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moesubnet.distill.run import Report, Settings
+    from moesubnet.training.progress import OnProgress
+    from moesubnet.types import Signer
+
+LOW_KEPT_MASS = 0.8
+
+distill_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@distill_app.callback()
+def _group() -> None:
+    """Turn the mixture into one student."""
+
+
+@distill_app.command()
+def run(
+    hotkey: Annotated[
+        str, typer.Option(help="Key that signs calls to miners: a wallet `name/hotkey`, or //URI.")
+    ],
+    spec: Annotated[Path, typer.Option(help="Folder with the subnet's spec.json.")],
+    out: Annotated[Path, typer.Option(help="Folder of the student; an interrupted run goes on.")],
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of <domain>.jsonl that nothing was trained on: also run the plain "
+            "opponents and print the table. Without it only the student is made."
+        ),
+    ] = None,
+    student_seconds: Annotated[
+        float, typer.Option(min=1.0, help="Training time of the student, seconds.")
+    ] = 150.0,
+    prefill: Annotated[
+        bool,
+        typer.Option(
+            help="Send whole windows at once. The same numbers sooner, but only where every "
+            "expert is trusted: it sees each token before it answers for it."
+        ),
+    ] = False,
+    samples: Annotated[
+        bool,
+        typer.Option(help="Large vocabularies: keep 32 drawn labels instead of the top 256."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the first weights and the batches.")] = 0,
+    chain: Annotated[
+        str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")
+    ] = "ws://127.0.0.1:9944",
+    netuid: Annotated[int, typer.Option(help="Subnet.")] = 1,
+    allow_private: Annotated[
+        bool,
+        typer.Option(help="Also call experts on private and loopback addresses (local networks)."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+) -> None:
+    """Collect the mixture's laws on the public text through the miners, train the student on
+    them, and compare it with plain training, every expert and the mixtures."""
+    import asyncio
+    import json
+    from dataclasses import asdict
+
+    from moesubnet.chain.wallet import load_hotkey
+    from moesubnet.distill.run import Settings
+    from moesubnet.log import set_up_logging
+    from moesubnet.training.progress import json_lines, on_terminal
+
+    set_up_logging(log_level)
+    settings = Settings(out, test, student_seconds, prefill, samples, seed=seed)
+    where = (chain, netuid, load_hotkey(hotkey), spec, allow_private)
+    if as_json:
+        report = asyncio.run(_run(*where, settings, json_lines))
+        print(json.dumps({"report": asdict(report)}), flush=True)
+        return
+    with on_terminal() as progress:
+        report = asyncio.run(_run(*where, settings, progress))
+    _show(report, out)
+
+
+async def _run(
+    chain: str,
+    netuid: int,
+    signer: Signer,
+    spec_dir: Path,
+    allow_private: bool,
+    settings: Settings,
+    on_progress: OnProgress,
+) -> Report:
+    from moesubnet.distill.app import meet_experts
+    from moesubnet.distill.run import distill
+    from moesubnet.types import NetUid
+
+    async with meet_experts(
+        chain,
+        NetUid(netuid),
+        signer,
+        spec_dir,
+        settings.out / "work" / "sheets",
+        allow_private=allow_private,
+    ) as (spec, teacher):
+        return await distill(spec, teacher, settings, on_progress)
+
+
+def _show(report: Report, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if report.rows:
+        domains = list(report.rows[0].perplexity)
+        table = Table("perplexity on the final test", *domains)
+        for row in report.rows:
+            table.add_row(row.name, *(f"{row.perplexity[domain]:.1f}" for domain in domains))
+        console.print(table)
+        for claim, holds in report.verdicts.items():
+            console.print(f"{'yes' if holds else 'NO '}  {claim}")
+    console.print(
+        f"targets: {report.target_tokens:,} tokens in {report.collect_s:.0f} s, "
+        f"{report.collect_cpu_s:.0f} CPU-seconds of all processes; "
+        f"student: {report.student.steps} steps, {report.student.cpu_s:.0f} CPU-seconds"
+    )
+    if report.kept_mass < LOW_KEPT_MASS:
+        console.print(
+            f"The kept heads hold only {report.kept_mass:.0%} of the mixture's mass: "
+            "try --samples, which is unbiased whatever they hold."
+        )
+    console.print(f"student {report.student_sha256[:16]} in {out}")

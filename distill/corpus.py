@@ -1,0 +1,48 @@
+"""The texts of distillation as token windows: the public transfer set and the final test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from moesubnet.errors import ConfigError
+from moesubnet.spec import LoadedSpec
+from moesubnet.training.dataset import Ids, cold_windows, encode, read_documents, stream
+from moesubnet.training.tokenizer import load_tokenizer
+
+WINDOW = 128
+HELD_OUT_EVERY = 10  # documents of the public set; a plain run is judged on these
+
+
+def public_windows(spec: LoadedSpec, window: int, seed: int) -> Ids:
+    """Cold windows uint32 [M, window] of the whole public set, in random order."""
+    texts = sorted(read_documents(spec.path(spec.spec.public_text)), key=lambda d: d.domain)
+    documents = encode([text.text for text in texts], load_tokenizer(spec.tokenizer_path))
+    windows = cold_windows(stream(documents, spec.spec.eos_id), window)
+    return windows[np.random.default_rng(seed).permutation(len(windows))]
+
+
+def public_streams(spec: LoadedSpec, window: int) -> tuple[Ids, Ids]:
+    """For a plain run: (uint32 [n] to train on, cold windows [M, window] held out of it)."""
+    documents = _encoded(spec, spec.path(spec.spec.public_text))
+    held_out = documents[::HELD_OUT_EVERY]
+    kept = [ids for index, ids in enumerate(documents) if index % HELD_OUT_EVERY]
+    eos_id = spec.spec.eos_id
+    return stream(kept, eos_id), cold_windows(stream(held_out, eos_id), window)
+
+
+def test_windows(spec: LoadedSpec, folder: Path, window: int) -> dict[str, Ids]:
+    """Domain → cold windows, from `folder`/<domain>.jsonl. Raises ConfigError."""
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise ConfigError(f"{folder} holds no <domain>.jsonl to test on")
+    return {
+        path.stem: cold_windows(stream(_encoded(spec, path), spec.spec.eos_id), window)
+        for path in files
+    }
+
+
+def _encoded(spec: LoadedSpec, path: Path) -> list[Ids]:
+    texts = [document.text for document in read_documents(path)]
+    return encode(texts, load_tokenizer(spec.tokenizer_path))

@@ -1,0 +1,269 @@
+"""A distillation from end to end: targets, student, the plain runs to compare with, the table.
+
+Everything is kept under `<out>/work`, so an interrupted run goes on where it stopped; the
+finished student, its report and its manifest stand in `<out>` itself.
+
+What is compared, and how it is kept fair: the plain runs start from the student's first weights,
+see the same public text, and keep the checkpoint that was best on a slice of it. One is given as
+many steps as the student, side by side with it, so both see the same load. The other is given as
+many CPU-seconds as the student's training and the collection of its targets took in all
+processes, the experts' included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from moesubnet.distill.collect import collect
+from moesubnet.distill.corpus import WINDOW, public_windows, test_windows
+from moesubnet.distill.costs import CpuMeter
+from moesubnet.distill.evaluate import (
+    GATED,
+    PLAIN_CPU,
+    PLAIN_STEPS,
+    STUDENT,
+    UNIFORM,
+    Row,
+    evaluate_by_walks,
+    folder_losses,
+    verdicts,
+)
+from moesubnet.distill.jobs import Job, JobReport, finished
+from moesubnet.distill.manifest import REPORT, Manifest, model_files, write_manifest
+from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form
+from moesubnet.distill.train import BATCH_WINDOWS
+from moesubnet.distill.walks import Members
+from moesubnet.gate import Gate
+from moesubnet.spec import LoadedSpec
+from moesubnet.training.jobs import run_job
+from moesubnet.training.progress import OnProgress, ignore
+from moesubnet.training.trainer import seconds_per_step
+from moesubnet.types import Axon, Hotkey
+
+MIN_STEPS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a person decides. `test`: a folder of <domain>.jsonl, None for no comparison."""
+
+    out: Path
+    test: Path | None = None
+    student_s: float = 150.0
+    prefill: bool = False
+    samples: bool = False
+    window: int = WINDOW
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """The experts as met: who they are, where they listen, and the gate over them."""
+
+    members: Members
+    commitments: dict[Hotkey, str]
+    axons: dict[Hotkey, Axon]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The targets, and what they took: CPU-seconds of all processes, and wall seconds."""
+
+    store: TargetStore
+    cpu_s: float
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came out. Losses are nats per token of the final test; `*_cpu_s` are CPU-seconds."""
+
+    student_sha256: str
+    student: JobReport
+    plain_equal_steps: JobReport | None
+    plain_equal_cpu: JobReport | None
+    target_tokens: int
+    kept_mass: float
+    collect_cpu_s: float
+    collect_s: float
+    elapsed_s: float
+    rows: list[Row]
+    verdicts: dict[str, bool]
+
+
+async def distill(
+    spec: LoadedSpec, teacher: Teacher, settings: Settings, on_progress: OnProgress = ignore
+) -> Report:
+    """See the module. Raises MoesubnetError."""
+    started_s = time.monotonic()
+    work = settings.out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    teacher = _with_kept_gate(teacher, work / "gate.msgpack")
+    collected = await _collect(spec, teacher, settings, work, on_progress)
+    targets = await asyncio.to_thread(Targets.load, collected.store)
+    kept_mass, target_tokens = targets.kept_mass, targets.ids.size
+    del targets  # hundreds of megabytes, and the trainers read their own
+    student_job = Job(
+        kind="student",
+        name="student",
+        spec_root=spec.root,
+        out=work / "student",
+        targets=collected.store.root,
+        target_spec=collected.store.spec,
+        window=settings.window,
+        steps=await _steps(spec, settings, work),
+        seed=settings.seed,
+    )
+    rows: list[Row] = []
+    equal_steps = equal_cpu = None
+    if settings.test is None:
+        student = await _train(student_job, on_progress)
+    else:
+        student, equal_steps, equal_cpu, rows = await _compare(
+            spec, teacher, settings, collected, student_job, on_progress
+        )
+    report = Report(
+        student_sha256=_publish(spec, teacher, settings, student_job, rows),
+        student=student,
+        plain_equal_steps=equal_steps,
+        plain_equal_cpu=equal_cpu,
+        target_tokens=target_tokens,
+        kept_mass=kept_mass,
+        collect_cpu_s=collected.cpu_s,
+        collect_s=collected.wall_s,
+        elapsed_s=time.monotonic() - started_s,
+        rows=rows,
+        verdicts=verdicts(rows) if rows else {},
+    )
+    (settings.out / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n")
+    return report
+
+
+def _with_kept_gate(teacher: Teacher, path: Path) -> Teacher:
+    """An interrupted collection goes on with the gate that it began with, if it still fits."""
+    if path.exists():
+        gate = Gate.from_bytes(path.read_bytes())
+        return replace(teacher, members=replace(teacher.members, gate=gate))
+    path.write_bytes(teacher.members.gate.to_bytes())
+    return teacher
+
+
+async def _collect(
+    spec: LoadedSpec, teacher: Teacher, settings: Settings, work: Path, on_progress: OnProgress
+) -> Collected:
+    """The targets, from disk where they stand. Costs add up over interruptions."""
+    windows = public_windows(spec, settings.window, settings.seed)
+    kind, kept = target_form(spec.spec.vocab_size, samples=settings.samples)
+    target_spec = TargetSpec(
+        kind=kind,
+        kept=kept,
+        window=settings.window,
+        windows=len(windows),
+        prefill=settings.prefill,
+        text_sha256=spec.spec.public_text.sha256,
+        spec_sha256=spec.sha256,
+        gate_sha256=teacher.members.gate.sha256.hex(),
+        experts=tuple((str(k), teacher.commitments[k]) for k in teacher.members.experts),
+    )
+    store = TargetStore(work / "targets", target_spec)
+    path = work / f"cost-{target_spec.sha256[:12]}.json"
+    cpu_s, wall_s = json.loads(path.read_text()) if path.exists() else (0.0, 0.0)
+    meter, started_s = CpuMeter(teacher.axons.values()), time.monotonic()
+    try:
+        await collect(teacher.members, windows, store, on_progress=on_progress)
+    finally:
+        cpu_s, wall_s = cpu_s + meter.read(), wall_s + time.monotonic() - started_s
+        path.write_text(json.dumps([cpu_s, wall_s]))
+    return Collected(store, cpu_s, wall_s)
+
+
+async def _steps(spec: LoadedSpec, settings: Settings, work: Path) -> int:
+    """How many steps fit into the student's seconds on this machine; decided once per run."""
+    path = work / "steps.json"
+    if not path.exists():
+        step_s = await asyncio.to_thread(seconds_per_step, spec, BATCH_WINDOWS, settings.window)
+        path.write_text(json.dumps(max(MIN_STEPS, round(settings.student_s / step_s))))
+    return int(json.loads(path.read_text()))
+
+
+async def _compare(
+    spec: LoadedSpec,
+    teacher: Teacher,
+    settings: Settings,
+    collected: Collected,
+    student_job: Job,
+    on_progress: OnProgress,
+) -> tuple[JobReport, JobReport, JobReport, list[Row]]:
+    """Student, plain runs of equal steps and equal CPU, and the rows of the table."""
+    assert settings.test is not None
+    windows = test_windows(spec, settings.test, settings.window)
+    work = student_job.out.parent
+    plain = {"kind": "plain", "targets": None, "target_spec": None}
+    steps_job = student_job.model_copy(
+        update=plain | {"name": "plain, equal steps", "out": work / "plain-steps"}
+    )
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(_train(student_job, on_progress))
+        second = group.create_task(_train(steps_job, on_progress))
+    student, equal_steps = first.result(), second.result()
+    cpu_s = round(collected.cpu_s + student.cpu_s, 1)
+    cpu_job = student_job.model_copy(
+        update=plain
+        | {"name": "plain, equal CPU", "out": work / "plain-cpu", "steps": 1, "cpu_s": cpu_s}
+    )
+    async with asyncio.TaskGroup() as group:
+        third = group.create_task(_train(cpu_job, on_progress))
+        walked = group.create_task(
+            evaluate_by_walks(
+                teacher.members,
+                windows,
+                f"e{collected.store.spec.sha256[:8]}",
+                prefill=settings.prefill,
+                on_progress=on_progress,
+            )
+        )
+    losses = walked.result()
+    rows = [Row(str(hotkey), loss) for hotkey, loss in losses.experts.items()]
+    rows += [Row(UNIFORM, losses.uniform_mixture), Row(GATED, losses.gated_mixture)]
+    for name, job in ((STUDENT, student_job), (PLAIN_STEPS, steps_job), (PLAIN_CPU, cpu_job)):
+        rows.append(Row(name, await asyncio.to_thread(folder_losses, job.out, windows, spec)))
+    return student, equal_steps, third.result(), rows
+
+
+async def _train(job: Job, on_progress: OnProgress) -> JobReport:
+    """Run the job in a process of its own, unless it is done."""
+    if (report := finished(job)) is None:
+        job.out.mkdir(parents=True, exist_ok=True)
+        path = job.out / "next-job.txt"
+        path.write_text(job.model_dump_json())
+        report = JobReport(**await run_job("moesubnet.distill.jobs", [str(path)], on_progress))
+    return report
+
+
+def _publish(
+    spec: LoadedSpec, teacher: Teacher, settings: Settings, job: Job, rows: list[Row]
+) -> str:
+    """Copy the model to `out` and write its manifest last; returns its hash."""
+    names = model_files(job.out)
+    for name in names:
+        shutil.copyfile(job.out / name, settings.out / f"{name}.tmp")
+        os.replace(settings.out / f"{name}.tmp", settings.out / name)
+    assert job.target_spec is not None
+    manifest = Manifest(
+        files=names,
+        spec_sha256=spec.sha256,
+        gate_sha256=teacher.members.gate.sha256.hex(),
+        targets_sha256=job.target_spec.sha256,
+        experts={str(hotkey): weights for hotkey, weights in teacher.commitments.items()},
+        steps=job.steps,
+        seed=job.seed,
+        perplexity=next((row.perplexity for row in rows if row.name == STUDENT), {}),
+    )
+    write_manifest(settings.out, manifest)
+    return manifest.sha256
