@@ -73,6 +73,10 @@ class ChainClient(ChainConnection):
         """The epochs that ran in a block."""
         return list(reads.epochs_ran(await self.events(block_hash)))
 
+    async def root_key(self) -> Coldkey | None:
+        """The account that may do everything on this chain, if there is one."""
+        return await self._read(lambda view, _: reads.read_root_key(view))
+
     async def timestamp_s(self) -> float:
         """Unix time of the head, in seconds."""
         return await self._read(lambda view, _: view.get(("Timestamp.Now",))[0] / 1_000)

@@ -69,6 +69,7 @@ class ChainConnection:
         """End every wait and the connection. Later requests raise ChainUnavailable."""
         self._link.abort()
         await asyncio.to_thread(self._worker.shutdown)
+        self._link.release()
 
     async def __aenter__(self) -> Self:
         return self

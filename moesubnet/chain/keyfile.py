@@ -95,6 +95,8 @@ def read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_KEYFILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise WalletError(f"there is no {path}; `moesubnet wallet list` shows all keys") from error
     except OSError as error:
         raise WalletError(f"cannot read key file {path}: {error.strerror}") from error
     if len(data) > MAX_KEYFILE_BYTES:

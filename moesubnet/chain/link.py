@@ -148,6 +148,10 @@ class Link:
         if self._socket is not None:
             self._socket.abort()
 
+    def release(self) -> None:
+        """Give the socket back, once no other thread uses it."""
+        self._drop()
+
     @property
     def closed(self) -> bool:
         return self._closed.is_set()
@@ -236,6 +240,8 @@ class Link:
         )
         while True:
             message = json.loads(socket.recv())
+            if not isinstance(message, dict):
+                raise ValueError("the node does not speak JSON-RPC")
             if message.get("id") == request_id:
                 break
         if error := message.get("error"):

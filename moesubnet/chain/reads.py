@@ -190,6 +190,14 @@ def assemble_metagraph(
     )
 
 
+def read_root_key(view: View) -> Coldkey | None:
+    """The sudo key."""
+    if "Sudo.Key" not in view.storage:
+        return None
+    (key,) = view.get(("Sudo.Key",))
+    return Coldkey(key) if key else None
+
+
 def read_balance(view: View, account: Coldkey | Hotkey) -> int:
     """Free balance in rao."""
     (entry,) = view.get(("System.Account", account))

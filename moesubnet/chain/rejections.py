@@ -62,6 +62,9 @@ _ADVICE = {
     "AncientBirthBlock": "it waited too long before it was sent; send it again",
     "Arithmetic.Underflow": f"the balance is too low; {_FUND}",
     "BadOrigin": "this key may not make this call",
+    "BadRequest": "it would fail now. To vote, a hotkey needs a validator permit (stake more and "
+    "wait for the next epoch), targets that are neurons, and the subnet's way of voting; "
+    "a commit can be revealed in its one epoch only",
     "Banned": "the node refused this very transaction a moment ago; wait a minute",
     "CommitRevealDisabled": "this subnet takes weights without commit and reveal",
     "CommitRevealEnabled": "this subnet takes weights through commit and reveal only",

@@ -21,7 +21,7 @@ from moesubnet.types import BlockNumber, Signer
 
 ERA_BLOCKS = 128  # a transaction can be included for about this long after it was signed
 _SR25519 = b"\x01"
-_SIGNING_ATTEMPTS = 4
+_SIGNING_ATTEMPTS = 10
 _REBROADCAST_S = 5.0
 _TAKEN_NONCE = {"Stale", "PriorityTooLow"}
 
@@ -82,7 +82,10 @@ def block_of(link: Link, block_hash: str) -> tuple[BlockNumber, str]:
     header = link.request("chain_getHeader", block_hash)
     if header is None:
         raise ChainError(f"the chain has no block {block_hash}")
-    return BlockNumber(int(header["number"], 16)), block_hash
+    try:
+        return BlockNumber(int(header["number"], 16)), block_hash
+    except (TypeError, KeyError, ValueError) as error:
+        raise ChainError(f"{link.url} does not answer as a chain does") from error
 
 
 def send(link: Link, call: Call, signer: Signer) -> Pending:
@@ -153,9 +156,10 @@ def _sign(link: Link, call: Call, signer: Signer) -> Pending:
     head, head_hash = head_of(link)
     final, _ = head_of(link, finalized=True)
     interface = link.interface
-    nonce = int(link.request("system_accountNextIndex", signer.ss58_address))
     composed = _compose(link, call, head_hash)
     era = {"period": ERA_BLOCKS, "current": final}
+    # As late as possible: others may sign with this key too.
+    nonce = int(link.request("system_accountNextIndex", signer.ss58_address))
     payload = interface.generate_signature_payload(call=composed, era=dict(era), nonce=nonce)
     signature = _SR25519 + signer.sign(bytes(payload.data))
     extrinsic = interface.create_signed_extrinsic(

@@ -1,0 +1,85 @@
+"""What the chain's commands share: options, asking the chain, answering people and machines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from moesubnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moesubnet.chain.client import ChainClient
+
+T = TypeVar("T")
+
+Chain = Annotated[str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")]
+Netuid = Annotated[int, typer.Option(min=0, max=65_535, help="Subnet.")]
+WalletSpec = Annotated[
+    str,
+    typer.Option(
+        "--wallet",
+        "-w",
+        envvar="BT_WALLET",
+        help="Whose keys: a wallet `name`, one of its hotkeys `name/hotkey`, or //Alice.",
+    ),
+]
+HotkeySpec = Annotated[
+    str | None,
+    typer.Option(help="Another hotkey than the wallet's: an address, `name/hotkey` or //URI."),
+]
+WalletsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--wallets",
+        envvar="BT_WALLET_PATH",
+        help="Folder with the wallets; ~/.bittensor/wallets by default.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+DEFAULT_CHAIN = "ws://127.0.0.1:9944"
+DEFAULT_WALLET = "default"
+
+
+def ask_chain(url: str, question: Callable[[ChainClient], Awaitable[T]]) -> T:
+    """Connect, ask, disconnect."""
+    from moesubnet.chain.client import ChainClient
+
+    async def asked() -> T:
+        async with await ChainClient.connect(url) as client:
+            return await question(client)
+
+    return asyncio.run(asked())
+
+
+def answer(as_json: bool, fields: Mapping[str, object], text: str) -> None:
+    """Say `text` to people, or `fields` as one JSON object to machines."""
+    typer.echo(json.dumps(fields) if as_json else text)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on only if a person agrees. Exit code 1 if not; ConfigError if nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Pass --yes to agree where nobody can be asked")
+    typer.confirm(question, abort=True, err=True)
+
+
+def account(text: str, wallets: Path | None, *, hotkey: bool = False) -> str:
+    """The address that `text` means: an address itself, or a key of a wallet, or //URI."""
+    from moesubnet.chain.codec import CodecError, public_key
+    from moesubnet.chain.wallet import coldkey_address, hotkey_address
+
+    try:
+        public_key(text)
+    except CodecError:
+        return (hotkey_address if hotkey else coldkey_address)(text, wallets)
+    return text

@@ -1,0 +1,131 @@
+"""`moesubnet stake …`"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moesubnet.chain.console import (
+    DEFAULT_CHAIN,
+    DEFAULT_WALLET,
+    AsJson,
+    Chain,
+    HotkeySpec,
+    Netuid,
+    WalletsDir,
+    WalletSpec,
+    Yes,
+    account,
+    answer,
+    ask_chain,
+    confirm,
+)
+from moesubnet.errors import ConfigError
+from moesubnet.types import Coldkey, Hotkey, NetUid
+from moesubnet.units import format_rao, parse_rao
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moesubnet.chain.client import ChainClient
+
+stake_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+ALL = "all"
+
+
+@stake_app.command()
+def add(
+    amount: Annotated[str, typer.Argument(help="Tokens, or `12rao`.")],
+    wallet: WalletSpec = DEFAULT_WALLET,
+    hotkey: HotkeySpec = None,
+    netuid: Netuid = 1,
+    chain: Chain = DEFAULT_CHAIN,
+    wallets: WalletsDir = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stake tokens on a hotkey: its right to vote, and to call experts."""
+    amount_rao = parse_rao(amount)
+    _move(amount_rao, wallet, hotkey, netuid, chain, wallets, yes, as_json)
+
+
+@stake_app.command()
+def remove(
+    amount: Annotated[str, typer.Argument(help="Tokens, `12rao`, or `all`.")],
+    wallet: WalletSpec = DEFAULT_WALLET,
+    hotkey: HotkeySpec = None,
+    netuid: Netuid = 1,
+    chain: Chain = DEFAULT_CHAIN,
+    wallets: WalletsDir = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take stake back from a hotkey."""
+    if amount == ALL:
+        on = Hotkey(account(hotkey or wallet, wallets, hotkey=True))
+        owner = Coldkey(account(wallet, wallets))
+        staked_rao = ask_chain(chain, lambda client: client.stake_rao(NetUid(netuid), on, owner))
+        if not staked_rao:
+            raise ConfigError(f"{owner} has no stake on {on} in subnet {netuid}")
+        _move(-staked_rao, wallet, hotkey, netuid, chain, wallets, yes, as_json)
+    else:
+        _move(-parse_rao(amount), wallet, hotkey, netuid, chain, wallets, yes, as_json)
+
+
+@stake_app.command()
+def show(
+    wallet: WalletSpec = DEFAULT_WALLET,
+    chain: Chain = DEFAULT_CHAIN,
+    wallets: WalletsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Everything that a coldkey has staked."""
+    owner = Coldkey(account(wallet, wallets))
+    stakes = ask_chain(chain, lambda client: client.stakes(owner))
+    lines = (f"subnet {s.netuid:<4} {s.hotkey}  {format_rao(s.stake_rao):>24}" for s in stakes)
+    answer(
+        as_json,
+        {
+            "coldkey": owner,
+            "stakes": [
+                {"netuid": s.netuid, "hotkey": s.hotkey, "stake_rao": s.stake_rao} for s in stakes
+            ],
+        },
+        "\n".join(lines) or f"{owner} has staked nothing",
+    )
+
+
+def _move(
+    amount_rao: int,
+    wallet: str,
+    hotkey: str | None,
+    netuid: int,
+    chain: str,
+    wallets: Path | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Stake (positive) or take back (negative)."""
+    from moesubnet.chain.wallet import load_coldkey
+
+    on = Hotkey(account(hotkey or wallet, wallets, hotkey=True))
+    subnet = NetUid(netuid)
+    verb, how = ("Stake", "on") if amount_rao > 0 else ("Take back", "from")
+    confirm(f"{verb} {format_rao(abs(amount_rao))} {how} {on} in subnet {netuid}?", yes)
+    coldkey = load_coldkey(wallet, wallets)
+
+    async def move(client: ChainClient) -> int:
+        if amount_rao > 0:
+            await client.add_stake(subnet, on, amount_rao, coldkey)
+        else:
+            await client.remove_stake(subnet, on, -amount_rao, coldkey)
+        return await client.stake_rao(subnet, on, Coldkey(coldkey.ss58_address))
+
+    stake_rao = ask_chain(chain, move)
+    answer(
+        as_json,
+        {"netuid": netuid, "hotkey": on, "moved_rao": amount_rao, "stake_rao": stake_rao},
+        f"{coldkey.ss58_address} now has {format_rao(stake_rao)} on {on} in subnet {netuid}",
+    )

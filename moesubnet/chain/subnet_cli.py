@@ -1,0 +1,88 @@
+"""`moesubnet subnet …`"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moesubnet.chain.console import DEFAULT_CHAIN, AsJson, Chain, Netuid, answer, ask_chain
+from moesubnet.types import Metagraph, NetUid, Neuron
+from moesubnet.units import RAO_PER_TOKEN, format_rao, u16_fraction
+
+if TYPE_CHECKING:
+    from moesubnet.chain.client import ChainClient
+
+_CLEAR_SCREEN = "\x1b[2J\x1b[H"
+
+subnet_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@subnet_app.callback()
+def _group() -> None:
+    """Look at a subnet."""
+
+
+@subnet_app.command()
+def metagraph(
+    netuid: Netuid = 1,
+    watch: Annotated[bool, typer.Option("--watch", help="Show every new block.")] = False,
+    chain: Chain = DEFAULT_CHAIN,
+    as_json: AsJson = False,
+) -> None:
+    """Who is in a subnet, what each has at stake and earned at the last epoch."""
+    subnet = NetUid(netuid)
+    if watch:
+        try:
+            ask_chain(chain, lambda client: _watch(client, subnet, as_json))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return
+    else:
+        _say(ask_chain(chain, lambda client: client.metagraph(subnet)), as_json)
+
+
+def table(metagraph: Metagraph) -> str:
+    """The metagraph in 100 columns."""
+    m = metagraph
+    reveal = "commit and reveal" if m.commit_reveal else "open votes"
+    spec = f"spec {m.spec_sha256[:12]}…" if m.spec_sha256 else "no spec yet"
+    lines = [
+        f"subnet {m.netuid} at block {m.block} · epoch {m.epoch_index}, the next in "
+        f"{max(0, m.next_epoch_block - m.block)} of {m.tempo_blocks} blocks · {reveal} · {spec}",
+        f"{'uid':>4}  {'hotkey':<13} {'stake τ':>14} {'incentive':>10} {'dividends':>10} "
+        f"{'earned τ':>12} {'vote':>7}  axon",
+        *(_row(neuron, m) for neuron in m.neurons),
+    ]
+    if not m.neurons:
+        lines.append("nobody has registered yet: moesubnet register")
+    else:
+        total_rao = sum(neuron.stake_rao for neuron in m.neurons)
+        lines.append(
+            f"{len(m.neurons)} neurons, {format_rao(total_rao)} staked; "
+            "vote: blocks since the last one, of those that may"
+        )
+    return "\n".join(lines)
+
+
+def _row(neuron: Neuron, metagraph: Metagraph) -> str:
+    vote = str(metagraph.block - neuron.last_update_block) if neuron.validator_permit else "-"
+    axon = neuron.axon.url.removeprefix("http://") if neuron.axon else "-"
+    return (
+        f"{neuron.uid:>4}  {neuron.hotkey[:12]}… {neuron.stake_rao / RAO_PER_TOKEN:>14,.2f} "
+        f"{u16_fraction(neuron.incentive_u16):>10.2%} {u16_fraction(neuron.dividends_u16):>10.2%} "
+        f"{neuron.emission_rao / RAO_PER_TOKEN:>12,.4f} {vote:>7}  {axon}"
+    )
+
+
+async def _watch(client: ChainClient, netuid: NetUid, as_json: bool) -> None:
+    async for _ in client.heads():
+        metagraph = await client.metagraph(netuid)
+        if not as_json:
+            typer.echo(_CLEAR_SCREEN, nl=False)
+        _say(metagraph, as_json)
+
+
+def _say(metagraph: Metagraph, as_json: bool) -> None:
+    answer(as_json, asdict(metagraph), table(metagraph))
