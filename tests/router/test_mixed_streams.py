@@ -1,0 +1,234 @@
+"""The mixture over real miners on real sockets, whose engines have laws that we know."""
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from substrateinterface import Keypair
+
+from moesubnet.baseline import load_baseline
+from moesubnet.client import open_http_session
+from moesubnet.gate import uniform_gate
+from moesubnet.listening import serve as listen
+from moesubnet.miner.app import build_app as build_miner
+from moesubnet.miner.expert import Expert
+from moesubnet.mixture import Walk, members_of, mix
+from moesubnet.router import mixed
+from moesubnet.router.experts import ExpertBook
+from moesubnet.router.mixed import MixtureModel, choose
+from moesubnet.router.openai_api import ApiError
+from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+
+from .conftest import CONTEXT_TOKENS, VOCAB_SIZE
+
+ROUTER = Keypair.create_from_uri("//Router")
+LawOf = Callable[[np.ndarray], np.ndarray]
+
+
+def sharp(token_id: int, p: float = 0.9) -> np.ndarray:
+    law = np.full(VOCAB_SIZE, (1 - p) / (VOCAB_SIZE - 1))
+    law[token_id] = p
+    return np.log(law).astype(np.float32)
+
+
+class LawEngine:
+    """An engine whose law is a function of the ids before it."""
+
+    name, vocab_size, context_tokens, commitment = "law", VOCAB_SIZE, CONTEXT_TOKENS, "0" * 64
+
+    def __init__(self, law: LawOf) -> None:
+        self.law = law
+
+    def rows(self, batch):
+        return [
+            np.stack([self.law(query.ids[:at]) for at in range(query.first, len(query.ids) + 1)])
+            for query in batch
+        ]
+
+    def forget(self, session: str) -> None:
+        pass
+
+
+class Network:
+    """Miners, and the metagraph that lists them with the router."""
+
+    def __init__(self, spec) -> None:
+        self.spec = spec
+        self.neurons: list[Neuron] = []
+        self.servers: dict[Hotkey, object] = {}
+        self._add(Hotkey(ROUTER.ss58_address), None, 10)
+
+    def _add(self, hotkey: Hotkey, axon: Axon | None, stake_rao: int) -> None:
+        uid = len(self.neurons)
+        self.neurons.append(
+            Neuron(uid, hotkey, Coldkey("c"), axon, stake_rao, *(0,) * 5, True, False, 0, 0)
+        )
+
+    def current(self) -> Metagraph:
+        key, cold = Hotkey("o"), Coldkey("o")
+        return Metagraph(
+            1, 1, "0x", 30, 0, 0, 30, key, cold, True, self.spec.sha256, None, tuple(self.neurons)
+        )
+
+    async def mine(self, name: str, law: LawOf) -> Hotkey:
+        signer = Keypair.create_from_uri(f"//{name}")
+        hotkey = Hotkey(signer.ss58_address)
+        expert = Expert(LawEngine(law), self.spec, self, hotkey=hotkey, name=name)
+        listening = await listen(build_miner(expert, self.spec, signer, self), "127.0.0.1", 0)
+        self.servers[hotkey] = listening
+        self._add(hotkey, Axon("127.0.0.1", listening.port), 0)
+        return hotkey
+
+    async def kill(self, hotkey: Hotkey) -> None:
+        await self.servers.pop(hotkey).close()
+
+
+@pytest.fixture
+async def network(spec):
+    network = Network(spec)
+    yield network
+    for hotkey in list(network.servers):
+        await network.kill(hotkey)
+
+
+@pytest.fixture
+async def open_model(network, spec, monkeypatch):
+    monkeypatch.setattr(mixed, "REST_S", 0.05)
+    async with open_http_session() as http:
+
+        async def start(top_k: int = 8) -> MixtureModel:
+            book = ExpertBook(http, ROUTER, spec, allow_private=True)
+            await book.refresh(network.current())
+            return MixtureModel(
+                book,
+                uniform_gate,
+                load_baseline(spec),
+                vocab_size=VOCAB_SIZE,
+                deadline_s=2.0,
+                top_k=top_k,
+            )
+
+        yield start
+
+
+async def test_the_law_is_the_posterior_mixture_of_the_experts_laws(network, open_model) -> None:
+    """Token by token the router says what the shared mathematics says."""
+    laws = {"fives": lambda ids: sharp(5), "echoes": lambda ids: sharp(7, 0.6)}
+    hotkeys = {await network.mine(name, law): law for name, law in laws.items()}
+    model = await open_model()
+    session = model.open()
+    prompt = np.array([5, 5, 9, 5], np.uint32)
+    law = await session.start(prompt)
+
+    members = members_of(hotkeys)
+    walk = Walk(uniform_gate(), members)
+    rows = np.stack([*(hotkeys[m](prompt) for m in members[:-1]), model.baseline.logp])
+    for token_id in prompt:
+        walk.observe(np.array([token_id]), rows[None, :, token_id])
+    expected = mix(walk.log_weights()[0], rows)
+    assert np.allclose(law.logprobs, expected, atol=2e-2)
+    assert list(law.weights) == list(members)
+    assert max(law.weights, key=law.weights.get) == next(
+        k for k, v in hotkeys.items() if v is laws["fives"]
+    )
+
+
+async def test_an_expert_that_echoes_what_it_sees_gains_nothing(network, open_model) -> None:
+    """It claims the token just shown with certainty; blind evidence never asks it about that."""
+    text = np.random.default_rng(0).integers(20, 40, 60).astype(np.uint32)
+
+    def honest(ids: np.ndarray) -> np.ndarray:
+        return sharp(int(text[min(len(ids), len(text) - 1)]), 0.5)
+
+    def echo(ids: np.ndarray) -> np.ndarray:
+        return sharp(int(ids[-1]) if len(ids) else 0, 1 - 1e-6)
+
+    honest_key, echo_key = await network.mine("honest", honest), await network.mine("echo", echo)
+    session = (await open_model()).open()
+    law = await session.start(text[:20])
+    for token_id in text[20:50]:
+        law = await session.append(int(token_id), 1.0)
+        assert law.weights.get(echo_key, 0.0) < law.weights[honest_key]
+
+
+async def test_a_stream_survives_the_death_and_return_of_experts(network, open_model) -> None:
+    keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(3)]
+    session = (await open_model()).open()
+    law = await session.start(np.array([5] * 12, np.uint32))
+    assert set(keys) < set(law.weights)
+    for victim in keys[:2]:
+        await network.kill(victim)
+        law = await session.append(5, 1.0)
+        assert victim not in law.weights
+        assert np.isclose(np.exp(law.logprobs, dtype=np.float64).sum(), 1.0, atol=1e-3)
+        assert int(np.argmax(law.logprobs)) == 5
+
+
+async def test_when_every_expert_is_dead_the_stream_fails_loudly(network, open_model) -> None:
+    key = await network.mine("only", lambda ids: sharp(5))
+    session = (await open_model()).open()
+    await session.start(np.array([5, 5], np.uint32))
+    await network.kill(key)
+    with pytest.raises(ApiError) as caught:
+        await session.append(5, 1.0)
+    assert caught.value.status == 503
+
+
+async def test_a_slow_expert_is_left_out_and_does_not_hold_up_the_stream(
+    network, open_model
+) -> None:
+    import time
+
+    def slow(ids: np.ndarray) -> np.ndarray:
+        time.sleep(1.0)
+        return sharp(5)
+
+    slow_key = await network.mine("slow", slow)
+    fast_key = await network.mine("fast", lambda ids: sharp(5))
+    model = await open_model()
+    model.deadline_s = 0.3
+    law = await model.open().start(np.array([5], np.uint32))
+    assert fast_key in law.weights
+    assert slow_key not in law.weights
+
+
+async def test_a_miner_of_another_spec_or_hotkey_is_not_asked(network, open_model) -> None:
+    good = await network.mine("good", lambda ids: sharp(5))
+    bad = await network.mine("bad", lambda ids: sharp(5))
+    # The chain lists, under somebody else's hotkey, the good miner's address.
+    liar = network.neurons[1]
+    network.neurons[2] = Neuron(
+        *(liar.axon if n == "axon" else getattr(network.neurons[2], n) for n in Neuron.__slots__)
+    )
+    model = await open_model()
+    assert set(model.book.known()) == {good}
+    assert bad not in model.book.known()
+
+
+async def test_streams_run_side_by_side_without_mixing_up(network, open_model) -> None:
+    def parity(ids: np.ndarray) -> np.ndarray:
+        return sharp(5 if len(ids) and ids[0] == 5 else 6)
+
+    await network.mine("parity", parity)
+    model = await open_model()
+
+    async def write(first: int) -> list[int]:
+        session = model.open()
+        law = await session.start(np.array([first] * 3, np.uint32))
+        written = []
+        for _ in range(10):
+            written.append(int(np.argmax(law.logprobs)))
+            law = await session.append(written[-1], 1.0)
+        return written
+
+    results = await asyncio.gather(*(write(5 + i % 2) for i in range(8)))
+    assert results == [[5 + i % 2] * 10 for i in range(8)]
+
+
+def test_the_chosen_set_is_the_smallest_with_most_of_the_mass() -> None:
+    prior = np.log(np.array([0.01, 0.6, 0.02, 0.36, 0.01]))
+    assert choose(prior, 8).tolist() == [1, 3]
+    assert choose(prior, 1).tolist() == [1]
+    assert choose(np.log(np.full(4, 0.25)), 8).tolist() == [0, 1, 2, 3]
+    assert choose(np.log(np.array([1.0])), 8).tolist() == [0]
