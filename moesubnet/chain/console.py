@@ -44,6 +44,8 @@ WalletsDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
+_TIMEOUT_S = 5.0  # people wait
+
 DEFAULT_CHAIN = "ws://127.0.0.1:9944"
 DEFAULT_WALLET = "default"
 
@@ -53,7 +55,7 @@ def ask_chain(url: str, question: Callable[[ChainClient], Awaitable[T]]) -> T:
     from moesubnet.chain.client import ChainClient
 
     async def asked() -> T:
-        async with await ChainClient.connect(url) as client:
+        async with await ChainClient.connect(url, timeout_s=_TIMEOUT_S) as client:
             return await question(client)
 
     return asyncio.run(asked())

@@ -15,6 +15,7 @@ from moesubnet.units import RAO_PER_TOKEN, format_rao, u16_fraction
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient
 
+_AXON_COLUMNS = 26
 _CLEAR_SCREEN = "\x1b[2J\x1b[H"
 
 subnet_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -50,9 +51,10 @@ def table(metagraph: Metagraph) -> str:
     spec = f"spec {m.spec_sha256[:12]}…" if m.spec_sha256 else "no spec yet"
     lines = [
         f"subnet {m.netuid} at block {m.block} · epoch {m.epoch_index}, the next in "
-        f"{max(0, m.next_epoch_block - m.block)} of {m.tempo_blocks} blocks · {reveal} · {spec}",
-        f"{'uid':>4}  {'hotkey':<13} {'stake τ':>14} {'incentive':>10} {'dividends':>10} "
-        f"{'earned τ':>12} {'vote':>7}  axon",
+        f"{max(0, m.next_epoch_block - m.block)} of {m.tempo_blocks} blocks",
+        f"{reveal} · {spec}",
+        f"{'uid':>4}  {'hotkey':<13} {'stake τ':>13} {'incentive':>9} {'dividends':>9} "
+        f"{'earned τ':>11} {'vote':>6}  axon",
         *(_row(neuron, m) for neuron in m.neurons),
     ]
     if not m.neurons:
@@ -69,10 +71,12 @@ def table(metagraph: Metagraph) -> str:
 def _row(neuron: Neuron, metagraph: Metagraph) -> str:
     vote = str(metagraph.block - neuron.last_update_block) if neuron.validator_permit else "-"
     axon = neuron.axon.url.removeprefix("http://") if neuron.axon else "-"
+    if len(axon) > _AXON_COLUMNS:
+        axon = axon[: _AXON_COLUMNS - 1] + "…"
     return (
-        f"{neuron.uid:>4}  {neuron.hotkey[:12]}… {neuron.stake_rao / RAO_PER_TOKEN:>14,.2f} "
-        f"{u16_fraction(neuron.incentive_u16):>10.2%} {u16_fraction(neuron.dividends_u16):>10.2%} "
-        f"{neuron.emission_rao / RAO_PER_TOKEN:>12,.4f} {vote:>7}  {axon}"
+        f"{neuron.uid:>4}  {neuron.hotkey[:12]}… {neuron.stake_rao / RAO_PER_TOKEN:>13,.2f} "
+        f"{u16_fraction(neuron.incentive_u16):>9.2%} {u16_fraction(neuron.dividends_u16):>9.2%} "
+        f"{neuron.emission_rao / RAO_PER_TOKEN:>11,.4f} {vote:>6}  {axon}"
     )
 
 
