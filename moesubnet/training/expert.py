@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 BATCH_TOKENS = 1_024  # small batches: in two minutes, steps are what is scarce
-HELD_OUT_SHARE = 0.05
+HELD_OUT_SHARE, FIRST_HELD_OUT = 0.05, 5  # even a short text has a sixth piece
 MAX_HELD_OUT_TOKENS = 20_000
-PIECE_TOKENS = 4_096  # a long text is held out by pieces of this size
+PIECE_TOKENS = 512  # text is held out by pieces of this size
 REPORT = "report.json"
 
 
@@ -143,8 +143,8 @@ def split_held_out(documents: list[Ids], eos_id: int, window: int) -> tuple[Ids,
     """
     pieces = [d[i : i + PIECE_TOKENS] for d in documents for i in range(0, len(d), PIECE_TOKENS)]
     every = round(1 / HELD_OUT_SHARE)
-    held_out = stream(pieces[every // 2 :: every], eos_id)[:MAX_HELD_OUT_TOKENS]
-    train_ids = stream([p for i, p in enumerate(pieces) if i % every != every // 2], eos_id)
+    held_out = stream(pieces[FIRST_HELD_OUT::every], eos_id)[:MAX_HELD_OUT_TOKENS]
+    train_ids = stream([p for i, p in enumerate(pieces) if i % every != FIRST_HELD_OUT], eos_id)
     if len(train_ids) < 20 * window:
         raise ConfigError(
             f"{len(train_ids):,} tokens are too little text to train on; "

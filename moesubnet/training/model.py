@@ -59,7 +59,9 @@ def save_model(model: LlamaForCausalLM, spec: LoadedSpec, out: Path) -> None:
     The folder loads with `AutoModelForCausalLM` and `AutoTokenizer`.
     """
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # it would draw over ours
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
