@@ -22,7 +22,7 @@ from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import Phase, State
 from moesubnet.validator.weights import Votes, salt_for
 
-WALKS_PER_BATCH = 8
+BATCHES_PER_EPOCH = 4
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +67,9 @@ class Validator:
         if epoch.epoch_index != self._begun_epoch:
             await self._begin_epoch()
             self._begun_epoch = epoch.epoch_index
-        if self._walks_due(epoch) > self.state.walks_started(epoch.epoch_index):
-            await self._start_walks(walking)
+        due = self._walks_due(epoch) - self.state.walks_started(epoch.epoch_index)
+        if due > 0:
+            await self._start_walks(walking, due)
         if self._is_closing_time(epoch) and not self.state.voted(epoch.epoch_index):
             await self._close_epoch(epoch.epoch_index)
         await self._votes.commit_due(epoch, commit_reveal=self._commit_reveal)
@@ -84,19 +85,16 @@ class Validator:
 
     def _walks_due(self, epoch: Epoch) -> int:
         """Walks that should have started by now: batches spread over the epoch's first third."""
-        done = epoch.block - epoch.last_epoch_block
-        spread_blocks = max(1, epoch.tempo_blocks // 3)
-        if done > spread_blocks:
-            return 0
-        batches = -(-self.walks_per_epoch // WALKS_PER_BATCH)
-        return min(self.walks_per_epoch, (1 + done * batches // spread_blocks) * WALKS_PER_BATCH)
+        done, spread_blocks = epoch.block - epoch.last_epoch_block, max(1, epoch.tempo_blocks // 3)
+        batches = min(BATCHES_PER_EPOCH, 1 + done * BATCHES_PER_EPOCH // spread_blocks)
+        return self.walks_per_epoch * batches // BATCHES_PER_EPOCH if done <= spread_blocks else 0
 
-    async def _start_walks(self, walking: asyncio.TaskGroup) -> None:
+    async def _start_walks(self, walking: asyncio.TaskGroup, count: int) -> None:
         """Open one batch on fresh text, if there is any, and let it run."""
         metagraph = await self._read_metagraph()
         await self.experts.refresh(metagraph)
         try:
-            batch = self.measurement.open_batch(metagraph, WALKS_PER_BATCH)
+            batch = self.measurement.open_batch(metagraph, count)
         except PoolSpent as error:
             self._report("text", str(error))
             return

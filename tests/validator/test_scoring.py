@@ -8,16 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moesubnet.validator.scoring import (
-    SAMPLED_COALITIONS,
-    banzhaf,
-    cluster_leaders,
-    coalitions,
-    ema,
-    hellinger_squared,
-    recount,
-    value_and_bound,
-)
 
 from moesubnet.gate import uniform_gate
 from moesubnet.mixture import Walk, members_of
@@ -32,6 +22,16 @@ from moesubnet.sheet import (
     sheet_seed,
 )
 from moesubnet.types import Hotkey
+from moesubnet.validator.scoring import (
+    SAMPLED_COALITIONS,
+    banzhaf,
+    cluster_leaders,
+    coalitions,
+    ema,
+    hellinger_squared,
+    recount,
+    value_and_bound,
+)
 
 VOCAB = 60
 PREFIX = 8

@@ -1,0 +1,248 @@
+"""A chain in memory with the rules of ours, and experts behind real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from aiohttp import web
+from substrateinterface import Keypair
+
+from moesubnet.chain.client import Epoch, LastReveal, WeightCommit
+from moesubnet.chain.weights import weights_commit_hash
+from moesubnet.errors import CallRejected, UnknownBase
+from moesubnet.frames import CONTENT_TYPE
+from moesubnet.listening import serve
+from moesubnet.nonces import NonceStore
+from moesubnet.protocol import (
+    ExpertCard,
+    StepLimits,
+    StepRequest,
+    StepResponse,
+    StepRows,
+    base_hash,
+)
+from moesubnet.server import auth_middleware, public
+from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+
+TEMPO = 30
+
+
+@dataclass
+class FakeChain:
+    """The ChainClient contract, with the pallet's rules for commits and reveals.
+
+    What is submitted is included in the next block. `block` moves only when a test says so.
+    """
+
+    tempo: int = TEMPO
+    block: int = 0
+    commit_reveal: bool = True
+    spec_sha256: str | None = None
+    block_seconds: float = 0.01
+    epoch_index: int = 0
+    last_epoch_block: int = 0
+    neurons: list[Neuron] = field(default_factory=list)
+    queues: dict[str, list[WeightCommit]] = field(default_factory=dict)
+    reveals: dict[str, list[LastReveal]] = field(default_factory=dict)
+    rows: dict[str, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)  # names of errors for the next calls
+    lost_calls: int = 0  # this many calls are swallowed by the network
+
+    def next_block(self) -> None:
+        self.block += 1
+        if self.block - self.last_epoch_block >= self.tempo:
+            self.last_epoch_block, self.epoch_index = self.block, self.epoch_index + 1
+
+    def add(self, signer: Keypair, axon: Axon | None = None, stake_rao: int = 10**12) -> None:
+        uid = len(self.neurons)
+        self.neurons.append(
+            Neuron(
+                uid, Hotkey(signer.ss58_address), Coldkey("c"), axon, stake_rao,
+                0, 0, 0, 0, 0, True, stake_rao > 0, 0, uid,
+            )
+        )  # fmt: skip
+
+    async def epoch(self, netuid):
+        return Epoch(
+            self.block, self.tempo, self.epoch_index, self.last_epoch_block,
+            self.last_epoch_block + self.tempo, self.block - self.last_epoch_block, 1,
+        )  # fmt: skip
+
+    async def metagraph(self, netuid, block_hash=None):
+        return Metagraph(
+            netuid, self.block, "0x", self.tempo, self.epoch_index, self.last_epoch_block,
+            self.last_epoch_block + self.tempo, Hotkey("o"), Coldkey("o"), self.commit_reveal,
+            self.spec_sha256, None, tuple(self.neurons),
+        )  # fmt: skip
+
+    async def serve_axon(self, netuid, ip, port, hotkey):
+        self._refuse()
+        for uid, neuron in enumerate(self.neurons):
+            if neuron.hotkey == hotkey.ss58_address:
+                self.neurons[uid] = Neuron(
+                    *(
+                        Axon(ip, port) if name == "axon" else getattr(neuron, name)
+                        for name in Neuron.__slots__
+                    )
+                )
+
+    async def last_reveal(self, netuid, hotkey):
+        return (self.reveals.get(hotkey) or [None])[-1]
+
+    async def weight_commits(self, netuid, hotkey):
+        return tuple(self.queues.get(hotkey, ()))
+
+    async def commit_weights(self, netuid, uids, values, salt, version_key, hotkey):
+        if not await self._sent():
+            return
+        now = (await self.epoch(netuid)).epoch_now
+        digest = weights_commit_hash(hotkey.public_key, netuid, uids, values, salt, version_key)
+        commit = WeightCommit("0x" + digest.hex(), now, self.block + 1, now + 1)
+        self.queues.setdefault(hotkey.ss58_address, []).append(commit)
+
+    async def reveal_weights(self, netuid, uids, values, salt, version_key, hotkey):
+        if not await self._sent():
+            return
+        now = (await self.epoch(netuid)).epoch_now
+        queue = self.queues.get(hotkey.ss58_address, [])
+        digest = weights_commit_hash(hotkey.public_key, netuid, uids, values, salt, version_key)
+        found = [commit for commit in queue if commit.commit_hash == "0x" + digest.hex()]
+        if not queue:
+            raise CallRejected("NoWeightsCommitFound")
+        if not found:
+            raise CallRejected("InvalidRevealCommitHashNotMatch")
+        if now != found[0].reveal_epoch:
+            early = now < found[0].reveal_epoch
+            raise CallRejected("RevealTooEarly" if early else "ExpiredWeightCommit")
+        self.queues[hotkey.ss58_address] = queue[queue.index(found[0]) + 1 :]
+        sheet = b"".join(word.to_bytes(2, "little") for word in salt[:16]).hex()
+        reveal = LastReveal(found[0].epoch, sheet)
+        self.reveals.setdefault(hotkey.ss58_address, []).append(reveal)
+        self.rows.setdefault(hotkey.ss58_address, []).append((list(uids), list(values)))
+
+    async def set_weights(self, netuid, uids, values, version_key, hotkey):
+        if await self._sent():
+            self.rows.setdefault(hotkey.ss58_address, []).append((list(uids), list(values)))
+
+    async def _sent(self) -> bool:
+        self._refuse()
+        if self.lost_calls:
+            self.lost_calls -= 1
+            await asyncio.Event().wait()
+        return True
+
+    def _refuse(self) -> None:
+        if self.refusals:
+            raise CallRejected(self.refusals.pop(0))
+
+
+class FakeExpert:
+    """A miner whose engine is `law(ids) -> log-law [V]`; keeps every id that it was ever sent."""
+
+    def __init__(self, signer, spec, law):
+        self.signer, self.spec, self.law = signer, spec, law
+        self.hotkey = Hotkey(signer.ss58_address)
+        self.sessions: dict[str, np.ndarray] = {}
+        self.fails = False
+        self.card_fails = False
+
+    async def start(self):
+        limits = StepLimits(self.spec.spec.vocab_size, self.spec.spec.context_tokens)
+
+        @public
+        async def card(request):
+            if self.card_fails:
+                raise web.HTTPServiceUnavailable
+            body = ExpertCard(
+                hotkey=self.hotkey, spec_sha256=self.spec.sha256, model_commitment="0" * 64,
+                name="fake", context_tokens=64, vocab_size=limits.vocab_size, max_sequences=64,
+                engine="fake", version="0", price_rao_per_mtoken=0,
+            )  # fmt: skip
+            return web.Response(text=body.model_dump_json(), content_type="application/json")
+
+        async def step(request):
+            if self.fails:
+                raise web.HTTPServiceUnavailable
+            asked = StepRequest.from_bytes(request["body"], limits)
+            rng = np.random.default_rng(0)
+            rows = []
+            for sequence in asked.sequences:
+                held = self.sessions.get(sequence.session, np.empty(0, np.uint32))
+                if base_hash(held[: sequence.base_len]) != sequence.base_hash:
+                    raise UnknownBase(tuple(0 for _ in asked.sequences))
+                ids = np.concatenate(
+                    [held[: sequence.base_len], sequence.append_ids, sequence.draft_ids]
+                )
+                self.sessions[sequence.session] = ids
+                laws = np.stack(
+                    [self.law(ids[:p]) for p in range(sequence.first_law, sequence.end + 1)]
+                )
+                rows.append(StepRows.answer(sequence, laws.astype(np.float32), asked.want, rng))
+            return web.Response(
+                body=StepResponse(tuple(rows)).to_bytes(), content_type=CONTENT_TYPE
+            )
+
+        door = auth_middleware(
+            self.signer, nonces=NonceStore(), callers=lambda _: None,
+            max_body_bytes=limits.max_body_bytes,
+        )  # fmt: skip
+        app = web.Application(middlewares=[door])
+        app.router.add_get("/v1/expert", card)
+        app.router.add_post("/v1/step", step)
+        self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
+        self.axon = Axon("127.0.0.1", self.server.port)
+        return self
+
+
+@pytest.fixture(scope="session")
+def new_chain():
+    return FakeChain
+
+
+@pytest.fixture
+async def start_expert(tiny_spec):
+    """`await start_expert(uri, law)` → a running FakeExpert."""
+    running = []
+
+    async def start(uri, law):
+        expert = FakeExpert(Keypair.create_from_uri(uri, ss58_format=42), tiny_spec, law)
+        running.append(await expert.start())
+        return expert
+
+    yield start
+    for expert in running:
+        await expert.server.close()
+
+
+@pytest.fixture(scope="session")
+def keypair():
+    return lambda uri: Keypair.create_from_uri(uri, ss58_format=42)
+
+
+@pytest.fixture(scope="session")
+def make_documents():
+    """Synthetic texts of `kinds` kinds over 300 tokens: document hash → ids."""
+
+    def build(count=40, tokens=200, kinds=3, seed=0):
+        rng = np.random.default_rng(seed)
+        laws = kind_laws(kinds)
+        documents = {}
+        for index in range(count):
+            ids = rng.choice(300, tokens, p=laws[index % kinds]).astype(np.uint32)
+            documents[hashlib.sha256(ids.tobytes()).digest()] = ids
+        return documents
+
+    return build
+
+
+def kind_laws(kinds):
+    return np.random.default_rng(99).dirichlet(np.full(300, 0.05), size=kinds) * 0.95 + 0.05 / 300
+
+
+@pytest.fixture(scope="session")
+def laws():
+    return kind_laws(3)

@@ -1,0 +1,389 @@
+"""The process may die anywhere: one commit an epoch, every reveal on time, no text used twice."""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moesubnet.baseline import Unigram
+from moesubnet.errors import PoolSpent
+from moesubnet.gate_sync import GateSync
+from moesubnet.mixture import Walk, members_of
+from moesubnet.sheet import Sheet
+from moesubnet.types import Axon, Hotkey
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.loop import Validator
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
+from moesubnet.validator.serve import Health, Metrics
+from moesubnet.validator.state import Phase, State
+from moesubnet.validator.weights import VERSION_KEY, row_of
+
+NETUID = 1
+EXPERTS = tuple(Hotkey(f"expert{i}") for i in range(2))
+
+
+class Killed(Exception):
+    """kill −9, at a point that the test chose."""
+
+
+class Faults:
+    """Dies at the k-th point. Each watched call has a point just before and one just after."""
+
+    def __init__(self, at=None):
+        self.at, self.passed = at, 0
+
+    def point(self):
+        self.passed += 1
+        if self.passed == self.at:
+            raise Killed
+
+    def watch(self, target, *names):
+        for name in names:
+            setattr(target, name, self._wrap(getattr(target, name)))
+        return target
+
+    def _wrap(self, method):
+        if asyncio.iscoroutinefunction(method):
+
+            @functools.wraps(method)
+            async def slow(*args, **kwargs):
+                self.point()
+                result = await method(*args, **kwargs)
+                self.point()
+                return result
+
+            return slow
+
+        @functools.wraps(method)
+        def quick(*args, **kwargs):
+            self.point()
+            result = method(*args, **kwargs)
+            self.point()
+            return result
+
+        return quick
+
+
+class KillOn(Faults):
+    """Dies just before the named call."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def watch(self, target, *names):
+        if self.name in names:
+            self.at = 1
+            super().watch(target, self.name)
+        return target
+
+
+class TwoSteps(Measurement):
+    """Real text, real storage; the answers are made up: expert0 is good, expert1 is poor."""
+
+    def __init__(self, *args, sent):
+        super().__init__(*args)
+        self.sent = sent
+
+    async def run(self, batch, gate):
+        walk = Walk(gate, members_of(batch.hotkeys), len(batch.walks))
+        self.sent += [row.tobytes() for row in batch.walks]
+        for position in (PREFIX_TOKENS, PREFIX_TOKENS + 1):
+            labels = batch.walks[:, position]
+            rng = np.random.default_rng(int(labels.sum()))
+            laws = []
+            skills = {EXPERTS[0]: 0.3 + 0.2 * rng.random(len(labels))}
+            for hotkey in batch.hotkeys:
+                skill = skills.get(hotkey, np.full(len(labels), 1e-4))
+                law = np.full((len(labels), 300), np.log((1 - skill[:, None]) / 299))
+                law[np.arange(len(labels)), labels] = np.log(skill)
+                laws.append(law.astype(np.float32))
+            step = score_step(walk, position, labels, laws, self._baseline.logp, batch.hotkeys)
+            self._state.add_step(batch.id, step)
+            await asyncio.sleep(0)
+
+
+class World:
+    """One validator on a fake chain, that can be killed and started again."""
+
+    def __init__(self, path, chain, signer, documents):
+        self.path, self.chain, self.signer = path, chain, signer
+        self.pool = TextPool(documents)
+        self.sent: list[bytes] = []
+        self.submitted: list[str] = []
+        chain.add(signer, Axon("127.0.0.1", 9))
+        for hotkey in EXPERTS:
+            neuron = dataclasses.replace(chain.neurons[0], uid=len(chain.neurons), hotkey=hotkey)
+            chain.neurons.append(dataclasses.replace(neuron, axon=None, validator_permit=False))
+
+    async def live(self, until_block, faults=None):
+        """Start a process and run it block by block."""
+        faults = faults or Faults()
+        state = faults.watch(
+            State(self.path / "state.sqlite3"),
+            "start_batch",
+            "add_step",
+            "close_epoch",
+            "note_submitted",
+            "note_committed",
+            "note_phase",
+        )
+        chain = faults.watch(_Link(self.chain, self.submitted), "commit_weights", "reveal_weights")
+        metrics = Metrics()
+        http = None  # nobody here has an address
+        experts = Experts(http, self.signer, None, allow_private=True)
+        experts.clients = dict.fromkeys(EXPERTS)
+        baseline = Unigram.build(np.arange(300), 300)
+        validator = Validator(
+            chain,
+            NETUID,
+            self.signer,
+            "ab" * 32,
+            Axon("127.0.0.1", 9),
+            state,
+            experts,
+            TwoSteps(state, self.pool, "ab" * 32, baseline, experts, metrics, sent=self.sent),
+            GateSync(chain, http, self.path / "sheets", allow_private=True),
+            self.path / "sheets",
+            Health(),
+            metrics,
+        )
+        validator.health.block = 1
+        try:
+            async with asyncio.TaskGroup() as walking:
+                while self.chain.block < until_block:
+                    self.chain.next_block()
+                    await validator.on_block(walking)
+                    for _ in range(4):
+                        await asyncio.sleep(0)
+        finally:
+            state.close()
+        return validator
+
+    async def late_commit(self):
+        """What the killed process had sent is included now."""
+        state = self.state()
+        (vote,) = state.waiting_votes()
+        state.close()
+        row = row_of(vote.sheet)
+        await _Link(self.chain, self.submitted).commit_weights(
+            NETUID, *row, vote.salt, VERSION_KEY, self.signer
+        )
+
+    def state(self):
+        return State(self.path / "state.sqlite3")
+
+
+class _Link:
+    """One process's connection: what it sends is counted, the chain itself lives on."""
+
+    def __init__(self, chain, submitted):
+        self._chain, self._submitted = chain, submitted
+
+    def __getattr__(self, name):
+        return getattr(self._chain, name)
+
+    async def commit_weights(self, *args):
+        await self._chain.commit_weights(*args)
+        self._submitted.append(self._chain.queues[args[-1].ss58_address][-1].commit_hash)
+
+    async def reveal_weights(self, *args):
+        await self._chain.reveal_weights(*args)
+
+
+@pytest.fixture
+def make_world(new_chain, keypair, make_documents):
+    def build(path, documents=None):
+        path.mkdir(exist_ok=True)
+        return World(path, new_chain(), keypair("//Validator"), documents or make_documents(120))
+
+    return build
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """In memory where the system has such a place: a simulated kill does not need a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def world(folder, make_world):
+    return make_world(folder)
+
+
+def check(world, epochs):
+    """Everything that must hold, whatever happened."""
+    assert len(world.sent) == len(set(world.sent)), "a text was sent twice"
+    assert len(world.submitted) == len(set(world.submitted)), "a vote was committed twice"
+    reveals = world.chain.reveals[world.signer.ss58_address]
+    assert [reveal.epoch for reveal in reveals] == epochs
+    previous = bytes(32)
+    for reveal in reveals:
+        state = world.state()
+        body = state.public_sheet(bytes.fromhex(reveal.sheet_sha256))
+        assert state.previous_sha256() != bytes(32)
+        state.close()
+        sheet = Sheet.from_bytes(body)
+        assert sheet.epoch == reveal.epoch
+        assert sheet.previous_sha256 == previous
+        previous = sheet.sha256
+        uid = sheet.uids[sheet.hotkeys.index(EXPERTS[0])]
+        assert ([uid], [65_535]) in world.chain.rows[world.signer.ss58_address]
+
+
+async def test_three_quiet_epochs(world):
+    await world.live(100)
+    check(world, [0, 1, 2])
+    assert len(world.sent) == 32 * 4
+    state = world.state()
+    waiting = state.waiting_votes()
+    assert [vote.sheet.epoch for vote in waiting] == []
+    scores = state.scores()
+    assert scores[EXPERTS[0]] > 0
+    assert scores[EXPERTS[1]] == 0
+    state.close()
+
+
+async def test_killed_at_any_point_it_goes_on_as_if_nothing_had_happened(folder, make_world):
+    counting = Faults()
+    await make_world(folder / "count").live(35, counting)
+    assert counting.passed > 40
+    for at in range(1, counting.passed + 1):
+        world = make_world(folder / str(at))
+        with pytest.raises((Killed, ExceptionGroup)):
+            await world.live(35, Faults(at))
+        await world.live(40)
+        check(world, [0])
+
+
+async def test_killed_again_and_again(folder, make_world):
+    world = make_world(folder)
+    rng = np.random.default_rng(0)
+    while world.chain.block < 100:
+        with contextlib.suppress(Killed, ExceptionGroup):
+            await world.live(100, Faults(int(rng.integers(1, 25))))
+    check(world, [0, 1, 2])
+
+
+async def test_a_commit_still_in_the_pool_is_not_sent_again_after_a_crash(world):
+    await world.live(14)
+    with pytest.raises((Killed, ExceptionGroup)):
+        await world.live(29, KillOn("commit_weights"))
+    # It was on its way, and comes into a block while nobody looks.
+    world.chain.next_block()
+    await world.late_commit()
+    await world.live(58)
+    check(world, [0])
+    assert len(world.submitted) == 2  # epochs 0 and 1
+
+
+async def test_a_commit_lost_on_the_way_is_sent_again_in_time(world):
+    world.chain.lost_calls = 1
+    await world.live(58)
+    check(world, [0])
+
+
+@pytest.mark.parametrize(
+    "refusals",
+    [["CommittingWeightsTooFast"], ["TooManyUnrevealedCommits"] * 3],
+)
+async def test_a_refused_commit_is_tried_again(world, refusals):
+    await world.live(14)
+    world.chain.refusals = list(refusals)
+    await world.live(58)
+    check(world, [0])
+
+
+@pytest.mark.parametrize("name", ["RevealTooEarly", "NeuronNoValidatorPermit", "ExhaustsResources"])
+async def test_a_refused_reveal_is_tried_again_at_every_block(world, name):
+    await world.live(28)
+    world.chain.refusals = [name] * 4
+    await world.live(34)
+    check(world, [0])
+
+
+async def test_a_reveal_that_never_passes_is_lost_and_never_published(world):
+    await world.live(28)
+    state = world.state()
+    (vote,) = state.waiting_votes()
+    state.close()
+    world.chain.refusals = ["NotEnoughStakeToSetWeights"] * 1000
+    await world.live(62)
+    world.chain.refusals.clear()
+    await world.live(125)
+    assert [r.epoch for r in world.chain.reveals[world.signer.ss58_address]] == [2, 3]
+    state = world.state()
+    assert len(state.public_sheets()) == 2
+    assert state.public_sheet(vote.sheet.sha256) is None
+    state.close()
+
+
+async def test_a_validator_that_slept_through_its_reveal_starts_over(world):
+    await world.live(20)
+    for _ in range(50):
+        world.chain.next_block()
+    await world.live(125)
+    assert [r.epoch for r in world.chain.reveals[world.signer.ss58_address]] == [2, 3]
+    state = world.state()
+    assert state.waiting_votes() == []
+    state.close()
+
+
+async def test_without_commit_reveal_the_row_is_set_at_once_and_the_sheet_is_public(world):
+    world.chain.commit_reveal = False
+    await world.live(20)
+    assert len(world.chain.rows[world.signer.ss58_address]) == 1
+    assert not world.chain.queues
+    state = world.state()
+    assert len(state.public_sheets()) == 1
+    state.close()
+
+
+async def test_a_sheet_is_public_only_after_its_reveal(world):
+    await world.live(28)
+    state = world.state()
+    (vote,) = state.waiting_votes()
+    assert vote.phase == Phase.COMMITTED
+    assert state.public_sheet(vote.sheet.sha256) is None
+    state.close()
+    await world.live(31)
+    state = world.state()
+    assert state.public_sheet(vote.sheet.sha256) == vote.sheet.to_bytes()
+    state.close()
+
+
+async def test_spent_text_repeats_the_last_vote_and_says_what_to_do(folder, make_world):
+    documents = {bytes([i]) * 32: np.full(WINDOW_TOKENS, i, np.uint32) for i in range(40)}
+    world = make_world(folder, documents)
+    validator = await world.live(130)
+    assert len(world.sent) == 40
+    assert "add fresh text" in validator.health.problems["text"]
+    rows = world.chain.rows[world.signer.ss58_address]
+    assert len(rows) == 4
+    assert rows[-1] == rows[-2] == rows[1]
+    check(world, [0, 1, 2, 3])
+    with pytest.raises(PoolSpent):
+        world.pool.draw(1, {document: {0} for document in documents}, b"")
+
+
+async def test_an_expert_that_left_and_whose_uid_changed_hands_passes_nothing_on(world):
+    await world.live(45)
+    good = next(n for n in world.chain.neurons if n.hotkey == EXPERTS[0])
+    heir = dataclasses.replace(good, hotkey=Hotkey("heir"))
+    world.chain.neurons[world.chain.neurons.index(good)] = heir
+    await world.live(80)
+    state = world.state()
+    sheet = state.newest_sheet()
+    assert EXPERTS[0] not in sheet.hotkeys
+    assert "heir" not in sheet.hotkeys
+    assert not any(sheet.row_u16)
+    assert state.scores()[EXPERTS[0]] > 0  # remembered by hotkey, should it come back
+    state.close()
