@@ -40,7 +40,7 @@ def funded_dev_accounts(state: Trie) -> list[str]:
 
 def _account(name: str) -> bytes:
     public, secret = sr25519.pair_from_seed(_SEED)
-    _, derived, _ = sr25519.hard_derive_keypair((bytes(32), public, secret), _junction(name))
+    _, derived, _ = sr25519.hard_derive_keypair((_junction(name), public, secret), b"")
     return bytes(derived)
 
 

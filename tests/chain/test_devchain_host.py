@@ -1,0 +1,202 @@
+"""The runtime's host: calls, traps, memory, and what its functions answer."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import wasmtime
+from coincurve import PrivateKey
+from substrateinterface import Keypair, KeypairType
+
+from moesubnet.chain.devchain import executor
+from moesubnet.chain.devchain.accounts import dev_authority_secrets, funded_dev_accounts
+from moesubnet.chain.devchain.blob import decompress, runtime_wasm
+from moesubnet.chain.devchain.code import BadCode, RuntimeVersion, embedded_version
+from moesubnet.chain.devchain.executor import Executor, RuntimeTrap
+from moesubnet.chain.devchain.genesis import build_genesis
+from moesubnet.chain.devchain.hostfns import HostFunctions, twox
+from moesubnet.chain.devchain.memory import HostError, LinearMemory
+from moesubnet.chain.devchain.overlay import Overlay
+from moesubnet.chain.devchain.trie import Trie
+from moesubnet.errors import ConfigError
+
+
+def call(function: str, data: bytes = b"") -> bytes:
+    return Executor().call(runtime_wasm(), function, data, Overlay(Trie()))
+
+
+@pytest.fixture
+def host() -> HostFunctions:
+    store = wasmtime.Store(wasmtime.Engine())
+    kind = wasmtime.MemoryType(wasmtime.Limits(1, 64))
+    memory = LinearMemory(store, wasmtime.Memory(store, kind))
+    memory.open_heap(1024)
+    return HostFunctions(memory)
+
+
+def give(host: HostFunctions, data: bytes) -> int:
+    return host._memory.allocate(data) | len(data) << 32
+
+
+def at(host: HostFunctions, pointer: int, length: int) -> bytes:
+    return host._memory.read(pointer, length)
+
+
+def test_the_version_in_the_blob_is_the_one_the_runtime_answers() -> None:
+    answered = RuntimeVersion.decode(call("Core_version"))
+    embedded = embedded_version(runtime_wasm())
+    assert embedded is not None
+    assert sorted(embedded.apis) == sorted(answered.apis)
+    assert embedded.spec_name == answered.spec_name == "moesubnet"
+    assert embedded.spec_version == answered.spec_version
+    assert embedded.state_version == answered.state_version == 1
+    assert RuntimeVersion.decode(answered.encode()) == answered
+
+
+def test_a_trap_names_the_reason_and_leaves_the_executor_usable() -> None:
+    running, state = Executor(), Overlay(Trie())
+    with pytest.raises(RuntimeTrap, match="Codec error"):
+        running.call(runtime_wasm(), "Core_initialize_block", b"\xff", state)
+    with pytest.raises(RuntimeTrap, match="Exported method Nothing_here is not found"):
+        running.call(runtime_wasm(), "Nothing_here", b"", state)
+    assert running.call(runtime_wasm(), "Core_version", b"", state) == call("Core_version")
+
+
+def test_an_instance_forgets_the_previous_call() -> None:
+    running = Executor()
+    names = [
+        running.call(runtime_wasm(), "GenesisBuilder_preset_names", b"", Overlay(Trie()))
+        for _ in range(50)
+    ]
+    assert names == [call("GenesisBuilder_preset_names")] * 50
+
+
+def test_code_that_is_no_runtime_is_refused() -> None:
+    empty_module = b"\0asm\1\0\0\0"
+    for code in (b"", b"garbage", empty_module, runtime_wasm()[:1000]):
+        with pytest.raises(BadCode):
+            Executor().call(code, "Core_version", b"", Overlay(Trie()))
+    with pytest.raises(BadCode):
+        embedded_version(decompress(runtime_wasm())[:-1])
+
+
+def test_genesis_is_the_same_every_time_and_presets_differ() -> None:
+    running = Executor()
+    development = build_genesis(running, runtime_wasm(), "development")
+    again = build_genesis(Executor(), runtime_wasm(), "development")
+    local = build_genesis(running, runtime_wasm(), "local")
+    assert development.block == again.block
+    assert development.block.hash != local.block.hash
+    assert "Alice" in funded_dev_accounts(development.state)
+    assert funded_dev_accounts(Trie()) == []
+    with pytest.raises(ConfigError, match="development"):
+        build_genesis(running, runtime_wasm(), "mainnet")
+
+
+def test_development_keys_are_those_everyone_derives() -> None:
+    alice = "88dc3417d5058ec4b4503e0c12ea1a0a89be200fe98922423d4334014fa6b0ee"
+    assert bytes.fromhex(alice) in dev_authority_secrets()
+
+
+def test_compiled_code_is_reused_and_recompiled_if_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny = wasmtime.wat2wasm("(module)")
+    code = bytes(tiny)
+    executor._compiled(code)
+    (cached,) = (tmp_path / "moesubnet" / "wasm").iterdir()
+    stored = cached.read_bytes()
+    cached.write_bytes(b"damaged")
+    executor._compiled(code)
+    assert cached.read_bytes()[:100] == stored[:100]
+
+
+def test_wild_pointers_are_errors_and_never_reads_of_our_own_memory(host: HostFunctions) -> None:
+    last_byte = 0x1_0000 - 1
+    assert at(host, last_byte, 1) == b"\0"
+    for pointer, length in ((last_byte, 2), (0, 0x1_0001), (0xFFFF_FFFF, 1)):
+        with pytest.raises(HostError):
+            at(host, pointer, length)
+        with pytest.raises(HostError):
+            host.ext_storage_get_version_1(pointer | length << 32)
+
+
+def test_the_heap_grows_up_to_its_limit(host: HostFunctions) -> None:
+    pointer = host._memory.allocate(b"x" * 1_000_000)
+    assert at(host, pointer, 1_000_000) == b"x" * 1_000_000
+    for _ in range(2):
+        host._memory.allocate(b"x" * 1_000_000)
+    with pytest.raises(HostError, match="exhausted"):
+        host._memory.allocate(b"x" * 1_000_000)
+
+
+def test_hashes_are_the_known_ones(host: HostFunctions) -> None:
+    data = give(host, b"System")
+    assert at(host, host.ext_hashing_twox_128_version_1(data), 16).hex() == (
+        "26aa394eea5630e07c48ae0c9558cef7"
+    )
+    assert twox(b"abc", 1).hex() == "990977adf52cbc44"
+    nothing = give(host, b"")
+    assert at(host, host.ext_hashing_keccak_256_version_1(nothing), 32).hex() == (
+        "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"
+    )
+    digest = hashlib.blake2b(b"System", digest_size=16).digest()
+    assert at(host, host.ext_hashing_blake2_128_version_1(data), 16) == digest
+
+
+@pytest.mark.parametrize("kind", [KeypairType.SR25519, KeypairType.ED25519])
+def test_signatures_verify_until_a_bit_flips(host: HostFunctions, kind: int) -> None:
+    signer = Keypair.create_from_seed("0x" + "07" * 32, crypto_type=kind)
+    verify = (
+        host.ext_crypto_sr25519_verify_version_2
+        if kind == KeypairType.SR25519
+        else host.ext_crypto_ed25519_verify_version_1
+    )
+    message, signature = b"pay Bob", signer.sign(b"pay Bob")
+
+    def verified(signed: bytes, text: bytes, key: bytes) -> int:
+        allocate = host._memory.allocate
+        return verify(allocate(signed), give(host, text), allocate(key))
+
+    assert verified(signature, message, signer.public_key)
+    assert not verified(signature, b"pay Eve", signer.public_key)
+    assert not verified(signature, message, bytes(31) + b"\7")
+    for i in (0, 31, 32, 63):
+        flipped = signature[:i] + bytes((signature[i] ^ 0x80,)) + signature[i + 1 :]
+        assert not verified(flipped, message, signer.public_key)
+
+
+def test_ecdsa_keys_are_recovered_and_each_fault_has_its_code(host: HostFunctions) -> None:
+    key, digest = PrivateKey(b"\7" * 32), hashlib.sha256(b"message").digest()
+    signature = key.sign_recoverable(digest, hasher=None)
+
+    def recovered(signed: bytes) -> bytes:
+        span = host.ext_crypto_secp256k1_ecdsa_recover_compressed_version_2(
+            host._memory.allocate(signed), host._memory.allocate(digest)
+        )
+        return at(host, span & 0xFFFF_FFFF, span >> 32)
+
+    assert recovered(signature) == b"\0" + key.public_key.format()
+    ethereum = signature[:64] + bytes((signature[64] + 27,))
+    assert recovered(ethereum) == b"\0" + key.public_key.format()
+    assert recovered(signature[:64] + b"\x09") == b"\1\1"
+    assert recovered(b"\xff" * 64 + b"\0") == b"\1\0"
+    assert recovered(bytes(64) + b"\0") == b"\1\2"
+
+
+def test_partial_reads_return_how_much_was_left(host: HostFunctions) -> None:
+    host.overlay.set(b"key", b"0123456789")
+    key, out = give(host, b"key"), give(host, b"....")
+
+    def read(offset: int) -> bytes:
+        span = host.ext_storage_read_version_1(key, out, offset)
+        return at(host, span & 0xFFFF_FFFF, span >> 32)
+
+    assert read(3) == b"\1" + (7).to_bytes(4, "little")
+    assert at(host, out & 0xFFFF_FFFF, 4) == b"3456"
+    assert read(99) == b"\1" + bytes(4)
+    host.overlay.set(b"key", None)
+    assert read(0) == b"\0"
