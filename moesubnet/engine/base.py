@@ -20,8 +20,6 @@ from moesubnet.spec import LoadedSpec, Spec
 TokenIds = npt.NDArray[np.uint32]
 LogProbs = npt.NDArray[np.float32]
 
-DEFAULT_ENGINE = "moesubnet.engine.transformers_engine:TransformersEngine"
-
 
 @dataclass(frozen=True, slots=True)
 class Query:

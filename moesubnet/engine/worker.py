@@ -19,7 +19,8 @@ from typing import BinaryIO
 import numpy as np
 
 from moesubnet import frames
-from moesubnet.engine.base import DEFAULT_ENGINE, Engine, LogProbs, Query, load_engine
+from moesubnet.engine.base import Engine, LogProbs, Query, load_engine
+from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import EngineError, MoesubnetError
 from moesubnet.spec import LoadedSpec, load_spec
 

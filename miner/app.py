@@ -1,0 +1,109 @@
+"""A miner's HTTP server: thin routes over `Expert`. No request is logged, least of all its ids."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
+
+from moesubnet.errors import FrameError
+from moesubnet.frames import CONTENT_TYPE
+from moesubnet.miner.expert import Expert
+from moesubnet.nonces import NonceStore
+from moesubnet.protocol import GenerateRequest
+from moesubnet.server import (
+    BODY,
+    CALLER,
+    MetagraphSource,
+    SignedStream,
+    auth_middleware,
+    loopback_only,
+    public,
+    stake_gate,
+)
+from moesubnet.spec import LoadedSpec
+from moesubnet.types import Signer
+
+
+def build_app(
+    expert: Expert, spec: LoadedSpec, signer: Signer, metagraphs: MetagraphSource
+) -> web.Application:
+    """All routes of a miner behind one door (`auth_middleware`)."""
+
+    async def step(request: web.Request) -> web.StreamResponse:
+        answer = await expert.step(request[CALLER].hotkey, request[BODY])
+        return web.Response(body=answer, content_type=CONTENT_TYPE)
+
+    async def generate(request: web.Request) -> web.StreamResponse:
+        try:
+            wanted = GenerateRequest.model_validate_json(request[BODY])
+        except ValidationError:
+            raise FrameError("the body is not a GenerateRequest") from None
+        stream = SignedStream(request, signer)
+        try:
+            async with aclosing(expert.generate(request[CALLER].hotkey, wanted)) as chunks:
+                async for chunk in chunks:
+                    await stream.send(chunk)
+            return await stream.finish()
+        except ConnectionResetError:  # the caller has left; so the model stops
+            return stream.response
+
+    @public
+    async def card(_: web.Request) -> web.StreamResponse:
+        return web.json_response(text=expert.card.model_dump_json())
+
+    @public
+    async def healthz(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"status": "ok", "spec_sha256": spec.sha256})
+
+    @loopback_only
+    async def metrics(_: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=expert.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    blobs = _spec_files(spec)
+
+    @public
+    async def blob(request: web.Request) -> web.StreamResponse:
+        path = blobs.get(request.match_info["sha256"])
+        if path is None:
+            raise web.HTTPNotFound
+        return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
+
+    door = auth_middleware(
+        signer,
+        nonces=NonceStore(),
+        callers=stake_gate(metagraphs, spec.spec.min_caller_stake_rao, expert.has_open_session),
+        max_body_bytes=expert.limits.max_body_bytes,
+    )
+    app = web.Application(middlewares=[_count(expert), door])
+    app.router.add_post("/v1/step", step)
+    app.router.add_post("/v1/generate", generate)
+    app.router.add_get("/v1/expert", card)
+    app.router.add_get("/v1/blob/{sha256:[0-9a-f]{64}}", blob)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+def _count(expert: Expert) -> Middleware:
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "other"
+        expert.metrics.answers.labels(route, str(response.status)).inc()
+        return response
+
+    return count
+
+
+def _spec_files(spec: LoadedSpec) -> dict[str, Path]:
+    """The files of the spec by SHA-256: whoever joins the subnet may fetch them here."""
+    files = (spec.spec.tokenizer, spec.spec.public_text, spec.spec.baseline.file)
+    return {spec.sha256: spec.root / "spec.json"} | {f.sha256: spec.path(f) for f in files}

@@ -1,0 +1,152 @@
+"""`moesubnet miner …` and `moesubnet expert …`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesubnet.chain.console import DEFAULT_CHAIN, AsJson, Chain, Netuid
+from moesubnet.engine.target import DEFAULT_ENGINE
+from moesubnet.training.cli import train
+
+miner_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+expert_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+expert_app.command("train")(train)
+
+
+@expert_app.callback()
+def _expert_group() -> None:
+    """Train an expert from your own text."""
+
+
+@miner_app.callback()
+def _miner_group() -> None:
+    """Serve an expert and earn with it."""
+
+
+@miner_app.command()
+def run(
+    model: Annotated[
+        str,
+        typer.Option(help="A Hugging Face model: its folder, or its hub id. Safetensors only."),
+    ],
+    hotkey: Annotated[
+        str, typer.Option(help="Key that serves: a wallet `name/hotkey`, or //URI.")
+    ] = "default",
+    coldkey: Annotated[
+        str | None,
+        typer.Option(
+            help="Key that pays the registration, if there is none yet: a wallet or //URI. "
+            "By default the hotkey's own wallet, where its coldkey is on this machine."
+        ),
+    ] = None,
+    chain: Chain = DEFAULT_CHAIN,
+    netuid: Netuid = 1,
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
+    ] = 0,
+    external_ip: Annotated[
+        str | None, typer.Option(help="Address to publish on chain; --host if not given.")
+    ] = None,
+    external_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Port to publish; the real one if not given."),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What runs the model: a class `package.module:Class` that can be imported."
+        ),
+    ] = DEFAULT_ENGINE,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="What the expert calls itself; the model's by default.")
+    ] = None,
+    price_rao_per_mtoken: Annotated[
+        int, typer.Option(min=0, help="Asked price, rao per million tokens.")
+    ] = 0,
+    queue_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens that may wait to be computed; then callers get 429.")
+    ] = 65_536,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve a model to routers, validators and distillers, and earn by what it adds to them.
+
+    The model needs the subnet's tokenizer. One that was trained with another is refused: train
+    your own with `moesubnet expert train`. The hotkey is registered if its coldkey is here,
+    otherwise the command for that is printed. Ctrl-C answers what is under way, then stops.
+
+    From elsewhere than this machine nobody reaches 127.0.0.1. On a public server:
+
+    \b
+        moesubnet miner run --model my-expert --hotkey mine/default \\
+            --host 0.0.0.0 --port 8200 --external-ip 203.0.113.7
+
+    Another inference engine needs two methods: see examples/custom_engine.py and --engine.
+    """
+    import asyncio
+
+    from moesubnet.chain.wallet import load_hotkey
+    from moesubnet.log import set_up_logging
+    from moesubnet.miner.run import MinerConfig, run_miner
+    from moesubnet.types import NetUid
+
+    set_up_logging(log_level)
+    config = MinerConfig(
+        chain_url=chain,
+        netuid=NetUid(netuid),
+        signer=load_hotkey(hotkey),
+        hotkey_spec=hotkey,
+        coldkey_spec=coldkey,
+        model=model,
+        engine=engine,
+        threads=threads,
+        spec_dir=spec,
+        host=host,
+        port=port,
+        external_ip=external_ip,
+        external_port=external_port,
+        name=(name or Path(model).name)[:64],
+        price_rao_per_mtoken=price_rao_per_mtoken,
+        queue_tokens=queue_tokens,
+    )
+    asyncio.run(run_miner(config))
+
+
+@miner_app.command()
+def status(
+    hotkey: Annotated[
+        str, typer.Option(help="The miner: an address, a wallet `name/hotkey`, or //URI.")
+    ] = "default",
+    chain: Chain = DEFAULT_CHAIN,
+    netuid: Netuid = 1,
+    allow_private: Annotated[
+        bool,
+        typer.Option(
+            help="Also fetch sheets from private and loopback addresses (local networks)."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say a miner's rank, its value, what it will earn per epoch, and why."""
+    import json
+    from dataclasses import asdict
+
+    from moesubnet.chain.console import account, ask_chain
+    from moesubnet.miner.status import render
+    from moesubnet.miner.survey import survey
+    from moesubnet.types import Hotkey, NetUid
+
+    address = Hotkey(account(hotkey, None, hotkey=True))
+    found = ask_chain(
+        chain,
+        lambda client: survey(client, NetUid(netuid), address, allow_private=allow_private),
+    )
+    typer.echo(json.dumps(asdict(found)) if as_json else render(found))

@@ -1,0 +1,161 @@
+"""One model, served: what `/v1/step` and `/v1/generate` do, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+
+import numpy as np
+
+from moesubnet import __version__
+from moesubnet.engine.base import Engine, LogProbs, Query
+from moesubnet.errors import FrameError
+from moesubnet.miner.batcher import MAX_BATCH_VALUES, Batcher
+from moesubnet.miner.limits import Admission
+from moesubnet.miner.metrics import Metrics
+from moesubnet.miner.sessions import AnswerTable, Exclusive, SessionTable, engine_session
+from moesubnet.mixture import apply_sampling, sample
+from moesubnet.protocol import (
+    ExpertCard,
+    GenerateChunk,
+    GenerateRequest,
+    StepLimits,
+    StepRequest,
+    StepResponse,
+    StepRows,
+)
+from moesubnet.server import MetagraphSource
+from moesubnet.spec import LoadedSpec
+from moesubnet.types import Hotkey
+
+OFF_LOOP_VALUES = 1 << 20  # answers with more log-probabilities are encoded in a thread
+
+
+class Expert:
+    """Answers callers whose identity is proven already. Use it inside one event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        spec: LoadedSpec,
+        metagraphs: MetagraphSource,
+        *,
+        hotkey: Hotkey,
+        name: str,
+        price_rao_per_mtoken: int = 0,
+        queue_tokens: int = 65_536,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.limits = StepLimits(engine.vocab_size, engine.context_tokens)
+        self.card = ExpertCard(
+            hotkey=hotkey,
+            spec_sha256=spec.sha256,
+            model_commitment=engine.commitment,
+            name=name,
+            context_tokens=engine.context_tokens,
+            vocab_size=engine.vocab_size,
+            max_sequences=self.limits.max_sequences,
+            engine=engine.name,
+            version=__version__,
+            price_rao_per_mtoken=price_rao_per_mtoken,
+        )
+        self._eos_id = spec.spec.eos_id
+        self.metrics = metrics or Metrics()
+        self._batcher = Batcher(engine, self.metrics.batch)
+        self._admission = Admission(metagraphs, queue_tokens)
+        self._sessions = SessionTable(self._batcher.forget)
+        self._answers = AnswerTable()
+        self._exclusive = Exclusive()
+        self._secret = secrets.token_bytes(32)
+        self._streams = itertools.count()
+        self.metrics.watch(lambda: self._admission.waiting_tokens, lambda: len(self._sessions))
+
+    def has_open_session(self, caller: Hotkey) -> bool:
+        return self._sessions.has_open(caller)
+
+    async def close(self) -> None:
+        await self._batcher.close()
+
+    async def step(self, caller: Hotkey, body: bytes) -> bytes:
+        """A StepRequest's bytes → a StepResponse's; the same bytes again for the same body.
+
+        Raises FrameError, UnknownBase, Overloaded, EngineError.
+        """
+        request = StepRequest.from_bytes(body, self.limits)
+        rows = sum(s.end - s.first_law + 1 for s in request.sequences)
+        if rows * self.limits.vocab_size > MAX_BATCH_VALUES:
+            raise FrameError("the rows would be too many to compute; ask for fewer")
+        work = sum(s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences)
+        names = [engine_session(caller, s.session) for s in request.sequences]
+        digest = hashlib.sha256(body).digest()
+        with self._admission.enter(caller, work):
+            async with self._exclusive.hold(names):
+                answer = self._answers.get(caller, digest)
+                if answer is None:
+                    answer = await self._answer(caller, request, names, digest)
+                    self._answers.keep(caller, digest, answer)
+        self.metrics.tokens.inc(work)
+        return answer
+
+    async def generate(
+        self, caller: Hotkey, request: GenerateRequest
+    ) -> AsyncGenerator[GenerateChunk]:
+        """This model's own continuation, a token at a time; the eos token itself is not sent.
+
+        Raises FrameError for a prompt that does not fit, Overloaded, EngineError.
+        """
+        ids = np.array(request.prompt_ids, dtype=np.uint32)
+        room = self.limits.context_tokens - len(ids)
+        if room < 1 or (len(ids) and int(ids.max()) >= self.limits.vocab_size):
+            raise FrameError("the prompt is longer than the context or not of the vocabulary")
+        wanted = min(request.max_tokens, room)
+        session = f"{caller} {next(self._streams)}"  # a space: no step's session has this name
+        rng = np.random.default_rng(request.seed)
+        with self._admission.enter(caller, len(ids) + wanted):
+            try:
+                for left in range(wanted - 1, -1, -1):
+                    (laws,) = await self._batcher.rows(caller, [Query(session, ids, len(ids))])
+                    law = laws[-1]
+                    token = sample(apply_sampling(law, request.temperature, request.top_p), rng)
+                    if token == self._eos_id:
+                        yield GenerateChunk(finish_reason="stop")
+                        return
+                    yield GenerateChunk(
+                        ids=[token],
+                        logprobs=[min(0.0, float(law[token]))],
+                        finish_reason=None if left else "length",
+                    )
+                    ids = np.append(ids, np.uint32(token))
+            finally:
+                self._batcher.forget(session)
+
+    async def _answer(
+        self, caller: Hotkey, request: StepRequest, names: Sequence[str], digest: bytes
+    ) -> bytes:
+        ids = self._sessions.extend(caller, request.sequences)
+        laws = await self._batcher.rows(
+            caller,
+            [
+                Query(name, sequence, step.first_law)
+                for name, sequence, step in zip(names, ids, request.sequences, strict=True)
+            ],
+        )
+        self._sessions.keep(caller, request.sequences, ids)
+        # Drawn labels are no surprise to a retry, and none can be foreseen by the caller.
+        seed = hashlib.sha256(self._secret + caller.encode() + digest).digest()
+        if sum(rows.size for rows in laws) < OFF_LOOP_VALUES:
+            return _encode(request, laws, seed)
+        return await asyncio.to_thread(_encode, request, laws, seed)
+
+
+def _encode(request: StepRequest, laws: Sequence[LogProbs], seed: bytes) -> bytes:
+    rng = np.random.default_rng(np.frombuffer(seed, np.uint32))
+    return StepResponse(
+        tuple(
+            StepRows.answer(step, rows, request.want, rng)
+            for step, rows in zip(request.sequences, laws, strict=True)
+        )
+    ).to_bytes()

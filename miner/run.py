@@ -1,0 +1,185 @@
+"""A miner's life: load the spec and the model, join the subnet, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from moesubnet.chain.client import ChainClient
+from moesubnet.chain.metagraph import MetagraphCache
+from moesubnet.chain.wallet import is_uri, load_coldkey, split_spec, wallets_root
+from moesubnet.engine.base import load_engine
+from moesubnet.errors import ChainError, ConfigError
+from moesubnet.listening import serve
+from moesubnet.miner.app import build_app
+from moesubnet.miner.expert import Expert
+from moesubnet.spec import LoadedSpec
+from moesubnet.spec_source import find_spec
+from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
+from moesubnet.units import format_rao
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 10.0
+ANNOUNCE_CHECK_S = 3.0
+ANNOUNCE_RETRY_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class MinerConfig:
+    """Everything `moesubnet miner run` needs to know."""
+
+    chain_url: str
+    netuid: NetUid
+    signer: Signer
+    hotkey_spec: str  # as typed
+    coldkey_spec: str | None  # pays the registration; by default the hotkey's wallet
+    model: str
+    engine: str
+    threads: int
+    spec_dir: Path | None
+    host: str
+    port: int
+    external_ip: str | None
+    external_port: int | None
+    name: str
+    price_rao_per_mtoken: int
+    queue_tokens: int
+
+    @property
+    def hotkey(self) -> Hotkey:
+        return Hotkey(self.signer.ss58_address)
+
+
+async def run_miner(config: MinerConfig) -> None:
+    """Serve until SIGINT or SIGTERM, then answer what is under way.
+
+    Raises ConfigError, SpecError, EngineError, WalletError or ChainError before it serves.
+    """
+    published_ip = _published_ip(config)
+    async with contextlib.AsyncExitStack() as stack:
+        chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
+        metagraph = await chain.metagraph(config.netuid)
+        spec = await find_spec(config.spec_dir, metagraph)
+        engine = await asyncio.to_thread(
+            load_engine, config.engine, config.model, spec, threads=config.threads
+        )
+        log.info("model=%s engine=%s sha256=%s", config.model, engine.name, engine.commitment)
+        await _register(chain, config, metagraph)
+
+        metagraphs = MetagraphCache(chain, config.netuid)
+        await metagraphs.refresh()
+        expert = Expert(
+            engine,
+            spec,
+            metagraphs,
+            hotkey=config.hotkey,
+            name=config.name,
+            price_rao_per_mtoken=config.price_rao_per_mtoken,
+            queue_tokens=config.queue_tokens,
+        )
+        stack.push_async_callback(expert.close)
+        app = build_app(expert, spec, config.signer, metagraphs)
+        listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
+        stack.push_async_callback(listening.close)
+        log.info("serving host=%s port=%d hotkey=%s", config.host, listening.port, config.hotkey)
+
+        axon = Axon(published_ip, config.external_port or listening.port)
+        stopped = _stop_signal()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(metagraphs.run()),
+                group.create_task(_keep_announced(chain, metagraphs, config, spec, axon)),
+            ]
+            await stopped.wait()
+            for task in tasks:
+                task.cancel()
+        log.info("stopping: no new requests; those under way have %.0f s", DRAIN_S)
+
+
+def _published_ip(config: MinerConfig) -> str:
+    """The address that goes on chain; ConfigError if nobody could connect to it."""
+    address = config.external_ip or config.host
+    try:
+        unusable = ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        unusable = True
+    if unusable:
+        raise ConfigError(
+            f"{address} cannot be published: the chain needs an IP address that others can reach. "
+            "Pass it as --external-ip"
+        )
+    return address
+
+
+async def _register(chain: ChainClient, config: MinerConfig, metagraph: Metagraph) -> None:
+    """Buy a slot if the hotkey has none and its coldkey is here; else ConfigError says how."""
+    if config.hotkey in metagraph.by_hotkey:
+        return
+    price_rao = await chain.burn_price_rao(config.netuid)
+    coldkey_spec = config.coldkey_spec or _own_wallet(config.hotkey_spec)
+    if coldkey_spec is None:
+        raise ConfigError(
+            f"{config.hotkey} is not registered on subnet {config.netuid}. Where its coldkey is, "
+            f"register it (now {format_rao(price_rao)}):\n"
+            f"  moesubnet register --netuid {config.netuid} --hotkey {config.hotkey} "
+            f"--wallet COLDKEY --chain {config.chain_url}"
+        )
+    log.info("registering hotkey=%s price=%s", config.hotkey, format_rao(price_rao))
+    coldkey = await asyncio.to_thread(load_coldkey, coldkey_spec)
+    receipt = await chain.register(config.netuid, config.hotkey, coldkey)
+    log.info("registered hotkey=%s block=%d", config.hotkey, receipt.block)
+
+
+def _own_wallet(hotkey_spec: str) -> str | None:
+    """The wallet of the hotkey, if its coldkey lies on this machine."""
+    if is_uri(hotkey_spec):
+        return None
+    name, _ = split_spec(hotkey_spec)
+    return name if (wallets_root() / name / "coldkey").is_file() else None
+
+
+async def _keep_announced(
+    chain: ChainClient,
+    metagraphs: MetagraphCache,
+    config: MinerConfig,
+    spec: LoadedSpec,
+    axon: Axon,
+) -> None:
+    """Publish the axon whenever the chain has another one; say what only a person can repair."""
+    said: set[str] = set()
+
+    def say_once(problem: str) -> None:
+        if problem not in said:
+            said.add(problem)
+            log.error(problem)
+
+    while True:
+        pause_s = ANNOUNCE_CHECK_S
+        try:
+            metagraph = metagraphs.current()
+            neuron = metagraph.by_hotkey.get(config.hotkey)
+            if metagraph.spec_sha256 not in (None, spec.sha256):
+                say_once("the owner published another spec: restart with it, or nobody will ask")
+            if neuron is None:
+                say_once("this hotkey has lost its slot: restart the miner to register again")
+            elif neuron.axon != axon:
+                await chain.serve_axon(config.netuid, axon.ip, axon.port, config.signer)
+                log.info("announced uid=%d ip=%s port=%d", neuron.uid, axon.ip, axon.port)
+                await metagraphs.refresh()
+        except ChainError as error:
+            log.warning("announcing: %s; trying again", error)
+            pause_s = ANNOUNCE_RETRY_S
+        await asyncio.sleep(pause_s)
+
+
+def _stop_signal() -> asyncio.Event:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped

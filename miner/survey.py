@@ -1,0 +1,33 @@
+"""Collects what `status` judges: the chain's view, and the sheets that validators serve."""
+
+from __future__ import annotations
+
+from moesubnet.chain.client import ChainClient
+from moesubnet.client import open_http_session
+from moesubnet.gate_sync import fetch_revealed_sheets
+from moesubnet.miner.status import Status, look
+from moesubnet.paths import cache_dir
+from moesubnet.types import Hotkey, Metagraph, NetUid
+
+
+async def survey(
+    chain: ChainClient, netuid: NetUid, hotkey: Hotkey, *, allow_private: bool
+) -> Status:
+    """Raises ChainError, and ConfigError for a hotkey that is not registered."""
+    metagraph = await chain.metagraph(netuid)
+    weights = await chain.weights(netuid)
+    async with open_http_session() as http:
+        weighted = await fetch_revealed_sheets(
+            chain, metagraph, http, cache_dir("sheets"), allow_private=allow_private
+        )
+    server_rao = await _last_paid_rao(chain, metagraph)
+    return look(hotkey, metagraph, weights, [item.sheet for item in weighted], server_rao)
+
+
+async def _last_paid_rao(chain: ChainClient, metagraph: Metagraph) -> int | None:
+    """What the last epoch paid to all miners; None if there was none, or it is forgotten."""
+    (block_hash,) = await chain.query(("System.BlockHash", metagraph.last_epoch_block))
+    if not isinstance(block_hash, str) or not int(block_hash, 16):
+        return None
+    events = await chain.epoch_events(block_hash)
+    return next((e.server_rao for e in events if e.netuid == metagraph.netuid), None)
