@@ -217,7 +217,11 @@ class Link:
         if timeout_s <= 0:
             raise ChainUnavailable(_unavailable(self.url, TimeoutError()))
         if self._socket is None:
-            self._socket = websocket.create_connection(self.url, timeout=timeout_s)
+            # The library checks UTF-8 byte by byte in Python, half a second for a large subnet;
+            # decoding the text checks it anyway.
+            self._socket = websocket.create_connection(
+                self.url, timeout=timeout_s, skip_utf8_validation=True
+            )
             self.connections += 1
             self._check_same_chain(self._socket)
         self._socket.settimeout(timeout_s)

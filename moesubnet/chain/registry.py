@@ -24,10 +24,7 @@ class Registry:
 
     def decode(self, type_id: int, data: bytes) -> Any:
         """The value that the whole of `data` encodes. Raises codec.CodecError."""
-        try:
-            value, end = self.read(type_id, data, 0)
-        except (struct.error, IndexError, UnicodeDecodeError, RecursionError) as error:
-            raise codec.CodecError(f"malformed value of type {type_id}: {error}") from error
+        value, end = self.read(type_id, data, 0)
         if end != len(data):
             raise codec.CodecError(
                 f"{len(data) - end} bytes too many for a value of type {type_id}"
@@ -35,8 +32,11 @@ class Registry:
         return value
 
     def read(self, type_id: int, data: bytes, at: int) -> tuple[Any, int]:
-        """The value at an offset, and the offset after it."""
-        return self._decoder(type_id)(data, at)
+        """The value at an offset, and the offset after it. Raises codec.CodecError."""
+        try:
+            return self._decoder(type_id)(data, at)
+        except (struct.error, IndexError, UnicodeDecodeError, RecursionError) as error:
+            raise codec.CodecError(f"malformed value of type {type_id}: {error}") from error
 
     def encode_key(self, type_id: int, value: object) -> bytes:
         """A storage key's part: an integer, an address or raw bytes, or a tuple of those."""
