@@ -25,7 +25,7 @@ from moesubnet.protocol import (
     StepRows,
     base_hash,
 )
-from moesubnet.server import auth_middleware, public
+from moesubnet.server import BODY, auth_middleware, public
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 
 TEMPO = 30
@@ -167,7 +167,7 @@ class FakeExpert:
         async def step(request):
             if self.fails:
                 raise web.HTTPServiceUnavailable
-            asked = StepRequest.from_bytes(request["body"], limits)
+            asked = StepRequest.from_bytes(request[BODY], limits)
             rng = np.random.default_rng(0)
             rows = []
             for sequence in asked.sequences:

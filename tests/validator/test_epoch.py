@@ -1,0 +1,189 @@
+"""Whole epochs over real sockets: who earns, what is public when, and that it can be checked."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from moesubnet.baseline import Unigram
+from moesubnet.client import get_public, open_http_session
+from moesubnet.errors import PeerRefused
+from moesubnet.gate_sync import GateSync
+from moesubnet.listening import serve
+from moesubnet.sheet import Sheet
+from moesubnet.types import Axon
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.explain import explain
+from moesubnet.validator.loop import Validator
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.probes import TextPool
+from moesubnet.validator.scoring import recount
+from moesubnet.validator.serve import Health, Metrics, build_app
+from moesubnet.validator.state import State
+
+
+def knows(law):
+    log_law = np.log(0.98 * law + 0.02 / len(law))
+    return lambda ids: log_law
+
+
+def noise(ids):
+    return np.full(300, -np.log(300))
+
+
+def echo(ids):
+    law = np.full(300, np.log(1e-9))
+    law[np.unique(ids)] = 0.0
+    return law - np.log(np.exp(law).sum())
+
+
+class Node:
+    """A validator with its axon, driven block by block."""
+
+    def __init__(self, path, chain, signer, spec, documents):
+        self.path, self.chain, self.signer, self.spec = path, chain, signer, spec
+        self.documents = documents
+
+    async def start(self):
+        self.http = open_http_session()
+        self.state = State(self.path / "validator.sqlite3")
+        self.health, self.metrics = Health(), Metrics()
+        app = build_app(self.signer, self.state, self.health, self.metrics)
+        self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
+        self.axon = Axon("127.0.0.1", self.server.port)
+        experts = Experts(self.http, self.signer, self.spec, allow_private=True)
+        pool = TextPool(self.documents)
+        baseline = Unigram.build(np.concatenate(list(self.documents.values())), 300)
+        sheets = self.path / "sheets"
+        self.validator = Validator(
+            self.chain,
+            1,
+            self.signer,
+            self.spec.sha256,
+            self.axon,
+            self.state,
+            experts,
+            Measurement(self.state, pool, self.spec.sha256, baseline, experts, self.metrics),
+            GateSync(self.chain, self.http, sheets, allow_private=True),
+            sheets,
+            self.health,
+            self.metrics,
+            walks_per_epoch=16,
+        )
+        return self
+
+    async def block(self):
+        async with asyncio.TaskGroup() as walking:  # this chain waits for the walks
+            await self.validator.on_block(walking)
+
+    async def get(self, path):
+        return await get_public(self.http, self.axon, path, max_bytes=2**23, timeout_s=5.0)
+
+    async def close(self):
+        await self.server.close()
+        await self.http.close()
+        self.state.close()
+
+
+@pytest.fixture
+async def network(
+    tmp_path, new_chain, keypair, tiny_spec, make_documents, start_expert, laws, monkeypatch
+):
+    """Two validators with different text; three specialists, a copy, noise and an echo."""
+    monkeypatch.setattr("moesubnet.validator.loop.BATCHES_PER_EPOCH", 1)
+    chain = new_chain()
+    chain.spec_sha256 = tiny_spec.sha256
+    nodes = []
+    for index in range(2):
+        signer = keypair(f"//Validator{index}")
+        chain.add(signer)
+        path = tmp_path / str(index)
+        path.mkdir()
+        documents = make_documents(30, seed=index)
+        nodes.append(await Node(path, chain, signer, tiny_spec, documents).start())
+    experts = {}
+    for name, law in {
+        "kind0": knows(laws[0]),
+        "kind1": knows(laws[1]),
+        "kind2": knows(laws[2]),
+        "copy": knows(0.995 * laws[0] + 0.005 / 300),
+        "noise": noise,
+        "echo": echo,
+    }.items():
+        experts[name] = await start_expert(f"//{name}", law)
+        chain.add(experts[name].signer, experts[name].axon, stake_rao=0)
+    yield chain, nodes, experts
+    for node in nodes:
+        await node.close()
+
+
+async def run_to(chain, nodes, block):
+    while chain.block < block:
+        chain.next_block()
+        for node in nodes:
+            await node.block()
+
+
+async def test_three_epochs_of_a_small_subnet(network):
+    chain, nodes, experts = network
+    await run_to(chain, nodes, 28)
+    (vote,) = nodes[0].state.waiting_votes()
+    digest = vote.sheet.sha256.hex()
+    with pytest.raises(PeerRefused) as refused:
+        await nodes[0].get(f"/v1/sheet/{digest}")
+    assert refused.value.status == 404
+    for page in ("/healthz", "/metrics"):  # nothing shows a score before its reveal
+        body = (await nodes[0].get(page)).decode()
+        assert not any(expert.hotkey in body for expert in experts.values())
+
+    await run_to(chain, nodes, 95)
+    body = await nodes[0].get(f"/v1/sheet/{digest}")
+    sheet = Sheet.from_bytes(body)
+    assert sheet.sha256.hex() == digest
+    assert recount(sheet).row_u16 == sheet.row_u16
+    for node in nodes:
+        newest = node.state.newest_sheet()
+        row = dict(zip(newest.hotkeys, newest.row_u16, strict=True))
+        paid = {name: row[expert.hotkey] for name, expert in experts.items()}
+        assert min(paid["kind0"], paid["kind1"], paid["kind2"]) > 5_000, paid
+        assert paid["copy"] == paid["noise"] == paid["echo"] == 0, paid
+        assert len(newest.walk) == 16 * 16
+        assert newest.reliability_ppm == (1_000_000,) * 6
+    reveals = [chain.reveals[node.signer.ss58_address] for node in nodes]
+    assert [len(each) for each in reveals] == [3, 3]
+
+    # Both fitted the same gate, on the sheets of both, and say so in their sheets.
+    gates = {node.validator.gates.gate.sha256 for node in nodes}
+    assert len(gates) == 1
+    assert gates == {node.validator.gates.gate.sha256 for node in nodes}
+    assert {node.signer.ss58_address for node in nodes} == {
+        item.sheet.validator for item in nodes[0].validator.gates.sheets
+    }
+    assert nodes[0].validator.gates.gate.hotkeys != ()
+
+    words = explain(sheet, experts["kind0"].hotkey)
+    assert "It earns because" in words
+    assert "the vote is right" in words
+    assert "registered first" in explain(sheet, experts["copy"].hotkey)
+    assert "earns nothing" in explain(sheet, experts["noise"].hotkey)
+    assert len(words.splitlines()) <= 24
+
+
+async def test_garbage_and_signed_calls_find_nothing_to_do(network):
+    _, (node, _), _ = network
+    for path in ("/v1/sheet/" + "ab" * 32, "/v1/sheet/../etc", "/v1/sheet/xyz", "/v1/step", "/"):
+        with pytest.raises(PeerRefused) as refused:
+            await node.get(path)
+        assert refused.value.status in (401, 403, 404)
+    async with node.http.post(node.axon.url + "/v1/step", data=b"x" * 1000) as response:
+        assert response.status in (401, 404, 413)
+
+
+async def test_sheets_are_rate_limited_per_address(network):
+    _, (node, _), _ = network
+    statuses = []
+    for _ in range(140):
+        async with node.http.get(f"{node.axon.url}/v1/sheet/{'ab' * 32}") as response:
+            statuses.append(response.status)
+    assert 429 in statuses
+    assert statuses[0] == 404

@@ -1,0 +1,196 @@
+"""Probes against experts behind real sockets: blind, fair, and robust to whoever fails."""
+
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from moesubnet.baseline import Unigram
+from moesubnet.client import open_http_session
+from moesubnet.errors import ConfigError, PoolSpent
+from moesubnet.gate import uniform_gate
+from moesubnet.mixture import Walk, members_of
+from moesubnet.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
+from moesubnet.types import Hotkey
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
+from moesubnet.validator.serve import Metrics
+from moesubnet.validator.state import State
+
+
+def knows(law):
+    log_law = np.log(0.98 * law + 0.02 / len(law))
+    return lambda ids: log_law
+
+
+def echo(ids):
+    law = np.full(300, np.log(1e-9))
+    law[ids[-1] if len(ids) else 0] = 0.0
+    return law
+
+
+@pytest.fixture
+async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
+    """`await measure(experts)` → (measurement, state, chain); one epoch's helpers."""
+    opened = []
+
+    async def build(experts, documents=None):
+        chain, signer = new_chain(), keypair("//Validator")
+        chain.add(signer)
+        for expert in experts:
+            chain.add(expert.signer, expert.axon)
+        http = open_http_session()
+        state = State(tmp_path / "validator.sqlite3")
+        opened.append((http, state))
+        known = Experts(http, signer, tiny_spec, allow_private=True)
+        await known.refresh(await chain.metagraph(1))
+        pool = TextPool(documents or make_documents())
+        baseline = Unigram.build(np.concatenate(list(make_documents().values())), 300)
+        measurement = Measurement(state, pool, tiny_spec.sha256, baseline, known, Metrics())
+        return measurement, state, chain, known
+
+    yield build
+    for http, state in opened:
+        await http.close()
+        state.close()
+
+
+async def test_an_expert_never_holds_a_label_before_its_answer_is_stored(
+    measure, start_expert, laws
+):
+    sightings = []
+
+    def spying(ids):
+        stored = {step.position for batch in state.open_batches() for step in batch.steps}
+        sightings.append((ids.copy(), stored))
+        return np.log(laws[0])
+
+    expert = await start_expert("//Expert", spying)
+    measurement, state, chain, _ = await measure([expert])
+    batch = measurement.open_batch(await chain.metagraph(1), 4)
+    await measurement.run(batch, uniform_gate())
+    texts = {row.tobytes() for row in batch.walks}
+    for ids, stored in sightings:
+        position = len(ids)
+        assert any(text.startswith(ids.tobytes()) for text in texts)
+        assert position >= PREFIX_TOKENS
+        assert stored == set(range(PREFIX_TOKENS, position))
+    seen = max(len(ids) for ids in expert.sessions.values())
+    assert seen == WINDOW_TOKENS - 1  # the last label is never sent at all
+    steps = state.open_batches()[0].steps
+    assert [step.position for step in steps] == list(range(PREFIX_TOKENS, WINDOW_TOKENS))
+    assert all(receipt.startswith("0x") for step in steps for receipt in step.receipts)
+
+
+async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
+    measure, start_expert, laws
+):
+    good = await start_expert("//Good", knows(laws[0]))
+    bad = await start_expert("//Bad", knows(laws[1]))
+    liar = await start_expert("//Liar", lambda ids: np.full(300, -0.1))  # mass far above one
+    measurement, state, chain, _ = await measure([good, bad, liar])
+    bad.fails = True
+    batch = measurement.open_batch(await chain.metagraph(1), 3)
+    await measurement.run(batch, uniform_gate())
+    log_q = np.concatenate([step.log_q for step in state.open_batches()[0].steps])
+    log_w = np.concatenate([step.log_w for step in state.open_batches()[0].steps])
+    columns = {hotkey: column for column, hotkey in enumerate(batch.hotkeys)}
+    assert np.all(log_q[:, columns[good.hotkey]] > LOG_Q_UNANSWERED)
+    for failed in (bad, liar):
+        assert np.all(log_q[:, columns[failed.hotkey]] == LOG_Q_UNANSWERED)
+        assert np.all(log_w[:, columns[failed.hotkey]] == LOG_W_NONE)
+    np.testing.assert_allclose(
+        np.exp(log_w[:, [columns[good.hotkey], -1]] / 1e6).sum(axis=1), 1.0, atol=1e-5
+    )
+
+
+async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert, laws):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    _, _, chain, known = await measure([expert])
+    expert.card_fails = True
+    await known.refresh(await chain.metagraph(1))
+    assert expert.hotkey in known.clients
+    chain.neurons.pop()
+    await known.refresh(await chain.metagraph(1))
+    assert known.clients == {}
+
+
+async def test_no_text_is_spent_while_there_is_nobody_to_measure(measure):
+    measurement, state, chain, _ = await measure([])
+    assert measurement.open_batch(await chain.metagraph(1), 8) is None
+    assert state.used_starts("any") == {}
+
+
+def test_scores_of_a_step_are_what_the_rows_say(laws):
+    labels = np.array([3, 5], np.uint32)
+    walk = Walk(uniform_gate(), members_of([Hotkey("a"), Hotkey("b")]), 2)
+    walk.show(np.zeros((2, 4), np.uint32))
+    law = np.log(laws[:2])[:, None, :].repeat(2, axis=1).astype(np.float32)
+    baseline = np.full(300, np.log(1 / 300), np.float32)
+    step = score_step(walk, 4, labels, [law[0], None], baseline)
+    np.testing.assert_allclose(step.log_q[:, 0], 1e6 * law[0, [0, 1], labels], atol=1)
+    assert np.all(step.log_q[:, 1] == LOG_Q_UNANSWERED)
+    np.testing.assert_allclose(step.log_q[:, 2], 1e6 * np.log(1 / 300), atol=1)
+    np.testing.assert_array_equal(step.together, [[2, 0], [0, 0]])
+    weights = np.exp(walk.log_weights())
+    # Silence is worth what the baseline is worth, never more.
+    np.testing.assert_allclose(weights[:, 1], weights[:, 2])
+
+
+def test_every_window_comes_once_and_none_overlaps(make_documents):
+    documents = make_documents(7, tokens=3 * WINDOW_TOKENS + 5)
+    pool = TextPool(documents)
+    used: dict[bytes, set[int]] = {}
+    drawn = []
+    for k in range(100):
+        try:
+            windows = pool.draw(4, used, bytes([k]))
+        except PoolSpent:
+            break
+        for window in windows:
+            used.setdefault(window.document, set()).add(window.start)
+            drawn.append((window.document, window.start))
+            np.testing.assert_array_equal(
+                documents[window.document][window.start : window.start + WINDOW_TOKENS], window.ids
+            )
+    assert len(drawn) == len(set(drawn)) == 21
+    assert {start for _, start in drawn} == {0, 48, 96}
+
+
+def test_another_seed_draws_other_text_and_another_spec_spends_the_document(make_documents):
+    pool = TextPool(make_documents())
+    first = [(w.document, w.start) for w in pool.draw(8, {}, b"a")]
+    assert first == [(w.document, w.start) for w in pool.draw(8, {}, b"a")]
+    assert first != [(w.document, w.start) for w in pool.draw(8, {}, b"b")]
+    document = first[0][0]
+    assert document not in {key for key, _ in pool.free_windows({document: None})}
+
+
+def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec):
+    tokenizer = Tokenizer.from_file(str(tiny_spec.tokenizer_path))
+    long = "def answer(): return 42\n" * 40
+    lines = [json.dumps({"domain": "a", "text": long + str(i)}, ensure_ascii=False) for i in (1, 1)]
+    lines.append(json.dumps({"text": long + "\u2028 odd"}, ensure_ascii=False))
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n\n")
+    (tmp_path / "b.txt").write_text(long + "3")
+    pool = TextPool.load(str(tmp_path / "*"), lambda text: tokenizer.encode(text).ids)
+    assert len({document for document, _ in pool.free_windows({})}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b'{"text": 3}\n', "not JSON"),
+        ("a.jsonl", b"not json\n", "not JSON"),
+        ("a.txt", b"\xff\xfe\xff", "cannot read"),
+        ("a.txt", b"short", "no document"),
+        (None, b"", "no text"),
+    ],
+)
+def test_text_that_cannot_serve_is_refused_in_words(tmp_path, name, content, words):
+    if name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        TextPool.load(str(tmp_path / "*"), lambda text: [ord(c) for c in text])
