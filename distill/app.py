@@ -20,7 +20,8 @@ from moesubnet.errors import AuthError, ConfigError, PeerError, WireError
 from moesubnet.gate_sync import GateSync
 from moesubnet.panel import Panel
 from moesubnet.protocol import ExpertCard
-from moesubnet.spec import LoadedSpec, load_spec
+from moesubnet.spec import LoadedSpec
+from moesubnet.spec_source import find_spec
 from moesubnet.types import NetUid, Neuron, Signer
 
 CARD_TIMEOUT_S = 5.0
@@ -35,7 +36,7 @@ async def meet_experts(
     chain_url: str,
     netuid: NetUid,
     signer: Signer,
-    spec_dir: Path,
+    spec_dir: Path | None,
     sheets_dir: Path,
     *,
     allow_private: bool,
@@ -46,7 +47,7 @@ async def meet_experts(
     """
     async with await ChainClient.connect(chain_url) as chain, open_http_session() as http:
         metagraph = await chain.metagraph(netuid)
-        spec = load_spec(spec_dir, metagraph.spec_sha256)
+        spec = await find_spec(spec_dir, metagraph)
         gates = GateSync(chain, http, sheets_dir, allow_private=allow_private)
         await gates.refresh(metagraph)
         async with asyncio.TaskGroup() as group:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moesubnet.chain.console import DEFAULT_CHAIN, Chain, Netuid
+
 if TYPE_CHECKING:
     from moesubnet.distill.run import Report, Settings
     from moesubnet.training.progress import OnProgress
@@ -27,8 +29,11 @@ def run(
     hotkey: Annotated[
         str, typer.Option(help="Key that signs calls to miners: a wallet `name/hotkey`, or //URI.")
     ],
-    spec: Annotated[Path, typer.Option(help="Folder with the subnet's spec.json.")],
     out: Annotated[Path, typer.Option(help="Folder of the student; an interrupted run goes on.")],
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
+    ] = None,
     test: Annotated[
         Path | None,
         typer.Option(
@@ -51,10 +56,8 @@ def run(
         typer.Option(help="Large vocabularies: keep 32 drawn labels instead of the top 256."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the first weights and the batches.")] = 0,
-    chain: Annotated[
-        str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")
-    ] = "ws://127.0.0.1:9944",
-    netuid: Annotated[int, typer.Option(help="Subnet.")] = 1,
+    chain: Chain = DEFAULT_CHAIN,
+    netuid: Netuid = 1,
     allow_private: Annotated[
         bool,
         typer.Option(help="Also call experts on private and loopback addresses (local networks)."),
@@ -89,7 +92,7 @@ async def _run(
     chain: str,
     netuid: int,
     signer: Signer,
-    spec_dir: Path,
+    spec_dir: Path | None,
     allow_private: bool,
     settings: Settings,
     on_progress: OnProgress,
@@ -123,7 +126,7 @@ def _show(report: Report, out: Path) -> None:
         for claim, holds in report.verdicts.items():
             console.print(f"{'yes' if holds else 'NO '}  {claim}")
     console.print(
-        f"targets: {report.target_tokens:,} tokens in {report.collect_s:.0f} s, "
+        f"targets: {report.tokens:,} tokens in {report.collect_s:.0f} s, "
         f"{report.collect_cpu_s:.0f} CPU-seconds of all processes; "
         f"student: {report.student.steps} steps, {report.student.cpu_s:.0f} CPU-seconds"
     )

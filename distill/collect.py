@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesubnet.distill.targets import TargetSpec, TargetStore
-from moesubnet.distill.walks import WINDOWS_PER_CALL, Ids, Members, Turn, label_log_p, walk
+from moesubnet.distill.walks import Ids, Members, Turn, call_groups, label_log_p, walk
 from moesubnet.distributions import draw
 from moesubnet.mixture import mix
 from moesubnet.training.progress import OnProgress, Progress, ignore
@@ -29,7 +29,7 @@ async def collect(
 
     Raises PeerUnavailable when no expert answers.
     """
-    groups = np.array_split(windows, -(-len(windows) // WINDOWS_PER_CALL))
+    groups = [windows[part] for part in call_groups(len(windows), prefill=store.spec.prefill)]
     started_s, done = clock(), 0
     missing = [index for index in range(len(groups)) if not store.path(index).exists()]
     total = sum(groups[index].size for index in missing)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moesubnet.distill.walks import WINDOWS_PER_CALL, Ids, Members, label_log_p, walk
+from moesubnet.distill.walks import Ids, Members, call_groups, label_log_p, walk
 from moesubnet.mixture import log_sum_exp
 from moesubnet.spec import LoadedSpec
 from moesubnet.training.model import start_id
@@ -66,20 +66,18 @@ async def evaluate_by_walks(
     domains = list(windows)
     everything = np.concatenate([windows[domain] for domain in domains])
     domain_of = np.repeat(np.arange(len(domains)), [len(windows[domain]) for domain in domains])
-    groups = -(-len(everything) // WINDOWS_PER_CALL)
     columns = len(members.experts) + 2
     totals = np.zeros((len(domains), columns))
     done = 0
-    for index, (part, kinds) in enumerate(
-        zip(np.array_split(everything, groups), np.array_split(domain_of, groups), strict=True)
-    ):
+    for index, group in enumerate(call_groups(len(everything), prefill=prefill)):
+        part = everything[group]
         async for turn in walk(members, part, f"{session}.{index}", prefill=prefill):
             by_member = label_log_p(turn.log_p, part[:, turn.position]).astype(np.float64)
             experts = by_member[:, :-1]
             uniform = log_sum_exp(experts) - math.log(experts.shape[1])
             gated = log_sum_exp(turn.log_w + by_member)
             scores = np.column_stack([experts, uniform, gated])
-            np.add.at(totals, kinds, scores)
+            np.add.at(totals, domain_of[group], scores)
             done += len(part)
             on_progress(Progress(EVALUATE, done / everything.size, None, 0.0))
     sizes = np.array([windows[domain].size for domain in domains])

@@ -88,7 +88,7 @@ class Report:
     student: JobReport
     plain_equal_steps: JobReport | None
     plain_equal_cpu: JobReport | None
-    target_tokens: int
+    tokens: int  # of public text with targets
     kept_mass: float
     collect_cpu_s: float
     collect_s: float
@@ -107,7 +107,7 @@ async def distill(
     teacher = _with_kept_gate(teacher, work / "gate.msgpack")
     collected = await _collect(spec, teacher, settings, work, on_progress)
     targets = await asyncio.to_thread(Targets.load, collected.store)
-    kept_mass, target_tokens = targets.kept_mass, targets.ids.size
+    kept_mass, tokens = targets.kept_mass, targets.ids.size
     del targets  # hundreds of megabytes, and the trainers read their own
     student_job = Job(
         kind="student",
@@ -133,7 +133,7 @@ async def distill(
         student=student,
         plain_equal_steps=equal_steps,
         plain_equal_cpu=equal_cpu,
-        target_tokens=target_tokens,
+        tokens=tokens,
         kept_mass=kept_mass,
         collect_cpu_s=collected.cpu_s,
         collect_s=collected.wall_s,

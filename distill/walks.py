@@ -25,6 +25,7 @@ from moesubnet.types import Hotkey
 Ids = NDArray[np.uint32]
 Laws = NDArray[np.float32]
 WINDOWS_PER_CALL = 128  # at least 64: an expert's cost per call is spread over them
+PREFILL_WINDOWS_PER_CALL = 16  # a call then answers every position: tens of megabytes
 
 Answers = Mapping[Hotkey, StepResponse | PanelError]
 
@@ -50,6 +51,12 @@ class Members:
     experts: tuple[Hotkey, ...]
     gate: Gate
     baseline: Unigram
+
+
+def call_groups(count: int, *, prefill: bool) -> list[NDArray[np.intp]]:
+    """Indices of `count` windows, split evenly into what goes into one call."""
+    size = PREFILL_WINDOWS_PER_CALL if prefill else WINDOWS_PER_CALL
+    return np.array_split(np.arange(count), -(-count // size))
 
 
 async def walk(

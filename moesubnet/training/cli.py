@@ -7,12 +7,17 @@ import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moesubnet.chain.console import DEFAULT_CHAIN, Chain, Netuid, ask_chain
 from moesubnet.errors import ConfigError
-from moesubnet.spec import load_spec
+from moesubnet.spec import LoadedSpec, load_spec
+from moesubnet.types import NetUid
+
+if TYPE_CHECKING:
+    from moesubnet.chain.client import ChainClient
 
 SLOW_TOKENS_PER_S = 1_500
 
@@ -20,7 +25,12 @@ SLOW_TOKENS_PER_S = 1_500
 def train(
     text: Annotated[list[str], typer.Option(help="Files to learn from; a glob, may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder of the expert; an interrupted run continues.")],
-    spec: Annotated[Path, typer.Option(help="Folder of the subnet's spec.json.")],
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
+    ] = None,
+    chain: Chain = DEFAULT_CHAIN,
+    netuid: Netuid = 1,
     seconds: Annotated[float, typer.Option(min=0, help="Training time, seconds.")] = 120.0,
     min_steps: Annotated[int, typer.Option(min=1, help="Steps to do however long it takes.")] = 300,
     seed: Annotated[int, typer.Option(help="Of the first weights and the batches.")] = 0,
@@ -32,7 +42,7 @@ def train(
     paths = [path for path in paths if path.is_file()]
     if not paths:
         raise ConfigError(f"no file matches {' '.join(text)}")
-    loaded = load_spec(spec)
+    loaded = load_spec(spec) if spec else ask_chain(chain, partial(_published_spec, netuid))
 
     from moesubnet.training.expert import train_expert
     from moesubnet.training.progress import json_lines, on_terminal
@@ -56,6 +66,12 @@ def train(
             f"This machine trains slowly ({report.seen_tokens / report.elapsed_s:,.0f} tokens/s): "
             "a longer --seconds makes a better expert."
         )
+
+
+async def _published_spec(netuid: int, client: ChainClient) -> LoadedSpec:
+    from moesubnet.spec_source import find_spec
+
+    return await find_spec(None, await client.metagraph(NetUid(netuid)))
 
 
 if __name__ == "__main__":

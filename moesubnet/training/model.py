@@ -61,7 +61,7 @@ def save_model(model: LlamaForCausalLM, spec: LoadedSpec, out: Path) -> None:
     from transformers import PreTrainedTokenizerFast
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # it would draw over ours
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # it would draw over ours
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

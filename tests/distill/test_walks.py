@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ async def test_weights_start_equal_and_follow_who_was_right(panel_of):
     path = await turns(members, windows)
     assert [turn.position for turn in path] == list(range(6))
     np.testing.assert_allclose(path[0].log_w, -math.log(3))
-    for turn, later in zip(path, path[1:], strict=False):
+    for turn, later in pairwise(path):
         label = windows[:, turn.position]
         gained = turn.log_p[np.arange(3), :, label]
         expected = 0.95 * (turn.log_w - turn.log_w[:, -1:]) + gained - gained[:, -1:]

@@ -13,7 +13,20 @@ from moesubnet.localnet import corpora
 from moesubnet.localnet.dedup import shingles
 from moesubnet.localnet.sources import SOURCES, Source
 
-WORDS = "law token expert window router gate mixture student label seed block chain".split(" ")
+WORDS = [
+    "law",
+    "token",
+    "expert",
+    "window",
+    "router",
+    "gate",
+    "mixture",
+    "student",
+    "label",
+    "seed",
+    "block",
+    "chain",
+]
 
 
 def invented(domain: str, documents: int) -> Source:

@@ -12,7 +12,7 @@ LICENCE = (
     "software and associated documentation files, to deal in the software without restriction."
 )
 STORY = "Once there was a router that knew nothing, and asked four experts about every single word."
-OTHER = "The mixture of two laws is a law again, and its weight on a token lies between theirs both."
+OTHER = "The mixture of two laws is a law again, and its weight on a token lies between both."
 
 
 def test_a_repeated_block_is_kept_once():
