@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import sr25519
-from scalecodec.utils.ss58 import ss58_decode, ss58_encode
+from scalecodec.utils.ss58 import ss58_decode
 
 from moesubnet.errors import (
     BadSignature,
@@ -178,15 +178,15 @@ async def sha256_of(body: bytes | bytearray) -> bytes:
 
 @lru_cache(maxsize=4096)
 def public_key(hotkey: Hotkey) -> bytes:
-    """The 32 bytes of an address in its one canonical form, prefix 42; else MalformedAuth."""
+    """The 32 bytes of an address with prefix 42, of which there is one spelling; MalformedAuth."""
     if not _ADDRESS.fullmatch(hotkey):
         raise MalformedAuth("not an SS58 address")
     try:
         key = bytes.fromhex(ss58_decode(hotkey, valid_ss58_format=42))
     except (ValueError, IndexError):
         raise MalformedAuth("not an SS58 address with prefix 42") from None
-    if len(key) != 32 or ss58_encode(key, 42) != hotkey:
-        raise MalformedAuth("not a canonical SS58 address")
+    if len(key) != 32:
+        raise MalformedAuth("not the SS58 address of a key")
     return key
 
 

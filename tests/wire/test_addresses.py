@@ -9,7 +9,9 @@ from moesubnet.errors import PeerUnavailable
 from moesubnet.types import Axon
 
 
-@pytest.mark.parametrize("ip", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2002:808:808::1"])
+@pytest.mark.parametrize(
+    "ip", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2002:808:808::1", "64:ff9b::808:808"]
+)
 @pytest.mark.parametrize("port", [80, 443, 1024, 8091, 65_535])
 def test_public_addresses_pass(ip: str, port: int) -> None:
     check_axon(Axon(ip, port), allow_private=False)
@@ -58,7 +60,16 @@ def test_local_networks_are_allowed_on_request(ip: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "ip", ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "224.0.0.1", "0.0.0.0", "::"]
+    "ip",
+    [
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "fe80::1",
+        "224.0.0.1",
+        "0.0.0.0",
+        "::",
+    ],
 )
 def test_link_local_multicast_and_unspecified_are_never_allowed(ip: str) -> None:
     with pytest.raises(PeerUnavailable):

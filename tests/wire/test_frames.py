@@ -137,6 +137,12 @@ def test_a_lying_shape_is_refused(shape: Any) -> None:
         decoded(raw(["s", {}, [["a", "f32", shape, 0]]], bytes(16)))
 
 
+def test_an_empty_tensor_cannot_hide_dimensions_that_overflow() -> None:
+    side = 2**22
+    with pytest.raises(FrameError):
+        decoded(raw(["s", {}, [["a", "u8", [0, side, side, side], 0]]], bytes(side)))
+
+
 @pytest.mark.parametrize(
     "table",
     [

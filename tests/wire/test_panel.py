@@ -148,6 +148,13 @@ async def test_an_expert_that_failed_rests_and_comes_back(stage: Any) -> None:
     await asyncio.sleep(0.35)
     answers = await panel.advance([sequence], [[4]])
     assert_law(rows(next(iter(answers.values())))[0].logprobs[0], 0, range(5))
+    # A success forgives: the next failure rests as short as the first.
+    experts[0].manner = always(web.HTTPTooManyRequests())
+    await panel.advance([sequence], [[5]])
+    asked = len(experts[0].requests)
+    await asyncio.sleep(0.35)
+    await panel.advance([sequence], [[6]])
+    assert len(experts[0].requests) == asked + 1
 
 
 async def test_rests_double_while_an_expert_keeps_failing(stage: Any) -> None:

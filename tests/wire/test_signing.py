@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import base58
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -293,6 +294,20 @@ def test_a_request_signature_is_no_receipt_and_the_other_way_round() -> None:
 def test_no_text_but_an_address_is_an_address(text: str) -> None:
     with pytest.raises(MalformedAuth):
         public_key(Hotkey(text))
+
+
+@pytest.mark.parametrize("prefix", [bytes([42]), bytes([0x40 | 42 >> 2, (42 & 3) << 6])])
+@pytest.mark.parametrize("key_bytes", [31, 32, 33])
+def test_an_address_has_one_spelling(prefix: bytes, key_bytes: int) -> None:
+    """The two-byte form of prefix 42 and keys of other lengths have valid checksums, too."""
+    payload = prefix + bytes(range(1, key_bytes + 1))
+    checksum = hashlib.blake2b(b"SS58PRE" + payload).digest()[:2]
+    address = Hotkey(base58.b58encode(payload + checksum).decode())
+    if (len(prefix), key_bytes) == (1, 32):
+        assert public_key(address) == payload[1:]
+    else:
+        with pytest.raises(MalformedAuth):
+            public_key(address)
 
 
 def test_an_address_is_its_public_key() -> None:
