@@ -24,7 +24,7 @@ from moesubnet.chain.devchain.header import (
 )
 from moesubnet.chain.devchain.overlay import Overlay
 from moesubnet.chain.devchain.scale import Reader, compact, vec
-from moesubnet.chain.devchain.trie import Trie
+from moesubnet.chain.devchain.trie import Changes, Trie
 from moesubnet.chain.devchain.validity import InvalidTransaction, read_error
 from moesubnet.errors import ChainError
 
@@ -37,7 +37,7 @@ class Authored:
 
     block: Block
     state: Trie
-    changes: dict[bytes, bytes | None]
+    changes: Changes
     included: tuple[bytes, ...]
     refused: tuple[bytes, ...]  # will never be valid; those in neither wait for another block
 

@@ -147,15 +147,16 @@ class _Instance:
             raise wasmtime.WasmtimeError._from_ptr(error)
 
     def _callback(self, method: Callable[..., int | None], params: list[str]) -> CFuncPtr:
-        layout = struct.Struct("<" + "".join(_LAYOUTS[kind] for kind in params))
-        unpack, size = layout.unpack, layout.size
-        string_at, result_at = ctypes.string_at, ctypes.c_uint64.from_address
+        arguments = struct.Struct("<" + "".join(_LAYOUTS[kind] for kind in params))
+        unpack_from, pack_into = arguments.unpack_from, struct.Struct("<Q").pack_into
+        values_at = (ctypes.c_char * max(arguments.size, 8)).from_address
 
-        def callback(_env: int, _caller: int, values: int, _count: int) -> int:
+        def callback(_env: int, _caller: int, values: int | None, _count: int) -> int:
             try:
-                result = method(*unpack(string_at(values, size))) if size else method()
+                block = values_at(values) if values else b""
+                result = method(*unpack_from(block))
                 if result is not None:
-                    result_at(values).value = result
+                    pack_into(block, 0, result)
             except BaseException as failure:  # noqa: BLE001 - raised again on the other side of C
                 self._failure = failure
                 pointer = wasmtime.Trap("host function failed")._consume()

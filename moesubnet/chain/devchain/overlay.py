@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 from moesubnet.chain.devchain.scale import Reader, ScaleError, compact
-from moesubnet.chain.devchain.trie import Trie
+from moesubnet.chain.devchain.trie import Changes, Trie
 from moesubnet.errors import ChainError
 
 
@@ -29,7 +29,7 @@ _ABSENT: Final = _Absent.ABSENT
 class Overlay:
     """Storage of one block, call or genesis under construction. None in `changes` is a deletion."""
 
-    __slots__ = ("_journal", "_marks", "_merged", "_sorted", "base", "changes")
+    __slots__ = ("_journal", "_marks", "_settled", "_sorted", "base", "changes")
 
     def __init__(self, base: Trie) -> None:
         self.base = base
@@ -37,14 +37,14 @@ class Overlay:
         self._sorted: list[bytes] = []  # the keys of `changes`
         self._journal: list[tuple[bytes, bytes | _Absent | None]] = []  # what was before
         self._marks: list[int] = []  # journal length at the start of each open transaction
-        self._merged: Trie | None = None
+        self._settled: tuple[Changes, Trie] | None = None
 
     def get(self, key: bytes) -> bytes | None:
         value = self.changes.get(key, _ABSENT)
         return self.base.get(key) if value is _ABSENT else value
 
     def set(self, key: bytes, value: bytes | None) -> None:
-        self._merged = None
+        self._settled = None
         before = self.changes.get(key, _ABSENT)
         if self._marks:
             self._journal.append((key, before))
@@ -116,7 +116,7 @@ class Overlay:
     def rollback_transaction(self) -> None:
         """Close the innermost transaction and undo its writes."""
         mark = self._close()
-        self._merged = None
+        self._settled = None
         while len(self._journal) > mark:
             key, before = self._journal.pop()
             if before is _ABSENT:
@@ -140,13 +140,18 @@ class Overlay:
         while self.depth > depth:
             self.rollback_transaction()
 
-    def delta(self) -> dict[bytes, bytes | None]:
+    def delta(self) -> Changes:
         """The changes that differ from the trie below."""
-        base = self.base
-        return {key: value for key, value in self.changes.items() if base.get(key) != value}
+        return self._settle()[0]
 
     def merged(self) -> Trie:
-        """The trie with all changes applied; kept until the next write."""
-        if self._merged is None:
-            self._merged = self.base.update(self.delta())
-        return self._merged
+        """The trie with all changes applied."""
+        return self._settle()[1]
+
+    def _settle(self) -> tuple[Changes, Trie]:
+        """Delta and merged trie, kept until the next write."""
+        if self._settled is None:
+            get = self.base.get
+            delta = {key: value for key, value in self.changes.items() if get(key) != value}
+            self._settled = (delta, self.base.update(delta))
+        return self._settled
