@@ -10,6 +10,8 @@
 extern crate alloc;
 
 mod apis;
+#[cfg(feature = "runtime-benchmarks")]
+mod benchmarks;
 pub mod clock;
 mod configs;
 pub mod presets;
@@ -119,3 +121,6 @@ mod runtime {
 	#[runtime::pallet_index(8)]
 	pub type SubtensorModule = pallet_subnet::Pallet<Runtime>;
 }
+
+#[cfg(test)]
+mod tests;
