@@ -68,7 +68,7 @@ impl<T: Config> Pallet<T> {
 			.fold(Weight::zero(), |sum, weight| sum.saturating_add(weight))
 	}
 
-	fn run_epoch(netuid: NetUid, now: u64) -> Weight {
+	pub(crate) fn run_epoch(netuid: NetUid, now: u64) -> Weight {
 		LastEpochBlock::<T>::insert(netuid, now);
 		PendingEpochAt::<T>::remove(netuid);
 		let epoch = SubnetEpochIndex::<T>::mutate(netuid, |index| {

@@ -93,7 +93,7 @@ impl<T: Config> Pallet<T> {
 
 	/// Takes a slot from its hotkey. Others' weights on it become 0; their bonds on it are masked
 	/// by the next epoch. Stake stays, and can be taken back.
-	fn vacate(netuid: NetUid, uid: Uid) {
+	pub(crate) fn vacate(netuid: NetUid, uid: Uid) {
 		Weights::<T>::remove(netuid, uid);
 		Bonds::<T>::remove(netuid, uid);
 		for voter in 0..SubnetworkN::<T>::get(netuid) {

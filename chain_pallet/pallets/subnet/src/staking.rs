@@ -92,7 +92,12 @@ impl<T: Config> Pallet<T> {
 	}
 
 	/// The opposite of [`Self::credit`]; the caller checked that the stake suffices.
-	fn debit(netuid: NetUid, hotkey: &T::AccountId, coldkey: &T::AccountId, amount_rao: u64) {
+	pub(crate) fn debit(
+		netuid: NetUid,
+		hotkey: &T::AccountId,
+		coldkey: &T::AccountId,
+		amount_rao: u64,
+	) {
 		let is_gone = Stake::<T>::mutate_exists((netuid, hotkey, coldkey), |stake_rao| {
 			*stake_rao = stake_rao
 				.map(|stake_rao| stake_rao.saturating_sub(amount_rao))

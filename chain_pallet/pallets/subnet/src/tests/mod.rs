@@ -1,0 +1,13 @@
+//! Stories, one file per theme. Each ends with every invariant checked (`build_and_execute`).
+
+mod commit_reveal;
+mod conservation;
+mod emission;
+mod epoch_vectors;
+mod extension;
+mod hyperparams;
+mod registration;
+mod scheduling;
+mod serving;
+mod staking;
+mod weights;
