@@ -16,6 +16,7 @@ from moesubnet.chain.console import (
     Chain,
     HotkeySpec,
     Netuid,
+    OwnerSpec,
     WalletsDir,
     WalletSpec,
     Yes,
@@ -23,12 +24,13 @@ from moesubnet.chain.console import (
     answer,
     ask_chain,
     confirm,
+    owner_and_hotkey,
 )
 from moesubnet.chain.stake_cli import stake_app
 from moesubnet.chain.subnet_cli import subnet_app
 from moesubnet.chain.wallet_cli import wallet_app
 from moesubnet.errors import ConfigError
-from moesubnet.types import Coldkey, Hotkey, NetUid, Uid
+from moesubnet.types import Coldkey, NetUid, Uid
 from moesubnet.units import format_rao, parse_rao
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def transfer(
 
 
 def register(
-    wallet: WalletSpec = DEFAULT_WALLET,
+    wallet: OwnerSpec = None,
     hotkey: HotkeySpec = None,
     netuid: Netuid = 1,
     chain: Chain = DEFAULT_CHAIN,
@@ -122,7 +124,7 @@ def register(
     """Buy the hotkey a slot in a subnet. Nothing happens if it has one."""
     from moesubnet.chain.wallet import load_coldkey
 
-    joining = Hotkey(account(hotkey or wallet, wallets, hotkey=True))
+    owner, joining = owner_and_hotkey(wallet, hotkey, wallets)
     subnet = NetUid(netuid)
 
     async def look(client: ChainClient) -> tuple[Uid | None, int]:
@@ -139,7 +141,7 @@ def register(
             f"(at most {format_rao(limit_rao)})? The price is burned.",
             yes,
         )
-        coldkey = load_coldkey(wallet, wallets)
+        coldkey = load_coldkey(owner, wallets)
         receipt = ask_chain(
             chain, lambda client: client.register(subnet, joining, coldkey, limit_rao)
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from moesubnet.errors import ConfigError
+from moesubnet.types import Hotkey
 
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient
@@ -29,9 +30,19 @@ WalletSpec = Annotated[
         help="Whose keys: a wallet `name`, one of its hotkeys `name/hotkey`, or //Alice.",
     ),
 ]
+OwnerSpec = Annotated[
+    str | None,
+    typer.Option(
+        "--wallet",
+        "-w",
+        envvar="BT_WALLET",
+        help="Whose keys: a wallet `name`, one of its hotkeys `name/hotkey`, or //Alice. "
+        "By default the wallet that --hotkey names.",
+    ),
+]
 HotkeySpec = Annotated[
     str | None,
-    typer.Option(help="Another hotkey than the wallet's: an address, `name/hotkey` or //URI."),
+    typer.Option(help="Another hotkey than the wallet's: `name/hotkey`, //URI or an address."),
 ]
 WalletsDir = Annotated[
     Path | None,
@@ -71,17 +82,33 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"{question} Pass --yes to agree where nobody can be asked")
+        raise ConfigError(f"there is no terminal to ask on: {question} Pass --yes to agree")
     typer.confirm(question, abort=True, err=True)
+
+
+def owner_and_hotkey(
+    wallet: str | None, hotkey: str | None, wallets: Path | None
+) -> tuple[str, Hotkey]:
+    """What `--wallet` and `--hotkey` mean together: the coldkey's spec, the hotkey's address."""
+    named = hotkey if hotkey and not _is_address(hotkey) else None
+    owner = wallet or named or DEFAULT_WALLET
+    return owner, Hotkey(account(hotkey or owner, wallets, hotkey=True))
 
 
 def account(text: str, wallets: Path | None, *, hotkey: bool = False) -> str:
     """The address that `text` means: an address itself, or a key of a wallet, or //URI."""
-    from moesubnet.chain.codec import CodecError, public_key
     from moesubnet.chain.wallet import coldkey_address, hotkey_address
+
+    if _is_address(text):
+        return text
+    return (hotkey_address if hotkey else coldkey_address)(text, wallets)
+
+
+def _is_address(text: str) -> bool:
+    from moesubnet.chain.codec import CodecError, public_key
 
     try:
         public_key(text)
     except CodecError:
-        return (hotkey_address if hotkey else coldkey_address)(text, wallets)
-    return text
+        return False
+    return True

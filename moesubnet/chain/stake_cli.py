@@ -13,6 +13,7 @@ from moesubnet.chain.console import (
     Chain,
     HotkeySpec,
     Netuid,
+    OwnerSpec,
     WalletsDir,
     WalletSpec,
     Yes,
@@ -20,9 +21,10 @@ from moesubnet.chain.console import (
     answer,
     ask_chain,
     confirm,
+    owner_and_hotkey,
 )
 from moesubnet.errors import ConfigError
-from moesubnet.types import Coldkey, Hotkey, NetUid
+from moesubnet.types import Coldkey, NetUid
 from moesubnet.units import format_rao, parse_rao
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ ALL = "all"
 @stake_app.command()
 def add(
     amount: Annotated[str, typer.Argument(help="Tokens, or `12rao`.")],
-    wallet: WalletSpec = DEFAULT_WALLET,
+    wallet: OwnerSpec = None,
     hotkey: HotkeySpec = None,
     netuid: Netuid = 1,
     chain: Chain = DEFAULT_CHAIN,
@@ -54,7 +56,7 @@ def add(
 @stake_app.command()
 def remove(
     amount: Annotated[str, typer.Argument(help="Tokens, `12rao`, or `all`.")],
-    wallet: WalletSpec = DEFAULT_WALLET,
+    wallet: OwnerSpec = None,
     hotkey: HotkeySpec = None,
     netuid: Netuid = 1,
     chain: Chain = DEFAULT_CHAIN,
@@ -64,11 +66,11 @@ def remove(
 ) -> None:
     """Take stake back from a hotkey."""
     if amount == ALL:
-        on = Hotkey(account(hotkey or wallet, wallets, hotkey=True))
-        owner = Coldkey(account(wallet, wallets))
-        staked_rao = ask_chain(chain, lambda client: client.stake_rao(NetUid(netuid), on, owner))
+        owner, on = owner_and_hotkey(wallet, hotkey, wallets)
+        coldkey = Coldkey(account(owner, wallets))
+        staked_rao = ask_chain(chain, lambda client: client.stake_rao(NetUid(netuid), on, coldkey))
         if not staked_rao:
-            raise ConfigError(f"{owner} has no stake on {on} in subnet {netuid}")
+            raise ConfigError(f"{coldkey} has no stake on {on} in subnet {netuid}")
         _move(-staked_rao, wallet, hotkey, netuid, chain, wallets, yes, as_json)
     else:
         _move(-parse_rao(amount), wallet, hotkey, netuid, chain, wallets, yes, as_json)
@@ -99,7 +101,7 @@ def show(
 
 def _move(
     amount_rao: int,
-    wallet: str,
+    wallet: str | None,
     hotkey: str | None,
     netuid: int,
     chain: str,
@@ -110,11 +112,11 @@ def _move(
     """Stake (positive) or take back (negative)."""
     from moesubnet.chain.wallet import load_coldkey
 
-    on = Hotkey(account(hotkey or wallet, wallets, hotkey=True))
+    owner, on = owner_and_hotkey(wallet, hotkey, wallets)
     subnet = NetUid(netuid)
     verb, how = ("Stake", "on") if amount_rao > 0 else ("Take back", "from")
     confirm(f"{verb} {format_rao(abs(amount_rao))} {how} {on} in subnet {netuid}?", yes)
-    coldkey = load_coldkey(wallet, wallets)
+    coldkey = load_coldkey(owner, wallets)
 
     async def move(client: ChainClient) -> int:
         if amount_rao > 0:

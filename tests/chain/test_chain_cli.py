@@ -91,8 +91,10 @@ def test_a_newcomer_gets_from_nothing_to_a_staked_neuron(moesubnet: Any) -> None
     assert joined["price_rao"] > 0
     assert "already" in said(moesubnet("register", "-w", "mine", "--netuid", "1", "-y"))
 
-    assert "20 τ" in said(moesubnet("stake", "add", "20", "-w", "mine", "-y"))
-    taken = told(moesubnet("stake", "remove", "5", "-w", "mine", "-y", "--json"))
+    assert "20 τ" in said(moesubnet("stake", "add", "20", "--hotkey", "mine/default", "-y"))
+    taken = told(
+        moesubnet("stake", "remove", "5", "-w", "mine", "--hotkey", hotkey, "-y", "--json")
+    )
     assert taken["stake_rao"] == 15 * TOKEN
     shown = told(moesubnet("stake", "show", "-w", "mine", "--json"))
     assert shown["stakes"] == [{"netuid": 1, "hotkey": hotkey, "stake_rao": 15 * TOKEN}]
