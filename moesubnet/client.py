@@ -102,7 +102,6 @@ class ExpertClient:
         self._signer = signer
         self._vocab_size = vocab_size
         self._last_nonce_ns = 0
-        self.last_receipt = ""  # of the last answered step: receipt, request's and body's SHA-256
 
     async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
         """One `/v1/step`.
@@ -190,8 +189,7 @@ class ExpertClient:
         receipt = receipts[0] if len(receipts) == 1 else ""
         digest = await sha256_of(data)
         self._check_receipt(receipt, response.status, request_sha256, digest)
-        self.last_receipt = f"{receipt} {request_sha256.hex()} {digest.hex()}"
-        return response.status, data, self.last_receipt
+        return response.status, data, f"{receipt} {request_sha256.hex()} {digest.hex()}"
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""

@@ -69,10 +69,9 @@ class Measurement:
         """Walk the batch to its end; each position is on disk before its labels are sent."""
         vocab_size = len(self._baseline.logp)
         want = Want("full") if vocab_size <= FULL_VOCABULARY else Want("top_k", TOP_K)
-        clients = dict(self._experts.clients)
-        panel = Panel(clients, deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
+        panel = Panel(dict(self._experts.clients), deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
         walk = Walk(gate, members_of(batch.hotkeys), len(batch.walks))
-        async for step in walk_batch(panel, clients, batch, walk, self._baseline.logp):
+        async for step in walk_batch(panel, batch, walk, self._baseline.logp):
             self._state.add_step(batch.id, step)
             silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
             self._metrics.answers.labels("missing").inc(silent)

@@ -18,13 +18,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.client import ExpertClient
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture import Walk
 from moesubnet.panel import Panel, PanelSequence
 from moesubnet.protocol import StepResponse
 from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, micro_nats
-from moesubnet.types import Hotkey
 from moesubnet.validator.scoring import hellinger_squared
 from moesubnet.validator.state import Batch, Step, Window
 
@@ -115,7 +113,6 @@ def _read_texts(path: Path) -> Iterator[str]:
 
 async def walk_batch(
     panel: Panel,
-    clients: Mapping[Hotkey, ExpertClient],
     batch: Batch,
     walk: Walk,
     baseline_logp: npt.NDArray[np.float32],
@@ -138,7 +135,7 @@ async def walk_batch(
             answer = answers[hotkey]
             if isinstance(answer, StepResponse):
                 laws.append(_last_laws(answer, len(baseline_logp)))
-                receipts.append(clients[hotkey].last_receipt)
+                receipts.append(answer.receipt)
             else:
                 laws.append(None)
                 receipts.append("")
