@@ -13,6 +13,7 @@ processes, the experts' included.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ from moesubnet.distill.jobs import Job, JobReport, finished
 from moesubnet.distill.manifest import REPORT, Manifest, model_files, write_manifest
 from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form
 from moesubnet.distill.train import BATCH_WINDOWS
-from moesubnet.distill.walks import Members
+from moesubnet.distill.walks import Members, call_groups
 from moesubnet.gate import Gate
 from moesubnet.spec import LoadedSpec
 from moesubnet.training.jobs import run_job
@@ -104,7 +105,7 @@ async def distill(
     started_s = time.monotonic()
     work = settings.out / "work"
     work.mkdir(parents=True, exist_ok=True)
-    teacher = _with_kept_gate(teacher, work / "gate.msgpack")
+    teacher = _with_kept_gate(teacher, work)
     collected = await _collect(spec, teacher, settings, work, on_progress)
     targets = await asyncio.to_thread(Targets.load, collected.store)
     kept_mass, tokens = targets.kept_mass, targets.ids.size
@@ -145,8 +146,10 @@ async def distill(
     return report
 
 
-def _with_kept_gate(teacher: Teacher, path: Path) -> Teacher:
-    """An interrupted collection goes on with the gate that it began with, if it still fits."""
+def _with_kept_gate(teacher: Teacher, work: Path) -> Teacher:
+    """With the same experts, an interrupted collection goes on with the gate it began with."""
+    experts = json.dumps(sorted(teacher.commitments.items()))
+    path = work / f"gate-{hashlib.sha256(experts.encode()).hexdigest()[:12]}.msgpack"
     if path.exists():
         gate = Gate.from_bytes(path.read_bytes())
         return replace(teacher, members=replace(teacher.members, gate=gate))
@@ -174,6 +177,8 @@ async def _collect(
     store = TargetStore(work / "targets", target_spec)
     path = work / f"cost-{target_spec.sha256[:12]}.json"
     cpu_s, wall_s = json.loads(path.read_text()) if path.exists() else (0.0, 0.0)
+    if len(store.shards()) == len(call_groups(len(windows), prefill=settings.prefill)):
+        return Collected(store, cpu_s, wall_s)
     meter, started_s = CpuMeter(teacher.axons.values()), time.monotonic()
     try:
         await collect(teacher.members, windows, store, on_progress=on_progress)

@@ -1,0 +1,84 @@
+"""The whole distillation over experts in this process: student, opponents, table, manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moesubnet.distill import run
+from moesubnet.distill.evaluate import Row, verdicts
+from moesubnet.distill.manifest import read_manifest
+from moesubnet.distill.run import Settings, Teacher, distill
+from moesubnet.errors import SpecError
+from moesubnet.spec import LoadedSpec
+from moesubnet.training.progress import Progress
+from moesubnet.types import Hotkey
+
+from .conftest import BigramEngine, LocalClient
+
+A, B = Hotkey("a"), Hotkey("b")
+
+
+@pytest.mark.slow
+async def test_a_distillation_ends_in_a_student_a_table_and_a_manifest(
+    panel_of, tiny_spec: LoadedSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(run, "MIN_STEPS", 6)
+    vocab = tiny_spec.spec.vocab_size
+    test = tmp_path / "test"
+    test.mkdir()
+    for domain, text in (("words", "one two three " * 60), ("digits", "12 345 6789 " * 60)):
+        (test / f"{domain}.jsonl").write_text(json.dumps({"domain": domain, "text": text}) + "\n")
+
+    def teacher() -> Teacher:
+        clients = [LocalClient(k, BigramEngine(n, vocab)) for n, k in enumerate((A, B))]
+        return Teacher(panel_of(*clients, vocab_size=vocab), {A: "aa", B: "bb"}, {})
+
+    settings = Settings(tmp_path / "out", test, student_s=0.1, window=32)
+    seen: list[Progress] = []
+    report = await distill(tiny_spec, teacher(), settings, seen.append)
+    assert [row.name for row in report.rows] == [
+        *("a", "b", "uniform mixture", "gated mixture"),
+        *("student", "plain, equal steps", "plain, equal CPU"),
+    ]
+    assert all(set(row.loss) == {"words", "digits"} for row in report.rows)
+    assert len(report.verdicts) == 5
+    assert report.student.steps == report.plain_equal_steps.steps == 6
+    assert report.plain_equal_cpu.cpu_s >= report.student.cpu_s
+    assert {p.task for p in seen} >= {"targets", "student", "plain, equal CPU", "evaluation"}
+
+    manifest = read_manifest(settings.out)
+    assert manifest.sha256 == report.student_sha256
+    assert manifest.experts == {"a": "aa", "b": "bb"}
+    assert manifest.perplexity == pytest.approx(report.rows[4].perplexity)
+    AutoModelForCausalLM.from_pretrained(settings.out)
+    assert json.loads((settings.out / "report.json").read_text())["tokens"] == report.tokens
+
+    again = await distill(tiny_spec, teacher(), settings)
+    unchanged = replace(report, elapsed_s=again.elapsed_s)
+    assert again == unchanged, "what is done is not done again"
+    assert again.elapsed_s < report.elapsed_s
+
+    weights = settings.out / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(SpecError, match="not those of its manifest"):
+        read_manifest(settings.out)
+
+
+def test_verdicts_compare_mixed_perplexities():
+    losses = {
+        "a": (1.0, 5.0),
+        "b": (5.0, 1.0),
+        "uniform mixture": (2.0, 2.0),
+        "gated mixture": (1.2, 1.2),
+        "student": (1.8, 1.8),
+        "plain, equal steps": (1.7, 1.7),
+        "plain, equal CPU": (2.1, 1.9),
+    }
+    rows = [Row(name, dict(zip("xy", loss, strict=True))) for name, loss in losses.items()]
+    assert list(verdicts(rows).values()) == [True, True, True, False, True]
