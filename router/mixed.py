@@ -21,14 +21,13 @@ from moesubnet.baseline import Unigram
 from moesubnet.gate import Gate, initial_features, update_features
 from moesubnet.mixture import Walk, members_of, mix
 from moesubnet.panel import Panel, PanelError, PanelSequence
-from moesubnet.protocol import StepResponse, Want
+from moesubnet.protocol import StepResponse, want_for
 from moesubnet.types import Hotkey
 
 BLIND_PROMPT_TOKENS = 8
 CHOSEN_MASS = 0.95
 REST_S = 1.0  # an expert that failed is left alone so long, doubling while it fails
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
-DENSE_VOCABULARY = 8192  # up to here whole rows are asked for
 
 
 def choose(log_prior: NDArray[np.float64], top_k: int) -> NDArray[np.intp]:
@@ -68,7 +67,7 @@ class MixtureModel:
         self.book = book
         self.gate = gate
         self.baseline = baseline
-        self.want = Want("full") if vocab_size <= DENSE_VOCABULARY else Want("top_k", 256)
+        self.want = want_for(vocab_size)
         self.vocab_size = vocab_size
         self.deadline_s = deadline_s
         self.top_k = top_k
