@@ -76,4 +76,4 @@ class Measurement:
             silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
             self._metrics.answers.labels("missing").inc(silent)
             self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
-        log.info("walked epoch walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))
+        log.info("walked walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))
