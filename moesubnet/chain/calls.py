@@ -1,4 +1,7 @@
-"""The calls that moesubnet makes, with the argument names of the chain's metadata."""
+"""The calls that moesubnet makes, with the argument names of the chain's metadata.
+
+Vectors become plain lists of int: the library takes neither tuples nor numpy's integers.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +58,8 @@ def set_weights(
     args = {
         "netuid": netuid,
         "mecid": 0,
-        "dests": list(uids),
-        "weights": list(values),
+        "dests": [int(uid) for uid in uids],
+        "weights": [int(value) for value in values],
         "version_key": version_key,
     }
     return Call(PALLET, "set_mechanism_weights", args)
@@ -76,9 +79,9 @@ def reveal_weights(
 ) -> Call:
     args = {
         "netuid": netuid,
-        "uids": list(uids),
-        "values": list(values),
-        "salt": list(salt),
+        "uids": [int(uid) for uid in uids],
+        "values": [int(value) for value in values],
+        "salt": [int(word) for word in salt],
         "version_key": version_key,
     }
     return Call(PALLET, "reveal_weights", args)

@@ -138,7 +138,8 @@ class ChainConnection:
         """Sign, send, and wait until a block has it (or a final block, on request).
 
         Raises CallRejected, named as in the chain's metadata, when pool or pallet refuse it.
-        ChainUnavailable after `timeout_s`: then it may still be included for some minutes.
+        After ChainUnavailable (no verdict in `timeout_s`) it may still be included, for at most
+        `ERA_BLOCKS` blocks: look at the chain before sending it again.
         """
         deadline = time.monotonic() + timeout_s
         finalized = wait == "finalization"

@@ -94,6 +94,7 @@ _ADVICE = {
     "RevealTooEarly": "reveal it in the epoch after the commit's",
     "ServingRateLimitExceeded": "the address was published a moment ago; wait some blocks",
     "SettingWeightsTooFast": "wait for the subnet's weights rate limit",
+    "StakeAmountTooLow": "stake more on the hotkey: `moesubnet stake add`",
     "Stale": "another transaction of this key took its place; send it again",
     "SubNetRegistrationDisabled": "the subnet's owner has closed registration",
     "SubnetNotExists": "there is no such subnet; choose another --netuid",

@@ -91,13 +91,12 @@ def block_of(link: Link, block_hash: str) -> tuple[BlockNumber, str]:
 def send(link: Link, call: Call, signer: Signer) -> Pending:
     """Sign with the next free nonce and hand to the pool. Raises CallRejected."""
     for attempt in range(1, _SIGNING_ATTEMPTS + 1):
-        sockets_before = link.connections
         pending = _sign(link, call, signer)
         try:
             link.request("author_submitExtrinsic", pending.data)
         except RpcError as error:
             refusal = pool_rejection(error)
-            resent = link.connections > sockets_before
+            resent = link.connections > pending.connections
             # After a lost connection the refusal may be the echo of our own first sending.
             if refusal.name != "AlreadyImported" and not (resent and refusal.name in _TAKEN_NONCE):
                 if refusal.name in _TAKEN_NONCE and attempt < _SIGNING_ATTEMPTS:
