@@ -66,7 +66,11 @@ impl<T: Config> Pallet<T> {
 		let (uid, queue) = Self::check_commit(&hotkey, netuid, hash)?;
 		Self::touch(netuid, uid);
 		WeightCommits::<T>::insert(netuid, &hotkey, queue);
-		Self::deposit_event(Event::WeightsCommitted { netuid, hotkey, commit_hash: hash });
+		Self::deposit_event(Event::WeightsCommitted {
+			netuid,
+			hotkey,
+			commit_hash: hash,
+		});
 		Ok(())
 	}
 
@@ -78,14 +82,26 @@ impl<T: Config> Pallet<T> {
 		salt: &[u16],
 		version_key: u64,
 	) -> DispatchResult {
-		let CheckedReveal { vote, commit, later_commits, sniped } =
-			Self::check_reveal(&hotkey, netuid, uids, values, salt, version_key)?;
+		let CheckedReveal {
+			vote,
+			commit,
+			later_commits,
+			sniped,
+		} = Self::check_reveal(&hotkey, netuid, uids, values, salt, version_key)?;
 		WeightCommits::<T>::insert(netuid, &hotkey, later_commits);
-		let reveal = Reveal { epoch: commit.epoch, sheet: sheet_of(salt) };
+		let reveal = Reveal {
+			epoch: commit.epoch,
+			sheet: sheet_of(salt),
+		};
 		LastReveal::<T>::insert(netuid, &hotkey, reveal);
 		Self::store_vote(netuid, vote);
 		let commit_hash = commit.hash;
-		Self::deposit_event(Event::WeightsRevealed { netuid, hotkey, commit_hash, sniped });
+		Self::deposit_event(Event::WeightsRevealed {
+			netuid,
+			hotkey,
+			commit_hash,
+			sniped,
+		});
 		Ok(())
 	}
 
@@ -103,7 +119,10 @@ impl<T: Config> Pallet<T> {
 			Error::<T>::CommitRevealEnabled
 		);
 		let uid = Self::check_vote(hotkey, netuid, uids, values, version_key, true)?;
-		Ok(Vote { uid, row: row_of(uids, values) })
+		Ok(Vote {
+			uid,
+			row: row_of(uids, values),
+		})
 	}
 
 	pub(crate) fn check_commit(
@@ -116,15 +135,22 @@ impl<T: Config> Pallet<T> {
 			CommitRevealWeightsEnabled::<T>::get(netuid),
 			Error::<T>::CommitRevealDisabled
 		);
-		let uid =
-			Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
-		ensure!(Self::may_vote_again(netuid, uid), Error::<T>::CommittingWeightsTooFast);
+		let uid = Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+		ensure!(
+			Self::may_vote_again(netuid, uid),
+			Error::<T>::CommittingWeightsTooFast
+		);
 		let epoch = Self::current_epoch(netuid);
 		let mut queue = WeightCommits::<T>::get(netuid, hotkey);
 		queue.retain(|commit| commit.reveal_epoch >= epoch);
 		let reveal_epoch = epoch.saturating_add(RevealPeriodEpochs::<T>::get(netuid));
 		queue
-			.try_push(Commit { hash, epoch, block: Self::now(), reveal_epoch })
+			.try_push(Commit {
+				hash,
+				epoch,
+				block: Self::now(),
+				reveal_epoch,
+			})
 			.map_err(|_| Error::<T>::TooManyUnrevealedCommits)?;
 		Ok((uid, queue))
 	}
@@ -152,10 +178,15 @@ impl<T: Config> Pallet<T> {
 			.position(|commit| commit.hash == hash && commit.reveal_epoch == epoch)
 			.or_else(|| queue.iter().position(|commit| commit.hash == hash))
 			.ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
-		let commit =
-			queue.get(at).cloned().ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
+		let commit = queue
+			.get(at)
+			.cloned()
+			.ok_or(Error::<T>::InvalidRevealCommitHashNotMatch)?;
 		ensure!(epoch >= commit.reveal_epoch, Error::<T>::RevealTooEarly);
-		ensure!(epoch <= commit.reveal_epoch, Error::<T>::ExpiredWeightCommit);
+		ensure!(
+			epoch <= commit.reveal_epoch,
+			Error::<T>::ExpiredWeightCommit
+		);
 		let uid = Self::check_vote(hotkey, netuid, uids, values, version_key, false)?;
 
 		// A target that changed hands since the commit inherits nothing.
@@ -167,9 +198,15 @@ impl<T: Config> Pallet<T> {
 				sniped = sniped.saturating_add(1);
 			}
 		}
-		let later_commits = queue.into_iter().skip(at.saturating_add(1)).collect::<Vec<_>>();
+		let later_commits = queue
+			.into_iter()
+			.skip(at.saturating_add(1))
+			.collect::<Vec<_>>();
 		Ok(CheckedReveal {
-			vote: Vote { uid, row: row_of(uids, &values) },
+			vote: Vote {
+				uid,
+				row: row_of(uids, &values),
+			},
 			commit,
 			later_commits: BoundedVec::truncate_from(later_commits),
 			sniped,
@@ -186,12 +223,17 @@ impl<T: Config> Pallet<T> {
 		is_rate_limited: bool,
 	) -> Result<Uid, Error<T>> {
 		ensure!(netuid != 0, Error::<T>::CanNotSetRootNetworkWeights);
-		ensure!(uids.len() == values.len(), Error::<T>::WeightVecNotEqualSize);
+		ensure!(
+			uids.len() == values.len(),
+			Error::<T>::WeightVecNotEqualSize
+		);
 		ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
 		let n = SubnetworkN::<T>::get(netuid);
-		ensure!(uids.len() <= usize::from(n), Error::<T>::UidsLengthExceedUidsInSubNet);
-		let uid =
-			Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+		ensure!(
+			uids.len() <= usize::from(n),
+			Error::<T>::UidsLengthExceedUidsInSubNet
+		);
+		let uid = Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
 		let hyperparams = SubnetHyperparams::<T>::get(netuid);
 		let is_owner = SubnetOwnerHotkey::<T>::get(netuid).as_ref() == Some(hotkey);
 		ensure!(
@@ -214,23 +256,37 @@ impl<T: Config> Pallet<T> {
 		);
 		let mut sorted = uids.to_vec();
 		sorted.sort_unstable();
-		let is_unique = sorted.iter().zip(sorted.iter().skip(1)).all(|(a, b)| a != b);
+		let is_unique = sorted
+			.iter()
+			.zip(sorted.iter().skip(1))
+			.all(|(a, b)| a != b);
 		ensure!(is_unique, Error::<T>::DuplicateUids);
-		ensure!(sorted.last().is_none_or(|last| *last < n), Error::<T>::UidVecContainInvalidOne);
+		ensure!(
+			sorted.last().is_none_or(|last| *last < n),
+			Error::<T>::UidVecContainInvalidOne
+		);
 		let least = usize::from(MinAllowedWeights::<T>::get(netuid).min(n));
-		ensure!(is_self_vote || uids.len() >= least, Error::<T>::WeightVecLengthIsLow);
+		ensure!(
+			is_self_vote || uids.len() >= least,
+			Error::<T>::WeightVecLengthIsLow
+		);
 		Ok(uid)
 	}
 
 	/// Whether a neuron has the permit that the last epoch gave out.
 	pub fn has_permit(netuid: NetUid, uid: Uid) -> bool {
-		ValidatorPermit::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(false)
+		ValidatorPermit::<T>::get(netuid)
+			.get(usize::from(uid))
+			.copied()
+			.unwrap_or(false)
 	}
 
 	fn may_vote_again(netuid: NetUid, uid: Uid) -> bool {
-		let last = LastUpdate::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(0);
-		last == 0
-			|| Self::now().saturating_sub(last) >= WeightsSetRateLimit::<T>::get(netuid)
+		let last = LastUpdate::<T>::get(netuid)
+			.get(usize::from(uid))
+			.copied()
+			.unwrap_or(0);
+		last == 0 || Self::now().saturating_sub(last) >= WeightsSetRateLimit::<T>::get(netuid)
 	}
 
 	/// Notes that a neuron voted now.
@@ -250,7 +306,11 @@ impl<T: Config> Pallet<T> {
 
 /// Sorted by uid, the largest value scaled to 65,535.
 fn row_of(uids: &[Uid], values: &[u16]) -> Row {
-	let mut row: Row = uids.iter().copied().zip(yuma::max_upscale(values)).collect();
+	let mut row: Row = uids
+		.iter()
+		.copied()
+		.zip(yuma::max_upscale(values))
+		.collect();
 	row.sort_unstable();
 	row
 }
@@ -260,6 +320,10 @@ fn sheet_of(salt: &[u16]) -> Option<H256> {
 	if salt.len() < MIN_SALT_WORDS_WITH_SHEET {
 		return None;
 	}
-	let bytes: Vec<u8> = salt.iter().take(SHEET_WORDS).flat_map(|word| word.to_le_bytes()).collect();
+	let bytes: Vec<u8> = salt
+		.iter()
+		.take(SHEET_WORDS)
+		.flat_map(|word| word.to_le_bytes())
+		.collect();
 	<[u8; 32]>::try_from(bytes).ok().map(H256)
 }

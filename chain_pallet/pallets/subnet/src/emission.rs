@@ -30,8 +30,13 @@ pub(crate) struct Paid {
 pub fn block_emission_rao(issuance_rao: u64) -> u64 {
 	let left_rao = MAX_SUPPLY_RAO.saturating_sub(issuance_rao);
 	// floor(log2(supply / left))
-	match MAX_SUPPLY_RAO.checked_div(left_rao).and_then(u64::checked_ilog2) {
-		Some(halvings) => INITIAL_BLOCK_EMISSION_RAO.checked_shr(halvings).unwrap_or(0),
+	match MAX_SUPPLY_RAO
+		.checked_div(left_rao)
+		.and_then(u64::checked_ilog2)
+	{
+		Some(halvings) => INITIAL_BLOCK_EMISSION_RAO
+			.checked_shr(halvings)
+			.unwrap_or(0),
 		None => 0,
 	}
 }
@@ -48,15 +53,20 @@ impl<T: Config> Pallet<T> {
 		if let Err(error) = T::Currency::mint_into(&account, emission_rao) {
 			log::error!(target: "subnet", "the block's emission was not minted: {error:?}");
 		}
-		let owed_rao = netuids.iter().fold(TotalStake::<T>::get(), |owed_rao, netuid| {
-			owed_rao
-				.saturating_add(PendingEmission::<T>::get(netuid))
-				.saturating_add(PendingOwnerCut::<T>::get(netuid))
-		});
+		let owed_rao = netuids
+			.iter()
+			.fold(TotalStake::<T>::get(), |owed_rao, netuid| {
+				owed_rao
+					.saturating_add(PendingEmission::<T>::get(netuid))
+					.saturating_add(PendingOwnerCut::<T>::get(netuid))
+			});
 		let free_rao = T::Currency::total_balance(&account).saturating_sub(owed_rao);
 		for (netuid, amount_rao) in Self::split(netuids, free_rao) {
-			let cut_rao =
-				mul_div(amount_rao, SubnetHyperparams::<T>::get(netuid).owner_cut.into(), u16::MAX.into());
+			let cut_rao = mul_div(
+				amount_rao,
+				SubnetHyperparams::<T>::get(netuid).owner_cut.into(),
+				u16::MAX.into(),
+			);
 			PendingOwnerCut::<T>::mutate(netuid, |pot| *pot = pot.saturating_add(cut_rao));
 			PendingEmission::<T>::mutate(netuid, |pot| {
 				*pot = pot.saturating_add(amount_rao.saturating_sub(cut_rao))
@@ -71,12 +81,16 @@ impl<T: Config> Pallet<T> {
 			shares = netuids.iter().map(|netuid| (*netuid, 1)).collect();
 		}
 		shares.retain(|(_, share)| *share > 0);
-		let total = shares.iter().fold(0u64, |sum, (_, share)| sum.saturating_add((*share).into()));
+		let total = shares
+			.iter()
+			.fold(0u64, |sum, (_, share)| sum.saturating_add((*share).into()));
 		let mut parts: Vec<_> = shares
 			.into_iter()
 			.map(|(netuid, share)| (netuid, mul_div(amount_rao, share.into(), total)))
 			.collect();
-		let given_rao = parts.iter().fold(0u64, |sum, (_, part)| sum.saturating_add(*part));
+		let given_rao = parts
+			.iter()
+			.fold(0u64, |sum, (_, part)| sum.saturating_add(*part));
 		if let Some((_, part)) = parts.first_mut() {
 			*part = part.saturating_add(amount_rao.saturating_sub(given_rao));
 		}
@@ -88,8 +102,13 @@ impl<T: Config> Pallet<T> {
 		mut shares: BoundedVec<(NetUid, u16), T::MaxSubnets>,
 	) -> Result<(), Error<T>> {
 		shares.sort();
-		let is_unique = shares.iter().zip(shares.iter().skip(1)).all(|((a, _), (b, _))| a != b);
-		let exist = shares.iter().all(|(netuid, _)| NetworksAdded::<T>::get(netuid));
+		let is_unique = shares
+			.iter()
+			.zip(shares.iter().skip(1))
+			.all(|((a, _), (b, _))| a != b);
+		let exist = shares
+			.iter()
+			.all(|(netuid, _)| NetworksAdded::<T>::get(netuid));
 		let any = shares.is_empty() || shares.iter().any(|(_, share)| !share.is_zero());
 		ensure!(is_unique && exist && any, Error::<T>::InvalidEmissionShares);
 		EmissionShares::<T>::put(shares);
@@ -110,7 +129,9 @@ impl<T: Config> Pallet<T> {
 		let mut left_rao = pot_rao;
 		let amounts = outcome.server_rao.iter().zip(&outcome.validator_rao);
 		for (hotkey, (server_rao, validator_rao)) in hotkeys.iter().zip(amounts) {
-			let Some(owner) = Owner::<T>::get(hotkey) else { continue };
+			let Some(owner) = Owner::<T>::get(hotkey) else {
+				continue;
+			};
 			let server_rao = (*server_rao).min(left_rao);
 			left_rao = left_rao.saturating_sub(server_rao);
 			let validator_rao = (*validator_rao).min(left_rao);
@@ -139,7 +160,9 @@ impl<T: Config> Pallet<T> {
 	/// Pays the owner's cut as stake on the owner's hotkey; without an owner it stays in the pot.
 	pub(crate) fn pay_owner(netuid: NetUid) -> u64 {
 		let owner = SubnetOwner::<T>::get(netuid).zip(SubnetOwnerHotkey::<T>::get(netuid));
-		let Some((coldkey, hotkey)) = owner else { return 0 };
+		let Some((coldkey, hotkey)) = owner else {
+			return 0;
+		};
 		let cut_rao = PendingOwnerCut::<T>::take(netuid);
 		Self::credit(netuid, &hotkey, &coldkey, cut_rao);
 		cut_rao
@@ -149,7 +172,10 @@ impl<T: Config> Pallet<T> {
 /// `floor(amount * part / whole)`, 0 if `whole` is 0; exact for `part <= whole`.
 fn mul_div(amount: u64, part: u64, whole: u64) -> u64 {
 	let product = u128::from(amount).saturating_mul(part.into());
-	product.checked_div(whole.into()).and_then(|part| u64::try_from(part).ok()).unwrap_or(0)
+	product
+		.checked_div(whole.into())
+		.and_then(|part| u64::try_from(part).ok())
+		.unwrap_or(0)
 }
 
 #[cfg(test)]

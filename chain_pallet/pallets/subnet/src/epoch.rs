@@ -30,7 +30,7 @@ impl<T: Config> Pallet<T> {
 			0 => {
 				BlocksSinceLastStep::<T>::get(netuid) > MAX_BLOCKS_WITHOUT_EPOCH
 					|| block.saturating_sub(LastEpochBlock::<T>::get(netuid)) >= tempo
-			},
+			}
 			pending => block >= pending,
 		}
 	}
@@ -60,7 +60,11 @@ impl<T: Config> Pallet<T> {
 		let to_block = now.saturating_add(1);
 		for (_, netuid) in due.iter().skip(cap) {
 			PendingEpochAt::<T>::insert(netuid, to_block);
-			Self::deposit_event(Event::EpochDeferred { netuid: *netuid, from_block: now, to_block });
+			Self::deposit_event(Event::EpochDeferred {
+				netuid: *netuid,
+				from_block: now,
+				to_block,
+			});
 		}
 		due.iter()
 			.take(cap)
@@ -88,14 +92,26 @@ impl<T: Config> Pallet<T> {
 		let (mut paid, mut owner_rao) = (Default::default(), 0);
 		// Nobody to pay: the pots wait for the first neuron.
 		if neurons > 0 {
-			let Inputs { params, hotkeys, neurons, weights, bonds } = inputs;
+			let Inputs {
+				params,
+				hotkeys,
+				neurons,
+				weights,
+				bonds,
+			} = inputs;
 			let outcome = yuma::epoch(&params, &neurons, &weights, &bonds, pot_rao);
 			paid = Self::pay(netuid, &hotkeys, &outcome, pot_rao);
 			owner_rao = Self::pay_owner(netuid);
 			Self::store_outcome(netuid, outcome);
 		}
-		let emission::Paid { server_rao, validator_rao, credits } = paid;
-		let dust_rao = pot_rao.saturating_sub(server_rao).saturating_sub(validator_rao);
+		let emission::Paid {
+			server_rao,
+			validator_rao,
+			credits,
+		} = paid;
+		let dust_rao = pot_rao
+			.saturating_sub(server_rao)
+			.saturating_sub(validator_rao);
 		PendingEmission::<T>::insert(netuid, dust_rao);
 		LastMechansimStepBlock::<T>::insert(netuid, now);
 		Self::deposit_event(Event::EpochRan {

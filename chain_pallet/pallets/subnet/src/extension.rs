@@ -62,10 +62,10 @@ where
 			Some(Call::commit_weights { .. }) => T::WeightInfo::commit_weights(),
 			Some(Call::reveal_weights { uids, .. }) => {
 				T::WeightInfo::reveal_weights(uids.len() as u32)
-			},
+			}
 			Some(Call::set_mechanism_weights { dests, .. }) => {
 				T::WeightInfo::set_mechanism_weights(dests.len() as u32)
-			},
+			}
 			_ => Weight::zero(),
 		}
 	}
@@ -114,17 +114,26 @@ impl<T: Config> Pallet<T> {
 					placeholder2: *placeholder2,
 				};
 				Self::check_axon(hotkey, *netuid, &axon)
-			},
-			Call::set_mechanism_weights { netuid, mecid, dests, weights, version_key } => {
-				Self::check_set_weights(hotkey, *netuid, *mecid, dests, weights, *version_key)
-					.map(drop)
-			},
-			Call::commit_weights { netuid, commit_hash } => {
-				Self::check_commit(hotkey, *netuid, *commit_hash).map(drop)
-			},
-			Call::reveal_weights { netuid, uids, values, salt, version_key } => {
-				Self::check_reveal(hotkey, *netuid, uids, values, salt, *version_key).map(drop)
-			},
+			}
+			Call::set_mechanism_weights {
+				netuid,
+				mecid,
+				dests,
+				weights,
+				version_key,
+			} => Self::check_set_weights(hotkey, *netuid, *mecid, dests, weights, *version_key)
+				.map(drop),
+			Call::commit_weights {
+				netuid,
+				commit_hash,
+			} => Self::check_commit(hotkey, *netuid, *commit_hash).map(drop),
+			Call::reveal_weights {
+				netuid,
+				uids,
+				values,
+				salt,
+				version_key,
+			} => Self::check_reveal(hotkey, *netuid, uids, values, salt, *version_key).map(drop),
 			_ => Ok(()),
 		}
 	}

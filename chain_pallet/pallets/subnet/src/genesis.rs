@@ -58,7 +58,10 @@ impl<T: Config> Pallet<T> {
 		for subnet in &genesis.subnets {
 			Self::build_subnet(subnet);
 		}
-		assert!(Self::netuids().len() as u32 <= T::MaxSubnets::get(), "too many subnets");
+		assert!(
+			Self::netuids().len() as u32 <= T::MaxSubnets::get(),
+			"too many subnets"
+		);
 		let mut shares: Vec<_> = genesis
 			.subnets
 			.iter()
@@ -70,18 +73,26 @@ impl<T: Config> Pallet<T> {
 	}
 
 	#[allow(clippy::expect_used)]
-	fn build_subnet(subnet: &GenesisSubnet<T::AccountId>) {
+	pub(crate) fn build_subnet(subnet: &GenesisSubnet<T::AccountId>) {
 		let netuid = subnet.netuid;
 		assert!(netuid != 0, "netuid 0 is reserved");
-		assert!(!NetworksAdded::<T>::get(netuid), "netuid {netuid} occurs twice");
+		assert!(
+			!NetworksAdded::<T>::get(netuid),
+			"netuid {netuid} occurs twice"
+		);
 		NetworksAdded::<T>::insert(netuid, true);
 		NetworkRegisteredAt::<T>::insert(netuid, 0);
 		let label = |text: &String| -> Label {
-			text.as_bytes().to_vec().try_into().expect("name and symbol have at most 64 bytes")
+			text.as_bytes()
+				.to_vec()
+				.try_into()
+				.expect("name and symbol have at most 64 bytes")
 		};
 		SubnetIdentitiesV3::<T>::insert(
 			netuid,
-			SubnetIdentity { subnet_name: label(&subnet.name) },
+			SubnetIdentity {
+				subnet_name: label(&subnet.name),
+			},
 		);
 		TokenSymbol::<T>::insert(netuid, label(&subnet.symbol));
 		let base = (Scalars::default(), Hyperparams::default());

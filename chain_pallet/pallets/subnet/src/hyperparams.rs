@@ -132,8 +132,10 @@ pub fn check(
 	max_uids: u32,
 ) -> Result<(), OutOfBounds> {
 	let (s, h) = (scalars, hyperparams);
-	let reveal_window_blocks =
-		s.reveal_period_epochs.saturating_add(1).saturating_mul(s.tempo.into());
+	let reveal_window_blocks = s
+		.reveal_period_epochs
+		.saturating_add(1)
+		.saturating_mul(s.tempo.into());
 	let reveals = s.commit_reveal_weights_enabled;
 	let bounds = [
 		(s.tempo <= 50_400, "tempo"),
@@ -142,7 +144,10 @@ pub fn check(
 			s.max_allowed_uids >= neurons.max(1) && u32::from(s.max_allowed_uids) <= max_uids,
 			"max_allowed_uids",
 		),
-		((1..=100).contains(&s.reveal_period_epochs), "reveal_period_epochs"),
+		(
+			(1..=100).contains(&s.reveal_period_epochs),
+			"reveal_period_epochs",
+		),
 		(h.bonds_moving_average <= 1_000_000, "bonds_moving_average"),
 		(h.alpha_low >= 1_638, "alpha_low"),
 		(h.alpha_high >= h.alpha_low, "alpha_high"),
@@ -151,18 +156,29 @@ pub fn check(
 			(1_000..=50_000).contains(&h.activity_cutoff_factor_milli),
 			"activity_cutoff_factor_milli",
 		),
-		((1..=10).contains(&h.immune_owner_uids_limit), "immune_owner_uids_limit"),
+		(
+			(1..=10).contains(&h.immune_owner_uids_limit),
+			"immune_owner_uids_limit",
+		),
 		((1..=36_100).contains(&h.burn_half_life), "burn_half_life"),
-		((1_000_000..=3_000_000).contains(&h.burn_increase_ppm), "burn_increase_ppm"),
+		(
+			(1_000_000..=3_000_000).contains(&h.burn_increase_ppm),
+			"burn_increase_ppm",
+		),
 		// A new miner lives until the first weights on it can be revealed.
-		(!reveals || u64::from(h.immunity_period) >= reveal_window_blocks, "immunity_period"),
+		(
+			!reveals || u64::from(h.immunity_period) >= reveal_window_blocks,
+			"immunity_period",
+		),
 		// A validator that votes every epoch stays active from commit to reveal.
 		(
 			!reveals || h.activity_cutoff_blocks(s.tempo) >= reveal_window_blocks,
 			"activity_cutoff_factor_milli",
 		),
 	];
-	bounds.iter().try_for_each(|(holds, name)| holds.then_some(()).ok_or(*name))
+	bounds
+		.iter()
+		.try_for_each(|(holds, name)| holds.then_some(()).ok_or(*name))
 }
 
 impl Hyperparams {
@@ -200,9 +216,17 @@ impl<T: Config> Pallet<T> {
 		update.apply(&mut scalars, &mut hyperparams);
 		if update.burn.is_none() {
 			// New price limits move the current price between them.
-			scalars.burn = scalars.burn.min(hyperparams.max_burn).max(hyperparams.min_burn);
+			scalars.burn = scalars
+				.burn
+				.min(hyperparams.max_burn)
+				.max(hyperparams.min_burn);
 		}
-		check(&scalars, &hyperparams, SubnetworkN::<T>::get(netuid), T::MaxUids::get())?;
+		check(
+			&scalars,
+			&hyperparams,
+			SubnetworkN::<T>::get(netuid),
+			T::MaxUids::get(),
+		)?;
 		Tempo::<T>::insert(netuid, scalars.tempo);
 		Burn::<T>::insert(netuid, scalars.burn);
 		MaxAllowedUids::<T>::insert(netuid, scalars.max_allowed_uids);

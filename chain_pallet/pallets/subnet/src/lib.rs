@@ -224,8 +224,7 @@ pub mod pallet {
 
 	/// How a subnet reaches consensus. A constant: clients read it.
 	#[pallet::storage]
-	pub type SubnetEpochConsensus<T> =
-		StorageMap<_, Identity, NetUid, EpochConsensus, ValueQuery>;
+	pub type SubnetEpochConsensus<T> = StorageMap<_, Identity, NetUid, EpochConsensus, ValueQuery>;
 
 	/// All other hyperparameters.
 	#[pallet::storage]
@@ -244,20 +243,12 @@ pub mod pallet {
 
 	/// Hotkey in a slot.
 	#[pallet::storage]
-	pub type Keys<T: Config> =
-		StorageDoubleMap<_, Identity, NetUid, Identity, Uid, T::AccountId>;
+	pub type Keys<T: Config> = StorageDoubleMap<_, Identity, NetUid, Identity, Uid, T::AccountId>;
 
 	/// Whether a hotkey has a slot in a subnet.
 	#[pallet::storage]
-	pub type IsNetworkMember<T: Config> = StorageDoubleMap<
-		_,
-		Blake2_128Concat,
-		T::AccountId,
-		Identity,
-		NetUid,
-		bool,
-		ValueQuery,
-	>;
+	pub type IsNetworkMember<T: Config> =
+		StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, NetUid, bool, ValueQuery>;
 
 	/// Coldkey that owns a hotkey; settled by the first registration, for good.
 	#[pallet::storage]
@@ -289,8 +280,7 @@ pub mod pallet {
 
 	/// Block of each neuron's last vote (with commit and reveal: of the commit), or registration.
 	#[pallet::storage]
-	pub type LastUpdate<T: Config> =
-		StorageMap<_, Identity, NetUid, Column<T, u64>, ValueQuery>;
+	pub type LastUpdate<T: Config> = StorageMap<_, Identity, NetUid, Column<T, u64>, ValueQuery>;
 
 	/// Whether each neuron voted recently enough at the last epoch.
 	#[pallet::storage]
@@ -320,8 +310,7 @@ pub mod pallet {
 
 	/// Each neuron's share of the stake at the last epoch, of 65,535.
 	#[pallet::storage]
-	pub type StakeWeight<T: Config> =
-		StorageMap<_, Identity, NetUid, Column<T, u16>, ValueQuery>;
+	pub type StakeWeight<T: Config> = StorageMap<_, Identity, NetUid, Column<T, u16>, ValueQuery>;
 
 	/// What each neuron earned at the last epoch, in rao.
 	#[pallet::storage]
@@ -341,15 +330,8 @@ pub mod pallet {
 
 	/// Commits that wait for their reveal.
 	#[pallet::storage]
-	pub type WeightCommits<T: Config> = StorageDoubleMap<
-		_,
-		Identity,
-		NetUid,
-		Twox64Concat,
-		T::AccountId,
-		CommitQueue,
-		ValueQuery,
-	>;
+	pub type WeightCommits<T: Config> =
+		StorageDoubleMap<_, Identity, NetUid, Twox64Concat, T::AccountId, CommitQueue, ValueQuery>;
 
 	/// The last weights that a hotkey revealed.
 	#[pallet::storage]
@@ -460,18 +442,39 @@ pub mod pallet {
 	#[pallet::generate_deposit(pub(crate) fn deposit_event)]
 	pub enum Event<T: Config> {
 		/// A hotkey took a slot.
-		NeuronRegistered { netuid: NetUid, uid: Uid, hotkey: T::AccountId, price_rao: u64 },
+		NeuronRegistered {
+			netuid: NetUid,
+			uid: Uid,
+			hotkey: T::AccountId,
+			price_rao: u64,
+		},
 		/// A hotkey lost its slot to another.
-		NeuronPruned { netuid: NetUid, uid: Uid, hotkey: T::AccountId },
+		NeuronPruned {
+			netuid: NetUid,
+			uid: Uid,
+			hotkey: T::AccountId,
+		},
 		/// A neuron published its address.
-		AxonServed { netuid: NetUid, hotkey: T::AccountId },
+		AxonServed {
+			netuid: NetUid,
+			hotkey: T::AccountId,
+		},
 		/// A neuron's weights were stored.
 		WeightsSet { netuid: NetUid, uid: Uid },
 		/// A hotkey promised weights.
-		WeightsCommitted { netuid: NetUid, hotkey: T::AccountId, commit_hash: H256 },
+		WeightsCommitted {
+			netuid: NetUid,
+			hotkey: T::AccountId,
+			commit_hash: H256,
+		},
 		/// A hotkey revealed promised weights; `sniped` targets had changed hands since the commit
 		/// and got 0.
-		WeightsRevealed { netuid: NetUid, hotkey: T::AccountId, commit_hash: H256, sniped: u16 },
+		WeightsRevealed {
+			netuid: NetUid,
+			hotkey: T::AccountId,
+			commit_hash: H256,
+			sniped: u16,
+		},
 		/// A coldkey staked.
 		StakeAdded {
 			netuid: NetUid,
@@ -500,15 +503,28 @@ pub mod pallet {
 			owner_rao: u64,
 		},
 		/// An epoch was due, but its block already ran as many as it may.
-		EpochDeferred { netuid: NetUid, from_block: u64, to_block: u64 },
+		EpochDeferred {
+			netuid: NetUid,
+			from_block: u64,
+			to_block: u64,
+		},
 		/// An epoch was due, but the registry of the subnet is inconsistent; the pot is kept.
 		EpochSkipped { netuid: NetUid, block: u64 },
 		/// A subnet's owner published its spec.
-		SubnetSpecSet { netuid: NetUid, hash: H256, from_epoch: u64 },
+		SubnetSpecSet {
+			netuid: NetUid,
+			hash: H256,
+			from_epoch: u64,
+		},
 		/// The subnets' shares in the emission changed.
-		EmissionSharesSet { shares: BoundedVec<(NetUid, u16), T::MaxSubnets> },
+		EmissionSharesSet {
+			shares: BoundedVec<(NetUid, u16), T::MaxSubnets>,
+		},
 		/// Hyperparameters of a subnet changed.
-		HyperparamsSet { netuid: NetUid, update: HyperparamsUpdate },
+		HyperparamsSet {
+			netuid: NetUid,
+			update: HyperparamsUpdate,
+		},
 	}
 
 	/// Why a call failed. Names are upstream's where upstream has the case.
@@ -611,7 +627,10 @@ pub mod pallet {
 		}
 
 		fn integrity_test() {
-			assert!((1..=4_096).contains(&T::MaxUids::get()), "MaxUids is 1 to 4,096");
+			assert!(
+				(1..=4_096).contains(&T::MaxUids::get()),
+				"MaxUids is 1 to 4,096"
+			);
 			assert!(T::MaxSubnets::get() >= 1, "MaxSubnets is at least 1");
 			assert!(
 				T::MinStake::get() >= <T::Currency as fungible::Inspect<_>>::minimum_balance(),
@@ -879,8 +898,19 @@ pub mod pallet {
 				Error::<T>::NotSubnetOwner
 			);
 			let from_epoch = Self::current_epoch(netuid).saturating_add(1);
-			SubnetSpecs::<T>::insert(netuid, Spec { hash, url, from_epoch });
-			Self::deposit_event(Event::SubnetSpecSet { netuid, hash, from_epoch });
+			SubnetSpecs::<T>::insert(
+				netuid,
+				Spec {
+					hash,
+					url,
+					from_epoch,
+				},
+			);
+			Self::deposit_event(Event::SubnetSpecSet {
+				netuid,
+				hash,
+				from_epoch,
+			});
 			Ok(())
 		}
 
@@ -926,10 +956,12 @@ pub mod pallet {
 		) -> DispatchResult {
 			ensure_root(origin)?;
 			ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
-			Self::store_hyperparams(netuid, Self::hyperparams(netuid), &update).map_err(|name| {
-				log::debug!(target: "subnet", "hyperparameter {name} of subnet {netuid} is out of bounds");
-				Error::<T>::HyperparamOutOfBounds
-			})?;
+			Self::store_hyperparams(netuid, Self::hyperparams(netuid), &update).map_err(
+				|name| {
+					log::debug!(target: "subnet", "hyperparameter {name} of subnet {netuid} is out of bounds");
+					Error::<T>::HyperparamOutOfBounds
+				},
+			)?;
 			Self::deposit_event(Event::HyperparamsSet { netuid, update });
 			Ok(())
 		}

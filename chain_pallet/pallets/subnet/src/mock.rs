@@ -135,7 +135,12 @@ impl Default for ExtBuilder {
 
 impl ExtBuilder {
 	pub fn of(subnets: Vec<GenesisSubnet<AccountId>>) -> Self {
-		Self { genesis: GenesisConfig { subnets, ..Default::default() } }
+		Self {
+			genesis: GenesisConfig {
+				subnets,
+				..Default::default()
+			},
+		}
 	}
 
 	pub fn secret() -> Self {
@@ -144,7 +149,10 @@ impl ExtBuilder {
 
 	/// Changes hyperparameters of every subnet.
 	pub fn with(mut self, change: impl Fn(&mut HyperparamsUpdate)) -> Self {
-		self.genesis.subnets.iter_mut().for_each(|subnet| change(&mut subnet.hyperparams));
+		self.genesis
+			.subnets
+			.iter_mut()
+			.for_each(|subnet| change(&mut subnet.hyperparams));
 		self
 	}
 
@@ -156,7 +164,10 @@ impl ExtBuilder {
 	pub fn build(self) -> sp_io::TestExternalities {
 		let balances = (0..RICH).map(|account| (account, WEALTH)).collect();
 		let mut ext: sp_io::TestExternalities = RuntimeGenesisConfig {
-			balances: pallet_balances::GenesisConfig { balances, ..Default::default() },
+			balances: pallet_balances::GenesisConfig {
+				balances,
+				..Default::default()
+			},
 			subnet: self.genesis,
 			..Default::default()
 		}
@@ -199,7 +210,11 @@ pub fn run_to(block: u64) {
 
 /// Registers neuron `k`.
 pub fn register(k: u64) {
-	assert_ok!(Subnet::burned_register(signed(coldkey(k)), NETUID, hotkey(k)));
+	assert_ok!(Subnet::burned_register(
+		signed(coldkey(k)),
+		NETUID,
+		hotkey(k)
+	));
 }
 
 /// Registers neurons 0 to `n`, with `stakes` from their own coldkeys.
@@ -207,7 +222,12 @@ pub fn register_all(stakes: &[u64]) {
 	for (k, stake) in (0..).zip(stakes) {
 		register(k);
 		if *stake > 0 {
-			assert_ok!(Subnet::add_stake(signed(coldkey(k)), hotkey(k), NETUID, *stake));
+			assert_ok!(Subnet::add_stake(
+				signed(coldkey(k)),
+				hotkey(k),
+				NETUID,
+				*stake
+			));
 		}
 	}
 }
@@ -273,7 +293,9 @@ pub fn events() -> Vec<Event<Test>> {
 
 /// The `EpochRan` of this block.
 pub fn epoch_ran() -> Option<Event<Test>> {
-	events().into_iter().find(|event| matches!(event, Event::EpochRan { .. }))
+	events()
+		.into_iter()
+		.find(|event| matches!(event, Event::EpochRan { .. }))
 }
 
 /// Gives `k` as much stake as `rao`, out of nothing, whatever it had.

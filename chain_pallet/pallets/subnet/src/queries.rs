@@ -41,7 +41,11 @@ impl<T: Config> Pallet<T> {
 
 	/// The block from which a neuron may vote again, or commit to.
 	pub fn weights_allowed_at(netuid: NetUid, uid: Uid) -> u64 {
-		match LastUpdate::<T>::get(netuid).get(usize::from(uid)).copied().unwrap_or(0) {
+		match LastUpdate::<T>::get(netuid)
+			.get(usize::from(uid))
+			.copied()
+			.unwrap_or(0)
+		{
 			0 => 0,
 			last => last.saturating_add(WeightsSetRateLimit::<T>::get(netuid)),
 		}

@@ -21,16 +21,25 @@ impl<T: Config> Pallet<T> {
 		hotkey: T::AccountId,
 		limit_price_rao: u64,
 	) -> DispatchResult {
-		ensure!(netuid != 0, Error::<T>::RegistrationNotPermittedOnRootSubnet);
+		ensure!(
+			netuid != 0,
+			Error::<T>::RegistrationNotPermittedOnRootSubnet
+		);
 		ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
 		let hyperparams = SubnetHyperparams::<T>::get(netuid);
-		ensure!(hyperparams.registration_allowed, Error::<T>::SubNetRegistrationDisabled);
+		ensure!(
+			hyperparams.registration_allowed,
+			Error::<T>::SubNetRegistrationDisabled
+		);
 		ensure!(
 			!Uids::<T>::contains_key(netuid, &hotkey),
 			Error::<T>::HotKeyAlreadyRegisteredInSubNet
 		);
 		let price_rao = Burn::<T>::get(netuid);
-		ensure!(price_rao <= limit_price_rao, Error::<T>::RegistrationPriceLimitExceeded);
+		ensure!(
+			price_rao <= limit_price_rao,
+			Error::<T>::RegistrationPriceLimitExceeded
+		);
 		let (keep, polite) = (Preservation::Preserve, Fortitude::Polite);
 		ensure!(
 			T::Currency::reducible_balance(&coldkey, keep, polite) >= price_rao,
@@ -50,7 +59,12 @@ impl<T: Config> Pallet<T> {
 		T::Currency::burn_from(&coldkey, price_rao, keep, Precision::Exact, polite)?;
 		Self::occupy(netuid, uid, &hotkey);
 		Burn::<T>::insert(netuid, raised_price(price_rao, &hyperparams));
-		Self::deposit_event(Event::NeuronRegistered { netuid, uid, hotkey, price_rao });
+		Self::deposit_event(Event::NeuronRegistered {
+			netuid,
+			uid,
+			hotkey,
+			price_rao,
+		});
 		Ok(())
 	}
 
@@ -67,7 +81,7 @@ impl<T: Config> Pallet<T> {
 					.map_err(|()| Error::<T>::TooManyOwnedHotkeys)?;
 				Owner::<T>::insert(hotkey, coldkey);
 				Ok(())
-			},
+			}
 		}
 	}
 
@@ -106,14 +120,20 @@ impl<T: Config> Pallet<T> {
 				});
 			}
 		}
-		let Some(hotkey) = Keys::<T>::take(netuid, uid) else { return };
+		let Some(hotkey) = Keys::<T>::take(netuid, uid) else {
+			return;
+		};
 		Uids::<T>::remove(netuid, &hotkey);
 		IsNetworkMember::<T>::remove(&hotkey, netuid);
 		Axons::<T>::remove(netuid, &hotkey);
 		WeightCommits::<T>::remove(netuid, &hotkey);
 		LastReveal::<T>::remove(netuid, &hotkey);
 		frame_system::Pallet::<T>::dec_sufficients(&hotkey);
-		Self::deposit_event(Event::NeuronPruned { netuid, uid, hotkey });
+		Self::deposit_event(Event::NeuronPruned {
+			netuid,
+			uid,
+			hotkey,
+		});
 	}
 
 	/// The slot that the next registration in a full subnet takes: least emission, then oldest
@@ -133,7 +153,11 @@ impl<T: Config> Pallet<T> {
 			candidates.push((earned, registered_at, uid));
 		}
 		let enough = mortal.len() > usize::from(hyperparams.min_non_immune_uids);
-		let least = if enough { mortal.iter().min() } else { immune.iter().min() };
+		let least = if enough {
+			mortal.iter().min()
+		} else {
+			immune.iter().min()
+		};
 		least.map(|(_, _, uid)| *uid)
 	}
 
@@ -141,7 +165,9 @@ impl<T: Config> Pallet<T> {
 	/// in order of registration, up to `limit`.
 	fn immortal_uids(netuid: NetUid, limit: u8) -> Vec<Uid> {
 		let owner_hotkey = SubnetOwnerHotkey::<T>::get(netuid);
-		let owned = SubnetOwner::<T>::get(netuid).map(OwnedHotkeys::<T>::get).unwrap_or_default();
+		let owned = SubnetOwner::<T>::get(netuid)
+			.map(OwnedHotkeys::<T>::get)
+			.unwrap_or_default();
 		let mut ranked: Vec<_> = owned
 			.iter()
 			.filter_map(|hotkey| {
@@ -151,7 +177,11 @@ impl<T: Config> Pallet<T> {
 			})
 			.collect();
 		ranked.sort_unstable();
-		ranked.into_iter().take(limit.into()).map(|(_, _, uid)| uid).collect()
+		ranked
+			.into_iter()
+			.take(limit.into())
+			.map(|(_, _, uid)| uid)
+			.collect()
 	}
 
 	/// Lets the registration prices fall by one block.
@@ -247,7 +277,10 @@ mod price_tests {
 
 	#[test]
 	fn the_price_halves_in_about_a_half_life_and_stops_at_its_floor() {
-		let hyperparams = Hyperparams { burn_half_life: 30, ..Default::default() };
+		let hyperparams = Hyperparams {
+			burn_half_life: 30,
+			..Default::default()
+		};
 		let after = |blocks| (0..blocks).fold(1_000_000_000, |p, _| decayed_price(p, &hyperparams));
 		assert!((499_999_900..=500_000_000).contains(&after(30)));
 		assert_eq!(after(3_000), hyperparams.min_burn);

@@ -16,7 +16,9 @@ impl<T: Config> Pallet<T> {
 			Error::<T>::HotKeyNotRegisteredInNetwork
 		);
 		let address = match axon.ip_type {
-			4 => u32::try_from(axon.ip).ok().map(|bits| Reach::of_v4(bits.into())),
+			4 => u32::try_from(axon.ip)
+				.ok()
+				.map(|bits| Reach::of_v4(bits.into())),
 			6 => Some(Reach::of_v6(axon.ip.into())),
 			_ => return Err(Error::<T>::InvalidIpType),
 		};
@@ -83,7 +85,13 @@ mod reach_tests {
 	#[test]
 	fn addresses_are_sorted_by_who_can_reach_them() {
 		let v4 = |text: &str| Reach::of_v4(text.parse().unwrap());
-		for public in ["1.1.1.1", "8.8.8.8", "100.63.255.255", "100.128.0.0", "172.32.0.1"] {
+		for public in [
+			"1.1.1.1",
+			"8.8.8.8",
+			"100.63.255.255",
+			"100.128.0.0",
+			"172.32.0.1",
+		] {
 			assert_eq!(v4(public), Reach::Public, "{public}");
 		}
 		for private in [

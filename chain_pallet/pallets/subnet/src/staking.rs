@@ -36,7 +36,12 @@ impl<T: Config> Pallet<T> {
 		);
 		T::Currency::transfer(&coldkey, &Self::account_id(), amount_rao, keep)?;
 		Self::credit(netuid, &hotkey, &coldkey, amount_rao);
-		Self::deposit_event(Event::StakeAdded { netuid, hotkey, coldkey, amount_rao });
+		Self::deposit_event(Event::StakeAdded {
+			netuid,
+			hotkey,
+			coldkey,
+			amount_rao,
+		});
 		Ok(())
 	}
 
@@ -47,8 +52,9 @@ impl<T: Config> Pallet<T> {
 		amount_rao: u64,
 	) -> DispatchResult {
 		let stake_rao = Stake::<T>::get((netuid, &hotkey, &coldkey));
-		let left_rao =
-			stake_rao.checked_sub(amount_rao).ok_or(Error::<T>::NotEnoughStakeToWithdraw)?;
+		let left_rao = stake_rao
+			.checked_sub(amount_rao)
+			.ok_or(Error::<T>::NotEnoughStakeToWithdraw)?;
 		ensure!(
 			amount_rao > 0 && (left_rao == 0 || left_rao >= T::MinStake::get()),
 			Error::<T>::AmountTooLow
@@ -61,7 +67,12 @@ impl<T: Config> Pallet<T> {
 			Preservation::Preserve,
 		)?;
 		Self::debit(netuid, &hotkey, &coldkey, amount_rao);
-		Self::deposit_event(Event::StakeRemoved { netuid, hotkey, coldkey, amount_rao });
+		Self::deposit_event(Event::StakeRemoved {
+			netuid,
+			hotkey,
+			coldkey,
+			amount_rao,
+		});
 		Ok(())
 	}
 

@@ -39,10 +39,19 @@ impl<T: Config> Pallet<T> {
 	fn try_registry(netuid: NetUid, n: u16) -> Checked {
 		let keys: BTreeMap<_, _> = Keys::<T>::iter_prefix(netuid).collect();
 		ensure!(keys.keys().copied().eq(0..n), "keys are not uids 0 to n");
-		ensure!(Uids::<T>::iter_prefix(netuid).count() == usize::from(n), "uids are not n");
+		ensure!(
+			Uids::<T>::iter_prefix(netuid).count() == usize::from(n),
+			"uids are not n"
+		);
 		for (uid, hotkey) in keys {
-			ensure!(Uids::<T>::get(netuid, &hotkey) == Some(uid), "keys and uids differ");
-			ensure!(IsNetworkMember::<T>::get(&hotkey, netuid), "a neuron is no member");
+			ensure!(
+				Uids::<T>::get(netuid, &hotkey) == Some(uid),
+				"keys and uids differ"
+			);
+			ensure!(
+				IsNetworkMember::<T>::get(&hotkey, netuid),
+				"a neuron is no member"
+			);
 			ensure!(Owner::<T>::contains_key(&hotkey), "a neuron has no owner");
 			ensure!(
 				frame_system::Pallet::<T>::sufficients(&hotkey) > 0,
@@ -70,15 +79,23 @@ impl<T: Config> Pallet<T> {
 			StakeWeight::<T>::get(netuid).len(),
 			Emission::<T>::get(netuid).len(),
 		];
-		ensure!(lengths.iter().all(|length| *length == n), "a column is not of length n");
+		ensure!(
+			lengths.iter().all(|length| *length == n),
+			"a column is not of length n"
+		);
 		let permitted = permits.iter().filter(|permit| **permit).count();
-		ensure!(permitted <= usize::from(max_validators).saturating_add(1), "too many permits");
+		ensure!(
+			permitted <= usize::from(max_validators).saturating_add(1),
+			"too many permits"
+		);
 		Ok(())
 	}
 
 	fn try_rows(netuid: NetUid, n: u16) -> Checked {
 		let ascends = |row: &BoundedRow<T>| {
-			row.iter().zip(row.iter().skip(1)).all(|((a, _), (b, _))| a < b)
+			row.iter()
+				.zip(row.iter().skip(1))
+				.all(|((a, _), (b, _))| a < b)
 				&& row.iter().all(|(uid, _)| *uid < n)
 		};
 		for (uid, row) in Weights::<T>::iter_prefix(netuid) {
@@ -86,7 +103,10 @@ impl<T: Config> Pallet<T> {
 		}
 		for (uid, row) in Bonds::<T>::iter_prefix(netuid) {
 			ensure!(uid < n && ascends(&row), "a bonds row is out of order");
-			ensure!(Self::has_permit(netuid, uid), "a neuron without permit has bonds");
+			ensure!(
+				Self::has_permit(netuid, uid),
+				"a neuron without permit has bonds"
+			);
 		}
 		Ok(())
 	}
@@ -94,31 +114,53 @@ impl<T: Config> Pallet<T> {
 	fn try_commits(netuid: NetUid) -> Checked {
 		let epoch = SubnetEpochIndex::<T>::get(netuid);
 		for (hotkey, queue) in WeightCommits::<T>::iter_prefix(netuid) {
-			ensure!(Uids::<T>::contains_key(netuid, &hotkey), "a stranger committed");
 			ensure!(
-				queue.iter().all(|commit| commit.reveal_epoch.saturating_add(1) >= epoch),
+				Uids::<T>::contains_key(netuid, &hotkey),
+				"a stranger committed"
+			);
+			ensure!(
+				queue
+					.iter()
+					.all(|commit| commit.reveal_epoch.saturating_add(1) >= epoch),
 				"a commit was forgotten"
 			);
 			ensure!(
-				queue.iter().zip(queue.iter().skip(1)).all(|(a, b)| a.block <= b.block),
+				queue
+					.iter()
+					.zip(queue.iter().skip(1))
+					.all(|(a, b)| a.block <= b.block),
 				"commits are out of order"
 			);
 		}
 		for hotkey in LastReveal::<T>::iter_key_prefix(netuid) {
-			ensure!(Uids::<T>::contains_key(netuid, &hotkey), "a stranger revealed");
+			ensure!(
+				Uids::<T>::contains_key(netuid, &hotkey),
+				"a stranger revealed"
+			);
 		}
 		for hotkey in Axons::<T>::iter_key_prefix(netuid) {
-			ensure!(Uids::<T>::contains_key(netuid, &hotkey), "a stranger serves");
+			ensure!(
+				Uids::<T>::contains_key(netuid, &hotkey),
+				"a stranger serves"
+			);
 		}
 		Ok(())
 	}
 
 	fn try_ownership() -> Checked {
 		for (hotkey, coldkey) in Owner::<T>::iter() {
-			ensure!(OwnedHotkeys::<T>::get(&coldkey).contains(&hotkey), "a hotkey is not owned");
+			ensure!(
+				OwnedHotkeys::<T>::get(&coldkey).contains(&hotkey),
+				"a hotkey is not owned"
+			);
 		}
-		let owned: usize = OwnedHotkeys::<T>::iter().map(|(_, hotkeys)| hotkeys.len()).sum();
-		ensure!(owned == Owner::<T>::iter().count(), "a coldkey owns too much");
+		let owned: usize = OwnedHotkeys::<T>::iter()
+			.map(|(_, hotkeys)| hotkeys.len())
+			.sum();
+		ensure!(
+			owned == Owner::<T>::iter().count(),
+			"a coldkey owns too much"
+		);
 		for (hotkey, netuid, is_member) in IsNetworkMember::<T>::iter() {
 			ensure!(
 				is_member == Uids::<T>::contains_key(netuid, &hotkey),
@@ -143,8 +185,14 @@ impl<T: Config> Pallet<T> {
 			*nominators = nominators.saturating_add(is_nominator.into());
 			positions = positions.saturating_add(1);
 		}
-		ensure!(StakingHotkeys::<T>::iter().count() == positions, "an index has no stake");
-		ensure!(TotalHotkeyAlpha::<T>::iter().count() == totals.len(), "a total has no stake");
+		ensure!(
+			StakingHotkeys::<T>::iter().count() == positions,
+			"an index has no stake"
+		);
+		ensure!(
+			TotalHotkeyAlpha::<T>::iter().count() == totals.len(),
+			"a total has no stake"
+		);
 		let mut owed_rao = 0u64;
 		for ((hotkey, netuid), (total_rao, nominators)) in totals {
 			ensure!(
@@ -155,11 +203,19 @@ impl<T: Config> Pallet<T> {
 				NominatorCount::<T>::get(&hotkey, netuid) == nominators,
 				"nominators are miscounted"
 			);
-			ensure!(nominators <= T::MaxNominators::get(), "a hotkey has too many nominators");
+			ensure!(
+				nominators <= T::MaxNominators::get(),
+				"a hotkey has too many nominators"
+			);
 			owed_rao = owed_rao.saturating_add(total_rao);
 		}
-		ensure!(TotalStake::<T>::get() == owed_rao, "the total stake is wrong");
-		let pots: Vec<_> = PendingEmission::<T>::iter().chain(PendingOwnerCut::<T>::iter()).collect();
+		ensure!(
+			TotalStake::<T>::get() == owed_rao,
+			"the total stake is wrong"
+		);
+		let pots: Vec<_> = PendingEmission::<T>::iter()
+			.chain(PendingOwnerCut::<T>::iter())
+			.collect();
 		for (netuid, pot_rao) in pots {
 			ensure!(NetworksAdded::<T>::get(netuid), "a pot has no subnet");
 			owed_rao = owed_rao.saturating_add(pot_rao);

@@ -19,7 +19,10 @@ fn story_of(builder: ExtBuilder, story: impl FnOnce()) {
 	builder.build_and_execute(|| {
 		register_all(&[2_000_000, 1_000_000, 0, 0]);
 		next_epoch();
-		assert_eq!((System::block_number(), Subnet::current_epoch(NETUID)), (9, 1));
+		assert_eq!(
+			(System::block_number(), Subnet::current_epoch(NETUID)),
+			(9, 1)
+		);
 		story();
 	});
 }
@@ -80,7 +83,8 @@ fn the_pool_accepts_a_reveal_for_the_block_in_which_the_epoch_will_run() {
 		assert_ok!(commit(0, &ROW, &salt(1)));
 		run_to(18);
 		let (uids, values) = columns(&ROW);
-		let check = || Subnet::check_reveal(&hotkey(0), NETUID, &uids, &values, &salt(1), 0).is_ok();
+		let check =
+			|| Subnet::check_reveal(&hotkey(0), NETUID, &uids, &values, &salt(1), 0).is_ok();
 		assert!(!check());
 		System::set_block_number(19); // as the pool validates: hooks have not run
 		assert!(check());
@@ -91,19 +95,21 @@ fn the_pool_accepts_a_reveal_for_the_block_in_which_the_epoch_will_run() {
 #[test]
 fn a_deferred_epoch_does_not_open_the_reveal() {
 	let three = vec![secret_subnet(1), secret_subnet(2), secret_subnet(3)];
-	ExtBuilder::of(three).genesis(|g| g.max_epochs_per_block = Some(1)).build_and_execute(|| {
-		register_all(&[2_000_000, 0, 0, 0]);
-		run_to(9);
-		assert_ok!(commit(0, &ROW, &salt(1)));
-		// Subnet 2, longer without an epoch, takes the block.
-		LastEpochBlock::<Test>::insert(2, 1);
-		PendingEpochAt::<Test>::insert(2, 19);
-		run_to(19);
-		assert_eq!(PendingEpochAt::<Test>::get(1), 20);
-		assert_noop!(reveal(0, &ROW, &salt(1)), E::RevealTooEarly);
-		run_to(20);
-		assert_ok!(reveal(0, &ROW, &salt(1)));
-	});
+	ExtBuilder::of(three)
+		.genesis(|g| g.max_epochs_per_block = Some(1))
+		.build_and_execute(|| {
+			register_all(&[2_000_000, 0, 0, 0]);
+			run_to(9);
+			assert_ok!(commit(0, &ROW, &salt(1)));
+			// Subnet 2, longer without an epoch, takes the block.
+			LastEpochBlock::<Test>::insert(2, 1);
+			PendingEpochAt::<Test>::insert(2, 19);
+			run_to(19);
+			assert_eq!(PendingEpochAt::<Test>::get(1), 20);
+			assert_noop!(reveal(0, &ROW, &salt(1)), E::RevealTooEarly);
+			run_to(20);
+			assert_ok!(reveal(0, &ROW, &salt(1)));
+		});
 }
 
 #[test]
@@ -114,7 +120,10 @@ fn a_reveal_drops_older_commits_and_keeps_later_ones() {
 		run_to(19);
 		assert_ok!(commit(0, &ROW, &salt(3)));
 		assert_ok!(reveal(0, &ROW, &salt(2)));
-		assert_noop!(reveal(0, &ROW, &salt(1)), E::InvalidRevealCommitHashNotMatch);
+		assert_noop!(
+			reveal(0, &ROW, &salt(1)),
+			E::InvalidRevealCommitHashNotMatch
+		);
 		assert_noop!(reveal(0, &ROW, &salt(3)), E::RevealTooEarly);
 		run_to(29);
 		assert_ok!(reveal(0, &ROW, &salt(3)));
@@ -150,13 +159,22 @@ fn a_commit_says_why_not() {
 		let commit_on = |k, netuid| Subnet::commit_weights(signed(hotkey(k)), netuid, hash(0));
 		assert_noop!(commit_on(0, 9), E::SubnetNotExists);
 		assert_noop!(commit_on(9, NETUID), E::HotKeyNotRegisteredInSubNet);
-		let limit = HyperparamsUpdate { weights_set_rate_limit: Some(9), ..Default::default() };
-		assert_ok!(Subnet::set_hyperparams(RuntimeOrigin::root(), NETUID, limit));
+		let limit = HyperparamsUpdate {
+			weights_set_rate_limit: Some(9),
+			..Default::default()
+		};
+		assert_ok!(Subnet::set_hyperparams(
+			RuntimeOrigin::root(),
+			NETUID,
+			limit
+		));
 		assert_noop!(commit_on(0, NETUID), E::CommittingWeightsTooFast);
 		run_to(10);
 		assert_ok!(commit_on(0, NETUID));
-		let open =
-			HyperparamsUpdate { commit_reveal_weights_enabled: Some(false), ..Default::default() };
+		let open = HyperparamsUpdate {
+			commit_reveal_weights_enabled: Some(false),
+			..Default::default()
+		};
 		assert_ok!(Subnet::set_hyperparams(RuntimeOrigin::root(), NETUID, open));
 		assert_noop!(commit_on(0, NETUID), E::CommitRevealDisabled);
 		assert_noop!(reveal(0, &ROW, &salt(0)), E::CommitRevealDisabled);
@@ -171,7 +189,10 @@ fn a_revealed_vote_is_checked_like_an_open_one() {
 		run_to(19);
 		assert_noop!(reveal(2, &[(0, 1)], &salt(1)), E::NeuronNoValidatorPermit);
 		assert_noop!(reveal(0, &[(9, 1)], &salt(1)), E::UidVecContainInvalidOne);
-		assert_noop!(reveal(0, &ROW, &salt(1)), E::InvalidRevealCommitHashNotMatch);
+		assert_noop!(
+			reveal(0, &ROW, &salt(1)),
+			E::InvalidRevealCommitHashNotMatch
+		);
 	});
 }
 
@@ -197,10 +218,19 @@ fn the_sheet_is_read_from_a_long_salt_only() {
 		run_to(19);
 		assert_ok!(reveal(0, &ROW, &long));
 		assert_ok!(reveal(1, &ROW, &short));
-		let sheet: Vec<u8> = words[..16].iter().flat_map(|word| word.to_le_bytes()).collect();
+		let sheet: Vec<u8> = words[..16]
+			.iter()
+			.flat_map(|word| word.to_le_bytes())
+			.collect();
 		let sheet = Some(sp_core::H256::from_slice(&sheet));
-		assert_eq!(LastReveal::<Test>::get(NETUID, hotkey(0)), Some(Reveal { epoch: 1, sheet }));
-		let none = Some(Reveal { epoch: 1, sheet: None });
+		assert_eq!(
+			LastReveal::<Test>::get(NETUID, hotkey(0)),
+			Some(Reveal { epoch: 1, sheet })
+		);
+		let none = Some(Reveal {
+			epoch: 1,
+			sheet: None,
+		});
 		assert_eq!(LastReveal::<Test>::get(NETUID, hotkey(1)), none);
 	});
 }
@@ -216,7 +246,9 @@ fn a_uid_that_changes_hands_between_commit_and_reveal_inherits_nothing() {
 			assert_ok!(commit(k, &ROW, &salt(1)));
 		}
 		run_to(15);
-		Emission::<Test>::mutate(NETUID, |column| *column = Column::<Test, _>::truncate_from(vec![9, 9, 0, 9]));
+		Emission::<Test>::mutate(NETUID, |column| {
+			*column = Column::<Test, _>::truncate_from(vec![9, 9, 0, 9])
+		});
 		register(4);
 		assert_eq!(Uids::<Test>::get(NETUID, hotkey(4)), Some(2));
 		run_to(19);
@@ -249,7 +281,9 @@ fn a_target_registered_in_the_very_block_of_the_commit_gets_nothing() {
 	let full = ExtBuilder::secret().with(|h| h.max_allowed_uids = Some(4));
 	story_of(full, || {
 		assert_ok!(commit(0, &ROW, &salt(1)));
-		Emission::<Test>::mutate(NETUID, |column| *column = Column::<Test, _>::truncate_from(vec![9, 9, 0, 9]));
+		Emission::<Test>::mutate(NETUID, |column| {
+			*column = Column::<Test, _>::truncate_from(vec![9, 9, 0, 9])
+		});
 		register(4);
 		run_to(19);
 		assert_ok!(reveal(0, &ROW, &salt(1)));
@@ -261,8 +295,15 @@ fn a_target_registered_in_the_very_block_of_the_commit_gets_nothing() {
 fn a_change_of_the_period_moves_no_commit() {
 	secret(|| {
 		assert_ok!(commit(0, &ROW, &salt(1)));
-		let later = HyperparamsUpdate { reveal_period_epochs: Some(2), ..Default::default() };
-		assert_ok!(Subnet::set_hyperparams(RuntimeOrigin::root(), NETUID, later));
+		let later = HyperparamsUpdate {
+			reveal_period_epochs: Some(2),
+			..Default::default()
+		};
+		assert_ok!(Subnet::set_hyperparams(
+			RuntimeOrigin::root(),
+			NETUID,
+			later
+		));
 		run_to(19);
 		assert_ok!(reveal(0, &ROW, &salt(1)));
 		assert_ok!(commit(0, &ROW, &salt(2)));
@@ -278,7 +319,9 @@ fn a_pruned_voter_leaves_no_promises() {
 	let full = ExtBuilder::secret().with(|h| h.max_allowed_uids = Some(4));
 	story_of(full, || {
 		assert_ok!(commit(3, &[(3, 1)], &salt(1)));
-		Emission::<Test>::mutate(NETUID, |column| *column = Column::<Test, _>::truncate_from(vec![9, 9, 9, 0]));
+		Emission::<Test>::mutate(NETUID, |column| {
+			*column = Column::<Test, _>::truncate_from(vec![9, 9, 9, 0])
+		});
 		register(4);
 		assert!(WeightCommits::<Test>::get(NETUID, hotkey(3)).is_empty());
 	});

@@ -1,27 +1,61 @@
 //! Random calls from random accounts: no invariant breaks, and no rao appears or disappears.
 
 use crate::{mock::*, *};
-use frame_support::traits::{
-	fungible::Mutate,
-	tokens::Preservation,
-};
+use frame_support::traits::{fungible::Mutate, tokens::Preservation};
 use proptest::prelude::*;
 
 /// One thing that somebody does, by neuron number.
 #[derive(Clone, Debug)]
 enum Act {
 	Blocks(u64),
-	Register { k: u64, netuid: NetUid },
-	AddStake { who: u64, k: u64, netuid: NetUid, rao: u64 },
-	RemoveStake { who: u64, k: u64, netuid: NetUid, rao: u64 },
-	RemoveAll { who: u64, k: u64, netuid: NetUid },
-	Serve { k: u64, port: u16 },
-	Vote { k: u64, row: Row },
-	Commit { k: u64, row: Row, salt: u8 },
-	Reveal { k: u64, row: Row, salt: u8 },
+	Register {
+		k: u64,
+		netuid: NetUid,
+	},
+	AddStake {
+		who: u64,
+		k: u64,
+		netuid: NetUid,
+		rao: u64,
+	},
+	RemoveStake {
+		who: u64,
+		k: u64,
+		netuid: NetUid,
+		rao: u64,
+	},
+	RemoveAll {
+		who: u64,
+		k: u64,
+		netuid: NetUid,
+	},
+	Serve {
+		k: u64,
+		port: u16,
+	},
+	Vote {
+		k: u64,
+		row: Row,
+	},
+	Commit {
+		k: u64,
+		row: Row,
+		salt: u8,
+	},
+	Reveal {
+		k: u64,
+		row: Row,
+		salt: u8,
+	},
 	Shares(Vec<(NetUid, u16)>),
-	Hyperparams { netuid: NetUid, update: HyperparamsUpdate },
-	Gift { who: u64, rao: u64 },
+	Hyperparams {
+		netuid: NetUid,
+		update: HyperparamsUpdate,
+	},
+	Gift {
+		who: u64,
+		rao: u64,
+	},
 }
 
 fn acts() -> impl Strategy<Value = Act> {
@@ -29,7 +63,8 @@ fn acts() -> impl Strategy<Value = Act> {
 	let netuid = || 1u16..=3;
 	let rao = || prop_oneof![0u64..5_000, 0u64..WEALTH];
 	let row = || {
-		let few = proptest::collection::btree_map(0u16..6, prop_oneof![Just(0), any::<u16>()], 0..4);
+		let few =
+			proptest::collection::btree_map(0u16..6, prop_oneof![Just(0), any::<u16>()], 0..4);
 		few.prop_map(|row| row.into_iter().collect::<Row>())
 	};
 	prop_oneof![
@@ -52,7 +87,10 @@ fn acts() -> impl Strategy<Value = Act> {
 }
 
 fn updates() -> impl Strategy<Value = HyperparamsUpdate> {
-	let flags = (proptest::option::of(any::<bool>()), proptest::option::of(any::<bool>()));
+	let flags = (
+		proptest::option::of(any::<bool>()),
+		proptest::option::of(any::<bool>()),
+	);
 	let numbers = (
 		proptest::option::of(0u16..15),
 		proptest::option::of(1u16..12),
@@ -79,36 +117,41 @@ fn perform(act: Act) {
 		Act::Blocks(n) => {
 			run_to(System::block_number() + n);
 			Ok(())
-		},
+		}
 		Act::Register { k, netuid } => {
 			Subnet::burned_register(signed(coldkey(k)), netuid, hotkey(k))
-		},
-		Act::AddStake { who, k, netuid, rao } => {
-			Subnet::add_stake(signed(coldkey(who)), hotkey(k), netuid, rao)
-		},
-		Act::RemoveStake { who, k, netuid, rao } => {
-			Subnet::remove_stake(signed(coldkey(who)), hotkey(k), netuid, rao)
-		},
+		}
+		Act::AddStake {
+			who,
+			k,
+			netuid,
+			rao,
+		} => Subnet::add_stake(signed(coldkey(who)), hotkey(k), netuid, rao),
+		Act::RemoveStake {
+			who,
+			k,
+			netuid,
+			rao,
+		} => Subnet::remove_stake(signed(coldkey(who)), hotkey(k), netuid, rao),
 		Act::RemoveAll { who, k, netuid } => {
 			let rao = Stake::<Test>::get((netuid, hotkey(k), coldkey(who)));
 			Subnet::remove_stake(signed(coldkey(who)), hotkey(k), netuid, rao)
-		},
+		}
 		Act::Serve { k, port } => serve(k, "8.8.8.8", port),
 		Act::Vote { k, row } => vote(k, &row),
 		Act::Commit { k, row, salt: byte } => commit(k, &row, &salt(byte)),
 		Act::Reveal { k, row, salt: byte } => reveal(k, &row, &salt(byte)),
-		Act::Shares(shares) => Subnet::set_emission_shares(
-			RuntimeOrigin::root(),
-			shares.try_into().unwrap(),
-		),
+		Act::Shares(shares) => {
+			Subnet::set_emission_shares(RuntimeOrigin::root(), shares.try_into().unwrap())
+		}
 		Act::Hyperparams { netuid, update } => {
 			Subnet::set_hyperparams(RuntimeOrigin::root(), netuid, update)
-		},
+		}
 		Act::Gift { who, rao } => {
 			let (from, to) = (coldkey(who), Subnet::account_id());
 			let keep = Preservation::Preserve;
 			<Balances as Mutate<_>>::transfer(&from, &to, rao, keep).map(drop)
-		},
+		}
 	};
 }
 
@@ -137,5 +180,7 @@ proptest! {
 
 /// The sum of all balances.
 fn all_accounts() -> u64 {
-	frame_system::Account::<Test>::iter().map(|(_, account)| account.data.free).sum()
+	frame_system::Account::<Test>::iter()
+		.map(|(_, account)| account.data.free)
+		.sum()
 }

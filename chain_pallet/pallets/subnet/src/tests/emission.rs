@@ -30,7 +30,10 @@ fn every_block_mints_its_emission_into_the_account() {
 		let issuance = Balances::total_issuance();
 		run_to(2);
 		assert_eq!(Balances::total_issuance() - issuance, 1_000_000_000);
-		assert_eq!(Balances::total_balance(&Subnet::account_id()), 2_000_000_000);
+		assert_eq!(
+			Balances::total_balance(&Subnet::account_id()),
+			2_000_000_000
+		);
 	});
 }
 
@@ -52,7 +55,10 @@ fn root_sets_the_shares() {
 		assert_eq!(next_block_parts(), [333_333_334, 333_333_333, 333_333_333]);
 
 		assert_noop!(shares(&[(1, 0)]), Error::<Test>::InvalidEmissionShares);
-		assert_noop!(shares(&[(1, 1), (1, 2)]), Error::<Test>::InvalidEmissionShares);
+		assert_noop!(
+			shares(&[(1, 1), (1, 2)]),
+			Error::<Test>::InvalidEmissionShares
+		);
 		assert_noop!(shares(&[(9, 1)]), Error::<Test>::InvalidEmissionShares);
 		let signed = Subnet::set_emission_shares(signed(OWNER), Default::default());
 		assert_noop!(signed, sp_runtime::DispatchError::BadOrigin);
@@ -71,14 +77,23 @@ fn genesis_sets_the_shares() {
 
 #[test]
 fn the_owner_gets_its_cut_as_stake_on_its_hotkey() {
-	ExtBuilder::default().with(|h| h.owner_cut = Some(11_796)).build_and_execute(|| {
-		register_all(&[5_000]);
-		next_epoch();
-		let cut = 9 * (1_000_000_000 * 11_796 / 65_535);
-		assert_eq!(Stake::<Test>::get((NETUID, OWNER, OWNER)), cut);
-		let Some(Event::EpochRan { owner_rao, emission_rao, .. }) = epoch_ran() else { panic!() };
-		assert_eq!((owner_rao, emission_rao), (cut, 9_000_000_000 - cut));
-	});
+	ExtBuilder::default()
+		.with(|h| h.owner_cut = Some(11_796))
+		.build_and_execute(|| {
+			register_all(&[5_000]);
+			next_epoch();
+			let cut = 9 * (1_000_000_000 * 11_796 / 65_535);
+			assert_eq!(Stake::<Test>::get((NETUID, OWNER, OWNER)), cut);
+			let Some(Event::EpochRan {
+				owner_rao,
+				emission_rao,
+				..
+			}) = epoch_ran()
+			else {
+				panic!()
+			};
+			assert_eq!((owner_rao, emission_rao), (cut, 9_000_000_000 - cut));
+		});
 }
 
 #[test]
@@ -89,7 +104,10 @@ fn the_first_epoch_pays_by_stake() {
 		assert_eq!(stake_of(0), 3_000_000 + 6_750_000_000);
 		assert_eq!(stake_of(1), 1_000_000 + 2_250_000_000);
 		assert_eq!(stake_of(2), 0);
-		assert_eq!(Emission::<Test>::get(NETUID).into_inner(), [6_750_000_000, 2_250_000_000, 0]);
+		assert_eq!(
+			Emission::<Test>::get(NETUID).into_inner(),
+			[6_750_000_000, 2_250_000_000, 0]
+		);
 	});
 }
 
@@ -103,12 +121,21 @@ fn miners_and_validators_get_half_each() {
 		next_epoch();
 		assert_eq!(stake_of(1), 5_000_000_000);
 		assert_eq!(stake_of(0) - staked, 5_000_000_000);
-		let Some(Event::EpochRan { server_rao, validator_rao, dust_rao, epoch, block, .. }) =
-			epoch_ran()
+		let Some(Event::EpochRan {
+			server_rao,
+			validator_rao,
+			dust_rao,
+			epoch,
+			block,
+			..
+		}) = epoch_ran()
 		else {
 			panic!("no epoch")
 		};
-		assert_eq!((server_rao, validator_rao, dust_rao), (5_000_000_000, 5_000_000_000, 0));
+		assert_eq!(
+			(server_rao, validator_rao, dust_rao),
+			(5_000_000_000, 5_000_000_000, 0)
+		);
 		assert_eq!((epoch, block), (1, 19));
 	});
 }
@@ -134,11 +161,19 @@ fn incentive_belongs_to_the_hotkeys_owner_alone() {
 	ExtBuilder::default().build_and_execute(|| {
 		register_all(&[1_000_000, 0]);
 		next_epoch();
-		assert_ok!(Subnet::add_stake(signed(NOMINATOR), hotkey(1), NETUID, 1_000));
+		assert_ok!(Subnet::add_stake(
+			signed(NOMINATOR),
+			hotkey(1),
+			NETUID,
+			1_000
+		));
 		assert_ok!(vote(0, &[(1, 1)]));
 		next_epoch();
 		assert_eq!(Stake::<Test>::get((NETUID, hotkey(1), NOMINATOR)), 1_000);
-		assert_eq!(Stake::<Test>::get((NETUID, hotkey(1), coldkey(1))), 5_000_000_000);
+		assert_eq!(
+			Stake::<Test>::get((NETUID, hotkey(1), coldkey(1))),
+			5_000_000_000
+		);
 	});
 }
 
@@ -147,14 +182,22 @@ fn dust_stays_in_the_pot_for_the_next_epoch() {
 	ExtBuilder::default().build_and_execute(|| {
 		register_all(&[1_000, 1_000, 1_000]);
 		next_epoch();
-		let Some(Event::EpochRan { emission_rao, validator_rao, dust_rao, .. }) = epoch_ran() else {
+		let Some(Event::EpochRan {
+			emission_rao,
+			validator_rao,
+			dust_rao,
+			..
+		}) = epoch_ran()
+		else {
 			panic!("no epoch")
 		};
 		assert!(dust_rao > 0);
 		assert_eq!(validator_rao + dust_rao, emission_rao);
 		assert_eq!(PendingEmission::<Test>::get(NETUID), dust_rao);
 		next_epoch();
-		let Some(Event::EpochRan { emission_rao, .. }) = epoch_ran() else { panic!("no epoch") };
+		let Some(Event::EpochRan { emission_rao, .. }) = epoch_ran() else {
+			panic!("no epoch")
+		};
 		assert_eq!(emission_rao, 10_000_000_000 + dust_rao);
 	});
 }

@@ -7,8 +7,10 @@ use crate::{mock::*, *};
 use frame_support::assert_ok;
 use serde_json::Value;
 
-const VECTORS: &str =
-	include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tests/vectors/yuma.json"));
+const VECTORS: &str = include_str!(concat!(
+	env!("CARGO_MANIFEST_DIR"),
+	"/../../../tests/vectors/yuma.json"
+));
 
 fn numbers(value: &Value) -> Vec<u64> {
 	let number = |entry: &Value| entry.as_u64().or(entry.as_bool().map(u64::from)).unwrap();
@@ -16,14 +18,22 @@ fn numbers(value: &Value) -> Vec<u64> {
 }
 
 fn row(value: &Value) -> Row {
-	let entry = |entry: &Value| (entry[0].as_u64().unwrap() as u16, entry[1].as_u64().unwrap() as u16);
+	let entry = |entry: &Value| {
+		(
+			entry[0].as_u64().unwrap() as u16,
+			entry[1].as_u64().unwrap() as u16,
+		)
+	};
 	let mut row: Row = value.as_array().unwrap().iter().map(entry).collect();
 	row.sort_unstable();
 	row
 }
 
 fn int<N: TryFrom<i64>>(value: &Value) -> N {
-	value.as_i64().and_then(|value| N::try_from(value).ok()).unwrap()
+	value
+		.as_i64()
+		.and_then(|value| N::try_from(value).ok())
+		.unwrap()
 }
 
 /// The scenario's subnet, past the bounds that production keeps.
@@ -66,7 +76,9 @@ fn weights(step: &Value) {
 }
 
 fn epoch(step: &Value, stakes: &[u64]) {
-	(0..).zip(stakes).for_each(|(k, stake)| set_stake(k, *stake));
+	(0..)
+		.zip(stakes)
+		.for_each(|(k, stake)| set_stake(k, *stake));
 	let emission: u64 = int(&step["emission"]);
 	PendingEmission::<Test>::insert(NETUID, emission);
 	set_stake(0, stakes[0]); // and brings the account's balance up to the books
@@ -78,7 +90,12 @@ fn epoch(step: &Value, stakes: &[u64]) {
 	let expect = &step["expect"];
 	let check = |name: &str, found: Vec<u64>| {
 		if expect[name] != "omitted" {
-			assert_eq!(found, numbers(&expect[name]), "{name} in block {}", System::block_number());
+			assert_eq!(
+				found,
+				numbers(&expect[name]),
+				"{name} in block {}",
+				System::block_number()
+			);
 		}
 	};
 	let u16s = |column: Column<Test, u16>| column.into_iter().map(u64::from).collect();
@@ -93,13 +110,24 @@ fn epoch(step: &Value, stakes: &[u64]) {
 	check("emission", Emission::<Test>::get(NETUID).into_inner());
 	if expect["bonds"] != "omitted" {
 		for (uid, bonds) in (0..).zip(expect["bonds"].as_array().unwrap()) {
-			assert_eq!(Bonds::<Test>::get(NETUID, uid).into_inner(), row(bonds), "bonds of {uid}");
+			assert_eq!(
+				Bonds::<Test>::get(NETUID, uid).into_inner(),
+				row(bonds),
+				"bonds of {uid}"
+			);
 		}
 	}
 	// Every payment arrived: what stakes grew by is what the vector paid out.
-	let parts = [numbers(&expect["server_emission"]), numbers(&expect["validator_emission"])];
+	let parts = [
+		numbers(&expect["server_emission"]),
+		numbers(&expect["validator_emission"]),
+	];
 	for (k, stake) in (0..stakes.len()).zip(stakes) {
-		assert_eq!(stake_of(k as u64) - stake, parts[0][k] + parts[1][k], "payment of {k}");
+		assert_eq!(
+			stake_of(k as u64) - stake,
+			parts[0][k] + parts[1][k],
+			"payment of {k}"
+		);
 	}
 	let paid: u64 = parts.iter().flatten().sum();
 	assert_eq!(PendingEmission::<Test>::get(NETUID), emission - paid);
@@ -117,28 +145,36 @@ fn reregister(step: &Value, stakes: &mut [u64]) {
 }
 
 fn replay(scenario: &Value) {
-	let slow = HyperparamsUpdate { burn: Some(PRICE), ..subnet(NETUID).hyperparams };
-	ExtBuilder::default().with(|h| *h = slow.clone()).build().execute_with(|| {
-		let mut stakes = set_up(&scenario["config"]);
-		for step in scenario["steps"].as_array().unwrap() {
-			match step["op"].as_str().unwrap() {
-				"block" => System::set_block_number(int(&step["to"])),
-				"weights" => weights(step),
-				"epoch" => epoch(step, &stakes),
-				"reregister" => reregister(step, &mut stakes),
-				"last_step" => {
-					LastMechansimStepBlock::<Test>::insert(NETUID, int::<u64>(&step["to"]))
-				},
-				"drop_bonds_on" => {
-					for uid in 0..SubnetworkN::<Test>::get(NETUID) {
-						let target: Uid = int(&step["uid"]);
-						Bonds::<Test>::mutate(NETUID, uid, |row| row.retain(|(on, _)| *on != target));
+	let slow = HyperparamsUpdate {
+		burn: Some(PRICE),
+		..subnet(NETUID).hyperparams
+	};
+	ExtBuilder::default()
+		.with(|h| *h = slow.clone())
+		.build()
+		.execute_with(|| {
+			let mut stakes = set_up(&scenario["config"]);
+			for step in scenario["steps"].as_array().unwrap() {
+				match step["op"].as_str().unwrap() {
+					"block" => System::set_block_number(int(&step["to"])),
+					"weights" => weights(step),
+					"epoch" => epoch(step, &stakes),
+					"reregister" => reregister(step, &mut stakes),
+					"last_step" => {
+						LastMechansimStepBlock::<Test>::insert(NETUID, int::<u64>(&step["to"]))
 					}
-				},
-				other => panic!("unknown step {other}"),
+					"drop_bonds_on" => {
+						for uid in 0..SubnetworkN::<Test>::get(NETUID) {
+							let target: Uid = int(&step["uid"]);
+							Bonds::<Test>::mutate(NETUID, uid, |row| {
+								row.retain(|(on, _)| *on != target)
+							});
+						}
+					}
+					other => panic!("unknown step {other}"),
+				}
 			}
-		}
-	});
+		});
 }
 
 #[test]

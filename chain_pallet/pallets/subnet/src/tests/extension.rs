@@ -13,7 +13,14 @@ fn pool(k: u64, call: Call<Test>) -> Result<(), u8> {
 	let call = RuntimeCall::Subnet(call);
 	let info = call.get_dispatch_info();
 	CheckFreeCalls::<Test>::new()
-		.validate_only(signed(hotkey(k)), &call, &info, 0, TransactionSource::External, 0)
+		.validate_only(
+			signed(hotkey(k)),
+			&call,
+			&info,
+			0,
+			TransactionSource::External,
+			0,
+		)
 		.map(drop)
 		.map_err(code)
 }
@@ -25,7 +32,9 @@ fn include(k: u64, call: Call<Test>) -> Result<(), u8> {
 	let guard = CheckFreeCalls::<Test>::new();
 	let dispatched = guard.dispatch_transaction(signed(hotkey(k)), call, &info, 0, 0);
 	// What the guard lets in succeeds.
-	dispatched.map(|result| assert!(result.is_ok(), "{result:?}")).map_err(code)
+	dispatched
+		.map(|result| assert!(result.is_ok(), "{result:?}"))
+		.map_err(code)
 }
 
 fn code(error: TransactionValidityError) -> u8 {
@@ -59,12 +68,21 @@ fn vote_call(netuid: NetUid, uids: &[Uid], values: &[u16]) -> Call<Test> {
 }
 
 fn commit_call(byte: u8) -> Call<Test> {
-	Call::commit_weights { netuid: NETUID, commit_hash: hash(byte) }
+	Call::commit_weights {
+		netuid: NETUID,
+		commit_hash: hash(byte),
+	}
 }
 
 fn reveal_call() -> Call<Test> {
 	let (uids, values) = columns(&[(1, 1)]);
-	Call::reveal_weights { netuid: NETUID, uids, values, salt: salt(1), version_key: 0 }
+	Call::reveal_weights {
+		netuid: NETUID,
+		uids,
+		values,
+		salt: salt(1),
+		version_key: 0,
+	}
 }
 
 #[test]
@@ -100,7 +118,10 @@ fn the_pool_answers_with_upstreams_codes() {
 		assert_eq!(include(0, vote_call(NETUID, &[1], &[1])), Ok(()));
 		assert_eq!(pool(0, vote_call(NETUID, &[1], &[1])), Err(6));
 
-		let much = HyperparamsUpdate { stake_threshold_rao: Some(u64::MAX), ..Default::default() };
+		let much = HyperparamsUpdate {
+			stake_threshold_rao: Some(u64::MAX),
+			..Default::default()
+		};
 		assert_ok!(Subnet::set_hyperparams(RuntimeOrigin::root(), NETUID, much));
 		assert_eq!(pool(0, vote_call(NETUID, &[1], &[1])), Err(1));
 	});
@@ -130,10 +151,15 @@ fn of_many_queued_calls_only_those_that_succeed_take_space() {
 		register_all(&[2_000_000]);
 		next_epoch();
 		let queued = |call: &dyn Fn(u8) -> Call<Test>| (0..100).map(call).collect::<Vec<_>>();
-		for calls in [queued(&commit_call), queued(&|_| serve_call(0x0808_0808, 80, 4))] {
+		for calls in [
+			queued(&commit_call),
+			queued(&|_| serve_call(0x0808_0808, 80, 4)),
+		] {
 			// The pool accepts them all, for none has run yet.
 			assert!(calls.iter().all(|call| pool(0, call.clone()).is_ok()));
-			let included = calls.into_iter().filter(|call| include(0, call.clone()).is_ok());
+			let included = calls
+				.into_iter()
+				.filter(|call| include(0, call.clone()).is_ok());
 			assert_eq!(included.count(), 1);
 		}
 	});
@@ -147,7 +173,16 @@ fn of_many_queued_calls_only_those_that_succeed_take_space() {
 #[test]
 fn paid_calls_and_other_pallets_pass() {
 	ExtBuilder::default().build_and_execute(|| {
-		assert_eq!(pool(0, Call::burned_register { netuid: 9, hotkey: 1 }), Ok(()));
+		assert_eq!(
+			pool(
+				0,
+				Call::burned_register {
+					netuid: 9,
+					hotkey: 1
+				}
+			),
+			Ok(())
+		);
 		let call = RuntimeCall::System(frame_system::Call::remark { remark: vec![] });
 		let info = call.get_dispatch_info();
 		let guard = CheckFreeCalls::<Test>::new();

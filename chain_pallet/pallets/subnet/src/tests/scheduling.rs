@@ -49,14 +49,27 @@ fn what_exceeds_the_cap_is_deferred_and_not_lost() {
 			PendingEpochAt::<Test>::insert(netuid, 6);
 		}
 		run_to(6);
-		let deferred = |netuid| Event::EpochDeferred { netuid, from_block: 6, to_block: 7 };
-		assert_eq!(events().iter().filter(|e| matches!(e, Event::EpochRan { .. })).count(), 2);
+		let deferred = |netuid| Event::EpochDeferred {
+			netuid,
+			from_block: 6,
+			to_block: 7,
+		};
+		assert_eq!(
+			events()
+				.iter()
+				.filter(|e| matches!(e, Event::EpochRan { .. }))
+				.count(),
+			2
+		);
 		for netuid in 3..=5 {
 			assert!(events().contains(&deferred(netuid)));
 			assert_eq!(Subnet::next_epoch_start_block(netuid), Some(7));
 		}
 		let blocks = blocks_with_epochs(&[1, 2, 3, 4, 5], 18);
-		assert_eq!(blocks, [vec![16], vec![16], vec![7, 17], vec![7, 17], vec![8, 18]]);
+		assert_eq!(
+			blocks,
+			[vec![16], vec![16], vec![7, 17], vec![7, 17], vec![8, 18]]
+		);
 	});
 }
 
@@ -81,8 +94,15 @@ fn a_tempo_of_zero_pauses_a_subnet() {
 	ExtBuilder::default().build_and_execute(|| {
 		register(0);
 		let tempo = |tempo| {
-			let update = HyperparamsUpdate { tempo: Some(tempo), ..Default::default() };
-			assert_ok!(Subnet::set_hyperparams(RuntimeOrigin::root(), NETUID, update));
+			let update = HyperparamsUpdate {
+				tempo: Some(tempo),
+				..Default::default()
+			};
+			assert_ok!(Subnet::set_hyperparams(
+				RuntimeOrigin::root(),
+				NETUID,
+				update
+			));
 		};
 		tempo(0);
 		assert_eq!(Subnet::next_epoch_start_block(NETUID), None);
@@ -97,7 +117,13 @@ fn the_pot_of_an_empty_subnet_waits_for_its_first_neuron() {
 	ExtBuilder::default().build_and_execute(|| {
 		run_to(9);
 		let pot = PendingEmission::<Test>::get(NETUID);
-		let Some(Event::EpochRan { neurons: 0, emission_rao, dust_rao, .. }) = epoch_ran() else {
+		let Some(Event::EpochRan {
+			neurons: 0,
+			emission_rao,
+			dust_rao,
+			..
+		}) = epoch_ran()
+		else {
 			panic!("no epoch")
 		};
 		assert_eq!((emission_rao, dust_rao), (pot, pot));
@@ -114,7 +140,10 @@ fn an_inconsistent_registry_skips_the_epoch_and_keeps_the_pot() {
 		register_all(&[5_000, 0]);
 		Keys::<Test>::insert(NETUID, 1, hotkey(0));
 		run_to(9);
-		assert!(events().contains(&Event::EpochSkipped { netuid: NETUID, block: 9 }));
+		assert!(events().contains(&Event::EpochSkipped {
+			netuid: NETUID,
+			block: 9
+		}));
 		assert_eq!(Balances::free_balance(Subnet::account_id()), owed());
 		assert_eq!(BlocksSinceLastStep::<Test>::get(NETUID), 9);
 		assert_eq!(Subnet::next_epoch_start_block(NETUID), Some(19));

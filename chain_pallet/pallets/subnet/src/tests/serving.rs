@@ -11,8 +11,14 @@ fn a_neuron_publishes_its_address() {
 		register(0);
 		assert_ok!(serve(0, "8.8.8.8", 8091));
 		let axon = Axons::<Test>::get(NETUID, hotkey(0)).unwrap();
-		assert_eq!((axon.ip, axon.port, axon.ip_type, axon.block), (0x0808_0808, 8091, 4, 1));
-		assert!(events().contains(&Event::AxonServed { netuid: NETUID, hotkey: hotkey(0) }));
+		assert_eq!(
+			(axon.ip, axon.port, axon.ip_type, axon.block),
+			(0x0808_0808, 8091, 4, 1)
+		);
+		assert!(events().contains(&Event::AxonServed {
+			netuid: NETUID,
+			hotkey: hotkey(0)
+		}));
 		assert_ok!(serve(0, "2606:4700::1111", 8091));
 		assert_eq!(Axons::<Test>::get(NETUID, hotkey(0)).unwrap().ip_type, 6);
 	});
@@ -20,27 +26,43 @@ fn a_neuron_publishes_its_address() {
 
 #[test]
 fn serving_says_why_not() {
-	ExtBuilder::default().with(|h| h.serving_rate_limit = Some(5)).build_and_execute(|| {
-		assert_noop!(serve(0, "8.8.8.8", 80), E::HotKeyNotRegisteredInNetwork);
-		register(0);
-		let raw = |ip, ip_type| {
-			Subnet::serve_axon(signed(hotkey(0)), NETUID, 1, ip, 80, ip_type, 0, 0, 0)
-		};
-		assert_noop!(raw(0x0808_0808, 5), E::InvalidIpType);
-		assert_noop!(raw(1 << 32, 4), E::InvalidIpAddress);
-		assert_noop!(serve(0, "8.8.8.8", 0), E::InvalidPort);
-		assert_ok!(serve(0, "8.8.8.8", 80));
-		run_to(5);
-		assert_noop!(serve(0, "8.8.8.8", 80), E::ServingRateLimitExceeded);
-		run_to(6);
-		assert_ok!(serve(0, "8.8.8.8", 80));
-	});
+	ExtBuilder::default()
+		.with(|h| h.serving_rate_limit = Some(5))
+		.build_and_execute(|| {
+			assert_noop!(serve(0, "8.8.8.8", 80), E::HotKeyNotRegisteredInNetwork);
+			register(0);
+			let raw = |ip, ip_type| {
+				Subnet::serve_axon(signed(hotkey(0)), NETUID, 1, ip, 80, ip_type, 0, 0, 0)
+			};
+			assert_noop!(raw(0x0808_0808, 5), E::InvalidIpType);
+			assert_noop!(raw(1 << 32, 4), E::InvalidIpAddress);
+			assert_noop!(serve(0, "8.8.8.8", 0), E::InvalidPort);
+			assert_ok!(serve(0, "8.8.8.8", 80));
+			run_to(5);
+			assert_noop!(serve(0, "8.8.8.8", 80), E::ServingRateLimitExceeded);
+			run_to(6);
+			assert_ok!(serve(0, "8.8.8.8", 80));
+		});
 }
 
 #[test]
 fn private_addresses_are_for_local_networks() {
-	let private = ["127.0.0.1", "192.168.0.1", "10.0.0.1", "100.64.0.1", "::1", "fd00::1"];
-	let nowhere = ["0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.2.1", "ff02::1", "::"];
+	let private = [
+		"127.0.0.1",
+		"192.168.0.1",
+		"10.0.0.1",
+		"100.64.0.1",
+		"::1",
+		"fd00::1",
+	];
+	let nowhere = [
+		"0.0.0.0",
+		"224.0.0.1",
+		"255.255.255.255",
+		"192.0.2.1",
+		"ff02::1",
+		"::",
+	];
 	ExtBuilder::default().build_and_execute(|| {
 		register(0);
 		for ip in private.iter().chain(&nowhere) {

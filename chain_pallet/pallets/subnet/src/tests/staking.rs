@@ -28,7 +28,10 @@ fn a_nominator_stakes_and_takes_it_back() {
 			amount_rao: 5_000
 		}));
 		let position = &Subnet::stake_positions(&NOMINATOR)[0];
-		assert_eq!((position.hotkey, position.stake_rao, position.is_registered), (hotkey(0), 5_000, true));
+		assert_eq!(
+			(position.hotkey, position.stake_rao, position.is_registered),
+			(hotkey(0), 5_000, true)
+		);
 
 		assert_ok!(unstake(NOMINATOR, 0, 5_000));
 		assert_eq!(Balances::balance(&NOMINATOR), WEALTH);
@@ -49,7 +52,10 @@ fn stakes_of_several_coldkeys_and_subnets_stay_apart() {
 		assert_eq!(TotalHotkeyAlpha::<Test>::get(hotkey(0), 2), 9_000);
 		assert_eq!(TotalStake::<Test>::get(), 21_000);
 		assert_eq!(Subnet::stake_positions(&NOMINATOR).len(), 2);
-		assert_noop!(unstake(NOMINATOR, 0, 5_001), Error::<Test>::NotEnoughStakeToWithdraw);
+		assert_noop!(
+			unstake(NOMINATOR, 0, 5_001),
+			Error::<Test>::NotEnoughStakeToWithdraw
+		);
 	});
 }
 
@@ -59,9 +65,15 @@ fn stake_needs_a_subnet_an_owned_hotkey_and_the_money() {
 		register(0);
 		let to = |hotkey, netuid, rao| Subnet::add_stake(signed(NOMINATOR), hotkey, netuid, rao);
 		assert_noop!(to(hotkey(0), 9, 5_000), Error::<Test>::SubnetNotExists);
-		assert_noop!(to(hotkey(1), NETUID, 5_000), Error::<Test>::HotKeyAccountNotExists);
+		assert_noop!(
+			to(hotkey(1), NETUID, 5_000),
+			Error::<Test>::HotKeyAccountNotExists
+		);
 		assert_noop!(to(hotkey(0), NETUID, 999), Error::<Test>::AmountTooLow);
-		assert_noop!(to(hotkey(0), NETUID, WEALTH), Error::<Test>::NotEnoughBalanceToStake);
+		assert_noop!(
+			to(hotkey(0), NETUID, WEALTH),
+			Error::<Test>::NotEnoughBalanceToStake
+		);
 		assert_ok!(to(hotkey(0), NETUID, WEALTH - 500)); // all but what keeps the account
 	});
 }
@@ -95,13 +107,15 @@ fn a_hotkey_has_a_bounded_number_of_nominators_and_always_room_for_its_owner() {
 
 #[test]
 fn stake_outlives_the_slot() {
-	ExtBuilder::default().with(|h| h.max_allowed_uids = Some(1)).build_and_execute(|| {
-		register(0);
-		assert_ok!(stake(NOMINATOR, 0, 5_000));
-		register(1);
-		assert!(!Subnet::stake_positions(&NOMINATOR)[0].is_registered);
-		assert_ok!(unstake(NOMINATOR, 0, 5_000));
-	});
+	ExtBuilder::default()
+		.with(|h| h.max_allowed_uids = Some(1))
+		.build_and_execute(|| {
+			register(0);
+			assert_ok!(stake(NOMINATOR, 0, 5_000));
+			register(1);
+			assert!(!Subnet::stake_positions(&NOMINATOR)[0].is_registered);
+			assert_ok!(unstake(NOMINATOR, 0, 5_000));
+		});
 }
 
 #[test]
@@ -111,9 +125,14 @@ fn a_gift_to_the_account_is_shared_out_with_the_next_block() {
 		let before = owed();
 		let account = Subnet::account_id();
 		let keep = frame_support::traits::tokens::Preservation::Preserve;
-		assert_ok!(<Balances as Mutate<_>>::transfer(&NOMINATOR, &account, 1_234, keep));
+		assert_ok!(<Balances as Mutate<_>>::transfer(
+			&NOMINATOR, &account, 1_234, keep
+		));
 		assert_ok!(Subnet::do_try_state());
 		run_to(2);
-		assert_eq!(owed() - before, 1_234 + block_emission_rao(Balances::total_issuance()));
+		assert_eq!(
+			owed() - before,
+			1_234 + block_emission_rao(Balances::total_issuance())
+		);
 	});
 }

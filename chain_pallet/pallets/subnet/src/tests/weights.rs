@@ -13,7 +13,11 @@ fn with_permits(builder: ExtBuilder, story: impl FnOnce()) {
 }
 
 fn change(update: HyperparamsUpdate) {
-	assert_ok!(Subnet::set_hyperparams(RuntimeOrigin::root(), NETUID, update));
+	assert_ok!(Subnet::set_hyperparams(
+		RuntimeOrigin::root(),
+		NETUID,
+		update
+	));
 }
 
 #[test]
@@ -22,7 +26,10 @@ fn a_row_is_stored_sorted_scaled_and_with_its_zeros() {
 		assert_ok!(vote(0, &[(3, 50), (1, 0), (2, 100)]));
 		assert_eq!(weights_of(0), [(1, 0), (2, 65_535), (3, 32_768)]);
 		assert_eq!(LastUpdate::<Test>::get(NETUID)[0], System::block_number());
-		assert!(events().contains(&Event::WeightsSet { netuid: NETUID, uid: 0 }));
+		assert!(events().contains(&Event::WeightsSet {
+			netuid: NETUID,
+			uid: 0
+		}));
 	});
 }
 
@@ -44,7 +51,14 @@ fn without_permit_one_may_vote_for_oneself_and_the_owner_for_all() {
 		assert_ok!(vote(1, &[(1, 7)]));
 		assert_ok!(Subnet::burned_register(signed(OWNER), NETUID, OWNER));
 		let (uids, values) = columns(&[(0, 1), (1, 1)]);
-		assert_ok!(Subnet::set_mechanism_weights(signed(OWNER), NETUID, 0, uids, values, 0));
+		assert_ok!(Subnet::set_mechanism_weights(
+			signed(OWNER),
+			NETUID,
+			0,
+			uids,
+			values,
+			0
+		));
 	});
 }
 
@@ -52,8 +66,10 @@ fn without_permit_one_may_vote_for_oneself_and_the_owner_for_all() {
 fn a_vote_is_checked_in_the_order_that_clients_know() {
 	with_permits(ExtBuilder::default(), || {
 		let call = |k, netuid, mecid, uids: &[Uid], values: &[u16], key| {
-			let (uids, values) =
-				(Column::<Test, _>::truncate_from(uids.to_vec()), Column::<Test, _>::truncate_from(values.to_vec()));
+			let (uids, values) = (
+				Column::<Test, _>::truncate_from(uids.to_vec()),
+				Column::<Test, _>::truncate_from(values.to_vec()),
+			);
 			Subnet::set_mechanism_weights(signed(hotkey(k)), netuid, mecid, uids, values, key)
 		};
 		type E = Error<Test>;
@@ -61,8 +77,14 @@ fn a_vote_is_checked_in_the_order_that_clients_know() {
 		assert_noop!(call(0, 0, 0, &[2], &[1], 0), E::CanNotSetRootNetworkWeights);
 		assert_noop!(call(0, 9, 0, &[2], &[], 0), E::WeightVecNotEqualSize);
 		assert_noop!(call(0, 9, 0, &[2; 9], &[1; 9], 0), E::SubnetNotExists);
-		assert_noop!(call(9, NETUID, 0, &[2; 9], &[1; 9], 0), E::UidsLengthExceedUidsInSubNet);
-		assert_noop!(call(9, NETUID, 0, &[2], &[1], 0), E::HotKeyNotRegisteredInSubNet);
+		assert_noop!(
+			call(9, NETUID, 0, &[2; 9], &[1; 9], 0),
+			E::UidsLengthExceedUidsInSubNet
+		);
+		assert_noop!(
+			call(9, NETUID, 0, &[2], &[1], 0),
+			E::HotKeyNotRegisteredInSubNet
+		);
 		change(HyperparamsUpdate {
 			stake_threshold_rao: Some(u64::MAX),
 			weights_version_key: Some(3),
@@ -70,16 +92,34 @@ fn a_vote_is_checked_in_the_order_that_clients_know() {
 			min_allowed_weights: Some(2),
 			..Default::default()
 		});
-		assert_noop!(call(0, NETUID, 0, &[2, 2], &[1, 1], 2), E::NotEnoughStakeToSetWeights);
-		change(HyperparamsUpdate { stake_threshold_rao: Some(1_000_000), ..Default::default() });
-		assert_noop!(call(0, NETUID, 0, &[2, 2], &[1, 1], 2), E::IncorrectWeightVersionKey);
-		assert_noop!(call(0, NETUID, 0, &[2, 2], &[1, 1], 3), E::SettingWeightsTooFast);
+		assert_noop!(
+			call(0, NETUID, 0, &[2, 2], &[1, 1], 2),
+			E::NotEnoughStakeToSetWeights
+		);
+		change(HyperparamsUpdate {
+			stake_threshold_rao: Some(1_000_000),
+			..Default::default()
+		});
+		assert_noop!(
+			call(0, NETUID, 0, &[2, 2], &[1, 1], 2),
+			E::IncorrectWeightVersionKey
+		);
+		assert_noop!(
+			call(0, NETUID, 0, &[2, 2], &[1, 1], 3),
+			E::SettingWeightsTooFast
+		);
 		run_to(102);
 		set_stake(2, 1_000_000);
 		ValidatorPermit::<Test>::mutate(NETUID, |column| column[2] = false);
-		assert_noop!(call(2, NETUID, 0, &[0, 0], &[1, 1], 3), E::NeuronNoValidatorPermit);
+		assert_noop!(
+			call(2, NETUID, 0, &[0, 0], &[1, 1], 3),
+			E::NeuronNoValidatorPermit
+		);
 		assert_noop!(call(0, NETUID, 0, &[9, 9], &[1, 1], 3), E::DuplicateUids);
-		assert_noop!(call(0, NETUID, 0, &[9], &[1], 3), E::UidVecContainInvalidOne);
+		assert_noop!(
+			call(0, NETUID, 0, &[9], &[1], 3),
+			E::UidVecContainInvalidOne
+		);
 		assert_noop!(call(0, NETUID, 0, &[2], &[1], 3), E::WeightVecLengthIsLow);
 		assert_ok!(call(0, NETUID, 0, &[2, 3], &[1, 1], u64::MAX));
 	});
@@ -112,11 +152,42 @@ fn votes_and_axons_are_free_and_the_rest_is_not() {
 	let (uids, values) = columns(&[]);
 	let (dests, weights) = (uids.clone(), values.clone());
 	let (netuid, hotkey, version_key) = (1, 1, 0);
-	assert_eq!(pays(Call::commit_weights { netuid, commit_hash: hash(0) }), No);
-	assert_eq!(pays(Call::reveal_weights { netuid, uids, values, salt: salt(0), version_key }), No);
-	assert_eq!(pays(Call::set_mechanism_weights { netuid, mecid: 0, dests, weights, version_key }), No);
+	assert_eq!(
+		pays(Call::commit_weights {
+			netuid,
+			commit_hash: hash(0)
+		}),
+		No
+	);
+	assert_eq!(
+		pays(Call::reveal_weights {
+			netuid,
+			uids,
+			values,
+			salt: salt(0),
+			version_key
+		}),
+		No
+	);
+	assert_eq!(
+		pays(Call::set_mechanism_weights {
+			netuid,
+			mecid: 0,
+			dests,
+			weights,
+			version_key
+		}),
+		No
+	);
 	assert_eq!(pays(Call::burned_register { netuid, hotkey }), Yes);
-	assert_eq!(pays(Call::add_stake { hotkey, netuid, amount_staked: 1 }), Yes);
+	assert_eq!(
+		pays(Call::add_stake {
+			hotkey,
+			netuid,
+			amount_staked: 1
+		}),
+		Yes
+	);
 }
 
 #[test]
@@ -127,7 +198,9 @@ fn incentive_follows_the_votes() {
 		next_epoch();
 		let incentive = Incentive::<Test>::get(NETUID);
 		assert_eq!((incentive[0], incentive[1]), (0, 0));
-		assert!((49_150..=49_152).contains(&incentive[2]) && (16_383..=16_385).contains(&incentive[3]));
+		assert!(
+			(49_150..=49_152).contains(&incentive[2]) && (16_383..=16_385).contains(&incentive[3])
+		);
 		assert!(stake_of(2) > 2 * stake_of(3));
 	});
 }

@@ -1,0 +1,325 @@
+//! What each call and hook costs at its worst.
+
+use crate::*;
+use alloc::{vec, vec::Vec};
+use frame_benchmarking::v2::*;
+use frame_support::{
+	traits::{fungible::Mutate, Get, Hooks},
+	BoundedVec,
+};
+use frame_system::RawOrigin;
+use polkadot_sdk::frame_benchmarking;
+use sp_core::H256;
+use sp_runtime::traits::One;
+
+/// Far from the subnets that a preset may have.
+const NETUID: NetUid = 1_000;
+const WEALTH: u64 = 1_000_000_000_000;
+const STAKE: u64 = 1_000_000_000;
+
+fn rich<T: Config>(name: &'static str, k: u32) -> T::AccountId {
+	let account = account(name, k, 0);
+	let _ = T::Currency::mint_into(&account, WEALTH);
+	account
+}
+
+fn hotkey<T: Config>(k: u32) -> T::AccountId {
+	account("hotkey", k, 0)
+}
+
+/// A subnet with limits out of the way, in block 2.
+fn subnet<T: Config>(netuid: NetUid, commit_reveal: bool) -> T::AccountId {
+	frame_system::Pallet::<T>::set_block_number(2u32.into());
+	let owner = rich::<T>("owner", 0);
+	Pallet::<T>::build_subnet(&GenesisSubnet {
+		netuid,
+		owner: owner.clone(),
+		owner_hotkey: None,
+		name: Default::default(),
+		symbol: Default::default(),
+		emission_share: None,
+		hyperparams: HyperparamsUpdate {
+			commit_reveal_weights_enabled: Some(commit_reveal),
+			weights_set_rate_limit: Some(0),
+			serving_rate_limit: Some(0),
+			min_non_immune_uids: Some(0),
+			max_allowed_uids: Some(T::MaxUids::get() as u16),
+			..Default::default()
+		},
+	});
+	owner
+}
+
+/// Seats neurons 0 to `n`; the first `voters` have stake, a permit, and a row on all others.
+fn neurons<T: Config>(n: u32, voters: u32) {
+	let pallet_account = Pallet::<T>::account_id();
+	let _ = T::Currency::mint_into(&pallet_account, u64::from(voters) * STAKE);
+	let row: Vec<_> = (0..n as u16).map(|uid| (uid, u16::MAX - uid)).collect();
+	for k in 0..n {
+		let (coldkey, hotkey) = (account("coldkey", k, 0), hotkey::<T>(k));
+		let _ = Pallet::<T>::associate(&coldkey, &hotkey);
+		SubnetworkN::<T>::insert(NETUID, k as u16 + 1);
+		Pallet::<T>::occupy(NETUID, k as u16, &hotkey);
+		BlockAtRegistration::<T>::insert(NETUID, k as u16, 0);
+		if k < voters {
+			Pallet::<T>::credit(NETUID, &hotkey, &coldkey, STAKE);
+			Weights::<T>::insert(NETUID, k as u16, BoundedVec::truncate_from(row.clone()));
+			Bonds::<T>::insert(NETUID, k as u16, BoundedVec::truncate_from(row.clone()));
+		}
+	}
+	ValidatorPermit::<T>::insert(
+		NETUID,
+		BoundedVec::truncate_from((0..n).map(|k| k < voters).collect::<Vec<_>>()),
+	);
+}
+
+fn all<T: Config>(n: u32) -> (Column<T, Uid>, Column<T, u16>) {
+	let uids: Vec<Uid> = (0..n as u16).rev().collect();
+	(
+		BoundedVec::truncate_from(uids.clone()),
+		BoundedVec::truncate_from(uids),
+	)
+}
+
+fn commit(hash: H256, reveal_epoch: u64) -> Commit {
+	Commit {
+		hash,
+		epoch: 0,
+		block: 3,
+		reveal_epoch,
+	}
+}
+
+#[benchmarks]
+mod benchmarks {
+	use super::*;
+
+	#[benchmark]
+	fn register(n: Linear<2, 256>) {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(n, n.min(64));
+		MaxAllowedUids::<T>::insert(NETUID, n as u16);
+		frame_system::Pallet::<T>::set_block_number(10_000u32.into());
+		let coldkey = rich::<T>("newcomer", 0);
+		let newcomer = hotkey::<T>(n);
+
+		#[extrinsic_call]
+		register_limit(
+			RawOrigin::Signed(coldkey),
+			NETUID,
+			newcomer.clone(),
+			u64::MAX,
+		);
+
+		assert!(Uids::<T>::contains_key(NETUID, &newcomer));
+		assert_eq!(SubnetworkN::<T>::get(NETUID), n as u16);
+	}
+
+	#[benchmark]
+	fn add_stake() {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(1, 0);
+		let coldkey = rich::<T>("nominator", 0);
+
+		#[extrinsic_call]
+		_(RawOrigin::Signed(coldkey), hotkey::<T>(0), NETUID, STAKE);
+
+		assert_eq!(TotalStake::<T>::get(), STAKE);
+	}
+
+	#[benchmark]
+	fn remove_stake() {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(2, 2);
+		let coldkey = rich::<T>("nominator", 0);
+		let origin = RawOrigin::Signed(coldkey.clone());
+		Pallet::<T>::add_stake(origin.clone().into(), hotkey::<T>(0), NETUID, STAKE).unwrap();
+
+		#[extrinsic_call]
+		_(origin, hotkey::<T>(0), NETUID, STAKE);
+
+		assert!(Pallet::<T>::stake_positions(&coldkey).is_empty());
+	}
+
+	#[benchmark]
+	fn serve_axon() {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(1, 0);
+
+		#[extrinsic_call]
+		_(
+			RawOrigin::Signed(hotkey::<T>(0)),
+			NETUID,
+			1,
+			0x0808_0808,
+			80,
+			4,
+			0,
+			0,
+			0,
+		);
+
+		assert!(Axons::<T>::contains_key(NETUID, hotkey::<T>(0)));
+	}
+
+	#[benchmark]
+	fn commit_weights() {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(1, 1);
+		SubnetEpochIndex::<T>::insert(NETUID, 2);
+		let expired = vec![commit(H256::zero(), 1); MAX_COMMITS as usize];
+		WeightCommits::<T>::insert(NETUID, hotkey::<T>(0), CommitQueue::truncate_from(expired));
+
+		#[extrinsic_call]
+		_(
+			RawOrigin::Signed(hotkey::<T>(0)),
+			NETUID,
+			H256::repeat_byte(1),
+		);
+
+		assert_eq!(WeightCommits::<T>::get(NETUID, hotkey::<T>(0)).len(), 1);
+	}
+
+	#[benchmark]
+	fn reveal_weights(n: Linear<2, 256>) {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(n, 1);
+		let (uids, values) = all::<T>(n);
+		let salt = Salt::truncate_from(vec![7; 64]);
+		let voter = hotkey::<T>(0);
+		let hash = Pallet::<T>::commit_hash(&voter, NETUID, &uids, &values, &salt, 0);
+		let mut queue = vec![commit(H256::zero(), 0); MAX_COMMITS as usize - 1];
+		queue.push(commit(hash, 0));
+		WeightCommits::<T>::insert(NETUID, &voter, CommitQueue::truncate_from(queue));
+
+		#[extrinsic_call]
+		_(
+			RawOrigin::Signed(voter.clone()),
+			NETUID,
+			uids,
+			values,
+			salt,
+			0,
+		);
+
+		assert!(LastReveal::<T>::get(NETUID, &voter)
+			.unwrap()
+			.sheet
+			.is_some());
+		assert_eq!(Weights::<T>::get(NETUID, 0).len(), n as usize);
+	}
+
+	#[benchmark]
+	fn set_mechanism_weights(n: Linear<2, 256>) {
+		subnet::<T>(NETUID, false);
+		neurons::<T>(n, 1);
+		Weights::<T>::remove(NETUID, 0);
+		let (dests, weights) = all::<T>(n);
+
+		#[extrinsic_call]
+		_(
+			RawOrigin::Signed(hotkey::<T>(0)),
+			NETUID,
+			0,
+			dests,
+			weights,
+			0,
+		);
+
+		assert_eq!(Weights::<T>::get(NETUID, 0).len(), n as usize);
+	}
+
+	#[benchmark]
+	fn set_subnet_spec() {
+		let owner = subnet::<T>(NETUID, true);
+
+		#[extrinsic_call]
+		_(
+			RawOrigin::Signed(owner),
+			NETUID,
+			H256::zero(),
+			Url::truncate_from(vec![b'x'; 256]),
+		);
+
+		assert!(SubnetSpecs::<T>::contains_key(NETUID));
+	}
+
+	#[benchmark]
+	fn set_emission_shares(s: Linear<1, 128>) {
+		let s = s.min(T::MaxSubnets::get()) as u16;
+		(0..s).for_each(|k| drop(subnet::<T>(NETUID + k, true)));
+		let shares: Vec<_> = (0..s).rev().map(|k| (NETUID + k, k + 1)).collect();
+
+		#[extrinsic_call]
+		_(RawOrigin::Root, BoundedVec::truncate_from(shares));
+
+		assert_eq!(EmissionShares::<T>::get().len(), usize::from(s));
+	}
+
+	#[benchmark]
+	fn set_hyperparams() {
+		subnet::<T>(NETUID, true);
+		let update = HyperparamsUpdate {
+			tempo: Some(100),
+			kappa: Some(1),
+			..Default::default()
+		};
+
+		#[extrinsic_call]
+		_(RawOrigin::Root, NETUID, update);
+
+		assert_eq!(SubnetHyperparams::<T>::get(NETUID).kappa, 1);
+	}
+
+	#[benchmark]
+	fn on_initialize(s: Linear<1, 128>) {
+		let s = s.min(T::MaxSubnets::get()) as u16;
+		(0..s).for_each(|k| drop(subnet::<T>(NETUID + k, true)));
+
+		#[block]
+		{
+			Pallet::<T>::on_initialize(3u32.into());
+		}
+
+		assert!(PendingEmission::<T>::get(NETUID) > 0);
+	}
+
+	#[benchmark]
+	fn epoch(n: Linear<2, 256>, v: Linear<1, 64>) {
+		let v = v.min(n);
+		subnet::<T>(NETUID, true);
+		neurons::<T>(n, v);
+		let now = frame_system::Pallet::<T>::block_number() + One::one();
+		frame_system::Pallet::<T>::set_block_number(now);
+		SubnetEpochIndex::<T>::insert(NETUID, 5);
+		for k in 0..n {
+			let queue = vec![commit(H256::zero(), 1); MAX_COMMITS as usize];
+			WeightCommits::<T>::insert(NETUID, hotkey::<T>(k), CommitQueue::truncate_from(queue));
+		}
+		// The pot is empty, so no payment is counted here; `credit` is.
+
+		#[block]
+		{
+			Pallet::<T>::run_epoch(NETUID, 3);
+		}
+
+		assert_eq!(LastMechansimStepBlock::<T>::get(NETUID), 3);
+		assert_eq!(StakeWeight::<T>::get(NETUID).len(), n as usize);
+	}
+
+	#[benchmark]
+	fn credit() {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(2, 2);
+		let coldkey = account("nominator", 0, 0);
+
+		#[block]
+		{
+			Pallet::<T>::credit(NETUID, &hotkey::<T>(0), &coldkey, STAKE);
+		}
+
+		assert_eq!(TotalStake::<T>::get(), 3 * STAKE);
+	}
+
+	impl_benchmark_test_suite!(Pallet, mock::ExtBuilder::default().build(), mock::Test);
+}
