@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from moesubnet.chain import calls, reads
 from moesubnet.chain.connection import ChainConnection
-from moesubnet.chain.link import Event
 from moesubnet.chain.nouns import (
     Epoch,
     EpochRan,
@@ -17,6 +16,7 @@ from moesubnet.chain.nouns import (
     WeightRow,
 )
 from moesubnet.chain.submission import Call, Receipt
+from moesubnet.chain.view import Event
 from moesubnet.chain.weights import weights_commit_hash
 from moesubnet.types import Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
 

@@ -14,9 +14,10 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from moesubnet.chain.link import Event, Link, View
+from moesubnet.chain.link import Link
 from moesubnet.chain.nouns import Head
 from moesubnet.chain.submission import Call, Receipt, block_of, head_of, search, send
+from moesubnet.chain.view import Event, View
 from moesubnet.errors import ChainUnavailable, ConfigError
 from moesubnet.types import Signer
 

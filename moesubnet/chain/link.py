@@ -21,14 +21,15 @@ from substrateinterface.exceptions import BlockNotFound
 
 from moesubnet.chain.codec import SS58_FORMAT
 from moesubnet.chain.storage import Storage
+from moesubnet.chain.view import View
 from moesubnet.errors import ChainError, ChainUnavailable
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_SHORTEST_WAIT_S = 0.01  # 0 would mean forever
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
-_KEYS_PER_REQUEST = 1_000
 _DEFAULT_BLOCK_SECONDS = 12.0
 
 # Where newer runtimes keep what the library knows under older paths.
@@ -48,65 +49,6 @@ class RpcError(ChainError):
     def __init__(self, code: int, message: str, data: str = "") -> None:
         super().__init__(f"{message}: {data}" if data else message)
         self.code, self.message, self.data = code, message, data
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event of a block. Unnamed fields are under their position: `"0"`, `"1"`."""
-
-    pallet: str
-    name: str
-    extrinsic_index: int | None
-    fields: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The chain's state after one block."""
-
-    link: Link
-    block_hash: str
-    storage: Storage
-
-    def get(self, *wanted: tuple[object, ...]) -> list[Any]:
-        """Values of `(item, *keys)` each, in order, with as few requests as possible."""
-        keys = [self.storage.key(str(name), *arguments) for name, *arguments in wanted]
-        raw = self._raw(keys)
-        return [
-            self.storage.value(str(ask[0]), raw.get(key))
-            for ask, key in zip(wanted, keys, strict=True)
-        ]
-
-    def entries(self, name: str, *first_keys: object) -> list[tuple[tuple[Any, ...], Any]]:
-        """All `(other keys, value)` of a map under its first keys."""
-        prefix = self.storage.prefix(name, *first_keys)
-        keys: list[str] = []
-        while True:
-            start = keys[-1] if keys else None
-            page = self.link.request(
-                "state_getKeysPaged", prefix, _KEYS_PER_REQUEST, start, self.block_hash
-            )
-            keys += page
-            if len(page) < _KEYS_PER_REQUEST:
-                break
-        raw = self._raw(keys)
-        return [
-            (self.storage.rest_of_key(name, prefix, key), self.storage.value(name, raw.get(key)))
-            for key in keys
-        ]
-
-    def events(self) -> tuple[Event, ...]:
-        """The block's events, in order."""
-        (records,) = self.get(("System.Events",))
-        return tuple(_events(records))
-
-    def _raw(self, keys: list[str]) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
-        for start in range(0, len(keys), _KEYS_PER_REQUEST):
-            batch = keys[start : start + _KEYS_PER_REQUEST]
-            for change in self.link.request("state_queryStorageAt", batch, self.block_hash):
-                found.update(change["changes"])
-        return found
 
 
 @dataclass(slots=True)
@@ -145,8 +87,9 @@ class Link:
     def abort(self) -> None:
         """End every wait, now and from now on. Thread-safe."""
         self._closed.set()
-        if self._socket is not None:
-            self._socket.abort()
+        socket = self._socket
+        if socket is not None:
+            socket.abort()
 
     def release(self) -> None:
         """Give the socket back, once no other thread uses it."""
@@ -224,7 +167,6 @@ class Link:
             )
             self.connections += 1
             self._check_same_chain(self._socket)
-        self._socket.settimeout(timeout_s)
         yield self._socket
 
     def _check_same_chain(self, socket: Any) -> None:
@@ -243,6 +185,7 @@ class Link:
             json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": [*params]})
         )
         while True:
+            socket.settimeout(max(_SHORTEST_WAIT_S, self._deadline - time.monotonic()))
             message = json.loads(socket.recv())
             if not isinstance(message, dict):
                 raise ValueError("the node does not speak JSON-RPC")
@@ -256,18 +199,6 @@ class Link:
         if self._socket is not None:
             self._socket.shutdown()  # no closing handshake with a node that may be gone
             self._socket = None
-
-
-def _events(records: Iterable[Any]) -> Iterator[Event]:
-    for record in records:
-        ((pallet, body),) = record["event"].items()
-        name, fields = next(iter(body.items())) if isinstance(body, dict) else (body, {})
-        if not isinstance(fields, dict):
-            values = fields if isinstance(fields, tuple) else (fields,)
-            fields = {str(position): value for position, value in enumerate(values)}
-        phase = record["phase"]
-        index = phase.get("ApplyExtrinsic") if isinstance(phase, dict) else None
-        yield Event(pallet, name, index, fields)
 
 
 def _unavailable(url: str, error: Exception) -> str:

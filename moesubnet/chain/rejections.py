@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moesubnet.chain.link import Event, RpcError
+from moesubnet.chain.link import RpcError
+from moesubnet.chain.view import Event
 from moesubnet.errors import CallRejected
 
 _CUSTOM = {

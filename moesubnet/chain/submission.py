@@ -14,8 +14,9 @@ from typing import Any
 
 from scalecodec.exceptions import RemainingScaleBytesNotEmptyException
 
-from moesubnet.chain.link import Event, Link, RpcError
+from moesubnet.chain.link import Link, RpcError
 from moesubnet.chain.rejections import dispatch_failure, pool_rejection, rejected
+from moesubnet.chain.view import Event
 from moesubnet.errors import CallRejected, ChainError
 from moesubnet.types import BlockNumber, Signer
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moesubnet.chain.console import DEFAULT_CHAIN, AsJson, Chain, Netuid, answer, ask_chain
+from moesubnet.errors import ChainUnavailable
 from moesubnet.types import Metagraph, NetUid, Neuron
 from moesubnet.units import RAO_PER_TOKEN, format_rao, u16_fraction
 
@@ -74,15 +76,22 @@ def _row(neuron: Neuron, metagraph: Metagraph) -> str:
     if len(axon) > _AXON_COLUMNS:
         axon = axon[: _AXON_COLUMNS - 1] + "…"
     return (
-        f"{neuron.uid:>4}  {neuron.hotkey[:12]}… {neuron.stake_rao / RAO_PER_TOKEN:>13,.2f} "
+        f"{neuron.uid:>4}  {neuron.hotkey[:12]}… {_tokens(neuron.stake_rao):>13,.2f} "
         f"{u16_fraction(neuron.incentive_u16):>9.2%} {u16_fraction(neuron.dividends_u16):>9.2%} "
-        f"{neuron.emission_rao / RAO_PER_TOKEN:>11,.4f} {vote:>6}  {axon}"
+        f"{_tokens(neuron.emission_rao):>11,.4f} {vote:>6}  {axon}"
     )
+
+
+def _tokens(amount_rao: int) -> Decimal:
+    return Decimal(amount_rao) / RAO_PER_TOKEN
 
 
 async def _watch(client: ChainClient, netuid: NetUid, as_json: bool) -> None:
     async for _ in client.heads():
-        metagraph = await client.metagraph(netuid)
+        try:
+            metagraph = await client.metagraph(netuid)
+        except ChainUnavailable:
+            continue  # the next head comes when the chain is back
         if not as_json:
             typer.echo(_CLEAR_SCREEN, nl=False)
         _say(metagraph, as_json)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from moesubnet.chain.link import Event, RpcError
+from moesubnet.chain.link import RpcError
 from moesubnet.chain.rejections import dispatch_failure, pool_rejection
+from moesubnet.chain.view import Event
 
 
 class Metadata:
