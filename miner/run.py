@@ -66,11 +66,13 @@ async def run_miner(config: MinerConfig) -> None:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         metagraph = await chain.metagraph(config.netuid)
         spec = await find_spec(config.spec_dir, metagraph)
+        payer = await _payer(chain, config, metagraph)
         engine = await asyncio.to_thread(
             load_engine, config.engine, config.model, spec, threads=config.threads
         )
         log.info("model=%s engine=%s sha256=%s", config.model, engine.name, engine.commitment)
-        await _register(chain, config, metagraph)
+        if payer is not None:
+            await _register(chain, config, payer)
 
         metagraphs = MetagraphCache(chain, config.netuid)
         await metagraphs.refresh()
@@ -117,21 +119,26 @@ def _published_ip(config: MinerConfig) -> str:
     return address
 
 
-async def _register(chain: ChainClient, config: MinerConfig, metagraph: Metagraph) -> None:
-    """Buy a slot if the hotkey has none and its coldkey is here; else ConfigError says how."""
+async def _payer(chain: ChainClient, config: MinerConfig, metagraph: Metagraph) -> str | None:
+    """Whose coldkey will buy a slot; None if the hotkey has one. ConfigError says who else can."""
     if config.hotkey in metagraph.by_hotkey:
-        return
-    price_rao = await chain.burn_price_rao(config.netuid)
-    coldkey_spec = config.coldkey_spec or _own_wallet(config.hotkey_spec)
-    if coldkey_spec is None:
+        return None
+    payer = config.coldkey_spec or _own_wallet(config.hotkey_spec)
+    if payer is None:
+        price = format_rao(await chain.burn_price_rao(config.netuid))
         raise ConfigError(
             f"{config.hotkey} is not registered on subnet {config.netuid}. Where its coldkey is, "
-            f"register it (now {format_rao(price_rao)}):\n"
+            f"register it ({price} now):\n"
             f"  moesubnet register --netuid {config.netuid} --hotkey {config.hotkey} "
             f"--wallet COLDKEY --chain {config.chain_url}"
         )
+    return payer
+
+
+async def _register(chain: ChainClient, config: MinerConfig, payer: str) -> None:
+    price_rao = await chain.burn_price_rao(config.netuid)
     log.info("registering hotkey=%s price=%s", config.hotkey, format_rao(price_rao))
-    coldkey = await asyncio.to_thread(load_coldkey, coldkey_spec)
+    coldkey = await asyncio.to_thread(load_coldkey, payer)
     receipt = await chain.register(config.netuid, config.hotkey, coldkey)
     log.info("registered hotkey=%s block=%d", config.hotkey, receipt.block)
 

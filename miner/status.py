@@ -53,9 +53,9 @@ def look(
     metagraph: Metagraph,
     weights: Mapping[Uid, WeightRow],
     sheets: Sequence[Sheet],
-    server_rao: int | None,
+    pool_rao: int | None,
 ) -> Status:
-    """`weights`: the revealed votes by uid; `server_rao`: what the last epoch paid all miners.
+    """`weights`: the revealed votes by uid; `pool_rao`: what an epoch pays all miners.
 
     Raises ConfigError when the hotkey is not in the metagraph.
     """
@@ -83,7 +83,7 @@ def look(
         paid_rao=neuron.emission_rao,
         epochs_registered=(metagraph.block - neuron.registered_at_block) // metagraph.tempo_blocks,
         forecast=forecast,
-        forecast_rao=None if server_rao is None else int(forecast * server_rao),
+        forecast_rao=None if pool_rao is None else int(forecast * pool_rao),
         opinions=_opinions(neuron, voters, weights, sheets),
     )
 
@@ -184,11 +184,10 @@ def render(status: Status) -> str:
         f"consensus {status.consensus:.2%})",
         f"stake      {format_rao(status.stake_rao)}",
         "",
-        *(_line(opinion) for opinion in status.opinions),
-        "",
-        explain(status),
     ]
-    return "\n".join(lines)
+    if status.opinions:
+        lines += [*(_line(opinion) for opinion in status.opinions), ""]
+    return "\n".join([*lines, explain(status)])
 
 
 def _line(opinion: Opinion) -> str:
@@ -236,9 +235,13 @@ def explain(status: Status) -> str:
             "It adds nothing that the others do not have: on the validators' text the mixture is "
             "as good without it. Specialise on text that the others predict badly."
         )
-    if all(o.value_nats is None for o in status.opinions):
+    looked = [o for o in status.opinions if o.sheet_epoch is not None]
+    if looked and all(o.value_nats is None for o in looked):
         return (
             "No validator has measured it. Is its address reachable from outside, and does its "
-            "log show requests?"
+            "/metrics count answers to /v1/step?"
         )
-    return "Half of the stake does not vote for it (yet); single votes are clipped to nothing."
+    return (
+        "Less than half of the stake votes for it (yet), and what fewer support is clipped: "
+        "votes count from the end of the epoch in which they are revealed."
+    )

@@ -20,14 +20,17 @@ async def survey(
         weighted = await fetch_revealed_sheets(
             chain, metagraph, http, cache_dir("sheets"), allow_private=allow_private
         )
-    server_rao = await _last_paid_rao(chain, metagraph)
-    return look(hotkey, metagraph, weights, [item.sheet for item in weighted], server_rao)
+    pool_rao = await _miners_pool_rao(chain, metagraph)
+    return look(hotkey, metagraph, weights, [item.sheet for item in weighted], pool_rao)
 
 
-async def _last_paid_rao(chain: ChainClient, metagraph: Metagraph) -> int | None:
-    """What the last epoch paid to all miners; None if there was none, or it is forgotten."""
+async def _miners_pool_rao(chain: ChainClient, metagraph: Metagraph) -> int | None:
+    """What the last epoch paid all miners, or would have; None if it is forgotten or never was."""
     (block_hash,) = await chain.query(("System.BlockHash", metagraph.last_epoch_block))
     if not isinstance(block_hash, str) or not int(block_hash, 16):
         return None
-    events = await chain.epoch_events(block_hash)
-    return next((e.server_rao for e in events if e.netuid == metagraph.netuid), None)
+    for ran in await chain.epoch_events(block_hash):
+        if ran.netuid == metagraph.netuid:
+            # Where no miner has incentive, validators get the miners' half too.
+            return ran.server_rao or ran.emission_rao // 2
+    return None
