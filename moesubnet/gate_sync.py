@@ -9,6 +9,7 @@ revealed by the start of e, and so gets the same gate.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -26,7 +27,8 @@ from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Neuron
 
 SHEET_EPOCHS = 20
 NEWEST_AGE_EPOCHS = 2  # committed in e − 2, revealed in e − 1, known to all at the start of e
-FETCH_TIMEOUT_S = 20.0
+FETCH_TIMEOUT_S = 5.0
+REFRESH_TIMEOUT_S = 15.0  # for all of them
 FETCHES_AT_ONCE = 8
 
 log = logging.getLogger(__name__)
@@ -128,10 +130,11 @@ async def fetch_revealed_sheets(
 
     voters = [n for n in metagraph.neurons if n.validator_permit and n.stake_rao > 0]
     reveals = [(n, await chain.last_reveal(metagraph.netuid, n.hotkey)) for n in voters]
-    async with asyncio.TaskGroup() as group:
-        for neuron, reveal in reveals:
-            if reveal and reveal.sheet_sha256 and neuron.axon:
-                group.create_task(follow(neuron, neuron.axon, reveal.epoch, reveal.sheet_sha256))
+    with contextlib.suppress(TimeoutError):  # what came in time counts; the rest comes next time
+        async with asyncio.timeout(REFRESH_TIMEOUT_S), asyncio.TaskGroup() as group:
+            for neuron, reveal in reveals:
+                if reveal and (digest := reveal.sheet_sha256) and neuron.axon:
+                    group.create_task(follow(neuron, neuron.axon, reveal.epoch, digest))
     stake_rao = {neuron.hotkey: neuron.stake_rao for neuron in voters}
     return [
         WeightedSheet(sheet, stake_rao[sheet.validator])

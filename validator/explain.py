@@ -36,7 +36,8 @@ def explain(sheet: Sheet, hotkey: Hotkey) -> str:
         f"{_nats(sheet.ema_before[column])} ({EMA_SHARE:.0%} of each new epoch)",
         f"this epoch    {_nats(result.score_nano[column])}  = value x reliability, "
         "or 0 if the bound is not above 0",
-        f"  value       {result.value_nats[column]:+.4f}  nats/token that it adds to the mixture",
+        f"  value       {result.value_nats[column]:+.4f}  nats/token that it, with whoever answers "
+        "alike, adds to the mixture",
         f"  lower bound {result.bound_nats[column]:+.4f}  with 90 % certainty over the walks",
         f"  reliability {result.reliability_ppm[column] / MICRO:7.2%}  of what it was asked",
         "",
@@ -80,8 +81,8 @@ def _verdict(sheet: Sheet, result: Recount, column: int, clones: list[Hotkey]) -
             "first. Train on other text."
         )
     if result.score_nano[column] > 0:
-        shared = f" {len(clones) - 1} others answer alike and earn nothing." * (len(clones) > 1)
-        return "It earns because the mixture predicts unseen text better with it." + shared
+        copied = f" Answering alike, and unpaid: {len(clones) - 1}." if len(clones) > 1 else ""
+        return f"It earns because the mixture predicts unseen text better with it.{copied}"
     if result.reliability_ppm[column] == 0:
         return "It earns nothing: no valid answer came. Check that its axon can be reached."
     if not any(result.score_nano):

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from moesubnet.chain.client import ChainClient, Epoch
 from moesubnet.errors import CallRejected, ChainError, PoolSpent
-from moesubnet.gate_sync import GateSync, keep_sheet
+from moesubnet.gate_sync import keep_sheet
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.closing import close_sheet
-from moesubnet.validator.experts import Experts
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import Phase, State
@@ -37,10 +36,8 @@ class Validator:
     spec_sha256: str
     axon: Axon  # as published
     state: State
-    experts: Experts
     measurement: Measurement
-    gates: GateSync
-    sheets_dir: Path  # where `gates` keeps sheets
+    sheets_dir: Path  # where fetched sheets, and our own, are kept for the gate
     health: Health
     metrics: Metrics
     walks_per_epoch: int = 32
@@ -50,6 +47,7 @@ class Validator:
         self._votes = Votes(self.chain, self.netuid, self.signer, self.state)
         self._begun_epoch = -1
         self._commit_reveal = True
+        self._is_opening = False  # a batch; the next one waits for it
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as walking:
@@ -68,20 +66,20 @@ class Validator:
             await self._begin_epoch()
             self._begun_epoch = epoch.epoch_index
         due = self._walks_due(epoch) - self.state.walks_started(epoch.epoch_index)
-        if due > 0:
-            await self._start_walks(walking, due)
+        if due > 0 and not self._is_opening:
+            metagraph = await self._read_metagraph()
+            self._is_opening = True
+            walking.create_task(self._walk(metagraph, due))
         if self._is_closing_time(epoch) and not self.state.voted(epoch.epoch_index):
             await self._close_epoch(epoch.epoch_index)
         await self._votes.commit_due(epoch, commit_reveal=self._commit_reveal)
 
     async def _begin_epoch(self) -> None:
-        """Meet the experts, publish our axon, and fit the gate on what was revealed."""
+        """Publish our axon, and keep our own revealed sheets where the gate finds them."""
         metagraph = await self._read_metagraph()
         await self._publish_axon(metagraph)
         for body in self.state.public_sheets():
             keep_sheet(self.sheets_dir, body)
-        await self.gates.refresh(metagraph)
-        await self.experts.refresh(metagraph)
 
     def _walks_due(self, epoch: Epoch) -> int:
         """Walks that should have started by now: batches spread over the epoch's first third."""
@@ -89,18 +87,20 @@ class Validator:
         batches = min(BATCHES_PER_EPOCH, 1 + done * BATCHES_PER_EPOCH // spread_blocks)
         return self.walks_per_epoch * batches // BATCHES_PER_EPOCH if done <= spread_blocks else 0
 
-    async def _start_walks(self, walking: asyncio.TaskGroup, count: int) -> None:
-        """Open one batch on fresh text, if there is any, and let it run."""
-        metagraph = await self._read_metagraph()
-        await self.experts.refresh(metagraph)
+    async def _walk(self, metagraph: Metagraph, count: int) -> None:
+        """One batch of walks on fresh text, beside the blocks: no stranger can hold up a vote."""
+        batch = None
         try:
-            batch = self.measurement.open_batch(metagraph, count)
+            batch = await self.measurement.open_batch(metagraph, count)
+            self._report("text", None)
         except PoolSpent as error:
             self._report("text", str(error))
-            return
-        self._report("text", None)
+        except ChainError as error:
+            log.warning("chain: %s; no walks now", error)
+        finally:
+            self._is_opening = False
         if batch is not None:
-            walking.create_task(self.measurement.run(batch, self.gates.gate))
+            await self.measurement.run(batch)
 
     def _is_closing_time(self, epoch: Epoch) -> bool:
         """The epoch's second half, while a commit still falls into this epoch."""
@@ -119,7 +119,7 @@ class Validator:
             metagraph,
             validator=self._hotkey,
             spec_sha256=self.spec_sha256,
-            gate_sha256=self.gates.gate.sha256,
+            gate_sha256=self.measurement.gate.sha256,
             previous_sha256=self.state.previous_sha256(),
             scores=self.state.scores(),
         )

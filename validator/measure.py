@@ -8,6 +8,7 @@ import numpy as np
 
 from moesubnet.baseline import Unigram
 from moesubnet.gate import Gate
+from moesubnet.gate_sync import GateSync
 from moesubnet.mixture import Walk, members_of
 from moesubnet.panel import Panel
 from moesubnet.protocol import Want
@@ -36,6 +37,7 @@ class Measurement:
         spec_sha256: str,
         baseline: Unigram,
         experts: Experts,
+        gates: GateSync,
         metrics: Metrics,
     ) -> None:
         self._state = state
@@ -43,13 +45,23 @@ class Measurement:
         self._spec_sha256 = spec_sha256
         self._baseline = baseline
         self._experts = experts
+        self._gates = gates
         self._metrics = metrics
+        self._gate_epoch = -1
 
-    def open_batch(self, metagraph: Metagraph, walks: int) -> Batch | None:
-        """Draw fresh text for the experts known now; None while there are none.
+    @property
+    def gate(self) -> Gate:
+        return self._gates.gate
 
-        Raises PoolSpent.
+    async def open_batch(self, metagraph: Metagraph, walks: int) -> Batch | None:
+        """Fresh text for the experts that serve now; None while there are none.
+
+        The first of an epoch fits the gate on what was revealed. Raises PoolSpent, ChainError.
         """
+        if metagraph.epoch_index != self._gate_epoch:
+            await self._gates.refresh(metagraph)
+            self._gate_epoch = metagraph.epoch_index
+        await self._experts.refresh(metagraph)
         scored = {hotkey for hotkey, score in self._state.scores().items() if score > 0}
         known = scored | self._experts.clients.keys()
         hotkeys = sorted(known & metagraph.by_hotkey.keys())
@@ -65,12 +77,12 @@ class Measurement:
         self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
         return self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
 
-    async def run(self, batch: Batch, gate: Gate) -> None:
+    async def run(self, batch: Batch) -> None:
         """Walk the batch to its end; each position is on disk before its labels are sent."""
         vocab_size = len(self._baseline.logp)
         want = Want("full") if vocab_size <= FULL_VOCABULARY else Want("top_k", TOP_K)
-        panel = Panel(dict(self._experts.clients), deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
-        walk = Walk(gate, members_of(batch.hotkeys), len(batch.walks))
+        panel = Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
+        walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
         async for step in walk_batch(panel, batch, walk, self._baseline.logp):
             self._state.add_step(batch.id, step)
             silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))

@@ -24,7 +24,7 @@ from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
-from moesubnet.validator.state import State
+from moesubnet.validator.state import State, only_one
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class ValidatorConfig:
 async def run_validator(config: ValidatorConfig) -> None:
     """Until SIGINT or SIGTERM. Raises ConfigError, SpecError, ChainError at the start."""
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(only_one(config.state_dir))
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         metagraph = await chain.metagraph(config.netuid)
         _check_registered(config, metagraph)
@@ -66,7 +67,6 @@ async def run_validator(config: ValidatorConfig) -> None:
         stack.push_async_callback(listening.close)
         log.info("validator listens on %s:%d", listening.host, listening.port)
 
-        experts = Experts(http, config.signer, spec, allow_private=config.allow_private)
         sheets_dir = config.state_dir / "sheets"
         validator = Validator(
             chain,
@@ -75,9 +75,15 @@ async def run_validator(config: ValidatorConfig) -> None:
             spec.sha256,
             Axon(config.external_ip, listening.port),
             state,
-            experts,
-            Measurement(state, pool, spec.sha256, load_baseline(spec), experts, metrics),
-            GateSync(chain, http, sheets_dir, allow_private=config.allow_private),
+            Measurement(
+                state,
+                pool,
+                spec.sha256,
+                load_baseline(spec),
+                Experts(http, config.signer, spec, allow_private=config.allow_private),
+                GateSync(chain, http, sheets_dir, allow_private=config.allow_private),
+                metrics,
+            ),
             sheets_dir,
             health,
             metrics,

@@ -7,10 +7,11 @@ its label is sent, and a vote is stored with its salt before it is committed on 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -94,13 +95,24 @@ class Vote:
     reveal_epoch: int | None
 
 
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds a folder for this process. ConfigError while another does: two would vote twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+        except BlockingIOError:
+            raise ConfigError(f"another validator is running on {folder}") from None
+        yield
+
+
 class State:
-    """Open once per process. Raises ConfigError when the file is no state of this program."""
+    """Raises ConfigError when the file is no state of this program."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The API thread reads while the loop writes; SQLite serialises them.
-        self._db = sqlite3.connect(path, check_same_thread=False)
+        self._db = sqlite3.connect(path)
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a commit is on disk
@@ -283,8 +295,7 @@ class State:
             "SELECT sheet FROM (SELECT sha256, sheet FROM vote WHERE phase = ? "
             "ORDER BY epoch DESC LIMIT ?) WHERE sha256 = ?"
         )
-        with closing(self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS, sha256))) as found:
-            row = found.fetchone()
+        row = self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS, sha256)).fetchone()
         return bytes(row[0]) if row else None
 
     def public_sheets(self) -> list[bytes]:

@@ -26,6 +26,7 @@ SHEET_WORDS = 16
 VERSION_KEY = 0
 PATIENCE_BLOCKS = 3  # before something sent, and seen nowhere, is sent again
 SUBMIT_TIMEOUT_BLOCKS = 4
+SUBMIT_GRACE_S = 5.0  # for the chain's own slowness
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ class Votes:
     async def _included(self, call: Awaitable[Receipt]) -> bool:
         """Whether the call came into a block soon; a refusal is logged and tried again later."""
         try:
-            async with asyncio.timeout(SUBMIT_TIMEOUT_BLOCKS * self._chain.block_seconds + 5.0):
+            blocks_s = SUBMIT_TIMEOUT_BLOCKS * self._chain.block_seconds
+            async with asyncio.timeout(blocks_s + SUBMIT_GRACE_S):
                 await call
         except CallRejected as error:
             log.warning("vote refused reason=%s", error)

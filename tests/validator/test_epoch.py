@@ -51,10 +51,17 @@ class Node:
         app = build_app(self.signer, self.state, self.health, self.metrics)
         self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
         self.axon = Axon("127.0.0.1", self.server.port)
-        experts = Experts(self.http, self.signer, self.spec, allow_private=True)
-        pool = TextPool(self.documents)
-        baseline = Unigram.build(np.concatenate(list(self.documents.values())), 300)
         sheets = self.path / "sheets"
+        self.gates = GateSync(self.chain, self.http, sheets, allow_private=True)
+        self.measurement = Measurement(
+            self.state,
+            TextPool(self.documents),
+            self.spec.sha256,
+            Unigram.build(np.concatenate(list(self.documents.values())), 300),
+            Experts(self.http, self.signer, self.spec, allow_private=True),
+            self.gates,
+            self.metrics,
+        )
         self.validator = Validator(
             self.chain,
             1,
@@ -62,9 +69,7 @@ class Node:
             self.spec.sha256,
             self.axon,
             self.state,
-            experts,
-            Measurement(self.state, pool, self.spec.sha256, baseline, experts, self.metrics),
-            GateSync(self.chain, self.http, sheets, allow_private=True),
+            self.measurement,
             sheets,
             self.health,
             self.metrics,
@@ -153,13 +158,13 @@ async def test_three_epochs_of_a_small_subnet(network):
     assert [len(each) for each in reveals] == [3, 3]
 
     # Both fitted the same gate, on the sheets of both, and say so in their sheets.
-    gates = {node.validator.gates.gate.sha256 for node in nodes}
+    gates = {node.gates.gate.sha256 for node in nodes}
     assert len(gates) == 1
-    assert gates == {node.validator.gates.gate.sha256 for node in nodes}
+    assert gates == {node.gates.gate.sha256 for node in nodes}
     assert {node.signer.ss58_address for node in nodes} == {
-        item.sheet.validator for item in nodes[0].validator.gates.sheets
+        item.sheet.validator for item in nodes[0].gates.sheets
     }
-    assert nodes[0].validator.gates.gate.hotkeys != ()
+    assert nodes[0].gates.gate.hotkeys != ()
 
     words = explain(sheet, experts["kind0"].hotkey)
     assert "It earns because" in words

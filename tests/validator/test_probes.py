@@ -10,6 +10,7 @@ from moesubnet.baseline import Unigram
 from moesubnet.client import open_http_session
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.gate import uniform_gate
+from moesubnet.gate_sync import GateSync
 from moesubnet.mixture import Walk, members_of
 from moesubnet.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
@@ -48,7 +49,15 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
         await known.refresh(await chain.metagraph(1))
         pool = TextPool(documents or make_documents())
         baseline = Unigram.build(np.concatenate(list(make_documents().values())), 300)
-        measurement = Measurement(state, pool, tiny_spec.sha256, baseline, known, Metrics())
+        measurement = Measurement(
+            state,
+            pool,
+            tiny_spec.sha256,
+            baseline,
+            known,
+            GateSync(chain, http, tmp_path / "sheets"),
+            Metrics(),
+        )
         return measurement, state, chain, known
 
     yield build
@@ -69,8 +78,8 @@ async def test_an_expert_never_holds_a_label_before_its_answer_is_stored(
 
     expert = await start_expert("//Expert", spying)
     measurement, state, chain, _ = await measure([expert])
-    batch = measurement.open_batch(await chain.metagraph(1), 4)
-    await measurement.run(batch, uniform_gate())
+    batch = await measurement.open_batch(await chain.metagraph(1), 4)
+    await measurement.run(batch)
     texts = {row.tobytes() for row in batch.walks}
     for ids, stored in sightings:
         position = len(ids)
@@ -92,8 +101,8 @@ async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
     liar = await start_expert("//Liar", lambda ids: np.full(300, -0.1))  # mass far above one
     measurement, state, chain, _ = await measure([good, bad, liar])
     bad.fails = True
-    batch = measurement.open_batch(await chain.metagraph(1), 3)
-    await measurement.run(batch, uniform_gate())
+    batch = await measurement.open_batch(await chain.metagraph(1), 3)
+    await measurement.run(batch)
     log_q = np.concatenate([step.log_q for step in state.open_batches()[0].steps])
     log_w = np.concatenate([step.log_w for step in state.open_batches()[0].steps])
     columns = {hotkey: column for column, hotkey in enumerate(batch.hotkeys)}
@@ -119,7 +128,7 @@ async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert,
 
 async def test_no_text_is_spent_while_there_is_nobody_to_measure(measure):
     measurement, state, chain, _ = await measure([])
-    assert measurement.open_batch(await chain.metagraph(1), 8) is None
+    assert await measurement.open_batch(await chain.metagraph(1), 8) is None
     assert state.used_starts("any") == {}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moesubnet.baseline import Unigram
-from moesubnet.errors import PoolSpent
+from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.gate_sync import GateSync
 from moesubnet.mixture import Walk, members_of
 from moesubnet.sheet import Sheet
@@ -21,7 +21,7 @@ from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
 from moesubnet.validator.serve import Health, Metrics
-from moesubnet.validator.state import Phase, State
+from moesubnet.validator.state import Phase, State, only_one
 from moesubnet.validator.weights import VERSION_KEY, row_of
 
 NETUID = 1
@@ -91,8 +91,8 @@ class TwoSteps(Measurement):
         super().__init__(*args)
         self.sent = sent
 
-    async def run(self, batch, gate):
-        walk = Walk(gate, members_of(batch.hotkeys), len(batch.walks))
+    async def run(self, batch):
+        walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
         self.sent += [row.tobytes() for row in batch.walks]
         for position in (PREFIX_TOKENS, PREFIX_TOKENS + 1):
             labels = batch.walks[:, position]
@@ -139,7 +139,17 @@ class World:
         http = None  # nobody here has an address
         experts = Experts(http, self.signer, None, allow_private=True)
         experts.clients = dict.fromkeys(EXPERTS)
-        baseline = Unigram.build(np.arange(300), 300)
+        sheets = self.path / "sheets"
+        measurement = TwoSteps(
+            state,
+            self.pool,
+            "ab" * 32,
+            Unigram.build(np.arange(300), 300),
+            experts,
+            GateSync(chain, http, sheets, allow_private=True),
+            metrics,
+            sent=self.sent,
+        )
         validator = Validator(
             chain,
             NETUID,
@@ -147,21 +157,17 @@ class World:
             "ab" * 32,
             Axon("127.0.0.1", 9),
             state,
-            experts,
-            TwoSteps(state, self.pool, "ab" * 32, baseline, experts, metrics, sent=self.sent),
-            GateSync(chain, http, self.path / "sheets", allow_private=True),
-            self.path / "sheets",
+            measurement,
+            sheets,
             Health(),
             metrics,
         )
         validator.health.block = 1
         try:
-            async with asyncio.TaskGroup() as walking:
-                while self.chain.block < until_block:
-                    self.chain.next_block()
+            while self.chain.block < until_block:
+                self.chain.next_block()
+                async with asyncio.TaskGroup() as walking:
                     await validator.on_block(walking)
-                    for _ in range(4):
-                        await asyncio.sleep(0)
         finally:
             state.close()
         return validator
@@ -285,7 +291,8 @@ async def test_a_commit_still_in_the_pool_is_not_sent_again_after_a_crash(world)
     assert len(world.submitted) == 2  # epochs 0 and 1
 
 
-async def test_a_commit_lost_on_the_way_is_sent_again_in_time(world):
+async def test_a_commit_lost_on_the_way_is_sent_again_in_time(world, monkeypatch):
+    monkeypatch.setattr("moesubnet.validator.weights.SUBMIT_GRACE_S", 0.1)
     world.chain.lost_calls = 1
     await world.live(58)
     check(world, [0])
@@ -387,3 +394,14 @@ async def test_an_expert_that_left_and_whose_uid_changed_hands_passes_nothing_on
     assert not any(sheet.row_u16)
     assert state.scores()[EXPERTS[0]] > 0  # remembered by hotkey, should it come back
     state.close()
+
+
+def test_two_validators_cannot_share_a_state(tmp_path):
+    with (
+        only_one(tmp_path),
+        pytest.raises(ConfigError, match="another validator"),
+        only_one(tmp_path),
+    ):
+        pass
+    with only_one(tmp_path):
+        pass
