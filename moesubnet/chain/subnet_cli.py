@@ -5,11 +5,24 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.chain.console import DEFAULT_CHAIN, AsJson, Chain, Netuid, answer, ask_chain
+from moesubnet.chain.console import (
+    DEFAULT_CHAIN,
+    DEFAULT_WALLET,
+    AsJson,
+    Chain,
+    Netuid,
+    WalletsDir,
+    WalletSpec,
+    Yes,
+    answer,
+    ask_chain,
+    confirm,
+)
 from moesubnet.errors import ChainUnavailable
 from moesubnet.types import Metagraph, NetUid, Neuron
 from moesubnet.units import RAO_PER_TOKEN, format_rao, u16_fraction
@@ -25,7 +38,7 @@ subnet_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @subnet_app.callback()
 def _group() -> None:
-    """Look at a subnet."""
+    """Look at a subnet, or tell it its spec."""
 
 
 @subnet_app.command()
@@ -44,6 +57,36 @@ def metagraph(
             return
     else:
         _say(ask_chain(chain, lambda client: client.metagraph(subnet)), as_json)
+
+
+@subnet_app.command("set-spec")
+def set_spec(
+    spec: Annotated[Path, typer.Option(help="Folder with spec.json and the files it names.")],
+    url: Annotated[
+        str | None,
+        typer.Option(help="Where others fetch that folder; a file: URL of it by default."),
+    ] = None,
+    wallet: WalletSpec = DEFAULT_WALLET,
+    netuid: Netuid = 1,
+    chain: Chain = DEFAULT_CHAIN,
+    wallets: WalletsDir = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """As the subnet's owner, publish the spec that every neuron must follow."""
+    from moesubnet.chain.wallet import load_coldkey
+    from moesubnet.spec import load_spec
+
+    loaded = load_spec(spec)
+    place = url or loaded.root.resolve().as_uri()
+    confirm(f"Publish spec {loaded.sha256[:12]}… at {place} on subnet {netuid}?", yes)
+    owner = load_coldkey(wallet, wallets)
+    receipt = ask_chain(
+        chain,
+        lambda client: client.set_subnet_spec(NetUid(netuid), loaded.sha256, place, owner),
+    )
+    fields = {"spec_sha256": loaded.sha256, "url": place, "block": receipt.block}
+    answer(as_json, fields, f"spec {loaded.sha256} published in block {receipt.block}")
 
 
 def table(metagraph: Metagraph) -> str:

@@ -14,7 +14,7 @@ from moesubnet.localnet.supervisor import Process
 from moesubnet.localnet.view import ExpertRow, Snapshot, ValidatorRow
 from moesubnet.mixture import log_sum_exp
 from moesubnet.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
-from moesubnet.types import Hotkey, Metagraph, NetUid, Neuron
+from moesubnet.types import Hotkey, Metagraph, NetUid, Neuron, Uid
 from moesubnet.units import u16_fraction
 
 
@@ -78,7 +78,7 @@ async def take_snapshot(
         process = processes.get(names.get(neuron.hotkey, ""))
         return process.alive if process is not None else neuron.hotkey in serving
 
-    def votes(uid: int) -> list[float]:
+    def votes(uid: Uid) -> list[float]:
         shares = []
         for judge in judges:
             row = dict(weights.get(judge.uid, ()))
