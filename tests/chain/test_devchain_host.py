@@ -200,3 +200,31 @@ def test_partial_reads_return_how_much_was_left(host: HostFunctions) -> None:
     assert read(99) == b"\1" + bytes(4)
     host.overlay.set(b"key", None)
     assert read(0) == b"\0"
+
+
+def test_a_call_that_does_not_end_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = wasmtime.wat2wasm(
+        '(module (import "env" "memory" (memory 1))'
+        ' (global (export "__heap_base") i32 (i32.const 1024))'
+        ' (func (export "spin") (param i32 i32) (result i64) (loop (br 0)) (i64.const 0)))'
+    )
+    monkeypatch.setattr(executor, "CALL_TIMEOUT_S", 1)
+    with pytest.raises(RuntimeTrap, match="interrupt"):
+        Executor().call(bytes(endless), "spin", b"", Overlay(Trie()))
+
+
+def test_a_host_function_that_we_lack_traps_only_when_it_is_called() -> None:
+    asking = wasmtime.wat2wasm(
+        '(module (import "env" "memory" (memory 1))'
+        ' (import "env" "ext_unheard_of_version_9" (func $ask (param i32) (result i64)))'
+        ' (global (export "__heap_base") i32 (i32.const 1024))'
+        ' (func (export "ask") (param i32 i32) (result i64) (call $ask (i32.const 1)))'
+        ' (func (export "echo") (param i32 i32) (result i64)'
+        "  (i64.or (i64.extend_i32_u (local.get 0))"
+        "          (i64.shl (i64.extend_i32_u (local.get 1)) (i64.const 32)))))"
+    )
+    running, state = Executor(), Overlay(Trie())
+    assert running.call(bytes(asking), "echo", b"hello", state) == b"hello"
+    with pytest.raises(RuntimeTrap, match="does not offer ext_unheard_of_version_9"):
+        running.call(bytes(asking), "ask", b"", state)
+    assert running.call(bytes(asking), "echo", b"hello", state) == b"hello"

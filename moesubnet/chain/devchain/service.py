@@ -169,6 +169,9 @@ class DevChain:
         interval_s = self._chain.slot_ms / 1000 if seal == "slot" else float(seal)
         if interval_s <= 0:
             raise ChainError("the sealing interval must be positive")
+        tick = 0
         while True:
-            await asyncio.sleep(interval_s - self._clock() % interval_s)
+            # Never the same tick twice, even if a timer fires a little before the clock agrees.
+            tick = max(tick, int(self._clock() // interval_s)) + 1
+            await asyncio.sleep(tick * interval_s - self._clock())
             await self.produce_block()

@@ -6,6 +6,7 @@ is held back. Blocks are final at once: all kinds of heads are the same head.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MOST_SUBSCRIPTIONS = 256
 _MOST_WATCHED_KEYS = 1_024
+# polkadot.js drops "inBlock" if "finalized" comes while it still fetches that block's events.
+_FINALITY_DELAY_S = 0.2
 # Subscribing method to the method of its notifications.
 _HEADS = {
     "chain_subscribeNewHeads": "chain_newHead",
@@ -143,10 +146,18 @@ class Session:
         encoded = as_bytes(extrinsic)
         subscription = self._subscribe("author_extrinsicUpdate")
 
-        def on_status(status: Status) -> None:
+        def push(status: Status) -> None:
+            if subscription.id not in self._open:
+                return
             subscription.push(status if isinstance(status, str) else {**status})
             if status == "invalid" or (isinstance(status, dict) and "inBlock" not in status):
                 self._open.pop(subscription.id, None)  # nothing follows these
+
+        def on_status(status: Status) -> None:
+            if isinstance(status, dict) and "finalized" in status:
+                asyncio.get_running_loop().call_later(_FINALITY_DELAY_S, push, status)
+            else:
+                push(status)
 
         try:
             tx_hash = await self._chain.submit(encoded, on_status)
