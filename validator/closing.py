@@ -19,8 +19,8 @@ from moesubnet.sheet import (
     sheet_seed,
 )
 from moesubnet.types import Hotkey, Metagraph
+from moesubnet.validator.records import Batch
 from moesubnet.validator.scoring import cluster_leaders, recount
-from moesubnet.validator.state import Batch
 
 
 def close_sheet(

@@ -17,8 +17,9 @@ from moesubnet.gate_sync import keep_sheet
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.measure import Measurement
+from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics
-from moesubnet.validator.state import Phase, State
+from moesubnet.validator.state import State
 from moesubnet.validator.weights import Votes, salt_for
 
 BATCHES_PER_EPOCH = 4

@@ -16,8 +16,9 @@ from moesubnet.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Metagraph
 from moesubnet.validator.experts import Experts
 from moesubnet.validator.probes import WINDOW_TOKENS, TextPool, walk_batch
+from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
-from moesubnet.validator.state import Batch, State
+from moesubnet.validator.state import State
 
 FULL_VOCABULARY = 8_192  # up to here an answer holds every token
 TOP_K = 256

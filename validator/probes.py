@@ -23,8 +23,8 @@ from moesubnet.mixture import Walk
 from moesubnet.panel import Panel, PanelSequence
 from moesubnet.protocol import StepResponse
 from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, micro_nats
+from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.scoring import hellinger_squared
-from moesubnet.validator.state import Batch, Step, Window
 
 PREFIX_TOKENS = 32
 STEP_TOKENS = 16

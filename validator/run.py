@@ -60,6 +60,8 @@ async def run_validator(config: ValidatorConfig) -> None:
 
         state = State(config.state_dir / "validator.sqlite3")
         stack.callback(state.close)
+        owner = f"{chain.genesis_hash} {config.netuid} {config.signer.ss58_address}"
+        state.claim(owner, metagraph.epoch_index)
         http = await stack.enter_async_context(open_http_session())
         health, metrics = Health(), Metrics()
         app = build_app(config.signer, state, health, metrics)

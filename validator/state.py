@@ -12,20 +12,19 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from moesubnet.errors import ConfigError
 from moesubnet.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
+from moesubnet.validator.records import Batch, Phase, Step, Vote, Window
 
 SERVED_SHEETS = 50
 
 _SCHEMA = """
+CREATE TABLE IF NOT EXISTS owner (name TEXT);
 CREATE TABLE IF NOT EXISTS used (
     document BLOB, start INTEGER, spec TEXT, PRIMARY KEY (document, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batch (
@@ -38,61 +37,6 @@ CREATE TABLE IF NOT EXISTS vote (
     epoch INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, sheet BLOB, salt TEXT, phase TEXT,
     submitted_block INTEGER, reveal_epoch INTEGER);
 """
-
-
-class Phase(StrEnum):
-    """A vote's life. On a subnet without commit-reveal it goes from prepared to revealed."""
-
-    PREPARED = "prepared"  # stored, perhaps sent
-    COMMITTED = "committed"  # seen on chain
-    REVEALED = "revealed"  # seen on chain; its sheet is public
-    LOST = "lost"  # its time passed, or nothing was worth voting for; never published
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A stretch of private text: document by SHA-256, first token, ids u32."""
-
-    document: bytes
-    start: int
-    ids: npt.NDArray[np.uint32]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One position of all walks of a batch, scored. n experts, N walks.
-
-    log_q, log_w: int32 [N, n + 1] as in a sheet; distance: float64 [n, n], summed squared
-    Hellinger distances over `together` int64 [n, n] walks; receipts: one line for each answer.
-    """
-
-    position: int
-    log_q: npt.NDArray[np.int32]
-    log_w: npt.NDArray[np.int32]
-    distance: npt.NDArray[np.float64]
-    together: npt.NDArray[np.int64]
-    receipts: tuple[str, ...]  # [n]; empty for no answer
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Walks that started together with the same experts, and their steps not yet in a sheet."""
-
-    id: int
-    hotkeys: tuple[Hotkey, ...]
-    walks: npt.NDArray[np.uint32]  # [N, tokens]
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """A sheet on its way to the chain."""
-
-    sheet: Sheet
-    salt: tuple[int, ...]  # u16 words
-    phase: Phase
-    submitted_block: BlockNumber | None  # when its commit was last sent
-    reveal_epoch: int | None
 
 
 @contextmanager
@@ -119,6 +63,20 @@ class State:
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"{path} is not a validator's state: {error}") from error
+
+    def claim(self, owner: str, epoch: int) -> None:
+        """Tie the state to a chain, subnet and hotkey, now in `epoch`. ConfigError if it cannot be
+        theirs: votes would be compared with another chain's epochs."""
+        with self._db:
+            known = self._db.execute("SELECT name FROM owner").fetchone()
+            if known is None:
+                self._db.execute("INSERT INTO owner VALUES (?)", (owner,))
+        newest = self._db.execute("SELECT coalesce(max(epoch), 0) FROM vote").fetchone()[0]
+        if known not in (None, (owner,)) or newest > epoch:
+            raise ConfigError(
+                "this state was made on another chain, subnet or hotkey, or before the chain "
+                "started over: give another --state-dir, and text that was not used there"
+            )
 
     def close(self) -> None:
         self._db.close()

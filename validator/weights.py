@@ -16,7 +16,8 @@ from moesubnet.chain.weights import weights_commit_hash
 from moesubnet.errors import CallRejected
 from moesubnet.sheet import Sheet
 from moesubnet.types import Hotkey, NetUid, Signer
-from moesubnet.validator.state import Phase, State, Vote
+from moesubnet.validator.records import Phase, Vote
+from moesubnet.validator.state import State
 
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient, Epoch, Receipt

@@ -20,8 +20,9 @@ from moesubnet.validator.experts import Experts
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
+from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics
-from moesubnet.validator.state import Phase, State, only_one
+from moesubnet.validator.state import State, only_one
 from moesubnet.validator.weights import VERSION_KEY, row_of
 
 NETUID = 1
@@ -405,3 +406,20 @@ def test_two_validators_cannot_share_a_state(tmp_path):
         pass
     with only_one(tmp_path):
         pass
+
+
+async def test_a_state_belongs_to_one_chain_subnet_and_hotkey(world):
+    await world.live(100)
+    state = world.state()
+    state.claim("0xgenesis 1 5Validator", 3)
+    state.claim("0xgenesis 1 5Validator", 4)
+    for owner, epoch in (("0xother 1 5Validator", 4), ("0xgenesis 1 5Validator", 1)):
+        with pytest.raises(ConfigError, match="--state-dir"):
+            state.claim(owner, epoch)
+    state.close()
+
+
+def test_a_file_that_is_no_database_is_refused_in_words(tmp_path):
+    (tmp_path / "state.sqlite3").write_bytes(b"not a database, whatever it says" * 100)
+    with pytest.raises(ConfigError, match="not a validator's state"):
+        State(tmp_path / "state.sqlite3")

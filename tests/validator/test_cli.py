@@ -1,0 +1,89 @@
+"""The validator's commands, as a person types them."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moesubnet.errors import ConfigError, FrameError
+from moesubnet.sheet import Sheet, micro_nats, sheet_seed
+from moesubnet.validator.cli import validator_app
+from moesubnet.validator.records import Phase
+from moesubnet.validator.state import State
+
+MINER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"  # //Alice
+
+
+@pytest.fixture
+def sheet():
+    log_q = np.log(np.tile([0.5, 0.01], (8, 1)))
+    return Sheet(
+        netuid=1,
+        epoch=7,
+        validator="5V",
+        spec_sha256=bytes(32),
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        seed=sheet_seed(bytes(32), 7),
+        hotkeys=(MINER,),
+        uids=(3,),
+        leaders=(0,),
+        walks=tuple(np.zeros(40, "<u4") for _ in range(4)),
+        walk=np.repeat(np.arange(4, dtype="<u4"), 2),
+        position=np.tile(np.array([32, 33], "<u4"), 4),
+        log_q=micro_nats(log_q),
+        log_w=micro_nats(np.full((8, 2), np.log(0.5))),
+        receipts=(bytes(32),),
+        reliability_ppm=(1_000_000,),
+        ema_before=(None,),
+        ema_after=(3_000_000_000,),
+        row_u16=(65_535,),
+    )
+
+
+def run(*arguments):
+    return CliRunner().invoke(validator_app, arguments)
+
+
+@pytest.mark.parametrize("who", [MINER, "//Alice"])
+def test_explain_reads_the_own_state_or_a_published_sheet(tmp_path, sheet, who):
+    state = State(tmp_path / "validator.sqlite3")
+    state.close_epoch(sheet, (1, 2), Phase.PREPARED, [])
+    state.close()
+    (tmp_path / "some.sheet").write_bytes(sheet.to_bytes())
+    own = run("explain", who, "--state-dir", str(tmp_path))
+    published = run("explain", who, "--sheet", str(tmp_path / "some.sheet"))
+    assert own.exit_code == published.exit_code == 0
+    assert own.output == published.output
+    assert "uid 3" in own.output
+    assert "It earns because" in own.output
+    assert len(own.output.splitlines()) <= 24
+
+
+def test_explain_sees_a_vote_that_does_not_follow_from_its_sheet(tmp_path, sheet):
+    path = tmp_path / "some.sheet"
+    path.write_bytes(sheet.to_bytes().replace(b"\xcd\xff\xff", b"\xcd\x00\x09"))  # not canonical
+    assert isinstance(run("explain", MINER, "--sheet", str(path)).exception, FrameError)
+    path.write_bytes(sheet.to_bytes().replace(b"\xcd\xff\xff", b"\xcd\x7f\xff"))
+    assert "RECOUNT DISAGREES" in run("explain", MINER, "--sheet", str(path)).output
+
+
+def test_explain_says_what_is_missing(tmp_path, sheet):
+    for arguments, words in (
+        (("--state-dir", str(tmp_path / "none")), "--state-dir or --sheet"),
+        (("--sheet", str(tmp_path / "none")), "cannot read"),
+    ):
+        result = run("explain", MINER, *arguments)
+        assert isinstance(result.exception, ConfigError)
+        assert words in str(result.exception)
+    State(tmp_path / "validator.sqlite3").close()
+    result = run("explain", MINER, "--state-dir", str(tmp_path))
+    assert "no epoch is closed" in str(result.exception)
+    (tmp_path / "some.sheet").write_bytes(sheet.to_bytes())
+    result = run("explain", "5Nobody", "--sheet", str(tmp_path / "some.sheet"))
+    assert "not in this sheet" in str(result.exception)
+
+
+def test_help_says_that_the_text_becomes_public():
+    words = run("run", "--help").output
+    assert "PUBLISHED" in words
+    assert "public from then on" in " ".join(words.split())

@@ -1,0 +1,67 @@
+"""What a validator writes down: windows of text, scored steps, batches of walks, votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.sheet import Sheet
+from moesubnet.types import BlockNumber, Hotkey
+
+
+class Phase(StrEnum):
+    """A vote's life. On a subnet without commit-reveal it goes from prepared to revealed."""
+
+    PREPARED = "prepared"  # stored, perhaps sent
+    COMMITTED = "committed"  # seen on chain
+    REVEALED = "revealed"  # seen on chain; its sheet is public
+    LOST = "lost"  # its time passed, or nothing was worth voting for; never published
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of private text: document by SHA-256, first token, ids u32."""
+
+    document: bytes
+    start: int
+    ids: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One position of all walks of a batch, scored. n experts, N walks.
+
+    log_q, log_w: int32 [N, n + 1] as in a sheet; distance: float64 [n, n], summed squared
+    Hellinger distances over `together` int64 [n, n] walks; receipts: one line for each answer.
+    """
+
+    position: int
+    log_q: npt.NDArray[np.int32]
+    log_w: npt.NDArray[np.int32]
+    distance: npt.NDArray[np.float64]
+    together: npt.NDArray[np.int64]
+    receipts: tuple[str, ...]  # [n]; empty for no answer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Walks that started together with the same experts, and their steps not yet in a sheet."""
+
+    id: int
+    hotkeys: tuple[Hotkey, ...]
+    walks: npt.NDArray[np.uint32]  # [N, tokens]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A sheet on its way to the chain."""
+
+    sheet: Sheet
+    salt: tuple[int, ...]  # u16 words
+    phase: Phase
+    submitted_block: BlockNumber | None  # when its commit was last sent
+    reveal_epoch: int | None
