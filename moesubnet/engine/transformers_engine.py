@@ -235,7 +235,9 @@ class TransformersEngine:
 
 def _load_model(folder: str) -> Any:
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     loader: Any = AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

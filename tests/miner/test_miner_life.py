@@ -1,0 +1,153 @@
+"""The command itself, in a process of its own, against the embedded chain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from moesubnet.chain.client import ChainClient
+from moesubnet.chain.devchain import DevChain
+from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.client import ExpertClient, open_http_session
+from moesubnet.errors import PeerRefused, PeerUnavailable
+from moesubnet.protocol import GenerateRequest, StepRequest, Want
+from moesubnet.spec import LoadedSpec
+from moesubnet.types import Axon, Hotkey, NetUid
+
+from .conftest import step_of, u32
+
+NETUID = NetUid(1)
+MINER = Hotkey(keypair_from_uri("//Fay//hot").ss58_address)
+SLOW_ENGINE = """
+import time
+from custom_engine import CacheEngine
+
+class SlowEngine(CacheEngine):
+    def rows(self, batch):
+        time.sleep(0.1)
+        return super().rows(batch)
+"""
+
+
+@dataclass
+class Process:
+    process: asyncio.subprocess.Process
+    log: Path
+
+    async def wait(self) -> tuple[int, str]:
+        code = await asyncio.wait_for(self.process.wait(), 60)
+        return code, self.log.read_text()
+
+
+@dataclass
+class Network:
+    """A chain that knows the tiny spec, and how to start miners on it."""
+
+    chain: ChainClient
+    url: str
+    tmp_path: Path
+    stack: AsyncExitStack
+
+    async def miner(self, *arguments: str) -> Process:
+        (self.tmp_path / "slow_engine.py").write_text(SLOW_ENGINE)
+        examples = Path(__file__).parents[2] / "examples"
+        environment = os.environ | {"PYTHONPATH": f"{self.tmp_path}{os.pathsep}{examples}"}
+        log = self.tmp_path / "miner.log"
+        with log.open("wb") as handle:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "moesubnet", "miner", "run", "--chain", self.url),
+                *("--engine", "slow_engine:SlowEngine", "--model", "none"),
+                *("--hotkey", "//Fay//hot", *arguments),
+                stdout=handle,
+                stderr=handle,
+                env=environment,
+            )
+
+        def kill() -> None:
+            if process.returncode is None:
+                process.kill()
+
+        self.stack.callback(kill)
+        return Process(process, log)
+
+    async def announced(self, miner: Process, *, not_at: Axon | None = None) -> Axon:
+        for _ in range(600):
+            neuron = (await self.chain.metagraph(NETUID)).by_hotkey.get(MINER)
+            if neuron is not None and neuron.axon not in (None, not_at):
+                assert neuron.axon is not None
+                return neuron.axon
+            assert miner.process.returncode is None, miner.log.read_text()
+            await asyncio.sleep(0.1)
+        raise AssertionError(miner.log.read_text())
+
+    async def client(self, axon: Axon) -> ExpertClient:
+        """Of a registered, staked caller."""
+        caller = keypair_from_uri("//Caller")
+        if caller.ss58_address not in (await self.chain.metagraph(NETUID)).by_hotkey:
+            payer = keypair_from_uri("//Bob")
+            await self.chain.register(NETUID, Hotkey(caller.ss58_address), payer)
+            await self.chain.add_stake(NETUID, Hotkey(caller.ss58_address), 2 * 10**9, payer)
+        http = await self.stack.enter_async_context(open_http_session())
+        return ExpertClient(http, caller, MINER, axon, vocab_size=300, allow_private=True)
+
+
+@pytest.fixture
+async def network(tmp_path: Path, tiny_spec: LoadedSpec) -> AsyncIterator[Network]:
+    async with AsyncExitStack() as stack:
+        dev = await stack.enter_async_context(
+            DevChain.open(tmp_path / "chain", preset="development", seal=0.25)
+        )
+        server = await stack.enter_async_context(dev.serve("127.0.0.1", 0))
+        chain = await stack.enter_async_context(await ChainClient.connect(server.url))
+        url = tiny_spec.root.resolve().as_uri()
+        await chain.set_subnet_spec(NETUID, tiny_spec.sha256, url, keypair_from_uri("//Alice"))
+        yield Network(chain, server.url, tmp_path, stack)
+
+
+async def test_without_a_registration_the_exact_command_is_printed(network: Network) -> None:
+    code, log = await (await network.miner()).wait()
+    assert code == 1
+    command = f"moesubnet register --netuid 1 --hotkey {MINER} --wallet COLDKEY"
+    assert f"{command} --chain {network.url}" in log
+
+
+@pytest.mark.slow
+async def test_a_miner_joins_serves_drains_and_comes_back_elsewhere(network: Network) -> None:
+    miner = await network.miner("--coldkey", "//Bob")
+    axon = await network.announced(miner)
+    client = await network.client(axon)
+    request = StepRequest((step_of("s", u32(), u32(5, 5)),), Want("full"))
+    for _ in range(50):  # until the miner has seen the caller's stake
+        try:
+            (rows,) = (await client.step(request, timeout_s=10)).rows
+            break
+        except PeerRefused:
+            await asyncio.sleep(0.2)
+    assert rows.logprobs[0].argmax() == 5
+
+    stream = client.generate(GenerateRequest(prompt_ids=[1], max_tokens=20, seed=1), timeout_s=30)
+    count = 0
+    async with aclosing(stream) as chunks:
+        async for chunk in chunks:
+            count += len(chunk.ids)
+            if count == 2:
+                miner.process.send_signal(signal.SIGTERM)
+    assert chunk.finish_reason is not None  # whole, and its receipt verified
+    code, log = await miner.wait()
+    assert (code, "Traceback" in log) == (0, False), log
+    with pytest.raises(PeerUnavailable):
+        await client.card(timeout_s=5)
+
+    again = await network.miner()
+    moved = await network.announced(again, not_at=axon)
+    assert (await (await network.client(moved)).card(timeout_s=10)).name == "none"
+    again.process.send_signal(signal.SIGINT)
+    assert (await again.wait())[0] == 0
