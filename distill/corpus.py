@@ -8,11 +8,18 @@ import numpy as np
 
 from moesubnet.errors import ConfigError
 from moesubnet.spec import LoadedSpec
-from moesubnet.training.dataset import Ids, cold_windows, encode, read_documents, stream
+from moesubnet.training.dataset import (
+    Ids,
+    cold_windows,
+    encode,
+    read_documents,
+    split_held_out,
+    stream,
+)
 from moesubnet.training.tokenizer import load_tokenizer
 
 WINDOW = 128
-HELD_OUT_EVERY = 10  # documents of the public set; a plain run is judged on these
+HELD_OUT_EVERY = 10  # of the public text, a plain run is judged on a tenth
 
 
 def public_windows(spec: LoadedSpec, window: int, seed: int) -> Ids:
@@ -26,10 +33,7 @@ def public_windows(spec: LoadedSpec, window: int, seed: int) -> Ids:
 def public_streams(spec: LoadedSpec, window: int) -> tuple[Ids, Ids]:
     """For a plain run: (uint32 [n] to train on, cold windows [M, window] held out of it)."""
     documents = _encoded(spec, spec.path(spec.spec.public_text))
-    held_out = documents[::HELD_OUT_EVERY]
-    kept = [ids for index, ids in enumerate(documents) if index % HELD_OUT_EVERY]
-    eos_id = spec.spec.eos_id
-    return stream(kept, eos_id), cold_windows(stream(held_out, eos_id), window)
+    return split_held_out(documents, spec.spec.eos_id, window, HELD_OUT_EVERY)
 
 
 def test_windows(spec: LoadedSpec, folder: Path, window: int) -> dict[str, Ids]:

@@ -2,12 +2,6 @@
 
 Everything is kept under `<out>/work`, so an interrupted run goes on where it stopped; the
 finished student, its report and its manifest stand in `<out>` itself.
-
-What is compared, and how it is kept fair: the plain runs start from the student's first weights,
-see the same public text, and keep the checkpoint that was best on a slice of it. One is given as
-many steps as the student, side by side with it, so both see the same load. The other is given as
-many CPU-seconds as the student's training and the collection of its targets took in all
-processes, the experts' included.
 """
 
 from __future__ import annotations
@@ -22,27 +16,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from moesubnet.distill.collect import collect
+from moesubnet.distill.compare import compare, train_apart
 from moesubnet.distill.corpus import WINDOW, public_windows, test_windows
 from moesubnet.distill.costs import CpuMeter
-from moesubnet.distill.evaluate import (
-    GATED,
-    PLAIN_CPU,
-    PLAIN_STEPS,
-    STUDENT,
-    UNIFORM,
-    Row,
-    evaluate_by_walks,
-    folder_losses,
-    verdicts,
-)
-from moesubnet.distill.jobs import Job, JobReport, finished
+from moesubnet.distill.evaluate import STUDENT, Row, verdicts
+from moesubnet.distill.jobs import Job, JobReport
 from moesubnet.distill.manifest import REPORT, Manifest, model_files, write_manifest
-from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form
+from moesubnet.distill.targets import TargetSpec, TargetStore, target_form
 from moesubnet.distill.train import BATCH_WINDOWS
 from moesubnet.distill.walks import Members, call_groups
 from moesubnet.gate import Gate
 from moesubnet.spec import LoadedSpec
-from moesubnet.training.jobs import run_job
 from moesubnet.training.progress import OnProgress, ignore
 from moesubnet.training.trainer import seconds_per_step
 from moesubnet.types import Axon, Hotkey
@@ -107,9 +91,6 @@ async def distill(
     work.mkdir(parents=True, exist_ok=True)
     teacher = _with_kept_gate(teacher, work)
     collected = await _collect(spec, teacher, settings, work, on_progress)
-    targets = await asyncio.to_thread(Targets.load, collected.store)
-    kept_mass, tokens = targets.kept_mass, targets.ids.size
-    del targets  # hundreds of megabytes, and the trainers read their own
     student_job = Job(
         kind="student",
         name="student",
@@ -121,21 +102,28 @@ async def distill(
         steps=await _steps(spec, settings, work),
         seed=settings.seed,
     )
-    rows: list[Row] = []
     equal_steps = equal_cpu = None
+    rows: list[Row] = []
     if settings.test is None:
-        student = await _train(student_job, on_progress)
+        student = await train_apart(student_job, on_progress)
     else:
-        student, equal_steps, equal_cpu, rows = await _compare(
-            spec, teacher, settings, collected, student_job, on_progress
+        result = await compare(
+            spec,
+            teacher.members,
+            test_windows(spec, settings.test, settings.window),
+            student_job,
+            collected.cpu_s,
+            on_progress,
         )
+        student, equal_steps, equal_cpu = result.student, result.equal_steps, result.equal_cpu
+        rows = result.rows
     report = Report(
         student_sha256=_publish(spec, teacher, settings, student_job, rows),
         student=student,
         plain_equal_steps=equal_steps,
         plain_equal_cpu=equal_cpu,
-        tokens=tokens,
-        kept_mass=kept_mass,
+        tokens=collected.store.spec.windows * settings.window,
+        kept_mass=await asyncio.to_thread(collected.store.kept_mass),
         collect_cpu_s=collected.cpu_s,
         collect_s=collected.wall_s,
         elapsed_s=time.monotonic() - started_s,
@@ -190,65 +178,11 @@ async def _collect(
 
 async def _steps(spec: LoadedSpec, settings: Settings, work: Path) -> int:
     """How many steps fit into the student's seconds on this machine; decided once per run."""
-    path = work / "steps.json"
+    path = work / f"steps-{settings.student_s:g}s.json"
     if not path.exists():
         step_s = await asyncio.to_thread(seconds_per_step, spec, BATCH_WINDOWS, settings.window)
         path.write_text(json.dumps(max(MIN_STEPS, round(settings.student_s / step_s))))
     return int(json.loads(path.read_text()))
-
-
-async def _compare(
-    spec: LoadedSpec,
-    teacher: Teacher,
-    settings: Settings,
-    collected: Collected,
-    student_job: Job,
-    on_progress: OnProgress,
-) -> tuple[JobReport, JobReport, JobReport, list[Row]]:
-    """Student, plain runs of equal steps and equal CPU, and the rows of the table."""
-    assert settings.test is not None
-    windows = test_windows(spec, settings.test, settings.window)
-    work = student_job.out.parent
-    plain = {"kind": "plain", "targets": None, "target_spec": None}
-    steps_job = student_job.model_copy(
-        update=plain | {"name": "plain, equal steps", "out": work / "plain-steps"}
-    )
-    async with asyncio.TaskGroup() as group:
-        first = group.create_task(_train(student_job, on_progress))
-        second = group.create_task(_train(steps_job, on_progress))
-    student, equal_steps = first.result(), second.result()
-    cpu_s = round(collected.cpu_s + student.cpu_s, 1)
-    cpu_job = student_job.model_copy(
-        update=plain
-        | {"name": "plain, equal CPU", "out": work / "plain-cpu", "steps": 1, "cpu_s": cpu_s}
-    )
-    async with asyncio.TaskGroup() as group:
-        third = group.create_task(_train(cpu_job, on_progress))
-        walked = group.create_task(
-            evaluate_by_walks(
-                teacher.members,
-                windows,
-                f"e{collected.store.spec.sha256[:8]}",
-                prefill=settings.prefill,
-                on_progress=on_progress,
-            )
-        )
-    losses = walked.result()
-    rows = [Row(str(hotkey), loss) for hotkey, loss in losses.experts.items()]
-    rows += [Row(UNIFORM, losses.uniform_mixture), Row(GATED, losses.gated_mixture)]
-    for name, job in ((STUDENT, student_job), (PLAIN_STEPS, steps_job), (PLAIN_CPU, cpu_job)):
-        rows.append(Row(name, await asyncio.to_thread(folder_losses, job.out, windows, spec)))
-    return student, equal_steps, third.result(), rows
-
-
-async def _train(job: Job, on_progress: OnProgress) -> JobReport:
-    """Run the job in a process of its own, unless it is done."""
-    if (report := finished(job)) is None:
-        job.out.mkdir(parents=True, exist_ok=True)
-        path = job.out / "next-job.txt"
-        path.write_text(job.model_dump_json())
-        report = JobReport(**await run_job("moesubnet.distill.jobs", [str(path)], on_progress))
-    return report
 
 
 def _publish(

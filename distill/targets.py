@@ -83,6 +83,16 @@ class TargetStore:
         save_file(dict(tensors), temporary)
         os.replace(temporary, self.path(shard))
 
+    def kept_mass(self) -> float:
+        """Mean mass of the mixture that the targets list; 1 but for top_k."""
+        from safetensors.numpy import load_file
+
+        if self.spec.kind != "top_k":
+            return 1.0
+        heads = (load_file(path)["log_m"].astype(np.float32) for path in self.shards())
+        means = [(len(log_m), np.exp(log_m).sum(-1).mean()) for log_m in heads]
+        return float(sum(n * mean for n, mean in means) / sum(n for n, _ in means))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
@@ -113,10 +123,3 @@ class Targets:
             log_m=None if kind == "samples" else joined("log_m"),
             kept=None if kind == "full" else joined("kept"),
         )
-
-    @property
-    def kept_mass(self) -> float:
-        """Mean mass of the mixture that the targets list; 1 but for top_k."""
-        if self.kind != "top_k" or self.log_m is None:
-            return 1.0
-        return float(np.exp(self.log_m.astype(np.float32)).sum(-1).mean())

@@ -113,17 +113,21 @@ def train_plain(
         windows = random_windows(ids, BATCH_WINDOWS, window + 1, start_id, rng)
         return next_token_loss(model, windows), windows[:, 1:].size
 
-    def judge(step: int, elapsed_s: float) -> bool:
+    def judge(step: int) -> None:
         nonlocal best_step, best_loss, best_weights
+        loss = held_out_loss(model, held_out, start_id)
+        if loss < best_loss:
+            best_step, best_loss = step, loss
+            best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def after_step(step: int, elapsed_s: float) -> bool:
         if step % JUDGE_EVERY_STEPS == 0:
-            loss = held_out_loss(model, held_out, start_id)
-            if loss < best_loss:
-                best_step, best_loss = step, loss
-                best_weights = {k: v.clone() for k, v in model.state_dict().items()}
+            judge(step)
         return step - best_step >= PATIENCE * JUDGE_EVERY_STEPS
 
     outcome = train(
-        model, batch_loss, schedule, on_progress=on_progress, after_step=judge, clock=clock
+        model, batch_loss, schedule, on_progress=on_progress, after_step=after_step, clock=clock
     )
+    judge(outcome.steps)
     model.load_state_dict(best_weights)
     return PlainOutcome(outcome, best_step, best_loss)

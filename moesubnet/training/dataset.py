@@ -20,6 +20,8 @@ from moesubnet.errors import ConfigError
 
 Ids = NDArray[np.uint32]
 ENCODE_BATCH = 256
+PIECE_TOKENS = 512  # text is held out by pieces of this size
+FIRST_HELD_OUT = 5  # so that even a short text has a piece held out
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +91,13 @@ def cold_windows(ids: Ids, length: int) -> Ids:
     """uint32 [len(ids) // length, length]: consecutive, non-overlapping; the rest is cut."""
     count = len(ids) // length
     return ids[: count * length].reshape(count, length)
+
+
+def split_held_out(
+    documents: Sequence[Ids], eos_id: int, window: int, every: int
+) -> tuple[Ids, Ids]:
+    """(stream uint32 [n] to train on, cold windows uint32 [m, window]): one piece of 512 tokens
+    in `every` is held out, evenly over the documents."""
+    pieces = [d[i : i + PIECE_TOKENS] for d in documents for i in range(0, len(d), PIECE_TOKENS)]
+    kept = [piece for i, piece in enumerate(pieces) if i % every != FIRST_HELD_OUT]
+    return stream(kept, eos_id), cold_windows(stream(pieces[FIRST_HELD_OUT::every], eos_id), window)

@@ -17,11 +17,10 @@ from moesubnet.errors import ConfigError
 from moesubnet.spec import LoadedSpec, file_sha256
 from moesubnet.training.dataset import (
     Ids,
-    cold_windows,
     encode,
     random_windows,
     read_documents,
-    stream,
+    split_held_out,
 )
 from moesubnet.training.model import new_model, parameter_count, save_model, small_config, start_id
 from moesubnet.training.progress import OnProgress, ignore
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 BATCH_TOKENS = 1_024  # small batches: in two minutes, steps are what is scarce
-HELD_OUT_SHARE, FIRST_HELD_OUT = 0.05, 5  # even a short text has a sixth piece
-MAX_HELD_OUT_TOKENS = 20_000
-PIECE_TOKENS = 512  # text is held out by pieces of this size
+HELD_OUT_EVERY = 20
+MAX_HELD_OUT_WINDOWS = 80
+MIN_WINDOWS = 20
 REPORT = "report.json"
 
 
@@ -84,7 +83,14 @@ def train_expert(
 
     cpu_started_s = time.process_time()
     window = spec.spec.context_tokens
-    ids, held_out = split_held_out(_encoded(texts, spec), start_id(spec), window)
+    documents = _encoded(texts, spec)
+    ids, held_out = split_held_out(documents, spec.spec.eos_id, window - 1, HELD_OUT_EVERY)
+    held_out = held_out[:MAX_HELD_OUT_WINDOWS]
+    if len(ids) < MIN_WINDOWS * window:
+        raise ConfigError(
+            f"{len(ids):,} tokens are too little text to train on; "
+            f"{MIN_WINDOWS * window:,} is the least, a few hundred thousand make an expert"
+        )
     model = new_model(small_config(spec), seed)
 
     def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
@@ -134,23 +140,6 @@ def read_report(out: Path, run: str) -> ExpertReport | None:
     except FileNotFoundError:
         return None
     return ExpertReport(**saved["report"]) if saved["run"] == run else None
-
-
-def split_held_out(documents: list[Ids], eos_id: int, window: int) -> tuple[Ids, Ids]:
-    """(training stream uint32 [n], held-out cold windows uint32 [m, window − 1]).
-
-    About a twentieth of the text, evenly spread. Raises ConfigError when less than 20 windows.
-    """
-    pieces = [d[i : i + PIECE_TOKENS] for d in documents for i in range(0, len(d), PIECE_TOKENS)]
-    every = round(1 / HELD_OUT_SHARE)
-    held_out = stream(pieces[FIRST_HELD_OUT::every], eos_id)[:MAX_HELD_OUT_TOKENS]
-    train_ids = stream([p for i, p in enumerate(pieces) if i % every != FIRST_HELD_OUT], eos_id)
-    if len(train_ids) < 20 * window:
-        raise ConfigError(
-            f"{len(train_ids):,} tokens are too little text to train on; "
-            f"{20 * window:,} is the least, a few hundred thousand make an expert"
-        )
-    return train_ids, cold_windows(held_out, window - 1)
 
 
 def _encoded(texts: list[Path], spec: LoadedSpec) -> list[Ids]:

@@ -1,0 +1,104 @@
+"""The student against what it has to beat, and how that is kept fair.
+
+The plain runs start from the student's first weights, see the same public text, and keep the
+checkpoint that was best on a slice of it. One is given as many steps as the student, side by side
+with it, so both see the same load. The other is given as many CPU-seconds as the student's
+training and the collection of its targets took in all processes, the experts' included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from moesubnet.distill.evaluate import (
+    GATED,
+    PLAIN_CPU,
+    PLAIN_STEPS,
+    STUDENT,
+    UNIFORM,
+    Row,
+    evaluate_by_walks,
+    folder_losses,
+)
+from moesubnet.distill.jobs import Job, JobReport, finished
+from moesubnet.distill.walks import Ids, Members
+from moesubnet.spec import LoadedSpec
+from moesubnet.training.jobs import run_job
+from moesubnet.training.progress import OnProgress
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The three runs, and the table's rows from experts to plain runs."""
+
+    student: JobReport
+    equal_steps: JobReport
+    equal_cpu: JobReport
+    rows: list[Row]
+
+
+async def compare(
+    spec: LoadedSpec,
+    members: Members,
+    windows: Mapping[str, Ids],
+    student_job: Job,
+    collect_cpu_s: float,
+    on_progress: OnProgress,
+) -> Comparison:
+    """Train the student and its opponents and measure everyone on `windows` (domain → [M, W])."""
+    assert student_job.target_spec is not None
+    work = student_job.out.parent
+    steps_job = student_job.model_copy(
+        update=_PLAIN | {"name": PLAIN_STEPS, "out": work / "plain-steps"}
+    )
+    student, equal_steps = await _both(
+        train_apart(student_job, on_progress), train_apart(steps_job, on_progress)
+    )
+    cpu_s = round(collect_cpu_s + student.cpu_s, 1)
+    cpu_job = steps_job.model_copy(
+        update={"name": PLAIN_CPU, "out": work / "plain-cpu", "steps": 1, "cpu_s": cpu_s}
+    )
+    equal_cpu, walked = await _both(
+        train_apart(cpu_job, on_progress),
+        evaluate_by_walks(
+            members,
+            windows,
+            f"e{student_job.target_spec.sha256[:8]}",
+            prefill=student_job.target_spec.prefill,
+            on_progress=on_progress,
+        ),
+    )
+    rows = [Row(str(hotkey), loss) for hotkey, loss in walked.experts.items()]
+    rows += [Row(UNIFORM, walked.uniform_mixture), Row(GATED, walked.gated_mixture)]
+    for name, job in ((STUDENT, student_job), (PLAIN_STEPS, steps_job), (PLAIN_CPU, cpu_job)):
+        rows.append(Row(name, await asyncio.to_thread(folder_losses, job.out, windows, spec)))
+    return Comparison(student, equal_steps, equal_cpu, rows)
+
+
+_PLAIN: dict[str, Any] = {"kind": "plain", "targets": None, "target_spec": None}
+
+
+async def train_apart(job: Job, on_progress: OnProgress) -> JobReport:
+    """Run the job in a process of its own, unless it is done. Raises ConfigError."""
+    if (report := finished(job)) is not None:
+        return report
+    job.out.mkdir(parents=True, exist_ok=True)
+    path = job.out / "next-job.txt"
+    path.write_text(job.model_dump_json())
+    return JobReport(**await run_job("moesubnet.distill.jobs", [str(path)], on_progress))
+
+
+async def _both(one: Coroutine[Any, Any, A], other: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Side by side; the first failure ends the other and is raised itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            first, second = group.create_task(one), group.create_task(other)
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return first.result(), second.result()
