@@ -149,6 +149,8 @@ class _Wire(BaseModel):
     def sheet(self) -> Sheet:
         """Raises ValueError where lengths, order or ranges contradict each other."""
         n = len(self.hotkeys)
+        if self.seed != sheet_seed(self.previous_sha256, self.epoch):
+            raise ValueError("a seed of its own choice")
         scores = (self.reliability_ppm, self.ema_before, self.ema_after, self.row_u16)
         if any(len(column) != n for column in (self.uids, self.leaders, self.receipts, *scores)):
             raise ValueError("a column is missing")

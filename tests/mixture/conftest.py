@@ -1,9 +1,7 @@
-import hashlib
-
 import numpy as np
 import pytest
 
-from moesubnet.sheet import Sheet, micro_nats
+from moesubnet.sheet import Sheet, micro_nats, sheet_seed
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +32,7 @@ def make_sheet():
             spec_sha256=bytes(32),
             gate_sha256=bytes(32),
             previous_sha256=bytes(32),
-            seed=hashlib.sha256(b"seed").digest(),
+            seed=sheet_seed(bytes(32), epoch),
             hotkeys=tuple(hotkeys),
             uids=tuple(range(n)),
             leaders=tuple(range(n)),

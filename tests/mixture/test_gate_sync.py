@@ -10,6 +10,7 @@ from moesubnet.client import open_http_session
 from moesubnet.gate import fit
 from moesubnet.gate_sync import GateSync, fetch_revealed_sheets
 from moesubnet.listening import serve
+from moesubnet.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey, Metagraph, Neuron
 
 EXPERTS = tuple(Hotkey(f"expert{i}") for i in range(3))
@@ -67,7 +68,8 @@ def history(make_sheet, epochs, **kwargs):
     sheets, previous = [], bytes(32)
     for epoch in epochs:
         sheet = make_sheet(EXPERTS, epoch=epoch, seed=epoch, walk_count=4, domains=True)
-        sheets.append(dataclasses.replace(sheet, previous_sha256=previous, **kwargs))
+        linked = {"previous_sha256": previous, "seed": sheet_seed(previous, epoch)}
+        sheets.append(dataclasses.replace(sheet, **linked, **kwargs))
         previous = sheets[-1].sha256
     return sheets
 
@@ -106,7 +108,7 @@ async def test_lies_about_hash_author_subnet_and_epoch_are_ignored(
         "hash": honest,
         "author": dataclasses.replace(honest, validator=Hotkey("other")),
         "subnet": dataclasses.replace(honest, netuid=2),
-        "epoch": dataclasses.replace(honest, epoch=7),
+        "epoch": dataclasses.replace(honest, epoch=7, seed=sheet_seed(bytes(32), 7)),
         "garbage": honest,
     }
     chain = FakeChain()
