@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import msgpack
 import numpy as np
@@ -38,6 +39,7 @@ UNKNOWN_PRIOR = 0.02
 L2_ITEMS = 1.0  # ‖θ‖²/2 weighs as much as one item: a prior variance of one
 ITERATIONS = 40
 SCALE = 2**12
+MAX_FIT_ITEMS = 40_000  # two seconds and 100 MB
 
 
 def initial_features(shape: tuple[int, ...] = ()) -> Float:
@@ -137,12 +139,16 @@ class WeightedSheet:
 def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None = None) -> Gate:
     """Fit on `sheets`; columns are the hotkeys in them (that are `registered`, if given).
 
-    A sheet's items together weigh its validator's stake, however many they are. The order in
-    which sheets are given does not matter. Nothing to fit on: the uniform gate.
+    A sheet's items together weigh its validator's stake, however many they are; of more than
+    MAX_FIT_ITEMS those of the largest stakes count. The order in which sheets are given does not
+    matter. Nothing to fit on: the uniform gate.
     """
     distinct = {item.sheet.sha256: item for item in sheets}
-    used = [item for item in distinct.values() if len(item.sheet.walk) and item.stake_rao > 0]
-    used.sort(key=lambda item: (item.sheet.epoch, item.sheet.sha256))
+    heard = [item for item in distinct.values() if len(item.sheet.walk) and item.stake_rao > 0]
+    # A bound on memory that strangers with a little stake cannot use to crowd others out.
+    heard.sort(key=lambda item: (-item.stake_rao, -item.sheet.epoch, item.sheet.sha256))
+    total = list(accumulate(len(item.sheet.walk) for item in heard))
+    used = [item for item, items in zip(heard, total, strict=True) if items <= MAX_FIT_ITEMS]
     seen = {hotkey for item in used for hotkey in item.sheet.hotkeys}
     hotkeys = tuple(sorted(seen if registered is None else seen & set(registered)))
     if not hotkeys:

@@ -94,6 +94,13 @@ def test_stake_decides_and_the_number_of_items_does_not(make_sheet):
     assert ignored.sha256 == fit([WeightedSheet(truth, 7)]).sha256
 
 
+def test_a_flood_of_sheets_of_little_stake_crowds_nobody_out(make_sheet, monkeypatch):
+    monkeypatch.setattr("moesubnet.gate.MAX_FIT_ITEMS", 1000)
+    truth = WeightedSheet(make_sheet(HOTKEYS, domains=True, seed=1), 10**9)
+    flood = [WeightedSheet(make_sheet(HOTKEYS, seed=s, epoch=9), s) for s in range(2, 12)]
+    assert fit([*flood, truth]).sha256 == fit([truth]).sha256
+
+
 def test_silence_on_hard_items_does_not_raise_the_prior(make_sheet):
     rng = np.random.default_rng(0)
     features = initial_features((400,))
