@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -246,9 +247,36 @@ async def test_pages_and_names_from_elsewhere_are_turned_away(served: Server) ->
         assert await status(Origin="https://evil.example") == 403
         assert await status(Origin="null") == 403
         assert await status(Host="evil.example:9944") == 403
+        assert await status(Host="[") == 403
+        assert await status(Origin="http://[") == 403
         assert await status(Host="localhost") == 200
         with pytest.raises(aiohttp.WSServerHandshakeError):
             await http.ws_connect(served.url, headers={"Origin": "https://evil.example"})
+
+
+async def test_raw_bytes_on_the_port_harm_nobody(
+    served: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = (
+        b"\0" * 5000,
+        os.urandom(5000),
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 5000 + b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n{",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    )
+    for request in requests:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(request)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            writer.write_eof()
+            assert b" 200 " not in await asyncio.wait_for(reader.read(200), 10)
+        writer.close()
+    async with socket(served) as opened:
+        assert (await ask(opened, "system_name"))["result"]
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_message_over_the_limit_ends_only_its_connection(

@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from moesubnet.chain.devchain.jsonrpc import Json, Methods
 from moesubnet.chain.devchain.subscriptions import Session, all_methods
@@ -48,7 +50,9 @@ async def start_server(chain: DevChain, host: str, port: int) -> AsyncIterator[S
     rpc = _Rpc(chain, local_only=is_loopback(host))
     app = web.Application(client_max_size=MOST_REQUEST_BYTES)
     app.router.add_route("*", "/{path:.*}", rpc.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    log = logging.getLogger("moesubnet.chain.http")
+    log.addFilter(_is_ours)
+    runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=1.0)
     await runner.setup()
     try:
         try:
@@ -62,10 +66,23 @@ async def start_server(chain: DevChain, host: str, port: int) -> AsyncIterator[S
 
 
 def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not a traceback for bytes that are no HTTP: a stranger's fault, answered with a 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _names_loopback(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
 
 
 class _Rpc:
@@ -74,6 +91,7 @@ class _Rpc:
         self._local_only = local_only
         self._http_methods = Methods(all_methods(chain, None))
         self._sockets: set[web.WebSocketResponse] = set()
+        self._posts = 0  # under way
 
     async def close(self) -> None:
         for socket in tuple(self._sockets):
@@ -81,9 +99,9 @@ class _Rpc:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if self._local_only and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
+        if self._local_only and not _names_loopback(f"//{request.host}"):
             raise web.HTTPForbidden(text="this chain answers to loopback names only")
-        if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+        if origin is not None and not _names_loopback(origin):
             raise web.HTTPForbidden(text="pages from elsewhere may not use this chain")
         cors = {
             "Access-Control-Allow-Origin": origin or "*",
@@ -97,7 +115,15 @@ class _Rpc:
             return web.Response(status=204, headers=cors)
         if request.method != "POST":
             raise web.HTTPMethodNotAllowed(request.method, ["POST"])
-        answer = await self._http_methods.answer(await request.read())
+        if self._posts >= MOST_CONNECTIONS:
+            raise web.HTTPServiceUnavailable(text="too many requests at once")
+        self._posts += 1
+        try:
+            answer = await self._http_methods.answer(await request.read())
+        except ConnectionError as error:
+            raise web.HTTPBadRequest(text="the request was broken off") from error
+        finally:
+            self._posts -= 1
         text = "" if answer is None else json.dumps(answer)
         return web.Response(text=text, content_type="application/json", headers=cors)
 
@@ -105,6 +131,7 @@ class _Rpc:
         if len(self._sockets) >= MOST_CONNECTIONS:
             raise web.HTTPServiceUnavailable(text="too many connections")
         socket = web.WebSocketResponse(max_msg_size=MOST_REQUEST_BYTES, compress=False)
+        await socket.prepare(request)
         self._sockets.add(socket)
         outgoing: asyncio.Queue[Json] = asyncio.Queue(_MOST_QUEUED_MESSAGES)
         overflow = asyncio.Event()
@@ -116,20 +143,17 @@ class _Rpc:
                 overflow.set()
 
         session = Session(self._chain, send)
+        tasks = [
+            asyncio.create_task(_read(socket, session)),
+            asyncio.create_task(_write(socket, outgoing)),
+            asyncio.create_task(overflow.wait()),
+        ]
         try:
-            await socket.prepare(request)
-            tasks = [
-                asyncio.create_task(_read(socket, session)),
-                asyncio.create_task(_write(socket, outgoing)),
-                asyncio.create_task(overflow.wait()),
-            ]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             session.close()
             self._sockets.discard(socket)
             await socket.close()

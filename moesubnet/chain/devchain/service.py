@@ -133,15 +133,8 @@ class DevChain:
 
     async def produce_block(self) -> Block:
         """Make a block now from what is ready; the time is the clock's, or the next slot's."""
-        async with self._sealing:
-            now_ms = int(self._clock() * 1000)
-            new = await self.run(self._chain.author, now_ms, self.pool.ready())
-            self.head = new.view
-            block = new.view.block
-            self.pool.settle(block.number, block.hash, new.included, new.refused)
-            for listener in tuple(self._listeners):
-                listener(new)
-            return block
+        # Not to be stopped halfway: the pool must learn of a block that is stored.
+        return await asyncio.shield(asyncio.create_task(self._produce_block()))
 
     def listen(self, listener: Callable[[NewHead], None]) -> Callable[[], None]:
         """Call `listener` on the event loop for every new block; returns how to stop it."""
@@ -153,6 +146,17 @@ class DevChain:
         """Serve JSON-RPC over WebSocket and HTTP on one port; 0 picks a free one."""
         async with start_server(self, host, port) as server:
             yield server
+
+    async def _produce_block(self) -> Block:
+        async with self._sealing:
+            now_ms = int(self._clock() * 1000)
+            new = await self.run(self._chain.author, now_ms, self.pool.ready())
+            self.head = new.view
+            block = new.view.block
+            self.pool.settle(block.number, block.hash, new.included, new.refused)
+            for listener in tuple(self._listeners):
+                listener(new)
+            return block
 
     async def _seal_blocks(self, seal: Seal) -> None:
         if seal == "manual":
