@@ -128,16 +128,18 @@ def status(
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
     allow_private: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="Also fetch sheets from private and loopback addresses (local networks)."
+            help="Also fetch sheets from private and loopback addresses; by default if the chain "
+            "is on this machine."
         ),
-    ] = False,
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say a miner's rank, its value, what it will earn per epoch, and why."""
     import json
     from dataclasses import asdict
+    from urllib.parse import urlsplit
 
     from moesubnet.chain.console import account, ask_chain
     from moesubnet.miner.status import render
@@ -145,6 +147,8 @@ def status(
     from moesubnet.types import Hotkey, NetUid
 
     address = Hotkey(account(hotkey, None, hotkey=True))
+    if allow_private is None:
+        allow_private = urlsplit(chain).hostname in ("127.0.0.1", "::1", "localhost")
     found = ask_chain(
         chain,
         lambda client: survey(client, NetUid(netuid), address, allow_private=allow_private),
