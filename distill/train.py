@@ -105,7 +105,7 @@ def train_plain(
     """Minimise next-token loss over ids uint32 [n], in place; ends up with the weights that were
     best on `held_out` uint32 [M, window]. Ends early once PATIENCE judgements brought nothing:
     on so little text a run that got worse for that long has overfitted for good."""
-    best_step, best_loss = 0, math.inf
+    best_step, best_loss, judging_s = 0, math.inf, 0.0
     best_weights: dict[str, torch.Tensor] = {}
 
     def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
@@ -114,11 +114,13 @@ def train_plain(
         return next_token_loss(model, windows), windows[:, 1:].size
 
     def judge(step: int) -> None:
-        nonlocal best_step, best_loss, best_weights
+        nonlocal best_step, best_loss, best_weights, judging_s
+        began_s = clock()
         loss = held_out_loss(model, held_out, start_id)
         if loss < best_loss:
             best_step, best_loss = step, loss
             best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+        judging_s += clock() - began_s
 
     def after_step(step: int, elapsed_s: float) -> bool:
         if step % JUDGE_EVERY_STEPS == 0:
@@ -126,7 +128,12 @@ def train_plain(
         return step - best_step >= PATIENCE * JUDGE_EVERY_STEPS
 
     outcome = train(
-        model, batch_loss, schedule, on_progress=on_progress, after_step=after_step, clock=clock
+        model,
+        batch_loss,
+        schedule,
+        on_progress=on_progress,
+        after_step=after_step,
+        clock=lambda: clock() - judging_s,  # being judged takes nothing from the budget
     )
     judge(outcome.steps)
     model.load_state_dict(best_weights)
