@@ -7,6 +7,7 @@ pub use pallet::*;
 use polkadot_sdk::*;
 
 #[frame_support::pallet]
+#[allow(clippy::expect_used)] // in what the macro generates for storage
 pub mod pallet {
 	use super::*;
 	use frame_support::{pallet_prelude::*, traits::ConstU64};
