@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from moesubnet.cli import build_app
-from moesubnet.sheet import Sheet, micro_nats
+from moesubnet.sheet import Sheet, micro_nats, sheet_seed
 from moesubnet.validator.scoring import recount
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +135,7 @@ def voted_sheet() -> Sheet:
         spec_sha256=bytes(32),
         gate_sha256=bytes(32),
         previous_sha256=bytes(32),
-        seed=bytes(32),
+        seed=sheet_seed(bytes(32), 3),
         hotkeys=("a", "b", "c"),
         uids=(4, 0, 2),
         leaders=(0, 0, 2),
