@@ -244,6 +244,7 @@ async def test_pages_and_names_from_elsewhere_are_turned_away(served: Server) ->
 
         assert await status() == 200
         assert await status(Origin="http://localhost:3000") == 200
+        assert await status(Origin="https://polkadot.js.org") == 200
         assert await status(Origin="https://evil.example") == 403
         assert await status(Origin="null") == 403
         assert await status(Host="evil.example:9944") == 403

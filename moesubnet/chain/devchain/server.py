@@ -85,6 +85,10 @@ def _names_loopback(url: str) -> bool:
         return False
 
 
+# Substrate's own default: pages from loopback, the ecosystem's block explorer, and no page at all.
+_TRUSTED_ORIGINS = (None, "https://polkadot.js.org")
+
+
 class _Rpc:
     def __init__(self, chain: DevChain, *, local_only: bool) -> None:
         self._chain = chain
@@ -101,7 +105,7 @@ class _Rpc:
         origin = request.headers.get("Origin")
         if self._local_only and not _names_loopback(f"//{request.host}"):
             raise web.HTTPForbidden(text="this chain answers to loopback names only")
-        if origin is not None and not _names_loopback(origin):
+        if origin not in _TRUSTED_ORIGINS and not _names_loopback(origin):
             raise web.HTTPForbidden(text="pages from elsewhere may not use this chain")
         cors = {
             "Access-Control-Allow-Origin": origin or "*",
