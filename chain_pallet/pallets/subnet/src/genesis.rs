@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 ///
 /// ```json
 /// {
-/// 	"netuid": 1,
-/// 	"owner": "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY",
-/// 	"name": "first",
-/// 	"symbol": "α",
-/// 	"emissionShare": 1,
-/// 	"hyperparams": { "tempo": 30, "weightsSetRateLimit": 0, "burnHalfLife": 30 }
+///     "netuid": 1,
+///     "owner": "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY",
+///     "name": "first",
+///     "symbol": "α",
+///     "emissionShare": 1,
+///     "hyperparams": { "tempo": 30, "weightsSetRateLimit": 0, "burnHalfLife": 30 }
 /// }
 /// ```
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
