@@ -18,6 +18,9 @@ def localnet(
     fresh: Annotated[
         bool, typer.Option(help="Delete what an earlier run left: chain, experts, student.")
     ] = False,
+    new_chain: Annotated[
+        bool, typer.Option(help="Keep text, experts and student; start a new chain.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the text split and of training.")] = 0,
     expert_seconds: Annotated[
         float, typer.Option(min=1, help="Seconds of training for each expert.")
@@ -57,6 +60,11 @@ def localnet(
             raise ConfigError(f"{folder} is not a localnet's folder; --fresh deletes only those")
         with only_one(folder):
             shutil.rmtree(folder)
+    elif new_chain:
+        # What is measured or voted belongs to one chain: the validators' state goes with it.
+        with only_one(folder):
+            for part in ("chain", "validators", "router", "watch"):
+                shutil.rmtree(folder / part, ignore_errors=True)
     options = Options(
         root=folder,
         seed=seed,

@@ -109,10 +109,12 @@ async def _start_chain(plan: Plan, supervisor: Supervisor, screen: Screen) -> Ch
         try:
             chain = await ChainClient.connect(plan.chain_url, timeout_s=5.0)
         except ChainError as error:
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > deadline_s or process.restarts >= 2:
                 raise ConfigError(
-                    f"the chain does not answer ({error}); its log ends with\n"
-                    f"{process.last_lines()}"
+                    f"the chain does not come up. {process.log} ends with\n"
+                    f"{process.last_lines(2)}\n"
+                    f"If it was made by another version, `--new-chain` keeps the experts and "
+                    "starts a new chain"
                 ) from error
             await asyncio.sleep(0.3)
         else:
