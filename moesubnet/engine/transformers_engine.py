@@ -11,49 +11,22 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 
-from moesubnet.engine.base import LogProbs, Query, TokenIds, check_batch, context_token
+from moesubnet.engine.base import LogProbs, Query, check_batch, context_token
 from moesubnet.engine.model_folder import check_tokenizer, resolve_model, weights_commitment
+from moesubnet.engine.plans import NO_SLOT, Held, Plan, common_prefix, groups, neighbours
 from moesubnet.engine.slots import SlotPool
 from moesubnet.errors import EngineError
 from moesubnet.spec import LoadedSpec
 
 log = logging.getLogger(__name__)
 
-EVEN_GROUP = 8  # this many sequences of one shape are worth a pass of their own, without a mask
-TOKENS_PER_PASS = 16_384  # these two bound the memory of one forward pass
-LOGITS_PER_PASS = 1 << 26
 MIN_LOGPROB = -100.0  # a model's -inf, as a number
-NO_SLOT = -1
-
-
-@dataclass(slots=True)
-class _Held:
-    """What a slot holds: `tokens` uint32 [length], the context token first."""
-
-    slot: int = NO_SLOT
-    tokens: TokenIds = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
-
-
-@dataclass(slots=True)
-class _Plan:
-    """One query: `tokens[base:]` go through the model, rows are wanted from input `first` on."""
-
-    index: int
-    held: _Held
-    tokens: TokenIds
-    base: int
-    first: int
-
-    @property
-    def count(self) -> int:
-        return len(self.tokens) - self.base
 
 
 class TransformersEngine:
@@ -82,7 +55,13 @@ class TransformersEngine:
         self._start = np.array([context_token(spec.spec)], dtype=np.uint32)
         self._model = _load_model(str(folder))
         self._device = self._model.device
-        self._sessions: OrderedDict[str, _Held] = OrderedDict()
+        longest = getattr(self._model.config, "max_position_embeddings", None)
+        if longest is not None and longest < self.context_tokens:
+            raise EngineError(
+                f"the model reads {longest} tokens at most, the subnet's context has "
+                f"{self.context_tokens}"
+            )
+        self._sessions: OrderedDict[str, Held] = OrderedDict()
         self._pool: SlotPool | None = None
         with torch.inference_mode():
             self._pool = self._make_pool(kv_budget_bytes or _default_budget(self._device))
@@ -111,22 +90,22 @@ class TransformersEngine:
         answers: dict[int, LogProbs] = {}
         if self._pool is not None:
             self._take_slots(self._pool, plans)
-        for group in _groups(plans, self.vocab_size):
+        for group in groups(plans, self.vocab_size):
             for run in [group] if self._pool is None else self._runs(self._pool, group):
                 answers.update(self._forward(run))
         return [answers[index] for index in range(len(batch))]
 
-    def _plan(self, index: int, query: Query) -> _Plan:
+    def _plan(self, index: int, query: Query) -> Plan:
         tokens = np.concatenate((self._start, query.ids))
         if self._pool is None:
-            return _Plan(index, _Held(), tokens, 0, query.first)
-        held = self._sessions.setdefault(query.session, _Held())
+            return Plan(index, Held(), tokens, 0, query.first)
+        held = self._sessions.setdefault(query.session, Held())
         self._sessions.move_to_end(query.session)
-        base = min(_common_prefix(held.tokens, tokens), query.first)
+        base = min(common_prefix(held.tokens, tokens), query.first)
         held.tokens = held.tokens[:base]  # so that a pass that fails leaves nothing to trust
-        return _Plan(index, held, tokens, base, query.first)
+        return Plan(index, held, tokens, base, query.first)
 
-    def _take_slots(self, pool: SlotPool, plans: Sequence[_Plan]) -> None:
+    def _take_slots(self, pool: SlotPool, plans: Sequence[Plan]) -> None:
         """Give every plan a slot. Its sessions are the newest, so eviction never reaches them."""
         homeless = [plan.held for plan in plans if plan.held.slot == NO_SLOT]
         while pool.free.sum() < len(homeless):
@@ -134,10 +113,10 @@ class TransformersEngine:
         for held, slot in zip(homeless, pool.take(len(homeless)) if homeless else [], strict=True):
             held.slot = slot
 
-    def _runs(self, pool: SlotPool, group: list[_Plan]) -> list[list[_Plan]]:
+    def _runs(self, pool: SlotPool, group: list[Plan]) -> list[list[Plan]]:
         """Split a group into passes over neighbouring slots; ideally one, moving slots for it."""
         group.sort(key=lambda plan: plan.held.slot)
-        runs = _neighbours(group)
+        runs = neighbours(group)
         if len(runs) == 1:
             return runs
         lo = pool.gather([plan.held.slot for plan in group], max(plan.base for plan in group))
@@ -147,7 +126,7 @@ class TransformersEngine:
             plan.held.slot = lo + offset
         return [group]
 
-    def _forward(self, run: list[_Plan]) -> Iterable[tuple[int, LogProbs]]:
+    def _forward(self, run: list[Plan]) -> Iterable[tuple[int, LogProbs]]:
         """One pass of the model; (index, rows) of each plan."""
         width = max(plan.count for plan in run)
         inputs = np.zeros((len(run), width), dtype=np.int64)
@@ -168,7 +147,7 @@ class TransformersEngine:
             plan.held.tokens = plan.tokens
             yield plan.index, row[plan.first - plan.base - skipped : plan.count - skipped]
 
-    def _arguments(self, run: list[_Plan], width: int) -> dict[str, Any]:
+    def _arguments(self, run: list[Plan], width: int) -> dict[str, Any]:
         """Point the pool's window at a run; the model arguments that go with it."""
         if self._pool is None:  # padding stands on the right, where no real token sees it
             return {"use_cache": False}
@@ -266,42 +245,3 @@ def _attends_to_all(layer: Any, context_tokens: int) -> bool:
     if type(layer) is DynamicSlidingWindowLayer:
         return bool(layer.sliding_window > context_tokens)
     return type(layer) is DynamicLayer
-
-
-def _common_prefix(held: TokenIds, wanted: TokenIds) -> int:
-    length = min(len(held), len(wanted))
-    same = held[:length] == wanted[:length]
-    return length if same.all() else int(same.argmin())
-
-
-def _groups(plans: Sequence[_Plan], vocab_size: int) -> list[list[_Plan]]:
-    """Which plans share a pass: those of one shape, and the rest by similar length."""
-    shapes: dict[tuple[int, int], list[_Plan]] = {}
-    for plan in plans:
-        shapes.setdefault((plan.base, plan.count), []).append(plan)
-    uneven: dict[int, list[_Plan]] = {}
-    groups = []
-    for (_, count), members in shapes.items():
-        if len(members) >= EVEN_GROUP:
-            groups.append(members)
-        else:
-            uneven.setdefault(count.bit_length(), []).extend(members)
-    groups += uneven.values()
-    chunks = []
-    for group in groups:
-        width = max(plan.count for plan in group)
-        keep = width - min(plan.first - plan.base for plan in group)
-        size = max(1, min(TOKENS_PER_PASS // width, LOGITS_PER_PASS // (keep * vocab_size)))
-        chunks += [group[start : start + size] for start in range(0, len(group), size)]
-    return chunks
-
-
-def _neighbours(group: Sequence[_Plan]) -> list[list[_Plan]]:
-    """Cut plans sorted by slot where slots are not consecutive."""
-    runs: list[list[_Plan]] = []
-    for plan in group:
-        if runs and plan.held.slot == runs[-1][-1].held.slot + 1:
-            runs[-1].append(plan)
-        else:
-            runs.append([plan])
-    return runs

@@ -200,6 +200,18 @@ def test_a_model_with_too_few_logits_is_refused(
         TransformersEngine(str(folder), tiny_spec)
 
 
+def test_a_model_with_too_short_a_context_is_refused(
+    save_tiny_model: Callable[..., Path], tiny_spec: LoadedSpec
+) -> None:
+    from transformers import GPT2Config
+
+    folder = save_tiny_model(
+        config=GPT2Config(vocab_size=V, n_positions=63, n_embd=32, n_layer=1, n_head=2)
+    )
+    with pytest.raises(EngineError, match="63 tokens at most"):
+        TransformersEngine(str(folder), tiny_spec)
+
+
 def test_load_engine_by_name(tiny_model: Path, tiny_spec: LoadedSpec) -> None:
     engine = load_engine(
         "moesubnet.engine.transformers_engine:TransformersEngine", str(tiny_model), tiny_spec
