@@ -20,6 +20,7 @@ from collections.abc import (
 from dataclasses import dataclass, field
 
 from aiohttp import web
+
 from moesubnet.router import openai_api as api
 from moesubnet.router.service import Choice, Delta, Job, Service
 

@@ -20,7 +20,10 @@ def run(
     hotkey: Annotated[
         str, typer.Option(help="Key that signs calls to miners: a wallet `name/hotkey`, or //URI.")
     ],
-    spec: Annotated[Path, typer.Option(help="Folder with the subnet's spec.json.")],
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
+    ] = None,
     chain: Annotated[
         str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")
     ] = "ws://127.0.0.1:9944",
@@ -65,11 +68,10 @@ def run(
     """
     import asyncio
 
-    from moesubnet.router.run import RouterConfig, run_router
-
     from moesubnet.chain.wallet import load_hotkey
     from moesubnet.log import set_up_logging
     from moesubnet.paths import data_dir
+    from moesubnet.router.run import RouterConfig, run_router
 
     set_up_logging(log_level)
     config = RouterConfig(

@@ -12,9 +12,6 @@ import secrets
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from moesubnet.router.experts import ExpertBook
-from moesubnet.router.openai_api import ApiError, JsonObject
-from moesubnet.router.service import Law, TokenIds
 from numpy.typing import NDArray
 
 from moesubnet.baseline import Unigram
@@ -22,6 +19,9 @@ from moesubnet.gate import Gate, initial_features, update_features
 from moesubnet.mixture import Walk, members_of, mix
 from moesubnet.panel import Panel, PanelError, PanelSequence
 from moesubnet.protocol import StepResponse, want_for
+from moesubnet.router.experts import ExpertBook
+from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.service import Law, TokenIds
 from moesubnet.types import Hotkey
 
 BLIND_PROMPT_TOKENS = 8

@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+
+from moesubnet.baseline import load_baseline
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
+from moesubnet.client import open_http_session
+from moesubnet.errors import ChainError, ConfigError, MoesubnetError
 from moesubnet.gate_sync import GateSync
 from moesubnet.router.app import build_app
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.service import Model, Service
-
-from moesubnet.baseline import load_baseline
-from moesubnet.client import open_http_session
-from moesubnet.errors import ChainError, ConfigError, MoesubnetError
-from moesubnet.spec import LoadedSpec, load_spec
+from moesubnet.spec import LoadedSpec
+from moesubnet.spec_source import find_spec
 from moesubnet.types import Metagraph, NetUid, Signer
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class RouterConfig:
     chain_url: str
     netuid: int
     signer: Signer
-    spec_dir: Path
+    spec_dir: Path | None
     state_dir: Path
     host: str
     port: int
@@ -72,7 +73,7 @@ async def run_router(config: RouterConfig) -> None:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         netuid = NetUid(config.netuid)
         metagraph = await chain.metagraph(netuid)
-        spec = load_spec(config.spec_dir, metagraph.spec_sha256)
+        spec = await find_spec(config.spec_dir, metagraph)
         _warn_if_poor(metagraph, config.signer, spec)
 
         http = await stack.enter_async_context(open_http_session())

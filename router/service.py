@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from moesubnet.router import openai_api as api
-from moesubnet.router.text import TextStream, token_bytes
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moesubnet.mixture import apply_sampling, sample
+from moesubnet.router import openai_api as api
+from moesubnet.router.text import TextStream, token_bytes
 from moesubnet.spec import LoadedSpec
 
 TokenIds = NDArray[np.uint32]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 
 import numpy as np
-from moesubnet.engine.worker import EngineProcess
-from moesubnet.router.openai_api import ApiError, JsonObject
-from moesubnet.router.service import Law, TokenIds
 
 from moesubnet.engine.base import Query
+from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
+from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.service import Law, TokenIds
 
 
 class StudentModel:

@@ -25,7 +25,6 @@ def run(
     hotkey: Annotated[
         str, typer.Option(help="Key that votes: a wallet `name/hotkey`, or //URI. Needs stake.")
     ],
-    spec: Annotated[Path, typer.Option(help="Folder with the subnet's spec.json.")],
     text: Annotated[
         str,
         typer.Option(
@@ -33,6 +32,10 @@ def run(
             'a "text", or one document a file. Each part is used once and then PUBLISHED.'
         ),
     ],
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
+    ] = None,
     state_dir: StateDir = None,
     chain: Annotated[
         str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")

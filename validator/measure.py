@@ -11,7 +11,7 @@ from moesubnet.gate import Gate
 from moesubnet.gate_sync import GateSync
 from moesubnet.mixture import Walk, members_of
 from moesubnet.panel import Panel
-from moesubnet.protocol import Want
+from moesubnet.protocol import want_for
 from moesubnet.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Metagraph
 from moesubnet.validator.experts import Experts
@@ -20,8 +20,6 @@ from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.state import State
 
-FULL_VOCABULARY = 8_192  # up to here an answer holds every token
-TOP_K = 256
 DEADLINE_S = 5.0  # for one expert's answer to one step of a batch
 REST_S = 2.0  # for an expert that failed, doubling; so that the dead do not slow the living
 
@@ -81,7 +79,7 @@ class Measurement:
     async def run(self, batch: Batch) -> None:
         """Walk the batch to its end; each position is on disk before its labels are sent."""
         vocab_size = len(self._baseline.logp)
-        want = Want("full") if vocab_size <= FULL_VOCABULARY else Want("top_k", TOP_K)
+        want = want_for(vocab_size)
         panel = Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
         walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
         async for step in walk_batch(panel, batch, walk, self._baseline.logp):

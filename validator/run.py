@@ -16,7 +16,8 @@ from moesubnet.client import open_http_session
 from moesubnet.errors import ConfigError
 from moesubnet.gate_sync import GateSync
 from moesubnet.listening import serve
-from moesubnet.spec import LoadedSpec, load_spec
+from moesubnet.spec import LoadedSpec
+from moesubnet.spec_source import find_spec
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.experts import Experts
@@ -37,7 +38,7 @@ class ValidatorConfig:
     netuid: NetUid
     signer: Signer
     hotkey_spec: str  # as typed, for advice
-    spec_dir: Path
+    spec_dir: Path | None
     text: str  # glob
     state_dir: Path
     host: str
@@ -54,7 +55,7 @@ async def run_validator(config: ValidatorConfig) -> None:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         metagraph = await chain.metagraph(config.netuid)
         _check_registered(config, metagraph)
-        spec = load_spec(config.spec_dir, metagraph.spec_sha256)
+        spec = await find_spec(config.spec_dir, metagraph)
         pool = await asyncio.to_thread(_load_pool, config.text, spec)
         log.info("private text: %d tokens, %d windows", pool.tokens, len(pool.free_windows({})))
 
