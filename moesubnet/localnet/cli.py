@@ -16,10 +16,10 @@ def localnet(
         Path | None, typer.Option("--dir", help="Folder for everything (default: data folder).")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option(help="Delete what an earlier run left: chain, experts, student.")
+        bool, typer.Option("--fresh", help="Delete what an earlier run left: chain, experts, student.")
     ] = False,
     new_chain: Annotated[
-        bool, typer.Option(help="Keep text, experts and student; start a new chain.")
+        bool, typer.Option("--new-chain", help="Keep text, experts and student; start a new chain.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the text split and of training.")] = 0,
     expert_seconds: Annotated[
