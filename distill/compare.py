@@ -1,9 +1,10 @@
 """The student against what it has to beat, and how that is kept fair.
 
-The plain runs start from the student's first weights, see the same public text, and keep the
-checkpoint that was best on a slice of it. One is given as many steps as the student, side by side
-with it, so both see the same load. The other is given as many CPU-seconds as the student's
-training and the collection of its targets took in all processes, the experts' included.
+Plain training starts from the student's first weights, sees the same public text, and keeps the
+checkpoint that was best on a slice of it, over several schedules. It is given as many steps as
+the student, side by side with it, so that both see the same load; and then, for one more schedule,
+what is left until it had as many CPU-seconds as the student's training and the collection of its
+targets took in all processes, the experts' included.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Comparison:
 
     student: JobReport
     equal_steps: JobReport
-    equal_cpu: JobReport
+    more: JobReport  # what plain training did beyond `equal_steps`, to equal CPU-seconds
     rows: list[Row]
 
 
@@ -60,12 +61,12 @@ async def compare(
     student, equal_steps = await _both(
         train_apart(student_job, on_progress), train_apart(steps_job, on_progress)
     )
-    cpu_s = round(collect_cpu_s + student.cpu_s, 1)
-    cpu_job = steps_job.model_copy(
-        update={"name": PLAIN_CPU, "out": work / "plain-cpu", "steps": 1, "cpu_s": cpu_s}
+    left_s = round(collect_cpu_s + student.cpu_s - equal_steps.cpu_s, 1)
+    more_job = steps_job.model_copy(
+        update={"name": PLAIN_CPU, "out": work / "plain-cpu", "cpu_s": max(1.0, left_s)}
     )
-    equal_cpu, walked = await _both(
-        train_apart(cpu_job, on_progress),
+    more, walked = await _both(
+        train_apart(more_job, on_progress),
         evaluate_by_walks(
             members,
             windows,
@@ -76,9 +77,10 @@ async def compare(
     )
     rows = [Row(str(hotkey), loss) for hotkey, loss in walked.experts.items()]
     rows += [Row(UNIFORM, walked.uniform_mixture), Row(GATED, walked.gated_mixture)]
+    cpu_job = more_job if _better(more, equal_steps) else steps_job
     for name, job in ((STUDENT, student_job), (PLAIN_STEPS, steps_job), (PLAIN_CPU, cpu_job)):
         rows.append(Row(name, await asyncio.to_thread(folder_losses, job.out, windows, spec)))
-    return Comparison(student, equal_steps, equal_cpu, rows)
+    return Comparison(student, equal_steps, more, rows)
 
 
 _PLAIN: dict[str, Any] = {"kind": "plain", "targets": None, "target_spec": None}
@@ -92,6 +94,13 @@ async def train_apart(job: Job, on_progress: OnProgress) -> JobReport:
     path = job.out / "next-job.txt"
     path.write_text(job.model_dump_json())
     return JobReport(**await run_job("moesubnet.distill.jobs", [str(path)], on_progress))
+
+
+def _better(one: JobReport, other: JobReport) -> bool:
+    """On the slice that plain training held out."""
+    assert one.held_out_loss is not None
+    assert other.held_out_loss is not None
+    return one.held_out_loss < other.held_out_loss
 
 
 async def _both(one: Coroutine[Any, Any, A], other: Coroutine[Any, Any, B]) -> tuple[A, B]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moesubnet.distill.corpus import public_streams
 from moesubnet.distill.targets import Targets, TargetSpec, TargetStore
-from moesubnet.distill.train import train_plain, train_student
+from moesubnet.distill.train import plain_cycles, train_plain, train_student
 from moesubnet.spec import load_spec
 from moesubnet.training.model import new_model, save_model, small_config, start_id
 from moesubnet.training.progress import OnProgress, json_lines
@@ -34,8 +34,8 @@ class Job(BaseModel):
     targets: Path | None = None  # of a student
     target_spec: TargetSpec | None = None
     window: int
-    steps: int  # at least
-    cpu_s: float = 0.0  # and at least so many CPU-seconds
+    steps: int
+    cpu_s: float = 0.0  # of a plain run: one cycle of so many CPU-seconds instead of `steps`
     seed: int
 
 
@@ -46,7 +46,6 @@ class JobReport:
     steps: int
     best_step: int
     cpu_s: float
-    loss: float
     held_out_loss: float | None = None
 
 
@@ -71,7 +70,7 @@ def run(job: Job, on_progress: OnProgress) -> JobReport:
     (job.out / REPORT).unlink(missing_ok=True)
     spec = load_spec(job.spec_root)
     model = new_model(small_config(spec), job.seed)
-    schedule = Schedule(job.model_dump_json(), job.name, job.cpu_s, job.steps)
+    run_name = job.model_dump_json()
     start = start_id(spec)
     if job.kind == "student":
         assert job.targets is not None
@@ -79,28 +78,29 @@ def run(job: Job, on_progress: OnProgress) -> JobReport:
         outcome = train_student(
             model,
             Targets.load(TargetStore(job.targets, job.target_spec)),
-            schedule,
+            Schedule(run_name, job.name, 0.0, job.steps),
             start_id=start,
             seed=job.seed,
             checkpoint=job.out / "training.state",
             on_progress=on_progress,
         )
-        best_step, held_out_loss = outcome.steps, None
+        steps, best_step, loss = outcome.steps, outcome.steps, None
     else:
         ids, held_out = public_streams(spec, job.window)
+        lengths = [1] if job.cpu_s else plain_cycles(job.steps)
         plain = train_plain(
             model,
             ids,
             held_out,
-            schedule,
+            [Schedule(run_name, job.name, job.cpu_s, length) for length in lengths],
             window=job.window,
             start_id=start,
             seed=job.seed,
             on_progress=on_progress,
         )
-        outcome, best_step, held_out_loss = plain.outcome, plain.best_step, plain.held_out_loss
+        steps, best_step, loss = plain.steps, plain.best_step, plain.held_out_loss
     save_model(model, spec, job.out)
-    report = JobReport(outcome.steps, best_step, time.process_time(), outcome.loss, held_out_loss)
+    report = JobReport(steps, best_step, time.process_time(), loss)
     (job.out / JOB).write_text(job.model_dump_json())
     temporary = job.out / f"{REPORT}.tmp"
     temporary.write_text(json.dumps(asdict(report)))

@@ -72,7 +72,7 @@ class Report:
     student_sha256: str
     student: JobReport
     plain_equal_steps: JobReport | None
-    plain_equal_cpu: JobReport | None
+    plain_equal_cpu: JobReport | None  # beyond the steps of the former
     tokens: int  # of public text with targets
     kept_mass: float
     collect_cpu_s: float
@@ -102,7 +102,7 @@ async def distill(
         steps=await _steps(spec, settings, work),
         seed=settings.seed,
     )
-    equal_steps = equal_cpu = None
+    equal_steps = more = None
     rows: list[Row] = []
     if settings.test is None:
         student = await train_apart(student_job, on_progress)
@@ -115,13 +115,13 @@ async def distill(
             collected.cpu_s,
             on_progress,
         )
-        student, equal_steps, equal_cpu = result.student, result.equal_steps, result.equal_cpu
+        student, equal_steps, more = result.student, result.equal_steps, result.more
         rows = result.rows
     report = Report(
         student_sha256=_publish(spec, teacher, settings, student_job, rows),
         student=student,
         plain_equal_steps=equal_steps,
-        plain_equal_cpu=equal_cpu,
+        plain_equal_cpu=more,
         tokens=collected.store.spec.windows * settings.window,
         kept_mass=await asyncio.to_thread(collected.store.kept_mass),
         collect_cpu_s=collected.cpu_s,

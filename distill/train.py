@@ -1,16 +1,16 @@
 """Training a student from stored targets, and plainly from the same text: the fair opponent.
 
-Both go through the same loop, model, batch shape and schedule. The plain run draws its windows
-from anywhere in the text, keeps a slice of it out, and ends up with the weights that were best on
-that slice; the student takes what it is given.
+Both go through the same loop, model, batch shape and first weights. The plain run draws its
+windows from anywhere in the text, keeps a slice of it out, tries several schedules, and ends up
+with the weights that were best on that slice; the student takes what it is given.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from moesubnet.distill.losses import forward_kl, forward_kl_listed, sampled_cross_entropy
 from moesubnet.distill.targets import Targets
 from moesubnet.training.dataset import Ids, random_windows
-from moesubnet.training.progress import OnProgress, ignore
+from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.trainer import Outcome, Schedule, held_out_loss, next_token_loss, train
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 BATCH_WINDOWS = 8
 JUDGE_EVERY_STEPS = 20
-PATIENCE = 10  # judgements in a row without a better one, then a plain run may end
 
 
 def train_student(
@@ -83,18 +82,24 @@ def target_loss(logits: torch.Tensor, targets: Targets, picks: NDArray[np.intege
 
 @dataclass(frozen=True, slots=True)
 class PlainOutcome:
-    """A plain run: what it took, and the step whose weights it kept."""
+    """A plain run: all its steps, and after how many it had the weights that it kept."""
 
-    outcome: Outcome
+    steps: int
     best_step: int
     held_out_loss: float  # of those weights
+
+
+def plain_cycles(steps: int) -> list[int]:
+    """A run's steps as cosine cycles of growing length; Σ = steps."""
+    short, middle = steps // 6, steps // 3
+    return [short, middle, steps - short - middle]
 
 
 def train_plain(
     model: LlamaForCausalLM,
     ids: Ids,
     held_out: Ids,
-    schedule: Schedule,
+    cycles: Sequence[Schedule],
     *,
     window: int,
     start_id: int,
@@ -102,11 +107,16 @@ def train_plain(
     on_progress: OnProgress = ignore,
     clock: Callable[[], float] = time.process_time,
 ) -> PlainOutcome:
-    """Minimise next-token loss over ids uint32 [n], in place; ends up with the weights that were
-    best on `held_out` uint32 [M, window]. Ends early once PATIENCE judgements brought nothing:
-    on so little text a run that got worse for that long has overfitted for good."""
-    best_step, best_loss, judging_s = 0, math.inf, 0.0
-    best_weights: dict[str, torch.Tensor] = {}
+    """Minimise next-token loss over ids uint32 [n], in place.
+
+    On so little text a run overfits, and how early it should have annealed shows only afterwards.
+    So it goes through `cycles`, each from the first weights, and ends up with the weights that
+    were best on `held_out` uint32 [M, window] in any of them.
+    """
+    best = PlainOutcome(0, 0, math.inf)
+    first_weights = {name: value.clone() for name, value in model.state_dict().items()}
+    best_weights = first_weights
+    done, judging_s = 0, 0.0
 
     def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
         rng = np.random.default_rng([seed, step])
@@ -114,27 +124,34 @@ def train_plain(
         return next_token_loss(model, windows), windows[:, 1:].size
 
     def judge(step: int) -> None:
-        nonlocal best_step, best_loss, best_weights, judging_s
+        nonlocal best, best_weights, judging_s
         began_s = clock()
         loss = held_out_loss(model, held_out, start_id)
-        if loss < best_loss:
-            best_step, best_loss = step, loss
+        if loss < best.held_out_loss:
+            best = PlainOutcome(0, done + step, loss)
             best_weights = {name: value.clone() for name, value in model.state_dict().items()}
         judging_s += clock() - began_s
 
     def after_step(step: int, elapsed_s: float) -> bool:
         if step % JUDGE_EVERY_STEPS == 0:
             judge(step)
-        return step - best_step >= PATIENCE * JUDGE_EVERY_STEPS
+        return False
 
-    outcome = train(
-        model,
-        batch_loss,
-        schedule,
-        on_progress=on_progress,
-        after_step=after_step,
-        clock=lambda: clock() - judging_s,  # being judged takes nothing from the budget
-    )
-    judge(outcome.steps)
+    for index, cycle in enumerate(cycles):
+
+        def tell(progress: Progress, index: int = index) -> None:
+            on_progress(replace(progress, fraction=(index + progress.fraction) / len(cycles)))
+
+        model.load_state_dict(first_weights)
+        outcome = train(
+            model,
+            batch_loss,
+            cycle,
+            on_progress=tell,
+            after_step=after_step,
+            clock=lambda: clock() - judging_s,  # being judged takes nothing from the budget
+        )
+        judge(outcome.steps)
+        done += outcome.steps
     model.load_state_dict(best_weights)
-    return PlainOutcome(outcome, best_step, best_loss)
+    return replace(best, steps=done)
