@@ -3,6 +3,7 @@
 #![allow(
 	clippy::arithmetic_side_effects,
 	clippy::indexing_slicing,
+	clippy::needless_range_loop,
 	clippy::unwrap_used
 )]
 
