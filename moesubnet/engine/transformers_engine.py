@@ -235,7 +235,7 @@ def _load_model(folder: str) -> Any:
 def _default_budget(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 2
-    return 1 << 30
+    return 1 << 29
 
 
 def _attends_to_all(layer: Any, context_tokens: int) -> bool:
