@@ -103,7 +103,8 @@ def apply_sampling(
         probs = np.zeros_like(logits)
         np.put_along_axis(probs, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
         return probs
-    logits = logits / temperature
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
+        logits = (logits - np.max(logits, axis=-1, keepdims=True)) / temperature
     probs = np.exp(logits - log_sum_exp(logits)[..., None])
     if top_p < 1.0:
         order = np.argsort(-probs, axis=-1, kind="stable")

@@ -123,6 +123,12 @@ def test_top_p_keeps_the_smallest_head_with_enough_mass(seed, top_p, temperature
     assert full[kept].min() >= full[~kept].max(initial=0.0)
 
 
+@pytest.mark.parametrize("temperature", [1e-4, 1e-300, 5e-324])
+def test_a_tiny_temperature_is_greedy_and_never_not_a_number(temperature):
+    probs = apply_sampling(np.log([0.3, 0.5, 0.2]), temperature, 1.0)
+    assert probs.tolist() == [0.0, 1.0, 0.0]
+
+
 def test_sample_follows_the_law_and_never_draws_an_impossible_token():
     probs = np.array([0.0, 0.25, 0.0, 0.75, 0.0])
     rng = np.random.default_rng(4)
