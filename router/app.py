@@ -103,7 +103,8 @@ def _bearer_auth(api_keys: tuple[str, ...]):  # type: ignore[no-untyped-def]
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if digests and request.path != "/healthz":
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+            header = request.headers.get("Authorization", "")
+            given = header.removeprefix("Bearer ").encode(errors="surrogateescape")
             # Compare with every key, so that timing tells nothing about which one was near.
             if sum(hmac.compare_digest(given, known) for known in digests) == 0:
                 raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
@@ -143,16 +144,16 @@ def _completions(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
         body = api.parse_request(api.CompletionRequest, await request.read())
-        prompts = [service.prompt_ids(prompt) for prompt in body.prompts()]
-        if len(prompts) * body.n > api.MAX_CHOICES * 4:
+        if len(body.prompts()) * body.n > api.MAX_CHOICES * 4:
             raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
-        jobs = [
-            service.job(body, ids, body.max_tokens, body.logprobs or 0, index * body.n + choice)
-            for index, ids in enumerate(prompts)
-            for choice in range(body.n)
-        ]
-        shape = _CompletionShape(body.model, with_logprobs=body.logprobs is not None)
         with admission.slot():
+            prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
+            jobs = [
+                service.job(body, ids, body.max_tokens, body.logprobs or 0, index * body.n + choice)
+                for index, ids in enumerate(prompts)
+                for choice in range(body.n)
+            ]
+            shape = _CompletionShape(body.model, with_logprobs=body.logprobs is not None)
             return await _answer(request, service, body, jobs, shape, sum(map(len, prompts)))
 
     return handle
@@ -162,12 +163,12 @@ def _chat(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
         body = api.parse_request(api.ChatRequest, await request.read())
-        ids = service.chat_ids(body.messages)
-        limit = body.completion_limit or service.room(ids)
-        top = (body.top_logprobs or 0) if body.logprobs else 0
-        jobs = [service.job(body, ids, limit, top, choice) for choice in range(body.n)]
-        shape = _ChatShape(body.model, with_logprobs=body.logprobs)
         with admission.slot():
+            ids = await service.chat_ids(body.messages)
+            limit = body.completion_limit or service.room(ids)
+            top = (body.top_logprobs or 0) if body.logprobs else 0
+            jobs = [service.job(body, ids, limit, top, choice) for choice in range(body.n)]
+            shape = _ChatShape(body.model, with_logprobs=body.logprobs)
             return await _answer(request, service, body, jobs, shape, len(ids))
 
     return handle
@@ -337,32 +338,29 @@ async def _chain(
 
 
 async def _interleave(
-    streams: Sequence[AsyncIterator[Delta]],
+    streams: Sequence[AsyncGenerator[Delta, None]],
 ) -> AsyncGenerator[tuple[int, Delta], None]:
-    """(index, item) of several streams as they come; closing it closes them all."""
-    queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue(64)
+    """(index, delta) of several streams as they come, each at most one ahead of the reader.
 
-    async def pump(index: int, stream: AsyncIterator[Delta]) -> None:
-        try:
-            async for delta in stream:
-                await queue.put((index, delta))
-        except api.ApiError as error:
-            await queue.put((index, error))
-        else:
-            await queue.put((index, None))
+    The first failure of any is raised; whatever ends this ends them all.
+    """
 
-    tasks = [asyncio.create_task(pump(i, stream)) for i, stream in enumerate(streams)]
+    async def step(index: int) -> tuple[int, Delta | None]:
+        return index, await anext(streams[index], None)
+
+    steps = {asyncio.create_task(step(index)) for index in range(len(streams))}
     try:
-        open_streams = len(tasks)
-        while open_streams:
-            index, item = await queue.get()
-            if item is None:
-                open_streams -= 1
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                yield index, item
+        while steps:
+            done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index, delta = task.result()
+                steps.remove(task)
+                if delta is not None:
+                    steps.add(asyncio.create_task(step(index)))
+                    yield index, delta
     finally:
-        for task in tasks:
+        for task in steps:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*steps, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()

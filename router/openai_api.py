@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 MAX_CHOICES = 8
-MAX_STOPS = 4
 MAX_TOP_LOGPROBS = 20
 
 JsonObject = dict[str, Any]
@@ -102,13 +101,16 @@ class Sampling(BaseModel):
         return data
 
 
-TokenIds = list[Annotated[int, Field(ge=0, lt=2**32)]]
+# Of a prompt's four forms the wrong ones are given up at their first entry.
+Texts = Annotated[list[str], Field(fail_fast=True)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(fail_fast=True)]
+ManyTokenIds = Annotated[list[TokenIds], Field(fail_fast=True)]
 
 
 class CompletionRequest(Sampling):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | TokenIds | list[TokenIds] = ""
+    prompt: str | Texts | TokenIds | ManyTokenIds = ""
     max_tokens: int = Field(default=16, ge=0, le=1_048_576)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: Literal[False] = False

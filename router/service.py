@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -124,10 +125,13 @@ class Service:
 
     # -- from requests to jobs -------------------------------------------------------------
 
-    def prompt_ids(self, prompt: str | list[int]) -> TokenIds:
+    async def prompt_ids(self, prompt: str | list[int]) -> TokenIds:
         """Token ids of a prompt. Raises ApiError 400 for ids outside the vocabulary."""
         if isinstance(prompt, str):
-            ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+            # Only the batch form lets other threads run; megabytes take seconds.
+            encode = self._tokenizer.encode_batch
+            [encoded] = await asyncio.to_thread(encode, [prompt], add_special_tokens=False)
+            ids = encoded.ids
         else:
             ids = prompt
             if any(token_id >= self.spec.vocab_size for token_id in ids):
@@ -135,7 +139,7 @@ class Service:
                 raise api.ApiError(400, text, param="prompt", code="invalid_value")
         return np.asarray(ids, np.uint32)
 
-    def chat_ids(self, messages: Sequence[api.Message]) -> TokenIds:
+    async def chat_ids(self, messages: Sequence[api.Message]) -> TokenIds:
         """Token ids of a conversation under the spec's template."""
         rendered = [{"role": message.role, "content": message.text()} for message in messages]
         try:
@@ -144,7 +148,7 @@ class Service:
             raise api.ApiError(
                 400, f"These messages do not fit: {error}", param="messages"
             ) from None
-        return self.prompt_ids(text)
+        return await self.prompt_ids(text)
 
     def room(self, prompt_ids: TokenIds) -> int:
         """Tokens that still fit after this prompt; at least 1, so that `job` words the error."""
@@ -179,7 +183,7 @@ class Service:
 
     # -- writing ---------------------------------------------------------------------------
 
-    async def run(self, job: Job) -> AsyncIterator[Delta]:
+    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
         """Write one choice. The last delta carries the finish reason, and only it.
 
         Raises ApiError 503 when no expert answers any more.
@@ -199,7 +203,7 @@ class Service:
                 if token_id == self.spec.eos_id:
                     yield Delta(text.finish(), waiting, "stop")
                     return
-                waiting.append(self._record(job, law, token_id, text.shown_chars))
+                waiting.append(self._record(job, law, token_id, text.chars))
                 shown = text.push(token_id)
                 if text.stopped:
                     yield Delta(shown, waiting, "stop")

@@ -45,8 +45,13 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._held = ""
-        self.shown_chars = 0
+        self._shown_chars = 0
         self.stopped = False
+
+    @property
+    def chars(self) -> int:
+        """Characters so far, those held back included."""
+        return self._shown_chars + len(self._held)
 
     def push(self, token_id: int) -> str:
         """Text released by this token, possibly empty."""
@@ -73,5 +78,5 @@ class TextStream:
 
     def _release(self, chars: int) -> str:
         text, self._held = self._held[:chars], self._held[chars:]
-        self.shown_chars += len(text)
+        self._shown_chars += len(text)
         return text

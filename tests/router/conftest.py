@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from moesubnet.baseline import Unigram
 from moesubnet.router.app import build_app
+from moesubnet.router.mixed import unavailable
 from moesubnet.router.service import Law, Service
 from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, save_spec
 
@@ -69,6 +70,7 @@ class ParrotModel:
         self.opened = 0
         self.closed = 0
         self.fail_after: int | None = None
+        self.failure: Exception = unavailable()
 
     def open(self) -> ParrotSession:
         self.opened += 1
@@ -86,9 +88,7 @@ class ParrotSession:
     def law(self) -> Law:
         after = self.model.fail_after
         if after is not None and self.at >= after:
-            from moesubnet.router.mixed import unavailable
-
-            raise unavailable()
+            raise self.model.failure
         token_id = self.model.ids[self.at] if self.at < len(self.model.ids) else 0
         logprobs = np.full(VOCAB_SIZE, np.log(0.01 / (VOCAB_SIZE - 1)), np.float32)
         logprobs[token_id] = np.log(0.99)

@@ -185,6 +185,10 @@ async def test_a_wrong_key_is_refused_everywhere_but_health(serve) -> None:
     url = await serve(api_keys=["secret", "other"])
     with pytest.raises(openai.AuthenticationError):
         await client(url, "wrong").models.list()
+    async with aiohttp.ClientSession() as http:
+        headers = {"Authorization": "Bearer caf\udce9"}  # one byte that is no UTF-8
+        async with http.get(f"{url}/v1/models", headers=headers) as response:
+            assert response.status == 401
     assert [model.id async for model in client(url, "other").models.list()] == ["mixture"]
     async with aiohttp.ClientSession() as http, http.get(f"{url}/healthz") as response:
         assert response.status == 200
@@ -235,6 +239,42 @@ async def test_a_failure_mid_stream_is_an_error_event_not_a_silent_end(serve, pa
         events = [line[6:] for line in (await r.text()).splitlines() if line.startswith("data: ")]
     assert json.loads(events[-1])["error"]["code"] == "no_expert_available"
     assert parrot.opened == parrot.closed
+
+
+async def test_text_offsets_count_what_a_stop_sequence_holds_back(serve) -> None:
+    api = client(await serve())
+    answer = await api.completions.create(
+        model="mixture", prompt="the", max_tokens=8, temperature=0, logprobs=0, stop=TEXT[3:40]
+    )
+    choice = answer.choices[0]
+    lengths = [len(token) for token in choice.logprobs.tokens]
+    assert choice.logprobs.text_offset == [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+async def test_an_unforeseen_failure_ends_a_stream_at_once(serve, parrot) -> None:
+    parrot.failure = RuntimeError("a bug")
+    parrot.fail_after = 6
+    url = await serve()
+    body = {"model": "mixture", "prompt": "the", "stream": True, "temperature": 0, "n": 2}
+    async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/completions", json=body) as r:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await asyncio.wait_for(r.read(), 5.0)
+    assert parrot.opened == parrot.closed
+
+
+async def test_a_long_prompt_does_not_hold_up_the_others(serve) -> None:
+    url = await serve()
+    async with aiohttp.ClientSession() as http:
+        body = {"model": "mixture", "prompt": TEXT * 3000, "max_tokens": 1}
+        slow = asyncio.create_task(http.post(f"{url}/v1/completions", json=body))
+        pauses_s = []
+        while not slow.done():
+            begin_s = asyncio.get_running_loop().time()
+            await asyncio.sleep(0.001)
+            pauses_s.append(asyncio.get_running_loop().time() - begin_s)
+        async with await slow as response:
+            assert response.status == 400
+    assert len(pauses_s) > 10, "nothing else ran while the prompt was tokenised"
 
 
 async def test_a_client_that_leaves_frees_its_sessions(serve, parrot) -> None:
