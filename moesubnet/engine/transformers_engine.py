@@ -33,7 +33,7 @@ class TransformersEngine:
     """A transformers model as `Engine`.
 
     kv_budget_bytes: what the sessions held may take, after which the oldest go; by default half
-    of an accelerator's free memory, or 1 GiB of a CPU's (taken only as it is used).
+    of an accelerator's free memory, or half a GiB of a CPU's (taken only as it is used).
     """
 
     name = "transformers"
