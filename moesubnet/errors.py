@@ -17,6 +17,7 @@ MoesubnetError
 │   └── BadDistribution      log-probabilities that are not a distribution
 ├── PeerError            an expert answered with an error, or not at all
 │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
+│   │   └── PeerResting          failed a moment ago, so it was not asked at all
 │   ├── PeerRefused          a 4xx/5xx status; `.status` says which
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
 ├── PoolSpent            private text is used up; it is never used twice
@@ -113,6 +114,10 @@ class PeerError(MoesubnetError):
 
 class PeerUnavailable(PeerError):
     """Connection refused, timed out or broken."""
+
+
+class PeerResting(PeerUnavailable):
+    """It failed a moment ago, so it was not asked."""
 
 
 class PeerRefused(PeerError):

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moesubnet.client import ExpertClient
-from moesubnet.errors import AuthError, PeerError, PeerUnavailable, UnknownBase, WireError
+from moesubnet.errors import (
+    AuthError,
+    PeerError,
+    PeerResting,
+    PeerUnavailable,
+    UnknownBase,
+    WireError,
+)
 from moesubnet.protocol import Ids, SequenceStep, StepRequest, StepResponse, Want, base_hash
 from moesubnet.types import Hotkey
 
@@ -103,8 +110,10 @@ class Panel:
     ) -> StepResponse | PanelError:
         """One expert's answer or its error, and what follows for the next call."""
         client = self._clients.get(hotkey)
-        if client is None or time.monotonic() < self._rests_until_s.get(hotkey, 0.0):
-            return PeerUnavailable("left the panel" if client is None else "resting after failures")
+        if client is None:
+            return PeerUnavailable("left the panel")
+        if time.monotonic() < self._rests_until_s.get(hotkey, 0.0):
+            return PeerResting("resting after a failure")
         try:
             async with asyncio.timeout(self._deadline_s):
                 response = await self._ask(client, sequences, first, requests)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesubnet.baseline import Unigram
+from moesubnet.client import ExpertClient
+from moesubnet.errors import PeerResting
 from moesubnet.gate import Gate, initial_features, update_features
 from moesubnet.mixture import Walk, members_of, mix
 from moesubnet.panel import Panel, PanelError, PanelSequence
@@ -102,7 +104,7 @@ class MixtureSession:
         self._sequence = PanelSequence(secrets.token_hex(16), np.empty(0, np.uint32))
 
     async def start(self, prompt_ids: TokenIds) -> Law:
-        self._choose_experts(prompt_ids)
+        self._choose_experts(prompt_ids, self._model.book.serving())
         split = max(0, len(prompt_ids) - BLIND_PROMPT_TOKENS)
         seen, blind = prompt_ids[:split], prompt_ids[split:]
         self._walk.show(seen[None, :])
@@ -118,10 +120,10 @@ class MixtureSession:
     def close(self) -> None:
         """Sessions at the experts expire by themselves."""
 
-    def _choose_experts(self, prompt_ids: TokenIds) -> None:
-        clients = self._model.book.serving()
+    def _choose_experts(self, text_ids: TokenIds, clients: Mapping[Hotkey, ExpertClient]) -> None:
+        """Begin a posterior over those whom the gate trusts with this text."""
         known = members_of(clients)
-        features = update_features(initial_features((1,)), prompt_ids[None, :])
+        features = update_features(initial_features((1,)), text_ids[None, :])
         prior = self._gate.log_prior(features, known)[0, :-1]
         chosen = choose(prior, self._model.top_k)
         self._experts = tuple(known[i] for i in chosen)
@@ -148,13 +150,23 @@ class MixtureSession:
         await self._advance(np.array([token_id], np.uint32))
 
     async def _advance(self, append_ids: TokenIds) -> None:
-        """Send ids, collect laws. Raises ApiError 503 when every expert stays silent."""
+        """Send ids, collect laws. When every chosen expert stays silent the others take over.
+
+        Raises ApiError 503 when nobody answers.
+        """
+        silent: set[Hotkey] = set()
         for attempt in range(ATTEMPTS):
             self._take(await self._panel.advance([self._sequence], [append_ids]))
             if self._alive[:-1].any():
                 return
             append_ids = np.empty(0, np.uint32)  # the sequence holds them now
-            await asyncio.sleep(REST_S * 2**attempt)
+            silent.update(self._experts)
+            serving = self._model.book.serving()
+            if others := {key: client for key, client in serving.items() if key not in silent}:
+                self._choose_experts(self._sequence.ids, others)
+                self._walk.show(self._sequence.ids[None, :])
+            elif attempt < ATTEMPTS - 1:
+                await asyncio.sleep(REST_S * 2**attempt)
         raise unavailable()
 
     def _take(self, answers: Mapping[Hotkey, StepResponse | PanelError]) -> None:
@@ -168,7 +180,8 @@ class MixtureSession:
                 self._logprobs[index] = rows.dense(self._model.vocab_size)[-1]
                 if rows.ids is not None:
                     listed[rows.ids[-1]] = True
-            self._model.book.report(hotkey, ok=bool(self._alive[index]))
+            if not isinstance(answer, PeerResting):
+                self._model.book.report(hotkey, ok=bool(self._alive[index]))
         self._listed = listed if self._model.want.kind == "top_k" else None
 
     def _law(self) -> Law:

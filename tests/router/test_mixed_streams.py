@@ -165,6 +165,34 @@ async def test_a_stream_survives_the_death_and_return_of_experts(network, open_m
         assert int(np.argmax(law.logprobs)) == 5
 
 
+async def test_when_all_chosen_experts_die_the_others_take_over(network, open_model) -> None:
+    """However sure the gate is, a stream is lost only with the last expert of the subnet."""
+    keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(3)]
+    session = (await open_model(top_k=1)).open()
+    law = await session.start(np.array([5] * 12, np.uint32))
+    for _ in range(2):
+        victim = next(iter(law.weights))
+        assert [key for key in keys if key in law.weights] == [victim]
+        await network.kill(victim)
+        law = await session.append(5, 1.0)
+        assert victim not in law.weights
+        assert int(np.argmax(law.logprobs)) == 5
+
+
+async def test_one_failure_is_counted_once_while_the_expert_rests(
+    network, open_model, monkeypatch
+) -> None:
+    monkeypatch.setattr(mixed, "REST_S", 60.0)
+    keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(2)]
+    model = await open_model()
+    session = model.open()
+    await session.start(np.array([5], np.uint32))
+    await network.kill(keys[0])
+    for _ in range(5):
+        await session.append(5, 1.0)
+    assert model.book.known()[keys[0]].failures == 1
+
+
 async def test_when_every_expert_is_dead_the_stream_fails_loudly(network, open_model) -> None:
     key = await network.mine("only", lambda ids: sharp(5))
     session = (await open_model()).open()
