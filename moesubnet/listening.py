@@ -30,8 +30,18 @@ class Listening:
         await self._runner.cleanup()
 
 
-async def serve(app: web.Application, host: str, port: int, *, grace_s: float = 5.0) -> Listening:
-    """Serve `app`; port 0 picks a free one. ConfigError when the address cannot be bound."""
+async def serve(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    grace_s: float = 5.0,
+    cancel_abandoned: bool = False,
+) -> Listening:
+    """Serve `app`; port 0 picks a free one. ConfigError when the address cannot be bound.
+
+    cancel_abandoned: cancel a handler as soon as its caller has left.
+    """
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -39,6 +49,7 @@ async def serve(app: web.Application, host: str, port: int, *, grace_s: float = 
         lingering_time=LINGER_S,
         auto_decompress=False,
         shutdown_timeout=grace_s,
+        handler_cancellation=cancel_abandoned,
     )
     await runner.setup()
     web_server, loop = runner.server, asyncio.get_running_loop()

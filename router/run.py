@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
-
 from moesubnet.baseline import load_baseline
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.client import open_http_session
 from moesubnet.errors import ChainError, ConfigError, MoesubnetError
 from moesubnet.gate_sync import GateSync
+from moesubnet.listening import serve
 from moesubnet.router.app import build_app
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
@@ -30,6 +29,7 @@ from moesubnet.types import Metagraph, NetUid, Signer
 log = logging.getLogger(__name__)
 
 REFRESH_S = 5.0
+DRAIN_S = 10.0
 MIXTURE = "mixture"
 STUDENT = "student"
 
@@ -55,6 +55,8 @@ class RouterConfig:
 
 def check_exposure(host: str, api_keys: Sequence[str]) -> None:
     """Raises ConfigError for a listening address that strangers reach without an API key."""
+    if not all(api_keys):
+        raise ConfigError("an API key is empty: every caller without one would be let in")
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -95,20 +97,21 @@ async def run_router(config: RouterConfig) -> None:
         }
         service = Service(spec, models)
         app = build_app(service, api_keys=config.api_keys, max_running=config.max_running)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=10.0)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, config.host, config.port)
-        await site.start()
-        log.info("router listens on http://%s:%d/v1", config.host, config.port)
+        listening = await serve(
+            app, config.host, config.port, grace_s=DRAIN_S, cancel_abandoned=True
+        )
+        stack.push_async_callback(listening.close)
+        log.info("router listens on http://%s:%d/v1", config.host, listening.port)
 
-        tasks = [
-            asyncio.create_task(cache.run()),
-            asyncio.create_task(_follow(cache, book, gates)),
-            asyncio.create_task(_offer_student(config, spec, models, stack)),
-        ]
-        stack.push_async_callback(_cancel, tasks)
-        await _stop_signal()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(cache.run()),
+                group.create_task(_follow(cache, book, gates)),
+                group.create_task(_offer_student(config, spec, models, stack)),
+            ]
+            await _stop_signal()
+            for task in tasks:
+                task.cancel()
 
 
 async def _follow(cache: MetagraphCache, book: ExpertBook, gates: GateSync) -> None:
@@ -139,9 +142,12 @@ async def _offer_student(
     from moesubnet.router.student import StudentModel
 
     manifest = config.student_dir / "manifest.json"
+    student: StudentModel | None = None
     offered: bytes | None = None
     while True:
-        found = manifest.read_bytes() if manifest.is_file() else None
+        found = None
+        with contextlib.suppress(FileNotFoundError):
+            found = manifest.read_bytes()
         if found is not None and found != offered:
             try:
                 engine = await EngineProcess.start(config.student_dir, spec)
@@ -149,7 +155,11 @@ async def _offer_student(
                 log.warning("student not offered: %s", error)
             else:
                 stack.push_async_callback(engine.close)
-                models[STUDENT] = StudentModel(engine)
+                if student is None:
+                    models[STUDENT] = student = StudentModel(engine)
+                else:
+                    replaced, student.engine = student.engine, engine
+                    await replaced.close()
                 log.info("student offered as model '%s'", STUDENT)
             offered = found
         await asyncio.sleep(REFRESH_S)
@@ -166,12 +176,6 @@ def _warn_if_poor(metagraph: Metagraph, signer: Signer, spec: LoadedSpec) -> Non
             signer.ss58_address,
             own.stake_rao if own else 0,
         )
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _stop_signal() -> None:

@@ -14,13 +14,16 @@ from moesubnet.router.service import Law, TokenIds
 
 
 class StudentModel:
-    """Opens one session per stream over an engine that lives in another process."""
+    """Opens one session per stream over an engine that lives in another process.
+
+    `engine` may be replaced at any time; running streams go on with the new one.
+    """
 
     def __init__(self, engine: EngineProcess) -> None:
         self.engine = engine
 
     def open(self) -> StudentSession:
-        return StudentSession(self.engine)
+        return StudentSession(self)
 
     def table(self) -> list[JsonObject]:
         return []
@@ -29,8 +32,8 @@ class StudentModel:
 class StudentSession:
     """One stream. The engine's cache is keyed by the session and dropped at the end."""
 
-    def __init__(self, engine: EngineProcess) -> None:
-        self._engine = engine
+    def __init__(self, model: StudentModel) -> None:
+        self._model = model
         self._session = secrets.token_hex(16)
         self._ids: TokenIds = np.empty(0, np.uint32)
 
@@ -43,12 +46,12 @@ class StudentSession:
         return await self._law()
 
     def close(self) -> None:
-        self._engine.forget(self._session)
+        self._model.engine.forget(self._session)
 
     async def _law(self) -> Law:
         query = Query(self._session, self._ids, first=len(self._ids))
         try:
-            rows = await self._engine.rows([query])
+            rows = await self._model.engine.rows([query])
         except EngineError as error:
             raise ApiError(
                 503,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
 import numpy as np
 import pytest
-from aiohttp import web
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from moesubnet.baseline import Unigram
+from moesubnet.listening import Listening
+from moesubnet.listening import serve as listen
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
 from moesubnet.router.service import Law, Service
@@ -71,6 +73,7 @@ class ParrotModel:
         self.closed = 0
         self.fail_after: int | None = None
         self.failure: Exception = unavailable()
+        self.pause_s = 0.0
 
     def open(self) -> ParrotSession:
         self.opened += 1
@@ -100,6 +103,7 @@ class ParrotSession:
 
     async def append(self, token_id: int, temperature: float) -> Law:
         self.at += 1
+        await asyncio.sleep(self.model.pause_s)
         return self.law()
 
     def close(self) -> None:
@@ -114,18 +118,13 @@ def parrot(tokenizer: Tokenizer) -> ParrotModel:
 @pytest.fixture
 async def serve(spec: LoadedSpec, parrot: ParrotModel):
     """Start the app on a real socket; returns its base URL."""
-    runners: list[web.AppRunner] = []
+    servers: list[Listening] = []
 
     async def start(**options: object) -> str:
         app = build_app(Service(spec, {"mixture": parrot}), **options)  # type: ignore[arg-type]
-        runner = web.AppRunner(app)
-        await runner.setup()
-        runners.append(runner)
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        return f"http://127.0.0.1:{port}"
+        servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0, cancel_abandoned=True))
+        return f"http://127.0.0.1:{servers[-1].port}"
 
     yield start
-    for runner in runners:
-        await runner.cleanup()
+    for server in servers:
+        await server.close()

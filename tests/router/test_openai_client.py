@@ -1,6 +1,7 @@
 """The official client, unmodified, against the router's real HTTP."""
 
 import asyncio
+import contextlib
 import json
 import math
 
@@ -11,8 +12,19 @@ import pytest
 from .conftest import CONTEXT_TOKENS, TEXT
 
 
+_clients: list[openai.AsyncOpenAI] = []
+
+
 def client(url: str, key: str = "any") -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+    _clients.append(openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0))
+    return _clients[-1]
+
+
+@pytest.fixture(autouse=True)
+async def _close_clients():
+    yield
+    while _clients:
+        await _clients.pop().close()
 
 
 async def test_models_are_listed_and_found(serve) -> None:
@@ -277,12 +289,15 @@ async def test_a_long_prompt_does_not_hold_up_the_others(serve) -> None:
     assert len(pauses_s) > 10, "nothing else ran while the prompt was tokenised"
 
 
-async def test_a_client_that_leaves_frees_its_sessions(serve, parrot) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_frees_its_sessions(serve, parrot, stream) -> None:
+    parrot.pause_s = 0.2  # much longer for the whole text than we wait below
     url = await serve()
-    body = {"model": "mixture", "prompt": "the", "stream": True, "max_tokens": 60, "n": 4}
+    body = {"model": "mixture", "prompt": "the", "stream": stream, "max_tokens": 60, "n": 4}
     async with aiohttp.ClientSession() as http:
-        async with http.post(f"{url}/v1/completions", json=body) as response:
-            await response.content.readline()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5), http.post(f"{url}/v1/completions", json=body) as r:
+                await r.content.readline()
     for _ in range(100):
         if parrot.opened == parrot.closed:
             break
