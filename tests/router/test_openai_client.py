@@ -11,7 +11,6 @@ import pytest
 
 from .conftest import CONTEXT_TOKENS, TEXT
 
-
 _clients: list[openai.AsyncOpenAI] = []
 
 
