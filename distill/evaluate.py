@@ -8,7 +8,8 @@ mean negative log-likelihood).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,7 @@ async def evaluate_by_walks(
     *,
     prefill: bool = False,
     on_progress: OnProgress = ignore,
+    clock: Callable[[], float] = time.monotonic,
 ) -> WalkLosses:
     """Walk through windows (domain → uint32 [M, W]) and add up. Raises PeerUnavailable.
 
@@ -68,7 +70,7 @@ async def evaluate_by_walks(
     domain_of = np.repeat(np.arange(len(domains)), [len(windows[domain]) for domain in domains])
     columns = len(members.experts) + 2
     totals = np.zeros((len(domains), columns))
-    done = 0
+    started_s, done = clock(), 0
     for index, group in enumerate(call_groups(len(everything), prefill=prefill)):
         part = everything[group]
         async for turn in walk(members, part, f"{session}.{index}", prefill=prefill):
@@ -79,7 +81,7 @@ async def evaluate_by_walks(
             scores = np.column_stack([experts, uniform, gated])
             np.add.at(totals, domain_of[group], scores)
             done += len(part)
-            on_progress(Progress(EVALUATE, done / everything.size, None, 0.0))
+            on_progress(Progress(EVALUATE, done / everything.size, None, clock() - started_s))
     sizes = np.array([windows[domain].size for domain in domains])
     loss = -totals / sizes[:, None]
 
