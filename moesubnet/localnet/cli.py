@@ -16,7 +16,8 @@ def localnet(
         Path | None, typer.Option("--dir", help="Folder for everything (default: data folder).")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete what an earlier run left: chain, experts, student.")
+        bool,
+        typer.Option("--fresh", help="Delete what an earlier run left: chain, experts, student."),
     ] = False,
     new_chain: Annotated[
         bool, typer.Option("--new-chain", help="Keep text, experts and student; start a new chain.")
@@ -77,6 +78,6 @@ def localnet(
     )
     screen = open_screen(as_json=as_json)
     try:
-        asyncio.run(until_interrupted(run_localnet(options, screen)))
+        asyncio.run(until_interrupted(run_localnet(options, screen), screen))
     finally:
         screen.close()

@@ -25,6 +25,7 @@ from moesubnet.localnet.distilling import final_table, run_distillation, stored_
 from moesubnet.localnet.onboard import onboard
 from moesubnet.localnet.plan import HOST, NETUID, Plan
 from moesubnet.localnet.prepare import Prepared, prepare
+from moesubnet.localnet.sources import SOURCES
 from moesubnet.localnet.supervisor import Supervisor
 from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import sheet_perplexities, take_snapshot
@@ -53,7 +54,15 @@ class Options:
 async def run_localnet(options: Options, screen: Screen) -> None:
     """Bring everything up, show it, and stay until cancelled. Raises MoesubnetError."""
     start_s = time.monotonic()
+    plan = Plan(
+        options.root,
+        tuple(SOURCES),
+        chain_port=options.chain_port,
+        router_port=options.router_port,
+        first_port=options.first_port,
+    )
     with only_one(options.root):
+        _check_ports(plan)  # not after minutes of training
         screen.stage("text, tokenizer and experts")
         prepared = await prepare(
             options.root,
@@ -61,14 +70,6 @@ async def run_localnet(options: Options, screen: Screen) -> None:
             expert_seconds=options.expert_seconds,
             on_progress=lambda p: screen.progress(p.task, p.fraction, training_text(p)),
         )
-        plan = Plan(
-            options.root,
-            tuple(prepared.experts),
-            chain_port=options.chain_port,
-            router_port=options.router_port,
-            first_port=options.first_port,
-        )
-        _check_ports(plan)
         await _run_network(options, plan, prepared, screen, start_s)
 
 
@@ -160,11 +161,15 @@ async def _first_answer(
     domain, prompt = next(iter(prompts.items()))
     body = {"model": "mixture", "prompt": prompt, "max_tokens": 48, "temperature": 0.7, "seed": 1}
     timeout = aiohttp.ClientTimeout(total=120)
-    async with http.post(f"{plan.router_url}/completions", json=body, timeout=timeout) as response:
-        answer = await response.json()
-        if response.status != 200:
-            raise ConfigError(f"the router answers {response.status}: {answer}")
-        written_by = response.headers.get("x-moesubnet-experts", "")
+    url = f"{plan.router_url}/completions"
+    try:
+        async with http.post(url, json=body, timeout=timeout) as response:
+            answer = await response.json()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise ConfigError(f"the router gives no answer: {error or type(error).__name__}") from error
+    if response.status != 200:
+        raise ConfigError(f"the router answers {response.status}: {answer}")
+    written_by = response.headers.get("x-moesubnet-experts", "")
     now_s = time.monotonic()
     text = prompt + answer["choices"][0]["text"]
     screen.note(
@@ -317,11 +322,18 @@ async def _background(work: Any) -> AsyncIterator[None]:
             await task
 
 
-async def until_interrupted(work: Coroutine[None, None, None]) -> None:
-    """SIGINT and SIGTERM cancel the work, which then cleans up after itself."""
+async def until_interrupted(work: Coroutine[None, None, None], screen: Screen) -> None:
+    """SIGINT, SIGTERM and a closed terminal cancel the work, which then cleans up after itself."""
     task = asyncio.ensure_future(work)
+
+    def stop() -> None:
+        if not task.cancelling():  # a second Ctrl-C must not cut the cleanup short
+            task.cancel()
+            screen.stage("stopping")
+
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, stop)
     with contextlib.suppress(asyncio.CancelledError):
         await task

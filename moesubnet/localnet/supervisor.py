@@ -107,10 +107,10 @@ class Supervisor:
         await self._wait_ended(alive)
         for process in alive:
             if process.alive:
-                self._notify(process.name, "did not stop; killed")
                 self._signal(process, signal.SIGKILL)
                 assert process.running is not None
                 await process.running.wait()
+                self._notify(process.name, "did not stop; killed")
 
     @staticmethod
     def _signal(process: Process, number: signal.Signals) -> None:

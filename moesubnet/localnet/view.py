@@ -113,7 +113,8 @@ class TextScreen:
         self._epoch = -1
 
     def _say(self, text: str) -> None:
-        self._console.print(f"[{_clock(time.monotonic() - self._start_s)}] {text}", markup=False)
+        clock = _clock(time.monotonic() - self._start_s)
+        _print_line(self._console, f"[{clock}] {text}")
 
     def stage(self, title: str) -> None:
         self._say(f"== {title}")
@@ -187,7 +188,7 @@ class LiveScreen:
 
     def note(self, text: str) -> None:
         clock = _clock(time.monotonic() - self._start_s)
-        self._live.console.print(f"[{clock}] {text}", markup=False)
+        _print_line(self._live.console, f"[{clock}] {text}")
 
     def snapshot(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -214,6 +215,11 @@ def training_text(report: Progress) -> str:
     if report.fraction < 1 and report.eta_s is not None:
         parts.append(f"{report.eta_s:.0f} s left")
     return "  ".join(parts) or ("done" if report.fraction >= 1 else "")
+
+
+def _print_line(console: Console, text: str) -> None:
+    """As it is: a command that is broken into lines cannot be copied."""
+    console.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

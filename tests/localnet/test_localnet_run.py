@@ -1,0 +1,45 @@
+"""What a person meets around a run: taken ports, Ctrl-C, lines to copy."""
+
+import asyncio
+import os
+import signal
+import socket
+
+import pytest
+
+from moesubnet.errors import ConfigError
+from moesubnet.localnet import run
+from moesubnet.localnet.run import Options, run_localnet, until_interrupted
+from moesubnet.localnet.view import JsonScreen, TextScreen
+
+
+async def test_a_taken_port_is_told_before_anything_is_trained(tmp_path, monkeypatch) -> None:
+    monkeypatch.delattr(run, "prepare")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = Options(tmp_path, 0, 1.0, False, port, 0, 20_000, "table")
+        with pytest.raises(ConfigError, match=f"port {port}, which chain needs"):
+            await run_localnet(options, JsonScreen())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_second_signal_does_not_cut_the_cleanup_short(number) -> None:
+    cleaned = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.2)
+            cleaned.append(True)
+
+    for delay_s in (0.05, 0.1, 0.15):
+        asyncio.get_running_loop().call_later(delay_s, os.kill, os.getpid(), number)
+    await asyncio.wait_for(until_interrupted(work(), JsonScreen()), 5.0)
+    assert cleaned == [True]
+
+
+def test_a_command_to_copy_is_not_broken_into_lines(capsys) -> None:
+    command = "curl -d '" + "long words :x: " * 20 + "'"
+    TextScreen().note(command)
+    assert command in capsys.readouterr().out
