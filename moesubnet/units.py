@@ -9,6 +9,7 @@ from moesubnet.errors import ConfigError
 
 RAO_PER_TOKEN = 10**9
 U16_MAX = 65_535
+_WHOLE = r"(\d{1,20}|\d{1,3}(?:,\d{3}){1,6})"  # commas between thousands only: what is 1,5?
 
 
 def format_rao(amount_rao: int) -> str:
@@ -24,13 +25,13 @@ def parse_rao(text: str) -> int:
 
     Raises ConfigError for anything that is not an exact number of rao in u64.
     """
-    cleaned = text.strip().replace("_", "").replace(",", "")
-    in_rao = re.fullmatch(r"(\d{1,20})\s*rao", cleaned, re.ASCII)
-    in_tokens = re.fullmatch(r"(\d{1,20})(?:\.(\d{1,9}))?\s*τ?", cleaned, re.ASCII)
+    cleaned = text.strip().replace("_", "")
+    in_rao = re.fullmatch(rf"{_WHOLE}\s*rao", cleaned, re.ASCII)
+    in_tokens = re.fullmatch(rf"{_WHOLE}(?:\.(\d{{1,9}}))?\s*τ?", cleaned, re.ASCII)
     if in_rao:
-        amount_rao = int(in_rao[1])
+        amount_rao = _whole(in_rao[1])
     elif in_tokens:
-        amount_rao = int(in_tokens[1]) * RAO_PER_TOKEN + int((in_tokens[2] or "").ljust(9, "0"))
+        amount_rao = _whole(in_tokens[1]) * RAO_PER_TOKEN + int((in_tokens[2] or "").ljust(9, "0"))
     else:
         raise ConfigError(
             f"{text!r} is not an amount; write tokens with at most nine decimals ('1.5') or '12rao'"
@@ -38,6 +39,10 @@ def parse_rao(text: str) -> int:
     if amount_rao >= 2**64:
         raise ConfigError(f"{text!r} is more than there can ever be")
     return amount_rao
+
+
+def _whole(digits: str) -> int:
+    return int(digits.replace(",", ""))
 
 
 def max_upscale_u16(values: Sequence[float]) -> list[int]:

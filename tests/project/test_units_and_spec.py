@@ -18,7 +18,21 @@ def test_amounts_survive_a_round_trip(amount_rao: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1.0000000001", "-1", "nan", "inf", "1e400", "ten", "0x10", "1.5rao"]
+    "text",
+    [
+        "",
+        "1.0000000001",
+        "-1",
+        "nan",
+        "inf",
+        "1e400",
+        "ten",
+        "0x10",
+        "1.5rao",
+        "1,5",
+        "1,0000",
+        "1,000,5",
+    ],
 )
 def test_an_amount_that_is_not_exact_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
