@@ -22,10 +22,16 @@ MAX_SPEC_BYTES = 65_536
 
 
 class SpecFile(BaseModel):
-    """A file of the spec: `path` relative to spec.json, `sha256` in lower-case hex."""
+    """A file of the spec: `path` relative to spec.json, `sha256` in lower-case hex.
+
+    No part of the path begins with a dot, so none leads out of the folder: it is a stranger's
+    word about where we write what we fetch.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    path: str = Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=200)
+    path: str = Field(
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$", max_length=200
+    )
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
