@@ -197,6 +197,17 @@ class State:
             )
             self._forget(sheet.epoch)
 
+    def reopen(self, vote: Vote) -> None:
+        """Undo `close_epoch` of a vote that was never sent, for the epoch to be closed again."""
+        sheet = vote.sheet
+        with self._db:
+            self._db.execute("DELETE FROM vote WHERE epoch = ?", (sheet.epoch,))
+            self._db.execute("UPDATE step SET epoch = NULL WHERE epoch = ?", (sheet.epoch,))
+            for hotkey, before in zip(sheet.hotkeys, sheet.ema_before, strict=True):
+                self._db.execute("DELETE FROM score WHERE hotkey = ?", (hotkey,))
+                if before is not None:
+                    self._db.execute("INSERT INTO score VALUES (?, ?)", (hotkey, before))
+
     def _forget(self, epoch: int) -> None:
         """Drop what nobody can ask for any more. Used text is remembered for ever."""
         for query in (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from moesubnet.chain.weights import weights_commit_hash
 from moesubnet.errors import CallRejected
 from moesubnet.sheet import Sheet
-from moesubnet.types import Hotkey, NetUid, Signer
+from moesubnet.types import Hotkey, NetUid, Signer, Uid
 from moesubnet.validator.records import Phase, Vote
 from moesubnet.validator.state import State
 
@@ -86,9 +86,21 @@ class Votes:
             if epoch.epoch_now != vote.sheet.epoch:
                 log.error("vote of epoch=%d lost: it was not committed in time", vote.sheet.epoch)
                 self._state.note_phase(vote, Phase.LOST)
+            elif vote.submitted_block is None and await self._has_moved(vote):
+                log.warning("a uid of epoch=%d changed hands; counting again", vote.sheet.epoch)
+                self._state.reopen(vote)
             elif epoch.block >= (vote.submitted_block or 0) + PATIENCE_BLOCKS:
                 self._state.note_submitted(vote, epoch.block)
                 await (self._commit(vote) if commit_reveal else self._set(vote))
+
+    async def _has_moved(self, vote: Vote) -> bool:
+        """Whether a uid that is voted for belongs to another hotkey now than when it was counted.
+
+        From the commit on the pallet sees to that; before it, a newcomer would inherit the vote.
+        """
+        owners = {n.uid: n.hotkey for n in (await self._chain.metagraph(self._netuid)).neurons}
+        votes = zip(vote.sheet.uids, vote.sheet.hotkeys, vote.sheet.row_u16, strict=True)
+        return any(value and owners.get(Uid(uid)) != hotkey for uid, hotkey, value in votes)
 
     async def _note_commit(self, vote: Vote) -> bool:
         """Whether the chain holds this vote's commit; if so, that is remembered."""

@@ -397,6 +397,24 @@ async def test_an_expert_that_left_and_whose_uid_changed_hands_passes_nothing_on
     state.close()
 
 
+async def test_a_uid_that_changes_hands_before_the_commit_inherits_nothing(world):
+    """Killed between the count and the commit; meanwhile the best expert got another uid."""
+    with contextlib.suppress(Killed, ExceptionGroup):
+        await world.live(100, KillOn("note_submitted"))
+    old = next(n for n in world.chain.neurons if n.hotkey == EXPERTS[0])
+    moved = dataclasses.replace(old, uid=len(world.chain.neurons))
+    world.chain.neurons[old.uid] = dataclasses.replace(old, hotkey=Hotkey("newcomer"))
+    world.chain.neurons.append(moved)
+    await world.live(70)
+    rows = world.chain.rows[world.signer.ss58_address]
+    assert rows[0] == ([moved.uid], [65_535])
+    check(world, [0, 1])
+    state = world.state()
+    sheet = Sheet.from_bytes(state.public_sheets()[-1])
+    state.close()
+    assert set(sheet.ema_before) == {None}, "the averages moved once, from nothing"
+
+
 def test_two_validators_cannot_share_a_state(tmp_path):
     with (
         only_one(tmp_path),
