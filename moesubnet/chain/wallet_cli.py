@@ -49,13 +49,16 @@ def new(
     """
     from moesubnet.chain.wallet import create_coldkey, create_hotkey, split_spec, wallets_root
 
-    folder = wallets_root(wallets) / split_spec(name)[0]
+    wallet, hotkey = split_spec(name)
+    folder = wallets_root(wallets) / wallet
     made: dict[str, NewKey] = {}
     if restore or not (folder / "coldkey").exists():
         words = typer.prompt("recovery words", hide_input=True) if restore else None
         password = None if no_password else _new_password(folder / "coldkey")
         made["coldkey"] = create_coldkey(name, password, wallets, words)
-    made["hotkey"] = create_hotkey(name, wallets)
+    # The words of a new coldkey must be shown, also beside a hotkey that is there already.
+    if not made or not (folder / "hotkeys" / hotkey).exists():
+        made["hotkey"] = create_hotkey(name, wallets)
     lines = []
     for kind, key in made.items():
         lines += [f"{kind} {key.address}", f"  file  {key.path}", f"  words {key.mnemonic}"]

@@ -172,6 +172,17 @@ def test_wallets_are_made_encrypted_restored_and_listed(
     assert "never overwritten" in complaint(moesubnet("wallet", "new", "a"), WalletError)
 
 
+def test_a_new_coldkey_s_words_are_shown_beside_an_old_hotkey(
+    moesubnet: Any, tmp_path: Path
+) -> None:
+    old = told(moesubnet("wallet", "new", "a", "--no-password", "--json"))
+    for name in ("coldkey", "coldkeypub.txt"):
+        (tmp_path / "wallets" / "a" / name).unlink()
+    new = told(moesubnet("wallet", "new", "a", "--no-password", "--json"))
+    assert new["coldkey"]["mnemonic"] != old["coldkey"]["mnemonic"]
+    assert "hotkey" not in new
+
+
 def test_the_metagraph_fits_into_100_columns() -> None:
     neuron: dict[str, Any] = dict.fromkeys(Neuron.__dataclass_fields__, 65_535)
     neuron |= {"uid": 255, "hotkey": ALICE, "axon": Axon("255.255.255.255", 65_535)}
