@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+
+from moesubnet.errors import ConfigError
 
 
 def data_dir(*parts: str) -> Path:
@@ -18,3 +23,16 @@ def data_dir(*parts: str) -> Path:
 def cache_dir(*parts: str) -> Path:
     """What can be made again."""
     return Path(platformdirs.user_cache_dir("moesubnet")).joinpath(*parts)
+
+
+@contextmanager
+def held_alone(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder for this process, at most until it ends. ConfigError says `busy` while
+    another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(busy) from None
+        yield

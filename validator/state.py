@@ -7,16 +7,16 @@ its label is sent, and a vote is stored with its salt before it is committed on 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 
 from moesubnet.errors import ConfigError
+from moesubnet.paths import held_alone
 from moesubnet.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.records import Batch, Phase, Step, Vote, Window
@@ -39,16 +39,9 @@ CREATE TABLE IF NOT EXISTS vote (
 """
 
 
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> AbstractContextManager[None]:
     """Holds a folder for this process. ConfigError while another does: two would vote twice."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
-        except BlockingIOError:
-            raise ConfigError(f"another validator is running on {folder}") from None
-        yield
+    return held_alone(folder, f"another validator is running on {folder}")
 
 
 class State:

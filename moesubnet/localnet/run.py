@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from moesubnet.localnet.sources import SOURCES
 from moesubnet.localnet.supervisor import Supervisor
 from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import sheet_perplexities, take_snapshot
+from moesubnet.paths import held_alone
 from moesubnet.types import Hotkey, NetUid
 
 CHAIN_TIMEOUT_S = 60.0
@@ -284,18 +284,11 @@ def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
   Logs: {plan.root / "logs"}"""
 
 
-@contextlib.contextmanager
-def only_one(root: Path) -> Iterator[None]:
+def only_one(root: Path) -> contextlib.AbstractContextManager[None]:
     """Two networks must not write into one folder."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"a localnet already runs in {root}; stop it, or choose another --dir and ports"
-            ) from None
-        yield
+    return held_alone(
+        root, f"a localnet already runs in {root}; stop it, or choose another --dir and ports"
+    )
 
 
 def _check_ports(plan: Plan) -> None:
