@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient, Epoch, Receipt
 
 RANDOM_WORDS = 8  # 128 bits: nobody guesses the weights behind the hash
-SHEET_WORDS = 16
 VERSION_KEY = 0
 PATIENCE_BLOCKS = 3  # before something sent, and seen nowhere, is sent again
 SUBMIT_TIMEOUT_BLOCKS = 4

@@ -1,17 +1,10 @@
-"""Voting: the hash that commits to weights, and the road a subnet wants them to take."""
+"""The hash that commits to weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
 from struct import pack
-from typing import TYPE_CHECKING
-
-from moesubnet.types import Metagraph, Signer
-
-if TYPE_CHECKING:
-    from moesubnet.chain.client import ChainClient
-    from moesubnet.chain.submission import Receipt
 
 
 def weights_commit_hash(
@@ -36,22 +29,6 @@ def weights_commit_hash(
         + pack("<Q", version_key)
     )
     return blake2b(encoded, digest_size=32).digest()
-
-
-async def submit_weights(
-    client: ChainClient,
-    metagraph: Metagraph,
-    uids: Sequence[int],
-    values: Sequence[int],
-    salt: Sequence[int],
-    signer: Signer,
-    version_key: int = 0,
-) -> Receipt:
-    """Vote the way the subnet takes votes: a commit to be revealed later, or in the open."""
-    netuid = metagraph.netuid
-    if metagraph.commit_reveal:
-        return await client.commit_weights(netuid, uids, values, salt, version_key, signer)
-    return await client.set_weights(netuid, uids, values, version_key, signer)
 
 
 def _u16_vector(words: Sequence[int]) -> bytes:

@@ -1,17 +1,14 @@
-"""Commit hashes are the chain's, and a vote takes the road that the subnet wants."""
+"""Commit hashes are the chain's."""
 
 from hashlib import blake2b
-from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 from scalecodec.base import RuntimeConfigurationObject
 from scalecodec.type_registry import load_type_registry_preset
 
-from moesubnet.chain.client import ChainClient
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.chain.weights import submit_weights, weights_commit_hash
-from moesubnet.types import Metagraph
+from moesubnet.chain.weights import weights_commit_hash
 
 ALICE = keypair_from_uri("//Alice")
 CODEC = RuntimeConfigurationObject()
@@ -45,33 +42,3 @@ def test_the_hash_covers_what_a_scale_library_encodes(
         weights_commit_hash(ALICE.public_key, netuid, uids, values, salt, version_key)
         == blake2b(bytes(arguments.data), digest_size=32).digest()
     )
-
-
-class Recorder:
-    """Remembers which call a vote became."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[object, ...]] = []
-
-    async def commit_weights(self, *arguments: object) -> None:
-        self.calls.append(("commit", *arguments))
-
-    async def set_weights(self, *arguments: object) -> None:
-        self.calls.append(("set", *arguments))
-
-
-def subnet(commit_reveal: bool) -> Metagraph:
-    fields: dict[str, Any] = dict.fromkeys(Metagraph.__dataclass_fields__)
-    return Metagraph(**fields | {"netuid": 4, "commit_reveal": commit_reveal})
-
-
-async def test_a_vote_is_committed_or_set_as_the_subnet_says() -> None:
-    client = Recorder()
-    for commit_reveal in (True, False):
-        await submit_weights(
-            cast(ChainClient, client), subnet(commit_reveal), [1], [2], [3], ALICE, version_key=9
-        )
-    assert client.calls == [
-        ("commit", 4, [1], [2], [3], 9, ALICE),
-        ("set", 4, [1], [2], 9, ALICE),
-    ]
