@@ -115,4 +115,4 @@ class ExpertBook:
             self._experts.pop(hotkey, None)
             return
         self._experts[hotkey] = Expert(uid, axon, client, card)
-        log.info("expert uid=%d name=%s joined", uid, card.name)
+        log.info("expert uid=%d name=%r joined", uid, card.name)
