@@ -30,7 +30,7 @@ from moesubnet.training.dataset import Document, encode, write_documents
 from moesubnet.training.tokenizer import train_tokenizer
 
 VOCAB_SIZE = 2048
-POOL_CHARS = 2_900_000  # a domain's text before it is dealt
+POOL_CHARS = 2_500_000  # a domain's text before it is dealt
 DOCUMENT_CHARS = range(600, 40_000)  # shorter ones are dropped, longer ones cut
 PUBLIC_CHARS, PUBLIC_EXCERPT_CHARS = 42_000, 1_500  # about 15k tokens a domain
 TEST_TOKENS, TEST_EXCERPT_TOKENS = 22_000, 1_000
