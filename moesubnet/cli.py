@@ -48,8 +48,18 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point: a MoesubnetError becomes one line on stderr and exit code 1."""
+    failed: list[BaseException] = []
     try:
         build_app()()
-    except MoesubnetError as error:
+    except* MoesubnetError as group:  # alone, or as a task group raises it
+        failed += _leaves(group)
+    for error in failed:
         typer.secho(f"error: {error}", fg="red", err=True)
+    if failed:
         sys.exit(1)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
