@@ -14,6 +14,7 @@ from moesubnet.listening import serve as listen
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture import Walk, members_of, mix
+from moesubnet.protocol import Want
 from moesubnet.router import mixed
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel, choose
@@ -132,6 +133,22 @@ async def test_the_law_is_the_posterior_mixture_of_the_experts_laws(network, ope
     assert max(law.weights, key=law.weights.get) == next(
         k for k, v in hotkeys.items() if v is laws["fives"]
     )
+
+
+@pytest.mark.parametrize("want", [Want("full"), Want("top_k", 16)])
+async def test_an_empty_prompt_is_a_prompt_also_over_listed_tokens(
+    network, open_model, want
+) -> None:
+    await network.mine("fives", lambda ids: sharp(5 if len(ids) < 2 else 6))
+    model = await open_model()
+    model.want = want
+    session = model.open()
+    law = await session.start(np.empty(0, np.uint32))
+    for token_id in (5, 5, 6):
+        assert int(np.argmax(law.logprobs)) == token_id
+        assert np.isclose(np.exp(law.logprobs, dtype=np.float64).sum(), 1.0, atol=1e-2)
+        assert law.listed is None if want.kind == "full" else int(law.listed.sum()) == want.k
+        law = await session.append(token_id, 1.0)
 
 
 async def test_an_expert_that_echoes_what_it_sees_gains_nothing(network, open_model) -> None:
