@@ -133,6 +133,6 @@ def _show(report: Report, out: Path) -> None:
     if report.kept_mass < LOW_KEPT_MASS:
         console.print(
             f"The kept heads hold only {report.kept_mass:.0%} of the mixture's mass: "
-            "try --samples, which is unbiased whatever they hold."
+            "try --samples, whose labels are drawn from the whole of it, the tail spread evenly."
         )
     console.print(f"student {report.student_sha256[:16]} in {out}")

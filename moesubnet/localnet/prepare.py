@@ -54,12 +54,6 @@ class Prepared:
 
     prompts: Mapping[str, str]  # a beginning to complete, from the test part
 
-    def validator_text(self, index: int) -> Path:
-        return self.corpora / "validators" / f"{index}.jsonl"
-
-    def test_text(self, domain: str) -> Path:
-        return self.corpora / "test" / f"{domain}.jsonl"
-
 
 @dataclass(frozen=True, slots=True)
 class TrainJob:
