@@ -37,9 +37,12 @@ async def run_distillation(
 
     def show(line: str) -> None:
         try:
-            report = Progress(**json.loads(line))
-        except (ValueError, TypeError):
+            said = json.loads(line)
+            report = Progress(**said)
+        except ValueError:
             screen.note(f"distiller: {line}")
+        except TypeError:
+            pass  # its last line, the report, which is read from its file
         else:
             screen.progress(report.task, report.fraction, training_text(report))
 
@@ -60,7 +63,8 @@ def final_table(
     """Perplexities on the final test part, costs, and whether each promise was kept."""
     rows = report["rows"]
     domains = list(rows[0]["loss"])
-    table = Table(title="Perplexity on the final test part (nothing ever trained on it)", box=None)
+    title = Text("Perplexity on the final test part, which nothing was trained on", style="bold")
+    table = Table(box=None)
     table.add_column("model")
     for domain in (*domains, "mixed"):
         table.add_column(domain, justify="right")
@@ -86,7 +90,7 @@ def final_table(
         f"plain, equal CPU {_cpu(report, 'plain_equal_cpu')}\n"
         f"{report['tokens']:,} public tokens, {report['elapsed_s']:.0f} s in all"
     )
-    return Group(table, *verdicts, costs)
+    return Group(title, table, *verdicts, costs)
 
 
 def _ppl(loss: float) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
@@ -263,7 +264,7 @@ async def _distill(plan: Plan, prepared: Prepared, supervisor: Supervisor, scree
 
 def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
     """What to try now."""
-    prompt = next(iter(prompts.values()))
+    prompt = next(iter(prompts.values())).strip().splitlines()[0]
     body = json.dumps({"model": "mixture", "prompt": prompt, "max_tokens": 60})
     quoted = body.replace("'", "'\\''")
     return f"""Try it. These experts are small: they complete text of their domains and do not chat.
@@ -271,7 +272,7 @@ def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
   curl {plan.router_url}/completions -H 'Content-Type: application/json' \\
     -d '{quoted}'
 
-  python - <<'PY'
+  {sys.executable} - <<'PY'
   from openai import OpenAI
   client = OpenAI(base_url="{plan.router_url}", api_key="none")
   stream = client.completions.create(model="mixture", prompt={prompt!r}, max_tokens=60, stream=True)
