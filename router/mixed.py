@@ -32,15 +32,21 @@ REST_S = 1.0  # an expert that failed is left alone so long, doubling while it f
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
 
 
-def choose(log_prior: NDArray[np.float64], top_k: int) -> NDArray[np.intp]:
+def choose(
+    log_prior: NDArray[np.float64], top_k: int, measured: NDArray[np.bool_] | bool = True
+) -> NDArray[np.intp]:
     """Indices of the smallest set of experts with 95 % of the prior mass, at most `top_k`.
 
-    log_prior: [experts]. Returned ascending, so that member order stays canonical.
+    Experts that no sheet has measured yet are asked too, where places are left: the gate knows
+    nothing of them, and only the evidence of this very text can tell. log_prior, measured:
+    [experts]. Returned ascending, so that member order stays canonical.
     """
     order = np.argsort(-log_prior, kind="stable")
     mass = np.exp(log_prior[order] - np.logaddexp.reduce(log_prior))
     enough = int(np.searchsorted(np.cumsum(mass), CHOSEN_MASS)) + 1
-    return np.sort(order[: min(enough, top_k)])
+    trusted, rest = order[:enough], order[enough:]
+    newcomers = rest[~np.broadcast_to(measured, len(log_prior))[rest]]
+    return np.sort(np.concatenate([trusted, newcomers])[:top_k])
 
 
 def unavailable() -> ApiError:
@@ -125,7 +131,8 @@ class MixtureSession:
         known = members_of(clients)
         features = update_features(initial_features((1,)), text_ids[None, :])
         prior = self._gate.log_prior(features, known)[0, :-1]
-        chosen = choose(prior, self._model.top_k)
+        measured = np.isin(known[:-1], self._gate.hotkeys)
+        chosen = choose(prior, self._model.top_k, measured)
         self._experts = tuple(known[i] for i in chosen)
         self._walk = Walk(self._gate, members_of(self._experts))
         self._panel = Panel(

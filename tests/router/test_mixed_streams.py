@@ -277,3 +277,11 @@ def test_the_chosen_set_is_the_smallest_with_most_of_the_mass() -> None:
     assert choose(prior, 1).tolist() == [1]
     assert choose(np.log(np.full(4, 0.25)), 8).tolist() == [0, 1, 2, 3]
     assert choose(np.log(np.array([1.0])), 8).tolist() == [0]
+
+
+def test_newcomers_are_asked_where_places_are_left() -> None:
+    prior = np.log(np.array([0.02, 0.6, 0.02, 0.35, 0.01]))
+    measured = np.array([False, True, False, True, True])
+    assert choose(prior, 8, measured).tolist() == [0, 1, 2, 3]
+    assert choose(prior, 3, measured).tolist() == [0, 1, 3]
+    assert choose(prior, 2, measured).tolist() == [1, 3]
