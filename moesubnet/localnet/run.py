@@ -267,6 +267,7 @@ def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
     prompt = next(iter(prompts.values())).strip().splitlines()[0]
     body = json.dumps({"model": "mixture", "prompt": prompt, "max_tokens": 60})
     quoted = body.replace("'", "'\\''")
+    judge = plan.root / "validators" / "0"
     return f"""Try it. These experts are small: they complete text of their domains and do not chat.
 
   curl {plan.router_url}/completions -H 'Content-Type: application/json' \\
@@ -279,10 +280,11 @@ def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
   print("".join(chunk.choices[0].text for chunk in stream))
   PY
 
-  moesubnet subnet metagraph            the chain's view
-  moesubnet validator explain HOTKEY    why a miner earns what it earns
-  Add an expert of your own: README, section "Miner".
-  Logs: {plan.root / "logs"}"""
+  . {Path(sys.executable).parent / "activate"}
+  moesubnet subnet metagraph --chain {plan.chain_url}
+  moesubnet validator explain //{plan.members[0].name}//hotkey --state-dir {judge}
+
+Add an expert of your own: README, "If you have a model". Logs: {plan.root / "logs"}"""
 
 
 def only_one(root: Path) -> contextlib.AbstractContextManager[None]:
