@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from moesubnet.addresses import published_ip
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.chain.wallet import is_uri, load_coldkey, split_spec, wallets_root
@@ -61,7 +61,7 @@ async def run_miner(config: MinerConfig) -> None:
 
     Raises ConfigError, SpecError, EngineError, WalletError or ChainError before it serves.
     """
-    published_ip = _published_ip(config)
+    public_ip = published_ip(config.external_ip, config.host)
     async with contextlib.AsyncExitStack() as stack:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         metagraph = await chain.metagraph(config.netuid)
@@ -91,7 +91,7 @@ async def run_miner(config: MinerConfig) -> None:
         stack.push_async_callback(listening.close)
         log.info("serving host=%s port=%d hotkey=%s", config.host, listening.port, config.hotkey)
 
-        axon = Axon(published_ip, config.external_port or listening.port)
+        axon = Axon(public_ip, config.external_port or listening.port)
         stopped = _stop_signal()
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -102,21 +102,6 @@ async def run_miner(config: MinerConfig) -> None:
             for task in tasks:
                 task.cancel()
         log.info("stopping: no new requests; those under way have %.0f s", DRAIN_S)
-
-
-def _published_ip(config: MinerConfig) -> str:
-    """The address that goes on chain; ConfigError if nobody could connect to it."""
-    address = config.external_ip or config.host
-    try:
-        unusable = ipaddress.ip_address(address).is_unspecified
-    except ValueError:
-        unusable = True
-    if unusable:
-        raise ConfigError(
-            f"{address} cannot be published: the chain needs an IP address that others can reach. "
-            "Pass it as --external-ip"
-        )
-    return address
 
 
 async def _payer(chain: ChainClient, config: MinerConfig, metagraph: Metagraph) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from moesubnet.errors import PeerUnavailable
+from moesubnet.errors import ConfigError, PeerUnavailable
 from moesubnet.types import Axon
 
 # Services that a forged axon would most like us to talk to.
@@ -48,3 +48,18 @@ def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     if address.teredo:
         return address.teredo[1]
     return address.ipv4_mapped or address.sixtofour or address
+
+
+def published_ip(external_ip: str | None, host: str) -> str:
+    """The address that goes on chain; ConfigError if nobody could connect to it."""
+    address = external_ip or host
+    try:
+        unusable = ip_address(address).is_unspecified
+    except ValueError:
+        unusable = True
+    if unusable:
+        raise ConfigError(
+            f"{address} cannot be published: the chain needs an IP address that others can reach. "
+            "Pass it as --external-ip"
+        )
+    return address

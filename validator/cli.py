@@ -85,7 +85,7 @@ def run(
         state_dir=state_dir or _default_state_dir(),
         host=host,
         port=port,
-        external_ip=external_ip or host,
+        external_ip=external_ip,
         allow_private=allow_private,
         walks_per_epoch=walks,
     )

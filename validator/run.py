@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
+from moesubnet.addresses import published_ip
 from moesubnet.baseline import load_baseline
 from moesubnet.chain.client import ChainClient
 from moesubnet.client import open_http_session
@@ -43,13 +44,14 @@ class ValidatorConfig:
     state_dir: Path
     host: str
     port: int
-    external_ip: str
+    external_ip: str | None
     allow_private: bool
     walks_per_epoch: int
 
 
 async def run_validator(config: ValidatorConfig) -> None:
     """Until SIGINT or SIGTERM. Raises ConfigError, SpecError, ChainError at the start."""
+    public_ip = published_ip(config.external_ip, config.host)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(only_one(config.state_dir))
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
@@ -76,7 +78,7 @@ async def run_validator(config: ValidatorConfig) -> None:
             config.netuid,
             config.signer,
             spec.sha256,
-            Axon(config.external_ip, listening.port),
+            Axon(public_ip, listening.port),
             state,
             Measurement(
                 state,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from moesubnet.addresses import check_axon
-from moesubnet.errors import PeerUnavailable
+from moesubnet.addresses import check_axon, published_ip
+from moesubnet.errors import ConfigError, PeerUnavailable
 from moesubnet.types import Axon
 
 
@@ -74,3 +74,11 @@ def test_local_networks_are_allowed_on_request(ip: str) -> None:
 def test_link_local_multicast_and_unspecified_are_never_allowed(ip: str) -> None:
     with pytest.raises(PeerUnavailable):
         check_axon(Axon(ip, 8091), allow_private=True)
+
+
+def test_an_address_that_nobody_can_connect_to_is_not_published() -> None:
+    assert published_ip(None, "127.0.0.1") == "127.0.0.1"
+    assert published_ip("203.0.113.7", "0.0.0.0") == "203.0.113.7"
+    for host in ("0.0.0.0", "::", "localhost", "example.org"):
+        with pytest.raises(ConfigError, match="external-ip"):
+            published_ip(None, host)
