@@ -63,7 +63,7 @@ def check_machine() -> Finding:
     memory_gb = psutil.virtual_memory().total / 1e9
     cores = psutil.cpu_count() or 1
     text = f"{cores} cores, {memory_gb:.1f} GB of memory"
-    return Finding("machine", cores >= 2 and memory_gb >= 6, text, "a localnet needs 2 cores, 6 GB")
+    return Finding("machine", cores >= 2 and memory_gb >= 7.5, text, "a localnet wants 2 cores, 8 GB")
 
 
 def check_accelerator() -> Finding:
