@@ -63,7 +63,8 @@ def check_machine() -> Finding:
     memory_gb = psutil.virtual_memory().total / 1e9
     cores = psutil.cpu_count() or 1
     text = f"{cores} cores, {memory_gb:.1f} GB of memory"
-    return Finding("machine", cores >= 2 and memory_gb >= 7.5, text, "a localnet wants 2 cores, 8 GB")
+    enough = cores >= 2 and memory_gb >= 7.5
+    return Finding("machine", enough, text, "a localnet wants 2 cores, 8 GB")
 
 
 def check_accelerator() -> Finding:
