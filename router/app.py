@@ -8,6 +8,7 @@ import hmac
 import logging
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -174,7 +175,7 @@ def _chat(admission: Admission) -> Handler:
     return handle
 
 
-class _Shape:
+class _Shape(ABC):
     """How an answer is written down; the two endpoints differ in nothing else."""
 
     object = ""
@@ -190,15 +191,17 @@ class _Shape:
     def envelope(self, kind: str) -> api.JsonObject:
         return {"id": self.id, "object": kind, "created": self.created_s, "model": self.model}
 
+    @abstractmethod
     def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
-        raise NotImplementedError
+        """A whole choice."""
 
     def opening(self, index: int) -> api.JsonObject | None:
         """A first chunk, where the endpoint has one."""
         return None
 
+    @abstractmethod
     def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        raise NotImplementedError
+        """A piece of a choice."""
 
 
 class _CompletionShape(_Shape):
