@@ -12,11 +12,12 @@ U16_MAX = 65_535
 _WHOLE = r"(\d{1,20}|\d{1,3}(?:,\d{3}){1,6})"  # commas between thousands only: what is 1,5?
 
 
-def format_rao(amount_rao: int) -> str:
-    """`1_500_000_000` → `"1.5 τ"`; exact, no rounding."""
+def format_rao(amount_rao: int, decimals: int | None = None) -> str:
+    """`1_500_000_000` → `"1.5 τ"`; exact. With `decimals` (1 to 9) cut to a column's width."""
     sign = "-" if amount_rao < 0 else ""
     whole, rest = divmod(abs(amount_rao), RAO_PER_TOKEN)
-    fraction = f"{rest:09d}".rstrip("0")
+    digits = f"{rest:09d}"
+    fraction = digits.rstrip("0") if decimals is None else digits[:decimals]
     return f"{sign}{whole:,}{'.' + fraction if fraction else ''} τ"
 
 

@@ -244,8 +244,8 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
             str(row.answers),
             " ".join(f"{share:.2f}" for share in row.weights) or "–",
             f"{row.incentive:.3f}",
-            format_rao(row.emission_rao),
-            format_rao(row.stake_rao),
+            format_rao(row.emission_rao, decimals=3),
+            format_rao(row.stake_rao, decimals=3),
         )
     judges = Table(box=None, padding=(0, 1), header_style="bold")
     for title in ("uid", "validator", "", "permit", "sheet", "dividends", "paid/epoch", "stake"):
@@ -260,8 +260,8 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
             "yes" if judge.permit else "no",
             sheet,
             f"{judge.dividends:.3f}",
-            format_rao(judge.emission_rao),
-            format_rao(judge.stake_rao),
+            format_rao(judge.emission_rao, decimals=3),
+            format_rao(judge.stake_rao, decimals=3),
         )
     lines: list[RenderableType] = [experts, judges]
     if snapshot.mixture_ppl is not None and snapshot.best_expert_ppl is not None:

@@ -17,6 +17,13 @@ def test_amounts_survive_a_round_trip(amount_rao: int) -> None:
     assert parse_rao(f"{amount_rao}rao") == amount_rao
 
 
+@given(st.integers(0, 2**64 - 1))
+def test_a_column_of_amounts_lines_up_and_never_shows_more_than_there_is(amount_rao: int) -> None:
+    shown = format_rao(amount_rao, decimals=3)
+    assert shown[-6] == "."
+    assert amount_rao - 10**6 < parse_rao(shown) <= amount_rao
+
+
 @pytest.mark.parametrize(
     "text",
     [
