@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moesubnet.children import as_child
 from moesubnet.errors import ConfigError
 
 STOP_TIMEOUT_S = 15.0
 RESTART_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 STEADY_AFTER_S = 60.0  # a process that lived so long starts again without delay
-PR_SET_PDEATHSIG = 1
 
 Notify = Callable[[str, str], None]  # process name, what happened
-
-
-def _die_with_parent() -> None:
-    """In the child: SIGTERM when the supervisor is gone, however it went (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass(slots=True)
@@ -132,13 +124,6 @@ class Supervisor:
 
     async def _spawn(self, process: Process) -> None:
         process.log.parent.mkdir(parents=True, exist_ok=True)
-        niceness = process.niceness
-
-        def prepare_child() -> None:
-            _die_with_parent()
-            if niceness:
-                os.nice(niceness)
-
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
@@ -148,14 +133,13 @@ class Supervisor:
         with process.log.open("ab") as log:
             try:
                 process.running = await asyncio.create_subprocess_exec(
-                    *process.argv,
+                    *as_child(process.argv, niceness=process.niceness),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log if process.on_line is None else asyncio.subprocess.PIPE,
                     stderr=log,
                     env=environment,
                     # Ctrl-C reaches the supervisor alone, which stops the others in order.
                     start_new_session=True,
-                    preexec_fn=prepare_child,
                 )
             except OSError as error:
                 raise ConfigError(f"cannot start {process.name}: {error}") from error

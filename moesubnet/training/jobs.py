@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from moesubnet.children import as_child
 from moesubnet.errors import ConfigError
 from moesubnet.training.progress import OnProgress, Progress
 
@@ -25,12 +26,11 @@ async def run_job(module: str, arguments: Sequence[str], on_progress: OnProgress
     """
     with tempfile.TemporaryFile() as complaints:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, *arguments),
+            *as_child((sys.executable, "-m", module, *arguments), niceness=NICENESS),
             stdout=asyncio.subprocess.PIPE,
             stderr=complaints,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C reaches us; we decide what it means for them
-            preexec_fn=_be_nice,
         )
         try:
             report = await _follow(process, on_progress)
@@ -43,10 +43,6 @@ async def run_job(module: str, arguments: Sequence[str], on_progress: OnProgress
             words = complaints.read()[-LAST_WORDS_BYTES:].decode(errors="replace").strip()
             raise ConfigError(f"{module} {' '.join(arguments)} failed: {words}")
         return report
-
-
-def _be_nice() -> None:
-    os.nice(NICENESS)
 
 
 async def _follow(

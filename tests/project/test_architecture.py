@@ -50,6 +50,12 @@ def test_nobody_imports_the_top_level_folders_by_their_bare_names() -> None:
         assert not tops & set(COMPONENTS), path
 
 
+def test_no_code_of_ours_runs_between_fork_and_exec() -> None:
+    for path in product_files():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            assert not (isinstance(node, ast.keyword) and node.arg == "preexec_fn"), path
+
+
 def test_the_shared_package_does_not_import_components_except_to_assemble_the_cli() -> None:
     components = tuple(f"moesubnet.{name}" for name in COMPONENTS)
     for path in (ROOT / "moesubnet").rglob("*.py"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import socket
 import time
@@ -36,6 +37,7 @@ from moesubnet.errors import (
 from moesubnet.frames import CONTENT_TYPE
 from moesubnet.limits import RateLimiter
 from moesubnet.listening import serve
+from moesubnet.log import set_up_logging
 from moesubnet.nonces import NonceStore
 from moesubnet.protocol import (
     ExpertCard,
@@ -362,6 +364,22 @@ async def test_garbage_on_the_port_is_answered_or_dropped_and_service_goes_on(
         answer = await raw_exchange(port, data, 0.3)
         assert answer == b"" or b" 400 " in answer or b" 404 " in answer
     await client.step(one_step(), timeout_s=5)
+
+
+async def test_garbage_on_the_port_cannot_fill_the_log(stage: Any, monkeypatch: Any) -> None:
+    _, port = await bob(stage, ok)
+    records: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    set_up_logging("info")
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", records.append)
+    logging.getLogger().addHandler(handler)
+    try:
+        for data in (b"\0" * 500, b"GET / HTTP/1.1\r\nA: " + b"x" * 70_000 + b"\r\n\r\n"):
+            assert b" 400 " in await raw_exchange(port, data, 0.5)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert records == []
 
 
 async def test_garbage_bodies_from_a_real_caller_are_400(stage: Any) -> None:
