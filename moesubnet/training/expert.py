@@ -23,7 +23,7 @@ from moesubnet.training.dataset import (
     split_held_out,
 )
 from moesubnet.training.model import new_model, parameter_count, save_model, small_config, start_id
-from moesubnet.training.progress import OnProgress, ignore
+from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss, train
 
@@ -34,6 +34,7 @@ BATCH_TOKENS = 1_024  # small batches: in two minutes, steps are what is scarce
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT_WINDOWS = 80
 MIN_WINDOWS = 20
+READING = "reading"
 REPORT = "report.json"
 
 
@@ -83,7 +84,7 @@ def train_expert(
 
     cpu_started_s = time.process_time()
     window = spec.spec.context_tokens
-    documents = _encoded(texts, spec)
+    documents = _encoded(texts, spec, progress)
     ids, held_out = split_held_out(documents, spec.spec.eos_id, window - 1, HELD_OUT_EVERY)
     held_out = held_out[:MAX_HELD_OUT_WINDOWS]
     if len(ids) < MIN_WINDOWS * window:
@@ -142,9 +143,18 @@ def read_report(out: Path, run: str) -> ExpertReport | None:
     return ExpertReport(**saved["report"]) if saved["run"] == run else None
 
 
-def _encoded(texts: list[Path], spec: LoadedSpec) -> list[Ids]:
-    documents = [document.text for path in texts for document in read_documents(path)]
-    return encode(documents, load_tokenizer(spec.tokenizer_path))
+def _encoded(texts: list[Path], spec: LoadedSpec, progress: OnProgress) -> list[Ids]:
+    tokenizer = load_tokenizer(spec.tokenizer_path)
+    total_bytes = max(1, sum(path.stat().st_size for path in texts))
+    started_s, read_bytes = time.monotonic(), 0
+    documents: list[Ids] = []
+    for path in texts:
+        documents += encode([document.text for document in read_documents(path)], tokenizer)
+        read_bytes += path.stat().st_size
+        if len(texts) > 1:  # of a single file there is nothing to tell before it is done
+            elapsed_s = time.monotonic() - started_s
+            progress(Progress(READING, min(1.0, read_bytes / total_bytes), None, elapsed_s))
+    return documents
 
 
 def _write_report(out: Path, run: str, report: ExpertReport) -> None:

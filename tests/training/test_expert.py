@@ -52,6 +52,19 @@ def test_an_expert_is_an_ordinary_model_folder(
     assert other.steps == 26, "other settings are another run"
 
 
+def test_reading_many_files_tells_how_far_it_is(
+    tiny_spec: LoadedSpec, text_file: Path, tmp_path: Path
+):
+    seen: list[Progress] = []
+    files = [tmp_path / f"{name}.txt" for name in "ab"]
+    for file in files:
+        file.write_text(text_file.read_text())
+    train_expert(
+        files, tmp_path / "expert", tiny_spec, budget_s=0.0, min_steps=1, progress=seen.append
+    )
+    assert [p.fraction for p in seen if p.task == "reading"] == [0.5, 1.0]
+
+
 def test_too_little_text_is_refused_with_a_number(tiny_spec: LoadedSpec, tmp_path: Path):
     path = tmp_path / "short.txt"
     path.write_text("short")
