@@ -1,0 +1,328 @@
+//! The calls: each checks its origin and hands over to the file that does the work.
+use polkadot_sdk::frame_support::pallet_macros::pallet_section;
+
+/// Becomes part of the pallet's module.
+#[pallet_section]
+mod calls {
+	// Call indices are upstream's where upstream has the call; our own start at 200.
+	#[pallet::call]
+	impl<T: Config> Pallet<T> {
+		/// Stakes tokens of the caller on a hotkey.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that stakes.
+		///
+		/// ## Errors
+		/// `SubnetNotExists`, `HotKeyAccountNotExists`; `AmountTooLow` below `MinStake`;
+		/// `NotEnoughBalanceToStake`; `TooManyNominators` for a new nominator of a full hotkey.
+		///
+		/// ## Events
+		/// `StakeAdded`.
+		#[pallet::call_index(2)]
+		#[pallet::weight(T::WeightInfo::add_stake())]
+		pub fn add_stake(
+			origin: OriginFor<T>,
+			hotkey: T::AccountId,
+			netuid: NetUid,
+			amount_staked: u64,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_add_stake(coldkey, hotkey, netuid, amount_staked)
+		}
+
+		/// Takes stake of the caller back from a hotkey, registered or not.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that staked.
+		///
+		/// ## Errors
+		/// `NotEnoughStakeToWithdraw`; `AmountTooLow` for 0, or if less than `MinStake` would remain
+		/// (take all instead).
+		///
+		/// ## Events
+		/// `StakeRemoved`.
+		#[pallet::call_index(3)]
+		#[pallet::weight(T::WeightInfo::remove_stake())]
+		pub fn remove_stake(
+			origin: OriginFor<T>,
+			hotkey: T::AccountId,
+			netuid: NetUid,
+			amount_unstaked: u64,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_remove_stake(coldkey, hotkey, netuid, amount_unstaked)
+		}
+
+		/// Publishes the address at which the caller serves. Free.
+		///
+		/// ## Dispatch Origin
+		/// Signed by a hotkey registered in the subnet.
+		///
+		/// ## Errors
+		/// `HotKeyNotRegisteredInNetwork`, `InvalidIpType`; `InvalidIpAddress` if the address is not
+		/// publicly routable and the network is not a local one; `ServingRateLimitExceeded`,
+		/// `InvalidPort`.
+		///
+		/// ## Events
+		/// `AxonServed`.
+		#[pallet::call_index(4)]
+		#[pallet::weight((T::WeightInfo::serve_axon(), DispatchClass::Normal, Pays::No))]
+		pub fn serve_axon(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			version: u32,
+			ip: u128,
+			port: u16,
+			ip_type: u8,
+			protocol: u8,
+			placeholder1: u8,
+			placeholder2: u8,
+		) -> DispatchResult {
+			let hotkey = ensure_signed(origin)?;
+			let block = Self::now();
+			let axon = AxonInfo {
+				block,
+				version,
+				ip,
+				port,
+				ip_type,
+				protocol,
+				placeholder1,
+				placeholder2,
+			};
+			Self::check_axon(&hotkey, netuid, &axon)?;
+			Axons::<T>::insert(netuid, &hotkey, axon);
+			Self::deposit_event(Event::AxonServed { netuid, hotkey });
+			Ok(())
+		}
+
+		/// Registers a hotkey at the current price, whatever it is.
+		///
+		/// Prefer [`Pallet::register_limit`]. Otherwise the same.
+		#[pallet::call_index(7)]
+		#[pallet::weight(T::WeightInfo::register(T::MaxUids::get()))]
+		pub fn burned_register(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			hotkey: T::AccountId,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_register(coldkey, netuid, hotkey, u64::MAX)
+		}
+
+		/// Promises weights by their hash, BlakeTwo256 over the SCALE encoding of
+		/// `(hotkey, netuid, uids, values, salt, version_key)`. Free. Counts as the neuron's vote.
+		///
+		/// ## Dispatch Origin
+		/// Signed by a hotkey registered in the subnet.
+		///
+		/// ## Errors
+		/// `SubnetNotExists`, `CommitRevealDisabled`, `HotKeyNotRegisteredInSubNet`,
+		/// `CommittingWeightsTooFast`; `TooManyUnrevealedCommits` with ten waiting.
+		///
+		/// ## Events
+		/// `WeightsCommitted`.
+		#[pallet::call_index(96)]
+		#[pallet::weight((T::WeightInfo::commit_weights(), DispatchClass::Normal, Pays::No))]
+		pub fn commit_weights(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			commit_hash: H256,
+		) -> DispatchResult {
+			let hotkey = ensure_signed(origin)?;
+			Self::do_commit(hotkey, netuid, commit_hash)
+		}
+
+		/// Reveals promised weights, in the epoch that the commit named. Free.
+		///
+		/// Targets that were registered at or after the commit get 0: the voter meant their
+		/// predecessor. Older commits of the hotkey are dropped. If the salt has at least 24 words,
+		/// its first 16, little-endian, are recorded as the hash of the voter's score sheet.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the hotkey that committed.
+		///
+		/// ## Errors
+		/// `CommitRevealDisabled`, `NoWeightsCommitFound`, `InvalidRevealCommitHashNotMatch`,
+		/// `RevealTooEarly`, `ExpiredWeightCommit`, and all of
+		/// [`Pallet::set_mechanism_weights`] on the weights.
+		///
+		/// ## Events
+		/// `WeightsSet`, `WeightsRevealed`.
+		#[pallet::call_index(97)]
+		#[pallet::weight((
+			T::WeightInfo::reveal_weights(uids.len() as u32),
+			DispatchClass::Normal,
+			Pays::No
+		))]
+		pub fn reveal_weights(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			uids: Column<T, Uid>,
+			values: Column<T, u16>,
+			salt: Salt,
+			version_key: u64,
+		) -> DispatchResult {
+			let hotkey = ensure_signed(origin)?;
+			Self::do_reveal(hotkey, netuid, &uids, &values, &salt, version_key)
+		}
+
+		/// Votes weights in the open. Free.
+		///
+		/// Values are relative; the largest is stored as 65,535. Explicit zeros are kept: with
+		/// liquid alpha they let a bond decay that a missing entry would end.
+		///
+		/// ## Dispatch Origin
+		/// Signed by a hotkey registered in the subnet, with a validator permit unless it owns the
+		/// subnet or votes only for itself.
+		///
+		/// ## Errors
+		/// `CommitRevealEnabled`, `WeightVecNotEqualSize`, `SubnetNotExists`,
+		/// `MechanismDoesNotExist` unless `mecid` is 0, `UidsLengthExceedUidsInSubNet`,
+		/// `HotKeyNotRegisteredInSubNet`, `NotEnoughStakeToSetWeights`,
+		/// `IncorrectWeightVersionKey`, `SettingWeightsTooFast`, `NeuronNoValidatorPermit`,
+		/// `DuplicateUids`, `UidVecContainInvalidOne`, `WeightVecLengthIsLow`.
+		///
+		/// ## Events
+		/// `WeightsSet`.
+		#[pallet::call_index(119)]
+		#[pallet::weight((
+			T::WeightInfo::set_mechanism_weights(dests.len() as u32),
+			DispatchClass::Normal,
+			Pays::No
+		))]
+		pub fn set_mechanism_weights(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			mecid: u8,
+			dests: Column<T, Uid>,
+			weights: Column<T, u16>,
+			version_key: u64,
+		) -> DispatchResult {
+			let hotkey = ensure_signed(origin)?;
+			Self::do_set_weights(hotkey, netuid, mecid, &dests, &weights, version_key)
+		}
+
+		/// Registers a hotkey if the price is at most `limit_price` rao. The price is burned.
+		///
+		/// A full subnet prunes the neuron that earned least at the last epoch; ties fall on the
+		/// older registration, then on the lower uid. Neurons in their immunity period are pruned
+		/// only when few others can be, the owner's hotkey never.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that pays and owns the hotkey.
+		///
+		/// ## Errors
+		/// `RegistrationNotPermittedOnRootSubnet`, `SubnetNotExists`, `SubNetRegistrationDisabled`,
+		/// `HotKeyAlreadyRegisteredInSubNet`, `RegistrationPriceLimitExceeded`,
+		/// `NotEnoughBalanceToStake`, `NonAssociatedColdKey`, `TooManyOwnedHotkeys`,
+		/// `NoNeuronIdAvailable`.
+		///
+		/// ## Events
+		/// `NeuronRegistered`, and `NeuronPruned` for the hotkey that lost the slot.
+		#[pallet::call_index(134)]
+		#[pallet::weight(T::WeightInfo::register(T::MaxUids::get()))]
+		pub fn register_limit(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			hotkey: T::AccountId,
+			limit_price: u64,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_register(coldkey, netuid, hotkey, limit_price)
+		}
+
+		/// Publishes hash and place of the subnet's spec. It holds from the next epoch.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that owns the subnet.
+		///
+		/// ## Errors
+		/// `SubnetNotExists`, `NotSubnetOwner`.
+		///
+		/// ## Events
+		/// `SubnetSpecSet`.
+		#[pallet::call_index(200)]
+		#[pallet::weight(T::WeightInfo::set_subnet_spec())]
+		pub fn set_subnet_spec(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			hash: H256,
+			url: Url,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+			ensure!(
+				SubnetOwner::<T>::get(netuid) == Some(coldkey),
+				Error::<T>::NotSubnetOwner
+			);
+			let from_epoch = Self::current_epoch(netuid).saturating_add(1);
+			SubnetSpecs::<T>::insert(
+				netuid,
+				Spec {
+					hash,
+					url,
+					from_epoch,
+				},
+			);
+			Self::deposit_event(Event::SubnetSpecSet {
+				netuid,
+				hash,
+				from_epoch,
+			});
+			Ok(())
+		}
+
+		/// Sets the subnets' relative shares in the emission. An empty list shares evenly; a subnet
+		/// that is not in a non-empty list gets nothing.
+		///
+		/// ## Dispatch Origin
+		/// Root.
+		///
+		/// ## Errors
+		/// `InvalidEmissionShares`.
+		///
+		/// ## Events
+		/// `EmissionSharesSet`.
+		#[pallet::call_index(201)]
+		#[pallet::weight(T::WeightInfo::set_emission_shares(shares.len() as u32))]
+		pub fn set_emission_shares(
+			origin: OriginFor<T>,
+			shares: BoundedVec<(NetUid, u16), T::MaxSubnets>,
+		) -> DispatchResult {
+			ensure_root(origin)?;
+			Self::store_emission_shares(shares.clone())?;
+			Self::deposit_event(Event::EmissionSharesSet { shares });
+			Ok(())
+		}
+
+		/// Changes hyperparameters of a subnet; absent ones stay.
+		///
+		/// ## Dispatch Origin
+		/// Root.
+		///
+		/// ## Errors
+		/// `SubnetNotExists`, `HyperparamOutOfBounds`.
+		///
+		/// ## Events
+		/// `HyperparamsSet`.
+		#[pallet::call_index(202)]
+		#[pallet::weight(T::WeightInfo::set_hyperparams())]
+		pub fn set_hyperparams(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			update: HyperparamsUpdate,
+		) -> DispatchResult {
+			ensure_root(origin)?;
+			ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+			Self::store_hyperparams(netuid, Self::hyperparams(netuid), &update).map_err(
+				|name| {
+					log::debug!(target: "subnet", "hyperparameter {name} of subnet {netuid} is out of bounds");
+					Error::<T>::HyperparamOutOfBounds
+				},
+			)?;
+			Self::deposit_event(Event::HyperparamsSet { netuid, update });
+			Ok(())
+		}
+	}
+}
