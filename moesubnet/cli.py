@@ -36,7 +36,7 @@ def build_app() -> typer.Typer:
 
     add_chain_commands(app)  # wallet, faucet, transfer, register, stake, subnet
     app.command()(doctor)
-    app.add_typer(chain_app, name="chain", help="The embedded development chain.")
+    app.add_typer(chain_app, name="chain", help="Run a chain: embedded, or several nodes.")
     app.add_typer(localnet_app, name="localnet")
     app.add_typer(miner_app, name="miner", help="Serve an expert and earn with it.")
     app.add_typer(expert_app, name="expert", help="Train an expert from your own text.")

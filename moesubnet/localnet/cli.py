@@ -29,6 +29,12 @@ def localnet(
     distill: Annotated[
         bool, typer.Option(help="Distil a student and print the final table.")
     ] = True,
+    chain: Annotated[
+        str,
+        typer.Option(
+            help="`embedded`: in one process. `node`: four real nodes (scripts/build-node)."
+        ),
+    ] = "embedded",
     chain_port: Annotated[int, typer.Option(help="Port of the chain.")] = 9944,
     router_port: Annotated[int, typer.Option(help="Port of the router.")] = 8080,
     first_port: Annotated[
@@ -48,13 +54,19 @@ def localnet(
     import asyncio
     import shutil
 
+    from moesubnet.chain.network.plan import find_binary
     from moesubnet.errors import ConfigError
+    from moesubnet.localnet.plan import CHAIN_FOLDERS
     from moesubnet.localnet.run import Options, only_one, run_localnet, until_interrupted
     from moesubnet.localnet.view import open_screen
     from moesubnet.paths import data_dir
 
     if until not in ("stopped", "table"):
         raise ConfigError("--until is `stopped` or `table`")
+    if chain not in CHAIN_FOLDERS:
+        raise ConfigError("--chain is `embedded` or `node`")
+    if chain == "node":
+        find_binary(None)
     folder = root or data_dir("localnet")
     if fresh and folder.exists():
         if not (folder / "lock").exists() and any(folder.iterdir()):
@@ -64,13 +76,20 @@ def localnet(
     elif new_chain:
         # What is measured or voted belongs to one chain: the validators' state goes with it.
         with only_one(folder):
-            for part in ("chain", "validators", "router", "watch"):
+            for part in (*CHAIN_FOLDERS.values(), "validators", "router", "watch"):
                 shutil.rmtree(folder / part, ignore_errors=True)
+    for kind, part in CHAIN_FOLDERS.items():
+        if kind != chain and (folder / part).exists():
+            raise ConfigError(
+                f"{folder} was started with --chain {kind}, and votes belong to one chain: say so "
+                "again, or add --new-chain, which keeps the experts"
+            )
     options = Options(
         root=folder,
         seed=seed,
         expert_seconds=expert_seconds,
         distill=distill,
+        chain_kind=chain,
         chain_port=chain_port,
         router_port=router_port,
         first_port=first_port,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moesubnet.localnet.supervisor import Process
+from moesubnet.supervisor import Process
 from moesubnet.units import RAO_PER_TOKEN
 
 NETUID = 1
@@ -15,6 +15,7 @@ HOST = "127.0.0.1"
 OWNER = "//Alice"  # sudo and subnet owner of the development preset
 VALIDATOR_STAKE_RAO = 1_000 * RAO_PER_TOKEN
 CALLER_STAKE_RAO = 1 * RAO_PER_TOKEN
+CHAIN_FOLDERS = {"embedded": "chain", "node": "chain-node"}
 MOESUBNET = (sys.executable, "-m", "moesubnet")
 
 
@@ -38,6 +39,7 @@ class Plan:
 
     root: Path
     expert_names: Sequence[str]
+    chain_kind: str = "embedded"  # or "node": four real nodes
     chain_port: int = 9944
     router_port: int = 8080
     first_port: int = 8100  # axons of miners, then validators
@@ -98,9 +100,16 @@ class Plan:
         )
 
     def chain(self) -> Process:
+        base_path = str(self.root / CHAIN_FOLDERS[self.chain_kind])
+        if self.chain_kind == "node":
+            return self._process(
+                "chain", "chain", "network",
+                "--base-path", base_path,
+                "--rpc-port", str(self.chain_port),
+            )  # fmt: skip
         return self._process(
             "chain", "chain", "dev",
-            "--base-path", str(self.root / "chain"),
+            "--base-path", base_path,
             "--port", str(self.chain_port),
         )  # fmt: skip
 

@@ -26,10 +26,10 @@ from moesubnet.localnet.onboard import onboard
 from moesubnet.localnet.plan import HOST, NETUID, Plan
 from moesubnet.localnet.prepare import Prepared, prepare
 from moesubnet.localnet.sources import SOURCES
-from moesubnet.localnet.supervisor import Supervisor
 from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import sheet_perplexities, take_snapshot
 from moesubnet.paths import held_alone
+from moesubnet.supervisor import Supervisor
 from moesubnet.types import Hotkey, NetUid
 
 CHAIN_TIMEOUT_S = 60.0
@@ -46,6 +46,7 @@ class Options:
     seed: int
     expert_seconds: float
     distill: bool
+    chain_kind: str  # "embedded" or "node"
     chain_port: int
     router_port: int
     first_port: int
@@ -58,6 +59,7 @@ async def run_localnet(options: Options, screen: Screen) -> None:
     plan = Plan(
         options.root,
         tuple(SOURCES),
+        chain_kind=options.chain_kind,
         chain_port=options.chain_port,
         router_port=options.router_port,
         first_port=options.first_port,

@@ -10,10 +10,10 @@ import numpy as np
 
 from moesubnet.chain.client import ChainClient, Epoch
 from moesubnet.localnet.plan import NETUID, Plan
-from moesubnet.localnet.supervisor import Process
 from moesubnet.localnet.view import ExpertRow, Snapshot, ValidatorRow
 from moesubnet.mixture import log_sum_exp
 from moesubnet.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.supervisor import Process
 from moesubnet.types import Hotkey, Metagraph, NetUid, Neuron, Uid
 from moesubnet.units import u16_fraction
 

@@ -28,8 +28,8 @@ from moesubnet.errors import ChainError, ChainUnavailable
 from moesubnet.gate_sync import GateSync
 from moesubnet.localnet.onboard import onboard
 from moesubnet.localnet.plan import NETUID, Plan
-from moesubnet.localnet.supervisor import Process, Supervisor
 from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.supervisor import Process, Supervisor
 from moesubnet.training.dataset import encode
 from moesubnet.training.tokenizer import train_tokenizer
 from moesubnet.types import Hotkey, NetUid

@@ -16,6 +16,10 @@ pub mod clock;
 mod configs;
 pub mod presets;
 
+/// What a node calls the runtime through.
+#[cfg(feature = "std")]
+pub use apis::RuntimeApi;
+
 use alloc::vec::Vec;
 use polkadot_sdk::*;
 use sp_runtime::{

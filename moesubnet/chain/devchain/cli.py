@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moesubnet.chain.network.cli import network
 from moesubnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 _REPORT_EVERY_BLOCKS = 10
 
 chain_app = typer.Typer(no_args_is_help=True)
+chain_app.command()(network)
 
 
 @chain_app.callback()
 def _group() -> None:
-    """The embedded development chain."""
+    """Run a chain: embedded in one process, or several real nodes."""
 
 
 @chain_app.command()

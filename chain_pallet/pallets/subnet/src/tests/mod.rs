@@ -2,12 +2,10 @@
 
 mod commit_reveal;
 mod conservation;
-mod delegation;
 mod emission;
 mod epoch_vectors;
 mod extension;
 mod hyperparams;
-mod owner;
 mod registration;
 mod scheduling;
 mod serving;

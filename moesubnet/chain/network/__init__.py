@@ -1,0 +1,1 @@
+"""Several real nodes with consensus between them, on this machine or prepared for many."""
