@@ -15,6 +15,7 @@ HOST = "127.0.0.1"
 OWNER = "//Alice"  # sudo and subnet owner of the development preset
 VALIDATOR_STAKE_RAO = 1_000 * RAO_PER_TOKEN
 CALLER_STAKE_RAO = 1 * RAO_PER_TOKEN
+VALIDATOR_NODES = 4  # of the chain, with --chain node
 CHAIN_FOLDERS = {"embedded": "chain", "node": "chain-node"}
 MOESUBNET = (sys.executable, "-m", "moesubnet")
 
@@ -85,8 +86,10 @@ class Plan:
     def ports(self) -> dict[str, int]:
         """Every port that this network listens on, by process name."""
         axons = [m.name for m in self.members if m.name.startswith(("miner-", "validator-"))]
+        nodes = range(1, VALIDATOR_NODES) if self.chain_kind == "node" else ()
         return {
             "chain": self.chain_port,
+            **{f"chain node {index}": self.chain_port + index for index in nodes},
             "router": self.router_port,
             **{name: self.first_port + index for index, name in enumerate(axons)},
         }
@@ -105,6 +108,7 @@ class Plan:
             return self._process(
                 "chain", "chain", "network",
                 "--base-path", base_path,
+                "--validators", str(VALIDATOR_NODES),
                 "--rpc-port", str(self.chain_port),
             )  # fmt: skip
         return self._process(
