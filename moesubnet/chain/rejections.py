@@ -144,8 +144,17 @@ def _dispatch_error(error: Any, metadata: Any) -> CallRejected:
         return rejected(error)
     ((kind, detail),) = error.items()
     if kind == "Module":
-        found = metadata.get_module_error(
-            module_index=detail["index"], error_index=detail["error"][0]
-        )
-        return rejected(found.name, " ".join(found.docs))
+        code, *rest = detail["error"]
+        found = metadata.get_module_error(module_index=detail["index"], error_index=code)
+        about = _about(found.value["fields"], rest, metadata)
+        return rejected(found.name, about + " ".join(found.docs))
     return rejected(f"{kind}.{detail}")
+
+
+def _about(fields: list[dict[str, Any]], rest: list[int], metadata: Any) -> str:
+    """What an error with a field is about, "tempo: " for example, or nothing."""
+    if not fields:
+        return ""
+    kind = metadata.portable_registry["types"][fields[0]["type"]].value["type"]["def"]
+    names = {variant["index"]: variant["name"] for variant in kind["variant"]["variants"]}
+    return f"{names[rest[0]]}: " if rest and rest[0] in names else ""

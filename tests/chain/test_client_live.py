@@ -21,6 +21,14 @@ TOKEN = 10**9
 ALICE, BOB = keypair_from_uri("//Alice"), keypair_from_uri("//Bob")
 VALIDATOR, MINER, IDLER = (keypair_from_uri(f"//{name}") for name in ("Vera", "Mia", "Ida"))
 SHEET = bytes(range(32))
+HYPERPARAMS = (
+    "tempo burn max_allowed_uids commit_reveal_weights_enabled weights_set_rate_limit "
+    "min_allowed_weights reveal_period_epochs kappa bonds_moving_average bonds_penalty yuma3 "
+    "liquid_alpha alpha_low alpha_high alpha_sigmoid_steepness max_allowed_validators "
+    "activity_cutoff_factor_milli stake_threshold_rao immunity_period min_non_immune_uids "
+    "immune_owner_uids_limit weights_version_key serving_rate_limit registration_allowed min_burn "
+    "max_burn burn_half_life burn_increase_ppm owner_cut"
+)
 SALT = [int.from_bytes(SHEET[i : i + 2], "little") for i in range(0, 32, 2)] + [7] * 8
 
 
@@ -236,3 +244,13 @@ def as_lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: as_lists(member) for name, member in value.items()}
     return value
+
+
+async def test_an_owner_is_told_which_hyperparameter_is_wrong(live: LiveChain) -> None:
+    update = dict.fromkeys(HYPERPARAMS.split()) | {"tempo": 9, "bonds_penalty": 1}
+    call = Call("SubtensorModule", "set_hyperparams", {"netuid": NETUID, "update": update})
+    with pytest.raises(CallRejected, match=r"HyperparamOutOfBounds: tempo: "):
+        await live.client.submit(call, ALICE)
+    update["tempo"] = 20
+    await live.client.submit(call, ALICE)
+    assert (await live.client.epoch(NETUID)).tempo_blocks == 20

@@ -12,7 +12,8 @@ class Metadata:
 
     def get_module_error(self, module_index: int, error_index: int) -> object:
         assert (module_index, error_index) == (8, 3)
-        return type("Found", (), {"name": "SomeError", "docs": ["What it", "means."]})
+        found = {"name": "SomeError", "docs": ["What it", "means."], "value": {"fields": []}}
+        return type("Found", (), found)
 
 
 @pytest.mark.parametrize(

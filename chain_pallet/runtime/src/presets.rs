@@ -19,7 +19,7 @@ use alloc::{vec, vec::Vec};
 use polkadot_sdk::*;
 
 use frame_support::build_struct_json_patch;
-use pallet_subnet::{GenesisSubnet, HyperparamsUpdate};
+use pallet_subnet::{GenesisLimits, GenesisSubnet, HyperparamsUpdate};
 use serde_json::Value;
 use sp_genesis_builder::{PresetId, DEV_RUNTIME_PRESET};
 use sp_keyring::{Ed25519Keyring, Sr25519Keyring};
@@ -36,6 +36,7 @@ struct Preset {
 	slot_duration_ms: u64,
 	subnets: Vec<GenesisSubnet<AccountId>>,
 	allow_private_addresses: bool,
+	limits: GenesisLimits,
 }
 
 fn development() -> Preset {
@@ -58,6 +59,7 @@ fn development() -> Preset {
 			},
 		],
 		allow_private_addresses: true,
+		limits: quick_limits(),
 	}
 }
 
@@ -67,6 +69,7 @@ fn local() -> Preset {
 		slot_duration_ms: clock::DEFAULT_SLOT_DURATION_MS,
 		subnets: vec![subnet(1, "mixture", "α")],
 		allow_private_addresses: false,
+		limits: GenesisLimits::default(),
 	}
 }
 
@@ -97,6 +100,17 @@ fn quick_hyperparams() -> HyperparamsUpdate {
 	}
 }
 
+/// Owners need not wait for long either.
+fn quick_limits() -> GenesisLimits {
+	GenesisLimits {
+		tx_delegate_take_rate_limit: Some(30),
+		admin_freeze_window: Some(2),
+		min_owner_tempo: Some(10),
+		min_owner_uids: Some(2),
+		..Default::default()
+	}
+}
+
 fn alice() -> AccountId {
 	Sr25519Keyring::Alice.to_account_id()
 }
@@ -120,6 +134,7 @@ fn patch(preset: Preset) -> Value {
 		slot_duration_ms,
 		subnets,
 		allow_private_addresses,
+		limits,
 	} = preset;
 	build_struct_json_patch!(RuntimeGenesisConfig {
 		aura: AuraConfig {
@@ -140,7 +155,8 @@ fn patch(preset: Preset) -> Value {
 		},
 		subtensor_module: SubtensorModuleConfig {
 			subnets,
-			allow_private_addresses
+			allow_private_addresses,
+			limits
 		},
 		sudo: SudoConfig { key: Some(alice()) },
 	})

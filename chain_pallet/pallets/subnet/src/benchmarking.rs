@@ -258,17 +258,38 @@ mod benchmarks {
 
 	#[benchmark]
 	fn set_hyperparams() {
-		subnet::<T>(NETUID, true);
+		// By the owner, who has more to check than root; everything that it may change.
+		let owner = subnet::<T>(NETUID, true);
+		let (s, h) = (Scalars::default(), Hyperparams::default());
 		let update = HyperparamsUpdate {
-			tempo: Some(100),
-			kappa: Some(1),
+			tempo: Some(1_000),
+			max_allowed_uids: Some(T::MaxUids::get() as u16),
+			commit_reveal_weights_enabled: Some(s.commit_reveal_weights_enabled),
+			min_allowed_weights: Some(s.min_allowed_weights),
+			reveal_period_epochs: Some(s.reveal_period_epochs),
+			bonds_moving_average: Some(h.bonds_moving_average),
+			bonds_penalty: Some(h.bonds_penalty),
+			yuma3: Some(h.yuma3),
+			liquid_alpha: Some(true),
+			alpha_low: Some(h.alpha_low),
+			alpha_high: Some(h.alpha_high),
+			alpha_sigmoid_steepness: Some(h.alpha_sigmoid_steepness),
+			activity_cutoff_factor_milli: Some(h.activity_cutoff_factor_milli),
+			immunity_period: Some(h.immunity_period),
+			immune_owner_uids_limit: Some(h.immune_owner_uids_limit),
+			weights_version_key: Some(1),
+			serving_rate_limit: Some(h.serving_rate_limit),
+			min_burn: Some(h.min_burn),
+			max_burn: Some(h.max_burn),
+			burn_half_life: Some(h.burn_half_life),
+			burn_increase_ppm: Some(h.burn_increase_ppm),
 			..Default::default()
 		};
 
 		#[extrinsic_call]
-		_(RawOrigin::Root, NETUID, update);
+		_(RawOrigin::Signed(owner), NETUID, update);
 
-		assert_eq!(SubnetHyperparams::<T>::get(NETUID).kappa, 1);
+		assert_eq!(Tempo::<T>::get(NETUID), 1_000);
 	}
 
 	#[benchmark]
@@ -319,6 +340,33 @@ mod benchmarks {
 		}
 
 		assert_eq!(TotalStake::<T>::get(), 3 * STAKE);
+	}
+
+	#[benchmark]
+	fn decrease_take() {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(1, 0);
+		let coldkey: T::AccountId = account("coldkey", 0, 0);
+
+		#[extrinsic_call]
+		_(RawOrigin::Signed(coldkey), hotkey::<T>(0), 0);
+
+		assert_eq!(Delegates::<T>::get(hotkey::<T>(0)), 0);
+	}
+
+	#[benchmark]
+	fn increase_take() {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(1, 0);
+		let coldkey: T::AccountId = account("coldkey", 0, 0);
+		Delegates::<T>::insert(hotkey::<T>(0), 0);
+		LastTxBlockDelegateTake::<T>::insert(hotkey::<T>(0), 0);
+		TxDelegateTakeRateLimit::<T>::put(1);
+
+		#[extrinsic_call]
+		_(RawOrigin::Signed(coldkey), hotkey::<T>(0), MAX_TAKE);
+
+		assert_eq!(Delegates::<T>::get(hotkey::<T>(0)), MAX_TAKE);
 	}
 
 	impl_benchmark_test_suite!(Pallet, mock::ExtBuilder::default().build(), mock::Test);

@@ -251,11 +251,7 @@ mod calls {
 			url: Url,
 		) -> DispatchResult {
 			let coldkey = ensure_signed(origin)?;
-			ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
-			ensure!(
-				SubnetOwner::<T>::get(netuid) == Some(coldkey),
-				Error::<T>::NotSubnetOwner
-			);
+			Self::check_owner(&coldkey, netuid)?;
 			let from_epoch = Self::current_epoch(netuid).saturating_add(1);
 			SubnetSpecs::<T>::insert(
 				netuid,
@@ -296,13 +292,17 @@ mod calls {
 			Ok(())
 		}
 
-		/// Changes hyperparameters of a subnet; absent ones stay.
+		/// Changes hyperparameters of a subnet; absent ones stay. A new tempo holds from the next
+		/// epoch on: the running one keeps its length.
 		///
 		/// ## Dispatch Origin
-		/// Root.
+		/// Root, or signed by the coldkey that owns the subnet. The owner may not change all, has
+		/// narrower bounds, changes each at most once in `OwnerHyperparamRateLimit` tempos, and
+		/// nothing in the last `AdminFreezeWindow` blocks before an epoch.
 		///
 		/// ## Errors
-		/// `SubnetNotExists`, `HyperparamOutOfBounds`.
+		/// `SubnetNotExists`, `NotSubnetOwner`, `AdminActionProhibitedDuringWeightsWindow`,
+		/// `OnlyRootMaySet`, `TxRateLimitExceeded`, `HyperparamOutOfBounds`.
 		///
 		/// ## Events
 		/// `HyperparamsSet`.
@@ -313,16 +313,54 @@ mod calls {
 			netuid: NetUid,
 			update: HyperparamsUpdate,
 		) -> DispatchResult {
-			ensure_root(origin)?;
-			ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
-			Self::store_hyperparams(netuid, Self::hyperparams(netuid), &update).map_err(
-				|name| {
-					log::debug!(target: "subnet", "hyperparameter {name} of subnet {netuid} is out of bounds");
-					Error::<T>::HyperparamOutOfBounds
-				},
-			)?;
-			Self::deposit_event(Event::HyperparamsSet { netuid, update });
-			Ok(())
+			let owner = ensure_signed_or_root(origin)?;
+			Self::do_set_hyperparams(owner, netuid, update)
+		}
+
+		/// Lowers what a hotkey's owner takes of its nominators' dividends.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that owns the hotkey.
+		///
+		/// ## Errors
+		/// `HotKeyAccountNotExists`, `NonAssociatedColdKey`; `DelegateTakeTooLow` if the take is not
+		/// lower than now.
+		///
+		/// ## Events
+		/// `TakeDecreased`.
+		#[pallet::call_index(65)]
+		#[pallet::weight(T::WeightInfo::decrease_take())]
+		pub fn decrease_take(
+			origin: OriginFor<T>,
+			hotkey: T::AccountId,
+			take: u16,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_decrease_take(coldkey, hotkey, take)
+		}
+
+		/// Raises what a hotkey's owner takes of its nominators' dividends, when
+		/// `TxDelegateTakeRateLimit` blocks have passed since the take last changed: nominators
+		/// that came for a low take have that time to leave.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that owns the hotkey.
+		///
+		/// ## Errors
+		/// `HotKeyAccountNotExists`, `NonAssociatedColdKey`; `DelegateTakeTooLow` if the take is not
+		/// higher than now; `DelegateTakeTooHigh` above 11,796; `DelegateTxRateLimitExceeded`.
+		///
+		/// ## Events
+		/// `TakeIncreased`.
+		#[pallet::call_index(66)]
+		#[pallet::weight(T::WeightInfo::increase_take())]
+		pub fn increase_take(
+			origin: OriginFor<T>,
+			hotkey: T::AccountId,
+			take: u16,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_increase_take(coldkey, hotkey, take)
 		}
 	}
 }

@@ -118,7 +118,7 @@ impl<T: Config> Pallet<T> {
 	/// Pays an epoch's amounts as stake, out of `pot_rao` and never more.
 	///
 	/// Incentive goes to the hotkey's owner. Dividends go to those who staked on the hotkey before
-	/// this epoch, pro rata; the owner takes what does not divide.
+	/// this epoch, pro rata; the owner gets its take of the others' part, and what does not divide.
 	pub(crate) fn pay(
 		netuid: NetUid,
 		hotkeys: &[T::AccountId],
@@ -140,9 +140,11 @@ impl<T: Config> Pallet<T> {
 			let mut to_owner_rao = server_rao.saturating_add(validator_rao);
 			if validator_rao > 0 {
 				let total_rao = TotalHotkeyAlpha::<T>::get(hotkey, netuid);
+				let take = Delegates::<T>::get(hotkey);
 				for (coldkey, stake_rao) in Self::stakers(netuid, hotkey) {
 					if coldkey != owner {
-						let part_rao = mul_div(validator_rao, stake_rao, total_rao);
+						let part_rao =
+							delegation::nominator_part(validator_rao, stake_rao, total_rao, take);
 						to_owner_rao = to_owner_rao.saturating_sub(part_rao);
 						Self::credit(netuid, hotkey, &coldkey, part_rao);
 						paid.credits = paid.credits.saturating_add(1);
@@ -170,7 +172,7 @@ impl<T: Config> Pallet<T> {
 }
 
 /// `floor(amount * part / whole)`, 0 if `whole` is 0; exact for `part <= whole`.
-fn mul_div(amount: u64, part: u64, whole: u64) -> u64 {
+pub(crate) fn mul_div(amount: u64, part: u64, whole: u64) -> u64 {
 	let product = u128::from(amount).saturating_mul(part.into());
 	product
 		.checked_div(whole.into())

@@ -86,9 +86,21 @@ mod errors {
 		ExpiredWeightCommit,
 		/// Only the owner of the subnet may do this.
 		NotSubnetOwner,
-		/// A hyperparameter, or a combination, is out of bounds; the node's log names it.
-		HyperparamOutOfBounds,
+		/// This hyperparameter, alone or together with others, is out of bounds.
+		HyperparamOutOfBounds(Hyperparam),
 		/// A share names a missing subnet, or one twice, or all shares are 0.
 		InvalidEmissionShares,
+		/// The take is not lower, or not higher, than the hotkey's take now.
+		DelegateTakeTooLow,
+		/// The take is above the highest that is allowed.
+		DelegateTakeTooHigh,
+		/// The hotkey's take changed too recently to rise.
+		DelegateTxRateLimitExceeded,
+		/// Only root may change this hyperparameter.
+		OnlyRootMaySet(Hyperparam),
+		/// The owner changed this too recently.
+		TxRateLimitExceeded,
+		/// The epoch is too near for changes by the owner.
+		AdminActionProhibitedDuringWeightsWindow,
 	}
 }

@@ -92,5 +92,17 @@ mod events {
 			netuid: NetUid,
 			update: HyperparamsUpdate,
 		},
+		/// A hotkey's owner takes less of its nominators' dividends.
+		TakeDecreased {
+			coldkey: T::AccountId,
+			hotkey: T::AccountId,
+			take: u16,
+		},
+		/// A hotkey's owner takes more of its nominators' dividends.
+		TakeIncreased {
+			coldkey: T::AccountId,
+			hotkey: T::AccountId,
+			take: u16,
+		},
 	}
 }

@@ -41,6 +41,40 @@ pub struct GenesisSubnet<AccountId> {
 	pub hyperparams: HyperparamsUpdate,
 }
 
+/// Limits of the whole chain at genesis. Absent ones keep production's values.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct GenesisLimits {
+	/// See [`TxDelegateTakeRateLimit`].
+	pub tx_delegate_take_rate_limit: Option<u64>,
+	/// See [`AdminFreezeWindow`].
+	pub admin_freeze_window: Option<u16>,
+	/// See [`OwnerHyperparamRateLimit`].
+	pub owner_hyperparam_rate_limit: Option<u16>,
+	/// See [`MinOwnerTempo`].
+	pub min_owner_tempo: Option<u16>,
+	/// See [`MinOwnerUids`].
+	pub min_owner_uids: Option<u16>,
+}
+
+impl GenesisLimits {
+	fn build<T: Config>(&self) {
+		self.tx_delegate_take_rate_limit
+			.iter()
+			.for_each(TxDelegateTakeRateLimit::<T>::put);
+		self.admin_freeze_window
+			.iter()
+			.for_each(AdminFreezeWindow::<T>::put);
+		self.owner_hyperparam_rate_limit
+			.iter()
+			.for_each(OwnerHyperparamRateLimit::<T>::put);
+		self.min_owner_tempo
+			.iter()
+			.for_each(MinOwnerTempo::<T>::put);
+		self.min_owner_uids.iter().for_each(MinOwnerUids::<T>::put);
+	}
+}
+
 // `#[serde(default)]` on a generic field would ask for `AccountId: Default`.
 fn none<AccountId>() -> Option<AccountId> {
 	None
@@ -55,6 +89,7 @@ impl<T: Config> Pallet<T> {
 			assert!(most > 0, "maxEpochsPerBlock is at least 1");
 			MaxEpochsPerBlock::<T>::put(most);
 		}
+		genesis.limits.build::<T>();
 		for subnet in &genesis.subnets {
 			Self::build_subnet(subnet);
 		}
@@ -97,7 +132,7 @@ impl<T: Config> Pallet<T> {
 		TokenSymbol::<T>::insert(netuid, label(&subnet.symbol));
 		let base = (Scalars::default(), Hyperparams::default());
 		if let Err(name) = Self::store_hyperparams(netuid, base, &subnet.hyperparams) {
-			panic!("hyperparameter {name} of subnet {netuid} is out of bounds");
+			panic!("hyperparameter {name:?} of subnet {netuid} is out of bounds");
 		}
 		let hotkey = subnet.owner_hotkey.as_ref().unwrap_or(&subnet.owner);
 		Self::associate(&subnet.owner, hotkey).expect("the owner's hotkey is the owner's");

@@ -4,8 +4,9 @@
 //! constant here. Everything else is one struct. [`check`] sees both, so combinations are checked.
 
 use crate::*;
+use alloc::vec::Vec;
 use codec::{Decode, DecodeWithMemTracking, Encode, MaxEncodedLen};
-use frame_support::traits::Get;
+use frame_support::{traits::Get, PalletError};
 use scale_info::TypeInfo;
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,25 @@ macro_rules! hyperparams {
 			$($(#[$together_doc])* pub $together: Option<$together_ty>,)*
 		}
 
+		/// The name of a hyperparameter, as in [`HyperparamsUpdate`]: what an error is about.
+		#[allow(non_camel_case_types)]
+		#[derive(
+			Clone, Copy, Debug, Decode, DecodeWithMemTracking, Encode, Eq, MaxEncodedLen,
+			PalletError, PartialEq, TypeInfo,
+		)]
+		pub enum Hyperparam {
+			$($(#[$separate_doc])* $separate,)*
+			$($(#[$together_doc])* $together,)*
+		}
+
 		impl HyperparamsUpdate {
+			/// What the update changes.
+			pub(crate) fn named(&self) -> Vec<Hyperparam> {
+				let separate = [$(self.$separate.map(|_| Hyperparam::$separate),)*];
+				let together = [$(self.$together.map(|_| Hyperparam::$together),)*];
+				separate.into_iter().chain(together).flatten().collect()
+			}
+
 			fn apply(&self, scalars: &mut Scalars, hyperparams: &mut Hyperparams) {
 				$(if let Some(value) = self.$separate { scalars.$separate = value; })*
 				$(if let Some(value) = self.$together { hyperparams.$together = value; })*
@@ -121,16 +140,14 @@ hyperparams! {
 	}
 }
 
-/// The name of a hyperparameter that breaks its bounds.
-pub type OutOfBounds = &'static str;
-
-/// Checks every bound, alone and in combination. `neurons` of at most `max_uids` slots are taken.
+/// Checks every bound, alone and in combination; fails with the first that is broken. `neurons` of
+/// at most `max_uids` slots are taken.
 pub fn check(
 	scalars: &Scalars,
 	hyperparams: &Hyperparams,
 	neurons: u16,
 	max_uids: u32,
-) -> Result<(), OutOfBounds> {
+) -> Result<(), Hyperparam> {
 	let (s, h) = (scalars, hyperparams);
 	let reveal_window_blocks = s
 		.reveal_period_epochs
@@ -138,44 +155,62 @@ pub fn check(
 		.saturating_mul(s.tempo.into());
 	let reveals = s.commit_reveal_weights_enabled;
 	let bounds = [
-		(s.tempo <= 50_400, "tempo"),
-		((h.min_burn..=h.max_burn).contains(&s.burn), "burn"),
+		(s.tempo <= 50_400, Hyperparam::tempo),
+		(h.min_burn < h.max_burn, Hyperparam::max_burn),
+		(
+			(h.min_burn..=h.max_burn).contains(&s.burn),
+			Hyperparam::burn,
+		),
 		(
 			s.max_allowed_uids >= neurons.max(1) && u32::from(s.max_allowed_uids) <= max_uids,
-			"max_allowed_uids",
+			Hyperparam::max_allowed_uids,
 		),
 		(
 			(1..=100).contains(&s.reveal_period_epochs),
-			"reveal_period_epochs",
+			Hyperparam::reveal_period_epochs,
 		),
-		(h.bonds_moving_average <= 1_000_000, "bonds_moving_average"),
-		(h.alpha_low >= 1_638, "alpha_low"),
-		(h.alpha_high >= h.alpha_low, "alpha_high"),
-		(h.max_allowed_validators >= 1, "max_allowed_validators"),
+		(
+			h.bonds_moving_average <= 1_000_000,
+			Hyperparam::bonds_moving_average,
+		),
+		(h.alpha_low >= 1_638, Hyperparam::alpha_low),
+		(h.alpha_high >= h.alpha_low, Hyperparam::alpha_high),
+		(
+			h.max_allowed_validators >= 1,
+			Hyperparam::max_allowed_validators,
+		),
 		(
 			(1_000..=50_000).contains(&h.activity_cutoff_factor_milli),
-			"activity_cutoff_factor_milli",
+			Hyperparam::activity_cutoff_factor_milli,
 		),
 		(
 			(1..=10).contains(&h.immune_owner_uids_limit),
-			"immune_owner_uids_limit",
+			Hyperparam::immune_owner_uids_limit,
 		),
-		((1..=36_100).contains(&h.burn_half_life), "burn_half_life"),
+		(
+			(1..=36_100).contains(&h.burn_half_life),
+			Hyperparam::burn_half_life,
+		),
 		(
 			(1_000_000..=3_000_000).contains(&h.burn_increase_ppm),
-			"burn_increase_ppm",
+			Hyperparam::burn_increase_ppm,
 		),
 		// A new miner lives until the first weights on it can be revealed.
 		(
 			!reveals || u64::from(h.immunity_period) >= reveal_window_blocks,
-			"immunity_period",
+			Hyperparam::immunity_period,
 		),
 		// A validator that votes every epoch stays active from commit to reveal.
 		(
 			!reveals || h.activity_cutoff_blocks(s.tempo) >= reveal_window_blocks,
-			"activity_cutoff_factor_milli",
+			Hyperparam::activity_cutoff_factor_milli,
 		),
 	];
+	first_broken(&bounds)
+}
+
+/// The first name whose bound does not hold, as an error.
+pub(crate) fn first_broken(bounds: &[(bool, Hyperparam)]) -> Result<(), Hyperparam> {
 	bounds
 		.iter()
 		.try_for_each(|(holds, name)| holds.then_some(()).ok_or(*name))
@@ -211,7 +246,7 @@ impl<T: Config> Pallet<T> {
 		netuid: NetUid,
 		base: (Scalars, Hyperparams),
 		update: &HyperparamsUpdate,
-	) -> Result<(), OutOfBounds> {
+	) -> Result<(), Hyperparam> {
 		let (mut scalars, mut hyperparams) = base;
 		update.apply(&mut scalars, &mut hyperparams);
 		if update.burn.is_none() {
@@ -227,7 +262,7 @@ impl<T: Config> Pallet<T> {
 			SubnetworkN::<T>::get(netuid),
 			T::MaxUids::get(),
 		)?;
-		Tempo::<T>::insert(netuid, scalars.tempo);
+		Self::store_tempo(netuid, scalars.tempo);
 		Burn::<T>::insert(netuid, scalars.burn);
 		MaxAllowedUids::<T>::insert(netuid, scalars.max_allowed_uids);
 		CommitRevealWeightsEnabled::<T>::insert(netuid, scalars.commit_reveal_weights_enabled);
@@ -236,5 +271,16 @@ impl<T: Config> Pallet<T> {
 		RevealPeriodEpochs::<T>::insert(netuid, scalars.reveal_period_epochs);
 		SubnetHyperparams::<T>::insert(netuid, hyperparams);
 		Ok(())
+	}
+
+	/// A new tempo holds from the next epoch on. The running one keeps its length, so no commit
+	/// finds its epoch of reveal over before its time.
+	fn store_tempo(netuid: NetUid, tempo: u16) {
+		if tempo != Tempo::<T>::get(netuid) {
+			if let Some(next) = Self::next_epoch_start_block(netuid) {
+				PendingEpochAt::<T>::insert(netuid, next);
+			}
+			Tempo::<T>::insert(netuid, tempo);
+		}
 	}
 }

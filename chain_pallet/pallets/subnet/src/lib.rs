@@ -13,7 +13,8 @@
 //! hold a *validator permit* and vote *weights* on the other neurons. Every `tempo` blocks an
 //! *epoch* turns stake-weighted votes into payments by Yuma consensus (crate [`yuma`]).
 //!
-//! * The coldkey signs and pays `register_limit`, `burned_register`, `add_stake`, `remove_stake`.
+//! * The coldkey signs and pays `register_limit`, `burned_register`, `add_stake`, `remove_stake`,
+//!   `decrease_take`, `increase_take`.
 //! * The hotkey signs `serve_axon`, `set_mechanism_weights`, `commit_weights` and
 //!   `reveal_weights`. These are free; [`CheckFreeCalls`] keeps those that would fail out of blocks.
 //!
@@ -49,6 +50,8 @@
 //! | `consensus_weights` | votes: plain, and by commit and reveal |
 //! | `serving` | axons |
 //! | `staking` | who holds what on whom |
+//! | `delegation` | what a hotkey's owner takes of its nominators' dividends |
+//! | `owner` | what the owner of a subnet may change, and when |
 //! | `emission` | minting, pots, payment |
 //! | `epoch` | scheduler; load, [`yuma::epoch`], store |
 //! | `extension` | guard of the free calls |
@@ -76,6 +79,7 @@ extern crate alloc;
 mod benchmarking;
 mod calls;
 mod consensus_weights;
+mod delegation;
 mod emission;
 mod epoch;
 mod errors;
@@ -85,6 +89,7 @@ mod genesis;
 mod hyperparams;
 #[cfg(test)]
 mod mock;
+mod owner;
 mod queries;
 mod registration;
 mod serving;
@@ -99,8 +104,8 @@ pub mod weights;
 
 pub use emission::block_emission_rao;
 pub use extension::CheckFreeCalls;
-pub use genesis::GenesisSubnet;
-pub use hyperparams::{Hyperparams, HyperparamsUpdate, Scalars};
+pub use genesis::{GenesisLimits, GenesisSubnet};
+pub use hyperparams::{Hyperparam, Hyperparams, HyperparamsUpdate, Scalars};
 pub use pallet::*;
 pub use types::*;
 pub use weights::WeightInfo;
@@ -121,7 +126,7 @@ pub mod pallet {
 	use alloc::vec::Vec;
 	use frame_support::{
 		pallet_prelude::*,
-		traits::{fungible, ConstU16, ConstU8},
+		traits::{fungible, ConstU16, ConstU64, ConstU8},
 		PalletId,
 	};
 	use frame_system::pallet_prelude::*;
@@ -184,6 +189,9 @@ pub mod pallet {
 		pub allow_private_addresses: bool,
 		/// Most epochs in one block; the default, 2, when absent.
 		pub max_epochs_per_block: Option<u8>,
+		/// Limits of the whole chain.
+		#[serde(default)]
+		pub limits: GenesisLimits,
 	}
 
 	#[pallet::genesis_build]

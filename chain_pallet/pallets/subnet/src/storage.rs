@@ -268,4 +268,42 @@ mod storage {
 	#[pallet::storage]
 	pub type EmissionShares<T: Config> =
 		StorageValue<_, BoundedVec<(NetUid, u16), T::MaxSubnets>, ValueQuery>;
+
+	// --- delegation --------------------------------------------------------------------------
+
+	/// The part of its nominators' dividends that a hotkey's owner takes, of 65,535.
+	#[pallet::storage]
+	pub type Delegates<T: Config> =
+		StorageMap<_, Blake2_128Concat, T::AccountId, u16, ValueQuery, ConstU16<MAX_TAKE>>;
+
+	/// Block of the last change of a hotkey's take.
+	#[pallet::storage]
+	pub type LastTxBlockDelegateTake<T: Config> =
+		StorageMap<_, Blake2_128Concat, T::AccountId, u64>;
+
+	/// Blocks from a change of a take to its increase.
+	#[pallet::storage]
+	pub type TxDelegateTakeRateLimit<T> = StorageValue<_, u64, ValueQuery, ConstU64<216_000>>;
+
+	// --- what owners may do, and when --------------------------------------------------------
+
+	/// So many blocks before an epoch owners change no hyperparameters.
+	#[pallet::storage]
+	pub type AdminFreezeWindow<T> = StorageValue<_, u16, ValueQuery, ConstU16<10>>;
+
+	/// Tempos between two changes of one hyperparameter by the owner.
+	#[pallet::storage]
+	pub type OwnerHyperparamRateLimit<T> = StorageValue<_, u16, ValueQuery, ConstU16<2>>;
+
+	/// The shortest tempo that an owner may set.
+	#[pallet::storage]
+	pub type MinOwnerTempo<T> = StorageValue<_, u16, ValueQuery, ConstU16<360>>;
+
+	/// The least number of slots that an owner may set.
+	#[pallet::storage]
+	pub type MinOwnerUids<T> = StorageValue<_, u16, ValueQuery, ConstU16<64>>;
+
+	/// Block in which a subnet's owner last changed a hyperparameter.
+	#[pallet::storage]
+	pub type LastOwnerChange<T> = StorageDoubleMap<_, Identity, NetUid, Identity, Hyperparam, u64>;
 }

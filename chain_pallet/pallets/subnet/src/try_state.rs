@@ -26,7 +26,8 @@ impl<T: Config> Pallet<T> {
 			ensure!(netuid != 0, "subnet 0 exists");
 			let (scalars, hyperparams) = Self::hyperparams(netuid);
 			let n = SubnetworkN::<T>::get(netuid);
-			hyperparams::check(&scalars, &hyperparams, n, T::MaxUids::get())?;
+			hyperparams::check(&scalars, &hyperparams, n, T::MaxUids::get())
+				.map_err(|_| "a hyperparameter is out of bounds")?;
 			Self::try_registry(netuid, n)?;
 			Self::try_columns(netuid, n, hyperparams.max_allowed_validators)?;
 			Self::try_rows(netuid, n)?;

@@ -28,6 +28,9 @@ pub const SHEET_WORDS: usize = 16;
 /// A shorter salt carries no sheet: it would leave the commit guessable.
 pub const MIN_SALT_WORDS_WITH_SHEET: usize = 24;
 
+/// The highest take, and everyone's until it is changed: 18 % of 65,535.
+pub const MAX_TAKE: u16 = 11_796;
+
 /// The address at which a neuron serves.
 #[derive(
 	Clone, Debug, Decode, DecodeWithMemTracking, Encode, Eq, MaxEncodedLen, PartialEq, TypeInfo,

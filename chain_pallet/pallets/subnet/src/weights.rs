@@ -42,6 +42,10 @@ pub trait WeightInfo {
 	fn epoch(n: u32, v: u32) -> Weight;
 	/// One payment of an epoch.
 	fn credit() -> Weight;
+	/// `decrease_take`.
+	fn decrease_take() -> Weight;
+	/// `increase_take`.
+	fn increase_take() -> Weight;
 }
 
 /// Cost of one benchmark, linear in its components `a` and `b`.
@@ -82,10 +86,12 @@ const REVEAL_WEIGHTS: Cost = Cost::new([80_000, 2_000, 0], [15, 1, 0], [3, 0, 0]
 const SET_MECHANISM_WEIGHTS: Cost = Cost::new([60_000, 1_000, 0], [11, 0, 0], [2, 0, 0]);
 const SET_SUBNET_SPEC: Cost = Cost::new([30_000, 0, 0], [7, 0, 0], [1, 0, 0]);
 const SET_EMISSION_SHARES: Cost = Cost::new([20_000, 2_000, 0], [0, 1, 0], [1, 0, 0]);
-const SET_HYPERPARAMS: Cost = Cost::new([40_000, 0, 0], [10, 0, 0], [8, 0, 0]);
+// By the owner, who changes all 21 that it may, each with its rate limit.
+const SET_HYPERPARAMS: Cost = Cost::new([80_000, 0, 0], [40, 0, 0], [31, 0, 0]);
 const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [6, 9, 0], [3, 4, 0]);
 const EPOCH: Cost = Cost::new([150_000, 10_000, 1_500], [24, 5, 2], [14, 2, 0]);
 const CREDIT: Cost = Cost::new([20_000, 0, 0], [5, 0, 0], [5, 0, 0]);
+const CHANGE_TAKE: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [2, 0, 0]);
 
 /// The weights, with a cost per storage access of `Db`.
 pub struct SubstrateWeight<Db>(PhantomData<Db>);
@@ -142,6 +148,14 @@ impl<Db: Get<RuntimeDbWeight>> WeightInfo for SubstrateWeight<Db> {
 	fn credit() -> Weight {
 		CREDIT.of::<Db>(0, 0)
 	}
+
+	fn decrease_take() -> Weight {
+		CHANGE_TAKE.of::<Db>(0, 0)
+	}
+
+	fn increase_take() -> Weight {
+		CHANGE_TAKE.of::<Db>(0, 0)
+	}
 }
 
 // For tests.
@@ -196,5 +210,13 @@ impl WeightInfo for () {
 
 	fn credit() -> Weight {
 		CREDIT.of::<RocksDbWeight>(0, 0)
+	}
+
+	fn decrease_take() -> Weight {
+		CHANGE_TAKE.of::<RocksDbWeight>(0, 0)
+	}
+
+	fn increase_take() -> Weight {
+		CHANGE_TAKE.of::<RocksDbWeight>(0, 0)
 	}
 }

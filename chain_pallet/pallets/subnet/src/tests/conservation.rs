@@ -52,6 +52,15 @@ enum Act {
 		netuid: NetUid,
 		update: HyperparamsUpdate,
 	},
+	Take {
+		who: u64,
+		k: u64,
+		take: u16,
+	},
+	OwnersHyperparams {
+		netuid: NetUid,
+		update: HyperparamsUpdate,
+	},
 	Gift {
 		who: u64,
 		rao: u64,
@@ -82,6 +91,9 @@ fn acts() -> impl Strategy<Value = Act> {
 		1 => proptest::collection::vec((netuid(), any::<u16>()), 0..3).prop_map(Act::Shares),
 		1 => (netuid(), updates())
 			.prop_map(|(netuid, update)| Act::Hyperparams { netuid, update }),
+		2 => (k(), k(), 0..MAX_TAKE + 2).prop_map(|(who, k, take)| Act::Take { who, k, take }),
+		1 => (netuid(), updates())
+			.prop_map(|(netuid, update)| Act::OwnersHyperparams { netuid, update }),
 		1 => (k(), 0u64..10_000).prop_map(|(who, rao)| Act::Gift { who, rao }),
 	]
 }
@@ -147,6 +159,16 @@ fn perform(act: Act) {
 		Act::Hyperparams { netuid, update } => {
 			Subnet::set_hyperparams(RuntimeOrigin::root(), netuid, update)
 		}
+		Act::Take { who, k, take } => Subnet::decrease_take(signed(coldkey(who)), hotkey(k), take)
+			.or_else(|_| Subnet::increase_take(signed(coldkey(who)), hotkey(k), take)),
+		Act::OwnersHyperparams { netuid, update } => {
+			let allowed = HyperparamsUpdate {
+				owner_cut: None,
+				max_allowed_validators: None,
+				..update
+			};
+			Subnet::set_hyperparams(signed(OWNER), netuid, allowed)
+		}
 		Act::Gift { who, rao } => {
 			let (from, to) = (coldkey(who), Subnet::account_id());
 			let keep = Preservation::Preserve;
@@ -164,6 +186,12 @@ proptest! {
 		let builder = ExtBuilder::of(subnets).with(|h| {
 			h.max_allowed_uids = Some(6);
 			h.min_non_immune_uids = Some(1);
+		});
+		let builder = builder.genesis(|g| {
+			g.limits.tx_delegate_take_rate_limit = Some(10);
+			g.limits.admin_freeze_window = Some(2);
+			g.limits.min_owner_tempo = Some(2);
+			g.limits.min_owner_uids = Some(2);
 		});
 		builder.build().execute_with(|| {
 			for act in acts {

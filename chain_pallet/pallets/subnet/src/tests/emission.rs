@@ -144,6 +144,7 @@ fn miners_and_validators_get_half_each() {
 fn dividends_are_shared_by_all_who_stake_and_the_owner_takes_the_rest() {
 	ExtBuilder::default().build_and_execute(|| {
 		register(0);
+		Delegates::<Test>::insert(hotkey(0), 0);
 		for (who, rao) in [(NOMINATOR, 2_000), (50, 3_000), (coldkey(0), 2_000)] {
 			assert_ok!(Subnet::add_stake(signed(who), hotkey(0), NETUID, rao));
 		}

@@ -38,80 +38,131 @@ fn bounds_hold_alone_and_together() {
 	ExtBuilder::secret().build_and_execute(|| {
 		register_all(&[0, 0]);
 		let default = HyperparamsUpdate::default;
-		for update in [
-			HyperparamsUpdate {
-				tempo: Some(50_401),
-				..default()
-			},
-			HyperparamsUpdate {
-				burn: Some(1),
-				..default()
-			},
-			HyperparamsUpdate {
-				max_allowed_uids: Some(1),
-				..default()
-			},
-			HyperparamsUpdate {
-				max_allowed_uids: Some(513),
-				..default()
-			},
-			HyperparamsUpdate {
-				reveal_period_epochs: Some(0),
-				..default()
-			},
-			HyperparamsUpdate {
-				bonds_moving_average: Some(1_000_001),
-				..default()
-			},
-			HyperparamsUpdate {
-				alpha_low: Some(1_637),
-				..default()
-			},
-			HyperparamsUpdate {
-				alpha_high: Some(45_874),
-				..default()
-			},
-			HyperparamsUpdate {
-				max_allowed_validators: Some(0),
-				..default()
-			},
-			HyperparamsUpdate {
-				activity_cutoff_factor_milli: Some(50_001),
-				..default()
-			},
-			HyperparamsUpdate {
-				immune_owner_uids_limit: Some(0),
-				..default()
-			},
-			HyperparamsUpdate {
-				min_burn: Some(2),
-				max_burn: Some(1),
-				..default()
-			},
-			HyperparamsUpdate {
-				burn_half_life: Some(0),
-				..default()
-			},
-			HyperparamsUpdate {
-				burn_increase_ppm: Some(999_999),
-				..default()
-			},
+		for (update, name) in [
+			(
+				HyperparamsUpdate {
+					tempo: Some(50_401),
+					..default()
+				},
+				Hyperparam::tempo,
+			),
+			(
+				HyperparamsUpdate {
+					burn: Some(1),
+					..default()
+				},
+				Hyperparam::burn,
+			),
+			(
+				HyperparamsUpdate {
+					max_allowed_uids: Some(1),
+					..default()
+				},
+				Hyperparam::max_allowed_uids,
+			),
+			(
+				HyperparamsUpdate {
+					max_allowed_uids: Some(513),
+					..default()
+				},
+				Hyperparam::max_allowed_uids,
+			),
+			(
+				HyperparamsUpdate {
+					reveal_period_epochs: Some(0),
+					..default()
+				},
+				Hyperparam::reveal_period_epochs,
+			),
+			(
+				HyperparamsUpdate {
+					bonds_moving_average: Some(1_000_001),
+					..default()
+				},
+				Hyperparam::bonds_moving_average,
+			),
+			(
+				HyperparamsUpdate {
+					alpha_low: Some(1_637),
+					..default()
+				},
+				Hyperparam::alpha_low,
+			),
+			(
+				HyperparamsUpdate {
+					alpha_high: Some(45_874),
+					..default()
+				},
+				Hyperparam::alpha_high,
+			),
+			(
+				HyperparamsUpdate {
+					max_allowed_validators: Some(0),
+					..default()
+				},
+				Hyperparam::max_allowed_validators,
+			),
+			(
+				HyperparamsUpdate {
+					activity_cutoff_factor_milli: Some(50_001),
+					..default()
+				},
+				Hyperparam::activity_cutoff_factor_milli,
+			),
+			(
+				HyperparamsUpdate {
+					immune_owner_uids_limit: Some(0),
+					..default()
+				},
+				Hyperparam::immune_owner_uids_limit,
+			),
+			(
+				HyperparamsUpdate {
+					min_burn: Some(2),
+					max_burn: Some(1),
+					..default()
+				},
+				Hyperparam::max_burn,
+			),
+			(
+				HyperparamsUpdate {
+					burn_half_life: Some(0),
+					..default()
+				},
+				Hyperparam::burn_half_life,
+			),
+			(
+				HyperparamsUpdate {
+					burn_increase_ppm: Some(999_999),
+					..default()
+				},
+				Hyperparam::burn_increase_ppm,
+			),
 			// immune for less than the 20 blocks until a vote on the newcomer is revealed
-			HyperparamsUpdate {
-				immunity_period: Some(19),
-				..default()
-			},
+			(
+				HyperparamsUpdate {
+					immunity_period: Some(19),
+					..default()
+				},
+				Hyperparam::immunity_period,
+			),
 			// inactive before its commit is revealed
-			HyperparamsUpdate {
-				activity_cutoff_factor_milli: Some(1_999),
-				..default()
-			},
-			HyperparamsUpdate {
-				tempo: Some(21),
-				..default()
-			},
+			(
+				HyperparamsUpdate {
+					activity_cutoff_factor_milli: Some(1_999),
+					..default()
+				},
+				Hyperparam::activity_cutoff_factor_milli,
+			),
+			(
+				HyperparamsUpdate {
+					tempo: Some(21),
+					..default()
+				},
+				Hyperparam::immunity_period,
+			),
 		] {
-			assert_noop!(set(update), Error::<Test>::HyperparamOutOfBounds);
+			assert_noop!(set(update), Error::<Test>::HyperparamOutOfBounds(name));
 		}
 	});
 }
@@ -124,16 +175,6 @@ fn new_price_limits_move_the_price_between_them() {
 			..Default::default()
 		}));
 		assert_eq!(Burn::<Test>::get(NETUID), 2 * PRICE);
-	});
-}
-
-#[test]
-fn only_root_changes_hyperparameters() {
-	ExtBuilder::default().build_and_execute(|| {
-		let by_owner = Subnet::set_hyperparams(signed(OWNER), NETUID, Default::default());
-		assert_noop!(by_owner, sp_runtime::DispatchError::BadOrigin);
-		let missing = Subnet::set_hyperparams(RuntimeOrigin::root(), 9, Default::default());
-		assert_noop!(missing, Error::<Test>::SubnetNotExists);
 	});
 }
 

@@ -2,10 +2,12 @@
 
 mod commit_reveal;
 mod conservation;
+mod delegation;
 mod emission;
 mod epoch_vectors;
 mod extension;
 mod hyperparams;
+mod owner;
 mod registration;
 mod scheduling;
 mod serving;

@@ -169,3 +169,113 @@ fn the_hook_asks_for_the_weight_of_the_epochs_it_runs() {
 		assert_eq!(busy, idle.saturating_add(epoch).saturating_add(credits));
 	});
 }
+
+fn set_tempo(tempo: u16) {
+	let update = HyperparamsUpdate {
+		tempo: Some(tempo),
+		..Default::default()
+	};
+	assert_ok!(Subnet::set_hyperparams(
+		RuntimeOrigin::root(),
+		NETUID,
+		update
+	));
+}
+
+#[test]
+fn a_new_tempo_holds_from_the_next_epoch_on() {
+	ExtBuilder::default().build_and_execute(|| {
+		register(0);
+		run_to(12);
+		set_tempo(3); // the epoch that began in block 9 still has its ten blocks
+		assert_eq!(Subnet::next_epoch_start_block(NETUID), Some(19));
+		assert_eq!(blocks_with_epochs(&[1], 25), [[19, 22, 25]]);
+		set_tempo(20);
+		set_tempo(15); // the second thought counts, for the epoch after this one
+		assert_eq!(blocks_with_epochs(&[1], 60), [[28, 43, 58]]);
+		assert_eq!(SubnetEpochIndex::<Test>::get(NETUID), 7);
+	});
+}
+
+#[test]
+fn no_change_of_the_tempo_takes_the_epoch_of_reveal_from_a_commit() {
+	for (before, after) in [(20, 5), (5, 20), (20, 1)] {
+		let builder = ExtBuilder::secret().with(|h| {
+			h.tempo = Some(before);
+			h.activity_cutoff_factor_milli = Some(13_889);
+		});
+		builder.build_and_execute(|| {
+			register_all(&[2_000_000, 0]);
+			next_epoch();
+			assert_ok!(commit(0, &[(1, 1)], &salt(1)));
+			let due = SubnetEpochIndex::<Test>::get(NETUID) + 1;
+			next_epoch();
+			// The first block of the epoch of reveal: what would a shorter tempo end?
+			set_tempo(after);
+			run_to(Subnet::next_epoch_start_block(NETUID).unwrap() - 1);
+			assert_eq!(SubnetEpochIndex::<Test>::get(NETUID), due);
+			assert_ok!(reveal(0, &[(1, 1)], &salt(1)));
+		});
+	}
+}
+
+proptest::proptest! {
+	#![proptest_config(proptest::prelude::ProptestConfig {
+		cases: 24,
+		..Default::default()
+	})]
+
+	/// Whoever changes tempos whenever: epochs of a subnet come one by one, each after its tempo
+	/// and what the cap deferred it by, and no pot is lost.
+	#[test]
+	fn epochs_keep_coming_and_pots_are_kept(
+		tempos in proptest::collection::vec(1u16..40, 1..6),
+		cap in 1u8..4,
+		changes in proptest::collection::vec((1u64..30, 1u16..7, 1u16..40), 0..12),
+	) {
+		let subnets = (1u16..).zip(&tempos).map(|(netuid, tempo)| {
+			let mut subnet = subnet(netuid);
+			subnet.hyperparams.tempo = Some(*tempo);
+			subnet.hyperparams.immunity_period = Some(u16::MAX);
+			subnet
+		});
+		let builder = ExtBuilder::of(subnets.collect());
+		builder.genesis(|g| g.max_epochs_per_block = Some(cap)).build_and_execute(|| {
+			register_all(&[5_000, 0]);
+			let count = tempos.len() as u16;
+			let mut longest = 40u64;
+			let mut last: Vec<u64> = vec![0; tempos.len()];
+			let mut watch = |blocks: u64| for _ in 0..blocks {
+				run_to(System::block_number() + 1);
+				let now = System::block_number();
+				let ran = events().into_iter().filter_map(|event| match event {
+					Event::EpochRan { netuid, epoch, emission_rao, server_rao, validator_rao, dust_rao, .. } => {
+						assert_eq!(emission_rao, server_rao + validator_rao + dust_rao);
+						Some((netuid, epoch))
+					}
+					_ => None,
+				}).collect::<Vec<_>>();
+				assert!(ran.len() <= usize::from(cap), "the cap was passed");
+				for (netuid, epoch) in ran {
+					last[usize::from(netuid) - 1] = now;
+					assert_eq!(SubnetEpochIndex::<Test>::get(netuid), epoch + 1);
+				}
+				// Nobody waits longer than the longest tempo and a turn of all the others.
+				longest = longest.max(u64::from(count));
+				for block in &last {
+					assert!(now - block <= longest + u64::from(count), "a subnet starves");
+				}
+			};
+			watch(1);
+			for (blocks, netuid, tempo) in changes {
+				watch(blocks);
+				if netuid <= count {
+					let update = HyperparamsUpdate { tempo: Some(tempo), ..Default::default() };
+					assert_ok!(Subnet::set_hyperparams(RuntimeOrigin::root(), netuid, update));
+				}
+			}
+			watch(100);
+			check_books();
+		});
+	}
+}
