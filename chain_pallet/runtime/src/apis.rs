@@ -15,6 +15,7 @@ use frame_support::{
 use pallet_grandpa::AuthorityId as GrandpaId;
 use pallet_subnet::{NetUid, Uid};
 use pallet_subnet_runtime_api::{
+	compat::{self, SimSwapResult, SubnetPrice},
 	Metagraph, NamedHyperparam, NeuronInfo, NeuronInfoLite, StakeAvailability, StakeInfo,
 };
 use sp_api::impl_runtime_apis;
@@ -259,6 +260,34 @@ impl_runtime_apis! {
 			netuids: Option<Vec<NetUid>>,
 		) -> BTreeMap<AccountId, BTreeMap<NetUid, StakeAvailability>> {
 			pallet_subnet_runtime_api::stake_availability::<Runtime>(coldkey_accounts, netuids)
+		}
+	}
+
+	impl pallet_subnet_runtime_api::compat::SwapRuntimeApi<Block> for Runtime {
+		fn current_alpha_price(_netuid: NetUid) -> u64 {
+			pallet_subnet::PRICE_RAO
+		}
+
+		fn current_alpha_price_all() -> Vec<SubnetPrice> {
+			compat::prices::<Runtime>()
+		}
+
+		fn sim_swap_tao_for_alpha(_netuid: NetUid, tao: u64) -> SimSwapResult {
+			SimSwapResult::of(tao)
+		}
+
+		fn sim_swap_alpha_for_tao(_netuid: NetUid, alpha: u64) -> SimSwapResult {
+			SimSwapResult::of(alpha)
+		}
+	}
+
+	impl pallet_subnet_runtime_api::compat::BetaBasketRuntimeApi<Block> for Runtime {
+		fn get_root_basket_owed(_coldkey: AccountId) -> u64 {
+			0
+		}
+
+		fn get_root_basket_positions(_coldkey: AccountId) -> Vec<(AccountId, u64)> {
+			Vec::new()
 		}
 	}
 

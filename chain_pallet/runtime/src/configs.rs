@@ -1,9 +1,9 @@
 //! How each pallet is set up.
 
 use crate::{
-	clock, AccountId, Aura, Balance, Balances, Block, Hash, Nonce, PalletInfo, Runtime,
-	RuntimeCall, RuntimeEvent, RuntimeFreezeReason, RuntimeHoldReason, RuntimeOrigin, RuntimeTask,
-	System, VERSION,
+	clock, compat, AccountId, Aura, Balance, Balances, Block, Hash, Nonce, OriginCaller,
+	PalletInfo, Runtime, RuntimeCall, RuntimeEvent, RuntimeFreezeReason, RuntimeHoldReason,
+	RuntimeOrigin, RuntimeTask, System, VERSION,
 };
 use polkadot_sdk::*;
 
@@ -135,6 +135,18 @@ impl pallet_sudo::Config for Runtime {
 	type RuntimeEvent = RuntimeEvent;
 	type WeightInfo = pallet_sudo::weights::SubstrateWeight<Runtime>;
 }
+
+// A batch pays for all that it contains, also for calls that are free by themselves.
+impl pallet_utility::Config for Runtime {
+	type PalletsOrigin = OriginCaller;
+	type RuntimeCall = RuntimeCall;
+	type RuntimeEvent = RuntimeEvent;
+	type WeightInfo = pallet_utility::weights::SubstrateWeight<Runtime>;
+}
+
+impl compat::commitments::Config for Runtime {}
+
+impl compat::mev_shield::Config for Runtime {}
 
 impl pallet_subnet::Config for Runtime {
 	type Currency = Balances;

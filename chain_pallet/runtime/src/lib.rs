@@ -13,6 +13,7 @@ mod apis;
 #[cfg(feature = "runtime-benchmarks")]
 mod benchmarks;
 pub mod clock;
+mod compat;
 mod configs;
 pub mod presets;
 
@@ -124,6 +125,12 @@ mod runtime {
 	/// Under the name that the ecosystem's clients look for.
 	#[runtime::pallet_index(8)]
 	pub type SubtensorModule = pallet_subnet::Pallet<Runtime>;
+	#[runtime::pallet_index(9)]
+	pub type Utility = pallet_utility::Pallet<Runtime>;
+	#[runtime::pallet_index(10)]
+	pub type Commitments = compat::commitments::Pallet<Runtime>;
+	#[runtime::pallet_index(11)]
+	pub type MevShield = compat::mev_shield::Pallet<Runtime>;
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The runtime as a whole, on its presets; what the pallets do is tested with them.
 
+mod compat;
+
 use crate::{
 	presets, Aura, Balances, BlockNumber, Executive, Runtime, RuntimeCall, RuntimeGenesisConfig,
 	RuntimeOrigin, SubtensorModule, Timestamp, UncheckedExtrinsic,

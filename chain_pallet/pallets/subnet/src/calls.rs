@@ -7,6 +7,27 @@ mod calls {
 	// Call indices are upstream's where upstream has the call; our own start at 200.
 	#[pallet::call]
 	impl<T: Config> Pallet<T> {
+		/// Votes weights in the open: [`Pallet::set_mechanism_weights`] of mechanism 0. Free.
+		///
+		/// ## Dispatch Origin, Errors, Events
+		/// The same.
+		#[pallet::call_index(0)]
+		#[pallet::weight((
+			T::WeightInfo::set_mechanism_weights(dests.len() as u32),
+			DispatchClass::Normal,
+			Pays::No
+		))]
+		pub fn set_weights(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			dests: Column<T, Uid>,
+			weights: Column<T, u16>,
+			version_key: u64,
+		) -> DispatchResult {
+			let hotkey = ensure_signed(origin)?;
+			Self::do_set_weights(hotkey, netuid, 0, &dests, &weights, version_key)
+		}
+
 		/// Stakes tokens of the caller on a hotkey.
 		///
 		/// ## Dispatch Origin
@@ -108,6 +129,58 @@ mod calls {
 		) -> DispatchResult {
 			let coldkey = ensure_signed(origin)?;
 			Self::do_register(coldkey, netuid, hotkey, u64::MAX)
+		}
+
+		/// Stakes if a subnet's token costs at most `limit_price` rao for 10⁹ units.
+		///
+		/// It always costs 10⁹, so all is staked or nothing, whatever `allow_partial` says.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that stakes.
+		///
+		/// ## Errors
+		/// `SlippageTooHigh` for a lower limit, and all of [`Pallet::add_stake`].
+		///
+		/// ## Events
+		/// `StakeAdded`.
+		#[pallet::call_index(88)]
+		#[pallet::weight(T::WeightInfo::add_stake())]
+		pub fn add_stake_limit(
+			origin: OriginFor<T>,
+			hotkey: T::AccountId,
+			netuid: NetUid,
+			amount_staked: u64,
+			limit_price: u64,
+			_allow_partial: bool,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_add_stake_limit(coldkey, hotkey, netuid, amount_staked, limit_price)
+		}
+
+		/// Takes stake back if a subnet's token is worth at least `limit_price` rao for 10⁹ units.
+		///
+		/// It always is worth 10⁹, so all is taken or nothing, whatever `allow_partial` says.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that staked.
+		///
+		/// ## Errors
+		/// `SlippageTooHigh` for a higher limit, and all of [`Pallet::remove_stake`].
+		///
+		/// ## Events
+		/// `StakeRemoved`.
+		#[pallet::call_index(89)]
+		#[pallet::weight(T::WeightInfo::remove_stake())]
+		pub fn remove_stake_limit(
+			origin: OriginFor<T>,
+			hotkey: T::AccountId,
+			netuid: NetUid,
+			amount_unstaked: u64,
+			limit_price: u64,
+			_allow_partial: bool,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_remove_stake_limit(coldkey, hotkey, netuid, amount_unstaked, limit_price)
 		}
 
 		/// Promises weights by their hash, BlakeTwo256 over the SCALE encoding of

@@ -75,7 +75,7 @@ impl<T: Config> Pallet<T> {
 	}
 
 	/// Divides an amount by the subnets' shares; the lowest netuid with a share takes what is left.
-	fn split(netuids: &[NetUid], amount_rao: u64) -> Vec<(NetUid, u64)> {
+	pub(crate) fn split(netuids: &[NetUid], amount_rao: u64) -> Vec<(NetUid, u64)> {
 		let mut shares = EmissionShares::<T>::get().into_inner();
 		if shares.is_empty() {
 			shares = netuids.iter().map(|netuid| (*netuid, 1)).collect();

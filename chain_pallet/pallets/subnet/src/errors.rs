@@ -32,6 +32,8 @@ mod errors {
 		AmountTooLow,
 		/// As many coldkeys as allowed stake on the hotkey already.
 		TooManyNominators,
+		/// The price of a subnet's token, always 1, is beyond the limit.
+		SlippageTooHigh,
 		/// The stake is smaller than the amount.
 		NotEnoughStakeToWithdraw,
 		/// The hotkey has no slot in the subnet, so it cannot serve there.

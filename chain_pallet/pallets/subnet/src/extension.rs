@@ -26,8 +26,8 @@ use sp_runtime::{
 /// enough that the first moves `LastUpdate`, the queue of commits, or the axon's block.
 ///
 /// Errors are upstream's pool codes, `InvalidTransaction::Custom(code)`. It is zero-sized, so every
-/// client can sign for it. It looks at direct calls only: a runtime whose wrappers (batches,
-/// proxies) pass on `Pays::No` must not let them wrap free calls.
+/// client can sign for it. It looks at direct calls only: wrappers of calls (batches, proxies) must
+/// pay for what they wrap, as those of FRAME do.
 #[derive(Clone, Decode, DecodeWithMemTracking, Default, Encode, Eq, PartialEq, TypeInfo)]
 #[scale_info(skip_type_params(T))]
 pub struct CheckFreeCalls<T>(PhantomData<T>);
@@ -63,7 +63,7 @@ where
 			Some(Call::reveal_weights { uids, .. }) => {
 				T::WeightInfo::reveal_weights(uids.len() as u32)
 			}
-			Some(Call::set_mechanism_weights { dests, .. }) => {
+			Some(Call::set_mechanism_weights { dests, .. } | Call::set_weights { dests, .. }) => {
 				T::WeightInfo::set_mechanism_weights(dests.len() as u32)
 			}
 			_ => Weight::zero(),
@@ -123,6 +123,12 @@ impl<T: Config> Pallet<T> {
 				version_key,
 			} => Self::check_set_weights(hotkey, *netuid, *mecid, dests, weights, *version_key)
 				.map(drop),
+			Call::set_weights {
+				netuid,
+				dests,
+				weights,
+				version_key,
+			} => Self::check_set_weights(hotkey, *netuid, 0, dests, weights, *version_key).map(drop),
 			Call::commit_weights {
 				netuid,
 				commit_hash,

@@ -54,6 +54,7 @@
 //! | `owner` | what the owner of a subnet may change, and when |
 //! | `emission` | minting, pots, payment |
 //! | `epoch` | scheduler; load, [`yuma::epoch`], store |
+//! | `compat` | what only the official client needs |
 //! | `extension` | guard of the free calls |
 //! | `queries` | read-only views for runtime APIs |
 //! | `try_state` | the invariants |
@@ -78,6 +79,7 @@ extern crate alloc;
 #[cfg(feature = "runtime-benchmarks")]
 mod benchmarking;
 mod calls;
+mod compat;
 mod consensus_weights;
 mod delegation;
 mod emission;
@@ -102,6 +104,7 @@ mod try_state;
 mod types;
 pub mod weights;
 
+pub use compat::PRICE_RAO;
 pub use emission::block_emission_rao;
 pub use extension::CheckFreeCalls;
 pub use genesis::{GenesisLimits, GenesisSubnet};
@@ -115,6 +118,7 @@ use polkadot_sdk::{frame_support, frame_system, sp_core, sp_runtime};
 use frame_support::pallet_macros::import_section;
 
 #[import_section(calls::calls)]
+#[import_section(compat::compat_storage)]
 #[import_section(errors::errors)]
 #[import_section(events::events)]
 #[import_section(storage::storage)]

@@ -2,6 +2,7 @@
 
 use crate::*;
 use alloc::vec::Vec;
+use frame_support::traits::fungible::Inspect;
 
 impl<T: Config> Pallet<T> {
 	/// One neuron with everything known about it.
@@ -15,6 +16,14 @@ impl<T: Config> Pallet<T> {
 		(0..SubnetworkN::<T>::get(netuid))
 			.filter_map(|uid| columns.neuron(netuid, uid))
 			.collect()
+	}
+
+	/// What a subnet gets of a block's emission, in rao, the owner's cut included.
+	pub fn subnet_emission_rao(netuid: NetUid) -> u64 {
+		let emission_rao = block_emission_rao(T::Currency::total_issuance());
+		let parts = Self::split(&Self::netuids(), emission_rao);
+		let own = parts.into_iter().find(|(other, _)| *other == netuid);
+		own.map_or(0, |(_, rao)| rao)
 	}
 
 	/// Where and on whom a coldkey has stake.

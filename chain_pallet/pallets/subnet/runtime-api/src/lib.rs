@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod compat;
 mod hyperparams;
 mod metagraph;
 mod neuron;

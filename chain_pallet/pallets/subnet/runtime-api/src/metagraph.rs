@@ -2,9 +2,9 @@ use crate::neuron::axon_or_zeros;
 use alloc::vec::Vec;
 use codec::{Decode, Encode};
 use pallet_subnet::{
-	AxonInfo, BlocksSinceLastStep, Config, LastMechansimStepBlock, NetUid, NetworkRegisteredAt,
-	NetworksAdded, NeuronRecord, Pallet, SubnetIdentitiesV3, SubnetOwner, SubnetOwnerHotkey,
-	TokenSymbol,
+	AxonInfo, BlocksSinceLastStep, Config, LastMechansimStepBlock, MaxWeightsLimit, NetUid,
+	NetworkRegisteredAt, NetworksAdded, NeuronRecord, Pallet, PendingEmission, PendingOwnerCut,
+	SubnetIdentitiesV3, SubnetOwner, SubnetOwnerHotkey, TokenSymbol,
 };
 use polkadot_sdk::sp_runtime::AccountId32;
 use scale_info::TypeInfo;
@@ -36,8 +36,78 @@ pub struct Metagraph {
 	pub num_uids: u16,
 	/// Slots.
 	pub max_uids: u16,
+	/// Paid to it per block.
+	pub subnet_emission: u64,
+	/// The same, for it is paid as stake.
+	pub alpha_out_emission: u64,
+	/// What waits for its next epoch, the owner's part included.
+	pub pending_alpha_emission: u64,
+	/// Stake on its neurons.
+	pub alpha_out: u64,
+	/// 0, as all that concerns pools and root: there are none.
+	pub tao_in: u64,
+	/// 0.
+	pub alpha_in: u64,
+	/// 0.
+	pub tao_in_emission: u64,
+	/// 0.
+	pub alpha_in_emission: u64,
+	/// 0.
+	pub pending_root_emission: u64,
+	/// 0.
+	pub subnet_volume: u128,
+	/// Whether anyone may register.
+	pub registration_allowed: bool,
 	/// Price of a registration now.
 	pub burn: u64,
+	/// It falls no lower.
+	pub min_burn: u64,
+	/// It rises no higher.
+	pub max_burn: u64,
+	/// Whether work may take the price's place.
+	pub pow_registration_allowed: bool,
+	/// Difficulty of that work now.
+	pub difficulty: u64,
+	/// It falls no lower.
+	pub min_difficulty: u64,
+	/// It rises no higher.
+	pub max_difficulty: u64,
+	/// Most registrations by work in one block.
+	pub max_regs_per_block: u16,
+	/// 0: the price follows every registration.
+	pub adjustment_interval: u16,
+	/// 0.
+	pub adjustment_alpha: u64,
+	/// 0.
+	pub target_regs_per_interval: u16,
+	/// Blocks for which a new neuron is spared.
+	pub immunity_period: u16,
+	/// Blocks between two publications of an axon.
+	pub serving_rate_limit: u64,
+	/// 0: unused.
+	pub rho: u16,
+	/// Stake majority of consensus.
+	pub kappa: u16,
+	/// Least entries of a vote.
+	pub min_allowed_weights: u16,
+	/// Largest share of one weight.
+	pub max_weights_limit: u16,
+	/// Oldest version key accepted with a vote.
+	pub weights_version: u64,
+	/// Blocks between two votes of one neuron.
+	pub weights_rate_limit: u64,
+	/// Blocks without a vote after which a neuron is inactive.
+	pub activity_cutoff: u64,
+	/// How many neurons get a validator permit.
+	pub max_validators: u16,
+	/// Whether bonds follow votes at a rate of their own.
+	pub liquid_alpha_enabled: bool,
+	/// Lowest liquid bond rate.
+	pub alpha_low: u16,
+	/// Highest liquid bond rate.
+	pub alpha_high: u16,
+	/// Millionths of a bond kept per epoch.
+	pub bonds_moving_avg: u64,
 	/// Whether weights go through commit and reveal.
 	pub commit_reveal_weights_enabled: bool,
 	/// Epochs from commit to reveal.
@@ -78,7 +148,9 @@ impl Metagraph {
 		if !NetworksAdded::<T>::get(netuid) {
 			return None;
 		}
-		let (scalars, _) = Pallet::<T>::hyperparams(netuid);
+		let (scalars, hyperparams) = Pallet::<T>::hyperparams(netuid);
+		let emission = Pallet::<T>::subnet_emission_rao(netuid);
+		let pending = PendingEmission::<T>::get(netuid);
 		let neurons = Pallet::<T>::neurons(netuid);
 		let stake = column(&neurons, |neuron| neuron.stake_rao);
 		let name = SubnetIdentitiesV3::<T>::get(netuid).map(|identity| identity.subnet_name);
@@ -95,7 +167,42 @@ impl Metagraph {
 			blocks_since_last_step: BlocksSinceLastStep::<T>::get(netuid),
 			num_uids: neurons.len().try_into().unwrap_or(u16::MAX),
 			max_uids: scalars.max_allowed_uids,
+			subnet_emission: emission,
+			alpha_out_emission: emission,
+			pending_alpha_emission: pending.saturating_add(PendingOwnerCut::<T>::get(netuid)),
+			alpha_out: stake.iter().fold(0, |sum, rao| sum.saturating_add(*rao)),
+			tao_in: 0,
+			alpha_in: 0,
+			tao_in_emission: 0,
+			alpha_in_emission: 0,
+			pending_root_emission: 0,
+			subnet_volume: 0,
+			registration_allowed: hyperparams.registration_allowed,
 			burn: scalars.burn,
+			min_burn: hyperparams.min_burn,
+			max_burn: hyperparams.max_burn,
+			pow_registration_allowed: false,
+			difficulty: 0,
+			min_difficulty: 0,
+			max_difficulty: 0,
+			max_regs_per_block: 0,
+			adjustment_interval: 0,
+			adjustment_alpha: 0,
+			target_regs_per_interval: 0,
+			immunity_period: hyperparams.immunity_period,
+			serving_rate_limit: hyperparams.serving_rate_limit,
+			rho: 0,
+			kappa: hyperparams.kappa,
+			min_allowed_weights: scalars.min_allowed_weights,
+			max_weights_limit: MaxWeightsLimit::<T>::get(netuid),
+			weights_version: hyperparams.weights_version_key,
+			weights_rate_limit: scalars.weights_set_rate_limit,
+			activity_cutoff: hyperparams.activity_cutoff_blocks(scalars.tempo),
+			max_validators: hyperparams.max_allowed_validators,
+			liquid_alpha_enabled: hyperparams.liquid_alpha,
+			alpha_low: hyperparams.alpha_low,
+			alpha_high: hyperparams.alpha_high,
+			bonds_moving_avg: hyperparams.bonds_moving_average,
 			commit_reveal_weights_enabled: scalars.commit_reveal_weights_enabled,
 			commit_reveal_period: scalars.reveal_period_epochs,
 			hotkeys: column(&neurons, |neuron| neuron.hotkey.clone()),

@@ -115,6 +115,13 @@ fn the_pool_answers_with_upstreams_codes() {
 		assert_eq!(pool(0, commit_call(1)), Err(255)); // votes are open here
 		assert_eq!(include(0, vote_call(NETUID, &[1], &[1])), Ok(()));
 		assert_eq!(pool(0, vote_call(NETUID, &[1], &[1])), Err(6));
+		let old_name = Call::set_weights {
+			netuid: NETUID,
+			dests: vec![1].try_into().unwrap(),
+			weights: vec![1].try_into().unwrap(),
+			version_key: 0,
+		};
+		assert_eq!(pool(0, old_name), Err(6));
 
 		let much = HyperparamsUpdate {
 			stake_threshold_rao: Some(u64::MAX),

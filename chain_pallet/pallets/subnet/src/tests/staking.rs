@@ -136,3 +136,22 @@ fn a_gift_to_the_account_is_shared_out_with_the_next_block() {
 		);
 	});
 }
+
+#[test]
+fn a_limit_below_or_above_the_only_price_there_is_stops_the_swap() {
+	ExtBuilder::default().build_and_execute(|| {
+		register(0);
+		let add = |limit| {
+			Subnet::add_stake_limit(signed(NOMINATOR), hotkey(0), NETUID, 5_000, limit, true)
+		};
+		let remove = |limit| {
+			Subnet::remove_stake_limit(signed(NOMINATOR), hotkey(0), NETUID, 5_000, limit, true)
+		};
+		assert_noop!(add(PRICE_RAO - 1), Error::<Test>::SlippageTooHigh);
+		assert_ok!(add(PRICE_RAO));
+		assert_eq!(stake_of(0), 5_000);
+		assert_noop!(remove(PRICE_RAO + 1), Error::<Test>::SlippageTooHigh);
+		assert_ok!(remove(PRICE_RAO));
+		assert_eq!(stake_of(0), 0);
+	});
+}
