@@ -101,6 +101,21 @@ class Author:
         return replace(header, digest=(*header.digest, seal_item(signature)))
 
 
+def check_seal(header: Header, authorities: bytes) -> None:
+    """Whether the authority whose slot it is signed the header; `authorities` as SCALE.
+
+    Raises ChainError otherwise.
+    """
+    reader = Reader(authorities)
+    keys = [reader.take(32) for _ in range(reader.compact())]
+    slot, seal = header.slot(), header.seal()
+    if slot is None or seal is None or not keys:
+        raise ChainError(f"block {header.number} has no author")
+    unsigned = header.unsealed().hash()
+    if len(seal) != 64 or not ed25519_zebra.ed_verify(seal, unsigned, keys[slot % len(keys)]):
+        raise ChainError(f"block {header.number} is not sealed by the author of its slot")
+
+
 def _inherents(timestamp_ms: int) -> bytes:
     """`InherentData` with the only inherent there is: the time."""
     return compact(1) + b"timstap0" + vec(timestamp_ms.to_bytes(8, "little"))

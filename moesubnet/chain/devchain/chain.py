@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from moesubnet.chain.devchain.authoring import Author
+from moesubnet.chain.devchain.authoring import Author, check_seal
 from moesubnet.chain.devchain.code import CODE_KEY, RuntimeVersion
-from moesubnet.chain.devchain.executor import Executor
+from moesubnet.chain.devchain.executor import Executor, RuntimeTrap
 from moesubnet.chain.devchain.genesis import build_genesis
 from moesubnet.chain.devchain.header import Block
 from moesubnet.chain.devchain.overlay import Overlay
@@ -134,12 +134,53 @@ class Chain:
         """Build the next block from `transactions`, in their order, and make it the head."""
         parent = self.head
         built = self._author.author(parent.block, parent.state, now_ms, transactions)
-        undo = {key: parent.state.get(key) for key in built.changes}
-        self._store.append(built.block, built.changes, undo)
-        self.head = self._remember(View(built.block, built.state))
-        if CODE_KEY in built.changes:
-            self.version = self._version(built.state)
+        self._append(View(built.block, built.state), built.changes)
         return NewHead(self.head, built.changes, built.included, built.refused)
+
+    def add(self, block: Block) -> None:
+        """Execute a block that was made elsewhere and make it the head.
+
+        Raises ChainError if it does not follow the head, its author's seal is wrong, or executing
+        it does not give the state that it names.
+        """
+        parent, header = self.head, block.header
+        if header.parent_hash != parent.block.hash or header.number != parent.block.number + 1:
+            raise ChainError(
+                f"block {header.number} (0x{block.hash.hex()}) does not follow block "
+                f"{parent.block.number} (0x{parent.block.hash.hex()})"
+            )
+        overlay = Overlay(parent.state)
+        code = parent.state.get(CODE_KEY) or b""
+        authorities = self.call(parent.block.hash, "AuraApi_authorities", b"")
+        check_seal(header, authorities)
+        try:
+            self._executor.call(code, "Core_execute_block", block.unsealed(), overlay)
+        except RuntimeTrap as trap:
+            raise ChainError(f"block {header.number} does not execute: {trap}") from trap
+        state = overlay.merged()
+        if state.root(self.version.state_version) != header.state_root:
+            raise ChainError(f"block {header.number} names another state than executing it gives")
+        self._append(View(block, state), overlay.delta())
+
+    def rewind(self, number: int) -> None:
+        """Forget every block above `number`. Raises StateDiscarded if that is too long ago."""
+        block = self._store.block_at(number)
+        if block is None:
+            raise ChainError(f"there is no block {number}; the head is {self.head.block.number}")
+        state = self.view(block.hash).state
+        self._store.rewind(number)
+        self.version = self._version(state)
+        self.head = View(block, state)
+        self._views = OrderedDict({block.hash: self.head})
+
+    def _append(self, view: View, changes: Changes) -> None:
+        """Store the view, whose block made these changes, as the head."""
+        parent = self.head
+        undo = {key: parent.state.get(key) for key in changes}
+        self._store.append(view.block, changes, undo)
+        self.head = self._remember(view)
+        if CODE_KEY in changes:
+            self.version = self._version(view.state)
 
     def _remember(self, view: View) -> View:
         self._views[view.block.hash] = view

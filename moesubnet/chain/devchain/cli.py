@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moesubnet.chain.devchain import archive_cli
 from moesubnet.chain.network.cli import network
 from moesubnet.errors import ConfigError
 
@@ -21,6 +22,10 @@ _REPORT_EVERY_BLOCKS = 10
 
 chain_app = typer.Typer(no_args_is_help=True)
 chain_app.command()(network)
+chain_app.command("export")(archive_cli.export)
+chain_app.command("import")(archive_cli.import_)
+chain_app.command()(archive_cli.reset)
+chain_app.command("fork-at")(archive_cli.fork_at)
 
 
 @chain_app.callback()
@@ -30,10 +35,8 @@ def _group() -> None:
 
 @chain_app.command()
 def dev(
-    preset: Annotated[str, typer.Option(help="Genesis: development or local.")] = "development",
-    base_path: Annotated[
-        Path | None, typer.Option(help="Where the chain lives.  [default: the user's data folder]")
-    ] = None,
+    preset: archive_cli.Preset = "development",
+    base_path: archive_cli.BasePath = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks one.")] = 9944,
     seal: Annotated[
@@ -51,9 +54,7 @@ def dev(
     ] = False,
 ) -> None:
     """Run a chain in this process: the real runtime, one author, blocks final at once."""
-    from platformdirs import user_data_path
-
-    directory = base_path or user_data_path("moesubnet") / "chain" / preset
+    directory = archive_cli.chain_folder(base_path, preset)
     asyncio.run(
         _run(
             directory,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from moesubnet.chain.devchain.scale import Reader, ScaleError, compact, vec
@@ -27,6 +27,7 @@ class Header:
     digest: tuple[bytes, ...]  # encoded items
 
     def encode(self) -> bytes:
+        """SCALE, as it is hashed."""
         return b"".join(
             (
                 self.parent_hash,
@@ -40,7 +41,11 @@ class Header:
 
     @classmethod
     def decode(cls, data: bytes) -> Header:
-        r = Reader(data)
+        return cls.read(Reader(data))
+
+    @classmethod
+    def read(cls, r: Reader) -> Header:
+        """Off the front of what `r` reads."""
         parent_hash, number = r.take(32), r.compact()
         state_root, extrinsics_root = r.take(32), r.take(32)
         digest = tuple(_digest_item(r) for _ in range(r.compact()))
@@ -48,6 +53,16 @@ class Header:
 
     def hash(self) -> bytes:
         return blake2_256(self.encode())
+
+    def unsealed(self) -> Header:
+        """What the author signed."""
+        return replace(self, digest=tuple(item for item in self.digest if item[0] != _SEAL))
+
+    def seal(self) -> bytes | None:
+        """The author's signature, the last digest item; None where there is none."""
+        if not self.digest or self.digest[-1][:5] != bytes((_SEAL,)) + _AURA:
+            return None
+        return Reader(self.digest[-1], 5).vec()
 
     def slot(self) -> int | None:
         """The Aura slot that the author claimed; None for genesis."""
@@ -79,17 +94,18 @@ class Block:
     def number(self) -> int:
         return self.header.number
 
+    def encode(self) -> bytes:
+        return self.header.encode() + encode_extrinsics(self.extrinsics)
+
+    @classmethod
+    def read(cls, r: Reader) -> Block:
+        """Off the front of what `r` reads. Raises ScaleError."""
+        header = Header.read(r)
+        return cls(header.hash(), header, read_extrinsics(r))
+
     def unsealed(self) -> bytes:
         """The block as `Core_execute_block` takes it."""
-        header = self.header
-        bare = Header(
-            header.parent_hash,
-            header.number,
-            header.state_root,
-            header.extrinsics_root,
-            tuple(item for item in header.digest if item[0] != _SEAL),
-        )
-        return bare.encode() + encode_extrinsics(self.extrinsics)
+        return self.header.unsealed().encode() + encode_extrinsics(self.extrinsics)
 
 
 def encode_extrinsics(extrinsics: tuple[bytes, ...]) -> bytes:
@@ -97,7 +113,10 @@ def encode_extrinsics(extrinsics: tuple[bytes, ...]) -> bytes:
 
 
 def decode_extrinsics(data: bytes) -> tuple[bytes, ...]:
-    r = Reader(data)
+    return read_extrinsics(Reader(data))
+
+
+def read_extrinsics(r: Reader) -> tuple[bytes, ...]:
     return tuple(vec(r.vec()) for _ in range(r.compact()))
 
 

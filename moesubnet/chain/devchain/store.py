@@ -99,10 +99,23 @@ class Store:
     def _insert(self, block: Block, changes: Changes) -> None:
         row = (block.number, block.hash, block.header.encode(), encode_extrinsics(block.extrinsics))
         self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", row)
+        self._write(changes)
+
+    def _write(self, changes: Changes) -> None:
+        """Apply changes to the flat state."""
         written = [(key, value) for key, value in changes.items() if value is not None]
         self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", written)
         deleted = [(key,) for key, value in changes.items() if value is None]
         self._db.executemany("DELETE FROM state WHERE key = ?", deleted)
+
+    def rewind(self, number: int) -> None:
+        """Go back to the state after block `number`, whose undo log must reach so far."""
+        self._db.execute("BEGIN")
+        for above in range(self.head().number, number, -1):
+            self._write(self.undo(above) or {})
+            self._db.execute("DELETE FROM undo WHERE number = ?", (above,))
+            self._db.execute("DELETE FROM blocks WHERE number = ?", (above,))
+        self._db.execute("COMMIT")
 
     def head(self) -> Block:
         return self._one("ORDER BY number DESC LIMIT 1") or _unreachable()

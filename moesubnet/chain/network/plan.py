@@ -111,12 +111,13 @@ def make_network(
     return network
 
 
-def chain_spec(preset: str, identities: Sequence[Identity]) -> dict[str, Any]:
-    """A Substrate chain spec: the preset's genesis with these validators for its authorities."""
+def chain_spec(preset: str, identities: Sequence[Identity] = ()) -> dict[str, Any]:
+    """A Substrate chain spec: the preset's genesis, with these validators if there are any."""
     code = runtime_wasm()
     config = preset_config(Executor(), code, preset)
-    config["aura"] = {"authorities": [_ss58(who.aura) for who in identities]}
-    config["grandpa"] = {"authorities": [[_ss58(who.grandpa), 1] for who in identities]}
+    if identities:
+        config["aura"] = {"authorities": [_ss58(who.aura) for who in identities]}
+        config["grandpa"] = {"authorities": [[_ss58(who.grandpa), 1] for who in identities]}
     return {
         "name": f"moesubnet {preset} network",
         "id": CHAIN_ID,
