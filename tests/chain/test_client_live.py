@@ -23,7 +23,9 @@ VALIDATOR, MINER, IDLER = (keypair_from_uri(f"//{name}") for name in ("Vera", "M
 SHEET = bytes(range(32))
 HYPERPARAMS = (
     "tempo burn max_allowed_uids commit_reveal_weights_enabled weights_set_rate_limit "
-    "min_allowed_weights reveal_period_epochs kappa bonds_moving_average bonds_penalty yuma3 "
+    "min_allowed_weights reveal_period_epochs network_pow_registration_allowed difficulty "
+    "min_difficulty max_difficulty max_registrations_per_block "
+    "kappa bonds_moving_average bonds_penalty yuma3 "
     "liquid_alpha alpha_low alpha_high alpha_sigmoid_steepness max_allowed_validators "
     "activity_cutoff_factor_milli stake_threshold_rao immunity_period min_non_immune_uids "
     "immune_owner_uids_limit weights_version_key serving_rate_limit registration_allowed min_burn "

@@ -49,7 +49,7 @@ pub type TxExtension = (
 	frame_system::CheckTxVersion<Runtime>,
 	frame_system::CheckGenesis<Runtime>,
 	frame_system::CheckEra<Runtime>,
-	frame_system::CheckNonce<Runtime>,
+	pallet_subnet::CheckNonce<Runtime>,
 	frame_system::CheckWeight<Runtime>,
 	pallet_subnet::CheckFreeCalls<Runtime>,
 	pallet_transaction_payment::ChargeTransactionPayment<Runtime>,

@@ -7,6 +7,7 @@
 //! | subnet 1, all emission | tempo 30, commit and reveal | production values |
 //! | subnet 2, no emission | tempo 30, plain weights | – |
 //! | addresses of axons | any | publicly routable |
+//! | registration by work | on, instant | off |
 //!
 //! In both Alice is sudo and owns the subnets, and the six well-known accounts are rich: these are
 //! chains to try things on.
@@ -89,6 +90,7 @@ fn subnet(netuid: u16, name: &str, symbol: &str) -> GenesisSubnet<AccountId> {
 /// stake after five epochs, so that staked routers and paid miners do not count as voters.
 fn quick_hyperparams() -> HyperparamsUpdate {
 	const TEMPO_BLOCKS: u16 = 30;
+	const INSTANT_DIFFICULTY: u64 = 10_000;
 	HyperparamsUpdate {
 		tempo: Some(TEMPO_BLOCKS),
 		weights_set_rate_limit: Some(0),
@@ -96,6 +98,9 @@ fn quick_hyperparams() -> HyperparamsUpdate {
 		immunity_period: Some(4 * TEMPO_BLOCKS),
 		activity_cutoff_factor_milli: Some(5_000),
 		burn_half_life: Some(TEMPO_BLOCKS),
+		network_pow_registration_allowed: Some(true),
+		difficulty: Some(INSTANT_DIFFICULTY),
+		min_difficulty: Some(INSTANT_DIFFICULTY),
 		..Default::default()
 	}
 }

@@ -4,7 +4,7 @@ mod compat;
 
 use crate::{
 	presets, Aura, Balances, BlockNumber, Executive, Runtime, RuntimeCall, RuntimeGenesisConfig,
-	RuntimeOrigin, SubtensorModule, Timestamp, UncheckedExtrinsic,
+	RuntimeOrigin, SubtensorModule, System, Timestamp, TxExtension, UncheckedExtrinsic,
 };
 use codec::Encode;
 use polkadot_sdk::*;
@@ -46,7 +46,12 @@ fn merge(value: &mut Value, patch: Value) {
 }
 
 /// Executes block `number` of a chain whose slots are `slot_ms`, with nothing but the time in it.
-fn execute_block(number: BlockNumber, slot_ms: u64) {
+fn execute_block(number: BlockNumber, slot_ms: u64) -> sp_core::H256 {
+	open_block(number, slot_ms);
+	Executive::finalize_block().hash()
+}
+
+fn open_block(number: BlockNumber, slot_ms: u64) {
 	let slot = sp_consensus_aura::Slot::from(u64::from(number));
 	let author = DigestItem::PreRuntime(sp_consensus_aura::AURA_ENGINE_ID, slot.encode());
 	let digest = Digest { logs: vec![author] };
@@ -55,7 +60,6 @@ fn execute_block(number: BlockNumber, slot_ms: u64) {
 	let now = u64::from(number) * slot_ms;
 	let set = RuntimeCall::Timestamp(pallet_timestamp::Call::set { now });
 	assert_ok!(Executive::apply_extrinsic(UncheckedExtrinsic::new_bare(set)).unwrap());
-	Executive::finalize_block();
 }
 
 fn slot_duration_in_metadata() -> Vec<u8> {

@@ -7,10 +7,10 @@ use frame_support::{
 	traits::{fungible::Mutate, Get, Hooks},
 	BoundedVec,
 };
-use frame_system::RawOrigin;
+use frame_system::{pallet_prelude::BlockNumberFor, RawOrigin};
 use polkadot_sdk::frame_benchmarking;
 use sp_core::H256;
-use sp_runtime::traits::One;
+use sp_runtime::traits::{Hash, One};
 
 /// Far from the subnets that a preset may have.
 const NETUID: NetUid = 1_000;
@@ -109,6 +109,34 @@ mod benchmarks {
 			NETUID,
 			newcomer.clone(),
 			u64::MAX,
+		);
+
+		assert!(Uids::<T>::contains_key(NETUID, &newcomer));
+		assert_eq!(SubnetworkN::<T>::get(NETUID), n as u16);
+	}
+
+	#[benchmark]
+	fn pow_register(n: Linear<2, 256>) {
+		subnet::<T>(NETUID, true);
+		neurons::<T>(n, n.min(64));
+		MaxAllowedUids::<T>::insert(NETUID, n as u16);
+		NetworkPowRegistrationAllowed::<T>::insert(NETUID, true);
+		Difficulty::<T>::insert(NETUID, 1);
+		frame_system::Pallet::<T>::set_block_number(10_000u32.into());
+		let challenge: T::Hash = T::Hashing::hash(b"challenge");
+		frame_system::BlockHash::<T>::insert(BlockNumberFor::<T>::from(9_999u32), challenge);
+		let coldkey: T::AccountId = account("newcomer", 0, 0);
+		let newcomer = hotkey::<T>(n);
+		let seal = pow_seal(NETUID, challenge, &newcomer, &coldkey, 0);
+
+		#[extrinsic_call]
+		_(
+			RawOrigin::Signed(coldkey),
+			NETUID,
+			9_999,
+			0,
+			BoundedVec::truncate_from(seal.to_vec()),
+			newcomer.clone(),
 		);
 
 		assert!(Uids::<T>::contains_key(NETUID, &newcomer));

@@ -305,6 +305,49 @@ mod calls {
 			Self::do_register(coldkey, netuid, hotkey, limit_price)
 		}
 
+		/// Registers a hotkey by work instead of the price, where the subnet allows it. Free, and
+		/// the coldkey needs no account.
+		///
+		/// `work` is the seal, keccak256(SHA-256("subtensor-pow-register-v1" ‖ `netuid` as u16 ‖
+		/// hash of `work_block` ‖ `hotkey` ‖ coldkey ‖ `nonce` as u64)), numbers little-endian. As a
+		/// little-endian number it is at most (2²⁵⁶ − 1) / difficulty. The block is one of the last
+		/// four, and younger than the hotkey's last registration by work. Slots and pruning are as
+		/// with [`Pallet::register_limit`]; price and difficulty rise as with it.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that owns the hotkey.
+		///
+		/// ## Errors
+		/// `RegistrationNotPermittedOnRootSubnet`, `SubnetNotExists`,
+		/// `HotKeyAlreadyRegisteredInSubNet`; `SubNetRegistrationDisabled` also without work;
+		/// `InvalidWorkBlock`, `InvalidSeal`, `InvalidDifficulty`, `TooManyRegistrationsThisBlock`,
+		/// `NonAssociatedColdKey`, `TooManyOwnedHotkeys`, `NoNeuronIdAvailable`.
+		///
+		/// ## Events
+		/// `NeuronRegistered` with price 0, and `NeuronPruned` for the hotkey that lost the slot.
+		#[pallet::call_index(205)]
+		#[pallet::weight((
+			T::WeightInfo::pow_register(T::MaxUids::get()),
+			DispatchClass::Normal,
+			Pays::No
+		))]
+		pub fn pow_register(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			work_block: u64,
+			nonce: u64,
+			work: Seal,
+			hotkey: T::AccountId,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			let work = pow::Work {
+				block: work_block,
+				nonce,
+				seal: &work,
+			};
+			Self::do_pow_register(coldkey, netuid, hotkey, work)
+		}
+
 		/// Publishes hash and place of the subnet's spec. It holds from the next epoch.
 		///
 		/// ## Dispatch Origin

@@ -18,6 +18,14 @@ mod errors {
 		HotKeyAlreadyRegisteredInSubNet,
 		/// The price of the registration is above the caller's limit.
 		RegistrationPriceLimitExceeded,
+		/// The seal is for a block that is not one of the last four, or was used already.
+		InvalidWorkBlock,
+		/// The seal is not that of the nonce.
+		InvalidSeal,
+		/// The seal does not meet the difficulty.
+		InvalidDifficulty,
+		/// The block has as many registrations by work as it may.
+		TooManyRegistrationsThisBlock,
 		/// The balance is too low.
 		NotEnoughBalanceToStake,
 		/// The hotkey belongs to another coldkey.

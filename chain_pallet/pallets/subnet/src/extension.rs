@@ -1,11 +1,12 @@
 //! The guard of the free calls.
 
 use crate::*;
+use alloc::vec;
 use codec::{Decode, DecodeWithMemTracking, Encode};
 use core::{fmt, marker::PhantomData};
 use frame_support::{
 	dispatch::DispatchInfo,
-	traits::{IsSubType, OriginTrait},
+	traits::{Get, IsSubType, OriginTrait},
 	weights::Weight,
 };
 use scale_info::TypeInfo;
@@ -63,6 +64,7 @@ where
 			Some(Call::reveal_weights { uids, .. }) => {
 				T::WeightInfo::reveal_weights(uids.len() as u32)
 			}
+			Some(Call::pow_register { .. }) => T::WeightInfo::pow_register(T::MaxUids::get()),
 			Some(Call::set_mechanism_weights { dests, .. } | Call::set_weights { dests, .. }) => {
 				T::WeightInfo::set_mechanism_weights(dests.len() as u32)
 			}
@@ -80,18 +82,24 @@ where
 		_implication: &impl Implication,
 		_source: TransactionSource,
 	) -> ValidateResult<(), T::RuntimeCall> {
-		if let (Some(hotkey), Some(call)) = (origin.as_system_origin_signer(), call.is_sub_type()) {
-			Pallet::<T>::check_free_call(hotkey, call)
+		let mut valid = ValidTransaction::default();
+		if let (Some(signer), Some(call)) = (origin.as_system_origin_signer(), call.is_sub_type()) {
+			Pallet::<T>::check_free_call(signer, call)
 				.map_err(|error| InvalidTransaction::Custom(pool_code(error)))?;
+			if let Call::pow_register { netuid, hotkey, .. } = call {
+				// One seal has no use twice, whatever nonces its transactions have.
+				valid.provides = vec![("pow_register", netuid, hotkey, signer).encode()];
+				valid.longevity = pow::MAX_WORK_AGE_BLOCKS;
+			}
 		}
-		Ok((ValidTransaction::default(), (), origin))
+		Ok((valid, (), origin))
 	}
 
 	impl_tx_ext_default!(T::RuntimeCall; prepare);
 }
 
 impl<T: Config> Pallet<T> {
-	fn check_free_call(hotkey: &T::AccountId, call: &Call<T>) -> Result<(), Error<T>> {
+	fn check_free_call(signer: &T::AccountId, call: &Call<T>) -> Result<(), Error<T>> {
 		match call {
 			Call::serve_axon {
 				netuid,
@@ -113,7 +121,7 @@ impl<T: Config> Pallet<T> {
 					placeholder1: *placeholder1,
 					placeholder2: *placeholder2,
 				};
-				Self::check_axon(hotkey, *netuid, &axon)
+				Self::check_axon(signer, *netuid, &axon)
 			}
 			Call::set_mechanism_weights {
 				netuid,
@@ -121,25 +129,39 @@ impl<T: Config> Pallet<T> {
 				dests,
 				weights,
 				version_key,
-			} => Self::check_set_weights(hotkey, *netuid, *mecid, dests, weights, *version_key)
+			} => Self::check_set_weights(signer, *netuid, *mecid, dests, weights, *version_key)
 				.map(drop),
 			Call::set_weights {
 				netuid,
 				dests,
 				weights,
 				version_key,
-			} => Self::check_set_weights(hotkey, *netuid, 0, dests, weights, *version_key).map(drop),
+			} => Self::check_set_weights(signer, *netuid, 0, dests, weights, *version_key).map(drop),
 			Call::commit_weights {
 				netuid,
 				commit_hash,
-			} => Self::check_commit(hotkey, *netuid, *commit_hash).map(drop),
+			} => Self::check_commit(signer, *netuid, *commit_hash).map(drop),
 			Call::reveal_weights {
 				netuid,
 				uids,
 				values,
 				salt,
 				version_key,
-			} => Self::check_reveal(hotkey, *netuid, uids, values, salt, *version_key).map(drop),
+			} => Self::check_reveal(signer, *netuid, uids, values, salt, *version_key).map(drop),
+			Call::pow_register {
+				netuid,
+				work_block,
+				nonce,
+				work,
+				hotkey,
+			} => {
+				let work = pow::Work {
+					block: *work_block,
+					nonce: *nonce,
+					seal: work,
+				};
+				Self::check_pow_register(signer, *netuid, hotkey, work)
+			}
 			_ => Ok(()),
 		}
 	}
@@ -150,7 +172,9 @@ fn pool_code<T>(error: Error<T>) -> u8 {
 	match error {
 		Error::NotEnoughStakeToSetWeights => 1,
 		Error::SubnetNotExists => 3,
-		Error::SettingWeightsTooFast | Error::CommittingWeightsTooFast => 6,
+		Error::SettingWeightsTooFast
+		| Error::CommittingWeightsTooFast
+		| Error::TooManyRegistrationsThisBlock => 6,
 		Error::HotKeyNotRegisteredInNetwork => 10,
 		Error::InvalidIpType | Error::InvalidIpAddress => 11,
 		Error::ServingRateLimitExceeded => 12,
@@ -159,6 +183,7 @@ fn pool_code<T>(error: Error<T>) -> u8 {
 		Error::RevealTooEarly => 17,
 		Error::WeightVecNotEqualSize => 18,
 		Error::HotKeyNotRegisteredInSubNet => 19,
+		Error::NonAssociatedColdKey => 25,
 		_ => 255,
 	}
 }

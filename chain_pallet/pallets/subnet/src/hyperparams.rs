@@ -1,6 +1,6 @@
 //! Hyperparameters of a subnet: defaults, bounds, and the one way to change them.
 //!
-//! Nine scalars that clients read one by one live in storage maps of their own; two of those are
+//! Scalars that clients read one by one live in storage maps of their own; two of those are
 //! constant here. Everything else is one struct. [`check`] sees both, so combinations are checked.
 
 use crate::*;
@@ -91,6 +91,16 @@ hyperparams! {
 		min_allowed_weights: u16 = 1,
 		/// Epochs from commit to reveal, 1 to 100.
 		reveal_period_epochs: u64 = 1,
+		/// Whether work may take the registration price's place.
+		network_pow_registration_allowed: bool = false,
+		/// Seals to try, on average, for a registration by work now.
+		difficulty: u64 = pow::DEFAULT_DIFFICULTY,
+		/// The difficulty falls no lower, at least 1.
+		min_difficulty: u64 = pow::DEFAULT_DIFFICULTY,
+		/// The difficulty rises no higher, at least `min_difficulty`.
+		max_difficulty: u64 = u64::MAX,
+		/// Most registrations by work in one block, at least 1.
+		max_registrations_per_block: u16 = 1,
 	}
 	together {
 		/// Stake majority of the consensus median, of 65,535.
@@ -169,6 +179,19 @@ pub fn check(
 			(1..=100).contains(&s.reveal_period_epochs),
 			Hyperparam::reveal_period_epochs,
 		),
+		(s.min_difficulty >= 1, Hyperparam::min_difficulty),
+		(
+			s.max_difficulty >= s.min_difficulty,
+			Hyperparam::max_difficulty,
+		),
+		(
+			(s.min_difficulty..=s.max_difficulty).contains(&s.difficulty),
+			Hyperparam::difficulty,
+		),
+		(
+			s.max_registrations_per_block >= 1,
+			Hyperparam::max_registrations_per_block,
+		),
 		(
 			h.bonds_moving_average <= 1_000_000,
 			Hyperparam::bonds_moving_average,
@@ -237,6 +260,11 @@ impl<T: Config> Pallet<T> {
 			weights_set_rate_limit: WeightsSetRateLimit::<T>::get(netuid),
 			min_allowed_weights: MinAllowedWeights::<T>::get(netuid),
 			reveal_period_epochs: RevealPeriodEpochs::<T>::get(netuid),
+			network_pow_registration_allowed: NetworkPowRegistrationAllowed::<T>::get(netuid),
+			difficulty: Difficulty::<T>::get(netuid),
+			min_difficulty: MinDifficulty::<T>::get(netuid),
+			max_difficulty: MaxDifficulty::<T>::get(netuid),
+			max_registrations_per_block: MaxRegistrationsPerBlock::<T>::get(netuid),
 		};
 		(scalars, SubnetHyperparams::<T>::get(netuid))
 	}
@@ -256,6 +284,12 @@ impl<T: Config> Pallet<T> {
 				.min(hyperparams.max_burn)
 				.max(hyperparams.min_burn);
 		}
+		if update.difficulty.is_none() {
+			scalars.difficulty = scalars
+				.difficulty
+				.min(scalars.max_difficulty)
+				.max(scalars.min_difficulty);
+		}
 		check(
 			&scalars,
 			&hyperparams,
@@ -269,6 +303,14 @@ impl<T: Config> Pallet<T> {
 		WeightsSetRateLimit::<T>::insert(netuid, scalars.weights_set_rate_limit);
 		MinAllowedWeights::<T>::insert(netuid, scalars.min_allowed_weights);
 		RevealPeriodEpochs::<T>::insert(netuid, scalars.reveal_period_epochs);
+		NetworkPowRegistrationAllowed::<T>::insert(
+			netuid,
+			scalars.network_pow_registration_allowed,
+		);
+		Difficulty::<T>::insert(netuid, scalars.difficulty);
+		MinDifficulty::<T>::insert(netuid, scalars.min_difficulty);
+		MaxDifficulty::<T>::insert(netuid, scalars.max_difficulty);
+		MaxRegistrationsPerBlock::<T>::insert(netuid, scalars.max_registrations_per_block);
 		SubnetHyperparams::<T>::insert(netuid, hyperparams);
 		Ok(())
 	}

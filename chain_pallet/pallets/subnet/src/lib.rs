@@ -14,7 +14,7 @@
 //! *epoch* turns stake-weighted votes into payments by Yuma consensus (crate [`yuma`]).
 //!
 //! * The coldkey signs and pays `register_limit`, `burned_register`, `add_stake`, `remove_stake`,
-//!   `decrease_take`, `increase_take`.
+//!   `decrease_take`, `increase_take`; and it signs `pow_register`, which is free.
 //! * The hotkey signs `serve_axon`, `set_mechanism_weights`, `commit_weights` and
 //!   `reveal_weights`. These are free; [`CheckFreeCalls`] keeps those that would fail out of blocks.
 //!
@@ -47,6 +47,7 @@
 //! | `hyperparams` | defaults and bounds |
 //! | `genesis` | subnets at genesis |
 //! | `registration` | price, slots, pruning |
+//! | `pow` | registration by work |
 //! | `consensus_weights` | votes: plain, and by commit and reveal |
 //! | `serving` | axons |
 //! | `staking` | who holds what on whom |
@@ -56,6 +57,7 @@
 //! | `epoch` | scheduler; load, [`yuma::epoch`], store |
 //! | `compat` | what only the official client needs |
 //! | `extension` | guard of the free calls |
+//! | `nonce` | the nonce check, open to registration by work |
 //! | `queries` | read-only views for runtime APIs |
 //! | `try_state` | the invariants |
 //!
@@ -91,7 +93,9 @@ mod genesis;
 mod hyperparams;
 #[cfg(test)]
 mod mock;
+mod nonce;
 mod owner;
+mod pow;
 mod queries;
 mod registration;
 mod serving;
@@ -109,7 +113,9 @@ pub use emission::block_emission_rao;
 pub use extension::CheckFreeCalls;
 pub use genesis::{GenesisLimits, GenesisSubnet};
 pub use hyperparams::{Hyperparam, Hyperparams, HyperparamsUpdate, Scalars};
+pub use nonce::CheckNonce;
 pub use pallet::*;
+pub use pow::seal as pow_seal;
 pub use types::*;
 pub use weights::WeightInfo;
 
@@ -121,10 +127,16 @@ use frame_support::pallet_macros::import_section;
 #[import_section(compat::compat_storage)]
 #[import_section(errors::errors)]
 #[import_section(events::events)]
+#[import_section(pow::pow_storage)]
 #[import_section(storage::storage)]
 #[frame_support::pallet]
 // What the macros generate has no docs, expects, and takes the arguments that clients know.
-#[allow(missing_docs, clippy::expect_used, clippy::too_many_arguments)]
+#[allow(
+	missing_docs,
+	clippy::expect_used,
+	clippy::large_enum_variant,
+	clippy::too_many_arguments
+)]
 pub mod pallet {
 	use super::*;
 	use alloc::vec::Vec;
@@ -214,6 +226,10 @@ pub mod pallet {
 			Self::collect_emission(&netuids);
 			T::WeightInfo::on_initialize(netuids.len() as u32)
 				.saturating_add(Self::run_due_epochs(&netuids, now))
+		}
+
+		fn on_finalize(_: BlockNumberFor<T>) {
+			RegistrationsThisBlock::<T>::drain().for_each(drop);
 		}
 
 		fn integrity_test() {

@@ -15,8 +15,11 @@ impl Hyperparam {
 		!matches!(
 			self,
 			Self::burn
+				| Self::difficulty
 				| Self::kappa
 				| Self::max_allowed_validators
+				| Self::max_registrations_per_block
+				| Self::min_difficulty
 				| Self::min_non_immune_uids
 				| Self::owner_cut
 				| Self::registration_allowed

@@ -21,20 +21,7 @@ impl<T: Config> Pallet<T> {
 		hotkey: T::AccountId,
 		limit_price_rao: u64,
 	) -> DispatchResult {
-		ensure!(
-			netuid != 0,
-			Error::<T>::RegistrationNotPermittedOnRootSubnet
-		);
-		ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
-		let hyperparams = SubnetHyperparams::<T>::get(netuid);
-		ensure!(
-			hyperparams.registration_allowed,
-			Error::<T>::SubNetRegistrationDisabled
-		);
-		ensure!(
-			!Uids::<T>::contains_key(netuid, &hotkey),
-			Error::<T>::HotKeyAlreadyRegisteredInSubNet
-		);
+		Self::check_registration(netuid, &hotkey)?;
 		let price_rao = Burn::<T>::get(netuid);
 		ensure!(
 			price_rao <= limit_price_rao,
@@ -47,18 +34,10 @@ impl<T: Config> Pallet<T> {
 		);
 		Self::associate(&coldkey, &hotkey)?;
 
-		let n = SubnetworkN::<T>::get(netuid);
-		let uid = if n < MaxAllowedUids::<T>::get(netuid) {
-			SubnetworkN::<T>::insert(netuid, n.saturating_add(1));
-			n
-		} else {
-			let uid = Self::uid_to_prune(netuid).ok_or(Error::<T>::NoNeuronIdAvailable)?;
-			Self::vacate(netuid, uid);
-			uid
-		};
+		let uid = Self::take_slot(netuid)?;
 		T::Currency::burn_from(&coldkey, price_rao, keep, Precision::Exact, polite)?;
 		Self::occupy(netuid, uid, &hotkey);
-		Burn::<T>::insert(netuid, raised_price(price_rao, &hyperparams));
+		Self::raise_prices(netuid);
 		Self::deposit_event(Event::NeuronRegistered {
 			netuid,
 			uid,
@@ -68,21 +47,69 @@ impl<T: Config> Pallet<T> {
 		Ok(())
 	}
 
+	/// Whether the subnet takes the hotkey at all.
+	pub(crate) fn check_registration(
+		netuid: NetUid,
+		hotkey: &T::AccountId,
+	) -> Result<(), Error<T>> {
+		ensure!(
+			netuid != 0,
+			Error::<T>::RegistrationNotPermittedOnRootSubnet
+		);
+		ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+		ensure!(
+			SubnetHyperparams::<T>::get(netuid).registration_allowed,
+			Error::<T>::SubNetRegistrationDisabled
+		);
+		ensure!(
+			!Uids::<T>::contains_key(netuid, hotkey),
+			Error::<T>::HotKeyAlreadyRegisteredInSubNet
+		);
+		Ok(())
+	}
+
+	/// Whether `hotkey` is `coldkey`'s, or nobody's and `coldkey` may have one more. Tells which.
+	pub(crate) fn check_association(
+		coldkey: &T::AccountId,
+		hotkey: &T::AccountId,
+	) -> Result<bool, Error<T>> {
+		match Owner::<T>::get(hotkey) {
+			Some(owner) if owner == *coldkey => Ok(true),
+			Some(_) => Err(Error::<T>::NonAssociatedColdKey),
+			None => {
+				let owned = OwnedHotkeys::<T>::decode_len(coldkey).unwrap_or(0);
+				ensure!(
+					owned < T::MaxOwnedHotkeys::get() as usize,
+					Error::<T>::TooManyOwnedHotkeys
+				);
+				Ok(false)
+			}
+		}
+	}
+
 	/// Makes `coldkey` the owner of `hotkey`, unless it has one.
 	pub(crate) fn associate(
 		coldkey: &T::AccountId,
 		hotkey: &T::AccountId,
 	) -> Result<(), DispatchError> {
-		match Owner::<T>::get(hotkey) {
-			Some(owner) if owner == *coldkey => Ok(()),
-			Some(_) => Err(Error::<T>::NonAssociatedColdKey.into()),
-			None => {
-				OwnedHotkeys::<T>::try_append(coldkey, hotkey)
-					.map_err(|()| Error::<T>::TooManyOwnedHotkeys)?;
-				Owner::<T>::insert(hotkey, coldkey);
-				Ok(())
-			}
+		if !Self::check_association(coldkey, hotkey)? {
+			OwnedHotkeys::<T>::try_append(coldkey, hotkey)
+				.map_err(|()| Error::<T>::TooManyOwnedHotkeys)?;
+			Owner::<T>::insert(hotkey, coldkey);
 		}
+		Ok(())
+	}
+
+	/// An empty slot: the next one, or that of the neuron which is pruned for it.
+	pub(crate) fn take_slot(netuid: NetUid) -> Result<Uid, Error<T>> {
+		let n = SubnetworkN::<T>::get(netuid);
+		if n < MaxAllowedUids::<T>::get(netuid) {
+			SubnetworkN::<T>::insert(netuid, n.saturating_add(1));
+			return Ok(n);
+		}
+		let uid = Self::uid_to_prune(netuid).ok_or(Error::<T>::NoNeuronIdAvailable)?;
+		Self::vacate(netuid, uid);
+		Ok(uid)
 	}
 
 	/// Seats a hotkey in an empty slot, with the columns of one that never did anything.
@@ -184,17 +211,20 @@ impl<T: Config> Pallet<T> {
 			.collect()
 	}
 
-	/// Lets the registration prices fall by one block.
+	/// Lets the registration prices, and the difficulties, fall by one block.
 	pub(crate) fn decay_prices(netuids: &[NetUid], now: u64) {
 		if now <= 1 {
 			return;
 		}
 		for netuid in netuids {
+			let hyperparams = SubnetHyperparams::<T>::get(netuid);
+			let factor_q32 = decay_factor_q32(hyperparams.burn_half_life);
 			let price_rao = Burn::<T>::get(netuid);
-			let decayed = decayed_price(price_rao, &SubnetHyperparams::<T>::get(netuid));
+			let decayed = decayed_price(price_rao, factor_q32, &hyperparams);
 			if decayed != price_rao {
 				Burn::<T>::insert(netuid, decayed);
 			}
+			Self::decay_difficulty(*netuid, factor_q32);
 		}
 	}
 }
@@ -214,19 +244,26 @@ fn put<V: Clone + Default, Max: Get<u32>>(
 	}
 }
 
+/// `value` after one more registration, rounded up.
+pub(crate) fn raised(value: u64, increase_ppm: u32) -> u64 {
+	let raised = u128::from(value)
+		.saturating_mul(increase_ppm.into())
+		.div_ceil(1_000_000);
+	u64::try_from(raised).unwrap_or(u64::MAX)
+}
+
 /// The price after one more registration, in rao.
-fn raised_price(price_rao: u64, hyperparams: &Hyperparams) -> u64 {
-	let raised = u128::from(price_rao)
-		.saturating_mul(hyperparams.burn_increase_ppm.into())
-		.div_euclid(1_000_000);
-	let raised = u64::try_from(raised).unwrap_or(u64::MAX);
-	raised.max(hyperparams.min_burn).min(hyperparams.max_burn)
+pub(crate) fn raised_price(price_rao: u64, hyperparams: &Hyperparams) -> u64 {
+	raised(price_rao, hyperparams.burn_increase_ppm)
+		.max(hyperparams.min_burn)
+		.min(hyperparams.max_burn)
 }
 
 /// The price one block later, in rao.
-fn decayed_price(price_rao: u64, hyperparams: &Hyperparams) -> u64 {
-	let decayed = mul_q32(price_rao, decay_factor_q32(hyperparams.burn_half_life));
-	decayed.max(hyperparams.min_burn).min(hyperparams.max_burn)
+fn decayed_price(price_rao: u64, factor_q32: u64, hyperparams: &Hyperparams) -> u64 {
+	mul_q32(price_rao, factor_q32)
+		.max(hyperparams.min_burn)
+		.min(hyperparams.max_burn)
 }
 
 /// The largest factor, in 32 fractional bits, whose power `half_life` is at most one half.
@@ -258,7 +295,7 @@ fn pow_q32(mut base: u64, mut exponent: u16) -> u64 {
 }
 
 /// `floor(a * b / 2^32)`, saturating.
-fn mul_q32(a: u64, b: u64) -> u64 {
+pub(crate) fn mul_q32(a: u64, b: u64) -> u64 {
 	u64::try_from(u128::from(a).saturating_mul(b.into()) >> 32).unwrap_or(u64::MAX)
 }
 
@@ -281,7 +318,9 @@ mod price_tests {
 			burn_half_life: 30,
 			..Default::default()
 		};
-		let after = |blocks| (0..blocks).fold(1_000_000_000, |p, _| decayed_price(p, &hyperparams));
+		let factor = decay_factor_q32(hyperparams.burn_half_life);
+		let after =
+			|blocks| (0..blocks).fold(1_000_000_000, |p, _| decayed_price(p, factor, &hyperparams));
 		assert!((499_999_900..=500_000_000).contains(&after(30)));
 		assert_eq!(after(3_000), hyperparams.min_burn);
 	}

@@ -18,6 +18,8 @@ pub type Label = BoundedVec<u8, ConstU32<64>>;
 pub type Url = BoundedVec<u8, ConstU32<256>>;
 /// Salt of a weights commit: 16 words of sheet hash, then randomness.
 pub type Salt = BoundedVec<u16, ConstU32<64>>;
+/// Proof of the work for a registration, 32 bytes; a vector, for clients send one.
+pub type Seal = BoundedVec<u8, ConstU32<32>>;
 /// Commits of one hotkey that wait for their reveal, oldest first.
 pub type CommitQueue = BoundedVec<Commit, ConstU32<MAX_COMMITS>>;
 

@@ -18,6 +18,8 @@ use polkadot_sdk::frame_support::{
 pub trait WeightInfo {
 	/// `burned_register` and `register_limit` in a full subnet of `n` slots.
 	fn register(n: u32) -> Weight;
+	/// `pow_register` in a full subnet of `n` slots.
+	fn pow_register(n: u32) -> Weight;
 	/// `add_stake`.
 	fn add_stake() -> Weight;
 	/// `remove_stake`.
@@ -77,7 +79,8 @@ impl Cost {
 	}
 }
 
-const REGISTER: Cost = Cost::new([80_000, 8_000, 0], [20, 2, 0], [24, 1, 0]);
+const REGISTER: Cost = Cost::new([80_000, 8_000, 0], [23, 2, 0], [25, 1, 0]);
+const POW_REGISTER: Cost = Cost::new([100_000, 8_000, 0], [26, 2, 0], [24, 1, 0]);
 const ADD_STAKE: Cost = Cost::new([60_000, 0, 0], [8, 0, 0], [7, 0, 0]);
 const REMOVE_STAKE: Cost = Cost::new([60_000, 0, 0], [7, 0, 0], [7, 0, 0]);
 const SERVE_AXON: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [1, 0, 0]);
@@ -88,7 +91,7 @@ const SET_SUBNET_SPEC: Cost = Cost::new([30_000, 0, 0], [7, 0, 0], [1, 0, 0]);
 const SET_EMISSION_SHARES: Cost = Cost::new([20_000, 2_000, 0], [0, 1, 0], [1, 0, 0]);
 // By the owner, who changes all 21 that it may, each with its rate limit.
 const SET_HYPERPARAMS: Cost = Cost::new([80_000, 0, 0], [40, 0, 0], [31, 0, 0]);
-const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [6, 9, 0], [3, 4, 0]);
+const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [7, 12, 0], [3, 5, 0]);
 const EPOCH: Cost = Cost::new([150_000, 10_000, 1_500], [24, 5, 2], [14, 2, 0]);
 const CREDIT: Cost = Cost::new([20_000, 0, 0], [5, 0, 0], [5, 0, 0]);
 const CHANGE_TAKE: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [2, 0, 0]);
@@ -99,6 +102,10 @@ pub struct SubstrateWeight<Db>(PhantomData<Db>);
 impl<Db: Get<RuntimeDbWeight>> WeightInfo for SubstrateWeight<Db> {
 	fn register(n: u32) -> Weight {
 		REGISTER.of::<Db>(n, 0)
+	}
+
+	fn pow_register(n: u32) -> Weight {
+		POW_REGISTER.of::<Db>(n, 0)
 	}
 
 	fn add_stake() -> Weight {
@@ -162,6 +169,10 @@ impl<Db: Get<RuntimeDbWeight>> WeightInfo for SubstrateWeight<Db> {
 impl WeightInfo for () {
 	fn register(n: u32) -> Weight {
 		REGISTER.of::<RocksDbWeight>(n, 0)
+	}
+
+	fn pow_register(n: u32) -> Weight {
+		POW_REGISTER.of::<RocksDbWeight>(n, 0)
 	}
 
 	fn add_stake() -> Weight {

@@ -65,7 +65,9 @@ fn every_storage_item_that_the_client_reads_has_its_name() {
 			MaxWeightsLimit MinAllowedWeights NetworkRegisteredAt NetworksAdded OwnedHotkeys Owner
 			PendingEpochAt RevealPeriodEpochs SubnetEmaTaoFlow SubnetEpochConsensus SubnetEpochIndex
 			SubnetIdentitiesV3 SubnetOwner SubnetOwnerHotkey SubnetTaoInEmission SubnetworkN Tempo
-			TokenSymbol Uids ValidatorPermit Weights WeightsSetRateLimit";
+			TokenSymbol Uids ValidatorPermit Weights WeightsSetRateLimit
+			Difficulty LastPowRegistrationBlock MaxDifficulty MaxRegistrationsPerBlock MinDifficulty
+			NetworkPowRegistrationAllowed RegistrationsThisBlock";
 		assert!(missing(subnet, items("SubtensorModule")).is_empty());
 		assert!(missing("CommitmentOf RevealedCommitments", items("Commitments")).is_empty());
 		assert!(missing("NextKey", items("MevShield")).is_empty());
@@ -111,6 +113,7 @@ fn every_call_that_the_client_sends_has_its_arguments() {
 				"set_mechanism_weights",
 				"netuid mecid dests weights version_key",
 			),
+			(205, "pow_register", "netuid work_block nonce work hotkey"),
 			(134, "register_limit", "netuid hotkey limit_price"),
 		] {
 			let call = calls
@@ -340,6 +343,110 @@ fn a_wrapper_pays_for_the_free_call_in_it() {
 				Err(error) => error.post_info,
 			};
 			assert_eq!(after.pays_fee(&before), Pays::Yes, "{call:?}");
+		}
+	});
+}
+
+#[test]
+fn the_nonce_check_is_frames_in_the_metadata() {
+	on("development", || {
+		let metadata = metadata();
+		let mut extensions = metadata.extrinsic.signed_extensions.iter();
+		let nonce = extensions
+			.find(|found| found.identifier == "CheckNonce")
+			.unwrap();
+		let ty = metadata.types.resolve(nonce.ty.id).unwrap();
+		assert_eq!(
+			ty.path.to_string(),
+			"frame_system::extensions::check_nonce::CheckNonce"
+		);
+		let ours = pallet_subnet::CheckNonce::<Runtime>::from(70_000);
+		let frames = frame_system::CheckNonce::<Runtime>::from(70_000);
+		assert_eq!(ours.encode(), frames.encode());
+	});
+}
+
+/// Found by bittensor 11.3.0 for subnet 1, block hash 0x07…07, Bob's hotkey and Alice's coldkey:
+/// the first nonce of difficulty 1,000.
+#[test]
+fn the_seal_is_the_clients() {
+	let (block_hash, bob, alice) = ([7; 32], Bob.to_account_id(), Alice.to_account_id());
+	let seal = pallet_subnet::pow_seal(1, block_hash, &bob, &alice, 539);
+	assert_eq!(
+		sp_core::hexdisplay::HexDisplay::from(&seal).to_string(),
+		"532f51ea103d378ac52eb223d99b1d9db394c7b3e103e3917f3b86373cbb1b00"
+	);
+}
+
+/// A signed transaction with the extensions of the runtime.
+fn transaction(
+	signer: sp_keyring::Sr25519Keyring,
+	nonce: u32,
+	call: RuntimeCall,
+) -> UncheckedExtrinsic {
+	let extensions: TxExtension = (
+		frame_system::CheckNonZeroSender::new(),
+		frame_system::CheckSpecVersion::new(),
+		frame_system::CheckTxVersion::new(),
+		frame_system::CheckGenesis::new(),
+		frame_system::CheckEra::from(sp_runtime::generic::Era::Immortal),
+		pallet_subnet::CheckNonce::from(nonce),
+		frame_system::CheckWeight::new(),
+		pallet_subnet::CheckFreeCalls::new(),
+		pallet_transaction_payment::ChargeTransactionPayment::from(0),
+		frame_metadata_hash_extension::CheckMetadataHash::new(false),
+		frame_system::WeightReclaim::new(),
+	);
+	let payload = sp_runtime::generic::SignedPayload::new(call, extensions).unwrap();
+	let signature = payload.using_encoded(|bytes| signer.sign(bytes));
+	let (call, extensions, _) = payload.deconstruct();
+	UncheckedExtrinsic::new_signed(
+		call,
+		signer.to_account_id().into(),
+		signature.into(),
+		extensions,
+	)
+}
+
+#[test]
+fn a_wallet_that_the_chain_never_saw_registers_with_a_real_transaction() {
+	use sp_keyring::Sr25519Keyring::{AliceStash, BobStash};
+	on("development", || {
+		execute_block(1, 1_000);
+		let head = execute_block(2, 1_000);
+		open_block(3, 1_000);
+		frame_system::BlockHash::<Runtime>::insert(2, head);
+		let (coldkey, hotkey) = (AliceStash.to_account_id(), BobStash.to_account_id());
+		assert_eq!(System::account(&coldkey), Default::default());
+		let difficulty = pallet_subnet::Difficulty::<Runtime>::get(NETUID);
+		let limit = sp_core::U256::MAX / difficulty;
+		let sealed = |nonce| {
+			(
+				nonce,
+				pallet_subnet::pow_seal(NETUID, head, &hotkey, &coldkey, nonce),
+			)
+		};
+		let mut tried = (0..).map(sealed);
+		let (nonce, seal) = tried
+			.find(|(_, seal)| sp_core::U256::from_little_endian(seal) <= limit)
+			.unwrap();
+		let call = RuntimeCall::SubtensorModule(pallet_subnet::Call::pow_register {
+			netuid: NETUID,
+			work_block: 2,
+			nonce,
+			work: seal.to_vec().try_into().unwrap(),
+			hotkey: hotkey.clone(),
+		});
+		assert_ok!(Executive::apply_extrinsic(transaction(AliceStash, 0, call.clone())).unwrap());
+		assert!(pallet_subnet::Uids::<Runtime>::contains_key(
+			NETUID, &hotkey
+		));
+		assert_eq!(System::account_nonce(&coldkey), 1);
+		assert_eq!(Balances::free_balance(&coldkey), 0);
+		for nonce in [0, 1] {
+			assert!(
+				Executive::apply_extrinsic(transaction(AliceStash, nonce, call.clone())).is_err()
+			);
 		}
 	});
 }

@@ -66,6 +66,17 @@ pub fn hyperparams<T: Config<AccountId = AccountId32>>(
 		// In millionths.
 		("burn_increase_mult", U64(h.burn_increase_ppm.into())),
 		("registration_allowed", Bool(h.registration_allowed)),
+		(
+			"network_pow_registration_allowed",
+			Bool(s.network_pow_registration_allowed),
+		),
+		("difficulty", U64(s.difficulty)),
+		("min_difficulty", U64(s.min_difficulty)),
+		("max_difficulty", U64(s.max_difficulty)),
+		(
+			"max_regs_per_block",
+			U64(s.max_registrations_per_block.into()),
+		),
 		("serving_rate_limit", U64(h.serving_rate_limit)),
 		("kappa", U64(h.kappa.into())),
 		("bonds_moving_avg", U64(h.bonds_moving_average)),
@@ -91,9 +102,7 @@ pub fn hyperparams<T: Config<AccountId = AccountId32>>(
 		("bonds_reset_enabled", Bool(false)),
 		("collateral_drain_ratio", U64(0)),
 		("collateral_lock_share", U64(0)),
-		("max_difficulty", U64(0)),
 		("min_childkey_take", U64(0)),
-		("network_pow_registration_allowed", Bool(false)),
 		("owner_cut_auto_lock_enabled", Bool(false)),
 		("rho", U64(0)),
 	];

@@ -8,6 +8,7 @@ mod epoch_vectors;
 mod extension;
 mod hyperparams;
 mod owner;
+mod pow;
 mod registration;
 mod scheduling;
 mod serving;
