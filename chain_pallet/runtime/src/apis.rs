@@ -247,6 +247,16 @@ impl_runtime_apis! {
 			StakeInfo::all::<Runtime>(&coldkey_account)
 		}
 
+		fn get_stake_info_for_coldkeys(
+			coldkey_accounts: Vec<AccountId>,
+		) -> Vec<(AccountId, Vec<StakeInfo>)> {
+			let with_stake = |coldkey| {
+				let stake = StakeInfo::all::<Runtime>(&coldkey);
+				(coldkey, stake)
+			};
+			coldkey_accounts.into_iter().map(with_stake).collect()
+		}
+
 		fn get_stake_info_for_hotkey_coldkey_netuid(
 			hotkey_account: AccountId,
 			coldkey_account: AccountId,

@@ -10,20 +10,29 @@ use sp_runtime::DispatchResult;
 /// Rao for 10⁹ units of a subnet's token: there is one token.
 pub const PRICE_RAO: u64 = 1_000_000_000;
 
-/// Storage that clients query and nothing writes. Becomes part of the pallet's module.
+/// Storage that clients query and nothing here reads. Becomes part of the pallet's module.
 #[pallet_section]
 mod compat_storage {
 	/// Share of a registration's price that is locked instead of burned: 0.
 	#[pallet::storage]
 	pub type CollateralLockShare<T> = StorageMap<_, Identity, NetUid, u16, ValueQuery>;
 
-	/// What flows into a subnet's pool: there are no pools.
+	/// What a subnet got in the last block, in rao: upstream's pools take in what is emitted, and
+	/// clients show it as the subnet's emission.
 	#[pallet::storage]
 	pub type SubnetTaoInEmission<T> = StorageMap<_, Identity, NetUid, u64, ValueQuery>;
 
-	/// Averages of those flows: none.
+	/// Averages of flows into pools: there are none.
 	#[pallet::storage]
 	pub type SubnetEmaTaoFlow<T> = StorageMap<_, Identity, NetUid, (u64, i128)>;
+
+	/// The least take of a hotkey's owner: 0.
+	#[pallet::storage]
+	pub type MinDelegateTake<T> = StorageValue<_, u16, ValueQuery>;
+
+	/// The largest take of a hotkey's owner. A constant.
+	#[pallet::storage]
+	pub type MaxDelegateTake<T> = StorageValue<_, u16, ValueQuery, ConstU16<MAX_TAKE>>;
 
 	/// Locked stake: none.
 	#[pallet::storage]
@@ -43,6 +52,17 @@ mod compat_storage {
 }
 
 impl<T: Config> Pallet<T> {
+	/// Writes what each subnet gets in this block where it differs from the last.
+	pub(crate) fn show_emission(netuids: &[NetUid], parts: &[(NetUid, u64)]) {
+		for netuid in netuids {
+			let part = parts.iter().find(|(of, _)| of == netuid);
+			let rao = part.map_or(0, |(_, rao)| *rao);
+			if rao != SubnetTaoInEmission::<T>::get(netuid) {
+				SubnetTaoInEmission::<T>::insert(netuid, rao);
+			}
+		}
+	}
+
 	pub(crate) fn do_add_stake_limit(
 		coldkey: T::AccountId,
 		hotkey: T::AccountId,

@@ -61,7 +61,9 @@ impl<T: Config> Pallet<T> {
 					.saturating_add(PendingOwnerCut::<T>::get(netuid))
 			});
 		let free_rao = T::Currency::total_balance(&account).saturating_sub(owed_rao);
-		for (netuid, amount_rao) in Self::split(netuids, free_rao) {
+		let parts = Self::split(netuids, free_rao);
+		Self::show_emission(netuids, &parts);
+		for (netuid, amount_rao) in parts {
 			let cut_rao = mul_div(
 				amount_rao,
 				SubnetHyperparams::<T>::get(netuid).owner_cut.into(),

@@ -91,7 +91,7 @@ const SET_SUBNET_SPEC: Cost = Cost::new([30_000, 0, 0], [7, 0, 0], [1, 0, 0]);
 const SET_EMISSION_SHARES: Cost = Cost::new([20_000, 2_000, 0], [0, 1, 0], [1, 0, 0]);
 // By the owner, who changes all 21 that it may, each with its rate limit.
 const SET_HYPERPARAMS: Cost = Cost::new([80_000, 0, 0], [40, 0, 0], [31, 0, 0]);
-const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [7, 12, 0], [3, 5, 0]);
+const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [7, 13, 0], [3, 6, 0]);
 const EPOCH: Cost = Cost::new([150_000, 10_000, 1_500], [24, 5, 2], [14, 2, 0]);
 const CREDIT: Cost = Cost::new([20_000, 0, 0], [5, 0, 0], [5, 0, 0]);
 const CHANGE_TAKE: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [2, 0, 0]);

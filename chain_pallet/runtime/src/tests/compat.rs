@@ -67,7 +67,8 @@ fn every_storage_item_that_the_client_reads_has_its_name() {
 			SubnetIdentitiesV3 SubnetOwner SubnetOwnerHotkey SubnetTaoInEmission SubnetworkN Tempo
 			TokenSymbol Uids ValidatorPermit Weights WeightsSetRateLimit
 			Difficulty LastPowRegistrationBlock MaxDifficulty MaxRegistrationsPerBlock MinDifficulty
-			NetworkPowRegistrationAllowed RegistrationsThisBlock";
+			NetworkPowRegistrationAllowed RegistrationsThisBlock Delegates MinDelegateTake
+			MaxDelegateTake";
 		assert!(missing(subnet, items("SubtensorModule")).is_empty());
 		assert!(missing("CommitmentOf RevealedCommitments", items("Commitments")).is_empty());
 		assert!(missing("NextKey", items("MevShield")).is_empty());
@@ -155,6 +156,11 @@ fn every_runtime_api_that_the_client_calls_has_its_arguments() {
 				"StakeInfoRuntimeApi",
 				"get_stake_info_for_coldkey",
 				"coldkey_account",
+			),
+			(
+				"StakeInfoRuntimeApi",
+				"get_stake_info_for_coldkeys",
+				"coldkey_accounts",
 			),
 			(
 				"StakeInfoRuntimeApi",
@@ -292,6 +298,8 @@ fn a_metagraph_says_what_a_subnet_is_paid() {
 		assert_eq!(of(1).subnet_emission, 1_000_000_000);
 		assert_eq!(of(1).pending_alpha_emission, 1_000_000_000);
 		assert_eq!(of(1).alpha_out, STAKE_RAO);
+		let shown = pallet_subnet::SubnetTaoInEmission::<Runtime>::get;
+		assert_eq!((shown(1), shown(2)), (1_000_000_000, 0));
 		assert_eq!(
 			(of(2).subnet_emission, of(2).pending_alpha_emission),
 			(0, 0)

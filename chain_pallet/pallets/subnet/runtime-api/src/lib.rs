@@ -53,6 +53,10 @@ sp_api::decl_runtime_apis! {
 	pub trait StakeInfoRuntimeApi {
 		/// Everything that a coldkey has staked.
 		fn get_stake_info_for_coldkey(coldkey_account: AccountId32) -> Vec<StakeInfo>;
+		/// Everything that each coldkey has staked.
+		fn get_stake_info_for_coldkeys(
+			coldkey_accounts: Vec<AccountId32>,
+		) -> Vec<(AccountId32, Vec<StakeInfo>)>;
 		/// What a coldkey has staked on one hotkey in one subnet; none if there is no such subnet.
 		fn get_stake_info_for_hotkey_coldkey_netuid(
 			hotkey_account: AccountId32,
