@@ -41,8 +41,8 @@ pub type Header = generic::Header<BlockNumber, BlakeTwo256>;
 pub type Nonce = u32;
 pub type Block = generic::Block<Header, UncheckedExtrinsic>;
 
-/// What every signed transaction proves beyond its signature. All of ours are zero-sized, so that
-/// clients need not know them.
+/// What every signed transaction proves beyond its signature. Ours are zero-sized, or look like
+/// FRAME's in the metadata and on the wire, so that clients need not know them.
 pub type TxExtension = (
 	frame_system::CheckNonZeroSender<Runtime>,
 	frame_system::CheckSpecVersion<Runtime>,
