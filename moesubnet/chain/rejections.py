@@ -1,7 +1,8 @@
 """Why a call was refused: one name per reason, and words for what to do about it.
 
-Pallet errors have their name in the chain's metadata. The pool says `Custom error: n`; the numbers
-are upstream's, so the same failure has the same name whichever side finds it.
+Pallet errors have their name in the chain's metadata. The pool says `Custom error: n`: upstream's
+numbers, and from 100 on the pallet's errors by index. So the same failure has the same name
+whichever side finds it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ _CUSTOM = {
     27: "DelegateTakeTooHigh",
     255: "BadRequest",
 }
+
+_PALLET = "SubtensorModule"
+_FIRST_OWN_CODE = 100
 
 # How the pool words what every Substrate chain can refuse.
 _STANDARD = {
@@ -111,17 +115,26 @@ def rejected(name: str, otherwise: str = "") -> CallRejected:
     return CallRejected(name, _ADVICE.get(name, otherwise))
 
 
-def pool_rejection(error: RpcError) -> CallRejected:
+def pool_rejection(error: RpcError, metadata: Any) -> CallRejected:
     """What the pool refused, by name."""
     text = error.data or error.message
     if text.startswith("Custom error:"):
         number = text.removeprefix("Custom error:").strip()
-        name = _CUSTOM.get(int(number)) if number.isdecimal() else None
-        return rejected(name or text)
+        return _custom(int(number), metadata) if number.isdecimal() else rejected(text)
     for words, name in _STANDARD.items():
         if text.startswith(words):
             return rejected(name)
     return rejected(_BY_CODE.get(error.code, error.message), error.data)
+
+
+def _custom(code: int, metadata: Any) -> CallRejected:
+    if name := _CUSTOM.get(code):
+        return rejected(name)
+    errors = next((pallet.errors for pallet in metadata.pallets if pallet.name == _PALLET), None)
+    if code < _FIRST_OWN_CODE or code - _FIRST_OWN_CODE >= len(errors or ()):
+        return rejected(f"Custom error: {code}")
+    found = errors[code - _FIRST_OWN_CODE]
+    return rejected(found.name, " ".join(found.docs))
 
 
 def dispatch_failure(events: tuple[Event, ...], metadata: Any) -> CallRejected | None:

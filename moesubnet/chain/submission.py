@@ -96,7 +96,7 @@ def send(link: Link, call: Call, signer: Signer) -> Pending:
         try:
             link.request("author_submitExtrinsic", pending.data)
         except RpcError as error:
-            refusal = pool_rejection(error)
+            refusal = pool_rejection(error, link.interface.metadata)
             resent = link.connections > pending.connections
             # After a lost connection the refusal may be the echo of our own first sending.
             if refusal.name != "AlreadyImported" and not (resent and refusal.name in _TAKEN_NONCE):
@@ -143,7 +143,7 @@ def _remind(link: Link, pending: Pending) -> Pending:
     try:
         link.request("author_submitExtrinsic", pending.data)
     except RpcError as error:
-        refusal = pool_rejection(error)
+        refusal = pool_rejection(error, link.interface.metadata)
         if refusal.name == "Stale":
             # Used by a block up to the head of now, perhaps ours: one more search decides.
             pending = replace(pending, lost_nonce_at=head_of(link)[0])

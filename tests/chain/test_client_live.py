@@ -147,7 +147,8 @@ async def test_refusals_carry_the_chains_name_and_what_to_do(live: LiveChain) ->
         ("InvalidPort", "", client.serve_axon(NETUID, "127.0.0.1", 0, MINER)),
         ("HotKeyNotRegisteredInNetwork", "moesubnet register", client.serve_axon(
             NETUID, "127.0.0.1", 1, ALICE)),
-        ("BadRequest", "permit", client.set_weights(OPEN_NETUID, [1], [1], 0, MINER)),
+        ("NeuronNoValidatorPermit", "most stake", client.set_weights(
+            OPEN_NETUID, [1], [1], 0, MINER)),
         ("NoWeightsCommitFound", "", client.reveal_weights(
             NETUID, [1], [1], SALT, 0, VALIDATOR)),
         ("NotSubnetOwner", "owns", client.set_subnet_spec(NETUID, SHEET.hex(), "x", BOB)),

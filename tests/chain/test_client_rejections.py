@@ -10,6 +10,12 @@ from moesubnet.chain.view import Event
 class Metadata:
     """Answers what the library's metadata would."""
 
+    @property
+    def pallets(self) -> list[object]:
+        unused = type("Found", (), {"name": "Unused", "docs": []})
+        error = type("Found", (), {"name": "NeuronNoValidatorPermit", "docs": ["No permit."]})
+        return [type("Pallet", (), {"name": "SubtensorModule", "errors": [unused, error]})]
+
     def get_module_error(self, module_index: int, error_index: int) -> object:
         assert (module_index, error_index) == (8, 3)
         found = {"name": "SomeError", "docs": ["What it", "means."], "value": {"fields": []}}
@@ -21,6 +27,8 @@ class Metadata:
     [
         (1010, "Custom error: 17", "RevealTooEarly", "epoch"),
         (1010, "Custom error: 255", "BadRequest", "permit"),
+        (1010, "Custom error: 101", "NeuronNoValidatorPermit", "stake more"),
+        (1010, "Custom error: 102", "Custom error: 102", ""),
         (1010, "Custom error: 77", "Custom error: 77", ""),
         (1010, "Inability to pay some fees (e.g. account balance too low)", "Payment", "faucet"),
         (1010, "Transaction is outdated", "Stale", "again"),
@@ -31,7 +39,7 @@ class Metadata:
     ],
 )
 def test_the_pools_words_become_a_name(code: int, data: str, name: str, advice: str) -> None:
-    refusal = pool_rejection(RpcError(code, "Invalid Transaction", data))
+    refusal = pool_rejection(RpcError(code, "Invalid Transaction", data), Metadata())
     assert refusal.name == name
     assert advice in str(refusal)
 

@@ -17,6 +17,7 @@ from substrateinterface.exceptions import SubstrateRequestException
 from moesubnet.chain.devchain import DevChain, server
 from moesubnet.chain.devchain.chain import NewHead
 from moesubnet.chain.devchain.server import Server
+from moesubnet.chain.devchain.validity import PoolError
 
 ALICE, BOB = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob"))
 TOKEN = 10**9
@@ -324,3 +325,36 @@ async def test_connections_and_subscriptions_are_counted(
         with pytest.raises(aiohttp.WSServerHandshakeError):
             async with socket(served):
                 pass
+
+
+async def test_many_free_calls_of_one_hotkey_take_one_place_in_pool_and_block() -> None:
+    def signed(function: str, args: dict[str, object], nonces: range) -> list[bytes]:
+        with connected(served) as client:
+            call = client.compose_call("SubtensorModule", function, {"netuid": 1, **args})
+            return [
+                bytes(client.create_signed_extrinsic(call, ALICE, nonce=nonce).data.data)
+                for nonce in nonces
+            ]
+
+    async with DevChain.open(seal="manual") as dev, dev.serve() as served:
+        args: dict[str, object] = {"hotkey": ALICE.ss58_address, "limit_price": TOKEN}
+        (joining,) = await asyncio.to_thread(signed, "register_limit", args, range(1))
+        await dev.submit(joining)
+        await dev.produce_block()
+        hashes = ("0x11", "0x22")
+        commits = []
+        for byte, nonces in zip(hashes, (range(1, 21), range(2, 3)), strict=True):
+            args = {"commit_hash": byte + byte[2:] * 31}
+            commits.append(await asyncio.to_thread(signed, "commit_weights", args, nonces))
+        (first, *queued), (rival,) = commits
+        await dev.submit(first)
+        for other in (*queued, rival):
+            with pytest.raises(PoolError, match="Priority is too low") as refused:
+                await dev.submit(other)
+            assert refused.value.code == 1014
+        assert dev.pool.ready() == [first]
+        block = await dev.produce_block()
+        assert first in block.extrinsics
+        assert len(block.extrinsics) == 2  # the time, and the one commit
+        await dev.submit(rival)  # its turn comes in the next block
+        assert rival in (await dev.produce_block()).extrinsics

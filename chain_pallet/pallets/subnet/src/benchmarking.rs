@@ -67,6 +67,7 @@ fn neurons<T: Config>(n: u32, voters: u32) {
 			Bonds::<T>::insert(NETUID, k as u16, BoundedVec::truncate_from(row.clone()));
 		}
 	}
+	frame_system::Pallet::<T>::set_block_number(3u32.into());
 	ValidatorPermit::<T>::insert(
 		NETUID,
 		BoundedVec::truncate_from((0..n).map(|k| k < voters).collect::<Vec<_>>()),

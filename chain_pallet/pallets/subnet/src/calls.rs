@@ -203,7 +203,8 @@ mod calls {
 			commit_hash: H256,
 		) -> DispatchResult {
 			let hotkey = ensure_signed(origin)?;
-			Self::do_commit(hotkey, netuid, commit_hash)
+			Self::do_commit(&hotkey, netuid, commit_hash)?;
+			Ok(())
 		}
 
 		/// Reveals promised weights, in the epoch that the commit named. Free.
@@ -237,7 +238,8 @@ mod calls {
 			version_key: u64,
 		) -> DispatchResult {
 			let hotkey = ensure_signed(origin)?;
-			Self::do_reveal(hotkey, netuid, &uids, &values, &salt, version_key)
+			Self::do_reveal(&hotkey, netuid, &uids, &values, &salt, version_key)?;
+			Ok(())
 		}
 
 		/// Votes weights in the open. Free.
@@ -477,6 +479,73 @@ mod calls {
 		) -> DispatchResult {
 			let coldkey = ensure_signed(origin)?;
 			Self::do_increase_take(coldkey, hotkey, take)
+		}
+
+		/// Promises weights in several subnets, or in none if one of them fails. Free.
+		///
+		/// ## Dispatch Origin
+		/// Signed by a hotkey registered in the subnets.
+		///
+		/// ## Errors
+		/// `InputLengthsUnequal` if the lists differ in length or are empty, and all of
+		/// [`Pallet::commit_weights`]. A subnet that occurs twice is `CommittingWeightsTooFast`.
+		///
+		/// ## Events
+		/// `WeightsCommitted` for each.
+		#[pallet::call_index(100)]
+		#[pallet::weight((
+			T::WeightInfo::commit_weights().saturating_mul(netuids.len() as u64),
+			DispatchClass::Normal,
+			Pays::No
+		))]
+		pub fn batch_commit_weights(
+			origin: OriginFor<T>,
+			netuids: BoundedVec<codec::Compact<NetUid>, T::MaxSubnets>,
+			commit_hashes: BoundedVec<H256, T::MaxSubnets>,
+		) -> DispatchResult {
+			let hotkey = ensure_signed(origin)?;
+			Self::do_batch_commit(&hotkey, &netuids, &commit_hashes)?;
+			Ok(())
+		}
+
+		/// Reveals several of the caller's promises in one subnet, in the order of the lists, or none
+		/// if one of them fails. Free. The last one's weights are those that stay.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the hotkey that committed.
+		///
+		/// ## Errors
+		/// `InputLengthsUnequal` if the lists differ in length or are empty, and all of
+		/// [`Pallet::reveal_weights`].
+		///
+		/// ## Events
+		/// `WeightsSet` and `WeightsRevealed` for each.
+		#[pallet::call_index(98)]
+		#[pallet::weight((
+			uids_list.iter().fold(Weight::zero(), |sum, uids| {
+				sum.saturating_add(T::WeightInfo::reveal_weights(uids.len() as u32))
+			}),
+			DispatchClass::Normal,
+			Pays::No
+		))]
+		pub fn batch_reveal_weights(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			uids_list: PerCommit<Column<T, Uid>>,
+			values_list: PerCommit<Column<T, u16>>,
+			salts_list: PerCommit<Salt>,
+			version_keys: PerCommit<u64>,
+		) -> DispatchResult {
+			let hotkey = ensure_signed(origin)?;
+			Self::do_batch_reveal(
+				&hotkey,
+				netuid,
+				&uids_list,
+				&values_list,
+				&salts_list,
+				&version_keys,
+			)?;
+			Ok(())
 		}
 	}
 }

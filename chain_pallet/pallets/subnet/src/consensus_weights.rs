@@ -5,6 +5,7 @@
 
 use crate::*;
 use alloc::vec::Vec;
+use codec::Compact;
 use frame_support::{ensure, BoundedVec};
 use sp_core::H256;
 use sp_runtime::{
@@ -62,10 +63,15 @@ impl<T: Config> Pallet<T> {
 		Ok(())
 	}
 
-	pub(crate) fn do_commit(hotkey: T::AccountId, netuid: NetUid, hash: H256) -> DispatchResult {
-		let (uid, queue) = Self::check_commit(&hotkey, netuid, hash)?;
+	pub(crate) fn do_commit(
+		hotkey: &T::AccountId,
+		netuid: NetUid,
+		hash: H256,
+	) -> Result<(), Error<T>> {
+		let (uid, queue) = Self::check_commit(hotkey, netuid, hash)?;
 		Self::touch(netuid, uid);
-		WeightCommits::<T>::insert(netuid, &hotkey, queue);
+		WeightCommits::<T>::insert(netuid, hotkey, queue);
+		let hotkey = hotkey.clone();
 		Self::deposit_event(Event::WeightsCommitted {
 			netuid,
 			hotkey,
@@ -75,27 +81,27 @@ impl<T: Config> Pallet<T> {
 	}
 
 	pub(crate) fn do_reveal(
-		hotkey: T::AccountId,
+		hotkey: &T::AccountId,
 		netuid: NetUid,
 		uids: &[Uid],
 		values: &[u16],
 		salt: &[u16],
 		version_key: u64,
-	) -> DispatchResult {
+	) -> Result<(), Error<T>> {
 		let CheckedReveal {
 			vote,
 			commit,
 			later_commits,
 			sniped,
-		} = Self::check_reveal(&hotkey, netuid, uids, values, salt, version_key)?;
-		WeightCommits::<T>::insert(netuid, &hotkey, later_commits);
+		} = Self::check_reveal(hotkey, netuid, uids, values, salt, version_key)?;
+		WeightCommits::<T>::insert(netuid, hotkey, later_commits);
 		let reveal = Reveal {
 			epoch: commit.epoch,
 			sheet: sheet_of(salt),
 		};
-		LastReveal::<T>::insert(netuid, &hotkey, reveal);
+		LastReveal::<T>::insert(netuid, hotkey, reveal);
 		Self::store_vote(netuid, vote);
-		let commit_hash = commit.hash;
+		let (hotkey, commit_hash) = (hotkey.clone(), commit.hash);
 		Self::deposit_event(Event::WeightsRevealed {
 			netuid,
 			hotkey,
@@ -103,6 +109,44 @@ impl<T: Config> Pallet<T> {
 			sniped,
 		});
 		Ok(())
+	}
+
+	/// The caller rolls back if it fails.
+	pub(crate) fn do_batch_commit(
+		hotkey: &T::AccountId,
+		netuids: &[Compact<NetUid>],
+		hashes: &[H256],
+	) -> Result<(), Error<T>> {
+		ensure!(
+			!netuids.is_empty() && netuids.len() == hashes.len(),
+			Error::<T>::InputLengthsUnequal
+		);
+		netuids
+			.iter()
+			.zip(hashes)
+			.try_for_each(|(netuid, hash)| Self::do_commit(hotkey, netuid.0, *hash))
+	}
+
+	/// The caller rolls back if it fails.
+	pub(crate) fn do_batch_reveal(
+		hotkey: &T::AccountId,
+		netuid: NetUid,
+		uids: &[Column<T, Uid>],
+		values: &[Column<T, u16>],
+		salts: &[Salt],
+		version_keys: &[u64],
+	) -> Result<(), Error<T>> {
+		let lengths = [values.len(), salts.len(), version_keys.len()];
+		ensure!(
+			!uids.is_empty() && lengths == [uids.len(); 3],
+			Error::<T>::InputLengthsUnequal
+		);
+		let rows = uids.iter().zip(values);
+		rows.zip(salts.iter().zip(version_keys)).try_for_each(
+			|((uids, values), (salt, version_key))| {
+				Self::do_reveal(hotkey, netuid, uids, values, salt, *version_key)
+			},
+		)
 	}
 
 	pub(crate) fn check_set_weights(
@@ -282,11 +326,7 @@ impl<T: Config> Pallet<T> {
 	}
 
 	fn may_vote_again(netuid: NetUid, uid: Uid) -> bool {
-		let last = LastUpdate::<T>::get(netuid)
-			.get(usize::from(uid))
-			.copied()
-			.unwrap_or(0);
-		last == 0 || Self::now().saturating_sub(last) >= WeightsSetRateLimit::<T>::get(netuid)
+		Self::now() >= Self::weights_allowed_at(netuid, uid)
 	}
 
 	/// Notes that a neuron voted now.

@@ -112,5 +112,7 @@ mod errors {
 		TxRateLimitExceeded,
 		/// The epoch is too near for changes by the owner.
 		AdminActionProhibitedDuringWeightsWindow,
+		/// The lists of a batch differ in length, or are empty.
+		InputLengthsUnequal,
 	}
 }

@@ -1,12 +1,13 @@
 //! The guard of the free calls.
 
 use crate::*;
-use alloc::vec;
+use alloc::{vec, vec::Vec};
 use codec::{Decode, DecodeWithMemTracking, Encode};
 use core::{fmt, marker::PhantomData};
 use frame_support::{
-	dispatch::DispatchInfo,
-	traits::{Get, IsSubType, OriginTrait},
+	dispatch::{DispatchInfo, GetDispatchInfo, Pays},
+	storage::{with_transaction_unchecked, TransactionOutcome},
+	traits::{IsSubType, OriginTrait},
 	weights::Weight,
 };
 use scale_info::TypeInfo;
@@ -19,16 +20,22 @@ use sp_runtime::{
 	transaction_validity::{InvalidTransaction, TransactionSource, ValidTransaction},
 };
 
+/// Pool codes from here on are errors of the pallet, by index; upstream's are below 30.
+const FIRST_OWN_CODE: u8 = 100;
+
 /// Keeps free calls that would fail out of the pool and out of blocks.
 ///
 /// It runs the very check that the call runs. The pool asks once; a block author asks again against
 /// the state that earlier transactions of the block left, because FRAME validates before it
-/// dispatches. So of many queued calls of one hotkey those that became invalid take no space: it is
-/// enough that the first moves `LastUpdate`, the queue of commits, or the axon's block.
+/// dispatches. So of many queued calls of one hotkey those that became invalid take no space: the
+/// first moves `LastUpdate`, the queue of commits, or the axon's block, and a second vote or axon in
+/// the same block is refused whatever the rate limit. A tag for each (hotkey, subnet, kind of call)
+/// keeps a pool from holding more than one.
 ///
-/// Errors are upstream's pool codes, `InvalidTransaction::Custom(code)`. It is zero-sized, so every
-/// client can sign for it. It looks at direct calls only: wrappers of calls (batches, proxies) must
-/// pay for what they wrap, as those of FRAME do.
+/// Errors are `InvalidTransaction::Custom(code)`: upstream's code where upstream has one, else 100
+/// plus the error's index. It is zero-sized, so every client can sign for it. It looks at direct
+/// calls only: wrappers of calls (batches, proxies) must pay for what they wrap, as those of FRAME
+/// do.
 #[derive(Clone, Decode, DecodeWithMemTracking, Default, Encode, Eq, PartialEq, TypeInfo)]
 #[scale_info(skip_type_params(T))]
 pub struct CheckFreeCalls<T>(PhantomData<T>);
@@ -58,16 +65,9 @@ where
 	type Pre = ();
 
 	fn weight(&self, call: &T::RuntimeCall) -> Weight {
-		match call.is_sub_type() {
-			Some(Call::serve_axon { .. }) => T::WeightInfo::serve_axon(),
-			Some(Call::commit_weights { .. }) => T::WeightInfo::commit_weights(),
-			Some(Call::reveal_weights { uids, .. }) => {
-				T::WeightInfo::reveal_weights(uids.len() as u32)
-			}
-			Some(Call::pow_register { .. }) => T::WeightInfo::pow_register(T::MaxUids::get()),
-			Some(Call::set_mechanism_weights { dests, .. } | Call::set_weights { dests, .. }) => {
-				T::WeightInfo::set_mechanism_weights(dests.len() as u32)
-			}
+		// The check costs no more than the call.
+		match call.is_sub_type().map(GetDispatchInfo::get_dispatch_info) {
+			Some(info) if info.pays_fee == Pays::No => info.call_weight,
 			_ => Weight::zero(),
 		}
 	}
@@ -86,9 +86,8 @@ where
 		if let (Some(signer), Some(call)) = (origin.as_system_origin_signer(), call.is_sub_type()) {
 			Pallet::<T>::check_free_call(signer, call)
 				.map_err(|error| InvalidTransaction::Custom(pool_code(error)))?;
-			if let Call::pow_register { netuid, hotkey, .. } = call {
-				// One seal has no use twice, whatever nonces its transactions have.
-				valid.provides = vec![("pow_register", netuid, hotkey, signer).encode()];
+			valid.provides = tags(signer, call);
+			if let Call::pow_register { .. } = call {
 				valid.longevity = pow::MAX_WORK_AGE_BLOCKS;
 			}
 		}
@@ -162,12 +161,70 @@ impl<T: Config> Pallet<T> {
 				};
 				Self::check_pow_register(signer, *netuid, hotkey, work)
 			}
+			Call::batch_commit_weights {
+				netuids,
+				commit_hashes,
+			} => tried(|| Self::do_batch_commit(signer, netuids, commit_hashes)),
+			Call::batch_reveal_weights {
+				netuid,
+				uids_list,
+				values_list,
+				salts_list,
+				version_keys,
+			} => tried(|| {
+				Self::do_batch_reveal(
+					signer,
+					*netuid,
+					uids_list,
+					values_list,
+					salts_list,
+					version_keys,
+				)
+			}),
 			_ => Ok(()),
 		}
 	}
 }
 
-/// Upstream's code for an error in the transaction pool; 255 is "bad request".
+/// What the call would return; it leaves no trace. Items of a batch depend on those before.
+fn tried<R>(call: impl FnOnce() -> R) -> R {
+	with_transaction_unchecked(|| TransactionOutcome::Rollback(call()))
+}
+
+/// Kinds of free calls.
+#[derive(Clone, Copy, Encode)]
+enum Kind {
+	Axon,
+	Vote,
+	Reveal,
+}
+
+/// One tag for each (hotkey, subnet, kind) of a free call: no two transactions with a common tag
+/// wait in a pool, so of a kind a hotkey has one there.
+fn tags<T: Config>(signer: &T::AccountId, call: &Call<T>) -> Vec<Vec<u8>> {
+	let tag = |kind: Kind, netuid: NetUid| ("free call", kind, netuid, signer).encode();
+	match call {
+		Call::serve_axon { netuid, .. } => vec![tag(Kind::Axon, *netuid)],
+		Call::set_weights { netuid, .. }
+		| Call::set_mechanism_weights { netuid, .. }
+		| Call::commit_weights { netuid, .. } => vec![tag(Kind::Vote, *netuid)],
+		// One seal has no use twice, whatever nonces its transactions have.
+		Call::pow_register { netuid, hotkey, .. } => {
+			vec![("registration by work", netuid, hotkey, signer).encode()]
+		}
+		Call::batch_commit_weights { netuids, .. } => netuids
+			.iter()
+			.map(|netuid| tag(Kind::Vote, netuid.0))
+			.collect(),
+		Call::reveal_weights { netuid, .. } | Call::batch_reveal_weights { netuid, .. } => {
+			vec![tag(Kind::Reveal, *netuid)]
+		}
+		_ => Vec::new(),
+	}
+}
+
+/// Upstream's code for an error in the transaction pool. Where upstream has none it is
+/// [`FIRST_OWN_CODE`] plus the error's index, so that clients can look up the name.
 fn pool_code<T>(error: Error<T>) -> u8 {
 	match error {
 		Error::NotEnoughStakeToSetWeights => 1,
@@ -181,9 +238,14 @@ fn pool_code<T>(error: Error<T>) -> u8 {
 		Error::InvalidPort => 13,
 		Error::NoWeightsCommitFound | Error::InvalidRevealCommitHashNotMatch => 16,
 		Error::RevealTooEarly => 17,
-		Error::WeightVecNotEqualSize => 18,
+		Error::WeightVecNotEqualSize | Error::InputLengthsUnequal => 18,
 		Error::HotKeyNotRegisteredInSubNet => 19,
 		Error::NonAssociatedColdKey => 25,
-		_ => 255,
+		// The official client looks for this code before it works anew.
+		Error::InvalidWorkBlock => 255,
+		other => {
+			let index = other.encode().first().copied().unwrap_or(u8::MAX);
+			FIRST_OWN_CODE.saturating_add(index)
+		}
 	}
 }

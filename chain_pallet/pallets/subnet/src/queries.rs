@@ -48,7 +48,8 @@ impl<T: Config> Pallet<T> {
 		}
 	}
 
-	/// The block from which a neuron may vote again, or commit to.
+	/// The block from which a neuron may vote again, or commit to: the next one if there is no
+	/// rate limit, so that free votes of one neuron cannot fill a block.
 	pub fn weights_allowed_at(netuid: NetUid, uid: Uid) -> u64 {
 		match LastUpdate::<T>::get(netuid)
 			.get(usize::from(uid))
@@ -56,7 +57,7 @@ impl<T: Config> Pallet<T> {
 			.unwrap_or(0)
 		{
 			0 => 0,
-			last => last.saturating_add(WeightsSetRateLimit::<T>::get(netuid)),
+			last => last.saturating_add(WeightsSetRateLimit::<T>::get(netuid).max(1)),
 		}
 	}
 }

@@ -30,7 +30,10 @@ impl<T: Config> Pallet<T> {
 			},
 			Error::<T>::InvalidIpAddress
 		);
-		let limit = SubnetHyperparams::<T>::get(netuid).serving_rate_limit;
+		// Without a limit still once a block, so that free calls of one neuron cannot fill it.
+		let limit = SubnetHyperparams::<T>::get(netuid)
+			.serving_rate_limit
+			.max(1);
 		let is_fresh = Axons::<T>::get(netuid, hotkey)
 			.is_some_and(|served| axon.block.saturating_sub(served.block) < limit);
 		ensure!(!is_fresh, Error::<T>::ServingRateLimitExceeded);

@@ -23,6 +23,9 @@ pub type Seal = BoundedVec<u8, ConstU32<32>>;
 /// Commits of one hotkey that wait for their reveal, oldest first.
 pub type CommitQueue = BoundedVec<Commit, ConstU32<MAX_COMMITS>>;
 
+/// One item for each of a hotkey's commits, at most.
+pub type PerCommit<V> = BoundedVec<V, ConstU32<MAX_COMMITS>>;
+
 /// Most unrevealed commits per hotkey and subnet.
 pub const MAX_COMMITS: u32 = 10;
 /// Words of the salt that carry the hash of the score sheet.

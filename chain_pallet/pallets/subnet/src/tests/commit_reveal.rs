@@ -116,6 +116,7 @@ fn a_deferred_epoch_does_not_open_the_reveal() {
 fn a_reveal_drops_older_commits_and_keeps_later_ones() {
 	secret(|| {
 		assert_ok!(commit(0, &ROW, &salt(1)));
+		run_to(System::block_number() + 1);
 		assert_ok!(commit(0, &ROW, &salt(2)));
 		run_to(19);
 		assert_ok!(commit(0, &ROW, &salt(3)));
@@ -143,12 +144,16 @@ fn the_same_vote_can_be_promised_in_two_epochs() {
 
 #[test]
 fn ten_commits_may_wait() {
-	secret(|| {
+	let slow = ExtBuilder::secret().with(|h| h.tempo = Some(20));
+	slow.build_and_execute(|| {
+		register_all(&[2_000_000, 0]);
+		next_epoch();
 		for k in 0..10 {
 			assert_ok!(commit(0, &ROW, &salt(k)));
+			run_to(System::block_number() + 1);
 		}
 		assert_noop!(commit(0, &ROW, &salt(10)), E::TooManyUnrevealedCommits);
-		run_to(29); // the ten have expired
+		run_to(59); // the ten have expired
 		assert_ok!(commit(0, &ROW, &salt(10)));
 	});
 }

@@ -111,8 +111,14 @@ fn the_pool_answers_with_upstreams_codes() {
 		assert_eq!(pool(0, vote_call(9, &[1], &[1])), Err(3));
 		assert_eq!(pool(0, vote_call(NETUID, &[1], &[])), Err(18));
 		assert_eq!(pool(9, vote_call(NETUID, &[1], &[1])), Err(19));
-		assert_eq!(pool(1, vote_call(NETUID, &[0], &[1])), Err(255)); // no permit
-		assert_eq!(pool(0, commit_call(1)), Err(255)); // votes are open here
+		assert_eq!(
+			pool(1, vote_call(NETUID, &[0], &[1])),
+			Err(own_code(Error::NeuronNoValidatorPermit))
+		);
+		assert_eq!(
+			pool(0, commit_call(1)),
+			Err(own_code(Error::CommitRevealDisabled))
+		);
 		assert_eq!(include(0, vote_call(NETUID, &[1], &[1])), Ok(()));
 		assert_eq!(pool(0, vote_call(NETUID, &[1], &[1])), Err(6));
 		let old_name = Call::set_weights {
@@ -168,11 +174,152 @@ fn of_many_queued_calls_only_those_that_succeed_take_space() {
 			assert_eq!(included.count(), 1);
 		}
 	});
+	// The same without any rate limit.
 	ExtBuilder::secret().build_and_execute(|| {
 		register_all(&[2_000_000]);
-		let included = (0..100).filter(|byte| include(0, commit_call(*byte)).is_ok());
-		assert_eq!(included.count(), 10); // no rate limit, but a bounded queue
+		run_to(2);
+		let included = |call: &dyn Fn(u8) -> Call<Test>| {
+			let calls = (0..100).map(call);
+			calls
+				.filter(|call| include(0, call.clone()).is_ok())
+				.count()
+		};
+		assert_eq!(included(&commit_call), 1);
+		assert_eq!(included(&|_| serve_call(0x0808_0808, 80, 4)), 1);
+		assert_eq!(included(&|byte| batch_commit_call(&[NETUID], byte)), 0);
 	});
+}
+
+fn batch_commit_call(netuids: &[NetUid], byte: u8) -> Call<Test> {
+	let hashes = vec![hash(byte); netuids.len()];
+	Call::batch_commit_weights {
+		netuids: netuids
+			.iter()
+			.map(|netuid| codec::Compact(*netuid))
+			.collect::<Vec<_>>()
+			.try_into()
+			.unwrap(),
+		commit_hashes: hashes.try_into().unwrap(),
+	}
+}
+
+fn batch_reveal_call(rows: &[&[(Uid, u16)]], salts: &[Salt]) -> Call<Test> {
+	let (uids, values): (Vec<_>, Vec<_>) = rows.iter().map(|row| columns(row)).unzip();
+	Call::batch_reveal_weights {
+		netuid: NETUID,
+		uids_list: uids.try_into().unwrap(),
+		values_list: values.try_into().unwrap(),
+		salts_list: salts.to_vec().try_into().unwrap(),
+		version_keys: vec![0; rows.len()].try_into().unwrap(),
+	}
+}
+
+#[test]
+fn a_batch_commits_in_all_its_subnets_or_in_none() {
+	ExtBuilder::of(vec![secret_subnet(1), secret_subnet(2), subnet(3)]).build_and_execute(|| {
+		for netuid in 1..=3 {
+			assert_ok!(Subnet::burned_register(
+				signed(coldkey(0)),
+				netuid,
+				hotkey(0)
+			));
+		}
+		run_to(2);
+		assert_eq!(pool(0, batch_commit_call(&[], 1)), Err(18)); // it would be free for nothing
+		let refused = include(0, batch_commit_call(&[1, 2, 3], 1));
+		assert_eq!(refused, Err(own_code(Error::CommitRevealDisabled)));
+		assert_eq!(pool(0, batch_commit_call(&[1, 1], 1)), Err(6));
+		let call = batch_commit_call(&[1, 2], 7);
+		let info = RuntimeCall::Subnet(call.clone()).get_dispatch_info();
+		let single = RuntimeCall::Subnet(commit_call(7)).get_dispatch_info();
+		assert_eq!(info.call_weight, single.call_weight * 2);
+		// What only the pool saw has left no trace.
+		assert_eq!(pool(0, call.clone()), Ok(()));
+		assert!(WeightCommits::<Test>::get(1, hotkey(0)).is_empty());
+		assert_eq!(include(0, call), Ok(()));
+		for netuid in [1, 2] {
+			assert_eq!(
+				WeightCommits::<Test>::get(netuid, hotkey(0))[0].hash,
+				hash(7)
+			);
+		}
+	});
+}
+
+#[test]
+fn a_batch_reveals_all_its_promises_or_none() {
+	ExtBuilder::secret().build_and_execute(|| {
+		register_all(&[2_000_000, 0]);
+		next_epoch();
+		let rows: [&[(Uid, u16)]; 2] = [&[(1, 1)], &[(0, 1), (1, 2)]];
+		let salts = [salt(1), salt(2)];
+		assert_ok!(commit(0, rows[0], &salts[0]));
+		run_to(System::block_number() + 1);
+		assert_ok!(commit(0, rows[1], &salts[1]));
+		let both = batch_reveal_call(&rows, &salts);
+		assert_eq!(pool(0, both.clone()), Err(17));
+		next_epoch();
+		assert_eq!(pool(0, batch_reveal_call(&rows, &salts[..1])), Err(18));
+		assert_eq!(pool(0, batch_reveal_call(&[], &[])), Err(18));
+		// The second drops the first, so this order fails as a whole.
+		let backwards = batch_reveal_call(&[rows[1], rows[0]], &[salt(2), salt(1)]);
+		assert_eq!(include(0, backwards), Err(16));
+		assert!(LastReveal::<Test>::get(NETUID, hotkey(0)).is_none());
+		assert_eq!(include(0, both), Ok(()));
+		assert_eq!(weights_of(0), [(0, 32_768), (1, u16::MAX)]);
+		assert!(WeightCommits::<Test>::get(NETUID, hotkey(0)).is_empty());
+	});
+}
+
+#[test]
+fn a_pool_holds_one_free_call_of_a_kind() {
+	ExtBuilder::of(vec![secret_subnet(1), secret_subnet(2)]).build_and_execute(|| {
+		register_all(&[2_000_000]);
+		assert_ok!(Subnet::burned_register(signed(coldkey(0)), 2, hotkey(0)));
+		register(1);
+		run_to(2);
+		let tags = |k, call| {
+			let call = RuntimeCall::Subnet(call);
+			let info = call.get_dispatch_info();
+			let external = TransactionSource::External;
+			let guard = CheckFreeCalls::<Test>::new();
+			let valid = guard.validate_only(signed(hotkey(k)), &call, &info, 0, external, 0);
+			valid.unwrap().0.provides
+		};
+		let first = tags(0, commit_call(1));
+		assert_eq!(first.len(), 1);
+		assert_eq!(tags(0, commit_call(2)), first);
+		assert_ne!(tags(1, commit_call(1)), first);
+		assert_ne!(tags(0, serve_call(0x0808_0808, 80, 4)), first);
+		let batch = tags(0, batch_commit_call(&[2, 1], 1));
+		assert_eq!((batch.len(), &batch[1]), (2, &first[0]));
+		let paid = Call::add_stake {
+			hotkey: 1,
+			netuid: 1,
+			amount_staked: 1,
+		};
+		assert!(tags(0, paid).is_empty());
+	});
+}
+
+/// The code of an error that upstream has none for.
+fn own_code(error: Error<Test>) -> u8 {
+	100 + error.encode()[0]
+}
+
+#[test]
+fn every_error_has_a_code() {
+	use scale_info::TypeInfo;
+	let scale_info::TypeDef::Variant(errors) = Error::<Test>::type_info().type_def else {
+		panic!("errors are an enum")
+	};
+	assert!(errors.variants.len() < 155);
+	// A client finds the name at the code's place in the metadata.
+	let indices = errors
+		.variants
+		.iter()
+		.map(|variant| usize::from(variant.index));
+	assert!(indices.eq(0..errors.variants.len()));
 }
 
 #[test]

@@ -128,6 +128,7 @@ fn a_wallet_without_tokens_joins_by_work() {
 		// The nonce moved, and the hotkey can sign without a balance.
 		assert_eq!(System::account_nonce(POOR), 1);
 		assert_eq!(System::account(hotkey(0)).sufficients, 1);
+		pass_to(6);
 		assert_ok!(vote(0, &[(0, 1)]));
 	});
 }

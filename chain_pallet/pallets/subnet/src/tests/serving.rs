@@ -19,6 +19,10 @@ fn a_neuron_publishes_its_address() {
 			netuid: NETUID,
 			hotkey: hotkey(0)
 		}));
+		// Once a block, although this subnet has no rate limit.
+		let again = serve(0, "2606:4700::1111", 8091);
+		assert_noop!(again, E::ServingRateLimitExceeded);
+		run_to(2);
 		assert_ok!(serve(0, "2606:4700::1111", 8091));
 		assert_eq!(Axons::<Test>::get(NETUID, hotkey(0)).unwrap().ip_type, 6);
 	});
@@ -74,6 +78,7 @@ fn private_addresses_are_for_local_networks() {
 		register(0);
 		for ip in private {
 			assert_ok!(serve(0, ip, 80));
+			run_to(System::block_number() + 1);
 		}
 		for ip in nowhere {
 			assert_noop!(serve(0, ip, 80), E::InvalidIpAddress);

@@ -34,9 +34,25 @@ fn a_row_is_stored_sorted_scaled_and_with_its_zeros() {
 }
 
 #[test]
+fn a_neuron_votes_once_a_block_even_without_a_rate_limit() {
+	ExtBuilder::default().build_and_execute(|| {
+		register_all(&[0]);
+		let own = || vote(0, &[(0, 1)]);
+		assert_noop!(own(), Error::<Test>::SettingWeightsTooFast); // registered in this block
+		run_to(2);
+		assert_ok!(own());
+		assert_noop!(own(), Error::<Test>::SettingWeightsTooFast);
+		assert_eq!(Subnet::weights_allowed_at(NETUID, 0), 3);
+		run_to(3);
+		assert_ok!(own());
+	});
+}
+
+#[test]
 fn nobody_has_a_permit_before_the_first_epoch() {
 	ExtBuilder::default().build_and_execute(|| {
 		register_all(&[2_000_000, 0]);
+		run_to(2);
 		assert_noop!(vote(0, &[(1, 1)]), Error::<Test>::NeuronNoValidatorPermit);
 		next_epoch();
 		assert_ok!(vote(0, &[(1, 1)]));
@@ -48,8 +64,9 @@ fn nobody_has_a_permit_before_the_first_epoch() {
 fn without_permit_one_may_vote_for_oneself_and_the_owner_for_all() {
 	ExtBuilder::default().build_and_execute(|| {
 		register_all(&[0, 0]);
-		assert_ok!(vote(1, &[(1, 7)]));
 		assert_ok!(Subnet::burned_register(signed(OWNER), NETUID, OWNER));
+		run_to(2);
+		assert_ok!(vote(1, &[(1, 7)]));
 		let (uids, values) = columns(&[(0, 1), (1, 1)]);
 		assert_ok!(Subnet::set_mechanism_weights(
 			signed(OWNER),
