@@ -94,7 +94,11 @@ impl<T: Config> Pallet<T> {
 			later_commits,
 			sniped,
 		} = Self::check_reveal(hotkey, netuid, uids, values, salt, version_key)?;
-		WeightCommits::<T>::insert(netuid, hotkey, later_commits);
+		if later_commits.is_empty() {
+			WeightCommits::<T>::remove(netuid, hotkey);
+		} else {
+			WeightCommits::<T>::insert(netuid, hotkey, later_commits);
+		}
 		let reveal = Reveal {
 			epoch: commit.epoch,
 			sheet: sheet_of(salt),

@@ -98,7 +98,7 @@ where
 }
 
 impl<T: Config> Pallet<T> {
-	fn check_free_call(signer: &T::AccountId, call: &Call<T>) -> Result<(), Error<T>> {
+	pub(crate) fn check_free_call(signer: &T::AccountId, call: &Call<T>) -> Result<(), Error<T>> {
 		match call {
 			Call::serve_axon {
 				netuid,

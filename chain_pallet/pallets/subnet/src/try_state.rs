@@ -119,6 +119,7 @@ impl<T: Config> Pallet<T> {
 				Uids::<T>::contains_key(netuid, &hotkey),
 				"a stranger committed"
 			);
+			ensure!(!queue.is_empty(), "an empty queue of commits is stored");
 			ensure!(
 				queue
 					.iter()

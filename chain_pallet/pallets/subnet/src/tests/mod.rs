@@ -6,6 +6,7 @@ mod delegation;
 mod emission;
 mod epoch_vectors;
 mod extension;
+mod fuzz;
 mod hyperparams;
 mod owner;
 mod pow;

@@ -1,0 +1,566 @@
+//! A fuzzer with a memory: random calls from random accounts, thousands on one chain.
+//!
+//! After every call every invariant holds, the issuance is the sum of all balances, the pallet's
+//! account holds what it owes, and a call that failed left no trace. Free calls succeed exactly if
+//! the guard of the pool lets them in. A failure is shrunk to few steps and printed.
+//!
+//! `FUZZ_SECONDS` (15) says how long, `FUZZ_SEED` where to begin; `cargo test -p pallet-subnet fuzz
+//! -- --nocapture` shows what was reached.
+
+use crate::{mock::*, *};
+use frame_support::traits::{fungible::Inspect, GetCallName};
+use polkadot_sdk::sp_io;
+use sp_core::H256;
+use sp_runtime::{traits::Dispatchable, DispatchError, ModuleError};
+use std::{
+	collections::BTreeMap,
+	panic::{catch_unwind, AssertUnwindSafe},
+	time::{Duration, Instant},
+};
+
+const STEPS_PER_CHAIN: usize = 400;
+const SHRINK_SECONDS: u64 = 30;
+const PEOPLE: u64 = 10;
+const NETUIDS: u64 = 3;
+
+/// One step of a life: blocks pass, a call is made, or somebody sends the pallet money.
+#[derive(Clone, Debug)]
+enum Step {
+	Blocks(u64),
+	Call(Who, Box<Call<Test>>),
+	Gift(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Who {
+	Root,
+	Account(AccountId),
+}
+
+/// SplitMix64: small, and the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+	fn next(&mut self) -> u64 {
+		self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+		let mut z = self.0;
+		z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+		z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+		z ^ (z >> 31)
+	}
+
+	fn below(&mut self, end: u64) -> u64 {
+		self.next() % end
+	}
+
+	fn chance(&mut self, percent: u64) -> bool {
+		self.below(100) < percent
+	}
+
+	fn coldkey(&mut self) -> AccountId {
+		if self.chance(8) {
+			return OWNER;
+		}
+		coldkey(self.below(PEOPLE))
+	}
+
+	fn hotkey(&mut self) -> AccountId {
+		if self.chance(4) {
+			return OWNER;
+		}
+		hotkey(self.below(PEOPLE))
+	}
+
+	/// Existing ones, mostly.
+	fn netuid(&mut self) -> NetUid {
+		if self.chance(3) {
+			return self.next() as NetUid;
+		}
+		1 + self.below(NETUIDS) as NetUid
+	}
+
+	/// Small, likely, or extreme.
+	fn rao(&mut self) -> u64 {
+		match self.below(10) {
+			0 => 0,
+			1 => u64::MAX - self.below(2),
+			2 | 3 => self.below(5_000),
+			_ => self.below(WEALTH / 50),
+		}
+	}
+
+	fn small(&mut self) -> u64 {
+		match self.below(12) {
+			0 => u64::MAX,
+			1 => 0,
+			_ => self.below(20),
+		}
+	}
+
+	fn row(&mut self) -> (Column<Test, Uid>, Column<Test, u16>) {
+		let length = self.below(5);
+		let mut uids: Vec<Uid> = (0..length).map(|_| self.below(8) as Uid).collect();
+		if self.chance(80) {
+			uids.sort_unstable();
+			uids.dedup();
+		}
+		let missing = self.chance(3) as usize;
+		let values = uids.iter().skip(missing).map(|_| match self.below(4) {
+			0 => 0,
+			1 => u16::MAX,
+			_ => self.next() as u16,
+		});
+		let values = values.collect::<Vec<_>>();
+		(uids.try_into().unwrap(), values.try_into().unwrap())
+	}
+
+	fn maybe<T>(&mut self, percent: u64, value: impl FnOnce(&mut Self) -> T) -> Option<T> {
+		self.chance(percent).then(|| value(self))
+	}
+
+	fn update(&mut self) -> HyperparamsUpdate {
+		HyperparamsUpdate {
+			tempo: self.maybe(15, |d| d.small() as u16),
+			burn: self.maybe(8, Self::rao),
+			max_allowed_uids: self.maybe(15, |d| 1 + d.below(8) as u16),
+			commit_reveal_weights_enabled: self.maybe(15, |d| d.chance(60)),
+			weights_set_rate_limit: self.maybe(8, |d| d.below(4)),
+			min_allowed_weights: self.maybe(5, |d| d.below(4) as u16),
+			reveal_period_epochs: self.maybe(10, |d| d.below(5)),
+			kappa: self.maybe(5, |d| d.next() as u16),
+			yuma3: self.maybe(10, |d| d.chance(50)),
+			liquid_alpha: self.maybe(10, |d| d.chance(50)),
+			bonds_penalty: self.maybe(5, |d| d.next() as u16),
+			max_allowed_validators: self.maybe(8, |d| d.below(5) as u16),
+			stake_threshold_rao: self.maybe(4, Self::rao),
+			immunity_period: self.maybe(8, |d| d.below(40) as u16),
+			weights_version_key: self.maybe(3, |d| d.below(3)),
+			serving_rate_limit: self.maybe(5, |d| d.below(3)),
+			registration_allowed: self.maybe(4, |d| d.chance(80)),
+			burn_half_life: self.maybe(5, |d| d.next() as u16),
+			owner_cut: self.maybe(8, |d| d.next() as u16),
+			..Default::default()
+		}
+	}
+
+	/// Weights whose commit can be found again: few rows, few salts.
+	fn promise(&mut self) -> (NetUid, Column<Test, Uid>, Column<Test, u16>, Salt) {
+		let target = self.below(3) as Uid;
+		let uids = vec![target].try_into().unwrap();
+		let values = vec![u16::MAX].try_into().unwrap();
+		(self.netuid(), uids, values, salt(self.below(2) as u8))
+	}
+
+	/// Somebody who may vote where votes are plain or promised, if there is one.
+	fn voter(&mut self, promised: bool) -> Option<(NetUid, AccountId)> {
+		let voters: Vec<_> = Keys::<Test>::iter()
+			.filter(|(netuid, _, _)| CommitRevealWeightsEnabled::<Test>::get(netuid) == promised)
+			.filter(|(netuid, uid, _)| Subnet::has_permit(*netuid, *uid))
+			.map(|(netuid, _, hotkey)| (netuid, hotkey))
+			.collect();
+		let at = self.below(voters.len().max(1) as u64) as usize;
+		voters.get(at).copied().filter(|_| self.chance(80))
+	}
+
+	/// A reveal of something that was promised, if anything was.
+	fn owed_reveal(&mut self) -> Option<(Who, Call<Test>)> {
+		let commits: Vec<_> = WeightCommits::<Test>::iter().collect();
+		let at = self.below(commits.len().max(1) as u64) as usize;
+		let (netuid, hotkey, queue) = commits.get(at)?;
+		let wanted = queue
+			.get(self.below(queue.len().max(1) as u64) as usize)?
+			.hash;
+		for (target, byte) in (0..3).flat_map(|target| [(target, 0), (target, 1)]) {
+			let uids: Column<Test, Uid> = vec![target].try_into().unwrap();
+			let values: Column<Test, u16> = vec![u16::MAX].try_into().unwrap();
+			let salt = salt(byte);
+			if Subnet::commit_hash(hotkey, *netuid, &uids, &values, &salt, 2) == wanted {
+				let netuid = *netuid;
+				let call = Call::reveal_weights {
+					netuid,
+					uids,
+					values,
+					salt,
+					version_key: 2,
+				};
+				return Some((Who::Account(*hotkey), call));
+			}
+		}
+		None
+	}
+
+	/// Any call, signed by whom it is meant for, mostly.
+	fn call(&mut self) -> (Who, Call<Test>) {
+		let hot = self.hotkey();
+		let cold = match Owner::<Test>::get(hot) {
+			Some(owner) if self.chance(85) => owner,
+			_ => self.coldkey(),
+		};
+		let (by_cold, by_hot) = (Who::Account(cold), Who::Account(hot));
+		let (netuid, hotkey) = (self.netuid(), hot);
+		match self.below(20) {
+			0 | 1 => (by_cold, Call::burned_register { netuid, hotkey }),
+			2 => {
+				let limit_price = self.rao();
+				(
+					by_cold,
+					Call::register_limit {
+						netuid,
+						hotkey,
+						limit_price,
+					},
+				)
+			}
+			3 | 4 => {
+				let amount_staked = self.rao();
+				let who = Who::Account(self.coldkey());
+				(
+					who,
+					Call::add_stake {
+						hotkey,
+						netuid,
+						amount_staked,
+					},
+				)
+			}
+			5 => {
+				let (amount_staked, limit_price) =
+					(self.rao(), 900_000_000 + self.below(2) * 200_000_000);
+				let allow_partial = self.chance(50);
+				(
+					by_cold,
+					Call::add_stake_limit {
+						hotkey,
+						netuid,
+						amount_staked,
+						limit_price,
+						allow_partial,
+					},
+				)
+			}
+			6 | 7 => {
+				let amount_unstaked = match self.chance(40) {
+					true => Stake::<Test>::get((netuid, hotkey, cold)),
+					false => self.rao(),
+				};
+				(
+					by_cold,
+					Call::remove_stake {
+						hotkey,
+						netuid,
+						amount_unstaked,
+					},
+				)
+			}
+			8 => {
+				let (amount_unstaked, limit_price) =
+					(self.rao(), 900_000_000 + self.below(2) * 200_000_000);
+				let allow_partial = self.chance(50);
+				(
+					by_cold,
+					Call::remove_stake_limit {
+						hotkey,
+						netuid,
+						amount_unstaked,
+						limit_price,
+						allow_partial,
+					},
+				)
+			}
+			9 => {
+				let (ip, port) = (
+					u128::from(u32::from_be_bytes([8, 8, 8, 8])),
+					self.below(3) as u16,
+				);
+				let (version, ip_type) = (1, 4 + self.below(2) as u8);
+				let (protocol, placeholder1, placeholder2) = (0, 0, 0);
+				(
+					by_hot,
+					Call::serve_axon {
+						netuid,
+						version,
+						ip,
+						port,
+						ip_type,
+						protocol,
+						placeholder1,
+						placeholder2,
+					},
+				)
+			}
+			10 | 11 => {
+				let (dests, weights) = self.row();
+				let (mecid, version_key) = (self.chance(3).into(), 2 * u64::from(self.chance(90)));
+				let (netuid, voter) = self.voter(false).unwrap_or((netuid, hotkey));
+				if self.chance(20) {
+					return (
+						Who::Account(voter),
+						Call::set_weights {
+							netuid,
+							dests,
+							weights,
+							version_key,
+						},
+					);
+				}
+				(
+					Who::Account(voter),
+					Call::set_mechanism_weights {
+						netuid,
+						mecid,
+						dests,
+						weights,
+						version_key,
+					},
+				)
+			}
+			12 | 13 => {
+				let (somewhere, uids, values, salt) = self.promise();
+				let (netuid, voter) = self.voter(true).unwrap_or((somewhere, hot));
+				let commit_hash = Subnet::commit_hash(&voter, netuid, &uids, &values, &salt, 2);
+				(
+					Who::Account(voter),
+					Call::commit_weights {
+						netuid,
+						commit_hash,
+					},
+				)
+			}
+			14 | 15 => {
+				if let Some(owed) = self.owed_reveal().filter(|_| self.chance(85)) {
+					return owed;
+				}
+				let (netuid, uids, values, salt) = self.promise();
+				(
+					by_hot,
+					Call::reveal_weights {
+						netuid,
+						uids,
+						values,
+						salt,
+						version_key: 2,
+					},
+				)
+			}
+			16 => {
+				let take = self.below(13_000) as u16;
+				match self.chance(50) {
+					true => (by_cold, Call::increase_take { hotkey, take }),
+					false => (by_cold, Call::decrease_take { hotkey, take }),
+				}
+			}
+			17 => {
+				let who = if self.chance(60) {
+					Who::Root
+				} else {
+					Who::Account(OWNER)
+				};
+				let update = self.update();
+				(who, Call::set_hyperparams { netuid, update })
+			}
+			18 => {
+				let shares = (0..self.below(4)).map(|_| (self.netuid(), self.next() as u16));
+				let shares = shares.collect::<Vec<_>>().try_into().unwrap();
+				(Who::Root, Call::set_emission_shares { shares })
+			}
+			_ => {
+				let (hash, url) = (H256::repeat_byte(1), Default::default());
+				(
+					Who::Account(self.coldkey()),
+					Call::set_subnet_spec { netuid, hash, url },
+				)
+			}
+		}
+	}
+
+	fn step(&mut self) -> Step {
+		match self.below(10) {
+			0 | 1 => Step::Blocks(1 + self.below(15)),
+			2 if self.chance(10) => Step::Gift(self.rao() % WEALTH),
+			_ => {
+				let (mut who, call) = self.call();
+				if self.chance(4) {
+					who = Who::Account(self.below(30));
+				}
+				Step::Call(who, Box::new(call))
+			}
+		}
+	}
+}
+
+/// What the steps reached: successes by call, failures by error.
+#[derive(Default)]
+struct Reached {
+	done: BTreeMap<&'static str, u64>,
+	failed: BTreeMap<String, u64>,
+	steps: u64,
+}
+
+fn chain() -> sp_io::TestExternalities {
+	let subnets = vec![subnet(1), secret_subnet(2), secret_subnet(3)];
+	ExtBuilder::of(subnets)
+		.with(|h| {
+			h.max_allowed_uids = Some(6);
+			h.min_non_immune_uids = Some(1);
+			h.owner_cut = Some(11_796);
+		})
+		.build()
+}
+
+fn all_balances() -> u64 {
+	frame_system::Account::<Test>::iter_values()
+		.map(|account| account.data.free + account.data.reserved)
+		.sum()
+}
+
+/// Takes one step and checks everything. Panics if something is wrong.
+fn take(step: &Step, gifts: &mut u64, reached: &mut Reached) {
+	reached.steps += 1;
+	match step {
+		Step::Blocks(count) => {
+			run_to(System::block_number() + count);
+			*gifts = 0; // shared out with the emission
+		}
+		Step::Gift(rao) => {
+			use frame_support::traits::{fungible::Mutate, tokens::Preservation};
+			let keep = Preservation::Preserve;
+			let to = Subnet::account_id();
+			if <Balances as Mutate<_>>::transfer(&NOMINATOR, &to, *rao, keep).is_ok() {
+				*gifts += rao;
+			}
+		}
+		Step::Call(who, call) => {
+			let origin = match who {
+				Who::Root => RuntimeOrigin::root(),
+				Who::Account(account) => signed(*account),
+			};
+			let guarded = match who {
+				Who::Account(account) => Subnet::check_free_call(account, call).is_ok(),
+				Who::Root => true,
+			};
+			// Dear, so now and then.
+			let root = || sp_io::storage::root(sp_core::storage::StateVersion::V1);
+			let before = reached.steps.is_multiple_of(10).then(root);
+			let outcome = RuntimeCall::Subnet((**call).clone()).dispatch(origin);
+			let name = call.get_call_name();
+			match outcome {
+				Ok(_) => {
+					assert!(guarded, "the guard refuses a call that succeeds");
+					*reached.done.entry(name).or_default() += 1;
+				}
+				Err(failed) => {
+					if let Some(before) = before {
+						assert_eq!(before, root(), "a call that failed left a trace");
+					}
+					let is_free = FREE.contains(&name);
+					assert!(
+						!(is_free && guarded),
+						"the guard lets a free call in that fails"
+					);
+					*reached.failed.entry(name_of(failed.error)).or_default() += 1;
+				}
+			}
+		}
+	}
+	Subnet::do_try_state().unwrap();
+	assert_eq!(
+		Balances::total_issuance(),
+		all_balances(),
+		"issuance is not what people have"
+	);
+	let held = Balances::total_balance(&Subnet::account_id());
+	assert_eq!(
+		held,
+		owed() + *gifts,
+		"the account does not hold what it owes"
+	);
+}
+
+const FREE: [&str; 5] = [
+	"serve_axon",
+	"set_weights",
+	"set_mechanism_weights",
+	"commit_weights",
+	"reveal_weights",
+];
+
+fn name_of(error: DispatchError) -> String {
+	match error {
+		DispatchError::Module(ModuleError {
+			message: Some(name),
+			..
+		}) => name.into(),
+		other => format!("{other:?}"),
+	}
+}
+
+/// Whether the steps end well on a new chain.
+fn ends_well(steps: &[Step]) -> bool {
+	catch_unwind(AssertUnwindSafe(|| {
+		chain().execute_with(|| {
+			let (mut gifts, mut reached) = (0, Reached::default());
+			steps
+				.iter()
+				.for_each(|step| take(step, &mut gifts, &mut reached));
+		})
+	}))
+	.is_ok()
+}
+
+/// Leaves out what is not needed for the failure: halves first, then ever smaller pieces.
+fn shrunk(mut steps: Vec<Step>) -> Vec<Step> {
+	let until = Instant::now() + Duration::from_secs(SHRINK_SECONDS);
+	let mut piece = steps.len() / 2;
+	while piece > 0 {
+		let mut at = 0;
+		while at < steps.len() && Instant::now() < until {
+			let mut fewer = steps.clone();
+			fewer.drain(at..(at + piece).min(steps.len()));
+			match ends_well(&fewer) {
+				true => at += piece,
+				false => steps = fewer,
+			}
+		}
+		piece /= 2;
+	}
+	steps
+}
+
+fn number(name: &str, default: u64) -> u64 {
+	std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn fuzz_random_calls_break_nothing() {
+	let until = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS", 15));
+	let mut seed = number("FUZZ_SEED", 1);
+	let mut reached = Reached::default();
+	let mut chains = 0u64;
+	while chains == 0 || Instant::now() < until {
+		let mut dice = Dice(seed);
+		let mut steps = Vec::new();
+		let ended = catch_unwind(AssertUnwindSafe(|| {
+			chain().execute_with(|| {
+				let mut gifts = 0;
+				for _ in 0..STEPS_PER_CHAIN {
+					steps.push(dice.step());
+					take(steps.last().unwrap(), &mut gifts, &mut reached);
+				}
+			})
+		}));
+		if ended.is_err() {
+			let few = shrunk(steps);
+			panic!("FUZZ_SEED={seed} fails; these steps do it:\n{few:#?}");
+		}
+		seed += 1;
+		chains += 1;
+	}
+	println!("{chains} chains, {} steps", reached.steps);
+	println!("succeeded: {:?}", reached.done);
+	println!("failed: {:?}", reached.failed);
+	let never: Vec<_> = Call::<Test>::get_call_names()
+		.iter()
+		.filter(|name| !reached.done.contains_key(**name))
+		.collect();
+	println!("never succeeded: {never:?}");
+}
