@@ -398,5 +398,20 @@ mod benchmarks {
 		assert_eq!(Delegates::<T>::get(hotkey::<T>(0)), MAX_TAKE);
 	}
 
+	#[benchmark]
+	fn register_network(s: Linear<1, 127>) {
+		let s = s.min(T::MaxSubnets::get() - 1) as u16;
+		let before = Pallet::<T>::netuids().len() as u16;
+		(before..s).for_each(|k| drop(subnet::<T>(NETUID + k, true)));
+		NetworkMinLockCost::<T>::put(STAKE);
+		let coldkey = rich::<T>("founder", 0);
+
+		#[extrinsic_call]
+		_(RawOrigin::Signed(coldkey.clone()), hotkey::<T>(0));
+
+		assert_eq!(OwnedHotkeys::<T>::get(&coldkey).len(), 1);
+		assert_eq!(NetworkLastLockCost::<T>::get(), STAKE);
+	}
+
 	impl_benchmark_test_suite!(Pallet, mock::ExtBuilder::default().build(), mock::Test);
 }

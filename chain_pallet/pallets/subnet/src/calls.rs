@@ -547,5 +547,27 @@ mod calls {
 			)?;
 			Ok(())
 		}
+
+		/// Buys a subnet under the lowest free number, with default hyperparameters. The price is
+		/// burned: twice the last one, falling with time ([`Pallet::network_lock_cost`]).
+		///
+		/// The hotkey becomes the subnet's first neuron and is never pruned. The subnet has no share
+		/// in the emission until root gives it one, so nobody buys a way into it.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that pays, owns the hotkey, and will own the subnet.
+		///
+		/// ## Errors
+		/// `SubnetLimitReached`, `CannotAffordLockCost`, `NonAssociatedColdKey`,
+		/// `TooManyOwnedHotkeys`.
+		///
+		/// ## Events
+		/// `NetworkAdded`.
+		#[pallet::call_index(59)]
+		#[pallet::weight(T::WeightInfo::register_network(T::MaxSubnets::get()))]
+		pub fn register_network(origin: OriginFor<T>, hotkey: T::AccountId) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_register_network(coldkey, hotkey)
+		}
 	}
 }

@@ -45,7 +45,8 @@ impl<T: Config> Pallet<T> {
 	/// Mints the block's emission and puts it into the subnets' pots, along with whatever else in
 	/// the pallet's account belongs to nobody.
 	pub(crate) fn collect_emission(netuids: &[NetUid]) {
-		if netuids.is_empty() {
+		// Nobody to mint for.
+		if Self::shares(netuids).is_empty() {
 			return;
 		}
 		let account = Self::account_id();
@@ -78,11 +79,7 @@ impl<T: Config> Pallet<T> {
 
 	/// Divides an amount by the subnets' shares; the lowest netuid with a share takes what is left.
 	pub(crate) fn split(netuids: &[NetUid], amount_rao: u64) -> Vec<(NetUid, u64)> {
-		let mut shares = EmissionShares::<T>::get().into_inner();
-		if shares.is_empty() {
-			shares = netuids.iter().map(|netuid| (*netuid, 1)).collect();
-		}
-		shares.retain(|(_, share)| *share > 0);
+		let shares = Self::shares(netuids);
 		let total = shares
 			.iter()
 			.fold(0u64, |sum, (_, share)| sum.saturating_add((*share).into()));
@@ -97,6 +94,16 @@ impl<T: Config> Pallet<T> {
 			*part = part.saturating_add(amount_rao.saturating_sub(given_rao));
 		}
 		parts
+	}
+
+	/// The subnets with a share in the emission, ascending.
+	fn shares(netuids: &[NetUid]) -> Vec<(NetUid, u16)> {
+		let mut shares = EmissionShares::<T>::get().into_inner();
+		if shares.is_empty() {
+			shares = netuids.iter().map(|netuid| (*netuid, 1)).collect();
+		}
+		shares.retain(|(_, share)| *share > 0);
+		shares
 	}
 
 	/// Stores the subnets' shares, ascending by netuid.

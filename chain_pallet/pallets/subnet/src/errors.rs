@@ -114,5 +114,9 @@ mod errors {
 		AdminActionProhibitedDuringWeightsWindow,
 		/// The lists of a batch differ in length, or are empty.
 		InputLengthsUnequal,
+		/// There are as many subnets as there may be.
+		SubnetLimitReached,
+		/// The balance is below the price of a subnet.
+		CannotAffordLockCost,
 	}
 }

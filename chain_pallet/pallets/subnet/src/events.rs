@@ -104,5 +104,12 @@ mod events {
 			hotkey: T::AccountId,
 			take: u16,
 		},
+		/// A coldkey bought a subnet; its hotkey is the first neuron.
+		NetworkAdded {
+			netuid: NetUid,
+			coldkey: T::AccountId,
+			hotkey: T::AccountId,
+			price_rao: u64,
+		},
 	}
 }

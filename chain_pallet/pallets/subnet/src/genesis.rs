@@ -55,6 +55,12 @@ pub struct GenesisLimits {
 	pub min_owner_tempo: Option<u16>,
 	/// See [`MinOwnerUids`].
 	pub min_owner_uids: Option<u16>,
+	/// See [`NetworkMinLockCost`].
+	pub network_min_lock_cost: Option<u64>,
+	/// See [`NetworkLockReductionInterval`].
+	pub network_lock_reduction_interval: Option<u64>,
+	/// See [`SubnetLimit`].
+	pub subnet_limit: Option<u16>,
 }
 
 impl GenesisLimits {
@@ -72,6 +78,13 @@ impl GenesisLimits {
 			.iter()
 			.for_each(MinOwnerTempo::<T>::put);
 		self.min_owner_uids.iter().for_each(MinOwnerUids::<T>::put);
+		self.network_min_lock_cost
+			.iter()
+			.for_each(NetworkMinLockCost::<T>::put);
+		self.network_lock_reduction_interval
+			.iter()
+			.for_each(NetworkLockReductionInterval::<T>::put);
+		self.subnet_limit.iter().for_each(SubnetLimit::<T>::put);
 	}
 }
 
@@ -115,8 +128,6 @@ impl<T: Config> Pallet<T> {
 			!NetworksAdded::<T>::get(netuid),
 			"netuid {netuid} occurs twice"
 		);
-		NetworksAdded::<T>::insert(netuid, true);
-		NetworkRegisteredAt::<T>::insert(netuid, 0);
 		let label = |text: &String| -> Label {
 			text.as_bytes()
 				.to_vec()
@@ -130,14 +141,11 @@ impl<T: Config> Pallet<T> {
 			},
 		);
 		TokenSymbol::<T>::insert(netuid, label(&subnet.symbol));
-		let base = (Scalars::default(), Hyperparams::default());
-		if let Err(name) = Self::store_hyperparams(netuid, base, &subnet.hyperparams) {
-			panic!("hyperparameter {name:?} of subnet {netuid} is out of bounds");
-		}
 		let hotkey = subnet.owner_hotkey.as_ref().unwrap_or(&subnet.owner);
 		Self::associate(&subnet.owner, hotkey).expect("the owner's hotkey is the owner's");
-		SubnetOwner::<T>::insert(netuid, &subnet.owner);
-		SubnetOwnerHotkey::<T>::insert(netuid, hotkey);
+		if let Err(name) = Self::add_subnet(netuid, &subnet.owner, hotkey, &subnet.hyperparams) {
+			panic!("hyperparameter {name:?} of subnet {netuid} is out of bounds");
+		}
 		// Spread the subnets' first epochs, and so all later ones.
 		let tempo = u64::from(Tempo::<T>::get(netuid));
 		let lead = u64::from(netuid).checked_rem(tempo).unwrap_or(0);

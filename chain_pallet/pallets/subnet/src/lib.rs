@@ -52,6 +52,7 @@
 //! | `serving` | axons |
 //! | `staking` | who holds what on whom |
 //! | `delegation` | what a hotkey's owner takes of its nominators' dividends |
+//! | `network` | buying a subnet |
 //! | `owner` | what the owner of a subnet may change, and when |
 //! | `emission` | minting, pots, payment |
 //! | `epoch` | scheduler; load, [`yuma::epoch`], store |
@@ -93,6 +94,7 @@ mod genesis;
 mod hyperparams;
 #[cfg(test)]
 mod mock;
+mod network;
 mod nonce;
 mod owner;
 mod pow;

@@ -306,4 +306,30 @@ mod storage {
 	/// Block in which a subnet's owner last changed a hyperparameter.
 	#[pallet::storage]
 	pub type LastOwnerChange<T> = StorageDoubleMap<_, Identity, NetUid, Identity, Hyperparam, u64>;
+
+	// --- buying a subnet ---------------------------------------------------------------------
+
+	/// A subnet never costs less, in rao.
+	#[pallet::storage]
+	pub type NetworkMinLockCost<T> = StorageValue<_, u64, ValueQuery, ConstU64<1_000_000_000_000>>;
+
+	/// What the last subnet that was bought cost, in rao.
+	#[pallet::storage]
+	pub type NetworkLastLockCost<T> = StorageValue<_, u64, ValueQuery>;
+
+	/// Block in which a subnet was last bought.
+	#[pallet::storage]
+	pub type NetworkLastRegistered<T> = StorageValue<_, u64>;
+
+	/// Blocks in which the price of a subnet falls by what the last one cost.
+	#[pallet::storage]
+	pub type NetworkLockReductionInterval<T> = StorageValue<_, u64, ValueQuery, ConstU64<100_800>>;
+
+	/// Most subnets that there may be, if `MaxSubnets` is not less.
+	#[pallet::storage]
+	pub type SubnetLimit<T> = StorageValue<_, u16, ValueQuery, ConstU16<128>>;
+
+	/// What was burned for a subnet, in rao.
+	#[pallet::storage]
+	pub type SubnetLocked<T> = StorageMap<_, Identity, NetUid, u64, ValueQuery>;
 }

@@ -48,6 +48,8 @@ pub trait WeightInfo {
 	fn decrease_take() -> Weight;
 	/// `increase_take`.
 	fn increase_take() -> Weight;
+	/// `register_network` where there are `s` subnets.
+	fn register_network(s: u32) -> Weight;
 }
 
 /// Cost of one benchmark, linear in its components `a` and `b`.
@@ -94,6 +96,7 @@ const SET_HYPERPARAMS: Cost = Cost::new([80_000, 0, 0], [40, 0, 0], [31, 0, 0]);
 const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [7, 13, 0], [3, 6, 0]);
 const EPOCH: Cost = Cost::new([150_000, 10_000, 1_500], [24, 5, 2], [14, 2, 0]);
 const CREDIT: Cost = Cost::new([20_000, 0, 0], [5, 0, 0], [5, 0, 0]);
+const REGISTER_NETWORK: Cost = Cost::new([150_000, 5_000, 0], [34, 1, 0], [42, 0, 0]);
 const CHANGE_TAKE: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [2, 0, 0]);
 
 /// The weights, with a cost per storage access of `Db`.
@@ -163,6 +166,10 @@ impl<Db: Get<RuntimeDbWeight>> WeightInfo for SubstrateWeight<Db> {
 	fn increase_take() -> Weight {
 		CHANGE_TAKE.of::<Db>(0, 0)
 	}
+
+	fn register_network(s: u32) -> Weight {
+		REGISTER_NETWORK.of::<Db>(s, 0)
+	}
 }
 
 // For tests.
@@ -229,5 +236,9 @@ impl WeightInfo for () {
 
 	fn increase_take() -> Weight {
 		CHANGE_TAKE.of::<RocksDbWeight>(0, 0)
+	}
+
+	fn register_network(s: u32) -> Weight {
+		REGISTER_NETWORK.of::<RocksDbWeight>(s, 0)
 	}
 }

@@ -57,6 +57,9 @@ enum Act {
 		k: u64,
 		take: u16,
 	},
+	Found {
+		k: u64,
+	},
 	OwnersHyperparams {
 		netuid: NetUid,
 		update: HyperparamsUpdate,
@@ -69,7 +72,7 @@ enum Act {
 
 fn acts() -> impl Strategy<Value = Act> {
 	let k = || 0u64..8;
-	let netuid = || 1u16..=3;
+	let netuid = || 1u16..=4; // the fourth if somebody buys it
 	let rao = || prop_oneof![0u64..5_000, 0u64..WEALTH];
 	let row = || {
 		let few =
@@ -92,6 +95,7 @@ fn acts() -> impl Strategy<Value = Act> {
 		1 => (netuid(), updates())
 			.prop_map(|(netuid, update)| Act::Hyperparams { netuid, update }),
 		2 => (k(), k(), 0..MAX_TAKE + 2).prop_map(|(who, k, take)| Act::Take { who, k, take }),
+		1 => k().prop_map(|k| Act::Found { k }),
 		1 => (netuid(), updates())
 			.prop_map(|(netuid, update)| Act::OwnersHyperparams { netuid, update }),
 		1 => (k(), 0u64..10_000).prop_map(|(who, rao)| Act::Gift { who, rao }),
@@ -161,6 +165,7 @@ fn perform(act: Act) {
 		}
 		Act::Take { who, k, take } => Subnet::decrease_take(signed(coldkey(who)), hotkey(k), take)
 			.or_else(|_| Subnet::increase_take(signed(coldkey(who)), hotkey(k), take)),
+		Act::Found { k } => Subnet::register_network(signed(coldkey(k)), hotkey(k)),
 		Act::OwnersHyperparams { netuid, update } => {
 			let allowed = HyperparamsUpdate {
 				owner_cut: None,
@@ -192,6 +197,7 @@ proptest! {
 			g.limits.admin_freeze_window = Some(2);
 			g.limits.min_owner_tempo = Some(2);
 			g.limits.min_owner_uids = Some(2);
+			g.limits.network_min_lock_cost = Some(1_000_000);
 		});
 		builder.build().execute_with(|| {
 			for act in acts {

@@ -8,6 +8,7 @@ mod epoch_vectors;
 mod extension;
 mod fuzz;
 mod hyperparams;
+mod network;
 mod owner;
 mod pow;
 mod registration;
