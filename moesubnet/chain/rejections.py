@@ -130,8 +130,9 @@ def pool_rejection(error: RpcError, metadata: Any) -> CallRejected:
 def _custom(code: int, metadata: Any) -> CallRejected:
     if name := _CUSTOM.get(code):
         return rejected(name)
-    errors = next((pallet.errors for pallet in metadata.pallets if pallet.name == _PALLET), None)
-    if code < _FIRST_OWN_CODE or code - _FIRST_OWN_CODE >= len(errors or ()):
+    named = (pallet.errors for pallet in metadata.pallets if pallet.name == _PALLET)
+    errors = next(named, None) or ()
+    if not 0 <= code - _FIRST_OWN_CODE < len(errors):
         return rejected(f"Custom error: {code}")
     found = errors[code - _FIRST_OWN_CODE]
     return rejected(found.name, " ".join(found.docs))

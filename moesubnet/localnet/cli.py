@@ -48,8 +48,8 @@ def localnet(
     """Train experts on text that this machine has, then run the whole subnet on them.
 
     Chain, miners, validators, router and distiller run as real processes with real signatures;
-    only the text is borrowed from installed packages. The first start takes a quarter to a
-    third of an hour on two cores, the next one about a minute. Ctrl-C stops everything cleanly.
+    only the text is borrowed from installed packages. The first start takes about a quarter
+    of an hour on two cores, the next one under a minute. Ctrl-C stops everything cleanly.
     """
     import asyncio
     import shutil
