@@ -42,6 +42,12 @@ def run(
             "By default the hotkey's own wallet, where its coldkey is on this machine."
         ),
     ] = None,
+    max_price: Annotated[
+        str,
+        typer.Option(
+            help="Most tokens that a slot may cost. It is bought again when the hotkey has lost it."
+        ),
+    ] = "2",
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
     spec: Annotated[
@@ -97,6 +103,7 @@ def run(
     from moesubnet.log import set_up_logging
     from moesubnet.miner.run import MinerConfig, run_miner
     from moesubnet.types import NetUid
+    from moesubnet.units import parse_rao
 
     set_up_logging(log_level)
     config = MinerConfig(
@@ -105,6 +112,7 @@ def run(
         signer=load_hotkey(hotkey),
         hotkey_spec=hotkey,
         coldkey_spec=coldkey,
+        max_price_rao=parse_rao(max_price),
         model=model,
         engine=engine,
         threads=threads,

@@ -39,6 +39,7 @@ class MinerConfig:
     signer: Signer
     hotkey_spec: str  # as typed
     coldkey_spec: str | None  # pays the registration; by default the hotkey's wallet
+    max_price_rao: int  # for the registration
     model: str
     engine: str
     threads: int
@@ -122,9 +123,16 @@ async def _payer(chain: ChainClient, config: MinerConfig, metagraph: Metagraph) 
 
 async def _register(chain: ChainClient, config: MinerConfig, payer: str) -> None:
     price_rao = await chain.burn_price_rao(config.netuid)
+    if price_rao > config.max_price_rao:
+        raise ConfigError(
+            f"a slot on subnet {config.netuid} costs {format_rao(price_rao)} now, more than "
+            f"{format_rao(config.max_price_rao)}: wait until the price has fallen, or raise "
+            "--max-price"
+        )
     log.info("registering hotkey=%s price=%s", config.hotkey, format_rao(price_rao))
     coldkey = await asyncio.to_thread(load_coldkey, payer)
-    receipt = await chain.register(config.netuid, config.hotkey, coldkey)
+    limit_rao = min(price_rao * 11 // 10, config.max_price_rao)
+    receipt = await chain.register(config.netuid, config.hotkey, coldkey, limit_rao)
     log.info("registered hotkey=%s block=%d", config.hotkey, receipt.block)
 
 

@@ -119,6 +119,14 @@ async def test_without_a_registration_the_exact_command_is_printed(network: Netw
     assert f"{command} --chain {network.url}" in log
 
 
+async def test_a_slot_that_costs_too_much_is_not_bought(network: Network) -> None:
+    arguments = ("--coldkey", "//Bob", "--max-price", "0.0001")
+    code, log = await (await network.miner(*arguments)).wait()
+    assert code == 1
+    assert "more than 0.0001 τ" in log
+    assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
+
+
 @pytest.mark.slow
 async def test_a_miner_joins_serves_drains_and_comes_back_elsewhere(network: Network) -> None:
     miner = await network.miner("--coldkey", "//Bob")
