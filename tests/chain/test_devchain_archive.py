@@ -137,5 +137,6 @@ def test_the_commands_say_what_they_did(source: Path, tmp_path: Path) -> None:
     run("reset", "--base-path", other, text="n\n")
     assert Path(other).exists()
     assert "deleted" in run("reset", "--yes", "--base-path", other)
+    assert Path(other).exists()
     with pytest.raises(ConfigError, match="no chain in"):
         run("export", file, "--base-path", other)

@@ -60,7 +60,9 @@ def _import(chain: Chain, file: Path, reader: Reader, on_block: OnBlock) -> int:
         try:
             block = Block.read(reader)
             if reader.uint(1):
-                reader.vec()  # a node's justifications; here every block is final
+                for _ in range(reader.compact()):  # a node's justifications; here all is final
+                    reader.take(4)
+                    reader.vec()
         except ChainError as error:
             raise ConfigError(f"{file} ends or is damaged in its block {done}: {error}") from error
         known = chain.block_at(block.number)

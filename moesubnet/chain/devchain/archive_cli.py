@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -73,8 +72,9 @@ def reset(
         number = chain.head.block.number
     if not yes:
         typer.confirm(f"Delete the chain of {number:,} blocks in {folder}?", abort=True)
-    shutil.rmtree(folder)
-    typer.echo(f"deleted {folder}")
+    for file in folder.glob("chain.sqlite*"):  # the folder may hold other things
+        file.unlink()
+    typer.echo(f"deleted the chain in {folder}")
 
 
 def fork_at(
