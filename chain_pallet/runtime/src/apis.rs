@@ -242,6 +242,12 @@ impl_runtime_apis! {
 		}
 	}
 
+	impl pallet_subnet_runtime_api::SubnetRegistrationRuntimeApi<Block> for Runtime {
+		fn get_network_registration_cost() -> u64 {
+			SubtensorModule::network_lock_cost()
+		}
+	}
+
 	impl pallet_subnet_runtime_api::StakeInfoRuntimeApi<Block> for Runtime {
 		fn get_stake_info_for_coldkey(coldkey_account: AccountId) -> Vec<StakeInfo> {
 			StakeInfo::all::<Runtime>(&coldkey_account)

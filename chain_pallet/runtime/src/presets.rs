@@ -112,6 +112,7 @@ fn quick_limits() -> GenesisLimits {
 		admin_freeze_window: Some(2),
 		min_owner_tempo: Some(10),
 		min_owner_uids: Some(2),
+		trim_rate_limit: Some(60),
 		network_min_lock_cost: Some(100 * RAO_PER_TOKEN),
 		network_lock_reduction_interval: Some(300),
 		..Default::default()

@@ -413,5 +413,44 @@ mod benchmarks {
 		assert_eq!(NetworkLastLockCost::<T>::get(), STAKE);
 	}
 
+	#[benchmark]
+	fn trim_subnet(n: Linear<4, 256>) {
+		// Half of the neurons go, and all others move.
+		let owner = subnet::<T>(NETUID, true);
+		neurons::<T>(n, n.min(64));
+		let earned = (0..n).map(|k| u64::from(k >= n / 2)).collect::<Vec<_>>();
+		Emission::<T>::insert(NETUID, BoundedVec::truncate_from(earned));
+		for k in 0..n {
+			let queue = vec![commit(H256::zero(), 1); MAX_COMMITS as usize];
+			WeightCommits::<T>::insert(NETUID, hotkey::<T>(k), CommitQueue::truncate_from(queue));
+		}
+		MinOwnerUids::<T>::put(1);
+		PendingEpochAt::<T>::insert(NETUID, 20_000);
+		let half = (n / 2) as u16;
+		frame_system::Pallet::<T>::set_block_number(10_000u32.into());
+
+		#[extrinsic_call]
+		_(RawOrigin::Signed(owner), NETUID, half);
+
+		let moved = LastTrim::<T>::get(NETUID).unwrap().moves.len();
+		assert_eq!((SubnetworkN::<T>::get(NETUID), moved), (half, half.into()));
+	}
+
+	#[benchmark]
+	fn set_subnet_name() {
+		let owner = subnet::<T>(NETUID, true);
+		let label = Label::truncate_from(vec![b'x'; 64]);
+
+		#[extrinsic_call]
+		_(
+			RawOrigin::Signed(owner),
+			NETUID,
+			label.clone(),
+			label.clone(),
+		);
+
+		assert_eq!(TokenSymbol::<T>::get(NETUID), label);
+	}
+
 	impl_benchmark_test_suite!(Pallet, mock::ExtBuilder::default().build(), mock::Test);
 }

@@ -569,5 +569,52 @@ mod calls {
 			let coldkey = ensure_signed(origin)?;
 			Self::do_register_network(coldkey, hotkey)
 		}
+
+		/// Takes slots away from a subnet: it has `max_n` from now on. If it has more neurons, those
+		/// that earned least at the last epoch go; ties fall on the older registration, then on the
+		/// lower uid. The immune and the owner's stay. Neurons beyond the end move into the emptied
+		/// slots, with their votes, bonds and scores; votes promised before follow them.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that owns the subnet; not in the last `AdminFreezeWindow` blocks
+		/// before an epoch, at most once in `TrimRateLimit` blocks, and not again while a vote from
+		/// before the last trim can be revealed.
+		///
+		/// ## Errors
+		/// `SubnetNotExists`, `NotSubnetOwner`, `AdminActionProhibitedDuringWeightsWindow`;
+		/// `HyperparamOutOfBounds` below `MinOwnerUids` or not below the slots now;
+		/// `TxRateLimitExceeded`; `TrimmingWouldExceedMaxImmunePercentage` if the neurons that stay
+		/// anyway fill more than 80 % of the slots.
+		///
+		/// ## Events
+		/// `SubnetTrimmed`, and `NeuronPruned` for each hotkey that lost its slot.
+		#[pallet::call_index(203)]
+		#[pallet::weight(T::WeightInfo::trim_subnet(T::MaxUids::get()))]
+		pub fn trim_subnet(origin: OriginFor<T>, netuid: NetUid, max_n: u16) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_trim(coldkey, netuid, max_n)
+		}
+
+		/// Names a subnet and its token.
+		///
+		/// ## Dispatch Origin
+		/// Signed by the coldkey that owns the subnet.
+		///
+		/// ## Errors
+		/// `SubnetNotExists`, `NotSubnetOwner`; `InvalidIdentity` if either is not UTF-8.
+		///
+		/// ## Events
+		/// `SubnetNamed`.
+		#[pallet::call_index(204)]
+		#[pallet::weight(T::WeightInfo::set_subnet_name())]
+		pub fn set_subnet_name(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			name: Label,
+			symbol: Label,
+		) -> DispatchResult {
+			let coldkey = ensure_signed(origin)?;
+			Self::do_name_subnet(coldkey, netuid, name, symbol)
+		}
 	}
 }

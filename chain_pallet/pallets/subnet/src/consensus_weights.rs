@@ -166,7 +166,8 @@ impl<T: Config> Pallet<T> {
 			!CommitRevealWeightsEnabled::<T>::get(netuid),
 			Error::<T>::CommitRevealEnabled
 		);
-		let uid = Self::check_vote(hotkey, netuid, uids, values, version_key, true)?;
+		let vote = (uids, values);
+		let uid = Self::check_vote(hotkey, netuid, vote, uids.len(), version_key, true)?;
 		Ok(Vote {
 			uid,
 			row: row_of(uids, values),
@@ -235,11 +236,17 @@ impl<T: Config> Pallet<T> {
 			epoch <= commit.reveal_epoch,
 			Error::<T>::ExpiredWeightCommit
 		);
-		let uid = Self::check_vote(hotkey, netuid, uids, values, version_key, false)?;
+		ensure!(
+			uids.len() == values.len(),
+			Error::<T>::WeightVecNotEqualSize
+		);
+		let promised = uids.len();
+		let (uids, mut values) = Self::in_todays_uids(netuid, commit.block, uids, values);
+		let mut sniped = promised.saturating_sub(uids.len()) as u16;
+		let vote = (uids.as_slice(), values.as_slice());
+		let uid = Self::check_vote(hotkey, netuid, vote, promised, version_key, false)?;
 
 		// A target that changed hands since the commit inherits nothing.
-		let mut values = values.to_vec();
-		let mut sniped = 0u16;
 		for (target, value) in uids.iter().zip(values.iter_mut()) {
 			if *value > 0 && BlockAtRegistration::<T>::get(netuid, target) >= commit.block {
 				*value = 0;
@@ -253,7 +260,7 @@ impl<T: Config> Pallet<T> {
 		Ok(CheckedReveal {
 			vote: Vote {
 				uid,
-				row: row_of(uids, &values),
+				row: row_of(&uids, &values),
 			},
 			commit,
 			later_commits: BoundedVec::truncate_from(later_commits),
@@ -261,12 +268,13 @@ impl<T: Config> Pallet<T> {
 		})
 	}
 
-	/// What every vote must satisfy, in upstream's order. Returns the voter's uid.
+	/// What every vote must satisfy, in upstream's order. Returns the voter's uid. Of `promised`
+	/// targets some may have been trimmed away since: that does not make the row too short.
 	fn check_vote(
 		hotkey: &T::AccountId,
 		netuid: NetUid,
-		uids: &[Uid],
-		values: &[u16],
+		(uids, values): (&[Uid], &[u16]),
+		promised: usize,
 		version_key: u64,
 		is_rate_limited: bool,
 	) -> Result<Uid, Error<T>> {
@@ -315,7 +323,7 @@ impl<T: Config> Pallet<T> {
 		);
 		let least = usize::from(MinAllowedWeights::<T>::get(netuid).min(n));
 		ensure!(
-			is_self_vote || uids.len() >= least,
+			is_self_vote || promised >= least,
 			Error::<T>::WeightVecLengthIsLow
 		);
 		Ok(uid)

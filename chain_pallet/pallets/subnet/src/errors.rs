@@ -118,5 +118,9 @@ mod errors {
 		SubnetLimitReached,
 		/// The balance is below the price of a subnet.
 		CannotAffordLockCost,
+		/// More neurons are immune, or the owner's, than 80 % of the slots that would remain.
+		TrimmingWouldExceedMaxImmunePercentage,
+		/// The name or the symbol of a subnet is not UTF-8.
+		InvalidIdentity,
 	}
 }

@@ -15,7 +15,7 @@ mod events {
 			hotkey: T::AccountId,
 			price_rao: u64,
 		},
-		/// A hotkey lost its slot to another.
+		/// A hotkey lost its slot, to another or to a trim.
 		NeuronPruned {
 			netuid: NetUid,
 			uid: Uid,
@@ -35,7 +35,7 @@ mod events {
 			commit_hash: H256,
 		},
 		/// A hotkey revealed promised weights; `sniped` targets had changed hands since the commit
-		/// and got 0.
+		/// and got 0, or were trimmed away.
 		WeightsRevealed {
 			netuid: NetUid,
 			hotkey: T::AccountId,
@@ -110,6 +110,18 @@ mod events {
 			coldkey: T::AccountId,
 			hotkey: T::AccountId,
 			price_rao: u64,
+		},
+		/// A subnet has fewer slots. `moves` are the old and new uids of those that moved.
+		SubnetTrimmed {
+			netuid: NetUid,
+			max_n: u16,
+			moves: Column<T, (Uid, Uid)>,
+		},
+		/// A subnet has a new name and symbol.
+		SubnetNamed {
+			netuid: NetUid,
+			name: Label,
+			symbol: Label,
 		},
 	}
 }

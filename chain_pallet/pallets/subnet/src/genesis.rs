@@ -55,6 +55,8 @@ pub struct GenesisLimits {
 	pub min_owner_tempo: Option<u16>,
 	/// See [`MinOwnerUids`].
 	pub min_owner_uids: Option<u16>,
+	/// See [`TrimRateLimit`].
+	pub trim_rate_limit: Option<u64>,
 	/// See [`NetworkMinLockCost`].
 	pub network_min_lock_cost: Option<u64>,
 	/// See [`NetworkLockReductionInterval`].
@@ -78,6 +80,9 @@ impl GenesisLimits {
 			.iter()
 			.for_each(MinOwnerTempo::<T>::put);
 		self.min_owner_uids.iter().for_each(MinOwnerUids::<T>::put);
+		self.trim_rate_limit
+			.iter()
+			.for_each(TrimRateLimit::<T>::put);
 		self.network_min_lock_cost
 			.iter()
 			.for_each(NetworkMinLockCost::<T>::put);

@@ -34,6 +34,7 @@
 //!
 //! * Weight rows are stored sorted by uid, so liquid alpha sees every entry.
 //! * A reveal stores 0 for targets registered at or after the commit ([`Pallet::reveal_weights`]).
+//! * A trim keeps the uids that still exist, and promises from before it follow their targets.
 //! * A commit remembers the epoch in which it can be revealed; changing the period moves no commit.
 //! * Axons must be publicly routable, unless genesis says that the network is a local one.
 //! * Subnet owners earn incentive like everyone, and bonds, weights and payments lose no dust.
@@ -54,6 +55,7 @@
 //! | `delegation` | what a hotkey's owner takes of its nominators' dividends |
 //! | `network` | buying a subnet |
 //! | `owner` | what the owner of a subnet may change, and when |
+//! | `trimming` | taking slots away from a subnet |
 //! | `emission` | minting, pots, payment |
 //! | `epoch` | scheduler; load, [`yuma::epoch`], store |
 //! | `compat` | what only the official client needs |
@@ -105,6 +107,7 @@ mod staking;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod trimming;
 #[cfg(any(feature = "try-runtime", test))]
 mod try_state;
 mod types;

@@ -199,10 +199,13 @@ pub fn owed() -> u64 {
 	TotalStake::<Test>::get() + pots.map(|(_, pot)| pot).sum::<u64>()
 }
 
-/// Lets blocks pass until `block` has begun.
+/// Lets blocks pass until `block` has begun. Block `b` has the hash `hash(b as u8)`.
 pub fn run_to(block: u64) {
 	while System::block_number() < block {
-		System::set_block_number(System::block_number() + 1);
+		let ended = System::block_number();
+		Subnet::on_finalize(ended);
+		frame_system::BlockHash::<Test>::insert(ended, hash(ended as u8));
+		System::set_block_number(ended + 1);
 		System::reset_events();
 		Subnet::on_initialize(System::block_number());
 	}

@@ -67,6 +67,28 @@ impl<T: Config> Pallet<T> {
 		Ok(())
 	}
 
+	pub(crate) fn do_name_subnet(
+		owner: T::AccountId,
+		netuid: NetUid,
+		name: Label,
+		symbol: Label,
+	) -> DispatchResult {
+		Self::check_owner(&owner, netuid)?;
+		let is_text = [&name, &symbol]
+			.iter()
+			.all(|label| core::str::from_utf8(label).is_ok());
+		ensure!(is_text, Error::<T>::InvalidIdentity);
+		let subnet_name = name.clone();
+		SubnetIdentitiesV3::<T>::insert(netuid, SubnetIdentity { subnet_name });
+		TokenSymbol::<T>::insert(netuid, &symbol);
+		Self::deposit_event(Event::SubnetNamed {
+			netuid,
+			name,
+			symbol,
+		});
+		Ok(())
+	}
+
 	/// Writes what every subnet has from its first block on. The owner owns the hotkey.
 	pub(crate) fn add_subnet(
 		netuid: NetUid,

@@ -14,6 +14,15 @@ use sp_runtime::{traits::Get, DispatchError, DispatchResult};
 /// 1 in 32 fractional bits.
 const ONE_Q32: u64 = 1 << 32;
 
+/// Neurons that may lose their slots, by emission at the last epoch in rao, block of registration,
+/// and uid: the order in which they go.
+pub(crate) struct Prunable {
+	/// Those registered too recently to go before others.
+	pub immune: Vec<(u64, u64, Uid)>,
+	/// The others.
+	pub mortal: Vec<(u64, u64, Uid)>,
+}
+
 impl<T: Config> Pallet<T> {
 	pub(crate) fn do_register(
 		coldkey: T::AccountId,
@@ -132,8 +141,8 @@ impl<T: Config> Pallet<T> {
 		frame_system::Pallet::<T>::inc_sufficients(hotkey);
 	}
 
-	/// Takes a slot from its hotkey. Others' weights on it become 0; their bonds on it are masked
-	/// by the next epoch. Stake stays, and can be taken back.
+	/// Takes a slot from its hotkey, for another. Weights of others on it become 0; their bonds on
+	/// it are masked by the next epoch.
 	pub(crate) fn vacate(netuid: NetUid, uid: Uid) {
 		Weights::<T>::remove(netuid, uid);
 		Bonds::<T>::remove(netuid, uid);
@@ -147,6 +156,11 @@ impl<T: Config> Pallet<T> {
 				});
 			}
 		}
+		Self::unseat(netuid, uid);
+	}
+
+	/// Forgets the hotkey of a slot. Its stake stays, and can be taken back.
+	pub(crate) fn unseat(netuid: NetUid, uid: Uid) {
 		let Some(hotkey) = Keys::<T>::take(netuid, uid) else {
 			return;
 		};
@@ -166,26 +180,31 @@ impl<T: Config> Pallet<T> {
 	/// The slot that the next registration in a full subnet takes: least emission, then oldest
 	/// registration, then lowest uid; the immune only when few others are left.
 	pub(crate) fn uid_to_prune(netuid: NetUid) -> Option<Uid> {
+		let Prunable { immune, mortal } = Self::prunable(netuid);
+		let least_mortals = SubnetHyperparams::<T>::get(netuid).min_non_immune_uids;
+		let candidates = match mortal.len() > usize::from(least_mortals) {
+			true => mortal,
+			false => immune,
+		};
+		candidates.into_iter().min().map(|(_, _, uid)| uid)
+	}
+
+	/// Everyone whose slot is not the owner's.
+	pub(crate) fn prunable(netuid: NetUid) -> Prunable {
 		let now = Self::now();
 		let hyperparams = SubnetHyperparams::<T>::get(netuid);
 		let immortal = Self::immortal_uids(netuid, hyperparams.immune_owner_uids_limit);
 		let emission = Emission::<T>::get(netuid);
-		let (mut immune, mut mortal) = (Vec::new(), Vec::new());
-		for uid in (0..SubnetworkN::<T>::get(netuid)).filter(|uid| !immortal.contains(uid)) {
-			let registered_at = BlockAtRegistration::<T>::get(netuid, uid);
-			let earned = emission.get(usize::from(uid)).copied().unwrap_or(0);
-			let is_immune =
-				now.saturating_sub(registered_at) < u64::from(hyperparams.immunity_period);
-			let candidates = if is_immune { &mut immune } else { &mut mortal };
-			candidates.push((earned, registered_at, uid));
-		}
-		let enough = mortal.len() > usize::from(hyperparams.min_non_immune_uids);
-		let least = if enough {
-			mortal.iter().min()
-		} else {
-			immune.iter().min()
-		};
-		least.map(|(_, _, uid)| *uid)
+		let (immune, mortal) = (0..SubnetworkN::<T>::get(netuid))
+			.filter(|uid| !immortal.contains(uid))
+			.map(|uid| {
+				let earned = emission.get(usize::from(uid)).copied().unwrap_or(0);
+				(earned, BlockAtRegistration::<T>::get(netuid, uid), uid)
+			})
+			.partition(|(_, registered_at, _)| {
+				now.saturating_sub(*registered_at) < u64::from(hyperparams.immunity_period)
+			});
+		Prunable { immune, mortal }
 	}
 
 	/// Slots of the owner that are never pruned: the owner hotkey, then the owner coldkey's others

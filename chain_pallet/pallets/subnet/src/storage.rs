@@ -307,6 +307,14 @@ mod storage {
 	#[pallet::storage]
 	pub type LastOwnerChange<T> = StorageDoubleMap<_, Identity, NetUid, Identity, Hyperparam, u64>;
 
+	/// Blocks between two trims of a subnet.
+	#[pallet::storage]
+	pub type TrimRateLimit<T> = StorageValue<_, u64, ValueQuery, ConstU64<216_000>>;
+
+	/// A subnet's last trim.
+	#[pallet::storage]
+	pub type LastTrim<T: Config> = StorageMap<_, Identity, NetUid, Trim<T::MaxUids>>;
+
 	// --- buying a subnet ---------------------------------------------------------------------
 
 	/// A subnet never costs less, in rao.

@@ -3,7 +3,10 @@
 use alloc::vec::Vec;
 use codec::{Decode, DecodeWithMemTracking, Encode, MaxEncodedLen};
 use polkadot_sdk::{
-	frame_support::{traits::ConstU32, BoundedVec},
+	frame_support::{
+		traits::{ConstU32, Get},
+		BoundedVec, CloneNoBound, DebugNoBound, EqNoBound, PartialEqNoBound,
+	},
 	sp_core::H256,
 };
 use scale_info::TypeInfo;
@@ -83,6 +86,30 @@ pub struct Reveal {
 	pub epoch: u64,
 	/// SHA-256 of the score sheet behind the weights, read from the salt.
 	pub sheet: Option<H256>,
+}
+
+/// A subnet that became smaller, for votes that were promised before.
+#[derive(
+	CloneNoBound,
+	DebugNoBound,
+	Decode,
+	DecodeWithMemTracking,
+	Encode,
+	EqNoBound,
+	MaxEncodedLen,
+	PartialEqNoBound,
+	TypeInfo,
+)]
+#[scale_info(skip_type_params(MaxUids))]
+pub struct Trim<MaxUids: Get<u32>> {
+	/// Block in which it happened; promises up to it know the old uids.
+	pub block: u64,
+	/// The last epoch in which one of those can be revealed; no second trim before it is over.
+	pub until_epoch: u64,
+	/// How many neurons remained.
+	pub neurons: u16,
+	/// The old and the new uid of those that moved.
+	pub moves: BoundedVec<(Uid, Uid), MaxUids>,
 }
 
 /// Hash and place of the document that says what a subnet does.

@@ -50,6 +50,10 @@ pub trait WeightInfo {
 	fn increase_take() -> Weight;
 	/// `register_network` where there are `s` subnets.
 	fn register_network(s: u32) -> Weight;
+	/// `trim_subnet` of `n` neurons.
+	fn trim_subnet(n: u32) -> Weight;
+	/// `set_subnet_name`.
+	fn set_subnet_name() -> Weight;
 }
 
 /// Cost of one benchmark, linear in its components `a` and `b`.
@@ -97,6 +101,8 @@ const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [7, 13, 0], [3, 6, 0]
 const EPOCH: Cost = Cost::new([150_000, 10_000, 1_500], [24, 5, 2], [14, 2, 0]);
 const CREDIT: Cost = Cost::new([20_000, 0, 0], [5, 0, 0], [5, 0, 0]);
 const REGISTER_NETWORK: Cost = Cost::new([150_000, 5_000, 0], [34, 1, 0], [42, 0, 0]);
+const TRIM_SUBNET: Cost = Cost::new([200_000, 150_000, 0], [40, 12, 0], [40, 12, 0]);
+const SET_SUBNET_NAME: Cost = Cost::new([30_000, 0, 0], [3, 0, 0], [2, 0, 0]);
 const CHANGE_TAKE: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [2, 0, 0]);
 
 /// The weights, with a cost per storage access of `Db`.
@@ -170,6 +176,14 @@ impl<Db: Get<RuntimeDbWeight>> WeightInfo for SubstrateWeight<Db> {
 	fn register_network(s: u32) -> Weight {
 		REGISTER_NETWORK.of::<Db>(s, 0)
 	}
+
+	fn trim_subnet(n: u32) -> Weight {
+		TRIM_SUBNET.of::<Db>(n, 0)
+	}
+
+	fn set_subnet_name() -> Weight {
+		SET_SUBNET_NAME.of::<Db>(0, 0)
+	}
 }
 
 // For tests.
@@ -240,5 +254,13 @@ impl WeightInfo for () {
 
 	fn register_network(s: u32) -> Weight {
 		REGISTER_NETWORK.of::<RocksDbWeight>(s, 0)
+	}
+
+	fn trim_subnet(n: u32) -> Weight {
+		TRIM_SUBNET.of::<RocksDbWeight>(n, 0)
+	}
+
+	fn set_subnet_name() -> Weight {
+		SET_SUBNET_NAME.of::<RocksDbWeight>(0, 0)
 	}
 }

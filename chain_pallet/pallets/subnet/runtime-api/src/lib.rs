@@ -49,6 +49,12 @@ sp_api::decl_runtime_apis! {
 		fn get_next_epoch_start_block(netuid: NetUid) -> Option<u64>;
 	}
 
+	/// Buying a subnet.
+	pub trait SubnetRegistrationRuntimeApi {
+		/// What the next subnet costs now, in rao.
+		fn get_network_registration_cost() -> u64;
+	}
+
 	/// Stake.
 	pub trait StakeInfoRuntimeApi {
 		/// Everything that a coldkey has staked.

@@ -37,6 +37,85 @@ enum Who {
 	Account(AccountId),
 }
 
+/// Weights to be committed and revealed.
+struct Promise {
+	netuid: NetUid,
+	hotkey: AccountId,
+	uids: Column<Test, Uid>,
+	values: Column<Test, u16>,
+	salt: Salt,
+}
+
+impl Promise {
+	const VERSION_KEY: u64 = 2;
+
+	fn hash(&self) -> H256 {
+		let version_key = Self::VERSION_KEY;
+		Subnet::commit_hash(
+			&self.hotkey,
+			self.netuid,
+			&self.uids,
+			&self.values,
+			&self.salt,
+			version_key,
+		)
+	}
+
+	fn committed(self) -> (Who, Call<Test>) {
+		let (netuid, commit_hash) = (self.netuid, self.hash());
+		let call = Call::commit_weights {
+			netuid,
+			commit_hash,
+		};
+		(Who::Account(self.hotkey), call)
+	}
+
+	/// In its own subnet and in `others`.
+	fn committed_in_batch(self, others: usize) -> (Who, Call<Test>) {
+		let netuids = (self.netuid..).take(1 + others);
+		let call = Call::batch_commit_weights {
+			netuids: netuids
+				.map(codec::Compact)
+				.collect::<Vec<_>>()
+				.try_into()
+				.unwrap(),
+			commit_hashes: vec![self.hash(); 1 + others].try_into().unwrap(),
+		};
+		(Who::Account(self.hotkey), call)
+	}
+
+	fn revealed(self) -> (Who, Call<Test>) {
+		let Self {
+			netuid,
+			hotkey,
+			uids,
+			values,
+			salt,
+		} = self;
+		let version_key = Self::VERSION_KEY;
+		let call = Call::reveal_weights {
+			netuid,
+			uids,
+			values,
+			salt,
+			version_key,
+		};
+		(Who::Account(hotkey), call)
+	}
+
+	/// So many times.
+	fn revealed_in_batch(self, times: usize) -> (Who, Call<Test>) {
+		let call = Call::batch_reveal_weights {
+			netuid: self.netuid,
+			uids_list: vec![self.uids; times].try_into().unwrap(),
+			values_list: vec![self.values; times].try_into().unwrap(),
+			salts_list: vec![self.salt; times].try_into().unwrap(),
+			version_keys: vec![Self::VERSION_KEY; times].try_into().unwrap(),
+		};
+		(Who::Account(self.hotkey), call)
+	}
+}
+
 /// SplitMix64: small, and the same on every machine.
 struct Dice(u64);
 
@@ -144,11 +223,14 @@ impl Dice {
 	}
 
 	/// Weights whose commit can be found again: few rows, few salts.
-	fn promise(&mut self) -> (NetUid, Column<Test, Uid>, Column<Test, u16>, Salt) {
-		let target = self.below(3) as Uid;
-		let uids = vec![target].try_into().unwrap();
-		let values = vec![u16::MAX].try_into().unwrap();
-		(self.netuid(), uids, values, salt(self.below(2) as u8))
+	fn promise(&mut self, hotkey: AccountId) -> Promise {
+		Promise {
+			netuid: self.netuid(),
+			hotkey,
+			uids: vec![self.below(3) as Uid].try_into().unwrap(),
+			values: vec![u16::MAX].try_into().unwrap(),
+			salt: salt(self.below(2) as u8),
+		}
 	}
 
 	/// Somebody who may vote where votes are plain or promised, if there is one.
@@ -162,31 +244,44 @@ impl Dice {
 		voters.get(at).copied().filter(|_| self.chance(80))
 	}
 
-	/// A reveal of something that was promised, if anything was.
-	fn owed_reveal(&mut self) -> Option<(Who, Call<Test>)> {
+	/// Something that was promised, if anything was.
+	fn owed_reveal(&mut self) -> Option<Promise> {
 		let commits: Vec<_> = WeightCommits::<Test>::iter().collect();
 		let at = self.below(commits.len().max(1) as u64) as usize;
 		let (netuid, hotkey, queue) = commits.get(at)?;
 		let wanted = queue
 			.get(self.below(queue.len().max(1) as u64) as usize)?
 			.hash;
-		for (target, byte) in (0..3).flat_map(|target| [(target, 0), (target, 1)]) {
-			let uids: Column<Test, Uid> = vec![target].try_into().unwrap();
-			let values: Column<Test, u16> = vec![u16::MAX].try_into().unwrap();
-			let salt = salt(byte);
-			if Subnet::commit_hash(hotkey, *netuid, &uids, &values, &salt, 2) == wanted {
-				let netuid = *netuid;
-				let call = Call::reveal_weights {
-					netuid,
-					uids,
-					values,
-					salt,
-					version_key: 2,
-				};
-				return Some((Who::Account(*hotkey), call));
-			}
+		(0..3)
+			.flat_map(|target| [(target, 0), (target, 1)])
+			.map(|(target, byte)| Promise {
+				netuid: *netuid,
+				hotkey: *hotkey,
+				uids: vec![target].try_into().unwrap(),
+				values: vec![u16::MAX].try_into().unwrap(),
+				salt: salt(byte),
+			})
+			.find(|promise| promise.hash() == wanted)
+	}
+
+	/// A registration by work, whose seal is right if the difficulty is low.
+	fn work(&mut self, netuid: NetUid, coldkey: AccountId, hotkey: AccountId) -> Call<Test> {
+		let work_block = System::block_number().saturating_sub(self.below(6));
+		let nonce = self.next();
+		let seal = pow_seal(
+			netuid,
+			System::block_hash(work_block),
+			&hotkey,
+			&coldkey,
+			nonce,
+		);
+		Call::pow_register {
+			netuid,
+			work_block,
+			nonce,
+			work: seal.to_vec().try_into().unwrap(),
+			hotkey,
 		}
-		None
 	}
 
 	/// Any call, signed by whom it is meant for, mostly.
@@ -198,7 +293,7 @@ impl Dice {
 		};
 		let (by_cold, by_hot) = (Who::Account(cold), Who::Account(hot));
 		let (netuid, hotkey) = (self.netuid(), hot);
-		match self.below(20) {
+		match self.below(23) {
 			0 | 1 => (by_cold, Call::burned_register { netuid, hotkey }),
 			2 => {
 				let limit_price = self.rao();
@@ -315,32 +410,22 @@ impl Dice {
 				)
 			}
 			12 | 13 => {
-				let (somewhere, uids, values, salt) = self.promise();
-				let (netuid, voter) = self.voter(true).unwrap_or((somewhere, hot));
-				let commit_hash = Subnet::commit_hash(&voter, netuid, &uids, &values, &salt, 2);
-				(
-					Who::Account(voter),
-					Call::commit_weights {
-						netuid,
-						commit_hash,
-					},
-				)
+				let mut promise = self.promise(hot);
+				if let Some((netuid, voter)) = self.voter(true) {
+					(promise.netuid, promise.hotkey) = (netuid, voter);
+				}
+				match self.chance(30) {
+					true => promise.committed_in_batch(self.below(3) as usize),
+					false => promise.committed(),
+				}
 			}
 			14 | 15 => {
-				if let Some(owed) = self.owed_reveal().filter(|_| self.chance(85)) {
-					return owed;
+				let owed = self.owed_reveal().filter(|_| self.chance(85));
+				let promise = owed.unwrap_or_else(|| self.promise(hot));
+				match self.chance(30) {
+					true => promise.revealed_in_batch(self.below(8) as usize),
+					false => promise.revealed(),
 				}
-				let (netuid, uids, values, salt) = self.promise();
-				(
-					by_hot,
-					Call::reveal_weights {
-						netuid,
-						uids,
-						values,
-						salt,
-						version_key: 2,
-					},
-				)
 			}
 			16 => {
 				let take = self.below(13_000) as u16;
@@ -363,6 +448,26 @@ impl Dice {
 				let shares = shares.collect::<Vec<_>>().try_into().unwrap();
 				(Who::Root, Call::set_emission_shares { shares })
 			}
+			19 => {
+				let max_n = 1 + self.below(7) as u16;
+				let who = Who::Account(SubnetOwner::<Test>::get(netuid).unwrap_or(OWNER));
+				(who, Call::trim_subnet { netuid, max_n })
+			}
+			20 => {
+				let name: Label = vec![self.next() as u8; 3].try_into().unwrap();
+				let symbol = name.clone();
+				let owner = SubnetOwner::<Test>::get(netuid).unwrap_or(cold);
+				let call = Call::set_subnet_name {
+					netuid,
+					name,
+					symbol,
+				};
+				(Who::Account(owner), call)
+			}
+			21 => match self.chance(20) {
+				true => (by_cold, Call::register_network { hotkey }),
+				false => (by_cold, self.work(netuid, cold, hotkey)),
+			},
 			_ => {
 				let (hash, url) = (H256::repeat_byte(1), Default::default());
 				(
@@ -403,6 +508,16 @@ fn chain() -> sp_io::TestExternalities {
 			h.max_allowed_uids = Some(6);
 			h.min_non_immune_uids = Some(1);
 			h.owner_cut = Some(11_796);
+			h.network_pow_registration_allowed = Some(true);
+			h.difficulty = Some(1);
+			h.min_difficulty = Some(1);
+		})
+		.genesis(|g| {
+			g.limits.admin_freeze_window = Some(2);
+			g.limits.min_owner_tempo = Some(3);
+			g.limits.min_owner_uids = Some(2);
+			g.limits.network_min_lock_cost = Some(1_000_000);
+			g.limits.trim_rate_limit = Some(10);
 		})
 		.build()
 }
@@ -476,7 +591,10 @@ fn take(step: &Step, gifts: &mut u64, reached: &mut Reached) {
 	);
 }
 
-const FREE: [&str; 5] = [
+const FREE: [&str; 8] = [
+	"batch_commit_weights",
+	"batch_reveal_weights",
+	"pow_register",
 	"serve_axon",
 	"set_weights",
 	"set_mechanism_weights",

@@ -15,4 +15,5 @@ mod registration;
 mod scheduling;
 mod serving;
 mod staking;
+mod trimming;
 mod weights;

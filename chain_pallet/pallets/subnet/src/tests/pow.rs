@@ -5,7 +5,7 @@ use codec::Encode;
 use frame_support::{
 	assert_noop, assert_ok,
 	dispatch::{GetDispatchInfo, Pays},
-	traits::{fungible::Inspect, Hooks},
+	traits::fungible::Inspect,
 };
 use sp_runtime::{
 	traits::DispatchTransaction,
@@ -23,16 +23,6 @@ fn open() -> ExtBuilder {
 		h.min_difficulty = Some(DIFFICULTY);
 		h.burn_half_life = Some(10);
 	})
-}
-
-/// Lets blocks pass as a chain does, with hashes.
-fn pass_to(block: u64) {
-	while System::block_number() < block {
-		let now = System::block_number();
-		Subnet::on_finalize(now);
-		frame_system::BlockHash::<Test>::insert(now, hash(now as u8));
-		run_to(now + 1);
-	}
 }
 
 /// The first nonce whose seal meets the difficulty, or does not.
@@ -105,7 +95,7 @@ impl From<sp_runtime::DispatchError> for Refused {
 #[test]
 fn a_wallet_without_tokens_joins_by_work() {
 	open().build_and_execute(|| {
-		pass_to(5);
+		run_to(5);
 		let issuance = Balances::total_issuance();
 		let work = call(POOR, hotkey(0), 4);
 		assert_eq!(
@@ -128,7 +118,7 @@ fn a_wallet_without_tokens_joins_by_work() {
 		// The nonce moved, and the hotkey can sign without a balance.
 		assert_eq!(System::account_nonce(POOR), 1);
 		assert_eq!(System::account(hotkey(0)).sufficients, 1);
-		pass_to(6);
+		run_to(6);
 		assert_ok!(vote(0, &[(0, 1)]));
 	});
 }
@@ -136,7 +126,7 @@ fn a_wallet_without_tokens_joins_by_work() {
 #[test]
 fn the_door_is_open_for_work_only() {
 	open().build_and_execute(|| {
-		pass_to(5);
+		run_to(5);
 		let axon = Call::serve_axon {
 			netuid: NETUID,
 			version: 1,
@@ -175,7 +165,7 @@ fn a_transaction_counts_once_whatever_becomes_of_the_nonce() {
 			h.min_non_immune_uids = Some(0);
 		})
 		.build_and_execute(|| {
-			pass_to(50);
+			run_to(50);
 			let work = call(POOR, hotkey(0), 49);
 			assert_eq!(include(POOR, 0, work.clone()), Ok(Ok(())));
 			assert_eq!(
@@ -216,7 +206,7 @@ fn a_transaction_counts_once_whatever_becomes_of_the_nonce() {
 			assert_eq!(include(POOR, 0, work), Err(InvalidTransaction::Custom(255)));
 			assert_noop!(join(POOR, hotkey(0), 49), Error::<Test>::InvalidWorkBlock);
 			// With a younger block it is new work.
-			pass_to(52);
+			run_to(52);
 			assert_eq!(include(POOR, 0, call(POOR, hotkey(0), 51)), Ok(Ok(())));
 		});
 }
@@ -224,7 +214,7 @@ fn a_transaction_counts_once_whatever_becomes_of_the_nonce() {
 #[test]
 fn a_pool_keeps_one_transaction_per_seal() {
 	open().build_and_execute(|| {
-		pass_to(5);
+		run_to(5);
 		let valid = |nonce| {
 			let call = RuntimeCall::Subnet(call(POOR, hotkey(0), 4));
 			let info = call.get_dispatch_info();
@@ -252,7 +242,7 @@ fn a_pool_keeps_one_transaction_per_seal() {
 #[test]
 fn work_is_checked_down_to_the_bit() {
 	open().build_and_execute(|| {
-		pass_to(50);
+		run_to(50);
 		let (nonce, work) = mine(POOR, hotkey(0), 48, true);
 		let try_as = |who, netuid, block, nonce, work: &Seal, hotkey| {
 			Subnet::pow_register(signed(who), netuid, block, nonce, work.clone(), hotkey)
@@ -294,19 +284,19 @@ fn work_is_off_unless_the_subnet_wants_it() {
 			h.min_difficulty = Some(1);
 		})
 		.build_and_execute(|| {
-			pass_to(5);
+			run_to(5);
 			assert_noop!(
 				join(POOR, hotkey(0), 4),
 				Error::<Test>::SubNetRegistrationDisabled
 			);
 			register(0);
-			pass_to(20);
+			run_to(20);
 			assert_eq!(Difficulty::<Test>::get(NETUID), 1);
 		});
 	open()
 		.with(|h| h.registration_allowed = Some(false))
 		.build_and_execute(|| {
-			pass_to(5);
+			run_to(5);
 			assert_noop!(
 				join(POOR, hotkey(0), 4),
 				Error::<Test>::SubNetRegistrationDisabled
@@ -326,19 +316,19 @@ fn every_registration_raises_the_price_and_the_difficulty() {
 			let costs = || (Burn::<Test>::get(NETUID), Difficulty::<Test>::get(NETUID));
 			register(0); // in block 1, before any decay
 			assert_eq!(costs(), (PRICE * 126 / 100, 1_260));
-			pass_to(2);
+			run_to(2);
 			let (price, difficulty) = costs();
 			assert!(difficulty < 1_260);
 			assert_ok!(join(POOR, hotkey(1), 1));
 			let risen = (difficulty * 126).div_ceil(100);
 			assert_eq!(costs(), ((price * 126).div_ceil(100), risen.min(1_500)));
-			pass_to(12); // a half-life
+			run_to(12); // a half-life
 			let (_, halved) = costs();
 			assert!(
 				halved <= risen / 2 && halved > risen / 2 - 20,
 				"{risen} {halved}"
 			);
-			pass_to(100);
+			run_to(100);
 			assert_eq!(costs(), (PRICE / 2, 100));
 			(10..16).for_each(register);
 			assert_eq!(costs().1, 1_500.min(costs().1));
@@ -350,7 +340,7 @@ fn a_block_takes_no_more_registrations_by_work_than_it_may() {
 	open()
 		.with(|h| h.max_registrations_per_block = Some(2))
 		.build_and_execute(|| {
-			pass_to(5);
+			run_to(5);
 			for k in 0..2 {
 				assert_ok!(join(coldkey(k), hotkey(k), 4));
 			}
@@ -361,7 +351,7 @@ fn a_block_takes_no_more_registrations_by_work_than_it_may() {
 			);
 			register(3); // the price is another way
 			assert_eq!(RegistrationsThisBlock::<Test>::get(NETUID), 2);
-			pass_to(6);
+			run_to(6);
 			assert_eq!(RegistrationsThisBlock::<Test>::get(NETUID), 0);
 			assert_ok!(join(coldkey(2), hotkey(2), 5));
 		});
@@ -376,14 +366,14 @@ fn newcomers_by_work_prune_as_others_do_and_take_nobodys_hotkey() {
 		})
 		.build_and_execute(|| {
 			register(0);
-			pass_to(50);
+			run_to(50);
 			assert_noop!(
 				join(POOR, hotkey(0), 49),
 				Error::<Test>::HotKeyAlreadyRegisteredInSubNet
 			);
 			assert_ok!(join(POOR, hotkey(1), 49));
 			assert_eq!(Keys::<Test>::get(NETUID, 0), Some(hotkey(1)));
-			pass_to(51);
+			run_to(51);
 			assert_noop!(
 				join(POOR, hotkey(0), 50),
 				Error::<Test>::NonAssociatedColdKey
@@ -393,7 +383,7 @@ fn newcomers_by_work_prune_as_others_do_and_take_nobodys_hotkey() {
 		.with(|h| h.max_allowed_uids = Some(1))
 		.build_and_execute(|| {
 			assert_ok!(Subnet::burned_register(signed(OWNER), NETUID, OWNER));
-			pass_to(50);
+			run_to(50);
 			assert_noop!(
 				join(POOR, hotkey(1), 49),
 				Error::<Test>::NoNeuronIdAvailable
