@@ -107,8 +107,8 @@ impl<T: Config> Pallet<T> {
 				.filter_map(|(slot, row)| Some((*slot?, translated(&row, &slot_of))))
 				.collect()
 		};
-		let weights = rows(|netuid, uid| Weights::<T>::take(netuid, uid));
-		let bonds = rows(|netuid, uid| Bonds::<T>::take(netuid, uid));
+		let weights = rows(Weights::<T>::take);
+		let bonds = rows(Bonds::<T>::take);
 		for (slot, row) in weights.into_iter().filter(|(_, row)| !row.is_empty()) {
 			Weights::<T>::insert(netuid, slot, BoundedVec::truncate_from(row));
 		}
