@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moesubnet.chain import calls, reads
-from moesubnet.chain.connection import ChainConnection
+from moesubnet.chain.connection import ChainConnection, Wait
 from moesubnet.chain.nouns import (
     Epoch,
     EpochRan,
@@ -100,29 +100,56 @@ class ChainClient(ChainConnection):
 
     # --- calls ---------------------------------------------------------------------------------
 
-    async def transfer(self, to: Coldkey | Hotkey, amount_rao: int, signer: Signer) -> Receipt:
+    async def transfer(
+        self,
+        to: Coldkey | Hotkey,
+        amount_rao: int,
+        signer: Signer,
+        *,
+        wait: Wait = "inclusion",
+    ) -> Receipt:
         """Move tokens; the sender's account must stay alive."""
-        return await self.submit(calls.transfer(to, amount_rao), signer)
+        return await self.submit(calls.transfer(to, amount_rao), signer, wait=wait)
 
     async def register(
-        self, netuid: NetUid, hotkey: Hotkey, coldkey: Signer, limit_price_rao: int | None = None
+        self,
+        netuid: NetUid,
+        hotkey: Hotkey,
+        coldkey: Signer,
+        limit_price_rao: int | None = None,
+        *,
+        wait: Wait = "inclusion",
     ) -> Receipt:
         """Buy a slot for the hotkey, for at most the limit: by default 10 % above the price now."""
         if limit_price_rao is None:
             limit_price_rao = await self.burn_price_rao(netuid) * 11 // 10
-        return await self.submit(calls.register(netuid, hotkey, limit_price_rao), coldkey)
+        call = calls.register(netuid, hotkey, limit_price_rao)
+        return await self.submit(call, coldkey, wait=wait)
 
     async def add_stake(
-        self, netuid: NetUid, hotkey: Hotkey, amount_rao: int, coldkey: Signer
+        self,
+        netuid: NetUid,
+        hotkey: Hotkey,
+        amount_rao: int,
+        coldkey: Signer,
+        *,
+        wait: Wait = "inclusion",
     ) -> Receipt:
         """Stake tokens of the coldkey on a hotkey."""
-        return await self.submit(calls.add_stake(netuid, hotkey, amount_rao), coldkey)
+        return await self.submit(calls.add_stake(netuid, hotkey, amount_rao), coldkey, wait=wait)
 
     async def remove_stake(
-        self, netuid: NetUid, hotkey: Hotkey, amount_rao: int, coldkey: Signer
+        self,
+        netuid: NetUid,
+        hotkey: Hotkey,
+        amount_rao: int,
+        coldkey: Signer,
+        *,
+        wait: Wait = "inclusion",
     ) -> Receipt:
         """Take stake back."""
-        return await self.submit(calls.remove_stake(netuid, hotkey, amount_rao), coldkey)
+        call = calls.remove_stake(netuid, hotkey, amount_rao)
+        return await self.submit(call, coldkey, wait=wait)
 
     async def serve_axon(self, netuid: NetUid, ip: str, port: int, hotkey: Signer) -> Receipt:
         """Publish where the hotkey listens. Free, as are all calls that a hotkey signs."""

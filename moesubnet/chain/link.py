@@ -51,6 +51,13 @@ class RpcError(ChainError):
         self.code, self.message, self.data = code, message, data
 
 
+class NoSuchBlock(ChainError):
+    """The node does not have that block, or not any more."""
+
+    def __init__(self, block_hash: str) -> None:
+        super().__init__(f"the chain has no block {block_hash}")
+
+
 @dataclass(slots=True)
 class _Cache:
     """What substrate-interface asks of a metadata cache."""
@@ -120,7 +127,7 @@ class Link:
         try:
             self.interface.init_runtime(block_hash=block_hash)
         except BlockNotFound as error:
-            raise ChainError(f"the chain has no block {block_hash}") from error
+            raise NoSuchBlock(block_hash) from error
         version = self.interface.runtime_version
         if version not in self._storages:
             self._storages[version] = Storage(self.interface.metadata)

@@ -1,0 +1,252 @@
+"""Forks: a call whose block loses goes on in the fork that won, and is executed once.
+
+Two embedded chains with a common past stand behind one address; the test says which of them the
+node believes in, and what is final. So every block here is one of the real runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, web
+
+from moesubnet.chain import calls, submission
+from moesubnet.chain.client import ChainClient, Receipt
+from moesubnet.chain.connection import Wait
+from moesubnet.chain.devchain.service import DevChain
+from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.errors import CallRejected
+from moesubnet.types import Coldkey
+
+ALICE = keypair_from_uri("//Alice")
+CAROL = Coldkey(keypair_from_uri("//Carol").ss58_address)
+TOKEN = 10**9
+COMMON_BLOCKS = 5
+
+
+@dataclass
+class ForkedNode:
+    """A node that hears of two forks of one chain."""
+
+    forks: tuple[DevChain, DevChain]
+    urls: tuple[str, str]
+    http: aiohttp.ClientSession
+    best: int = 0  # which fork wins now
+    final: int | None = COMMON_BLOCKS  # number of the last final block; None: the head
+    deaf: bool = False  # it takes transactions and forgets them
+    url: str = ""
+
+    @property
+    def chain(self) -> DevChain:
+        return self.forks[self.best]
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        async for message in ws:
+            if message.type == WSMsgType.TEXT:
+                await ws.send_str(await self.answer(json.loads(message.data)))
+        return ws
+
+    async def answer(self, request: dict[str, Any]) -> str:
+        if request["method"] == "chain_getFinalizedHead" and self.final is not None:
+            request |= {"method": "chain_getBlockHash", "params": [self.final]}
+        if request["method"] == "author_submitExtrinsic" and self.deaf:
+            return json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": "0x"})
+        async with self.http.post(self.urls[self.best], json=request) as response:
+            return await response.text()
+
+    async def blocks(self, count: int) -> None:
+        for _ in range(count):
+            await self.chain.produce_block()
+
+    async def heard(self, count: int = 1) -> None:
+        """Wait until transactions wait in the winning fork's pool."""
+        async with asyncio.timeout(20):
+            while len(self.chain.pool.ready()) < count:  # noqa: ASYNC110 - nothing to wait for
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ForkedNode]:
+    monkeypatch.setattr(submission, "_REBROADCAST_S", 0.05)
+    async with DevChain.open(tmp_path / "past", seal="manual") as past:
+        for _ in range(COMMON_BLOCKS):
+            await past.produce_block()
+    async with contextlib.AsyncExitStack() as stack:
+        forks, urls = [], []
+        for name, lead_s in (("one", 0), ("other", 1_000)):  # other times, so other blocks
+            shutil.copytree(tmp_path / "past", tmp_path / name)
+            chain = DevChain.open(
+                tmp_path / name, seal="manual", clock=lambda lead_s=lead_s: time.time() + lead_s
+            )
+            forks.append(await stack.enter_async_context(chain))
+            server = await stack.enter_async_context(forks[-1].serve())
+            urls.append(server.url.replace("ws://", "http://"))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        made = ForkedNode((forks[0], forks[1]), (urls[0], urls[1]), http)
+        app = web.Application()
+        app.router.add_get("/", made.handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        made.url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
+        yield made
+
+
+@pytest.fixture
+async def client(node: ForkedNode) -> AsyncIterator[ChainClient]:
+    async with await ChainClient.connect(node.url, timeout_s=30) as client:
+        yield client
+
+
+def pay(client: ChainClient, wait: Wait = "finalization") -> asyncio.Task[Receipt]:
+    return asyncio.create_task(client.submit(calls.transfer(CAROL, TOKEN), ALICE, wait=wait))
+
+
+async def paid(client: ChainClient) -> tuple[int, int]:
+    """What Carol got, in tokens, and Alice's next nonce."""
+    (account,) = await client.query(("System.Account", ALICE.ss58_address))
+    return await client.balance_rao(CAROL) // TOKEN, account["nonce"]  # type: ignore[index]
+
+
+async def test_a_receipt_says_whether_its_block_is_final(
+    node: ForkedNode, client: ChainClient
+) -> None:
+    for final, is_final in ((COMMON_BLOCKS, False), (None, True)):
+        node.final = final
+        paying = pay(client, "inclusion")
+        await node.heard()
+        await node.blocks(1)
+        assert (await paying).is_final is is_final
+
+
+async def test_a_call_whose_block_loses_comes_into_the_winning_fork(
+    node: ForkedNode, client: ChainClient
+) -> None:
+    paying = pay(client)
+    await node.heard()
+    (sent,) = node.chain.pool.ready()
+    await node.blocks(2)
+    node.best = 1
+    await node.blocks(3)
+    await node.heard()
+    assert node.chain.pool.ready() == [sent], "the same bytes: their era and nonce are good"
+    assert not paying.done()
+    await node.blocks(1)
+    node.final = None
+    receipt = await asyncio.wait_for(paying, 20)
+    assert (receipt.block, receipt.is_final) == (COMMON_BLOCKS + 4, True)
+    assert await paid(client) == (1, 1)
+
+
+async def test_forks_that_win_in_turn_execute_a_call_once_and_the_last_one_counts(
+    node: ForkedNode, client: ChainClient
+) -> None:
+    paying = pay(client)
+    for fork in (0, 1):
+        node.best = fork
+        await node.heard()
+        await node.blocks(2 + fork)
+    node.best = 0
+    await node.blocks(3)
+    await asyncio.sleep(0.3)  # time for reminders, of what is in a block already
+    assert node.chain.pool.ready() == []
+    node.final = COMMON_BLOCKS + 1
+    receipt = await asyncio.wait_for(paying, 20)
+    assert receipt.block == COMMON_BLOCKS + 1
+    assert await paid(client) == (1, 1)
+
+
+async def test_a_call_that_outlives_its_era_is_signed_anew_with_its_nonce(
+    node: ForkedNode, client: ChainClient
+) -> None:
+    paying = pay(client)
+    await node.heard()
+    (sent,) = node.chain.pool.ready()
+    node.best, node.deaf = 1, True
+    await node.blocks(submission.ERA_BLOCKS + 2)
+    node.deaf = False
+    await node.heard()
+    (again,) = node.chain.pool.ready()
+    assert again != sent
+    await node.blocks(1)
+    node.best = 0  # the fork that took so long loses after all …
+    await node.blocks(submission.ERA_BLOCKS + 5)  # … to one where the first bytes were in time
+    node.final = None
+    receipt = await asyncio.wait_for(paying, 20)
+    assert receipt.block == COMMON_BLOCKS + 1
+    assert await paid(client) == (1, 1)
+
+
+async def test_a_nonce_is_lost_only_to_a_transaction_that_is_final(
+    node: ForkedNode, client: ChainClient
+) -> None:
+    node.deaf = True
+    paying = pay(client)
+    await asyncio.sleep(0.1)
+    async with await ChainClient.connect(node.urls[0].replace("http", "ws")) as other:
+        taking = asyncio.create_task(other.transfer(CAROL, 5 * TOKEN, ALICE))
+        await node.heard()
+        await node.blocks(1)
+        await taking
+    node.deaf = False
+    await asyncio.sleep(0.3)
+    assert not paying.done(), "the other's block may lose yet"
+    node.best = 1
+    await node.blocks(2)
+    await node.heard()
+    await node.blocks(1)
+    node.best = 0
+    await node.blocks(9)
+    node.final = None
+    with pytest.raises(CallRejected) as refusal:
+        await asyncio.wait_for(paying, 20)
+    assert refusal.value.name == "Stale"
+    assert await paid(client) == (5, 1)
+
+
+async def test_calls_go_on_where_finality_stands_still(
+    node: ForkedNode, client: ChainClient
+) -> None:
+    """Two of four validators are down for longer than an era: nothing is final, blocks go on."""
+    await node.blocks(2 * submission.ERA_BLOCKS)
+    paying = pay(client, "inclusion")
+    await node.heard()
+    await node.blocks(1)
+    receipt = await asyncio.wait_for(paying, 20)
+    assert not receipt.is_final
+    assert await paid(client) == (1, 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_the_forks_do_three_calls_are_executed_once_each(
+    node: ForkedNode, client: ChainClient, seed: int
+) -> None:
+    draw = random.Random(seed)
+    paying = [pay(client) for _ in range(3)]
+    for _ in range(12):
+        await asyncio.sleep(0.05)
+        node.best, node.deaf = draw.randrange(2), draw.random() < 0.3
+        highest = max(fork.head.block.number for fork in node.forks)
+        await node.blocks(max(1, highest + 1 - node.chain.head.block.number))
+    node.deaf, node.final = False, None
+    async with asyncio.timeout(20):
+        while not all(each.done() for each in paying):
+            await asyncio.sleep(0.05)
+            await node.blocks(1)
+    receipts = [each.result() for each in paying]
+    assert len({(receipt.block_hash, receipt.extrinsic_hash) for receipt in receipts}) == 3
+    assert await paid(client) == (3, 3)
