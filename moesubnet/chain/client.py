@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from moesubnet.chain import calls, reads
@@ -16,9 +17,10 @@ from moesubnet.chain.nouns import (
     WeightRow,
 )
 from moesubnet.chain.submission import Call, Receipt
+from moesubnet.chain.timelock import encrypted_commit
 from moesubnet.chain.view import Event
 from moesubnet.chain.weights import weights_commit_hash
-from moesubnet.types import Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
+from moesubnet.types import BlockNumber, Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
 
 __all__ = [
     "Call",
@@ -64,6 +66,14 @@ class ChainClient(ChainConnection):
     async def last_reveal(self, netuid: NetUid, hotkey: Hotkey) -> LastReveal | None:
         """What the hotkey revealed last, if it ever did."""
         return await self._read(lambda view, _: reads.read_last_reveal(view, netuid, hotkey))
+
+    async def last_vote_block(self, netuid: NetUid, hotkey: Hotkey) -> BlockNumber | None:
+        """Block of the hotkey's last plain vote or commit; None if it has no slot."""
+        return await self._read(lambda view, _: reads.read_last_vote(view, netuid, hotkey))
+
+    async def timelocked_commits(self, netuid: NetUid, epoch: int) -> frozenset[Hotkey]:
+        """Whose encrypted commits of an epoch wait for the chain to open them."""
+        return await self._read(lambda view, _: reads.read_timelocked_commits(view, netuid, epoch))
 
     async def weight_commits(self, netuid: NetUid, hotkey: Hotkey) -> tuple[WeightCommit, ...]:
         """The hotkey's commits that wait for their reveal, oldest first."""
@@ -178,6 +188,28 @@ class ChainClient(ChainConnection):
         """Promise weights by their hash; keep all arguments for `reveal_weights`."""
         promise = weights_commit_hash(hotkey.public_key, netuid, uids, values, salt, version_key)
         return await self.submit(calls.commit_weights(netuid, promise), hotkey)
+
+    async def commit_timelocked(
+        self,
+        netuid: NetUid,
+        uids: Sequence[int],
+        values: Sequence[int],
+        version_key: int,
+        hotkey: Signer,
+    ) -> Receipt:
+        """Vote encrypted to drand, on chains that open such votes. ConfigError without the extra
+        `subtensor`."""
+        epoch = await self.epoch(netuid)
+        commit, reveal_round = await asyncio.to_thread(
+            encrypted_commit,
+            epoch,
+            uids,
+            values,
+            version_key,
+            self.block_seconds,
+            hotkey.public_key,
+        )
+        return await self.submit(calls.commit_timelocked(netuid, commit, reveal_round), hotkey)
 
     async def reveal_weights(
         self,

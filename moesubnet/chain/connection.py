@@ -49,6 +49,7 @@ class ChainConnection:
             raise ConfigError(f"{url!r} is no chain's address; write ws://HOST:PORT")
         self.url = url
         self.block_seconds = 0.0
+        self.has_drand = False  # the chain opens votes encrypted to drand, as subtensor does
         self._timeout_s = timeout_s
         self._link = Link(url)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="chain-client")
@@ -60,7 +61,10 @@ class ChainConnection:
         try:
             await client.head()
             # Decoding the metadata takes seconds on a busy core: more than an answer may.
-            client.block_seconds = await client._run(Link.block_seconds, timeout_s + _DECODING_S)
+            client.block_seconds, client.has_drand = await client._run(
+                lambda link: (link.block_seconds(), link.has_pallet("Drand")),
+                timeout_s + _DECODING_S,
+            )
         except BaseException:
             await client.close()
             raise

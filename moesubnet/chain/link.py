@@ -138,6 +138,10 @@ class Link:
         slot_ms = self.interface.get_constant("Aura", "SlotDuration")
         return int(slot_ms.value) / 1_000 if slot_ms is not None else _DEFAULT_BLOCK_SECONDS
 
+    def has_pallet(self, name: str) -> bool:
+        """Whether the chain's metadata has a pallet of that name."""
+        return any(pallet.name == name for pallet in self.interface.metadata.pallets)
+
     def request(self, method: str, *params: object) -> Any:
         """The `result` of a JSON-RPC call. Raises RpcError, ChainUnavailable."""
         pause_s = _FIRST_PAUSE_S
