@@ -123,8 +123,7 @@ def search(link: Link, pending: Pending, finalized: bool = False) -> Receipt | P
     Raises CallRejected if it was included and failed, or if the best chain refuses it now.
     """
     number, head_hash = head_of(link, finalized)
-    if link.request("chain_getBlockHash", pending.searched) != pending.searched_hash:
-        # Another fork won: look again.
+    if not _is_best(link, pending):  # another fork won: look again
         since_hash = str(link.request("chain_getBlockHash", pending.since))
         pending = replace(pending, searched=pending.since, searched_hash=since_hash)
     for block in range(pending.searched + 1, number + 1):
@@ -152,8 +151,16 @@ def _judge(link: Link, pending: Pending, refusal: CallRejected) -> None:
     if refusal.name != "Stale":
         raise refusal
     number, final_hash = head_of(link, finalized=True)
-    if number <= pending.searched and _nonce(link, pending.signer, final_hash) > pending.nonce:
+    # Asked after the final block is known: what was searched is its chain, and reaches it.
+    is_searched = number <= pending.searched and _is_best(link, pending)
+    if is_searched and _nonce(link, pending.signer, final_hash) > pending.nonce:
         raise refusal
+
+
+def _is_best(link: Link, pending: Pending) -> bool:
+    """Whether the blocks that were searched still belong to the best chain."""
+    found: str | None = link.request("chain_getBlockHash", pending.searched)
+    return found == pending.searched_hash
 
 
 def _remind(link: Link, pending: Pending) -> Pending:

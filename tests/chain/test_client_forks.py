@@ -12,12 +12,13 @@ import json
 import random
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from aiohttp import WSMsgType, web
 
@@ -27,9 +28,14 @@ from moesubnet.chain.connection import Wait
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected
-from moesubnet.types import Coldkey
+from moesubnet.sheet import Sheet, sheet_seed
+from moesubnet.types import Coldkey, Hotkey, NetUid
+from moesubnet.validator.records import Phase
+from moesubnet.validator.state import State
+from moesubnet.validator.weights import PATIENCE_BLOCKS, Votes, salt_for
 
-ALICE = keypair_from_uri("//Alice")
+NETUID = NetUid(1)
+ALICE, VALIDATOR, MINER = (keypair_from_uri(f"//{name}") for name in ("Alice", "Vera", "Mia"))
 CAROL = Coldkey(keypair_from_uri("//Carol").ss58_address)
 TOKEN = 10**9
 COMMON_BLOCKS = 5
@@ -42,8 +48,8 @@ class ForkedNode:
     forks: tuple[DevChain, DevChain]
     urls: tuple[str, str]
     http: aiohttp.ClientSession
+    final: int | None  # number of the last final block; None: the head
     best: int = 0  # which fork wins now
-    final: int | None = COMMON_BLOCKS  # number of the last final block; None: the head
     deaf: bool = False  # it takes transactions and forgets them
     url: str = ""
 
@@ -78,24 +84,24 @@ class ForkedNode:
                 await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ForkedNode]:
-    monkeypatch.setattr(submission, "_REBROADCAST_S", 0.05)
-    async with DevChain.open(tmp_path / "past", seal="manual") as past:
-        for _ in range(COMMON_BLOCKS):
-            await past.produce_block()
+@contextlib.asynccontextmanager
+async def forked(folder: Path, live_through: Callable[[DevChain], Awaitable[None]]) -> Any:
+    """A node whose two forks have a past in common."""
+    async with DevChain.open(folder / "past", seal="instant") as past:
+        await live_through(past)
+        final = past.head.block.number
     async with contextlib.AsyncExitStack() as stack:
         forks, urls = [], []
         for name, lead_s in (("one", 0), ("other", 1_000)):  # other times, so other blocks
-            shutil.copytree(tmp_path / "past", tmp_path / name)
+            shutil.copytree(folder / "past", folder / name)
             chain = DevChain.open(
-                tmp_path / name, seal="manual", clock=lambda lead_s=lead_s: time.time() + lead_s
+                folder / name, seal="manual", clock=lambda lead_s=lead_s: time.time() + lead_s
             )
             forks.append(await stack.enter_async_context(chain))
             server = await stack.enter_async_context(forks[-1].serve())
             urls.append(server.url.replace("ws://", "http://"))
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        made = ForkedNode((forks[0], forks[1]), (urls[0], urls[1]), http)
+        made = ForkedNode((forks[0], forks[1]), (urls[0], urls[1]), http, final)
         app = web.Application()
         app.router.add_get("/", made.handle)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -103,6 +109,21 @@ async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         made.url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_REBROADCAST_S", 0.05)
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[ForkedNode]:
+    async def some_blocks(past: DevChain) -> None:
+        for _ in range(COMMON_BLOCKS):
+            await past.produce_block()
+
+    async with forked(tmp_path, some_blocks) as made:
         yield made
 
 
@@ -237,6 +258,7 @@ async def test_whatever_the_forks_do_three_calls_are_executed_once_each(
 ) -> None:
     draw = random.Random(seed)
     paying = [pay(client) for _ in range(3)]
+    await node.heard(3)  # what a node takes and forgets, it gives the same nonce
     for _ in range(12):
         await asyncio.sleep(0.05)
         node.best, node.deaf = draw.randrange(2), draw.random() < 0.3
@@ -250,3 +272,98 @@ async def test_whatever_the_forks_do_three_calls_are_executed_once_each(
     receipts = [each.result() for each in paying]
     assert len({(receipt.block_hash, receipt.extrinsic_hash) for receipt in receipts}) == 3
     assert await paid(client) == (3, 3)
+
+
+def sheet_for(epoch: int) -> Sheet:
+    """Nothing measured, everything for the miner, uid 1."""
+    zeros = bytes(32)
+    return Sheet(
+        netuid=NETUID,
+        epoch=epoch,
+        validator=Hotkey(VALIDATOR.ss58_address),
+        spec_sha256=zeros,
+        gate_sha256=zeros,
+        previous_sha256=zeros,
+        seed=sheet_seed(zeros, epoch),
+        hotkeys=(Hotkey(MINER.ss58_address),),
+        uids=(1,),
+        leaders=(0,),
+        walks=(),
+        walk=np.empty(0, "<u4"),
+        position=np.empty(0, "<u4"),
+        log_q=np.empty((0, 2), "<i4"),
+        log_w=np.empty((0, 2), "<i4"),
+        receipts=(zeros,),
+        reliability_ppm=(0,),
+        ema_before=(None,),
+        ema_after=(None,),
+        row_u16=(65_535,),
+    )
+
+
+async def join_and_vote_for(past: DevChain) -> None:
+    """A validator with a permit and a miner, and the first epoch behind them."""
+    async with past.serve() as server, await ChainClient.connect(server.url) as client:
+        for hotkey in (VALIDATOR, MINER):
+            await client.register(NETUID, Hotkey(hotkey.ss58_address), ALICE)
+        await client.add_stake(NETUID, Hotkey(VALIDATOR.ss58_address), 1_000 * TOKEN, ALICE)
+        next_block = (await client.epoch(NETUID)).next_epoch_block
+        while past.head.block.number < next_block:
+            await past.produce_block()
+
+
+async def test_a_vote_reaches_the_chain_whichever_fork_wins(tmp_path: Path) -> None:
+    async with (
+        forked(tmp_path, join_and_vote_for) as node,
+        await ChainClient.connect(node.url, timeout_s=30) as client,
+    ):
+        epoch = await client.epoch(NETUID)
+        state = State(tmp_path / "validator.sqlite3")
+        votes = Votes(client, NETUID, VALIDATOR, state)
+        sheet = sheet_for(epoch.epoch_index)
+        state.close_epoch(sheet, salt_for(sheet), Phase.PREPARED, [])
+
+        async def step(*, sends: bool) -> None:
+            """What a validator does for its votes at every block."""
+
+            async def on_block() -> None:
+                now = await client.epoch(NETUID)
+                await votes.reveal_due(now)
+                await votes.commit_due(now, commit_reveal=True)
+
+            acting = asyncio.create_task(on_block())
+            if sends:
+                await node.heard()
+                await node.blocks(1)
+            await asyncio.wait_for(acting, 20)
+
+        def phase() -> Phase:
+            (vote,) = state.waiting_votes() or state.fresh_votes(0)
+            return vote.phase
+
+        await step(sends=True)
+        assert phase() == Phase.COMMITTED
+
+        node.best = 1
+        await node.blocks(2)
+        await step(sends=False)
+        assert phase() == Phase.PREPARED
+        await node.blocks(PATIENCE_BLOCKS)
+        await step(sends=True)
+        assert phase() == Phase.COMMITTED
+
+        await node.blocks(epoch.next_epoch_block - 1 - node.chain.head.block.number)
+        await step(sends=True)
+        assert phase() == Phase.REVEALED
+        assert state.public_sheet(sheet.sha256) == sheet.to_bytes()
+
+        node.best = 0
+        await node.blocks(epoch.next_epoch_block + 3 - node.chain.head.block.number)
+        assert await client.weights(NETUID) == {}
+        await step(sends=True)  # finds that it is gone, and sends it again
+        assert phase() == Phase.REVEALED
+        assert await client.weights(NETUID) == {0: ((1, 65_535),)}
+        last = await client.last_reveal(NETUID, Hotkey(VALIDATOR.ss58_address))
+        assert last is not None
+        assert last.sheet_sha256 == sheet.sha256.hex()
+        state.close()
