@@ -73,9 +73,12 @@ class ForkedNode:
         async with self.http.post(self.urls[self.best], json=request) as response:
             return await response.text()
 
-    async def blocks(self, count: int) -> None:
+    async def blocks(self, count: int, *, then: int | None = None) -> None:
+        """New blocks of the winning fork, or of the fork that wins with them."""
+        growing = self.best if then is None else then
         for _ in range(count):
-            await self.chain.produce_block()
+            await self.forks[growing].produce_block()
+        self.best = growing
 
     async def heard(self, count: int = 1) -> None:
         """Wait until transactions wait in the winning fork's pool."""
@@ -161,8 +164,7 @@ async def test_a_call_whose_block_loses_comes_into_the_winning_fork(
     await node.heard()
     (sent,) = node.chain.pool.ready()
     await node.blocks(2)
-    node.best = 1
-    await node.blocks(3)
+    await node.blocks(3, then=1)
     await node.heard()
     assert node.chain.pool.ready() == [sent], "the same bytes: their era and nonce are good"
     assert not paying.done()
@@ -181,8 +183,7 @@ async def test_forks_that_win_in_turn_execute_a_call_once_and_the_last_one_count
         node.best = fork
         await node.heard()
         await node.blocks(2 + fork)
-    node.best = 0
-    await node.blocks(3)
+    await node.blocks(3, then=0)
     await asyncio.sleep(0.3)  # time for reminders, of what is in a block already
     assert node.chain.pool.ready() == []
     node.final = COMMON_BLOCKS + 1
@@ -197,15 +198,14 @@ async def test_a_call_that_outlives_its_era_is_signed_anew_with_its_nonce(
     paying = pay(client)
     await node.heard()
     (sent,) = node.chain.pool.ready()
-    node.best, node.deaf = 1, True
-    await node.blocks(submission.ERA_BLOCKS + 2)
-    node.deaf = False
+    await node.blocks(1)
+    await node.blocks(submission.ERA_BLOCKS + 2, then=1)
     await node.heard()
     (again,) = node.chain.pool.ready()
     assert again != sent
     await node.blocks(1)
-    node.best = 0  # the fork that took so long loses after all …
-    await node.blocks(submission.ERA_BLOCKS + 5)  # … to one where the first bytes were in time
+    # The fork that took so long loses after all to one where the first bytes were in time.
+    await node.blocks(submission.ERA_BLOCKS + 4, then=0)
     node.final = None
     receipt = await asyncio.wait_for(paying, 20)
     assert receipt.block == COMMON_BLOCKS + 1
@@ -226,12 +226,10 @@ async def test_a_nonce_is_lost_only_to_a_transaction_that_is_final(
     node.deaf = False
     await asyncio.sleep(0.3)
     assert not paying.done(), "the other's block may lose yet"
-    node.best = 1
-    await node.blocks(2)
+    await node.blocks(2, then=1)
     await node.heard()
     await node.blocks(1)
-    node.best = 0
-    await node.blocks(9)
+    await node.blocks(9, then=0)
     node.final = None
     with pytest.raises(CallRejected) as refusal:
         await asyncio.wait_for(paying, 20)
@@ -261,9 +259,9 @@ async def test_whatever_the_forks_do_three_calls_are_executed_once_each(
     await node.heard(3)  # what a node takes and forgets, it gives the same nonce
     for _ in range(12):
         await asyncio.sleep(0.05)
-        node.best, node.deaf = draw.randrange(2), draw.random() < 0.3
-        highest = max(fork.head.block.number for fork in node.forks)
-        await node.blocks(max(1, highest + 1 - node.chain.head.block.number))
+        fork, node.deaf = draw.randrange(2), draw.random() < 0.3
+        highest = max(each.head.block.number for each in node.forks)
+        await node.blocks(max(1, highest + 1 - node.forks[fork].head.block.number), then=fork)
     node.deaf, node.final = False, None
     async with asyncio.timeout(20):
         while not all(each.done() for each in paying):
@@ -344,8 +342,7 @@ async def test_a_vote_reaches_the_chain_whichever_fork_wins(tmp_path: Path) -> N
         await step(sends=True)
         assert phase() == Phase.COMMITTED
 
-        node.best = 1
-        await node.blocks(2)
+        await node.blocks(2, then=1)
         await step(sends=False)
         assert phase() == Phase.PREPARED
         await node.blocks(PATIENCE_BLOCKS)
@@ -357,8 +354,8 @@ async def test_a_vote_reaches_the_chain_whichever_fork_wins(tmp_path: Path) -> N
         assert phase() == Phase.REVEALED
         assert state.public_sheet(sheet.sha256) == sheet.to_bytes()
 
-        node.best = 0
-        await node.blocks(epoch.next_epoch_block + 3 - node.chain.head.block.number)
+        count = epoch.next_epoch_block + 3 - node.forks[0].head.block.number
+        await node.blocks(count, then=0)
         assert await client.weights(NETUID) == {}
         await step(sends=True)  # finds that it is gone, and sends it again
         assert phase() == Phase.REVEALED

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from moesubnet.chain import calls, timelock
+from moesubnet.chain import calls, submission, timelock
+from moesubnet.chain.link import Link
 from moesubnet.chain.nouns import Epoch
 from moesubnet.chain.storage import NoSuchItem, Storage, StorageItem
+from moesubnet.chain.submission import Call
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.chain.weights import VoteScheme, vote_scheme
 from moesubnet.errors import ChainError, ConfigError, SpecError
@@ -135,3 +137,41 @@ async def test_without_our_own_items_the_client_goes_on_or_says_what_it_needs(
         await client.stakes(Coldkey(ALICE.ss58_address))
     with pytest.raises(ChainError, match="cannot take"):
         await client.submit(calls.commit_timelocked(NETUID, b"\1", 1), ALICE)
+
+
+async def test_what_we_sign_is_what_the_official_codec_would_sign(live: LiveChain) -> None:
+    core = pytest.importorskip("bittensor_core", reason="pip install 'moesubnet[subtensor]'")
+    await live.blocks(3)
+
+    def sign(link: Link, call: Call) -> tuple[bytes, bytes]:
+        pending = submission._sign(link, call, ALICE)
+        runtime = link.request("state_getRuntimeVersion")
+        official = core.Runtime(
+            bytes.fromhex(link.request("state_getMetadata")[2:]),
+            runtime["specVersion"],
+            runtime["transactionVersion"],
+        )
+        hashes = [link.request("chain_getBlockHash", number) for number in (0, 3)]
+        body = official.compose_call(call.module, call.function, dict(call.args))
+        payload = official.signature_payload(
+            body,
+            era={"period": submission.ERA_BLOCKS, "current": 3},
+            nonce=pending.nonce,
+            tip=0,
+            tip_asset_id=None,
+            genesis_hash=bytes.fromhex(hashes[0][2:]),
+            era_block_hash=bytes.fromhex(hashes[1][2:]),
+        )
+        data = bytes.fromhex(pending.signed[-1][2:])
+        signature = official.decode_extrinsic(data)["signature"]["Sr25519"]
+        assert data.endswith(body)
+        return bytes(payload), bytes.fromhex(signature[2:])
+
+    for call in (
+        calls.transfer(Coldkey(ALICE.ss58_address), 5),
+        calls.serve_axon(NETUID, "fd00::7", 9_000),
+        calls.set_weights(NETUID, [0, 1], [65_535, 0], 7),
+        calls.reveal_weights(NETUID, [0], [1], [5] * 24, 0),
+    ):
+        payload, signature = await live.client._run(lambda link, call=call: sign(link, call))
+        assert core.verify(payload, signature, ALICE.ss58_address)
