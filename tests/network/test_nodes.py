@@ -107,7 +107,19 @@ async def test_four_validators_agree_lose_one_then_two_and_recover(nodes: Nodes)
     seen = await nodes.until(lambda p: p.best > height + QUIET_BLOCKS)  # blocks go on …
     assert {p.finalized for p in seen} == {stuck}  # … and nothing becomes final with two
 
-    await nodes.start(third)
+    alice, receiver = keypair_from_uri("//Alice"), Coldkey(keypair_from_uri("//Zoe").ss58_address)
+    async with await ChainClient.connect(nodes.network.nodes[0].rpc_url, timeout_s=30) as chain:
+        receipt = await chain.transfer(receiver, RAO_PER_TOKEN, alice)
+        assert not receipt.is_final
+        waiting = asyncio.create_task(
+            chain.transfer(receiver, RAO_PER_TOKEN, alice, wait="finalization")
+        )
+        await asyncio.sleep(3)
+        assert not waiting.done()
+        assert await chain.balance_rao(receiver) == 2 * RAO_PER_TOKEN
+
+        await nodes.start(third)
+        assert (await waiting).is_final
     await nodes.until(lambda p: p.finalized > height + QUIET_BLOCKS)
     await nodes.start(fourth)  # it catches up after `kill -9`
     await nodes.until(lambda p: p.finalized > height + QUIET_BLOCKS and p.peers == 3)
