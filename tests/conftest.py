@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,12 +114,12 @@ def node_binary() -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_node() -> Callable[..., Network]:
-    """`make_node(root, rpc_port, slot_s=…)` → the files of one validator with fast blocks."""
+def make_fast_network() -> Callable[..., Network]:
+    """`make_fast_network(root, rpc_ports, slot_s=…)` → the files of as many validators."""
 
-    def make(root: Path, rpc_port: int, *, slot_s: float) -> Network:
+    def make(root: Path, rpc_ports: Sequence[int], *, slot_s: float) -> Network:
         root.mkdir(parents=True, exist_ok=True)
-        network = make_network(root, "development", free_ports(1), [rpc_port])
+        network = make_network(root, "development", free_ports(len(rpc_ports)), rpc_ports)
         spec = json.loads(network.spec_path.read_text())
         spec["genesis"]["runtimeGenesis"]["config"]["clock"] = {"slotDurationMs": int(1e3 * slot_s)}
         network.spec_path.write_text(json.dumps(spec))

@@ -64,14 +64,14 @@ class LiveNode:
 
 @pytest.fixture(params=["embedded", "node"])
 async def any_live(
-    request: pytest.FixtureRequest, tmp_path: Path, make_node: Callable[..., Network]
+    request: pytest.FixtureRequest, tmp_path: Path, make_fast_network: Callable[..., Network]
 ) -> AsyncIterator[LiveChain | LiveNode]:
     if request.param == "embedded":
         async with embedded() as chain:
             yield chain
         return
     binary = request.getfixturevalue("node_binary")
-    network = make_node(tmp_path, free_ports(1)[0], slot_s=NODE_SLOT_S)
+    network = make_fast_network(tmp_path, free_ports(1), slot_s=NODE_SLOT_S)
     (node,) = network.nodes
     async with Supervisor(lambda *_: None) as supervisor:
         await supervisor.start(network.process(binary, node))

@@ -155,7 +155,7 @@ class Loop:
 
 
 @pytest.fixture(params=["embedded", "node"])
-async def loop(request, tmp_path, monkeypatch, make_node):
+async def loop(request, tmp_path, monkeypatch, make_fast_network):
     if request.param == "node":
         request.getfixturevalue("node_binary")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -173,7 +173,7 @@ async def loop(request, tmp_path, monkeypatch, make_node):
     ports = free_ports(12)
     plan = LoopPlan(tmp_path, EXPERTS, request.param, chain_port=ports[0], router_port=ports[1])
     if request.param == "node":
-        make_node(tmp_path / CHAIN_FOLDERS["node"], plan.chain_port, slot_s=BLOCK_S)
+        make_fast_network(tmp_path / CHAIN_FOLDERS["node"], [plan.chain_port], slot_s=BLOCK_S)
     names = [n for n in plan.ports() if n not in ("chain", "router")]
     fixed = dict(zip(names, ports[2:], strict=False)) | {"chain": ports[0], "router": ports[1]}
     monkeypatch.setattr(LoopPlan, "ports", lambda self: fixed)
