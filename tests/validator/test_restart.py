@@ -398,6 +398,10 @@ async def test_a_commit_that_a_fork_moved_to_the_next_epoch_is_revealed_with_it(
     for _ in range(4):  # nobody is awake; then the block that has it belongs to the next epoch
         world.chain.next_block()
     world.chain.queues[hotkey] = [dataclasses.replace(commit, epoch=1, reveal_epoch=2)]
+    await world.live(40)
+    state = world.state()
+    assert [vote.reveal_epoch for vote in state.waiting_votes()] == [2]
+    state.close()
     await world.live(100)
     reveals = world.chain.reveals[hotkey]
     assert [reveal.epoch for reveal in reveals] == [1, 1, 2]
