@@ -133,7 +133,8 @@ async def _register(chain: ChainClient, config: MinerConfig, payer: str) -> None
     coldkey = await asyncio.to_thread(load_coldkey, payer)
     limit_rao = min(price_rao * 11 // 10, config.max_price_rao)
     receipt = await chain.register(config.netuid, config.hotkey, coldkey, limit_rao)
-    log.info("registered hotkey=%s block=%d", config.hotkey, receipt.block)
+    final = "yes" if receipt.is_final else "not yet"
+    log.info("registered hotkey=%s block=%d final=%s", config.hotkey, receipt.block, final)
 
 
 def _own_wallet(hotkey_spec: str) -> str | None:

@@ -1,14 +1,17 @@
-"""Fixtures for whoever needs a real, tiny subnet spec and a real, tiny model."""
+"""Fixtures for whoever needs a real, tiny subnet spec, a real, tiny model, or a real node."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moesubnet.chain.network.plan import Network, find_binary, make_network
+from moesubnet.chain.network.run import free_ports
+from moesubnet.errors import ConfigError
 from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
 
 TINY_VOCAB = 300
@@ -99,3 +102,27 @@ def save_tiny_model(
 def tiny_model(save_tiny_model: Callable[..., Path]) -> Path:
     """A random Llama with the tokenizer of `tiny_spec`."""
     return save_tiny_model()
+
+
+@pytest.fixture(scope="session")
+def node_binary() -> Path:
+    """The chain's node. Without one the test is skipped, and it is said how to build it."""
+    try:
+        return find_binary(None)
+    except ConfigError as error:
+        pytest.skip(f"NOT TESTED ON A REAL NODE: {error}")
+
+
+@pytest.fixture(scope="session")
+def make_fast_network() -> Callable[..., Network]:
+    """`make_fast_network(root, rpc_ports, slot_s=…)` → the files of as many validators."""
+
+    def make(root: Path, rpc_ports: Sequence[int], *, slot_s: float) -> Network:
+        root.mkdir(parents=True, exist_ok=True)
+        network = make_network(root, "development", free_ports(len(rpc_ports)), rpc_ports)
+        spec = json.loads(network.spec_path.read_text())
+        spec["genesis"]["runtimeGenesis"]["config"]["clock"] = {"slotDurationMs": int(1e3 * slot_s)}
+        network.spec_path.write_text(json.dumps(spec))
+        return network
+
+    return make

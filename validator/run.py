@@ -13,6 +13,8 @@ from pathlib import Path
 from moesubnet.addresses import published_ip
 from moesubnet.baseline import load_baseline
 from moesubnet.chain.client import ChainClient
+from moesubnet.chain.timelock import load_timelock
+from moesubnet.chain.weights import VoteScheme, vote_scheme
 from moesubnet.client import open_http_session
 from moesubnet.errors import ConfigError
 from moesubnet.gate_sync import GateSync
@@ -57,6 +59,10 @@ async def run_validator(config: ValidatorConfig) -> None:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         metagraph = await chain.metagraph(config.netuid)
         _check_registered(config, metagraph)
+        scheme = vote_scheme(commit_reveal=metagraph.commit_reveal, has_drand=chain.has_drand)
+        if scheme == VoteScheme.TIMELOCKED:
+            load_timelock()
+            log.warning("votes are timelocked here: nothing on chain will name the score sheets")
         spec = await find_spec(config.spec_dir, metagraph)
         pool = await asyncio.to_thread(_load_pool, config.text, spec)
         log.info("private text: %d tokens, %d windows", pool.tokens, len(pool.free_windows({})))

@@ -191,7 +191,7 @@ class State:
             self._forget(sheet.epoch)
 
     def reopen(self, vote: Vote) -> None:
-        """Undo `close_epoch` of a vote that was never sent, for the epoch to be closed again."""
+        """Undo `close_epoch` of a vote that is not on chain, for the epoch to be closed again."""
         sheet = vote.sheet
         with self._db:
             self._db.execute("DELETE FROM vote WHERE epoch = ?", (sheet.epoch,))
@@ -217,14 +217,22 @@ class State:
 
     def waiting_votes(self) -> list[Vote]:
         """Votes that are neither revealed nor lost, oldest first."""
+        return self._votes("phase IN (?, ?)", Phase.PREPARED, Phase.COMMITTED)
+
+    def fresh_votes(self, epoch: int) -> list[Vote]:
+        """Votes that were revealed in this epoch or later: a fork may still take that back."""
+        return self._votes(
+            "phase = ? AND coalesce(reveal_epoch, epoch) >= ?", Phase.REVEALED, epoch
+        )
+
+    def _votes(self, condition: str, *values: int | str) -> list[Vote]:
         query = (
             "SELECT sheet, salt, phase, submitted_block, reveal_epoch FROM vote "
-            "WHERE phase IN (?, ?) ORDER BY epoch"
+            f"WHERE {condition} ORDER BY epoch"
         )
-        rows = self._db.execute(query, (Phase.PREPARED, Phase.COMMITTED)).fetchall()
         return [
             Vote(Sheet.from_bytes(sheet), tuple(json.loads(salt)), Phase(phase), block, reveal)
-            for sheet, salt, phase, block, reveal in rows
+            for sheet, salt, phase, block, reveal in self._db.execute(query, values).fetchall()
         ]
 
     def note_submitted(self, vote: Vote, block: BlockNumber) -> None:
@@ -233,6 +241,11 @@ class State:
 
     def note_committed(self, vote: Vote, reveal_epoch: int) -> None:
         self._update_vote(vote, phase=Phase.COMMITTED, reveal_epoch=reveal_epoch)
+
+    def note_reverted(self, vote: Vote, block: BlockNumber) -> None:
+        """What was on chain is not any more; as if it had been sent again in `block`, because
+        nodes bring reverted transactions back by themselves."""
+        self._update_vote(vote, phase=Phase.PREPARED, submitted_block=block)
 
     def note_phase(self, vote: Vote, phase: Phase) -> None:
         self._update_vote(vote, phase=phase)

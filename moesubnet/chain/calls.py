@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from moesubnet.chain.storage import PALLET
 from moesubnet.chain.submission import Call
+from moesubnet.chain.timelock import COMMIT_REVEAL_VERSION
 from moesubnet.errors import ConfigError
 from moesubnet.types import Coldkey, Hotkey, NetUid
 
@@ -68,6 +69,17 @@ def set_weights(
 def commit_weights(netuid: NetUid, commit_hash: bytes) -> Call:
     args = {"netuid": netuid, "commit_hash": "0x" + commit_hash.hex()}
     return Call(PALLET, "commit_weights", args)
+
+
+def commit_timelocked(netuid: NetUid, commit: bytes, reveal_round: int) -> Call:
+    args = {
+        "netuid": netuid,
+        "mecid": 0,
+        "commit": "0x" + commit.hex(),
+        "reveal_round": reveal_round,
+        "commit_reveal_version": COMMIT_REVEAL_VERSION,
+    }
+    return Call(PALLET, "commit_timelocked_mechanism_weights", args)
 
 
 def reveal_weights(

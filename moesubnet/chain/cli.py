@@ -14,6 +14,7 @@ from moesubnet.chain.console import (
     DEFAULT_WALLET,
     AsJson,
     Chain,
+    Finalized,
     HotkeySpec,
     Netuid,
     OwnerSpec,
@@ -23,8 +24,10 @@ from moesubnet.chain.console import (
     account,
     answer,
     ask_chain,
+    block_of,
     confirm,
     owner_and_hotkey,
+    wait_for,
 )
 from moesubnet.chain.stake_cli import stake_app
 from moesubnet.chain.subnet_cli import subnet_app
@@ -88,6 +91,7 @@ def transfer(
     wallet: WalletSpec = DEFAULT_WALLET,
     chain: Chain = DEFAULT_CHAIN,
     wallets: WalletsDir = None,
+    finalized: Finalized = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -97,7 +101,10 @@ def transfer(
     receiver, amount_rao = Coldkey(account(to, wallets)), parse_rao(amount)
     confirm(f"Send {format_rao(amount_rao)} to {receiver}?", yes)
     coldkey = load_coldkey(wallet, wallets)
-    receipt = ask_chain(chain, lambda client: client.transfer(receiver, amount_rao, coldkey))
+    wait = wait_for(finalized)
+    receipt = ask_chain(
+        chain, lambda client: client.transfer(receiver, amount_rao, coldkey, wait=wait)
+    )
     answer(
         as_json,
         {
@@ -105,9 +112,10 @@ def transfer(
             "amount_rao": amount_rao,
             "fee_rao": receipt.fee_rao,
             "block": receipt.block,
+            "is_final": receipt.is_final,
             "extrinsic_hash": receipt.extrinsic_hash,
         },
-        f"sent {format_rao(amount_rao)} in block {receipt.block}; "
+        f"sent {format_rao(amount_rao)} in {block_of(receipt)}; "
         f"the fee was {format_rao(receipt.fee_rao)}",
     )
 
@@ -118,6 +126,7 @@ def register(
     netuid: Netuid = 1,
     chain: Chain = DEFAULT_CHAIN,
     wallets: WalletsDir = None,
+    finalized: Finalized = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -133,7 +142,7 @@ def register(
         return neuron.uid if neuron else None, await client.burn_price_rao(subnet)
 
     uid, price_rao = ask_chain(chain, look)
-    paid_rao = 0
+    paid_rao, is_final = 0, True
     if uid is None:
         limit_rao = price_rao * 11 // 10
         confirm(
@@ -142,13 +151,17 @@ def register(
             yes,
         )
         coldkey = load_coldkey(owner, wallets)
+        wait = wait_for(finalized)
         receipt = ask_chain(
-            chain, lambda client: client.register(subnet, joining, coldkey, limit_rao)
+            chain, lambda client: client.register(subnet, joining, coldkey, limit_rao, wait=wait)
         )
         registered = receipt.event("SubtensorModule", "NeuronRegistered")
         assert registered is not None, "a registration says so"
         uid, paid_rao = registered.fields["uid"], registered.fields["price_rao"]
-        text = f"{joining} is uid {uid} of subnet {netuid} for {format_rao(paid_rao)}"
+        is_final = receipt.is_final
+        price = format_rao(paid_rao)
+        text = f"{joining} is uid {uid} of subnet {netuid} for {price} ({block_of(receipt)})"
     else:
         text = f"{joining} has uid {uid} of subnet {netuid} already; nothing to pay"
-    answer(as_json, {"netuid": netuid, "hotkey": joining, "uid": uid, "price_rao": paid_rao}, text)
+    fields = {"netuid": netuid, "hotkey": joining, "uid": uid, "price_rao": paid_rao}
+    answer(as_json, fields | {"is_final": is_final}, text)

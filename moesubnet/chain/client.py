@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from moesubnet.chain import calls, reads
-from moesubnet.chain.connection import ChainConnection
+from moesubnet.chain.connection import ChainConnection, Wait
 from moesubnet.chain.nouns import (
     Epoch,
     EpochRan,
@@ -16,9 +17,10 @@ from moesubnet.chain.nouns import (
     WeightRow,
 )
 from moesubnet.chain.submission import Call, Receipt
+from moesubnet.chain.timelock import encrypted_commit
 from moesubnet.chain.view import Event
 from moesubnet.chain.weights import weights_commit_hash
-from moesubnet.types import Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
+from moesubnet.types import BlockNumber, Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
 
 __all__ = [
     "Call",
@@ -65,6 +67,14 @@ class ChainClient(ChainConnection):
         """What the hotkey revealed last, if it ever did."""
         return await self._read(lambda view, _: reads.read_last_reveal(view, netuid, hotkey))
 
+    async def last_vote_block(self, netuid: NetUid, hotkey: Hotkey) -> BlockNumber | None:
+        """Block of the hotkey's last plain vote or commit; None if it has no slot."""
+        return await self._read(lambda view, _: reads.read_last_vote(view, netuid, hotkey))
+
+    async def timelocked_commits(self, netuid: NetUid, epoch: int) -> frozenset[Hotkey]:
+        """Whose encrypted commits of an epoch wait for the chain to open them."""
+        return await self._read(lambda view, _: reads.read_timelocked_commits(view, netuid, epoch))
+
     async def weight_commits(self, netuid: NetUid, hotkey: Hotkey) -> tuple[WeightCommit, ...]:
         """The hotkey's commits that wait for their reveal, oldest first."""
         return await self._read(lambda view, _: reads.read_weight_commits(view, netuid, hotkey))
@@ -100,29 +110,56 @@ class ChainClient(ChainConnection):
 
     # --- calls ---------------------------------------------------------------------------------
 
-    async def transfer(self, to: Coldkey | Hotkey, amount_rao: int, signer: Signer) -> Receipt:
+    async def transfer(
+        self,
+        to: Coldkey | Hotkey,
+        amount_rao: int,
+        signer: Signer,
+        *,
+        wait: Wait = "inclusion",
+    ) -> Receipt:
         """Move tokens; the sender's account must stay alive."""
-        return await self.submit(calls.transfer(to, amount_rao), signer)
+        return await self.submit(calls.transfer(to, amount_rao), signer, wait=wait)
 
     async def register(
-        self, netuid: NetUid, hotkey: Hotkey, coldkey: Signer, limit_price_rao: int | None = None
+        self,
+        netuid: NetUid,
+        hotkey: Hotkey,
+        coldkey: Signer,
+        limit_price_rao: int | None = None,
+        *,
+        wait: Wait = "inclusion",
     ) -> Receipt:
         """Buy a slot for the hotkey, for at most the limit: by default 10 % above the price now."""
         if limit_price_rao is None:
             limit_price_rao = await self.burn_price_rao(netuid) * 11 // 10
-        return await self.submit(calls.register(netuid, hotkey, limit_price_rao), coldkey)
+        call = calls.register(netuid, hotkey, limit_price_rao)
+        return await self.submit(call, coldkey, wait=wait)
 
     async def add_stake(
-        self, netuid: NetUid, hotkey: Hotkey, amount_rao: int, coldkey: Signer
+        self,
+        netuid: NetUid,
+        hotkey: Hotkey,
+        amount_rao: int,
+        coldkey: Signer,
+        *,
+        wait: Wait = "inclusion",
     ) -> Receipt:
         """Stake tokens of the coldkey on a hotkey."""
-        return await self.submit(calls.add_stake(netuid, hotkey, amount_rao), coldkey)
+        return await self.submit(calls.add_stake(netuid, hotkey, amount_rao), coldkey, wait=wait)
 
     async def remove_stake(
-        self, netuid: NetUid, hotkey: Hotkey, amount_rao: int, coldkey: Signer
+        self,
+        netuid: NetUid,
+        hotkey: Hotkey,
+        amount_rao: int,
+        coldkey: Signer,
+        *,
+        wait: Wait = "inclusion",
     ) -> Receipt:
         """Take stake back."""
-        return await self.submit(calls.remove_stake(netuid, hotkey, amount_rao), coldkey)
+        call = calls.remove_stake(netuid, hotkey, amount_rao)
+        return await self.submit(call, coldkey, wait=wait)
 
     async def serve_axon(self, netuid: NetUid, ip: str, port: int, hotkey: Signer) -> Receipt:
         """Publish where the hotkey listens. Free, as are all calls that a hotkey signs."""
@@ -151,6 +188,28 @@ class ChainClient(ChainConnection):
         """Promise weights by their hash; keep all arguments for `reveal_weights`."""
         promise = weights_commit_hash(hotkey.public_key, netuid, uids, values, salt, version_key)
         return await self.submit(calls.commit_weights(netuid, promise), hotkey)
+
+    async def commit_timelocked(
+        self,
+        netuid: NetUid,
+        uids: Sequence[int],
+        values: Sequence[int],
+        version_key: int,
+        hotkey: Signer,
+    ) -> Receipt:
+        """Vote encrypted to drand, on chains that open such votes. ConfigError without the extra
+        `subtensor`."""
+        epoch = await self.epoch(netuid)
+        commit, reveal_round = await asyncio.to_thread(
+            encrypted_commit,
+            epoch,
+            uids,
+            values,
+            version_key,
+            self.block_seconds,
+            hotkey.public_key,
+        )
+        return await self.submit(calls.commit_timelocked(netuid, commit, reveal_round), hotkey)
 
     async def reveal_weights(
         self,

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from moesubnet.chain.link import Link
+from moesubnet.chain.link import Link, NoSuchBlock, RpcError
 from moesubnet.chain.nouns import Head
 from moesubnet.chain.submission import Call, Receipt, block_of, head_of, search, send
 from moesubnet.chain.view import Event, View
@@ -49,6 +49,7 @@ class ChainConnection:
             raise ConfigError(f"{url!r} is no chain's address; write ws://HOST:PORT")
         self.url = url
         self.block_seconds = 0.0
+        self.has_drand = False  # the chain opens votes encrypted to drand, as subtensor does
         self._timeout_s = timeout_s
         self._link = Link(url)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="chain-client")
@@ -60,7 +61,10 @@ class ChainConnection:
         try:
             await client.head()
             # Decoding the metadata takes seconds on a busy core: more than an answer may.
-            client.block_seconds = await client._run(Link.block_seconds, timeout_s + _DECODING_S)
+            client.block_seconds, client.has_drand = await client._run(
+                lambda link: (link.block_seconds(), link.has_pallet("Drand")),
+                timeout_s + _DECODING_S,
+            )
         except BaseException:
             await client.close()
             raise
@@ -136,8 +140,11 @@ class ChainConnection:
         wait: Wait = "inclusion",
         timeout_s: float = SUBMIT_TIMEOUT_S,
     ) -> Receipt:
-        """Sign, send, and wait until a block has it (or a final block, on request).
+        """Sign, send, and wait until a block of the best chain has it, or a final one.
 
+        While it waits, a call whose block loses to another fork is brought into that one; it is
+        never executed twice. Afterwards nobody watches it: where a reverted call costs something,
+        wait for finalization, or look at the chain again.
         Raises CallRejected, named as in the chain's metadata, when pool or pallet refuse it.
         After ChainUnavailable (no verdict in `timeout_s`) it may still be included, for at most
         `ERA_BLOCKS` blocks: look at the chain before sending it again.
@@ -151,15 +158,17 @@ class ChainConnection:
             pause_s = min(2 * pause_s, self._poll_s)
             try:
                 found = await self._run(partial(search, pending=pending, finalized=finalized))
-            except ChainUnavailable:
+            except (ChainUnavailable, RpcError, NoSuchBlock) as error:
                 if self._link.closed:
                     raise
+                log.debug("chain=%s call=%s error=%s", self.url, call, error)
                 continue  # it may come back before the deadline
             if isinstance(found, Receipt):
                 return found
             pending = found
+        kind = "final block" if finalized else "block"
         raise ChainUnavailable(
-            f"{call} is in no block after {timeout_s:.0f} s; it may still come into one"
+            f"{call} is in no {kind} after {timeout_s:.0f} s; it may still come into one"
         )
 
     # --- the thread ----------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from moesubnet.errors import ConfigError
 from moesubnet.types import Hotkey
 
 if TYPE_CHECKING:
-    from moesubnet.chain.client import ChainClient
+    from moesubnet.chain.client import ChainClient, Receipt
+    from moesubnet.chain.connection import Wait
 
 T = TypeVar("T")
 
@@ -53,6 +54,12 @@ WalletsDir = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+Finalized = Annotated[
+    bool,
+    typer.Option(
+        "--finalized", help="Wait until its block is final; otherwise until it is in one."
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 _TIMEOUT_S = 5.0  # people wait
@@ -75,6 +82,16 @@ def ask_chain(url: str, question: Callable[[ChainClient], Awaitable[T]]) -> T:
 def answer(as_json: bool, fields: Mapping[str, object], text: str) -> None:
     """Say `text` to people, or `fields` as one JSON object to machines."""
     typer.echo(json.dumps(fields) if as_json else text)
+
+
+def wait_for(finalized: bool) -> Wait:
+    """What `--finalized` asks of the chain client."""
+    return "finalization" if finalized else "inclusion"
+
+
+def block_of(receipt: Receipt) -> str:
+    """Where a call took effect, and whether that can still change."""
+    return f"block {receipt.block}, {'final' if receipt.is_final else 'not final yet'}"
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -51,6 +51,13 @@ class RpcError(ChainError):
         self.code, self.message, self.data = code, message, data
 
 
+class NoSuchBlock(ChainError):
+    """The node does not have that block, or not any more."""
+
+    def __init__(self, block_hash: str) -> None:
+        super().__init__(f"the chain has no block {block_hash}")
+
+
 @dataclass(slots=True)
 class _Cache:
     """What substrate-interface asks of a metadata cache."""
@@ -120,7 +127,7 @@ class Link:
         try:
             self.interface.init_runtime(block_hash=block_hash)
         except BlockNotFound as error:
-            raise ChainError(f"the chain has no block {block_hash}") from error
+            raise NoSuchBlock(block_hash) from error
         version = self.interface.runtime_version
         if version not in self._storages:
             self._storages[version] = Storage(self.interface.metadata)
@@ -130,6 +137,10 @@ class Link:
         """The slot duration that the chain's metadata gives; 12 s if it gives none."""
         slot_ms = self.interface.get_constant("Aura", "SlotDuration")
         return int(slot_ms.value) / 1_000 if slot_ms is not None else _DEFAULT_BLOCK_SECONDS
+
+    def has_pallet(self, name: str) -> bool:
+        """Whether the chain's metadata has a pallet of that name."""
+        return any(pallet.name == name for pallet in self.interface.metadata.pallets)
 
     def request(self, method: str, *params: object) -> Any:
         """The `result` of a JSON-RPC call. Raises RpcError, ChainUnavailable."""

@@ -30,6 +30,7 @@ class Epoch:
     next_epoch_block: BlockNumber  # NEVER while the subnet is paused
     blocks_since_last_step: int
     reveal_period_epochs: int
+    pending_epoch_at: int = 0  # block of an epoch out of turn; 0: none
 
     @property
     def epoch_now(self) -> int:

@@ -52,6 +52,7 @@ def read_epoch(view: View, block: BlockNumber, netuid: NetUid) -> Epoch:
         next_epoch_block=BlockNumber(min(due, pending) if pending and tempo else due),
         blocks_since_last_step=since,
         reveal_period_epochs=period,
+        pending_epoch_at=pending,
     )
 
 
@@ -136,6 +137,11 @@ def read_balance(view: View, account: Coldkey | Hotkey) -> int:
 
 def read_stakes(view: View, coldkey: Coldkey) -> tuple[StakePosition, ...]:
     """Everything that a coldkey has staked, by subnet and hotkey."""
+    if "LastReveal" not in view.storage:  # only our own chain has it, and stake kept like this
+        raise ChainError(
+            "this is no chain of moesubnet's own, and keeps stake in another way: "
+            "look with that network's own tool, `btcli stake list`"
+        )
     places = sorted(keys[0] for keys, _ in view.entries("StakingHotkeys", coldkey))
     stakes = view.get(*(("Stake", netuid, hotkey, coldkey) for netuid, hotkey in places))
     return tuple(
@@ -151,7 +157,16 @@ def read_rows(view: View, item: str, netuid: NetUid) -> dict[Uid, WeightRow]:
     return {Uid(uid): row for uid, row in enumerate(rows) if row}
 
 
+def read_last_vote(view: View, netuid: NetUid, hotkey: Hotkey) -> BlockNumber | None:
+    """Block of the hotkey's last plain vote or commit; None if it has no slot."""
+    uid, last_update = view.get(("Uids", netuid, hotkey), ("LastUpdate", netuid))
+    return BlockNumber(last_update[uid]) if uid is not None and uid < len(last_update) else None
+
+
 def read_last_reveal(view: View, netuid: NetUid, hotkey: Hotkey) -> LastReveal | None:
+    """None also on a chain that does not record reveals."""
+    if "LastReveal" not in view.storage:
+        return None
     (found,) = view.get(("LastReveal", netuid, hotkey))
     if found is None:
         return None
@@ -166,6 +181,12 @@ def read_weight_commits(view: View, netuid: NetUid, hotkey: Hotkey) -> tuple[Wei
         WeightCommit(entry["hash"], entry["epoch"], entry["block"], entry["reveal_epoch"])
         for entry in queue
     )
+
+
+def read_timelocked_commits(view: View, netuid: NetUid, epoch: int) -> frozenset[Hotkey]:
+    """Whose encrypted commits of an epoch wait to be opened."""
+    (queue,) = view.get(("TimelockedWeightCommits", netuid, epoch))
+    return frozenset(Hotkey(hotkey) for hotkey, *_ in queue)
 
 
 def epochs_ran(events: Sequence[Event]) -> tuple[EpochRan, ...]:

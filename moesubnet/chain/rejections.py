@@ -67,6 +67,7 @@ _ADVICE = {
     "AncientBirthBlock": "it waited too long before it was sent; send it again",
     "Arithmetic.Underflow": f"the balance is too low; {_FUND}",
     "BadOrigin": "this key may not make this call",
+    "BadProof": "the chain does not accept how this client signs; is it of another version?",
     "BadRequest": "it would fail now. To vote, a hotkey needs a validator permit (stake more and "
     "wait for the next epoch), targets that are neurons, and the subnet's way of voting; "
     "a commit can be revealed in its one epoch only",

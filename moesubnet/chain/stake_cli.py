@@ -11,6 +11,7 @@ from moesubnet.chain.console import (
     DEFAULT_WALLET,
     AsJson,
     Chain,
+    Finalized,
     HotkeySpec,
     Netuid,
     OwnerSpec,
@@ -20,8 +21,10 @@ from moesubnet.chain.console import (
     account,
     answer,
     ask_chain,
+    block_of,
     confirm,
     owner_and_hotkey,
+    wait_for,
 )
 from moesubnet.errors import ConfigError
 from moesubnet.types import Coldkey, NetUid
@@ -30,7 +33,7 @@ from moesubnet.units import format_rao, parse_rao
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moesubnet.chain.client import ChainClient
+    from moesubnet.chain.client import ChainClient, Receipt
 
 stake_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -45,12 +48,13 @@ def add(
     netuid: Netuid = 1,
     chain: Chain = DEFAULT_CHAIN,
     wallets: WalletsDir = None,
+    finalized: Finalized = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Stake tokens on a hotkey: its right to vote, and to call experts."""
     amount_rao = parse_rao(amount)
-    _move(amount_rao, wallet, hotkey, netuid, chain, wallets, yes, as_json)
+    _move(amount_rao, wallet, hotkey, netuid, chain, wallets, finalized, yes, as_json)
 
 
 @stake_app.command()
@@ -61,6 +65,7 @@ def remove(
     netuid: Netuid = 1,
     chain: Chain = DEFAULT_CHAIN,
     wallets: WalletsDir = None,
+    finalized: Finalized = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -71,9 +76,9 @@ def remove(
         staked_rao = ask_chain(chain, lambda client: client.stake_rao(NetUid(netuid), on, coldkey))
         if not staked_rao:
             raise ConfigError(f"{coldkey} has no stake on {on} in subnet {netuid}")
-        _move(-staked_rao, wallet, hotkey, netuid, chain, wallets, yes, as_json)
+        _move(-staked_rao, wallet, hotkey, netuid, chain, wallets, finalized, yes, as_json)
     else:
-        _move(-parse_rao(amount), wallet, hotkey, netuid, chain, wallets, yes, as_json)
+        _move(-parse_rao(amount), wallet, hotkey, netuid, chain, wallets, finalized, yes, as_json)
 
 
 @stake_app.command()
@@ -106,6 +111,7 @@ def _move(
     netuid: int,
     chain: str,
     wallets: Path | None,
+    finalized: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -118,16 +124,22 @@ def _move(
     confirm(f"{verb} {format_rao(abs(amount_rao))} {how} {on} in subnet {netuid}?", yes)
     coldkey = load_coldkey(owner, wallets)
 
-    async def move(client: ChainClient) -> int:
-        if amount_rao > 0:
-            await client.add_stake(subnet, on, amount_rao, coldkey)
-        else:
-            await client.remove_stake(subnet, on, -amount_rao, coldkey)
-        return await client.stake_rao(subnet, on, Coldkey(coldkey.ss58_address))
+    async def move(client: ChainClient) -> tuple[Receipt, int]:
+        change = client.add_stake if amount_rao > 0 else client.remove_stake
+        receipt = await change(subnet, on, abs(amount_rao), coldkey, wait=wait_for(finalized))
+        return receipt, await client.stake_rao(subnet, on, Coldkey(coldkey.ss58_address))
 
-    stake_rao = ask_chain(chain, move)
+    receipt, stake_rao = ask_chain(chain, move)
     answer(
         as_json,
-        {"netuid": netuid, "hotkey": on, "moved_rao": amount_rao, "stake_rao": stake_rao},
-        f"{coldkey.ss58_address} now has {format_rao(stake_rao)} on {on} in subnet {netuid}",
+        {
+            "netuid": netuid,
+            "hotkey": on,
+            "moved_rao": amount_rao,
+            "stake_rao": stake_rao,
+            "block": receipt.block,
+            "is_final": receipt.is_final,
+        },
+        f"{coldkey.ss58_address} now has {format_rao(stake_rao)} on {on} in subnet {netuid} "
+        f"({block_of(receipt)})",
     )

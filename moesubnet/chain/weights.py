@@ -1,10 +1,26 @@
-"""The hash that commits to weights."""
+"""How a subnet takes votes, and the hash that commits to one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from hashlib import blake2b
 from struct import pack
+
+
+class VoteScheme(StrEnum):
+    """The ways in which votes come on chain."""
+
+    PLAIN = "plain"  # weights, in the open
+    HASHED = "hashed"  # their hash, and in a later epoch the weights
+    TIMELOCKED = "timelocked"  # encrypted; the chain opens them in a later epoch by itself
+
+
+def vote_scheme(*, commit_reveal: bool, has_drand: bool) -> VoteScheme:
+    """What a subnet takes: a chain that knows drand (subtensor) hides votes with it."""
+    if not commit_reveal:
+        return VoteScheme.PLAIN
+    return VoteScheme.TIMELOCKED if has_drand else VoteScheme.HASHED
 
 
 def weights_commit_hash(

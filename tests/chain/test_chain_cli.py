@@ -119,7 +119,9 @@ def test_tokens_are_sent_to_an_address_or_a_name(moesubnet: Any) -> None:
     sent = told(moesubnet("transfer", address, "2.5", "-w", "//Alice", "-y", "--json"))
     assert (sent["to"], sent["amount_rao"]) == (address, 2_500_000_000)
     assert sent["fee_rao"] > 0
-    assert "sent 7 τ" in said(moesubnet("transfer", "friend", "7", "-w", "//Alice", "-y"))
+    text = said(moesubnet("transfer", "friend", "7", "-w", "//Alice", "-y", "--finalized"))
+    assert "sent 7 τ in block" in text
+    assert ", final;" in text
     assert "9.5 τ free" in said(moesubnet("wallet", "balance", "friend"))
 
 

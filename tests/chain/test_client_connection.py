@@ -206,17 +206,6 @@ async def test_a_call_whose_place_was_taken_is_refused_not_awaited_forever(
     assert refusal.value.name == "Stale"
 
 
-async def test_a_call_that_no_block_takes_expires(live: LiveChain) -> None:
-    from moesubnet.chain import submission
-
-    call = submission.Call("System", "remark", {"remark": "0x00"})
-    lost = await live.client._run(lambda link: submission._sign(link, call, ALICE))
-    await live.until_block(submission.ERA_BLOCKS + 1)
-    with pytest.raises(CallRejected) as refusal:
-        await live.client._run(lambda link: submission.search(link, lost))
-    assert refusal.value.name == "Expired"
-
-
 async def test_waiting_for_a_block_has_an_end(tmp_path: Path) -> None:
     async with (
         DevChain.open(tmp_path, seal="manual") as dev,

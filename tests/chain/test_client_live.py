@@ -14,7 +14,7 @@ from moesubnet.errors import CallRejected, ChainError
 from moesubnet.types import Axon, NetUid
 
 if TYPE_CHECKING:
-    from conftest import LiveChain
+    from conftest import LiveChain, LiveNode
 
 NETUID, OPEN_NETUID = NetUid(1), NetUid(2)
 TOKEN = 10**9
@@ -132,8 +132,10 @@ async def test_the_owner_publishes_the_spec(live: LiveChain) -> None:
     assert (metagraph.spec_sha256, metagraph.spec_url) == (SHEET.hex(), "file:///spec")
 
 
-async def test_refusals_carry_the_chains_name_and_what_to_do(live: LiveChain) -> None:
-    client = live.client
+async def test_refusals_carry_the_chains_name_and_what_to_do(
+    any_live: LiveChain | LiveNode,
+) -> None:
+    client = any_live.client
     await settle(client)
     mia, vera = MINER.ss58_address, VALIDATOR.ss58_address
     stranger = keypair_from_uri("//Stranger")
@@ -176,34 +178,37 @@ async def test_what_the_chain_does_not_have_is_said(live: LiveChain) -> None:
         await live.client.metagraph(NETUID, "0x" + "00" * 32)
 
 
-async def test_a_failure_inside_sudo_is_a_failure(live: LiveChain) -> None:
+async def test_a_failure_inside_sudo_is_a_failure(any_live: LiveChain | LiveNode) -> None:
     shares = {
         "call_module": "SubtensorModule",
         "call_function": "set_emission_shares",
         "call_args": {"shares": [(99, 1)]},
     }
     with pytest.raises(CallRejected) as refusal:
-        await live.client.submit(Call("Sudo", "sudo", {"call": shares}), ALICE)
+        await any_live.client.submit(Call("Sudo", "sudo", {"call": shares}), ALICE)
     assert refusal.value.name == "InvalidEmissionShares"
 
 
-async def test_many_calls_of_one_key_at_once_all_come_in(live: LiveChain) -> None:
-    carol, other = keypair_from_uri("//Carol").ss58_address, ChainClient.connect(live.client.url)
+async def test_many_calls_of_one_key_at_once_all_come_in(any_live: LiveChain | LiveNode) -> None:
+    carol, other = (
+        keypair_from_uri("//Carol").ss58_address,
+        ChainClient.connect(any_live.client.url),
+    )
     async with await other as second:
         receipts = await asyncio.gather(
             *(
                 client.transfer(carol, TOKEN + n, ALICE)
                 for n in range(8)
-                for client in (live.client, second)
+                for client in (any_live.client, second)
             )
         )
     assert len({receipt.extrinsic_hash for receipt in receipts}) == 16
-    assert await live.client.balance_rao(carol) == 2 * sum(TOKEN + n for n in range(8))
+    assert await any_live.client.balance_rao(carol) == 2 * sum(TOKEN + n for n in range(8))
 
 
-async def test_a_call_can_wait_for_finality(live: LiveChain) -> None:
+async def test_a_call_can_wait_for_finality(any_live: LiveChain | LiveNode) -> None:
     call = Call("System", "remark", {"remark": "0x00"})
-    receipt = await live.client.submit(call, ALICE, wait="finalization")
+    receipt = await any_live.client.submit(call, ALICE, wait="finalization")
     assert receipt.event("System", "ExtrinsicSuccess") is not None
 
 

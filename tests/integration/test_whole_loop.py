@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -22,12 +21,13 @@ import pytest
 
 from moesubnet.baseline import Unigram
 from moesubnet.chain.client import ChainClient
+from moesubnet.chain.network.run import free_ports
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.client import open_http_session
 from moesubnet.errors import ChainError, ChainUnavailable
 from moesubnet.gate_sync import GateSync
 from moesubnet.localnet.onboard import onboard
-from moesubnet.localnet.plan import NETUID, Plan
+from moesubnet.localnet.plan import CHAIN_FOLDERS, NETUID, Plan
 from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
 from moesubnet.supervisor import Process, Supervisor
 from moesubnet.training.dataset import encode
@@ -53,14 +53,6 @@ def sentences(domain: str, seed: int, count: int) -> str:
     ]
     draw.seed(f"{domain}/{seed}")
     return " ".join(draw.choice(words[: draw.randint(5, 60)]) for _ in range(count))
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def write_spec(root: Path) -> LoadedSpec:
@@ -102,11 +94,14 @@ async def connect(url: str) -> ChainClient:
 
 
 class LoopPlan(Plan):
-    """The localnet's plan, with bigram engines and faster blocks."""
+    """The localnet's plan, with bigram engines, faster blocks, and one node instead of four."""
 
     def chain(self) -> Process:
         process = super().chain()
-        return dataclasses.replace(process, argv=(*process.argv, "--seal", str(BLOCK_S)))
+        faster = (
+            ("--seal", str(BLOCK_S)) if self.chain_kind == "embedded" else ("--validators", "1")
+        )
+        return dataclasses.replace(process, argv=(*process.argv, *faster))
 
     def miner(self, expert: str) -> Process:
         process = super().miner(expert)
@@ -159,8 +154,10 @@ class Loop:
         return openai.AsyncOpenAI(base_url=self.plan.router_url, api_key="x", max_retries=3)
 
 
-@pytest.fixture
-async def loop(tmp_path, monkeypatch):
+@pytest.fixture(params=["embedded", "node"])
+async def loop(request, tmp_path, monkeypatch, make_fast_network):
+    if request.param == "node":
+        request.getfixturevalue("node_binary")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for domain in SPECIALISTS:
         (tmp_path / f"{domain}.txt").write_text(sentences(domain, 9, 20_000))
@@ -173,8 +170,10 @@ async def loop(tmp_path, monkeypatch):
         ]
         (pools / f"{index}.jsonl").write_text("\n".join(lines) + "\n")
     spec = write_spec(tmp_path / "spec")
-    ports = free_ports(9)
-    plan = LoopPlan(tmp_path, EXPERTS, chain_port=ports[0], router_port=ports[1])
+    ports = free_ports(12)
+    plan = LoopPlan(tmp_path, EXPERTS, request.param, chain_port=ports[0], router_port=ports[1])
+    if request.param == "node":
+        make_fast_network(tmp_path / CHAIN_FOLDERS["node"], [plan.chain_port], slot_s=BLOCK_S)
     names = [n for n in plan.ports() if n not in ("chain", "router")]
     fixed = dict(zip(names, ports[2:], strict=False)) | {"chain": ports[0], "router": ports[1]}
     monkeypatch.setattr(LoopPlan, "ports", lambda self: fixed)

@@ -7,6 +7,7 @@ it is not there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from moesubnet.chain import calls
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain.archive import export_blocks
 from moesubnet.chain.devchain.service import DevChain
@@ -46,8 +48,9 @@ class Nodes:
     http: aiohttp.ClientSession
     down: set[Node] = field(default_factory=set)
 
-    async def start(self, node: Node) -> None:
+    async def start(self, node: Node, *flags: str) -> None:
         process = self.network.process(BINARY, node)
+        process.argv = (*process.argv, *flags)
         process.keep = False
         await self.supervisor.start(process)
         self.down.discard(node)
@@ -77,17 +80,22 @@ class Nodes:
             await asyncio.sleep(0.5)
 
 
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
-    ports = free_ports(8)
-    network = make_network(tmp_path, "development", ports[:4], ports[4:])
+@contextlib.asynccontextmanager
+async def stopped(network: Network) -> AsyncIterator[Nodes]:
+    """A network that nobody has started yet."""
     timeout = aiohttp.ClientTimeout(total=5)
     async with (
         Supervisor(lambda *_: None) as supervisor,
         aiohttp.ClientSession(timeout=timeout) as http,
     ):
-        made = Nodes(network, supervisor, http)
-        for node in network.nodes:
+        yield Nodes(network, supervisor, http, set(network.nodes))
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
+    ports = free_ports(8)
+    async with stopped(make_network(tmp_path, "development", ports[:4], ports[4:])) as made:
+        for node in made.network.nodes:
             await made.start(node)
         yield made
 
@@ -107,7 +115,19 @@ async def test_four_validators_agree_lose_one_then_two_and_recover(nodes: Nodes)
     seen = await nodes.until(lambda p: p.best > height + QUIET_BLOCKS)  # blocks go on …
     assert {p.finalized for p in seen} == {stuck}  # … and nothing becomes final with two
 
-    await nodes.start(third)
+    alice, receiver = keypair_from_uri("//Alice"), Coldkey(keypair_from_uri("//Zoe").ss58_address)
+    async with await ChainClient.connect(nodes.network.nodes[0].rpc_url, timeout_s=30) as chain:
+        receipt = await chain.transfer(receiver, RAO_PER_TOKEN, alice)
+        assert not receipt.is_final
+        waiting = asyncio.create_task(
+            chain.transfer(receiver, RAO_PER_TOKEN, alice, wait="finalization")
+        )
+        await asyncio.sleep(3)
+        assert not waiting.done()
+        assert await chain.balance_rao(receiver) == 2 * RAO_PER_TOKEN
+
+        await nodes.start(third)
+        assert (await waiting).is_final
     await nodes.until(lambda p: p.finalized > height + QUIET_BLOCKS)
     await nodes.start(fourth)  # it catches up after `kill -9`
     await nodes.until(lambda p: p.finalized > height + QUIET_BLOCKS and p.peers == 3)
@@ -127,6 +147,40 @@ async def test_our_client_pays_and_registers_on_a_real_network(nodes: Nodes) -> 
     await nodes.until(lambda p: p.finalized >= height)
     async with await ChainClient.connect(other_url, timeout_s=30) as chain:
         assert await chain.balance_rao(receiver) == 20 * RAO_PER_TOKEN
+
+
+async def test_a_call_of_a_fork_that_loses_is_executed_in_the_one_that_wins(
+    tmp_path: Path, make_fast_network: Callable[..., Network]
+) -> None:
+    """Two validators that do not see each other make a fork each; then they meet."""
+    network = make_fast_network(tmp_path, free_ports(2), slot_s=0.5)
+    one, other = network.nodes
+    alice, receiver = keypair_from_uri("//Alice"), Coldkey(keypair_from_uri("//Zoe").ss58_address)
+    call = calls.transfer(receiver, RAO_PER_TOKEN)
+    async with stopped(network) as nodes:
+        await nodes.start(one, "--force-authoring")
+        await nodes.until(lambda p: p.best >= 2)
+        async with await ChainClient.connect(one.rpc_url, timeout_s=30) as chain:
+            paying = asyncio.create_task(
+                chain.submit(call, alice, wait="finalization", timeout_s=2 * TIMEOUT_S)
+            )
+            async for head in chain.heads():
+                height = head.number  # at least where the call is
+                if await chain.balance_rao(receiver):
+                    break
+            await nodes.kill(one)
+
+            await nodes.start(other, "--force-authoring")
+            await nodes.until(lambda p: p.best > height + QUIET_BLOCKS)
+            assert not paying.done()
+            await nodes.start(one)
+            await nodes.until(lambda p: p.finalized > height + QUIET_BLOCKS)
+            receipt = await paying
+            assert receipt.is_final
+            assert receipt.block > height + QUIET_BLOCKS, "its first block lost"
+            assert await chain.balance_rao(receiver) == RAO_PER_TOKEN
+            (account,) = await chain.query(("System.Account", alice.ss58_address))
+            assert account["nonce"] == 1  # type: ignore[index]
 
 
 async def node_command(*arguments: str) -> bytes:

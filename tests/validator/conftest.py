@@ -51,11 +51,16 @@ class FakeChain:
     rows: dict[str, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)  # names of errors for the next calls
     lost_calls: int = 0  # this many calls are swallowed by the network
+    has_drand: bool = False  # as on a subtensor network: the chain opens votes itself
+    voted_at: dict[str, int] = field(default_factory=dict)  # block of the last plain vote
+    timelocked: dict[int, dict[str, tuple]] = field(default_factory=dict)  # by epoch and hotkey
 
     def next_block(self) -> None:
         self.block += 1
         if self.block - self.last_epoch_block >= self.tempo:
             self.last_epoch_block, self.epoch_index = self.block, self.epoch_index + 1
+            for hotkey, row in self.timelocked.pop(self.epoch_index - 1, {}).items():
+                self.rows.setdefault(hotkey, []).append(row)
 
     def add(self, signer: Keypair, axon: Axon | None = None, stake_rao: int = 10**12) -> None:
         uid = len(self.neurons)
@@ -93,6 +98,17 @@ class FakeChain:
     async def last_reveal(self, netuid, hotkey):
         return (self.reveals.get(hotkey) or [None])[-1]
 
+    async def last_vote_block(self, netuid, hotkey):
+        return self.voted_at.get(hotkey)
+
+    async def timelocked_commits(self, netuid, epoch):
+        return frozenset(self.timelocked.get(epoch, ()))
+
+    async def commit_timelocked(self, netuid, uids, values, version_key, hotkey):
+        if await self._sent():
+            now = (await self.epoch(netuid)).epoch_now
+            self.timelocked.setdefault(now, {})[hotkey.ss58_address] = (list(uids), list(values))
+
     async def weight_commits(self, netuid, hotkey):
         return tuple(self.queues.get(hotkey, ()))
 
@@ -127,6 +143,7 @@ class FakeChain:
     async def set_weights(self, netuid, uids, values, version_key, hotkey):
         if await self._sent():
             self.rows.setdefault(hotkey.ss58_address, []).append((list(uids), list(values)))
+            self.voted_at[hotkey.ss58_address] = self.block + 1
 
     async def _sent(self) -> bool:
         self._refuse()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
 import functools
 import tempfile
@@ -353,6 +354,114 @@ async def test_without_commit_reveal_the_row_is_set_at_once_and_the_sheet_is_pub
     state = world.state()
     assert len(state.public_sheets()) == 1
     state.close()
+
+
+def fork(chain):
+    """Returns how to make another fork win: the chain forgets what it did since, but not time."""
+    past = copy.deepcopy((chain.queues, chain.reveals, chain.rows, chain.voted_at))
+
+    def take_back():
+        chain.queues, chain.reveals, chain.rows, chain.voted_at = copy.deepcopy(past)
+
+    return take_back
+
+
+def phases(world):
+    """Of the votes that are not settled, and how many sheets are public."""
+    state = world.state()
+    found = [vote.phase for vote in state.waiting_votes()]
+    public = len(state.public_sheets())
+    state.close()
+    return found, public
+
+
+async def test_a_commit_that_a_fork_took_back_is_sent_again(world):
+    take_back = fork(world.chain)
+    await world.live(20)
+    assert phases(world) == ([Phase.COMMITTED], 0)
+    (promise,) = set(world.submitted)
+    take_back()
+    await world.live(22)
+    assert world.submitted == [promise], "nodes bring it back by themselves; they get some blocks"
+    await world.live(28)
+    assert world.submitted == [promise, promise]
+    world.submitted.clear()
+    await world.live(100)
+    check(world, [0, 1, 2])
+
+
+async def test_a_commit_that_a_fork_moved_to_the_next_epoch_is_revealed_with_it(world):
+    await world.live(28)
+    (hotkey,) = world.chain.queues
+    ((commit,),) = world.chain.queues.values()
+    world.chain.queues[hotkey] = []
+    for _ in range(4):  # nobody is awake; then the block that has it belongs to the next epoch
+        world.chain.next_block()
+    world.chain.queues[hotkey] = [dataclasses.replace(commit, epoch=1, reveal_epoch=2)]
+    await world.live(40)
+    state = world.state()
+    assert [vote.reveal_epoch for vote in state.waiting_votes()] == [2]
+    state.close()
+    await world.live(100)
+    reveals = world.chain.reveals[hotkey]
+    assert [reveal.epoch for reveal in reveals] == [1, 1, 2]
+    assert phases(world)[1] == 3
+
+
+async def test_a_reveal_that_a_fork_took_back_is_sent_again_and_its_sheet_waits_for_it(world):
+    await world.live(28)
+    take_back = fork(world.chain)
+    await world.live(32)
+    assert phases(world) == ([], 1)
+    take_back()
+    world.chain.refusals = ["ExhaustsResources"]
+    await world.live(33)
+    assert phases(world) == ([Phase.COMMITTED], 0)
+    await world.live(34)
+    assert phases(world) == ([], 1)
+    await world.live(100)
+    check(world, [0, 1, 2])
+
+
+async def test_a_reveal_and_its_commit_taken_back_together_are_lost_and_never_published(world):
+    take_back = fork(world.chain)
+    await world.live(32)
+    (sheet,) = world.chain.reveals[world.signer.ss58_address]
+    take_back()
+    await world.live(125)
+    assert [r.epoch for r in world.chain.reveals[world.signer.ss58_address]] == [1, 2, 3]
+    state = world.state()
+    assert state.public_sheet(bytes.fromhex(sheet.sheet_sha256)) is None
+    state.close()
+
+
+async def test_a_plain_vote_that_a_fork_took_back_is_sent_again(world):
+    world.chain.commit_reveal = False
+    take_back = fork(world.chain)
+    await world.live(16)
+    assert phases(world) == ([], 1)
+    take_back()
+    await world.live(17)
+    assert phases(world) == ([Phase.PREPARED], 0)
+    await world.live(25)
+    assert phases(world) == ([], 1)
+    assert len(world.chain.rows[world.signer.ss58_address]) == 1
+
+
+async def test_on_a_chain_with_drand_votes_are_timelocked_and_the_chain_opens_them(world):
+    world.chain.has_drand = True
+    await world.live(20)
+    assert phases(world) == ([Phase.COMMITTED], 0)
+    world.chain.timelocked.clear()  # a fork takes it back
+    await world.live(28)
+    assert list(world.chain.timelocked) == [0]
+    assert phases(world) == ([Phase.COMMITTED], 0)
+    await world.live(31)
+    assert phases(world) == ([], 1)
+    await world.live(100)
+    assert len(world.chain.rows[world.signer.ss58_address]) == 3
+    assert not world.chain.queues
+    assert phases(world) == ([], 3)
 
 
 async def test_a_sheet_is_public_only_after_its_reveal(world):
