@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from moesubnet.errors import ConfigError
 
@@ -42,9 +45,12 @@ async def serve(
 
     cancel_abandoned: cancel a handler as soon as its caller has left.
     """
+    log = logging.getLogger("moesubnet.http")
+    log.addFilter(_is_ours)
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=log,
         keepalive_timeout=IDLE_TIMEOUT_S,
         lingering_time=LINGER_S,
         auto_decompress=False,
@@ -52,6 +58,8 @@ async def serve(
         handler_cancellation=cancel_abandoned,
     )
     await runner.setup()
+    # A process without descriptors left can serve nobody, and asyncio logs it without end.
+    most = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
     web_server, loop = runner.server, asyncio.get_running_loop()
     assert web_server is not None
 
@@ -59,7 +67,7 @@ async def serve(
         peer = _peer(protocol)
         same = sum(_peer(other) == peer for other in web_server.connections)
         crowded = same > MAX_CONNECTIONS_PER_ADDRESS and peer not in ("127.0.0.1", "::1")
-        if crowded or len(web_server.connections) > MAX_CONNECTIONS:
+        if crowded or len(web_server.connections) > most:
             protocol.force_close()
 
     def accept() -> web.RequestHandler:
@@ -78,3 +86,8 @@ async def serve(
 def _peer(protocol: web.RequestHandler) -> str:
     name = protocol.peername
     return name[0] if isinstance(name, tuple) else ""
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not a traceback for bytes that are no HTTP: a stranger's fault, answered with a 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -23,6 +23,7 @@ from moesubnet.chain.codec import SS58_FORMAT
 from moesubnet.chain.storage import Storage
 from moesubnet.chain.view import View
 from moesubnet.errors import ChainError, ChainUnavailable
+from moesubnet.types import BlockNumber
 
 T = TypeVar("T")
 
@@ -81,7 +82,9 @@ class Link:
         self.connections = 0  # how many sockets were opened so far
         self._socket: Any = None
         self._interface: Any = None
+        self.newest: tuple[str, BlockNumber] = ("", BlockNumber(0))  # block asked for last
         self._storages: dict[int, Storage] = {}  # by version of the runtime
+        self._view: View | None = None  # the last one: most questions are about the same head
         self._deadline = 0.0
         self._next_id = 1
         self._closed = threading.Event()
@@ -124,6 +127,8 @@ class Link:
 
     def view(self, block_hash: str) -> View:
         """State after a block, read with the runtime that wrote it."""
+        if self._view is not None and self._view.block_hash == block_hash:
+            return self._view
         try:
             self.interface.init_runtime(block_hash=block_hash)
         except BlockNotFound as error:
@@ -131,7 +136,8 @@ class Link:
         version = self.interface.runtime_version
         if version not in self._storages:
             self._storages[version] = Storage(self.interface.metadata)
-        return View(self, block_hash, self._storages[version])
+        self._view = View(self, block_hash, self._storages[version])
+        return self._view
 
     def block_seconds(self) -> float:
         """The slot duration that the chain's metadata gives; 12 s if it gives none."""

@@ -92,13 +92,16 @@ def head_of(link: Link, finalized: bool = False) -> tuple[BlockNumber, str]:
 
 def block_of(link: Link, block_hash: str) -> tuple[BlockNumber, str]:
     """Number and hash of the block with this hash. Raises NoSuchBlock."""
+    if block_hash == link.newest[0]:
+        return link.newest[1], block_hash
     header = link.request("chain_getHeader", block_hash)
     if header is None:
         raise NoSuchBlock(block_hash)
     try:
-        return BlockNumber(int(header["number"], 16)), block_hash
+        link.newest = (block_hash, BlockNumber(int(header["number"], 16)))
     except (TypeError, KeyError, ValueError) as error:
         raise ChainError(f"{link.url} does not answer as a chain does") from error
+    return link.newest[1], block_hash
 
 
 def send(link: Link, call: Call, signer: Signer) -> Pending:
@@ -123,7 +126,8 @@ def search(link: Link, pending: Pending, finalized: bool = False) -> Receipt | P
     Raises CallRejected if it was included and failed, or if the best chain refuses it now.
     """
     number, head_hash = head_of(link, finalized)
-    if not _is_best(link, pending):  # another fork won: look again
+    if head_hash != pending.searched_hash and not _is_best(link, pending):
+        # Another fork won: look again.
         since_hash = str(link.request("chain_getBlockHash", pending.since))
         pending = replace(pending, searched=pending.since, searched_hash=since_hash)
     for block in range(pending.searched + 1, number + 1):

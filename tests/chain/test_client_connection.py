@@ -16,6 +16,7 @@ from aiohttp import WSMsgType, web
 
 from moesubnet.chain.client import ChainClient, Head, Receipt
 from moesubnet.chain.devchain.service import DevChain
+from moesubnet.chain.link import Link
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ChainError, ChainUnavailable, ConfigError
 from moesubnet.types import NetUid
@@ -216,3 +217,21 @@ async def test_waiting_for_a_block_has_an_end(tmp_path: Path) -> None:
 
         with pytest.raises(ChainUnavailable, match="in no block after 1 s"):
             await client.submit(calls.transfer(CAROL, TOKEN), ALICE, timeout_s=1.0)
+
+
+async def test_a_question_about_a_known_head_asks_for_nothing_else(
+    live: LiveChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await live.client.balance_rao(CAROL)
+    asked: list[str] = []
+    real = Link.request
+
+    def recording(link: Link, method: str, *params: object) -> Any:
+        asked.append(method)
+        return real(link, method, *params)
+
+    monkeypatch.setattr(Link, "request", recording)
+    assert await live.client.balance_rao(CAROL) == 0
+    assert asked == ["chain_getHead", "state_queryStorageAt"]
+    await live.client.transfer(CAROL, TOKEN, ALICE)
+    assert await live.client.balance_rao(CAROL) == TOKEN

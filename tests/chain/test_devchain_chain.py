@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from hashlib import blake2b
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -232,6 +232,37 @@ async def test_interval_sealing_makes_blocks_as_time_passes() -> None:
         numbers = [(await heads.get()).view.block.number for _ in range(3)]
         stop()
         assert numbers == [1, 2, 3]
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_the_chain() -> None:
+    looks = count()
+
+    def clock() -> float:  # an hour back after the first three looks at it
+        return time.time() - (3600 if next(looks) > 2 else 0)
+
+    async with DevChain.open(seal=0.02, clock=clock) as chain:
+        heads = asyncio.Queue[NewHead]()
+        chain.listen(heads.put_nowait)
+        blocks = [(await asyncio.wait_for(heads.get(), 30)).view.block for _ in range(5)]
+        slots = [block.header.slot() or 0 for block in blocks]
+        assert slots == list(range(slots[0], slots[0] + 5))
+
+
+def test_a_full_disk_stops_the_chain_with_a_word_and_no_harm(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, runtime_wasm(), "development")
+    database = chain._store._db
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    blocks = (chain.author(0, []) for _ in count())
+    with pytest.raises(ChainError, match="make room"):
+        list(islice(blocks, 500))
+    head = chain.head.block
+    database.execute("PRAGMA max_page_count = 100000")
+    assert chain.author(0, []).view.block.header.parent_hash == head.hash
+    chain.close()
+    chain = Chain(tmp_path, runtime_wasm(), "development")  # verifies the state's root
+    assert chain.head.block.number == head.number + 1
+    chain.close()
 
 
 async def test_a_restart_goes_on_where_the_chain_stopped(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from moesubnet.chain.devchain import executor
 from moesubnet.chain.devchain.accounts import dev_authority_secrets, funded_dev_accounts
 from moesubnet.chain.devchain.blob import decompress, runtime_wasm
 from moesubnet.chain.devchain.code import BadCode, RuntimeVersion, embedded_version
+from moesubnet.chain.devchain.compiled import _kept, compiled
 from moesubnet.chain.devchain.executor import Executor, RuntimeTrap
 from moesubnet.chain.devchain.genesis import build_genesis
 from moesubnet.chain.devchain.hostfns import HostFunctions, twox
@@ -100,18 +101,64 @@ def test_development_keys_are_those_everyone_derives() -> None:
     assert bytes.fromhex(alice) in dev_authority_secrets()
 
 
-def test_compiled_code_is_reused_and_recompiled_if_it_is_damaged(
+def test_compiled_code_is_kept_for_this_user_alone_and_made_again_if_it_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tiny = wasmtime.wat2wasm("(module)")
-    code = bytes(tiny)
-    executor._compiled(code)
-    (cached,) = (tmp_path / "moesubnet" / "wasm").iterdir()
-    stored = cached.read_bytes()
-    cached.write_bytes(b"damaged")
-    executor._compiled(code)
-    assert cached.read_bytes()[:100] == stored[:100]
+    folder = tmp_path / "moesubnet" / "wasm"
+    code = bytes(wasmtime.wat2wasm("(module)"))
+    compiled(code)
+    (kept,) = folder.iterdir()
+    assert (folder.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
+    kept.write_bytes(b"damaged")
+    compiled(code)
+    assert kept.stat().st_size > 100
+    for number in range(10):
+        compiled(bytes(wasmtime.wat2wasm(f"(module (memory {number}))")))
+    assert len(list(folder.iterdir())) == 8
+
+
+@pytest.mark.parametrize("exposed", ["folder", "file", "link"])
+def test_compiled_code_that_others_can_write_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exposed: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "moesubnet" / "wasm"
+    code = bytes(wasmtime.wat2wasm("(module)"))
+    compiled(code)
+    (kept,) = folder.iterdir()
+    assert _kept(folder, kept.name) is not None
+    if exposed == "folder":
+        folder.chmod(0o777)
+    elif exposed == "file":
+        kept.chmod(0o666)
+    else:
+        kept.rename(tmp_path / "elsewhere")
+        kept.symlink_to(tmp_path / "elsewhere")
+    assert _kept(folder, kept.name) is None
+    compiled(code)  # compiles, whatever lies there
+
+
+def test_a_home_that_cannot_be_written_costs_only_the_time_to_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert compiled(bytes(wasmtime.wat2wasm("(module)")))
+
+
+def test_code_with_other_signatures_reaches_no_memory_of_ours() -> None:
+    results = "i64 " * 64
+    code = wasmtime.wat2wasm(
+        '(module (import "env" "memory" (memory 1))'
+        ' (import "env" "ext_logging_max_level_version_1" (func $level))'
+        ' (global (export "__heap_base") i32 (i32.const 8))'
+        f' (func (export "wide") (result {results}) {"(i64.const -1)" * 64})'
+        ' (func (export "none") (param i32 i32) (result i64) call $level (i64.const 0)))'
+    )
+    with pytest.raises(RuntimeTrap, match="no entry"):
+        Executor().call(bytes(code), "wide", b"", Overlay(Trie()))
+    assert Executor().call(bytes(code), "none", b"", Overlay(Trie())) == b""
 
 
 def test_wild_pointers_are_errors_and_never_reads_of_our_own_memory(host: HostFunctions) -> None:

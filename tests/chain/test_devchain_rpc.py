@@ -296,7 +296,7 @@ async def test_a_message_over_the_limit_ends_only_its_connection(
 async def test_a_client_that_does_not_read_is_cut_off(
     chain: DevChain, served: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_MOST_QUEUED_MESSAGES", 8)
+    monkeypatch.setattr(server, "_MOST_QUEUED_BYTES", 8_000)
     async with socket(served) as opened:
         await ask(opened, "chain_subscribeNewHeads")
         (listener,) = chain._listeners

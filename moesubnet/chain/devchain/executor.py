@@ -8,24 +8,18 @@ hundreds of host calls. Confined to one thread.
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
-import os
-import platform
 import struct
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
-from hashlib import sha256
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import wasmtime
 from wasmtime import _bindings as ffi
 
-from moesubnet.chain.devchain.code import BadCode, decompress
+from moesubnet.chain.devchain.code import BadCode
+from moesubnet.chain.devchain.compiled import compiled, engine
 from moesubnet.chain.devchain.hostfns import HostFunctions
 from moesubnet.chain.devchain.memory import HostError, LinearMemory
 from moesubnet.chain.devchain.overlay import Overlay
@@ -36,11 +30,11 @@ if TYPE_CHECKING:
 
 CALL_TIMEOUT_S = 30
 _MEMORY_BYTES = 256 * 1024 * 1024
-_WASM_STACK_BYTES = 1024 * 1024
 _WARM_INSTANCES = 2
 
 # How arguments lie in wasmtime's 16-byte values.
 _LAYOUTS = {"i32": "I12x", "i64": "Q8x"}
+_ENTRY = (["i32", "i32"], ["i64"])  # type of what a runtime exports to be called
 _HEAP_IMPORTS = {"ext_allocator_malloc_version_1", "ext_allocator_free_version_1"}
 # trap or 0 = callback(environment, caller, arguments and results, their count)
 _NO_FINALIZER = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
@@ -64,7 +58,7 @@ class Executor:
 
         Raises RuntimeTrap; the overlay's changes are then garbage.
         """
-        instance = self._instances.pop(code, None) or _Instance(_compiled(code))
+        instance = self._instances.pop(code, None) or _Instance(compiled(code))
         answer = instance.call(function, data, overlay)
         self._instances[code] = instance
         while len(self._instances) > _WARM_INSTANCES:
@@ -74,16 +68,16 @@ class Executor:
 
 class _Instance:
     def __init__(self, module: wasmtime.Module) -> None:
-        engine = _engine()
-        self._store = store = wasmtime.Store(engine)
+        self._store = store = wasmtime.Store(engine())
         store.set_limits(memory_size=_MEMORY_BYTES)
         store.set_epoch_deadline(CALL_TIMEOUT_S)
         memory = wasmtime.Memory(store, _memory_type(module))
         self._memory = LinearMemory(store, memory)
         self._host = HostFunctions(self._memory)
+        self._entries: dict[str, wasmtime.Func] = {}
         self._failure: BaseException | None = None  # what a host function raised
         self._callbacks: list[CFuncPtr] = []  # the store knows them only by address
-        linker = wasmtime.Linker(engine)
+        linker = wasmtime.Linker(engine())
         linker.define(store, "env", "memory", memory)
         heap = wasmtime.Instance(store, _allocator(), [memory]).exports(store)
         for name in ("malloc", "free"):
@@ -104,9 +98,7 @@ class _Instance:
         self._memory.open_heap(base)
 
     def call(self, function: str, data: bytes, overlay: Overlay) -> bytes:
-        export = self._exports.get(function)
-        if not isinstance(export, wasmtime.Func):
-            raise RuntimeTrap(f"Other: Exported method {function} is not found")
+        entry = self._entry(function)
         depth = overlay.depth
         self._host.overlay, self._host.last_error, self._failure = overlay, "", None
         self._memory.reset()
@@ -115,7 +107,7 @@ class _Instance:
         values[0].i32, values[1].i32 = self._memory.allocate(data), len(data)
         trap = ctypes.POINTER(ffi.wasm_trap_t)()
         error = ffi.wasmtime_func_call_unchecked(
-            self._store._context(), ctypes.byref(export._func), values, 2, ctypes.byref(trap)
+            self._store._context(), ctypes.byref(entry._func), values, 2, ctypes.byref(trap)
         )
         if error or trap:
             raise self._explain(function, error, trap)
@@ -124,13 +116,27 @@ class _Instance:
         span = values[0].i64
         return self._memory.read(span & 0xFFFF_FFFF, span >> 32 & 0xFFFF_FFFF)
 
+    def _entry(self, function: str) -> wasmtime.Func:
+        """An export to call. Nothing else checks its type: another would write past our values."""
+        entry = self._entries.get(function)
+        if entry is None:
+            export = self._exports.get(function)
+            if not isinstance(export, wasmtime.Func):
+                raise RuntimeTrap(f"Other: Exported method {function} is not found")
+            kind = export.type(self._store)
+            if ([*map(str, kind.params)], [*map(str, kind.results)]) != _ENTRY:
+                raise RuntimeTrap(f"Other: Exported method {function} is no entry of a runtime")
+            entry = self._entries[function] = export
+        return entry
+
     def _define(
         self, linker: wasmtime.Linker, module: str, name: str, kind: wasmtime.FuncType
     ) -> None:
         if any(str(t) not in _LAYOUTS for t in (*kind.params, *kind.results)):
             raise BadCode(f"the runtime imports {name} with an unusual signature")
         method = getattr(self._host, name, None) if name.startswith("ext_") else None
-        callback = self._callback(method or _not_offered(name), [str(t) for t in kind.params])
+        params = [str(t) for t in kind.params]
+        callback = self._callback(method or _not_offered(name), params, len(kind.results))
         self._callbacks.append(callback)
         error = ffi.wasmtime_linker_define_func_unchecked(
             linker.ptr(),
@@ -146,7 +152,9 @@ class _Instance:
         if error:
             raise wasmtime.WasmtimeError._from_ptr(error)
 
-    def _callback(self, method: Callable[..., int | None], params: list[str]) -> CFuncPtr:
+    def _callback(
+        self, method: Callable[..., int | None], params: list[str], results: int
+    ) -> CFuncPtr:
         arguments = struct.Struct("<" + "".join(_LAYOUTS[kind] for kind in params))
         unpack_from, pack_into = arguments.unpack_from, struct.Struct("<Q").pack_into
         values_at = (ctypes.c_char * max(arguments.size, 8)).from_address
@@ -155,7 +163,7 @@ class _Instance:
             try:
                 block = values_at(values) if values else b""
                 result = method(*unpack_from(block))
-                if result is not None:
+                if results:
                     pack_into(block, 0, result)
             except BaseException as failure:  # noqa: BLE001 - raised again on the other side of C
                 self._failure = failure
@@ -201,54 +209,6 @@ def _memory_type(module: wasmtime.Module) -> wasmtime.MemoryType:
 
 
 @cache
-def _engine() -> wasmtime.Engine:
-    config = wasmtime.Config()
-    config.cranelift_nan_canonicalization = True
-    config.max_wasm_stack = _WASM_STACK_BYTES
-    config.memory_may_move = False
-    config.epoch_interruption = True
-    engine = wasmtime.Engine(config)
-
-    def tick() -> None:
-        while True:
-            time.sleep(1)
-            engine.increment_epoch()
-
-    threading.Thread(target=tick, name="wasm-deadline", daemon=True).start()
-    return engine
-
-
-@cache
 def _allocator() -> wasmtime.Module:
     text = resources.files("moesubnet.chain.devchain").joinpath("allocator.wat").read_text()
-    return wasmtime.Module(_engine(), bytes(wasmtime.wat2wasm(text)))
-
-
-def _compiled(code: bytes) -> wasmtime.Module:
-    """The module, from the cache if this machine compiled it before.
-
-    A cached module is native code: it is loaded only from a directory that is ours alone, and
-    wasmtime itself refuses one made by another version of it, for another CPU or other settings.
-    """
-    engine = _engine()
-    wasmtime_version = importlib.metadata.version("wasmtime")
-    key = f"{sha256(code).hexdigest()}-{wasmtime_version}-{platform.machine()}"
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = root / "moesubnet" / "wasm" / key
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ours = path.parent.stat()
-    trusted = ours.st_uid == os.getuid() and not ours.st_mode & 0o022
-    if trusted and path.exists():
-        try:
-            return wasmtime.Module.deserialize_file(engine, str(path))
-        except wasmtime.WasmtimeError:
-            pass  # made by another build or on another machine: compile again
-    try:
-        module = wasmtime.Module(engine, decompress(code))
-    except wasmtime.WasmtimeError as error:
-        raise BadCode(f"the runtime does not compile: {error}") from error
-    if trusted:
-        unfinished = path.with_name(f"{key}.{os.getpid()}")
-        unfinished.write_bytes(module.serialize())
-        unfinished.replace(path)
-    return module
+    return wasmtime.Module(engine(), bytes(wasmtime.wat2wasm(text)))

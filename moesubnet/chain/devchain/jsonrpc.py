@@ -19,7 +19,10 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 Method: TypeAlias = Callable[..., Awaitable[Json]]
 
 MOST_REQUESTS_PER_BATCH = 256
+MOST_ANSWER_BYTES = 16 * 1024 * 1024
 _PARSE_ERROR, _INVALID_REQUEST, _UNKNOWN_METHOD, _INVALID_PARAMS = -32700, -32600, -32601, -32602
+_TOO_BIG, _TOO_BIG_BATCH = -32008, -32011  # what Substrate's nodes answer then
+_LESS = f"it exceeds {MOST_ANSWER_BYTES} bytes; ask for less at once"
 _CLIENT_ERROR = 4003  # what Substrate's nodes answer when a block or a runtime call fails
 
 
@@ -47,8 +50,11 @@ class Methods:
     def names(self) -> list[str]:
         return sorted(self._methods)
 
-    async def answer(self, text: str | bytes) -> Json:
-        """The answer to a message, single or batch; None if it wants none."""
+    async def answer(self, text: str | bytes) -> str | None:
+        """The answer to a message, single or batch; None if it wants none.
+
+        At most MOST_ANSWER_BYTES, all answers of a batch together.
+        """
         try:
             message: Json = json.loads(text)
         except (ValueError, RecursionError):
@@ -58,14 +64,22 @@ class Methods:
         if not 0 < len(message) <= MOST_REQUESTS_PER_BATCH:
             text = f"a batch holds 1 to {MOST_REQUESTS_PER_BATCH} requests"
             return _failure(None, RpcError(_INVALID_REQUEST, "Invalid request", text))
-        answers = [await self._answer_one(request) for request in message]
-        return [answer for answer in answers if answer is not None] or None
+        answers: list[str] = []
+        left = MOST_ANSWER_BYTES
+        for request in message:
+            answer = await self._answer_one(request)
+            if answer is not None:
+                answers.append(answer)
+                left -= len(answer) + 1
+            if left < 0:
+                return _failure(None, RpcError(_TOO_BIG_BATCH, "Batch response is too big", _LESS))
+        return f"[{','.join(answers)}]" if answers else None
 
-    async def _answer_one(self, request: Json) -> Json:
+    async def _answer_one(self, request: Json) -> str | None:
         if not isinstance(request, dict):
             return _failure(None, RpcError(_INVALID_REQUEST, "Invalid request"))
         request_id = request.get("id")
-        if isinstance(request_id, (list, dict)):
+        if not isinstance(request_id, str | int | None):
             return _failure(None, RpcError(_INVALID_REQUEST, "Invalid request"))
         try:
             result = await self._call(request.get("method"), request.get("params"))
@@ -80,7 +94,8 @@ class Methods:
             return _failure(request_id, RpcError(_CLIENT_ERROR, f"Client error: {error}"))
         if "id" not in request:
             return None
-        return {"jsonrpc": "2.0", "id": request_id, "result": result}
+        answer = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+        return answer if len(answer) <= MOST_ANSWER_BYTES else _failure(request_id, too_big())
 
     async def _call(self, name: Json, params: Json) -> Json:
         if not isinstance(name, str):
@@ -96,8 +111,12 @@ class Methods:
         return await self._methods[name](*bound.args)
 
 
-def _failure(request_id: Json, error: RpcError) -> Json:
-    return {"jsonrpc": "2.0", "id": request_id, "error": error.to_json()}
+def _failure(request_id: Json, error: RpcError) -> str:
+    return json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error.to_json()})
+
+
+def too_big() -> RpcError:
+    return RpcError(_TOO_BIG, "Response is too big", _LESS)
 
 
 def invalid(text: str) -> RpcError:

@@ -15,6 +15,7 @@ from moesubnet.chain.devchain.chain import View
 from moesubnet.chain.devchain.code import CODE_KEY, RuntimeVersion
 from moesubnet.chain.devchain.header import Block, Header
 from moesubnet.chain.devchain.jsonrpc import (
+    MOST_ANSWER_BYTES,
     Json,
     Method,
     as_account,
@@ -25,6 +26,7 @@ from moesubnet.chain.devchain.jsonrpc import (
     as_uint,
     invalid,
     to_hex,
+    too_big,
 )
 from moesubnet.chain.devchain.scale import Reader
 
@@ -111,8 +113,9 @@ class Queries:
         return [to_hex(key) for key in islice(keys, most)]
 
     async def state_queryStorageAt(self, keys: Json, at: Json = None) -> Json:
-        view = await self._view(at)
-        return [change_set(view, as_keys(keys, MOST_KEYS))]
+        view, wanted = await self._view(at), as_keys(keys, MOST_KEYS)
+        check_size(view, wanted)
+        return [change_set(view, wanted)]
 
     async def state_call(self, function: Json, data: Json, at: Json = None) -> Json:
         answer = await self._call(as_text(function), as_bytes(data), at)
@@ -246,3 +249,12 @@ def change_set(view: View, keys: list[bytes]) -> Json:
         value = view.state.get(key)
         changes.append([to_hex(key), None if value is None else to_hex(value)])
     return {"block": to_hex(view.block.hash), "changes": changes}
+
+
+def check_size(view: View, keys: list[bytes]) -> None:
+    """Whether the change set of `keys` fits into an answer: a short key may have a long value.
+
+    Raises RpcError otherwise, before any of it is made.
+    """
+    if 2 * sum(len(key) + len(view.state.get(key) or b"") for key in keys) > MOST_ANSWER_BYTES:
+        raise too_big()

@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import json
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
-from aiohttp.http_exceptions import HttpProcessingError
 
-from moesubnet.chain.devchain.jsonrpc import Json, Methods
+from moesubnet.chain.devchain.jsonrpc import Methods
 from moesubnet.chain.devchain.subscriptions import Session, all_methods
-from moesubnet.errors import ConfigError
+from moesubnet.listening import serve
 
 if TYPE_CHECKING:
     from moesubnet.chain.devchain.service import DevChain
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
 MOST_REQUEST_BYTES = 16 * 1024 * 1024
 MOST_CONNECTIONS = 256
 # A client that reads slower than it is written to is cut off, not waited for.
-_MOST_QUEUED_MESSAGES = 1_024
-_SEND_TIMEOUT_S = 30.0
+_MOST_QUEUED_BYTES = 32 * 1024 * 1024
+_SEND_TIMEOUT_S = _BODY_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +47,12 @@ async def start_server(chain: DevChain, host: str, port: int) -> AsyncIterator[S
     rpc = _Rpc(chain, local_only=is_loopback(host))
     app = web.Application(client_max_size=MOST_REQUEST_BYTES)
     app.router.add_route("*", "/{path:.*}", rpc.handle)
-    log = logging.getLogger("moesubnet.chain.http")
-    log.addFilter(_is_ours)
-    runner = web.AppRunner(app, access_log=None, logger=log, shutdown_timeout=1.0)
-    await runner.setup()
+    listening = await serve(app, host, port, grace_s=1.0)
     try:
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-        yield Server(host, runner.addresses[0][1])
+        yield Server(host, listening.port)
     finally:
         await rpc.close()
-        await runner.cleanup()
+        await listening.close()
 
 
 def is_loopback(host: str) -> bool:
@@ -71,11 +61,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Not a traceback for bytes that are no HTTP: a stranger's fault, answered with a 400."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _names_loopback(url: str) -> bool:
@@ -123,13 +108,16 @@ class _Rpc:
             raise web.HTTPServiceUnavailable(text="too many requests at once")
         self._posts += 1
         try:
-            answer = await self._http_methods.answer(await request.read())
+            async with asyncio.timeout(_BODY_TIMEOUT_S):
+                body = await request.read()
+            answer = await self._http_methods.answer(body)
         except ConnectionError as error:
             raise web.HTTPBadRequest(text="the request was broken off") from error
+        except TimeoutError as error:
+            raise web.HTTPRequestTimeout(text="the request does not end") from error
         finally:
             self._posts -= 1
-        text = "" if answer is None else json.dumps(answer)
-        return web.Response(text=text, content_type="application/json", headers=cors)
+        return web.Response(text=answer or "", content_type="application/json", headers=cors)
 
     async def _serve_socket(self, request: web.Request) -> web.WebSocketResponse:
         if len(self._sockets) >= MOST_CONNECTIONS:
@@ -137,20 +125,12 @@ class _Rpc:
         socket = web.WebSocketResponse(max_msg_size=MOST_REQUEST_BYTES, compress=False)
         await socket.prepare(request)
         self._sockets.add(socket)
-        outgoing: asyncio.Queue[Json] = asyncio.Queue(_MOST_QUEUED_MESSAGES)
-        overflow = asyncio.Event()
-
-        def send(message: Json) -> None:
-            try:
-                outgoing.put_nowait(message)
-            except asyncio.QueueFull:
-                overflow.set()
-
-        session = Session(self._chain, send)
+        outbox = _Outbox()
+        session = Session(self._chain, outbox.put)
         tasks = [
-            asyncio.create_task(_read(socket, session)),
-            asyncio.create_task(_write(socket, outgoing)),
-            asyncio.create_task(overflow.wait()),
+            asyncio.create_task(_read(socket, session, outbox)),
+            asyncio.create_task(_write(socket, outbox)),
+            asyncio.create_task(outbox.overflow.wait()),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -164,15 +144,43 @@ class _Rpc:
         return socket
 
 
-async def _read(socket: web.WebSocketResponse, session: Session) -> None:
+class _Outbox:
+    """Messages that wait to be written, in order."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[str] = asyncio.Queue()
+        self._bytes = 0
+        self.overflow = asyncio.Event()
+
+    def put(self, message: str) -> None:
+        self._bytes += len(message)
+        if self._bytes > _MOST_QUEUED_BYTES:
+            self.overflow.set()
+        else:
+            self._messages.put_nowait(message)
+
+    async def get(self) -> str:
+        return await self._messages.get()
+
+    def written(self, message: str) -> None:
+        self._bytes -= len(message)
+        self._messages.task_done()
+
+    async def drained(self) -> None:
+        await self._messages.join()
+
+
+async def _read(socket: web.WebSocketResponse, session: Session, outbox: _Outbox) -> None:
     async for message in socket:
         if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
             return
         await session.handle(message.data)
+        await outbox.drained()  # who asks again before it has read waits
 
 
-async def _write(socket: web.WebSocketResponse, outgoing: asyncio.Queue[Json]) -> None:
+async def _write(socket: web.WebSocketResponse, outbox: _Outbox) -> None:
     while True:
-        text = json.dumps(await outgoing.get())
+        message = await outbox.get()
         async with asyncio.timeout(_SEND_TIMEOUT_S):
-            await socket.send_str(text)
+            await socket.send_str(message)
+        outbox.written(message)

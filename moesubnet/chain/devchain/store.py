@@ -7,6 +7,7 @@ leaves whole blocks. The file is locked against a second process and confined to
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from moesubnet.chain.devchain.header import Block, Header, decode_extrinsics, encode_extrinsics
 from moesubnet.chain.devchain.scale import Reader, option, vec
 from moesubnet.chain.devchain.trie import Changes
-from moesubnet.errors import ConfigError
+from moesubnet.errors import ChainError, ConfigError
 
 HISTORY_BLOCKS = 4096
 _FORMAT = "1"
@@ -82,19 +83,32 @@ class Store:
     def create(self, preset: str, runtime_sha256: str, genesis: Block, state: Changes) -> None:
         """Write block zero into an empty store."""
         meta = {"format": _FORMAT, "preset": preset, "runtime": runtime_sha256}
-        self._db.execute("BEGIN")
-        self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        self._insert(genesis, state)
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            self._insert(genesis, state)
 
     def append(self, block: Block, changes: Changes, undo: Changes) -> None:
         """Write the next block, what it changed, and what was there before."""
-        self._db.execute("BEGIN")
-        self._insert(block, changes)
         encoded = b"".join(vec(key) + option(value) for key, value in undo.items())
-        self._db.execute("INSERT INTO undo VALUES (?, ?)", (block.number, encoded))
-        self._db.execute("DELETE FROM undo WHERE number <= ?", (block.number - HISTORY_BLOCKS,))
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._insert(block, changes)
+            self._db.execute("INSERT INTO undo VALUES (?, ?)", (block.number, encoded))
+            self._db.execute("DELETE FROM undo WHERE number <= ?", (block.number - HISTORY_BLOCKS,))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing. Raises ChainError when the disk does not take it."""
+        try:
+            self._db.execute("BEGIN")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise ChainError(
+                f"{self.path} cannot be written ({error}): make room on its disk, start again"
+            ) from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     def _insert(self, block: Block, changes: Changes) -> None:
         row = (block.number, block.hash, block.header.encode(), encode_extrinsics(block.extrinsics))
@@ -110,12 +124,11 @@ class Store:
 
     def rewind(self, number: int) -> None:
         """Go back to the state after block `number`, whose undo log must reach so far."""
-        self._db.execute("BEGIN")
-        for above in range(self.head().number, number, -1):
-            self._write(self.undo(above) or {})
-            self._db.execute("DELETE FROM undo WHERE number = ?", (above,))
-            self._db.execute("DELETE FROM blocks WHERE number = ?", (above,))
-        self._db.execute("COMMIT")
+        with self._transaction():
+            for above in range(self.head().number, number, -1):
+                self._write(self.undo(above) or {})
+                self._db.execute("DELETE FROM undo WHERE number = ?", (above,))
+                self._db.execute("DELETE FROM blocks WHERE number = ?", (above,))
 
     def head(self) -> Block:
         return self._one("ORDER BY number DESC LIMIT 1") or _unreachable()

@@ -7,6 +7,7 @@ is held back. Blocks are final at once: all kinds of heads are the same head.
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,15 +21,16 @@ from moesubnet.chain.devchain.jsonrpc import (
     RpcError,
     as_bytes,
     as_keys,
+    invalid,
 )
 from moesubnet.chain.devchain.pool import Status
-from moesubnet.chain.devchain.rpc import Queries, change_set, header_json, version_json
+from moesubnet.chain.devchain.rpc import Queries, change_set, check_size, header_json, version_json
 
 if TYPE_CHECKING:
     from moesubnet.chain.devchain.service import DevChain
 
 MOST_SUBSCRIPTIONS = 256
-_MOST_WATCHED_KEYS = 1_024
+_MOST_WATCHED_KEYS, _MOST_KEY_BYTES = 4_096, 1_024  # of a connection
 # polkadot.js drops "inBlock" if "finalized" comes while it still fetches that block's events.
 _FINALITY_DELAY_S = 0.2
 # Subscribing method to the method of its notifications.
@@ -53,16 +55,17 @@ _UNSUBSCRIBE = (
 
 
 class _Subscription:
-    def __init__(self, notification: str, send: Callable[[Json], None]) -> None:
+    def __init__(self, notification: str, send: Callable[[str], None]) -> None:
         self.id = secrets.token_hex(8)
+        self.watched_keys = 0
         self._notification = notification
         self._send = send
-        self._held: list[Json] | None = []
+        self._held: list[str] | None = []
         self.stop: Callable[[], None] = lambda: None
 
     def push(self, result: Json) -> None:
         params: Json = {"subscription": self.id, "result": result}
-        message: Json = {"jsonrpc": "2.0", "method": self._notification, "params": params}
+        message = json.dumps({"jsonrpc": "2.0", "method": self._notification, "params": params})
         if self._held is None:
             self._send(message)
         else:
@@ -78,7 +81,7 @@ class _Subscription:
 class Session:
     """One client's connection: answers its messages and pushes to it through `send`."""
 
-    def __init__(self, chain: DevChain, send: Callable[[Json], None]) -> None:
+    def __init__(self, chain: DevChain, send: Callable[[str], None]) -> None:
         self._chain = chain
         self._send = send
         self._open: dict[str, _Subscription] = {}
@@ -119,8 +122,15 @@ class Session:
         return subscribe
 
     async def _watch_storage(self, keys: Json) -> Json:
-        watched = as_keys(keys, _MOST_WATCHED_KEYS)
+        watched = list(dict.fromkeys(as_keys(keys, _MOST_WATCHED_KEYS)))
+        if any(len(key) > _MOST_KEY_BYTES for key in watched):
+            raise invalid(f"a watched key has at most {_MOST_KEY_BYTES} bytes")
+        already = sum(subscription.watched_keys for subscription in self._open.values())
+        if already + len(watched) > _MOST_WATCHED_KEYS:
+            raise invalid(f"a connection watches at most {_MOST_WATCHED_KEYS} keys")
+        check_size(self._chain.head, watched)
         subscription = self._subscribe("state_storage")
+        subscription.watched_keys = len(watched)
         subscription.push(change_set(self._chain.head, watched))
 
         def on_head(new: NewHead) -> None:
