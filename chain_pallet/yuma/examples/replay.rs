@@ -2,7 +2,7 @@
 //!
 //! Reads a document of the format `yuma-vectors/1` from standard input, ignores every `stored` and
 //! `expect` in it, and prints the same document with both filled in. Comparing documents compares
-//! implementations:
+//! implementations. Every field of the format must be there; others pass through unread:
 //!
 //! ```sh
 //! cargo run --release -p yuma --example replay < tests/vectors/yuma.json
@@ -10,21 +10,23 @@
 
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
-use std::{error::Error, io, process::ExitCode};
+use std::{
+	error::Error,
+	io::{self, Write},
+	process::ExitCode,
+};
 use yuma::{epoch, max_upscale, Neuron, Outcome, Params, Row};
 
 fn main() -> ExitCode {
 	let replayed = serde_json::from_reader(io::stdin().lock())
 		.map_err(Into::into)
 		.and_then(replay)
-		.and_then(|document| Ok(serde_json::to_writer(io::stdout().lock(), &document)?));
+		.and_then(|document| Ok(writeln!(io::stdout(), "{document}")?));
 	match replayed {
-		Ok(()) => {
-			println!();
-			ExitCode::SUCCESS
-		}
+		Ok(()) => ExitCode::SUCCESS,
 		Err(error) => {
-			eprintln!("replay: {error}");
+			// `eprintln` would panic where nobody listens.
+			let _ = writeln!(io::stderr(), "replay: {error}");
 			ExitCode::FAILURE
 		}
 	}
@@ -56,13 +58,11 @@ pub fn replay(mut document: Value) -> Result<Value, Failure> {
 
 fn replay_scenario(scenario: &mut Value) -> Result<(), Failure> {
 	let config = scenario.get("config").ok_or("no \"config\"")?;
-	let config = Config::deserialize(config).map_err(|error| format!("config: {error}"))?;
-	let mut subnet = Subnet::new(config)?;
+	let mut subnet = Subnet::new(config).map_err(|error| format!("config: {error}"))?;
 	let steps = scenario.get_mut("steps").and_then(Value::as_array_mut);
 	for (index, step) in steps.ok_or("no list \"steps\"")?.iter_mut().enumerate() {
-		let op = Op::deserialize(&*step).map_err(|error| format!("step {index}: {error}"))?;
 		let computed = subnet
-			.apply(op)
+			.apply(step)
 			.map_err(|error| format!("step {index}: {error}"))?;
 		if let (Some((field, value)), Some(step)) = (computed, step.as_object_mut()) {
 			step.insert(field.to_owned(), value);
@@ -71,51 +71,11 @@ fn replay_scenario(scenario: &mut Value) -> Result<(), Failure> {
 	Ok(())
 }
 
-#[derive(Deserialize)]
-struct Config {
-	n: usize,
-	stakes: Vec<u64>,
-	block: u64,
-	tempo: u16,
-	kappa: u16,
-	bonds_ma: u64,
-	bonds_penalty: u16,
-	yuma3: bool,
-	liquid: bool,
-	alpha_low: u16,
-	alpha_high: u16,
-	steepness: i16,
-	max_validators: u16,
-	activity_cutoff: u64,
-	stake_threshold: u64,
-	owner_uid: Option<u16>,
-	last_step: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case")]
-enum Op {
-	Block {
-		to: u64,
-	},
-	Weights {
-		uid: u16,
-		dests: Vec<u16>,
-		values: Vec<u16>,
-	},
-	Reregister {
-		uid: u16,
-		stake: u64,
-	},
-	DropBondsOn {
-		uid: u16,
-	},
-	LastStep {
-		to: u64,
-	},
-	Epoch {
-		emission: u64,
-	},
+fn field<'a, T: Deserialize<'a>>(object: &'a Value, name: &str) -> Result<T, Failure> {
+	let value = object
+		.get(name)
+		.ok_or_else(|| format!("missing field `{name}`"))?;
+	T::deserialize(value).map_err(|error| format!("`{name}`: {error}").into())
 }
 
 /// A field of a step and what we computed for it.
@@ -129,58 +89,64 @@ struct Subnet {
 }
 
 impl Subnet {
-	fn new(config: Config) -> Result<Self, Failure> {
-		if config.stakes.len() != config.n {
-			return Err(format!("{} stakes for n = {}", config.stakes.len(), config.n).into());
+	fn new(config: &Value) -> Result<Self, Failure> {
+		let n: usize = field(config, "n")?;
+		let stakes: Vec<u64> = field(config, "stakes")?;
+		if stakes.len() != n {
+			return Err(format!("{} `stakes` for n = {n}", stakes.len()).into());
 		}
 		let params = Params {
-			block: config.block,
-			tempo: config.tempo,
-			last_step: config.last_step,
-			kappa: config.kappa,
-			bonds_moving_average: config.bonds_ma,
-			bonds_penalty: config.bonds_penalty,
-			yuma3: config.yuma3,
-			liquid_alpha: config.liquid,
-			alpha_low: config.alpha_low,
-			alpha_high: config.alpha_high,
-			alpha_sigmoid_steepness: config.steepness,
-			max_validators: config.max_validators,
-			activity_cutoff_blocks: config.activity_cutoff,
-			stake_threshold_rao: config.stake_threshold,
-			owner_uid: config.owner_uid,
+			block: field(config, "block")?,
+			tempo: field(config, "tempo")?,
+			last_step: field(config, "last_step")?,
+			kappa: field(config, "kappa")?,
+			bonds_moving_average: field(config, "bonds_ma")?,
+			bonds_penalty: field(config, "bonds_penalty")?,
+			yuma3: field(config, "yuma3")?,
+			liquid_alpha: field(config, "liquid")?,
+			alpha_low: field(config, "alpha_low")?,
+			alpha_high: field(config, "alpha_high")?,
+			alpha_sigmoid_steepness: field(config, "steepness")?,
+			max_validators: field(config, "max_validators")?,
+			activity_cutoff_blocks: field(config, "activity_cutoff")?,
+			stake_threshold_rao: field(config, "stake_threshold")?,
+			owner_uid: field(config, "owner_uid")?,
 			commit_reveal: false,
 		};
-		let neurons = config
-			.stakes
-			.into_iter()
-			.map(|stake_rao| registered(0, stake_rao))
-			.collect();
-		let rows = vec![Row::new(); config.n];
-		Ok(Self {
+		let neurons = stakes.into_iter().map(|stake_rao| registered(0, stake_rao));
+		let mut subnet = Self {
+			neurons: neurons.collect(),
+			weights: vec![Row::new(); n],
+			bonds: vec![Row::new(); n],
 			params,
-			neurons,
-			weights: rows.clone(),
-			bonds: rows,
-		})
+		};
+		if let Some(uid) = subnet.params.owner_uid {
+			subnet
+				.neuron(uid)
+				.map_err(|error| format!("`owner_uid`: {error}"))?;
+		}
+		Ok(subnet)
 	}
 
-	fn apply(&mut self, op: Op) -> Result<Computed, Failure> {
-		match op {
-			Op::Block { to } => self.params.block = to,
-			Op::LastStep { to } => self.params.last_step = to,
-			Op::Weights { uid, dests, values } => {
-				let stored = self.set_weights(uid, dests, &values)?;
+	fn apply(&mut self, step: &Value) -> Result<Computed, Failure> {
+		match field(step, "op")? {
+			"block" => self.params.block = field(step, "to")?,
+			"last_step" => self.params.last_step = field(step, "to")?,
+			"weights" => {
+				let (dests, values) = (field(step, "dests")?, field(step, "values")?);
+				let stored = self.set_weights(field(step, "uid")?, dests, values)?;
 				return Ok(Some(("stored", json!(stored))));
 			}
-			Op::Reregister { uid, stake } => self.reregister(uid, stake)?,
-			Op::DropBondsOn { uid } => {
+			"reregister" => self.reregister(field(step, "uid")?, field(step, "stake")?)?,
+			"drop_bonds_on" => {
+				let uid = field(step, "uid")?;
 				self.neuron(uid)?;
 				self.bonds
 					.iter_mut()
 					.for_each(|row| row.retain(|(target, _)| *target != uid));
 			}
-			Op::Epoch { emission } => return Ok(Some(("expect", self.epoch(emission)))),
+			"epoch" => return Ok(Some(("expect", self.epoch(field(step, "emission")?)))),
+			op => return Err(format!("unknown `op` \"{op}\"").into()),
 		}
 		Ok(None)
 	}
@@ -191,7 +157,7 @@ impl Subnet {
 		neuron.ok_or_else(|| format!("uid {uid} is not below n = {n}").into())
 	}
 
-	fn set_weights(&mut self, uid: u16, dests: Vec<u16>, values: &[u16]) -> Result<Row, Failure> {
+	fn set_weights(&mut self, uid: u16, dests: Vec<u16>, values: Vec<u16>) -> Result<Row, Failure> {
 		if dests.len() != values.len() {
 			return Err(format!("{} dests but {} values", dests.len(), values.len()).into());
 		}
@@ -203,7 +169,7 @@ impl Subnet {
 		}
 		let block = self.params.block;
 		self.neuron(uid)?.last_update = block;
-		let row: Row = dests.into_iter().zip(max_upscale(values)).collect();
+		let row: Row = dests.into_iter().zip(max_upscale(&values)).collect();
 		replace(&mut self.weights, uid, row.clone());
 		Ok(row)
 	}

@@ -179,6 +179,9 @@ mod tests {
 		);
 		assert_eq!(max_upscale(&[127, 127]), [65_535, 65_535]);
 		assert_eq!(max_upscale(&[0, 1, 2, 32_768]), [0, 2, 4, 65_535]);
+		// Here the other order of the two operations rounds, or saturates, differently.
+		assert_eq!(max_upscale(&[7, 14]), [32_768, 65_535]);
+		assert_eq!(max_upscale(&[20_000, 32_769]), [39_998, 65_535]);
 		assert_eq!(max_upscale(&[0, 0]), [0, 0]);
 		assert_eq!(max_upscale(&[]), [0u16; 0]);
 	}

@@ -84,15 +84,20 @@ fn exp(x: Bits) -> Bits {
 }
 
 struct Expected {
+	stake_weight: Vec<u16>,
+	active: Vec<bool>,
+	permits: Vec<bool>,
 	consensus: Vec<u16>,
 	trust: Vec<u16>,
 	incentive: Vec<u16>,
 	dividends: Vec<u16>,
 	bonds: Vec<Vec<u16>>,
+	server_rao: Vec<u64>,
+	validator_rao: Vec<u64>,
 	emission_rao: Vec<u64>,
 }
 
-fn dense_epoch(subnet: &Subnet, permits: &[bool]) -> Expected {
+fn dense_epoch(subnet: &Subnet) -> Expected {
 	let Subnet {
 		params: p, neurons, ..
 	} = subnet;
@@ -109,13 +114,19 @@ fn dense_epoch(subnet: &Subnet, permits: &[bool]) -> Expected {
 	};
 	let total: Bits = (0..n).map(counted).sum();
 	let stake: Vec<Bits> = (0..n).map(|i| div(counted(i), total)).collect();
-	let votes =
-		|i: usize| had_permit(i) && neurons[i].last_update + p.activity_cutoff_blocks >= p.block;
-	let active = normalise(
-		(0..n)
-			.map(|i| if votes(i) { stake[i] } else { 0 })
-			.collect(),
-	);
+	let ahead = |i: usize| (0..n).filter(|j| (stake[*j], *j) > (stake[i], i)).count();
+	let permits: Vec<bool> = (0..n)
+		.map(|i| owner(i) || (stake[i] > 0 && ahead(i) < p.max_validators.into()))
+		.collect();
+	let voted = |i: usize| neurons[i].last_update + p.activity_cutoff_blocks >= p.block;
+	let votes = |i: usize| {
+		if had_permit(i) && voted(i) {
+			stake[i]
+		} else {
+			0
+		}
+	};
+	let active = normalise((0..n).map(votes).collect());
 
 	let named = |i: usize, j: usize| {
 		had_permit(i)
@@ -219,35 +230,42 @@ fn dense_epoch(subnet: &Subnet, permits: &[bool]) -> Expected {
 		)
 	};
 
-	let mut earned: Vec<Bits> = incentive
+	let both: Vec<Bits> = incentive
 		.iter()
 		.zip(&dividends)
 		.map(|(a, b)| a + b)
 		.collect();
-	if earned.iter().all(|x| *x == 0) {
-		earned = if active.iter().all(|x| *x == 0) {
-			stake
-		} else {
-			active
-		};
-	} else {
-		earned = normalise(earned);
-	}
+	let total: Bits = both.iter().sum();
+	let share = |v: &[Bits]| v.iter().map(|x| div(*x, total)).collect();
 	let u16s = |v: &[Bits]| v.iter().map(|x| to_u16(*x)).collect();
+	let (server, validator, combined) = if total > 0 {
+		(share(&incentive), share(&dividends), share(&both))
+	} else if active.iter().any(|x| *x > 0) {
+		(vec![0; n], active.clone(), active)
+	} else {
+		(vec![0; n], stake.clone(), stake.clone())
+	};
+	let amounts = |v: &[Bits]| {
+		v.iter()
+			.map(|x| ((x * Bits::from(subnet.emission_rao)) >> 32) as u64)
+			.collect()
+	};
 	Expected {
+		stake_weight: u16s(&stake),
+		active: (0..n).map(voted).collect(),
 		consensus: u16s(&c),
 		trust: u16s(&trust),
 		incentive: u16s(&incentive),
 		dividends: u16s(&dividends),
 		bonds: bonds
 			.iter()
-			.zip(permits)
+			.zip(&permits)
 			.map(|(row, permit)| if *permit { u16s(row) } else { vec![0; n] })
 			.collect(),
-		emission_rao: earned
-			.iter()
-			.map(|x| ((x * Bits::from(subnet.emission_rao)) >> 32) as u64)
-			.collect(),
+		permits,
+		server_rao: amounts(&server),
+		validator_rao: amounts(&validator),
+		emission_rao: amounts(&combined),
 	}
 }
 
@@ -257,15 +275,20 @@ proptest! {
 	#[test]
 	fn sparse_is_dense(subnet in subnets()) {
 		let outcome = subnet.run();
-		let expected = dense_epoch(&subnet, &outcome.permits);
+		let expected = dense_epoch(&subnet);
 		let bonds: Vec<Vec<u16>> = (0..subnet.n())
 			.map(|i| (0..subnet.n()).map(|j| stored(&outcome.bonds, i, j).unwrap_or(0)).collect())
 			.collect();
+		prop_assert_eq!(outcome.stake_weight, expected.stake_weight);
+		prop_assert_eq!(outcome.active, expected.active);
+		prop_assert_eq!(outcome.permits, expected.permits);
 		prop_assert_eq!(outcome.consensus, expected.consensus);
 		prop_assert_eq!(outcome.validator_trust, expected.trust);
 		prop_assert_eq!(outcome.incentive, expected.incentive);
 		prop_assert_eq!(outcome.dividends, expected.dividends);
 		prop_assert_eq!(bonds, expected.bonds);
+		prop_assert_eq!(outcome.server_rao, expected.server_rao);
+		prop_assert_eq!(outcome.validator_rao, expected.validator_rao);
 		prop_assert_eq!(outcome.emission_rao, expected.emission_rao);
 	}
 }

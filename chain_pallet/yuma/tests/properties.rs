@@ -182,6 +182,25 @@ proptest! {
 	}
 
 	#[test]
+	fn of_a_row_count_known_uids_and_the_first_entry_of_each(
+		mut subnet in subnets(),
+		garbage in vec((0u16..20, any::<u16>()), 0..40),
+	) {
+		let n = subnet.n() as u16;
+		let mut dirty = subnet.clone();
+		for (clean, dirty) in subnet.weights.iter_mut().chain(&mut subnet.bonds)
+			.zip(dirty.weights.iter_mut().chain(&mut dirty.bonds)) {
+			for (j, value) in &garbage {
+				dirty.push((*j, *value));
+				if *j < n && clean.iter().all(|(k, _)| k != j) {
+					clean.push((*j, *value));
+				}
+			}
+		}
+		prop_assert_eq!(subnet.run(), dirty.run());
+	}
+
+	#[test]
 	fn garbage_never_panics(
 		mut subnet in subnets(),
 		weights in vec(vec(any::<(u16, u16)>(), 0..40), 0..20),

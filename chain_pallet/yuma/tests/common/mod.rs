@@ -28,14 +28,16 @@ impl Subnet {
 	}
 }
 
-/// Plausible subnets of up to 11 uids: stakes of every size, some inactive, some without permit,
-/// some registered after votes on them, sparse rows with zeros, every bond mode.
+/// Plausible subnets of up to 11 uids: stakes of every size, equal ones too, some inactive, some
+/// without permit, some registered after votes on them, sparse rows with zeros, every bond mode.
 pub fn subnets() -> impl Strategy<Value = Subnet> {
-	(1usize..12).prop_flat_map(|n| {
+	// Among huge stakes tiny ones decide nothing, so some subnets have tiny ones only.
+	let most_rao = prop_oneof![Just(4), Just(1_000_000_000_000), Just(u64::MAX)];
+	(1usize..12, most_rao).prop_flat_map(|(n, most_rao)| {
 		let uids = n as u16;
 		(
 			params(uids),
-			vec(neurons(), n),
+			vec(neurons(most_rao), n),
 			vec(rows(uids), n),
 			vec(rows(uids), n),
 			emissions(),
@@ -60,7 +62,7 @@ fn params(n: u16) -> impl Strategy<Value = Params> {
 		alphas,
 		limits,
 		time,
-		any::<u16>(),
+		majorities(),
 		any::<bool>(),
 	)
 		.prop_map(
@@ -85,6 +87,17 @@ fn params(n: u16) -> impl Strategy<Value = Params> {
 		)
 }
 
+/// A third and two fifths too: shares that equal stakes reach to the bit.
+fn majorities() -> impl Strategy<Value = u16> {
+	prop_oneof![
+		Just(0),
+		Just(u16::MAX),
+		Just(21_845),
+		Just(26_214),
+		any::<u16>()
+	]
+}
+
 fn penalties() -> impl Strategy<Value = u16> {
 	prop_oneof![Just(0), Just(u16::MAX), any::<u16>()]
 }
@@ -93,8 +106,8 @@ fn emissions() -> impl Strategy<Value = u64> {
 	prop_oneof![0u64..1_000, 0u64..=1_000_000_000_000, any::<u64>()]
 }
 
-fn neurons() -> impl Strategy<Value = Neuron> {
-	let stake = prop_oneof![Just(0), 1u64..5, 0u64..=1_000_000_000_000, any::<u64>()];
+fn neurons(most_rao: u64) -> impl Strategy<Value = Neuron> {
+	let stake = prop_oneof![Just(0), 1u64..5, 0..=most_rao];
 	let registered = prop_oneof![Just(0), 990u64..1_000];
 	let commit = prop_oneof![Just(u64::MAX), 990u64..1_000];
 	(
