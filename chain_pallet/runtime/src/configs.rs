@@ -12,7 +12,7 @@ use frame_support::{
 	traits::{ConstBool, ConstU32, ConstU64, ConstU8, VariantCountOf},
 	weights::{
 		constants::{ParityDbWeight, WEIGHT_REF_TIME_PER_SECOND},
-		IdentityFee, Weight, WeightToFeeCoefficient, WeightToFeeCoefficients,
+		ConstantMultiplier, Weight, WeightToFeeCoefficient, WeightToFeeCoefficients,
 		WeightToFeePolynomial,
 	},
 	PalletId,
@@ -26,6 +26,8 @@ use sp_version::RuntimeVersion;
 const NORMAL_DISPATCH_RATIO: Perbill = Perbill::from_percent(75);
 /// An account below this many rao is reaped.
 const EXISTENTIAL_DEPOSIT_RAO: Balance = 500;
+/// So that a block is no cheaper to fill with bytes, which nodes keep, than with computation.
+const FEE_PER_BYTE_RAO: Balance = 20;
 /// The least that can be staked at once.
 const MIN_STAKE_RAO: Balance = 2_000_000;
 
@@ -122,7 +124,7 @@ parameter_types! {
 // Fees are burned.
 impl pallet_transaction_payment::Config for Runtime {
 	type FeeMultiplierUpdate = ConstFeeMultiplier<FeeMultiplier>;
-	type LengthToFee = IdentityFee<Balance>;
+	type LengthToFee = ConstantMultiplier<Balance, ConstU64<FEE_PER_BYTE_RAO>>;
 	type OnChargeTransaction = FungibleAdapter<Balances, ()>;
 	type OperationalFeeMultiplier = ConstU8<5>;
 	type RuntimeEvent = RuntimeEvent;

@@ -4,7 +4,8 @@ mod compat;
 
 use crate::{
 	presets, Aura, Balances, BlockNumber, Executive, Runtime, RuntimeCall, RuntimeGenesisConfig,
-	RuntimeOrigin, SubtensorModule, System, Timestamp, TxExtension, UncheckedExtrinsic,
+	RuntimeOrigin, SubtensorModule, System, Timestamp, TransactionPayment, TxExtension,
+	UncheckedExtrinsic,
 };
 use codec::Encode;
 use polkadot_sdk::*;
@@ -177,6 +178,22 @@ fn epochs_pay_the_only_neuron_and_the_apis_agree_on_it() {
 		);
 		assert_eq!(StakeInfo::of::<Runtime>(&alice, &alice, 9), None);
 		assert_eq!(NeuronInfo::of::<Runtime>(NETUID, 1), None);
+	});
+}
+
+#[test]
+fn a_block_costs_as_much_to_fill_with_bytes_as_with_work() {
+	use frame_support::{dispatch::DispatchClass::Normal, traits::Get};
+	on("local", || {
+		let weights = <Runtime as frame_system::Config>::BlockWeights::get();
+		let work = weights.get(Normal).max_total.unwrap();
+		let lengths: frame_system::limits::BlockLength =
+			<Runtime as frame_system::Config>::BlockLength::get();
+		let bytes = *lengths.max.get(Normal);
+		let by_work = TransactionPayment::weight_to_fee(work);
+		let by_bytes = TransactionPayment::length_to_fee(bytes);
+		assert_eq!(by_work, 75_000_000); // 22.5 τ an hour of 12 s blocks
+		assert!(by_bytes >= by_work, "{bytes} bytes cost {by_bytes} rao");
 	});
 }
 

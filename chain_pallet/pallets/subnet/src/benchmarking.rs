@@ -27,6 +27,13 @@ fn hotkey<T: Config>(k: u32) -> T::AccountId {
 	account("hotkey", k, 0)
 }
 
+/// The hotkeys that a coldkey may own, none of them registered: pruning looks for all of them.
+fn hoard<T: Config>(owner: &T::AccountId) {
+	for k in 1..T::MaxOwnedHotkeys::get() {
+		let _ = Pallet::<T>::associate(owner, &account("hoarded", k, 0));
+	}
+}
+
 /// A subnet with limits out of the way, in block 2.
 fn subnet<T: Config>(netuid: NetUid, commit_reveal: bool) -> T::AccountId {
 	frame_system::Pallet::<T>::set_block_number(2u32.into());
@@ -97,7 +104,7 @@ mod benchmarks {
 
 	#[benchmark]
 	fn register(n: Linear<2, 256>) {
-		subnet::<T>(NETUID, true);
+		hoard::<T>(&subnet::<T>(NETUID, true));
 		neurons::<T>(n, n.min(64));
 		MaxAllowedUids::<T>::insert(NETUID, n as u16);
 		frame_system::Pallet::<T>::set_block_number(10_000u32.into());
@@ -118,7 +125,7 @@ mod benchmarks {
 
 	#[benchmark]
 	fn pow_register(n: Linear<2, 256>) {
-		subnet::<T>(NETUID, true);
+		hoard::<T>(&subnet::<T>(NETUID, true));
 		neurons::<T>(n, n.min(64));
 		MaxAllowedUids::<T>::insert(NETUID, n as u16);
 		NetworkPowRegistrationAllowed::<T>::insert(NETUID, true);
@@ -145,15 +152,27 @@ mod benchmarks {
 	}
 
 	#[benchmark]
-	fn add_stake() {
+	fn add_stake(n: Linear<1, 256>) {
 		subnet::<T>(NETUID, true);
 		neurons::<T>(1, 0);
-		let coldkey = rich::<T>("nominator", 0);
+		let total = u64::from(n) * STAKE;
+		let _ = T::Currency::mint_into(&Pallet::<T>::account_id(), total);
+		for k in 0..n {
+			let nominator = account("nominator", k, 0);
+			Pallet::<T>::credit(NETUID, &hotkey::<T>(0), &nominator, STAKE);
+		}
+		NominatorCount::<T>::insert(hotkey::<T>(0), NETUID, T::MaxNominators::get());
+		let coldkey = rich::<T>("newcomer", 0);
 
 		#[extrinsic_call]
-		_(RawOrigin::Signed(coldkey), hotkey::<T>(0), NETUID, STAKE);
+		_(
+			RawOrigin::Signed(coldkey),
+			hotkey::<T>(0),
+			NETUID,
+			STAKE + 1,
+		);
 
-		assert_eq!(TotalStake::<T>::get(), STAKE);
+		assert_eq!(TotalStake::<T>::get(), total + 1);
 	}
 
 	#[benchmark]
@@ -417,6 +436,7 @@ mod benchmarks {
 	fn trim_subnet(n: Linear<4, 256>) {
 		// Half of the neurons go, and all others move.
 		let owner = subnet::<T>(NETUID, true);
+		hoard::<T>(&owner);
 		neurons::<T>(n, n.min(64));
 		let earned = (0..n).map(|k| u64::from(k >= n / 2)).collect::<Vec<_>>();
 		Emission::<T>::insert(NETUID, BoundedVec::truncate_from(earned));

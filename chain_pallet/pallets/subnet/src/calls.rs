@@ -28,19 +28,21 @@ mod calls {
 			Self::do_set_weights(hotkey, netuid, 0, &dests, &weights, version_key)
 		}
 
-		/// Stakes tokens of the caller on a hotkey.
+		/// Stakes tokens of the caller on a hotkey. If it has as many nominators as it may, the one
+		/// with the least stake gets it back, in favour of a newcomer who stakes more.
 		///
 		/// ## Dispatch Origin
 		/// Signed by the coldkey that stakes.
 		///
 		/// ## Errors
 		/// `SubnetNotExists`, `HotKeyAccountNotExists`; `AmountTooLow` below `MinStake`;
-		/// `NotEnoughBalanceToStake`; `TooManyNominators` for a new nominator of a full hotkey.
+		/// `NotEnoughBalanceToStake`; `TooManyNominators` for a new nominator of a full hotkey who
+		/// stakes no more than each of the others has.
 		///
 		/// ## Events
-		/// `StakeAdded`.
+		/// `StakeAdded`, and `StakeRemoved` for the nominator who had to go.
 		#[pallet::call_index(2)]
-		#[pallet::weight(T::WeightInfo::add_stake())]
+		#[pallet::weight(T::WeightInfo::add_stake(T::MaxNominators::get()))]
 		pub fn add_stake(
 			origin: OriginFor<T>,
 			hotkey: T::AccountId,
@@ -144,7 +146,7 @@ mod calls {
 		/// ## Events
 		/// `StakeAdded`.
 		#[pallet::call_index(88)]
-		#[pallet::weight(T::WeightInfo::add_stake())]
+		#[pallet::weight(T::WeightInfo::add_stake(T::MaxNominators::get()))]
 		pub fn add_stake_limit(
 			origin: OriginFor<T>,
 			hotkey: T::AccountId,

@@ -19,6 +19,13 @@ pub(crate) struct Vote {
 	row: Row,
 }
 
+/// What a revealed vote promised, and when. Trims may have shortened the row since.
+#[derive(Clone, Copy)]
+struct Promise {
+	block: u64,
+	targets: usize,
+}
+
 /// A reveal that passed every check.
 pub(crate) struct CheckedReveal {
 	vote: Vote,
@@ -59,6 +66,8 @@ impl<T: Config> Pallet<T> {
 	) -> DispatchResult {
 		let vote = Self::check_set_weights(&hotkey, netuid, mecid, uids, values, version_key)?;
 		Self::touch(netuid, vote.uid);
+		// What was promised while votes were secret is older than this vote.
+		WeightCommits::<T>::remove(netuid, &hotkey);
 		Self::store_vote(netuid, vote);
 		Ok(())
 	}
@@ -166,8 +175,7 @@ impl<T: Config> Pallet<T> {
 			!CommitRevealWeightsEnabled::<T>::get(netuid),
 			Error::<T>::CommitRevealEnabled
 		);
-		let vote = (uids, values);
-		let uid = Self::check_vote(hotkey, netuid, vote, uids.len(), version_key, true)?;
+		let uid = Self::check_vote(hotkey, netuid, (uids, values), version_key, None)?;
 		Ok(Vote {
 			uid,
 			row: row_of(uids, values),
@@ -213,11 +221,12 @@ impl<T: Config> Pallet<T> {
 		version_key: u64,
 	) -> Result<CheckedReveal, Error<T>> {
 		ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
+		// Promises are kept also where votes have become open since.
+		let queue = WeightCommits::<T>::get(netuid, hotkey);
 		ensure!(
-			CommitRevealWeightsEnabled::<T>::get(netuid),
+			!queue.is_empty() || CommitRevealWeightsEnabled::<T>::get(netuid),
 			Error::<T>::CommitRevealDisabled
 		);
-		let queue = WeightCommits::<T>::get(netuid, hotkey);
 		ensure!(!queue.is_empty(), Error::<T>::NoWeightsCommitFound);
 		let hash = Self::commit_hash(hotkey, netuid, uids, values, salt, version_key);
 		let epoch = Self::current_epoch(netuid);
@@ -240,11 +249,14 @@ impl<T: Config> Pallet<T> {
 			uids.len() == values.len(),
 			Error::<T>::WeightVecNotEqualSize
 		);
-		let promised = uids.len();
+		let targets = uids.len();
 		let (uids, mut values) = Self::in_todays_uids(netuid, commit.block, uids, values);
-		let mut sniped = promised.saturating_sub(uids.len()) as u16;
-		let vote = (uids.as_slice(), values.as_slice());
-		let uid = Self::check_vote(hotkey, netuid, vote, promised, version_key, false)?;
+		let mut sniped = targets.saturating_sub(uids.len()) as u16;
+		let promise = Promise {
+			block: commit.block,
+			targets,
+		};
+		let uid = Self::check_vote(hotkey, netuid, (&uids, &values), version_key, Some(promise))?;
 
 		// A target that changed hands since the commit inherits nothing.
 		for (target, value) in uids.iter().zip(values.iter_mut()) {
@@ -268,16 +280,20 @@ impl<T: Config> Pallet<T> {
 		})
 	}
 
-	/// What every vote must satisfy, in upstream's order. Returns the voter's uid. Of `promised`
-	/// targets some may have been trimmed away since: that does not make the row too short.
+	/// What every vote must satisfy, in upstream's order. Returns the voter's uid. What was promised
+	/// passed the rate limit as a commit, and is held to no rule that came after it.
 	fn check_vote(
 		hotkey: &T::AccountId,
 		netuid: NetUid,
 		(uids, values): (&[Uid], &[u16]),
-		promised: usize,
 		version_key: u64,
-		is_rate_limited: bool,
+		promise: Option<Promise>,
 	) -> Result<Uid, Error<T>> {
+		let is_newer = |rule| {
+			promise
+				.zip(LastOwnerChange::<T>::get(netuid, rule))
+				.is_some_and(|(promise, changed)| promise.block <= changed)
+		};
 		ensure!(netuid != 0, Error::<T>::CanNotSetRootNetworkWeights);
 		ensure!(
 			uids.len() == values.len(),
@@ -298,11 +314,12 @@ impl<T: Config> Pallet<T> {
 			Error::<T>::NotEnoughStakeToSetWeights
 		);
 		ensure!(
-			version_key >= hyperparams.weights_version_key,
+			version_key >= hyperparams.weights_version_key
+				|| is_newer(Hyperparam::weights_version_key),
 			Error::<T>::IncorrectWeightVersionKey
 		);
 		ensure!(
-			!is_rate_limited || Self::may_vote_again(netuid, uid),
+			promise.is_some() || Self::may_vote_again(netuid, uid),
 			Error::<T>::SettingWeightsTooFast
 		);
 		let is_self_vote = uids == [uid];
@@ -321,12 +338,25 @@ impl<T: Config> Pallet<T> {
 			sorted.last().is_none_or(|last| *last < n),
 			Error::<T>::UidVecContainInvalidOne
 		);
-		let least = usize::from(MinAllowedWeights::<T>::get(netuid).min(n));
+		let (targets, neurons) = match promise {
+			None => (uids.len(), n),
+			Some(promise) => (promise.targets, Self::neurons_before(netuid, promise.block)),
+		};
+		let least = usize::from(MinAllowedWeights::<T>::get(netuid).min(neurons));
 		ensure!(
-			is_self_vote || promised >= least,
+			is_self_vote || targets >= least || is_newer(Hyperparam::min_allowed_weights),
 			Error::<T>::WeightVecLengthIsLow
 		);
 		Ok(uid)
+	}
+
+	/// How many neurons there were before `block`, without those that a trim removed since: uids are
+	/// handed out in order.
+	fn neurons_before(netuid: NetUid, block: u64) -> u16 {
+		let n = SubnetworkN::<T>::get(netuid);
+		let is_younger = |uid: &Uid| BlockAtRegistration::<T>::get(netuid, uid) >= block;
+		let younger = (0..n).rev().take_while(is_younger).count();
+		n.saturating_sub(younger as u16)
 	}
 
 	/// Whether a neuron has the permit that the last epoch gave out.

@@ -73,6 +73,7 @@ impl<T: Config> Pallet<T> {
 	}
 
 	pub(crate) fn run_epoch(netuid: NetUid, now: u64) -> Weight {
+		let length_blocks = now.saturating_sub(LastEpochBlock::<T>::get(netuid));
 		LastEpochBlock::<T>::insert(netuid, now);
 		PendingEpochAt::<T>::remove(netuid);
 		let epoch = SubnetEpochIndex::<T>::mutate(netuid, |index| {
@@ -80,7 +81,7 @@ impl<T: Config> Pallet<T> {
 			*index = index.saturating_add(1);
 			epoch
 		});
-		let Some(inputs) = Self::load(netuid, now) else {
+		let Some(inputs) = Self::load(netuid, now, length_blocks) else {
 			log::error!(target: "subnet", "subnet {netuid}: epoch skipped, registry inconsistent");
 			Self::deposit_event(Event::EpochSkipped { netuid, block: now });
 			return T::WeightInfo::epoch(T::MaxUids::get(), 0);
@@ -129,8 +130,9 @@ impl<T: Config> Pallet<T> {
 			.saturating_add(T::WeightInfo::credit().saturating_mul(credits))
 	}
 
-	/// Reads a subnet; none if its registry contradicts itself. Drops commits that expired.
-	fn load(netuid: NetUid, now: u64) -> Option<Inputs<T>> {
+	/// Reads a subnet whose epoch took `length_blocks`; none if its registry contradicts itself.
+	/// Drops commits that expired.
+	fn load(netuid: NetUid, now: u64, length_blocks: u64) -> Option<Inputs<T>> {
 		let (scalars, hyperparams) = Self::hyperparams(netuid);
 		let epoch = SubnetEpochIndex::<T>::get(netuid);
 		let owner_hotkey = SubnetOwnerHotkey::<T>::get(netuid);
@@ -142,7 +144,9 @@ impl<T: Config> Pallet<T> {
 			params: yuma::Params {
 				block: now,
 				tempo: scalars.tempo,
-				last_step: LastMechansimStepBlock::<T>::get(netuid),
+				// Who registers in the block of an epoch does so after it: bonds of that epoch are
+				// on the predecessor.
+				last_step: LastMechansimStepBlock::<T>::get(netuid).saturating_sub(1),
 				kappa: hyperparams.kappa,
 				bonds_moving_average: hyperparams.bonds_moving_average,
 				bonds_penalty: hyperparams.bonds_penalty,
@@ -152,7 +156,10 @@ impl<T: Config> Pallet<T> {
 				alpha_high: hyperparams.alpha_high,
 				alpha_sigmoid_steepness: hyperparams.alpha_sigmoid_steepness,
 				max_validators: hyperparams.max_allowed_validators,
-				activity_cutoff_blocks: hyperparams.activity_cutoff_blocks(scalars.tempo),
+				// In tempos of the epoch that ends, if it was longer than the next: nobody is silenced
+				// by a new tempo, a deferral or a pause.
+				activity_cutoff_blocks: hyperparams
+					.activity_cutoff_blocks(length_blocks.max(scalars.tempo.into())),
 				stake_threshold_rao: hyperparams.stake_threshold_rao,
 				owner_uid,
 				commit_reveal: scalars.commit_reveal_weights_enabled,

@@ -38,7 +38,7 @@ mod errors {
 		HotKeyAccountNotExists,
 		/// The amount, or the stake that would remain, is below the minimum.
 		AmountTooLow,
-		/// As many coldkeys as allowed stake on the hotkey already.
+		/// As many coldkeys as allowed stake on the hotkey already, none of them less.
 		TooManyNominators,
 		/// The price of a subnet's token, always 1, is beyond the limit.
 		SlippageTooHigh,

@@ -17,11 +17,18 @@ use sp_runtime::{
 		AsSystemOriginSigner, DispatchInfoOf, DispatchOriginOf, Dispatchable, Implication,
 		TransactionExtension, ValidateResult,
 	},
-	transaction_validity::{InvalidTransaction, TransactionSource, ValidTransaction},
+	transaction_validity::{
+		InvalidTransaction, TransactionPriority, TransactionSource, ValidTransaction,
+	},
 };
 
 /// Pool codes from here on are errors of the pallet, by index; upstream's are below 30.
 const FIRST_OWN_CODE: u8 = 100;
+
+/// Free calls go before everything that pays. Their signers often hold nothing and cannot tip, so
+/// else a vote could be kept out for as long as somebody fills blocks. Rate limits, commits and work
+/// bound how many they are.
+const FREE_CALL_PRIORITY: TransactionPriority = TransactionPriority::MAX / 2;
 
 /// Keeps free calls that would fail out of the pool and out of blocks.
 ///
@@ -87,6 +94,9 @@ where
 			Pallet::<T>::check_free_call(signer, call)
 				.map_err(|error| InvalidTransaction::Custom(pool_code(error)))?;
 			valid.provides = tags(signer, call);
+			if !valid.provides.is_empty() {
+				valid.priority = FREE_CALL_PRIORITY;
+			}
 			if let Call::pow_register { .. } = call {
 				valid.longevity = pow::MAX_WORK_AGE_BLOCKS;
 			}

@@ -137,7 +137,7 @@ hyperparams! {
 		serving_rate_limit: u64 = 50,
 		/// Whether anyone may register.
 		registration_allowed: bool = true,
-		/// The registration price falls no lower, in rao.
+		/// The registration price falls no lower, in rao; at least 1.
 		min_burn: u64 = 500_000,
 		/// The registration price rises no higher, in rao.
 		max_burn: u64 = 100_000_000_000,
@@ -166,6 +166,8 @@ pub fn check(
 	let reveals = s.commit_reveal_weights_enabled;
 	let bounds = [
 		(s.tempo <= 50_400, Hyperparam::tempo),
+		// A price of 0 would stay 0: registrations multiply it.
+		(h.min_burn >= 1, Hyperparam::min_burn),
 		(h.min_burn < h.max_burn, Hyperparam::max_burn),
 		(
 			(h.min_burn..=h.max_burn).contains(&s.burn),
@@ -225,7 +227,7 @@ pub fn check(
 		),
 		// A validator that votes every epoch stays active from commit to reveal.
 		(
-			!reveals || h.activity_cutoff_blocks(s.tempo) >= reveal_window_blocks,
+			!reveals || h.activity_cutoff_blocks(s.tempo.into()) >= reveal_window_blocks,
 			Hyperparam::activity_cutoff_factor_milli,
 		),
 	];
@@ -241,9 +243,9 @@ pub(crate) fn first_broken(bounds: &[(bool, Hyperparam)]) -> Result<(), Hyperpar
 
 impl Hyperparams {
 	/// Blocks without a vote after which a neuron is inactive, at least 1.
-	pub fn activity_cutoff_blocks(&self, tempo: u16) -> u64 {
+	pub fn activity_cutoff_blocks(&self, tempo_blocks: u64) -> u64 {
 		u64::from(self.activity_cutoff_factor_milli)
-			.saturating_mul(tempo.into())
+			.saturating_mul(tempo_blocks)
 			.div_euclid(1_000)
 			.max(1)
 	}

@@ -27,14 +27,12 @@ impl<T: Config> Pallet<T> {
 			T::Currency::reducible_balance(&coldkey, keep, Fortitude::Polite) >= amount_rao,
 			Error::<T>::NotEnoughBalanceToStake
 		);
-		// The owner always finds room: earnings of the hotkey are paid to it.
-		ensure!(
-			coldkey == owner
-				|| Stake::<T>::contains_key((netuid, &hotkey, &coldkey))
-				|| NominatorCount::<T>::get(&hotkey, netuid) < T::MaxNominators::get(),
-			Error::<T>::TooManyNominators
-		);
 		T::Currency::transfer(&coldkey, &Self::account_id(), amount_rao, keep)?;
+		// The owner always finds room: earnings of the hotkey are paid to it.
+		let is_new = coldkey != owner && !Stake::<T>::contains_key((netuid, &hotkey, &coldkey));
+		if is_new && NominatorCount::<T>::get(&hotkey, netuid) >= T::MaxNominators::get() {
+			Self::make_room(netuid, &hotkey, &owner, amount_rao)?;
+		}
 		Self::credit(netuid, &hotkey, &coldkey, amount_rao);
 		Self::deposit_event(Event::StakeAdded {
 			netuid,
@@ -43,6 +41,24 @@ impl<T: Config> Pallet<T> {
 			amount_rao,
 		});
 		Ok(())
+	}
+
+	/// Gives the least nominator of a hotkey its stake back, if it has less than `amount_rao`. So
+	/// keeping others out costs as much as they would stake, and not a list of least stakes.
+	fn make_room(
+		netuid: NetUid,
+		hotkey: &T::AccountId,
+		owner: &T::AccountId,
+		amount_rao: u64,
+	) -> DispatchResult {
+		let (stake_rao, coldkey) = Self::stakers(netuid, hotkey)
+			.into_iter()
+			.filter(|(coldkey, _)| coldkey != owner)
+			.map(|(coldkey, stake_rao)| (stake_rao, coldkey))
+			.min()
+			.filter(|(stake_rao, _)| *stake_rao < amount_rao)
+			.ok_or(Error::<T>::TooManyNominators)?;
+		Self::do_remove_stake(coldkey, hotkey.clone(), netuid, stake_rao)
 	}
 
 	pub(crate) fn do_remove_stake(

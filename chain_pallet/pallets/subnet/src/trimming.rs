@@ -33,7 +33,10 @@ impl<T: Config> Pallet<T> {
 			);
 		}
 		let survivors = Self::survivors(netuid, max_n)?;
-		let until_epoch = Self::last_reveal_epoch(netuid);
+		// Commits may follow in this very block, from voters who do not know of the trim.
+		let until_epoch = Self::current_epoch(netuid)
+			.saturating_add(RevealPeriodEpochs::<T>::get(netuid))
+			.max(Self::last_reveal_epoch(netuid));
 		let moves = Self::compress(netuid, &survivors);
 		let update = HyperparamsUpdate {
 			max_allowed_uids: Some(max_n),

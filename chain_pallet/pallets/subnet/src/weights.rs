@@ -20,8 +20,8 @@ pub trait WeightInfo {
 	fn register(n: u32) -> Weight;
 	/// `pow_register` in a full subnet of `n` slots.
 	fn pow_register(n: u32) -> Weight;
-	/// `add_stake`.
-	fn add_stake() -> Weight;
+	/// `add_stake` on a hotkey whose `n` nominators are all it may have.
+	fn add_stake(n: u32) -> Weight;
 	/// `remove_stake`.
 	fn remove_stake() -> Weight;
 	/// `serve_axon`.
@@ -85,9 +85,11 @@ impl Cost {
 	}
 }
 
-const REGISTER: Cost = Cost::new([80_000, 8_000, 0], [23, 2, 0], [25, 1, 0]);
-const POW_REGISTER: Cost = Cost::new([100_000, 8_000, 0], [26, 2, 0], [24, 1, 0]);
-const ADD_STAKE: Cost = Cost::new([60_000, 0, 0], [8, 0, 0], [7, 0, 0]);
+/// Pruning looks up all the hotkeys that the subnet's owner may own.
+const OWNERS_HOTKEYS: u64 = 256;
+const REGISTER: Cost = Cost::new([80_000, 8_000, 0], [23 + OWNERS_HOTKEYS, 2, 0], [25, 1, 0]);
+const POW_REGISTER: Cost = Cost::new([100_000, 8_000, 0], [26 + OWNERS_HOTKEYS, 2, 0], [24, 1, 0]);
+const ADD_STAKE: Cost = Cost::new([120_000, 2_000, 0], [12, 1, 0], [12, 0, 0]);
 const REMOVE_STAKE: Cost = Cost::new([60_000, 0, 0], [7, 0, 0], [7, 0, 0]);
 const SERVE_AXON: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [1, 0, 0]);
 const COMMIT_WEIGHTS: Cost = Cost::new([60_000, 0, 0], [12, 0, 0], [2, 0, 0]);
@@ -101,7 +103,11 @@ const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [7, 13, 0], [3, 6, 0]
 const EPOCH: Cost = Cost::new([150_000, 10_000, 1_500], [24, 5, 2], [14, 2, 0]);
 const CREDIT: Cost = Cost::new([20_000, 0, 0], [5, 0, 0], [5, 0, 0]);
 const REGISTER_NETWORK: Cost = Cost::new([150_000, 5_000, 0], [34, 1, 0], [42, 0, 0]);
-const TRIM_SUBNET: Cost = Cost::new([200_000, 150_000, 0], [40, 12, 0], [40, 12, 0]);
+const TRIM_SUBNET: Cost = Cost::new(
+	[200_000, 150_000, 0],
+	[40 + OWNERS_HOTKEYS, 12, 0],
+	[40, 12, 0],
+);
 const SET_SUBNET_NAME: Cost = Cost::new([30_000, 0, 0], [3, 0, 0], [2, 0, 0]);
 const CHANGE_TAKE: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [2, 0, 0]);
 
@@ -117,8 +123,8 @@ impl<Db: Get<RuntimeDbWeight>> WeightInfo for SubstrateWeight<Db> {
 		POW_REGISTER.of::<Db>(n, 0)
 	}
 
-	fn add_stake() -> Weight {
-		ADD_STAKE.of::<Db>(0, 0)
+	fn add_stake(n: u32) -> Weight {
+		ADD_STAKE.of::<Db>(n, 0)
 	}
 
 	fn remove_stake() -> Weight {
@@ -196,8 +202,8 @@ impl WeightInfo for () {
 		POW_REGISTER.of::<RocksDbWeight>(n, 0)
 	}
 
-	fn add_stake() -> Weight {
-		ADD_STAKE.of::<RocksDbWeight>(0, 0)
+	fn add_stake(n: u32) -> Weight {
+		ADD_STAKE.of::<RocksDbWeight>(n, 0)
 	}
 
 	fn remove_stake() -> Weight {

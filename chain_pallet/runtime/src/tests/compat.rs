@@ -356,6 +356,28 @@ fn a_wrapper_pays_for_the_free_call_in_it() {
 }
 
 #[test]
+fn a_vote_goes_before_whatever_a_flooder_tips() {
+	use sp_runtime::transaction_validity::TransactionSource::External;
+	on("development", || {
+		execute_block(1, 1_000);
+		register_alice();
+		execute_block(2, 1_000);
+		let priority = |transaction| {
+			let valid =
+				Executive::validate_transaction(External, transaction, System::parent_hash());
+			valid.unwrap().priority
+		};
+		let vote = RuntimeCall::SubtensorModule(pallet_subnet::Call::commit_weights {
+			netuid: NETUID,
+			commit_hash: Default::default(),
+		});
+		let noise = RuntimeCall::System(frame_system::Call::remark { remark: vec![] });
+		let tip_rao = 10_000 * 1_000_000_000;
+		assert!(priority(transaction(Alice, 0, vote)) > priority(tipped(Bob, 0, noise, tip_rao)));
+	});
+}
+
+#[test]
 fn the_nonce_check_is_frames_in_the_metadata() {
 	on("development", || {
 		let metadata = metadata();
@@ -392,6 +414,15 @@ fn transaction(
 	nonce: u32,
 	call: RuntimeCall,
 ) -> UncheckedExtrinsic {
+	tipped(signer, nonce, call, 0)
+}
+
+fn tipped(
+	signer: sp_keyring::Sr25519Keyring,
+	nonce: u32,
+	call: RuntimeCall,
+	tip_rao: u64,
+) -> UncheckedExtrinsic {
 	let extensions: TxExtension = (
 		frame_system::CheckNonZeroSender::new(),
 		frame_system::CheckSpecVersion::new(),
@@ -401,7 +432,7 @@ fn transaction(
 		pallet_subnet::CheckNonce::from(nonce),
 		frame_system::CheckWeight::new(),
 		pallet_subnet::CheckFreeCalls::new(),
-		pallet_transaction_payment::ChargeTransactionPayment::from(0),
+		pallet_transaction_payment::ChargeTransactionPayment::from(tip_rao),
 		frame_metadata_hash_extension::CheckMetadataHash::new(false),
 		frame_system::WeightReclaim::new(),
 	);

@@ -197,7 +197,7 @@ impl Metagraph {
 			max_weights_limit: MaxWeightsLimit::<T>::get(netuid),
 			weights_version: hyperparams.weights_version_key,
 			weights_rate_limit: scalars.weights_set_rate_limit,
-			activity_cutoff: hyperparams.activity_cutoff_blocks(scalars.tempo),
+			activity_cutoff: hyperparams.activity_cutoff_blocks(scalars.tempo.into()),
 			max_validators: hyperparams.max_allowed_validators,
 			liquid_alpha_enabled: hyperparams.liquid_alpha,
 			alpha_low: hyperparams.alpha_low,

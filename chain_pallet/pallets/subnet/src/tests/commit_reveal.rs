@@ -182,7 +182,93 @@ fn a_commit_says_why_not() {
 		};
 		assert_ok!(Subnet::set_hyperparams(RuntimeOrigin::root(), NETUID, open));
 		assert_noop!(commit_on(0, NETUID), E::CommitRevealDisabled);
-		assert_noop!(reveal(0, &ROW, &salt(0)), E::CommitRevealDisabled);
+		assert_noop!(reveal(1, &ROW, &salt(0)), E::CommitRevealDisabled); // promised nothing
+	});
+}
+
+fn set(who: RuntimeOrigin, update: HyperparamsUpdate) {
+	assert_ok!(Subnet::set_hyperparams(who, NETUID, update));
+}
+
+fn open_votes() -> HyperparamsUpdate {
+	HyperparamsUpdate {
+		commit_reveal_weights_enabled: Some(false),
+		..Default::default()
+	}
+}
+
+#[test]
+fn a_promise_can_be_kept_where_votes_became_open_meanwhile() {
+	secret(|| {
+		assert_ok!(commit(0, &ROW, &salt(1)));
+		set(RuntimeOrigin::root(), open_votes());
+		run_to(18);
+		assert_noop!(reveal(0, &ROW, &salt(1)), E::RevealTooEarly);
+		run_to(19);
+		assert_ok!(reveal(0, &ROW, &salt(1)));
+		assert_eq!(weights_of(0), STORED);
+		assert_noop!(reveal(0, &ROW, &salt(1)), E::CommitRevealDisabled);
+	});
+}
+
+#[test]
+fn an_open_vote_takes_the_place_of_what_was_promised_before() {
+	secret(|| {
+		assert_ok!(commit(0, &ROW, &salt(1)));
+		set(RuntimeOrigin::root(), open_votes());
+		run_to(12);
+		assert_ok!(vote(0, &[(3, 1)]));
+		assert!(!WeightCommits::<Test>::contains_key(NETUID, hotkey(0)));
+		run_to(19);
+		assert_noop!(reveal(0, &ROW, &salt(1)), E::CommitRevealDisabled);
+		assert_eq!(weights_of(0), [(3, 65_535)]);
+	});
+}
+
+/// Or an owner would let only the votes in that it had told of the change.
+#[test]
+fn rules_that_the_owner_changed_after_a_commit_do_not_refuse_its_reveal() {
+	let stricter = [
+		(
+			HyperparamsUpdate {
+				min_allowed_weights: Some(4),
+				..Default::default()
+			},
+			E::WeightVecLengthIsLow,
+		),
+		(
+			HyperparamsUpdate {
+				weights_version_key: Some(1),
+				..Default::default()
+			},
+			E::IncorrectWeightVersionKey,
+		),
+	];
+	for (update, why_not) in stricter {
+		secret(|| {
+			assert_ok!(commit(0, &ROW, &salt(1)));
+			set(signed(OWNER), update.clone());
+			run_to(10);
+			assert_ok!(commit(1, &ROW, &salt(1)));
+			run_to(19);
+			assert_ok!(reveal(0, &ROW, &salt(1)));
+			assert_noop!(reveal(1, &ROW, &salt(1)), why_not); // could have known
+		});
+	}
+}
+
+#[test]
+fn a_newcomer_makes_no_promised_row_too_short() {
+	let strict = ExtBuilder::secret().with(|h| h.min_allowed_weights = Some(100));
+	story_of(strict, || {
+		let all = [(0, 1), (1, 2), (2, 3), (3, 4)];
+		assert_ok!(commit(0, &all, &salt(1)));
+		assert_ok!(commit(1, &all[1..], &salt(1)));
+		run_to(12);
+		register(4);
+		run_to(19);
+		assert_ok!(reveal(0, &all, &salt(1)));
+		assert_noop!(reveal(1, &all[1..], &salt(1)), E::WeightVecLengthIsLow);
 	});
 }
 

@@ -93,6 +93,7 @@ fn epoch(step: &Value, stakes: &[u64]) {
 	set_stake(0, stakes[0]); // and brings the account's balance up to the books
 
 	let last_step = LastMechansimStepBlock::<Test>::get(NETUID);
+	LastEpochBlock::<Test>::insert(NETUID, System::block_number()); // scenarios leap over blocks
 	Subnet::run_epoch(NETUID, System::block_number());
 	LastMechansimStepBlock::<Test>::insert(NETUID, last_step);
 

@@ -302,6 +302,36 @@ fn a_pool_holds_one_free_call_of_a_kind() {
 	});
 }
 
+/// Hotkeys hold nothing, so they cannot tip their way past whoever fills blocks to keep votes out.
+#[test]
+fn a_free_call_that_is_let_in_goes_before_any_tip() {
+	ExtBuilder::secret().build_and_execute(|| {
+		register_all(&[2_000_000]);
+		run_to(2);
+		let priority = |call| {
+			let call = RuntimeCall::Subnet(call);
+			let info = call.get_dispatch_info();
+			let external = TransactionSource::External;
+			let guard = CheckFreeCalls::<Test>::new();
+			let valid = guard.validate_only(signed(hotkey(0)), &call, &info, 0, external, 0);
+			valid.unwrap().0.priority
+		};
+		let paid = Call::add_stake {
+			hotkey: 1,
+			netuid: 1,
+			amount_staked: 1,
+		};
+		assert_eq!(priority(paid), 0);
+		for free in [
+			commit_call(1),
+			serve_call(0x0808_0808, 80, 4),
+			batch_commit_call(&[NETUID], 1),
+		] {
+			assert!(priority(free) > u64::MAX / 4);
+		}
+	});
+}
+
 /// The code of an error that upstream has none for.
 fn own_code(error: Error<Test>) -> u8 {
 	100 + error.encode()[0]

@@ -116,6 +116,14 @@ fn bounds_hold_alone_and_together() {
 				},
 				Hyperparam::immune_owner_uids_limit,
 			),
+			// a price of 0 would never rise again
+			(
+				HyperparamsUpdate {
+					min_burn: Some(0),
+					..default()
+				},
+				Hyperparam::min_burn,
+			),
 			(
 				HyperparamsUpdate {
 					min_burn: Some(2),

@@ -237,3 +237,24 @@ fn a_new_neuron_inherits_nothing() {
 			assert_eq!(Incentive::<Test>::get(NETUID)[2], 0);
 		});
 }
+
+#[test]
+fn a_neuron_registered_in_the_block_of_an_epoch_inherits_no_bonds() {
+	ExtBuilder::default()
+		.with(|h| h.max_allowed_uids = Some(3))
+		.build_and_execute(|| {
+			register_all(&[1_000_000, 0, 0]);
+			next_epoch();
+			assert_ok!(vote(0, &[(1, 1), (2, 2)]));
+			next_epoch();
+			let bonds_on_2 = || {
+				let row = Bonds::<Test>::get(NETUID, 0);
+				row.iter().any(|(target, _)| *target == 2)
+			};
+			assert!(bonds_on_2() && epoch_ran().is_some());
+			Emission::<Test>::mutate(NETUID, |column| column[2] = 0);
+			register(3); // takes slot 2
+			next_epoch();
+			assert!(!bonds_on_2());
+		});
+}

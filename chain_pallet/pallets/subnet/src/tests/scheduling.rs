@@ -219,6 +219,42 @@ fn no_change_of_the_tempo_takes_the_epoch_of_reveal_from_a_commit() {
 	}
 }
 
+/// Or an owner could leave its friends as the only active voters of the epoch that is running.
+#[test]
+fn a_shorter_tempo_silences_nobody_in_the_running_epoch() {
+	let patient = ExtBuilder::secret().with(|h| {
+		h.tempo = Some(40);
+		h.activity_cutoff_factor_milli = Some(2_000);
+		h.immunity_period = Some(100);
+	});
+	patient.build_and_execute(|| {
+		register_all(&[2_000_000, 0]);
+		run_to(81); // an epoch began in block 79
+		assert_ok!(commit(0, &[(1, 1)], &salt(1)));
+		set_tempo(5);
+		run_to(119);
+		assert!(epoch_ran().is_some());
+		assert!(Active::<Test>::get(NETUID)[0]);
+		run_to(124); // the first epoch of five blocks: two of those without a vote are too many
+		assert!(!Active::<Test>::get(NETUID)[0]);
+	});
+}
+
+#[test]
+fn a_pause_silences_nobody() {
+	ExtBuilder::default().build_and_execute(|| {
+		register_all(&[2_000_000, 0]);
+		next_epoch();
+		assert_ok!(vote(0, &[(1, 1)]));
+		set_tempo(0);
+		run_to(500);
+		set_tempo(10);
+		run_to(501);
+		assert!(epoch_ran().is_some());
+		assert_eq!(Incentive::<Test>::get(NETUID)[1], 65_535);
+	});
+}
+
 proptest::proptest! {
 	#![proptest_config(proptest::prelude::ProptestConfig {
 		cases: 24,

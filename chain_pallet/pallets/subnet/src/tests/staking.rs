@@ -105,6 +105,33 @@ fn a_hotkey_has_a_bounded_number_of_nominators_and_always_room_for_its_owner() {
 	});
 }
 
+/// Else a competitor would close a validator to everybody with a few dust stakes.
+#[test]
+fn strangers_with_least_stakes_keep_nobody_out() {
+	ExtBuilder::default().build_and_execute(|| {
+		register(0);
+		assert_ok!(stake(coldkey(0), 0, 1_000)); // the owner is no nominator: it never has to go
+		for (nominator, rao) in (100..).zip([4_000, 2_000, 3_000, 2_500]) {
+			assert_ok!(stake(nominator, 0, rao));
+		}
+		// Whoever has to go may have left the chain otherwise.
+		assert_ok!(Balances::transfer_all(signed(101), NOMINATOR, false));
+		assert_noop!(stake(104, 0, 2_000), Error::<Test>::TooManyNominators);
+		assert_ok!(stake(104, 0, 2_001));
+		assert!(events().contains(&Event::StakeRemoved {
+			netuid: NETUID,
+			hotkey: hotkey(0),
+			coldkey: 101,
+			amount_rao: 2_000
+		}));
+		assert_eq!(Balances::balance(&101), 2_000);
+		assert!(Subnet::stake_positions(&101).is_empty());
+		assert_eq!(NominatorCount::<Test>::get(hotkey(0), NETUID), 4);
+		assert_eq!(stake_of(0), 1_000 + 4_000 + 3_000 + 2_500 + 2_001);
+		assert_noop!(stake(101, 0, 1_000), Error::<Test>::TooManyNominators);
+	});
+}
+
 #[test]
 fn stake_outlives_the_slot() {
 	ExtBuilder::default()

@@ -246,6 +246,28 @@ fn no_second_trim_while_a_promise_from_before_the_first_waits() {
 	});
 }
 
+#[test]
+fn a_promise_of_the_very_block_of_a_trim_holds_up_the_second_too() {
+	let patient = trimmable(ExtBuilder::secret())
+		.with(|h| {
+			h.reveal_period_epochs = Some(3);
+			h.immunity_period = Some(40);
+		})
+		.genesis(|g| g.limits.trim_rate_limit = Some(0));
+	patient.build_and_execute(|| {
+		register_all(&[9_000_000, 0, 0, 0, 0]);
+		run_to(41);
+		assert_ok!(trim(4)); // uid 4 takes the slot of uid 1
+		assert_ok!(commit(0, &[(4, 1)], &salt(1))); // signed before the trim
+		run_to(61);
+		assert_noop!(trim(3), Error::<Test>::TxRateLimitExceeded);
+		run_to(71);
+		assert_ok!(reveal(0, &[(4, 1)], &salt(1)));
+		run_to(81);
+		assert_ok!(trim(3));
+	});
+}
+
 proptest! {
 	#![proptest_config(ProptestConfig::with_cases(60))]
 
