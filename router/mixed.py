@@ -8,8 +8,9 @@ why the last tokens of a prompt are sent one at a time.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from moesubnet.baseline import Unigram
 from moesubnet.client import ExpertClient
 from moesubnet.errors import PeerResting
-from moesubnet.gate import Gate, initial_features, update_features
-from moesubnet.mixture import Walk, members_of, mix
+from moesubnet.gate import NEWCOMER, Gate, initial_features, update_features
+from moesubnet.mixture import Walk, log_sum_exp, members_of, mix
 from moesubnet.panel import Panel, PanelError, PanelSequence
-from moesubnet.protocol import StepResponse, want_for
+from moesubnet.protocol import StepResponse, base_hash, want_for
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.router.service import Law, TokenIds
@@ -32,21 +33,30 @@ REST_S = 1.0  # an expert that failed is left alone so long, doubling while it f
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
 
 
-def choose(
-    log_prior: NDArray[np.float64], top_k: int, measured: NDArray[np.bool_] | bool = True
-) -> NDArray[np.intp]:
-    """Indices of the smallest set of experts with 95 % of the prior mass, at most `top_k`.
+def choose(gate: Gate, text_ids: TokenIds, serving: Collection[Hotkey], top_k: int) -> list[Hotkey]:
+    """Whom to ask about a text, sorted: the experts that hold most of the prior, and a few others.
 
-    Experts that no sheet has measured yet are asked too, where places are left: the gate knows
-    nothing of them, and only the evidence of this very text can tell. log_prior, measured:
-    [experts]. Returned ascending, so that member order stays canonical.
+    The smallest set with 95 % of the mass, at most `top_k`, one hotkey of each cluster of clones:
+    its leader, if that serves. Of the places left a quarter of `top_k` goes to hotkeys that no
+    sheet has measured yet, of which only this very text can tell, and to clones, in case the
+    leader serves validators only. They come by a lot that the text draws, so no hotkey can be
+    made to come first.
     """
-    order = np.argsort(-log_prior, kind="stable")
-    mass = np.exp(log_prior[order] - np.logaddexp.reduce(log_prior))
-    enough = int(np.searchsorted(np.cumsum(mass), CHOSEN_MASS)) + 1
-    trusted, rest = order[:enough], order[enough:]
-    newcomers = rest[~np.broadcast_to(measured, len(log_prior))[rest]]
-    return np.sort(np.concatenate([trusted, newcomers])[:top_k])
+    salt = base_hash(text_ids)
+    lots = {hotkey: hashlib.sha256(salt + hotkey.encode()).digest() for hotkey in serving}
+    drawn = sorted(serving, key=lots.__getitem__)
+    heads: dict[int, Hotkey] = {}
+    for hotkey, cluster in zip(drawn, gate.clusters(drawn).tolist(), strict=True):
+        if cluster != NEWCOMER and (cluster not in heads or gate.hotkeys[cluster] == hotkey):
+            heads[cluster] = hotkey
+    measured = list(heads.values()) or drawn
+    features = update_features(initial_features(), text_ids)
+    log_prior = gate.log_prior(features, members_of(measured))[:-1]
+    share = dict(zip(sorted(measured), np.exp(log_prior - log_sum_exp(log_prior)), strict=True))
+    ranked = sorted(measured, key=lambda hotkey: (-share[hotkey], lots[hotkey]))
+    enough = np.searchsorted(np.cumsum([share[hotkey] for hotkey in ranked]), CHOSEN_MASS) + 1
+    others = [hotkey for hotkey in drawn if hotkey not in measured][: max(1, top_k // 4)]
+    return sorted((ranked[:enough] + others)[:top_k])
 
 
 def unavailable() -> ApiError:
@@ -128,12 +138,7 @@ class MixtureSession:
 
     def _choose_experts(self, text_ids: TokenIds, clients: Mapping[Hotkey, ExpertClient]) -> None:
         """Begin a posterior over those whom the gate trusts with this text."""
-        known = members_of(clients)
-        features = update_features(initial_features((1,)), text_ids[None, :])
-        prior = self._gate.log_prior(features, known)[0, :-1]
-        measured = np.isin(known[:-1], self._gate.hotkeys)
-        chosen = choose(prior, self._model.top_k, measured)
-        self._experts = tuple(known[i] for i in chosen)
+        self._experts = choose(self._gate, text_ids, clients, self._model.top_k)
         self._walk = Walk(self._gate, members_of(self._experts))
         self._panel = Panel(
             {hotkey: clients[hotkey] for hotkey in self._experts},
