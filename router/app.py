@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import itertools
 import logging
 import time
 import uuid
@@ -14,8 +15,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
-    Iterable,
     Sequence,
 )
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from moesubnet.router import openai_api as api
-from moesubnet.router.service import Choice, Delta, Job, Service
+from moesubnet.router.service import Choice, Delta, Job, Service, run_all
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +148,8 @@ def _completions(admission: Admission) -> Handler:
             raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
         with admission.slot():
             prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
-            jobs = [
-                service.job(body, ids, body.max_tokens, body.logprobs or 0, index * body.n + choice)
-                for index, ids in enumerate(prompts)
-                for choice in range(body.n)
-            ]
+            top, firsts = body.logprobs or 0, itertools.count(0, body.n)
+            jobs = [service.jobs(body, ids, body.max_tokens, top, next(firsts)) for ids in prompts]
             shape = _CompletionShape(body.model, with_logprobs=body.logprobs is not None)
             return await _answer(request, service, body, jobs, shape, sum(map(len, prompts)))
 
@@ -168,7 +164,7 @@ def _chat(admission: Admission) -> Handler:
             ids = await service.chat_ids(body.messages)
             limit = body.completion_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0
-            jobs = [service.job(body, ids, limit, top, choice) for choice in range(body.n)]
+            jobs = [service.jobs(body, ids, limit, top)]
             shape = _ChatShape(body.model, with_logprobs=body.logprobs)
             return await _answer(request, service, body, jobs, shape, len(ids))
 
@@ -254,13 +250,16 @@ async def _answer(
     request: web.Request,
     service: Service,
     body: api.Sampling,
-    jobs: Sequence[Job],
+    jobs: Sequence[Sequence[Job]],
     shape: _Shape,
     prompt_tokens: int,
 ) -> web.StreamResponse:
-    if body.stream:
-        return await _stream(request, service, body, jobs, shape, prompt_tokens)
-    choices = await _all(service.complete(job) for job in jobs)
+    """jobs: for each prompt its choices."""
+    async with service.begin(jobs) as begun:
+        if body.stream:
+            deltas = _interleave([service.run(choice) for choice in begun])
+            return await _stream(request, body, deltas, len(begun), shape, prompt_tokens)
+        choices = await run_all(service.complete(choice) for choice in begun)
     answer = shape.envelope(shape.object)
     answer["choices"] = [shape.choice(i, choice.text, choice) for i, choice in enumerate(choices)]
     answer["usage"] = api.usage(prompt_tokens, sum(len(choice.tokens) for choice in choices))
@@ -271,9 +270,9 @@ async def _answer(
 
 async def _stream(
     request: web.Request,
-    service: Service,
     body: api.Sampling,
-    jobs: Sequence[Job],
+    deltas: AsyncGenerator[tuple[int, Delta], None],
+    choices: int,
     shape: _Shape,
     prompt_tokens: int,
 ) -> web.StreamResponse:
@@ -281,12 +280,11 @@ async def _stream(
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     )
-    deltas = _interleave([service.run(job) for job in jobs])
     try:
         # The first delta is awaited before the status line, so early failures keep their status.
         first = await anext(deltas)
         await response.prepare(request)
-        for index in range(len(jobs)):
+        for index in range(choices):
             if (opening := shape.opening(index)) is not None:
                 await _send(response, shape, [opening], body)
         completion_tokens = 0
@@ -303,16 +301,6 @@ async def _stream(
     finally:
         await deltas.aclose()
     return response
-
-
-async def _all(writers: Iterable[Coroutine[None, None, Choice]]) -> list[Choice]:
-    """Run all; the first failure stops the others and is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(writer) for writer in writers]
-    except* api.ApiError as group_error:
-        raise group_error.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 async def _send(

@@ -8,6 +8,7 @@ why the last tokens of a prompt are sent one at a time.
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import secrets
 from collections.abc import Callable, Collection, Mapping
@@ -23,6 +24,7 @@ from moesubnet.mixture import Walk, log_sum_exp, members_of, mix
 from moesubnet.panel import Panel, PanelError, PanelSequence
 from moesubnet.protocol import StepResponse, base_hash, want_for
 from moesubnet.router.experts import ExpertBook
+from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.router.service import Law, TokenIds
 from moesubnet.types import Hotkey
@@ -89,6 +91,7 @@ class MixtureModel:
         self.vocab_size = vocab_size
         self.deadline_s = deadline_s
         self.top_k = top_k
+        self.firsts = FirstAnswers()
 
     def open(self) -> MixtureSession:
         if not self.book.serving():
@@ -133,6 +136,14 @@ class MixtureSession:
         await self._observe(token_id, token_weight=min(1.0, temperature))
         return self._law()
 
+    def fork(self) -> MixtureSession:
+        """The experts get its text again, under another name, with its first token."""
+        other = copy.copy(self)
+        other._sequence = PanelSequence(secrets.token_hex(16), self._sequence.ids)
+        other._walk = copy.copy(self._walk)
+        other._alive, other._logprobs = self._alive.copy(), self._logprobs.copy()
+        return other
+
     def close(self) -> None:
         """Sessions at the experts expire by themselves."""
 
@@ -153,13 +164,15 @@ class MixtureSession:
 
     async def _observe(self, token_id: int, token_weight: float) -> None:
         """Weigh the members by how they would have guessed this token, then send it."""
-        self._walk.observe(
-            np.array([token_id]),
-            self._logprobs[None, :, token_id],
-            blind=self._alive,
-            token_weight=token_weight,
+        append_ids = np.array([token_id], np.uint32)
+        log_p, blind = self._model.firsts.settle(
+            np.append(self._sequence.ids, append_ids),
+            self._walk.members,
+            self._logprobs[:, token_id],
+            self._alive,
         )
-        await self._advance(np.array([token_id], np.uint32))
+        self._walk.observe(append_ids, log_p[None], blind=blind, token_weight=token_weight)
+        await self._advance(append_ids)
 
     async def _advance(self, append_ids: TokenIds) -> None:
         """Send ids, collect laws. When every chosen expert stays silent the others take over.

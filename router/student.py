@@ -45,6 +45,11 @@ class StudentSession:
         self._ids = np.append(self._ids, np.uint32(token_id))
         return await self._law()
 
+    def fork(self) -> StudentSession:
+        other = StudentSession(self._model)
+        other._ids = self._ids
+        return other
+
     def close(self) -> None:
         self._model.engine.forget(self._session)
 

@@ -106,6 +106,12 @@ class ParrotSession:
         await asyncio.sleep(self.model.pause_s)
         return self.law()
 
+    def fork(self) -> ParrotSession:
+        self.model.opened += 1
+        other = ParrotSession(self.model)
+        other.at = self.at
+        return other
+
     def close(self) -> None:
         self.model.closed += 1
 

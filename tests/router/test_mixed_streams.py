@@ -42,8 +42,10 @@ class LawEngine:
 
     def __init__(self, law: LawOf) -> None:
         self.law = law
+        self.met: list[np.ndarray] = []
 
     def rows(self, batch):
+        self.met += [query.ids for query in batch]
         return [
             np.stack([self.law(query.ids[:at]) for at in range(query.first, len(query.ids) + 1)])
             for query in batch
@@ -74,10 +76,11 @@ class Network:
             1, 1, "0x", 30, 0, 0, 30, key, cold, True, self.spec.sha256, None, tuple(self.neurons)
         )
 
-    async def mine(self, name: str, law: LawOf) -> Hotkey:
+    async def mine(self, name: str, law: LawOf | LawEngine) -> Hotkey:
         signer = Keypair.create_from_uri(f"//{name}")
         hotkey = Hotkey(signer.ss58_address)
-        expert = Expert(LawEngine(law), self.spec, self, hotkey=hotkey, name=name)
+        engine = law if isinstance(law, LawEngine) else LawEngine(law)
+        expert = Expert(engine, self.spec, self, hotkey=hotkey, name=name)
         listening = await listen(build_miner(expert, self.spec, signer, self), "127.0.0.1", 0)
         self.servers[hotkey] = listening
         self._add(hotkey, Axon("127.0.0.1", listening.port), 0)
@@ -169,6 +172,62 @@ async def test_an_expert_that_echoes_what_it_sees_gains_nothing(network, open_mo
     for token_id in text[20:50]:
         law = await session.append(int(token_id), 1.0)
         assert law.weights.get(echo_key, 0.0) < law.weights[honest_key]
+
+
+class Rememberer(LawEngine):
+    """Is sure of the next token of every text that it has met before; else knows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(self.recall)
+
+    def recall(self, ids: np.ndarray) -> np.ndarray:
+        for text in self.met:
+            if len(text) > len(ids) and np.array_equal(text[: len(ids)], ids):
+                return sharp(int(text[len(ids)]), 1 - 1e-6)
+        return sharp(0, 1 / VOCAB_SIZE)
+
+
+async def weights_along(session, prompt: np.ndarray, text: np.ndarray) -> list[dict[str, float]]:
+    """The weights after the prompt and after each token of `text`."""
+    laws = [await session.start(prompt)]
+    laws += [await session.append(int(token_id), 1.0) for token_id in text]
+    return [dict(law.weights) for law in laws]
+
+
+async def test_an_expert_that_meets_a_text_again_gains_nothing(network, open_model) -> None:
+    text = np.random.default_rng(1).integers(20, 40, 40).astype(np.uint32)
+    honest = await network.mine("honest", lambda ids: sharp(int(text[len(ids)]), 0.5))
+    rememberer = await network.mine("rememberer", Rememberer())
+    model = await open_model()
+    once = await weights_along(model.open(), text[:20], text[20:30])
+    again = await weights_along(model.open(), text[:20], text[20:30])
+    for first, second in zip(once, again, strict=True):
+        assert second == pytest.approx(first, abs=0.0)
+    assert all(weights[honest] > weights.get(rememberer, 0.0) for weights in again)
+    # Where the text leaves what was met, being sure of the old one costs it.
+    session = model.open()
+    await weights_along(session, text[:20], text[20:25])
+    law = await session.append(int(text[25]) ^ 1, 1.0)
+    assert law.weights[rememberer] < once[6][rememberer] / 100
+
+
+async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, open_model) -> None:
+    text = np.random.default_rng(2).integers(20, 40, 40).astype(np.uint32)
+    memory = Rememberer()
+    await network.mine("honest", lambda ids: sharp(int(text[len(ids)]), 0.5))
+    await network.mine("rememberer", memory)
+    session = (await open_model()).open()
+    await session.start(text[:20])
+    assert len(memory.met) == 9  # all but eight tokens, then one by one
+    choices = [session, *(session.fork() for _ in range(3))]
+    first, *others = [
+        [(await choice.append(int(token_id), 1.0)).weights for token_id in text[20:26]]
+        for choice in choices
+    ]
+    for other in others:
+        for mine, yours in zip(first, other, strict=True):
+            assert yours == pytest.approx(mine, abs=0.0)
+    assert len(memory.met) == 9 + 4 * 6
 
 
 async def test_a_stream_survives_the_death_and_return_of_experts(network, open_model) -> None:
