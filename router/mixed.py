@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from moesubnet.baseline import Unigram
 from moesubnet.client import ExpertClient
-from moesubnet.errors import PeerResting
 from moesubnet.gate import NEWCOMER, Gate, initial_features, update_features
 from moesubnet.mixture import Walk, log_sum_exp, members_of, mix
 from moesubnet.panel import Panel, PanelError, PanelSequence
@@ -109,6 +108,7 @@ class MixtureModel:
                 "serving": hotkey in serving and expert.failures == 0,
                 "answers": expert.answers,
                 "failures": expert.failures,
+                "late": expert.late,
             }
             for hotkey, expert in sorted(self.book.known().items(), key=lambda i: i[1].uid)
         ]
@@ -181,7 +181,10 @@ class MixtureSession:
         """
         silent: set[Hotkey] = set()
         for attempt in range(ATTEMPTS):
-            self._take(await self._panel.advance([self._sequence], [append_ids]))
+            worth = np.exp(self._walk.log_weights()[0])
+            weights = dict(zip(self._experts, worth.tolist(), strict=False))
+            answers = await self._panel.advance([self._sequence], [append_ids], weights=weights)
+            self._take(answers)
             if self._alive[:-1].any():
                 return
             append_ids = np.empty(0, np.uint32)  # the sequence holds them now
@@ -205,8 +208,7 @@ class MixtureSession:
                 self._logprobs[index] = rows.dense(self._model.vocab_size)[-1]
                 if rows.ids is not None:
                     listed[rows.ids[-1]] = True
-            if not isinstance(answer, PeerResting):
-                self._model.book.report(hotkey, ok=bool(self._alive[index]))
+            self._model.book.report(hotkey, answer)
         self._listed = listed if self._model.want.kind == "top_k" else None
 
     def _law(self) -> Law:

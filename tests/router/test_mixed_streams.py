@@ -11,14 +11,15 @@ from substrateinterface import Keypair
 
 from moesubnet.baseline import load_baseline
 from moesubnet.client import open_http_session
+from moesubnet.errors import PeerLate
 from moesubnet.gate import FEATURES_DIM, SCALE, Gate, uniform_gate
 from moesubnet.listening import serve as listen
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture import Walk, members_of, mix
-from moesubnet.protocol import Want
+from moesubnet.protocol import StepResponse, Want
 from moesubnet.router import mixed
-from moesubnet.router.experts import ExpertBook
+from moesubnet.router.experts import BENCH_AFTER_LATE, ExpertBook
 from moesubnet.router.mixed import MixtureModel, choose
 from moesubnet.router.openai_api import ApiError
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
@@ -257,6 +258,21 @@ async def test_when_all_chosen_experts_die_the_others_take_over(network, open_mo
         assert int(np.argmax(law.logprobs)) == 5
 
 
+async def test_lateness_benches_only_who_is_never_in_time(network, open_model) -> None:
+    key = await network.mine("slow", lambda ids: sharp(5))
+    await network.mine("quick", lambda ids: sharp(5))
+    book = (await open_model()).book
+    late, answer = PeerLate("late"), StepResponse(())
+    for _ in range(BENCH_AFTER_LATE - 1):
+        book.report(key, late)
+    book.report(key, answer)
+    for _ in range(BENCH_AFTER_LATE - 1):
+        book.report(key, late)
+    assert key in book.serving()
+    book.report(key, late)
+    assert key not in book.serving()
+
+
 async def test_one_failure_is_counted_once_while_the_expert_rests(
     network, open_model, monkeypatch
 ) -> None:
@@ -281,22 +297,22 @@ async def test_when_every_expert_is_dead_the_stream_fails_loudly(network, open_m
     assert caught.value.status == 503
 
 
-async def test_a_slow_expert_is_left_out_and_does_not_hold_up_the_stream(
-    network, open_model
-) -> None:
-    import time
-
-    def slow(ids: np.ndarray) -> np.ndarray:
-        time.sleep(1.0)
-        return sharp(5)
-
-    slow_key = await network.mine("slow", slow)
-    fast_key = await network.mine("fast", lambda ids: sharp(5))
+async def test_a_hung_expert_is_left_out_long_before_the_deadline(network, open_model) -> None:
+    keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(3)]
     model = await open_model()
-    model.deadline_s = 0.3
-    law = await model.open().start(np.array([5], np.uint32))
-    assert fast_key in law.weights
-    assert slow_key not in law.weights
+    model.deadline_s = 600.0
+
+    async def never(*args: object, **more: object) -> None:
+        await asyncio.Event().wait()
+
+    hung = model.book.known()[keys[1]]
+    hung.client.step = never
+    law = await model.open().start(np.array([5] * 12, np.uint32))
+    assert set(law.weights) == {keys[0], keys[2], "baseline"}
+    assert sum(law.weights.values()) == pytest.approx(1.0)
+    assert np.isclose(np.exp(law.logprobs, dtype=np.float64).sum(), 1.0, atol=1e-3)
+    assert hung.late > 0
+    assert hung.failures == 0
 
 
 async def test_a_miner_of_another_spec_or_hotkey_is_not_asked(network, open_model) -> None:
