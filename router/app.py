@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import hmac
 import itertools
 import logging
@@ -27,34 +28,58 @@ from moesubnet.router.service import Choice, Delta, Job, Service, run_all
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 2**20
+MAX_READING_BYTES = 64 * 2**20  # of all bodies that are arriving
+BODY_TIMEOUT_S = 20.0
+WRITE_TIMEOUT_S = 30.0  # for a reader that takes nothing off a full connection
 SERVICE: web.AppKey[Service] = web.AppKey("service")
+_STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True)
 class Admission:
-    """How many requests may run at once; the rest are told to come back."""
+    """How many requests may run and how much may arrive at once; the rest are told to come back."""
 
     max_running: int
     running: int = field(default=0)
+    reading_bytes: int = field(default=0)
+
+    async def body(self, request: web.Request) -> bytes:
+        """Raises ApiError 408 for a body that trickles, 429 when too much is arriving."""
+        size = min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)
+        if self.reading_bytes + size > MAX_READING_BYTES:
+            raise _at_capacity()
+        self.reading_bytes += size
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await request.read()
+        except TimeoutError:
+            text = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} s."
+            raise api.ApiError(408, text, code="request_timeout") from None
+        finally:
+            self.reading_bytes -= size
 
     @contextlib.contextmanager
     def slot(self):  # type: ignore[no-untyped-def]
         """Hold one place. Raises ApiError 429 when all are taken."""
         if self.running >= self.max_running:
-            raise api.ApiError(
-                429,
-                "The router is at capacity. Please retry shortly.",
-                kind="rate_limit_error",
-                code="rate_limit_exceeded",
-                retry_after_s=1.0,
-            )
+            raise _at_capacity()
         self.running += 1
         try:
             yield
         finally:
             self.running -= 1
+
+
+def _at_capacity() -> api.ApiError:
+    return api.ApiError(
+        429,
+        "The router is at capacity. Please retry shortly.",
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        retry_after_s=1.0,
+    )
 
 
 def build_app(
@@ -79,6 +104,8 @@ def _error_response(error: api.ApiError) -> web.Response:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return web.json_response(error.body, status=error.status, headers=headers)
 
 
@@ -92,21 +119,34 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPRequestEntityTooLarge:
         text = f"The request body is larger than {MAX_BODY_BYTES} bytes."
         return _error_response(api.ApiError(413, text, code="request_too_large"))
+    except web.HTTPMethodNotAllowed as error:
+        text = f"{request.path} does not allow {request.method}."
+        response = _error_response(api.ApiError(405, text, code="method_not_allowed"))
+        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        return response
     except web.HTTPException as error:
         text = f"Unknown request URL: {request.method} {request.path}."
         return _error_response(api.ApiError(error.status, text, code="unknown_url"))
+    except Exception:  # a bug of ours; a stream that has begun can only be cut
+        if request.get(_STARTED):
+            raise
+        log.exception("failed path=%s", request.path)
+        text = "The router failed on this request."
+        return _error_response(api.ApiError(500, text, kind="server_error", code="internal_error"))
 
 
 def _bearer_auth(api_keys: tuple[str, ...]):  # type: ignore[no-untyped-def]
-    digests = tuple(key.encode() for key in api_keys)
+    # Digests have one length, so that timing tells nothing about a key's either.
+    digests = tuple(hashlib.sha256(key.encode()).digest() for key in api_keys)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if digests and request.path != "/healthz":
-            header = request.headers.get("Authorization", "")
-            given = header.removeprefix("Bearer ").encode(errors="surrogateescape")
+            scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+            given = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
             # Compare with every key, so that timing tells nothing about which one was near.
-            if sum(hmac.compare_digest(given, known) for known in digests) == 0:
+            known = sum(hmac.compare_digest(given, digest) for digest in digests)
+            if scheme.lower() != "bearer" or not known:
                 raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
         return await handler(request)
 
@@ -143,8 +183,8 @@ async def _experts(request: web.Request) -> web.Response:
 def _completions(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(api.CompletionRequest, await request.read())
-        if len(body.prompts()) * body.n > api.MAX_CHOICES * 4:
+        body = api.parse_request(api.CompletionRequest, await admission.body(request))
+        if len(body.prompts()) * body.n > api.MAX_PROMPTS:
             raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
         with admission.slot():
             prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
@@ -159,7 +199,7 @@ def _completions(admission: Admission) -> Handler:
 def _chat(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(api.ChatRequest, await request.read())
+        body = api.parse_request(api.ChatRequest, await admission.body(request))
         with admission.slot():
             ids = await service.chat_ids(body.messages)
             limit = body.completion_limit or service.room(ids)
@@ -283,6 +323,7 @@ async def _stream(
     try:
         # The first delta is awaited before the status line, so early failures keep their status.
         first = await anext(deltas)
+        request[_STARTED] = True
         await response.prepare(request)
         for index in range(choices):
             if (opening := shape.opening(index)) is not None:
@@ -293,11 +334,17 @@ async def _stream(
             await _send(response, shape, [shape.chunk_choice(index, delta)], body, delta)
         if body.stream_options and body.stream_options.include_usage:
             await _send(response, shape, [], body, usage=(prompt_tokens, completion_tokens))
-        await response.write(api.sse("[DONE]"))
+        await _write(response, api.sse("[DONE]"))
     except api.ApiError as error:
         if not response.prepared:
             raise
-        await response.write(api.sse(error.body))
+        await _write(response, api.sse(error.body))
+    except ConnectionResetError:
+        log.debug("a reader has left")
+    except TimeoutError:
+        log.debug("a reader takes nothing")
+        if request.transport is not None:
+            request.transport.abort()
     finally:
         await deltas.aclose()
     return response
@@ -317,7 +364,12 @@ async def _send(
         chunk["usage"] = api.usage(*usage) if usage else None
     if delta is not None and body.moesubnet.provenance:
         chunk["moesubnet"] = api.provenance(delta.tokens)
-    await response.write(api.sse(chunk))
+    await _write(response, api.sse(chunk))
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    async with asyncio.timeout(WRITE_TIMEOUT_S):
+        await response.write(data)
 
 
 async def _chain(

@@ -200,9 +200,8 @@ class Service:
         self.require_model(body.model)
         # One position belongs to the beginning-of-text token.
         if len(prompt_ids) + max_tokens > self.spec.context_tokens - 1:
-            raise api.context_length_exceeded(
-                len(prompt_ids), max_tokens, self.spec.context_tokens - 1
-            )
+            room = self.spec.context_tokens - 1
+            raise api.context_length_exceeded(len(prompt_ids), max_tokens, room, body.source)
         return [
             Job(
                 model=body.model,

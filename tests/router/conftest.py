@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 
 import numpy as np
+import openai
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -134,3 +135,18 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
     yield start
     for server in servers:
         await server.close()
+
+
+_clients: list[openai.AsyncOpenAI] = []
+
+
+def client(url: str, key: str = "any") -> openai.AsyncOpenAI:
+    _clients.append(openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0))
+    return _clients[-1]
+
+
+@pytest.fixture(autouse=True)
+async def _close_clients():
+    yield
+    while _clients:
+        await _clients.pop().close()
