@@ -3,83 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
-import hmac
 import itertools
 import logging
-import time
-import uuid
-from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Awaitable,
-    Callable,
     Sequence,
 )
-from dataclasses import dataclass, field
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from moesubnet.router import openai_api as api
-from moesubnet.router.service import Choice, Delta, Job, Service, run_all
+from moesubnet.router.door import MAX_BODY_BYTES, STARTED, Admission, bearer_auth, errors
+from moesubnet.router.service import Delta, Job, Service, run_all
+from moesubnet.router.shapes import ChatShape, CompletionShape, Shape
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 4 * 2**20
-MAX_READING_BYTES = 64 * 2**20  # of all bodies that are arriving
-BODY_TIMEOUT_S = 20.0
 WRITE_TIMEOUT_S = 30.0  # for a reader that takes nothing off a full connection
 SERVICE: web.AppKey[Service] = web.AppKey("service")
-_STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(slots=True)
-class Admission:
-    """How many requests may run and how much may arrive at once; the rest are told to come back."""
-
-    max_running: int
-    running: int = field(default=0)
-    reading_bytes: int = field(default=0)
-
-    async def body(self, request: web.Request) -> bytes:
-        """Raises ApiError 408 for a body that trickles, 429 when too much is arriving."""
-        size = min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)
-        if self.reading_bytes + size > MAX_READING_BYTES:
-            raise _at_capacity()
-        self.reading_bytes += size
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                return await request.read()
-        except TimeoutError:
-            text = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} s."
-            raise api.ApiError(408, text, code="request_timeout") from None
-        finally:
-            self.reading_bytes -= size
-
-    @contextlib.contextmanager
-    def slot(self):  # type: ignore[no-untyped-def]
-        """Hold one place. Raises ApiError 429 when all are taken."""
-        if self.running >= self.max_running:
-            raise _at_capacity()
-        self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
-
-
-def _at_capacity() -> api.ApiError:
-    return api.ApiError(
-        429,
-        "The router is at capacity. Please retry shortly.",
-        kind="rate_limit_error",
-        code="rate_limit_exceeded",
-        retry_after_s=1.0,
-    )
 
 
 def build_app(
@@ -87,7 +30,7 @@ def build_app(
 ) -> web.Application:
     """The aiohttp application. Without `api_keys` everyone is served: bind it to loopback."""
     app = web.Application(
-        middlewares=[_errors, _bearer_auth(tuple(api_keys))], client_max_size=MAX_BODY_BYTES
+        middlewares=[errors, bearer_auth(api_keys)], client_max_size=MAX_BODY_BYTES
     )
     app[SERVICE] = service
     admission = Admission(max_running)
@@ -98,59 +41,6 @@ def build_app(
     app.router.add_post("/v1/completions", _completions(admission))
     app.router.add_post("/v1/chat/completions", _chat(admission))
     return app
-
-
-def _error_response(error: api.ApiError) -> web.Response:
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return web.json_response(error.body, status=error.status, headers=headers)
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure before the first byte leaves in OpenAI's shape."""
-    try:
-        return await handler(request)
-    except api.ApiError as error:
-        return _error_response(error)
-    except web.HTTPRequestEntityTooLarge:
-        text = f"The request body is larger than {MAX_BODY_BYTES} bytes."
-        return _error_response(api.ApiError(413, text, code="request_too_large"))
-    except web.HTTPMethodNotAllowed as error:
-        text = f"{request.path} does not allow {request.method}."
-        response = _error_response(api.ApiError(405, text, code="method_not_allowed"))
-        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-        return response
-    except web.HTTPException as error:
-        text = f"Unknown request URL: {request.method} {request.path}."
-        return _error_response(api.ApiError(error.status, text, code="unknown_url"))
-    except Exception:  # a bug of ours; a stream that has begun can only be cut
-        if request.get(_STARTED):
-            raise
-        log.exception("failed path=%s", request.path)
-        text = "The router failed on this request."
-        return _error_response(api.ApiError(500, text, kind="server_error", code="internal_error"))
-
-
-def _bearer_auth(api_keys: tuple[str, ...]):  # type: ignore[no-untyped-def]
-    # Digests have one length, so that timing tells nothing about a key's either.
-    digests = tuple(hashlib.sha256(key.encode()).digest() for key in api_keys)
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if digests and request.path != "/healthz":
-            scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-            given = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
-            # Compare with every key, so that timing tells nothing about which one was near.
-            known = sum(hmac.compare_digest(given, digest) for digest in digests)
-            if scheme.lower() != "bearer" or not known:
-                raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-        return await handler(request)
-
-    return check
 
 
 async def _healthz(request: web.Request) -> web.Response:
@@ -190,7 +80,7 @@ def _completions(admission: Admission) -> Handler:
             prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
             top, firsts = body.logprobs or 0, itertools.count(0, body.n)
             jobs = [service.jobs(body, ids, body.max_tokens, top, next(firsts)) for ids in prompts]
-            shape = _CompletionShape(body.model, with_logprobs=body.logprobs is not None)
+            shape = CompletionShape(body.model, with_logprobs=body.logprobs is not None)
             return await _answer(request, service, body, jobs, shape, sum(map(len, prompts)))
 
     return handle
@@ -205,85 +95,10 @@ def _chat(admission: Admission) -> Handler:
             limit = body.completion_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0
             jobs = [service.jobs(body, ids, limit, top)]
-            shape = _ChatShape(body.model, with_logprobs=body.logprobs)
+            shape = ChatShape(body.model, with_logprobs=body.logprobs)
             return await _answer(request, service, body, jobs, shape, len(ids))
 
     return handle
-
-
-class _Shape(ABC):
-    """How an answer is written down; the two endpoints differ in nothing else."""
-
-    object = ""
-    chunk_object = ""
-    prefix = ""
-
-    def __init__(self, model: str, *, with_logprobs: bool) -> None:
-        self.model = model
-        self.with_logprobs = with_logprobs
-        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
-        self.created_s = int(time.time())
-
-    def envelope(self, kind: str) -> api.JsonObject:
-        return {"id": self.id, "object": kind, "created": self.created_s, "model": self.model}
-
-    @abstractmethod
-    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
-        """A whole choice."""
-
-    def opening(self, index: int) -> api.JsonObject | None:
-        """A first chunk, where the endpoint has one."""
-        return None
-
-    @abstractmethod
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        """A piece of a choice."""
-
-
-class _CompletionShape(_Shape):
-    object = chunk_object = "text_completion"
-    prefix = "cmpl"
-
-    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
-        logprobs = api.completion_logprobs(delta.tokens) if self.with_logprobs else None
-        return {
-            "index": index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": delta.finish_reason,
-        }
-
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        return self.choice(index, delta.text, delta)
-
-
-class _ChatShape(_Shape):
-    object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
-    prefix = "chatcmpl"
-
-    def _logprobs(self, delta: Delta | Choice) -> api.JsonObject | None:
-        return api.chat_logprobs(delta.tokens) if self.with_logprobs else None
-
-    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": self._logprobs(delta),
-            "finish_reason": delta.finish_reason,
-        }
-
-    def opening(self, index: int) -> api.JsonObject | None:
-        delta = {"role": "assistant", "content": "", "refusal": None}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        return {
-            "index": index,
-            "delta": {"content": delta.text} if delta.text else {},
-            "logprobs": self._logprobs(delta) if delta.tokens else None,
-            "finish_reason": delta.finish_reason,
-        }
 
 
 async def _answer(
@@ -291,7 +106,7 @@ async def _answer(
     service: Service,
     body: api.Sampling,
     jobs: Sequence[Sequence[Job]],
-    shape: _Shape,
+    shape: Shape,
     prompt_tokens: int,
 ) -> web.StreamResponse:
     """jobs: for each prompt its choices."""
@@ -313,7 +128,7 @@ async def _stream(
     body: api.Sampling,
     deltas: AsyncGenerator[tuple[int, Delta], None],
     choices: int,
-    shape: _Shape,
+    shape: Shape,
     prompt_tokens: int,
 ) -> web.StreamResponse:
     """Server-sent events. A failure after the first byte is an `error` event, then the end."""
@@ -323,7 +138,7 @@ async def _stream(
     try:
         # The first delta is awaited before the status line, so early failures keep their status.
         first = await anext(deltas)
-        request[_STARTED] = True
+        request[STARTED] = True
         await response.prepare(request)
         for index in range(choices):
             if (opening := shape.opening(index)) is not None:
@@ -352,7 +167,7 @@ async def _stream(
 
 async def _send(
     response: web.StreamResponse,
-    shape: _Shape,
+    shape: Shape,
     choices: list[api.JsonObject],
     body: api.Sampling,
     delta: Delta | None = None,

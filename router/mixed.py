@@ -24,8 +24,8 @@ from moesubnet.panel import Panel, PanelError, PanelSequence
 from moesubnet.protocol import StepResponse, base_hash, want_for
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
+from moesubnet.router.model import Law, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
-from moesubnet.router.service import Law, TokenIds
 from moesubnet.types import Hotkey
 
 BLIND_PROMPT_TOKENS = 8

@@ -21,7 +21,8 @@ from moesubnet.listening import serve
 from moesubnet.router.app import build_app
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
-from moesubnet.router.service import Model, Service
+from moesubnet.router.model import Model
+from moesubnet.router.service import Service
 from moesubnet.spec import LoadedSpec
 from moesubnet.spec_source import find_spec
 from moesubnet.types import Metagraph, NetUid, Signer

@@ -11,62 +11,23 @@ from collections.abc import (
     AsyncIterator,
     Coroutine,
     Iterable,
-    Mapping,
     Sequence,
 )
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moesubnet.mixture import apply_sampling, sample
 from moesubnet.router import openai_api as api
+from moesubnet.router.model import Law, Model, Session, TokenIds
 from moesubnet.router.text import TextStream, token_bytes
 from moesubnet.spec import LoadedSpec
 
-TokenIds = NDArray[np.uint32]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """The distribution of the next token, and who had a say in it."""
-
-    logprobs: NDArray[np.float32]  # [vocab_size], natural logs, sums to one
-    weights: Mapping[str, float]  # hotkey → weight in the mixture; empty for a single model
-    listed: NDArray[np.bool_] | None = None  # tokens that some expert named, if not all did
-
-
-class Session(Protocol):
-    """One growing sequence under one model."""
-
-    async def start(self, prompt_ids: TokenIds) -> Law:
-        """The law of the first new token. Called once."""
-        ...
-
-    async def append(self, token_id: int, temperature: float) -> Law:
-        """The law after one more token, which was drawn at `temperature` from the last law."""
-        ...
-
-    def fork(self) -> Session:
-        """Another sequence that begins with the same ids."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Model(Protocol):
-    """A model that the router offers."""
-
-    def open(self) -> Session:
-        """Raises ApiError 503 when nothing can answer now."""
-        ...
-
-    def table(self) -> list[api.JsonObject]: ...
 
 
 @dataclass(frozen=True, slots=True)

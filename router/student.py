@@ -9,8 +9,8 @@ import numpy as np
 from moesubnet.engine.base import Query
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
+from moesubnet.router.model import Law, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
-from moesubnet.router.service import Law, TokenIds
 
 
 class StudentModel:

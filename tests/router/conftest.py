@@ -15,7 +15,8 @@ from moesubnet.listening import Listening
 from moesubnet.listening import serve as listen
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
-from moesubnet.router.service import Law, Service
+from moesubnet.router.model import Law
+from moesubnet.router.service import Service
 from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, save_spec
 
 VOCAB_SIZE = 320

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from moesubnet.router import app as router_app
+from moesubnet.router import door
 
 from .conftest import CONTEXT_TOKENS, TEXT, client
 
@@ -210,8 +211,8 @@ async def raw(url: str, head: str):
 
 
 async def test_a_body_that_trickles_is_given_up(serve, monkeypatch) -> None:
-    monkeypatch.setattr(router_app, "BODY_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(router_app, "MAX_READING_BYTES", 150)
+    monkeypatch.setattr(door, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(door, "MAX_READING_BYTES", 150)
     url = await serve()
     reader, writer = await raw(
         url, "POST /v1/completions HTTP/1.1\nHost: x\nContent-Length: 100\n\n{"
