@@ -98,9 +98,7 @@ async def run_router(config: RouterConfig) -> None:
         }
         service = Service(spec, models)
         app = build_app(service, api_keys=config.api_keys, max_running=config.max_running)
-        listening = await serve(
-            app, config.host, config.port, grace_s=DRAIN_S, cancel_abandoned=True
-        )
+        listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
         stack.push_async_callback(listening.close)
         log.info("router listens on http://%s:%d/v1", config.host, listening.port)
 

@@ -130,7 +130,7 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
 
     async def start(**options: object) -> str:
         app = build_app(Service(spec, {"mixture": parrot}), **options)  # type: ignore[arg-type]
-        servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0, cancel_abandoned=True))
+        servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0))
         return f"http://127.0.0.1:{servers[-1].port}"
 
     yield start
