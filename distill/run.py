@@ -25,7 +25,7 @@ from moesubnet.distill.manifest import REPORT, Manifest, model_files, write_mani
 from moesubnet.distill.targets import TargetSpec, TargetStore, target_form
 from moesubnet.distill.train import BATCH_WINDOWS
 from moesubnet.distill.walks import Members, call_groups
-from moesubnet.gate import Gate
+from moesubnet.gate import GATE_FORMAT, Gate
 from moesubnet.spec import LoadedSpec
 from moesubnet.training.progress import OnProgress, ignore
 from moesubnet.training.trainer import seconds_per_step
@@ -136,7 +136,7 @@ async def distill(
 
 def _with_kept_gate(teacher: Teacher, work: Path) -> Teacher:
     """With the same experts, an interrupted collection goes on with the gate it began with."""
-    experts = json.dumps(sorted(teacher.commitments.items()))
+    experts = GATE_FORMAT + json.dumps(sorted(teacher.commitments.items()))
     path = work / f"gate-{hashlib.sha256(experts.encode()).hexdigest()[:12]}.msgpack"
     if path.exists():
         gate = Gate.from_bytes(path.read_bytes())

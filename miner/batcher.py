@@ -76,6 +76,11 @@ class Batcher:
         sequences = values = 0
         while self._waiting:
             caller, queue = next(iter(self._waiting.items()))
+            while queue and queue[0].answer.done():  # its caller has left
+                queue.popleft()
+            if not queue:
+                del self._waiting[caller]
+                continue
             sequences += len(queue[0].queries)
             values += queue[0].rows * self._engine.vocab_size
             if jobs and (sequences > MAX_BATCH_SEQUENCES or values > MAX_BATCH_VALUES):

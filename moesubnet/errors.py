@@ -17,6 +17,7 @@ MoesubnetError
 │   └── BadDistribution      log-probabilities that are not a distribution
 ├── PeerError            an expert answered with an error, or not at all
 │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
+│   │   ├── PeerLate             the others had answered long before
 │   │   └── PeerResting          failed a moment ago, so it was not asked at all
 │   ├── PeerRefused          a 4xx/5xx status; `.status` says which
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
@@ -114,6 +115,10 @@ class PeerError(MoesubnetError):
 
 class PeerUnavailable(PeerError):
     """Connection refused, timed out or broken."""
+
+
+class PeerLate(PeerUnavailable):
+    """The others had answered, and their patience was over."""
 
 
 class PeerResting(PeerUnavailable):

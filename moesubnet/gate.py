@@ -6,8 +6,12 @@ Everyone fits the same gate from the same revealed score sheets: full-batch asce
 
 with fixed iterations in canonical order, rounded to 2⁻¹² so that last bits of a machine's
 arithmetic do not change its hash. x(h) is the square root of decayed hashed token counts, shrunk
-towards zero while the prefix is short, and a bias. The baseline is a permanent member with
-prior 1/(n + 1); an expert that no sheet has measured yet gets 0.02.
+towards zero while the prefix is short, and a bias.
+
+Hotkeys that serve one model (`clones`) are one expert here: they share one column and one prior,
+so a model is not heard louder for having been registered often. The baseline is a permanent
+member with prior 1/(n + 1), n counting the measured experts so; all hotkeys that no sheet has
+measured yet share 0.02.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from moesubnet.clones import cluster_leaders
 from moesubnet.errors import FrameError
 from moesubnet.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
@@ -29,13 +34,14 @@ from moesubnet.types import Hotkey
 Float = npt.NDArray[np.float64]
 
 BASELINE_MEMBER = Hotkey("baseline")  # the last member of every mixture
-GATE_FORMAT = "moesubnet-gate/1"
+GATE_FORMAT = "moesubnet-gate/2"
 MAX_GATE_BYTES = 8 * 2**20
 FEATURES_BITS = 8
 FEATURES_DIM = 2**FEATURES_BITS  # hashed token counts; the bias is added inside the gate
 COUNT_DECAY = 0.98  # per token: a memory of about 50 tokens
 SHRINK_TOKENS = 10.0  # a prefix this long speaks with half its voice
-UNKNOWN_PRIOR = 0.02
+NEWCOMERS_PRIOR = 0.02  # of all together: hotkeys are cheap
+NEWCOMER = -1
 L2_ITEMS = 1.0  # ‖θ‖²/2 weighs as much as one item: a prior variance of one
 ITERATIONS = 40
 SCALE = 2**12
@@ -73,33 +79,51 @@ def _design(features: Float) -> Float:
 
 @dataclass(frozen=True)
 class Gate:
-    """A fitted gate. theta: int32 [F + 1, len(hotkeys)] in units of 2⁻¹²; hotkeys sorted."""
+    """A fitted gate. hotkeys sorted; leaders: the column of each one's cluster's leader; theta:
+    int32 [F + 1, len(hotkeys)] in units of 2⁻¹², equal columns within a cluster."""
 
     hotkeys: tuple[Hotkey, ...]
     theta: npt.NDArray[np.int32]
+    leaders: tuple[int, ...]
 
-    def log_prior(self, features: Float, members: Sequence[Hotkey]) -> Float:
-        """Log prior of `members` (experts, then the baseline): [.., F] → [.., E], sums to 1.
+    def clusters(self, experts: Sequence[Hotkey]) -> npt.NDArray[np.intp]:
+        """The leader's column for each expert; NEWCOMER for one that no sheet has measured."""
+        return np.array([self._leader.get(hotkey, NEWCOMER) for hotkey in experts], np.intp)
 
-        Experts that the gate knows share what the baseline and the unknown ones leave.
+    @cached_property
+    def _leader(self) -> dict[Hotkey, int]:
+        return dict(zip(self.hotkeys, self.leaders, strict=True))
+
+    def log_prior(
+        self, features: Float, members: Sequence[Hotkey], alive: npt.NDArray[np.bool_] | bool = True
+    ) -> Float:
+        """Log prior of `members` (experts, then the baseline): [.., F] → [.., E].
+
+        alive: broadcast to [.., E]. Experts of one cluster share its prior among those of them
+        that are alive, as newcomers share theirs. Sums to 1 where all members are alive.
         """
-        experts = members[:-1]
-        column = {hotkey: index for index, hotkey in enumerate(self.hotkeys)}
-        known = [index for index, hotkey in enumerate(experts) if hotkey in column]
-        prior = np.full((*features.shape[:-1], len(members)), 1.0 / len(members))
-        if not known:
-            return np.log(prior)
-        prior[..., :-1] = min(UNKNOWN_PRIOR, 1.0 / len(members))
-        left = 1.0 - prior[..., -1:] - prior[..., :1] * (len(experts) - len(known))
-        chosen = self.theta[:, [column[experts[index]] for index in known]]
-        prior[..., known] = left * _softmax(_design(features) @ (chosen / SCALE))
+        cluster = self.clusters(members[:-1])
+        shape = (*features.shape[:-1], len(members))
+        known = cluster != NEWCOMER
+        if not np.any(known):
+            return np.log(np.full(shape, 1.0 / len(members)))
+        columns, index = np.unique(cluster[known], return_inverse=True)
+        base = 1.0 / (len(columns) + 1)
+        left = 1.0 - base - (0.0 if np.all(known) else NEWCOMERS_PRIOR)
+        same = (cluster[:, None] == cluster).astype(np.float64)
+        sharing = np.broadcast_to(alive, shape)[..., :-1] @ same
+        prior = np.full(shape, base)
+        prior[..., :-1] = NEWCOMERS_PRIOR
+        of_cluster = left * _softmax(_design(features) @ (self.theta[:, columns] / SCALE))
+        prior[..., np.flatnonzero(known)] = of_cluster[..., index]
+        prior[..., :-1] /= np.maximum(sharing, 1.0)
         return np.log(np.maximum(prior, np.finfo(np.float64).tiny))
 
     def to_bytes(self) -> bytes:
-        """Canonical msgpack."""
+        """Canonical msgpack, for the hash."""
         theta = np.ascontiguousarray(self.theta, "<i4").tobytes()
         content = {"format": GATE_FORMAT, "hotkeys": list(self.hotkeys), "theta": theta}
-        return bytes(msgpack.packb(content))
+        return bytes(msgpack.packb(content | {"leaders": list(self.leaders)}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Gate:
@@ -110,11 +134,14 @@ class Gate:
             content = msgpack.unpackb(data, strict_map_key=True)
             hotkeys = tuple(Hotkey(str(key)) for key in content["hotkeys"])
             theta = np.frombuffer(content["theta"], "<i4").reshape(FEATURES_DIM + 1, len(hotkeys))
-            gate = cls(hotkeys, theta.astype(np.int32))
+            gate = cls(hotkeys, theta.astype(np.int32), tuple(map(int, content["leaders"])))
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise FrameError(f"not a {GATE_FORMAT}") from error
+        columns = set(range(len(hotkeys)))
         if gate.to_bytes() != data or list(hotkeys) != sorted(set(hotkeys)):
             raise FrameError(f"not a canonical {GATE_FORMAT}")
+        if len(gate.leaders) != len(hotkeys) or not columns.issuperset(gate.leaders):
+            raise FrameError("a hotkey without a leader")
         return gate
 
     @cached_property
@@ -125,7 +152,8 @@ class Gate:
 def uniform_gate(hotkeys: Sequence[Hotkey] = ()) -> Gate:
     """The gate before the first sheet: every member the same."""
     ordered = tuple(sorted(hotkeys))
-    return Gate(ordered, np.zeros((FEATURES_DIM + 1, len(ordered)), np.int32))
+    theta = np.zeros((FEATURES_DIM + 1, len(ordered)), np.int32)
+    return Gate(ordered, theta, tuple(range(len(ordered))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +167,8 @@ class WeightedSheet:
 def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None = None) -> Gate:
     """Fit on `sheets`; columns are the hotkeys in them (that are `registered`, if given).
 
-    A sheet's items together weigh its validator's stake, however many they are; of more than
+    A cluster of clones is fitted as one expert, on what its leader said where it was asked. A
+    sheet's items together weigh its validator's stake, however many they are; of more than
     MAX_FIT_ITEMS those of the largest stakes count. The order in which sheets are given does not
     matter. Nothing to fit on: the uniform gate.
     """
@@ -155,18 +184,21 @@ def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None =
         return uniform_gate()
     blocks = [_sheet_rows(item, hotkeys) for item in used]
     features, log_q, omega = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    return fit_from_rows(hotkeys, features, log_q, omega)
+    leaders = cluster_leaders([(item.sheet, item.stake_rao) for item in used], hotkeys)
+    for column, leader in enumerate(leaders):
+        missing = np.isnan(log_q[:, leader])
+        log_q[missing, leader] = log_q[missing, column]
+    distinct_leaders, index = np.unique(leaders, return_inverse=True)
+    theta = fit_theta(features, log_q[:, [*distinct_leaders, -1]], omega)
+    return Gate(hotkeys, theta[:, index], tuple(leaders))
 
 
-def fit_from_rows(
-    hotkeys: Sequence[Hotkey], features: Float, log_q: Float, omega: Float | None = None
-) -> Gate:
-    """Fit on any items: features [M, F], log_q [M, n + 1] of the label, omega [M] ≥ 0.
+def fit_theta(features: Float, log_q: Float, omega: Float | None = None) -> npt.NDArray[np.int32]:
+    """Fit n experts on any items: `Gate.theta`, int32 [F + 1, n].
 
-    Columns follow `hotkeys` (sorted), then the baseline. NaN marks an expert that was not asked.
+    features [M, F], log_q [M, n + 1] of the label, the baseline last, omega [M] ≥ 0. NaN marks an
+    expert that was not asked.
     """
-    if list(hotkeys) != sorted(set(hotkeys)):
-        raise ValueError("hotkeys must be sorted and unique")
     share = np.full(len(log_q), 1.0) if omega is None else omega
     share = (share / np.sum(share))[:, None]
     decay = L2_ITEMS / len(log_q)
@@ -178,7 +210,7 @@ def fit_from_rows(
     # ½ E[x xᵀ] bounds the curvature of the softmax (Böhning 1992): every step ascends.
     bound = 0.5 * design.T @ (share * design) + decay * np.eye(design.shape[1])
     step_matrix = np.linalg.inv(bound)
-    theta = np.zeros((design.shape[1], len(hotkeys)))
+    theta = np.zeros((design.shape[1], log_q.shape[1] - 1))
     ahead = theta
     for step in range(ITERATIONS):  # with Nesterov's momentum
         g = _softmax(np.where(asked, design @ ahead, -np.inf))
@@ -189,7 +221,8 @@ def fit_from_rows(
         following = ahead + step_matrix @ (design.T @ pull - decay * ahead)
         ahead = following + step / (step + 3.0) * (following - theta)
         theta = following
-    return Gate(tuple(hotkeys), np.rint(theta * SCALE).astype(np.int32))
+    rounded: npt.NDArray[np.int32] = np.rint(theta * SCALE).astype(np.int32)
+    return rounded
 
 
 def _softmax(logits: Float) -> Float:

@@ -39,11 +39,10 @@ async def serve(
     port: int,
     *,
     grace_s: float = 5.0,
-    cancel_abandoned: bool = False,
 ) -> Listening:
     """Serve `app`; port 0 picks a free one. ConfigError when the address cannot be bound.
 
-    cancel_abandoned: cancel a handler as soon as its caller has left.
+    A handler is cancelled as soon as its caller has left: nobody works for those who are gone.
     """
     log = logging.getLogger("moesubnet.http")
     log.addFilter(_is_ours)
@@ -55,7 +54,7 @@ async def serve(
         lingering_time=LINGER_S,
         auto_decompress=False,
         shutdown_timeout=grace_s,
-        handler_cancellation=cancel_abandoned,
+        handler_cancellation=True,
     )
     await runner.setup()
     # A process without descriptors left can serve nobody, and asyncio logs it without end.

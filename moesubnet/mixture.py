@@ -139,7 +139,7 @@ class Walk:
 
     def log_weights(self, alive: Mask | bool = True) -> Float:
         """Log weights for the next token, float64 [N, E]. alive: broadcast to [N, E]."""
-        prior = self._gate.log_prior(self._features, self.members)
+        prior = self._gate.log_prior(self._features, self.members, alive)
         return log_weights(prior, self._evidence, alive)
 
     def show(self, ids: Ids) -> None:

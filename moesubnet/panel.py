@@ -3,13 +3,13 @@ move through text.
 
 The caller owns the sequences; the panel remembers how much of each every expert holds and sends
 the rest, so an expert that failed, restarted or just joined catches up by itself. An expert can
-be slow, dead, wrong or lying: it loses its own answer and nobody else's.
+be slow, dead, wrong or lying: it loses its own answer and nobody else's. All times are the event
+loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -19,6 +19,7 @@ from moesubnet.client import ExpertClient
 from moesubnet.errors import (
     AuthError,
     PeerError,
+    PeerLate,
     PeerResting,
     PeerUnavailable,
     UnknownBase,
@@ -29,6 +30,8 @@ from moesubnet.types import Hotkey
 
 PanelError = PeerError | WireError | AuthError
 MAX_REST_DOUBLINGS = 5
+PATIENCE = 2.0  # times as long as half of the weight took, …
+LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
 
 
 class PanelSequence:
@@ -84,11 +87,14 @@ class Panel:
         *,
         first: int | None = None,
         members: Collection[Hotkey] | None = None,
+        weights: Mapping[Hotkey, float] | None = None,
     ) -> dict[Hotkey, StepResponse | PanelError]:
         """Append ids to each sequence, then ask every expert (or `members`) for the laws.
 
         Rows are those of positions `first` … len(ids); None asks only for the law of the next
         token. The ids are appended whatever the experts do. Cancelling cancels every request.
+        weights: what each one's answer is worth; with it, who is late by the measure of those
+        that hold the greater part is cut off with PeerLate. Without, all have until the deadline.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
@@ -99,7 +105,13 @@ class Panel:
                 hotkey: group.create_task(self._answer(hotkey, sequences, first, requests))
                 for hotkey in wanted
             }
-        return {hotkey: task.result() for hotkey, task in tasks.items()}
+            if weights is not None:
+                await _cut_stragglers({tasks[key]: weights.get(key, 0.0) for key in wanted})
+        late = PeerLate("the others had answered long before")
+        return {
+            hotkey: self._failed(hotkey, late) if task.cancelled() else task.result()
+            for hotkey, task in tasks.items()
+        }
 
     async def _answer(
         self,
@@ -112,7 +124,7 @@ class Panel:
         client = self._clients.get(hotkey)
         if client is None:
             return PeerUnavailable("left the panel")
-        if time.monotonic() < self._rests_until_s.get(hotkey, 0.0):
+        if asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
             return PeerResting("resting after a failure")
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -169,5 +181,36 @@ class Panel:
         failures = self._failures.get(hotkey, 0)
         self._failures[hotkey] = failures + 1
         rest_s = self._rest_s * 2 ** min(failures, MAX_REST_DOUBLINGS)
-        self._rests_until_s[hotkey] = time.monotonic() + rest_s
+        self._rests_until_s[hotkey] = asyncio.get_running_loop().time() + rest_s
         return error
+
+
+async def _cut_stragglers(
+    weights: Mapping[asyncio.Task[StepResponse | PanelError], float],
+) -> None:
+    """Return when all tasks are done, the late ones cancelled.
+
+    Late is who has not answered PATIENCE times as long after the start as it took until the
+    answers weighed at least what was still to come.
+    """
+    loop = asyncio.get_running_loop()
+    start_s, limit_s, waiting = loop.time(), None, set(weights)
+    while waiting:
+        left_s = None if limit_s is None else limit_s - loop.time()
+        done, waiting = await asyncio.wait(
+            waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            for task in waiting:
+                task.cancel()
+            return
+        if limit_s is None:
+            given, to_come = 0.0, 0.0
+            for task, weight in weights.items():
+                if task in waiting:
+                    to_come += weight
+                elif isinstance(task.result(), StepResponse):
+                    given += weight
+            if given > 0 and given >= to_come:
+                took_s = loop.time() - start_s
+                limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)

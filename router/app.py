@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hmac
+import itertools
 import logging
-import time
-import uuid
-from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterable,
     Sequence,
 )
-from dataclasses import dataclass, field
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from moesubnet.router import openai_api as api
-from moesubnet.router.service import Choice, Delta, Job, Service
+from moesubnet.router.door import MAX_BODY_BYTES, STARTED, Admission, bearer_auth, errors
+from moesubnet.router.service import Delta, Job, Service, run_all
+from moesubnet.router.shapes import ChatShape, CompletionShape, Shape
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 4 * 2**20
+WRITE_TIMEOUT_S = 30.0  # for a reader that takes nothing off a full connection
 SERVICE: web.AppKey[Service] = web.AppKey("service")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(slots=True)
-class Admission:
-    """How many requests may run at once; the rest are told to come back."""
-
-    max_running: int
-    running: int = field(default=0)
-
-    @contextlib.contextmanager
-    def slot(self):  # type: ignore[no-untyped-def]
-        """Hold one place. Raises ApiError 429 when all are taken."""
-        if self.running >= self.max_running:
-            raise api.ApiError(
-                429,
-                "The router is at capacity. Please retry shortly.",
-                kind="rate_limit_error",
-                code="rate_limit_exceeded",
-                retry_after_s=1.0,
-            )
-        self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
 
 
 def build_app(
@@ -63,7 +30,7 @@ def build_app(
 ) -> web.Application:
     """The aiohttp application. Without `api_keys` everyone is served: bind it to loopback."""
     app = web.Application(
-        middlewares=[_errors, _bearer_auth(tuple(api_keys))], client_max_size=MAX_BODY_BYTES
+        middlewares=[errors, bearer_auth(api_keys)], client_max_size=MAX_BODY_BYTES
     )
     app[SERVICE] = service
     admission = Admission(max_running)
@@ -74,44 +41,6 @@ def build_app(
     app.router.add_post("/v1/completions", _completions(admission))
     app.router.add_post("/v1/chat/completions", _chat(admission))
     return app
-
-
-def _error_response(error: api.ApiError) -> web.Response:
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    return web.json_response(error.body, status=error.status, headers=headers)
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure before the first byte leaves in OpenAI's shape."""
-    try:
-        return await handler(request)
-    except api.ApiError as error:
-        return _error_response(error)
-    except web.HTTPRequestEntityTooLarge:
-        text = f"The request body is larger than {MAX_BODY_BYTES} bytes."
-        return _error_response(api.ApiError(413, text, code="request_too_large"))
-    except web.HTTPException as error:
-        text = f"Unknown request URL: {request.method} {request.path}."
-        return _error_response(api.ApiError(error.status, text, code="unknown_url"))
-
-
-def _bearer_auth(api_keys: tuple[str, ...]):  # type: ignore[no-untyped-def]
-    digests = tuple(key.encode() for key in api_keys)
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if digests and request.path != "/healthz":
-            header = request.headers.get("Authorization", "")
-            given = header.removeprefix("Bearer ").encode(errors="surrogateescape")
-            # Compare with every key, so that timing tells nothing about which one was near.
-            if sum(hmac.compare_digest(given, known) for known in digests) == 0:
-                raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-        return await handler(request)
-
-    return check
 
 
 async def _healthz(request: web.Request) -> web.Response:
@@ -144,17 +73,14 @@ async def _experts(request: web.Request) -> web.Response:
 def _completions(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(api.CompletionRequest, await request.read())
-        if len(body.prompts()) * body.n > api.MAX_CHOICES * 4:
+        body = api.parse_request(api.CompletionRequest, await admission.body(request))
+        if len(body.prompts()) * body.n > api.MAX_PROMPTS:
             raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
         with admission.slot():
             prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
-            jobs = [
-                service.job(body, ids, body.max_tokens, body.logprobs or 0, index * body.n + choice)
-                for index, ids in enumerate(prompts)
-                for choice in range(body.n)
-            ]
-            shape = _CompletionShape(body.model, with_logprobs=body.logprobs is not None)
+            top, firsts = body.logprobs or 0, itertools.count(0, body.n)
+            jobs = [service.jobs(body, ids, body.max_tokens, top, next(firsts)) for ids in prompts]
+            shape = CompletionShape(body.model, with_logprobs=body.logprobs is not None)
             return await _answer(request, service, body, jobs, shape, sum(map(len, prompts)))
 
     return handle
@@ -163,104 +89,32 @@ def _completions(admission: Admission) -> Handler:
 def _chat(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(api.ChatRequest, await request.read())
+        body = api.parse_request(api.ChatRequest, await admission.body(request))
         with admission.slot():
             ids = await service.chat_ids(body.messages)
             limit = body.completion_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0
-            jobs = [service.job(body, ids, limit, top, choice) for choice in range(body.n)]
-            shape = _ChatShape(body.model, with_logprobs=body.logprobs)
+            jobs = [service.jobs(body, ids, limit, top)]
+            shape = ChatShape(body.model, with_logprobs=body.logprobs)
             return await _answer(request, service, body, jobs, shape, len(ids))
 
     return handle
-
-
-class _Shape(ABC):
-    """How an answer is written down; the two endpoints differ in nothing else."""
-
-    object = ""
-    chunk_object = ""
-    prefix = ""
-
-    def __init__(self, model: str, *, with_logprobs: bool) -> None:
-        self.model = model
-        self.with_logprobs = with_logprobs
-        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
-        self.created_s = int(time.time())
-
-    def envelope(self, kind: str) -> api.JsonObject:
-        return {"id": self.id, "object": kind, "created": self.created_s, "model": self.model}
-
-    @abstractmethod
-    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
-        """A whole choice."""
-
-    def opening(self, index: int) -> api.JsonObject | None:
-        """A first chunk, where the endpoint has one."""
-        return None
-
-    @abstractmethod
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        """A piece of a choice."""
-
-
-class _CompletionShape(_Shape):
-    object = chunk_object = "text_completion"
-    prefix = "cmpl"
-
-    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
-        logprobs = api.completion_logprobs(delta.tokens) if self.with_logprobs else None
-        return {
-            "index": index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": delta.finish_reason,
-        }
-
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        return self.choice(index, delta.text, delta)
-
-
-class _ChatShape(_Shape):
-    object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
-    prefix = "chatcmpl"
-
-    def _logprobs(self, delta: Delta | Choice) -> api.JsonObject | None:
-        return api.chat_logprobs(delta.tokens) if self.with_logprobs else None
-
-    def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": self._logprobs(delta),
-            "finish_reason": delta.finish_reason,
-        }
-
-    def opening(self, index: int) -> api.JsonObject | None:
-        delta = {"role": "assistant", "content": "", "refusal": None}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        return {
-            "index": index,
-            "delta": {"content": delta.text} if delta.text else {},
-            "logprobs": self._logprobs(delta) if delta.tokens else None,
-            "finish_reason": delta.finish_reason,
-        }
 
 
 async def _answer(
     request: web.Request,
     service: Service,
     body: api.Sampling,
-    jobs: Sequence[Job],
-    shape: _Shape,
+    jobs: Sequence[Sequence[Job]],
+    shape: Shape,
     prompt_tokens: int,
 ) -> web.StreamResponse:
-    if body.stream:
-        return await _stream(request, service, body, jobs, shape, prompt_tokens)
-    choices = await _all(service.complete(job) for job in jobs)
+    """jobs: for each prompt its choices."""
+    async with service.begin(jobs) as begun:
+        if body.stream:
+            deltas = _interleave([service.run(choice) for choice in begun])
+            return await _stream(request, body, deltas, len(begun), shape, prompt_tokens)
+        choices = await run_all(service.complete(choice) for choice in begun)
     answer = shape.envelope(shape.object)
     answer["choices"] = [shape.choice(i, choice.text, choice) for i, choice in enumerate(choices)]
     answer["usage"] = api.usage(prompt_tokens, sum(len(choice.tokens) for choice in choices))
@@ -271,22 +125,22 @@ async def _answer(
 
 async def _stream(
     request: web.Request,
-    service: Service,
     body: api.Sampling,
-    jobs: Sequence[Job],
-    shape: _Shape,
+    deltas: AsyncGenerator[tuple[int, Delta], None],
+    choices: int,
+    shape: Shape,
     prompt_tokens: int,
 ) -> web.StreamResponse:
     """Server-sent events. A failure after the first byte is an `error` event, then the end."""
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     )
-    deltas = _interleave([service.run(job) for job in jobs])
     try:
         # The first delta is awaited before the status line, so early failures keep their status.
         first = await anext(deltas)
+        request[STARTED] = True
         await response.prepare(request)
-        for index in range(len(jobs)):
+        for index in range(choices):
             if (opening := shape.opening(index)) is not None:
                 await _send(response, shape, [opening], body)
         completion_tokens = 0
@@ -295,29 +149,25 @@ async def _stream(
             await _send(response, shape, [shape.chunk_choice(index, delta)], body, delta)
         if body.stream_options and body.stream_options.include_usage:
             await _send(response, shape, [], body, usage=(prompt_tokens, completion_tokens))
-        await response.write(api.sse("[DONE]"))
+        await _write(response, api.sse("[DONE]"))
     except api.ApiError as error:
         if not response.prepared:
             raise
-        await response.write(api.sse(error.body))
+        await _write(response, api.sse(error.body))
+    except ConnectionResetError:
+        log.debug("a reader has left")
+    except TimeoutError:
+        log.debug("a reader takes nothing")
+        if request.transport is not None:
+            request.transport.abort()
     finally:
         await deltas.aclose()
     return response
 
 
-async def _all(writers: Iterable[Coroutine[None, None, Choice]]) -> list[Choice]:
-    """Run all; the first failure stops the others and is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(writer) for writer in writers]
-    except* api.ApiError as group_error:
-        raise group_error.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
 async def _send(
     response: web.StreamResponse,
-    shape: _Shape,
+    shape: Shape,
     choices: list[api.JsonObject],
     body: api.Sampling,
     delta: Delta | None = None,
@@ -329,7 +179,12 @@ async def _send(
         chunk["usage"] = api.usage(*usage) if usage else None
     if delta is not None and body.moesubnet.provenance:
         chunk["moesubnet"] = api.provenance(delta.tokens)
-    await response.write(api.sse(chunk))
+    await _write(response, api.sse(chunk))
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    async with asyncio.timeout(WRITE_TIMEOUT_S):
+        await response.write(data)
 
 
 async def _chain(

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from moesubnet.client import ExpertClient
-from moesubnet.errors import AuthError, PeerError, WireError
-from moesubnet.protocol import ExpertCard
+from moesubnet.errors import AuthError, PeerError, PeerLate, PeerResting, WireError
+from moesubnet.panel import PanelError
+from moesubnet.protocol import ExpertCard, StepResponse
 from moesubnet.spec import LoadedSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, Signer
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 CARD_TIMEOUT_S = 5.0
 BENCH_AFTER_FAILURES = 3
+BENCH_AFTER_LATE = 10  # slower than the others on one text may be the one to ask on the next
 BENCH_S = 15.0
 
 
@@ -32,6 +34,7 @@ class Expert:
     client: ExpertClient
     card: ExpertCard
     failures: int = 0  # in a row
+    late: int = 0  # in a row
     benched_until: float = 0.0
     answers: int = field(default=0)
 
@@ -64,17 +67,19 @@ class ExpertBook:
         ready = {k: e.client for k, e in self._experts.items() if e.benched_until <= now}
         return ready or {k: e.client for k, e in self._experts.items()}
 
-    def report(self, hotkey: Hotkey, *, ok: bool) -> None:
-        """Count an answer or a failure; three failures in a row bench the expert."""
+    def report(self, hotkey: Hotkey, answer: StepResponse | PanelError) -> None:
+        """Count what came of asking; failures or late answers in a row bench the expert."""
         expert = self._experts.get(hotkey)
-        if expert is None:
+        if expert is None or isinstance(answer, PeerResting):
             return
-        if ok:
-            expert.failures = 0
+        if isinstance(answer, StepResponse):
+            expert.failures = expert.late = 0
             expert.answers += 1
-            return
-        expert.failures += 1
-        if expert.failures >= BENCH_AFTER_FAILURES:
+        elif isinstance(answer, PeerLate):
+            expert.late += 1
+        else:
+            expert.failures += 1
+        if expert.failures >= BENCH_AFTER_FAILURES or expert.late >= BENCH_AFTER_LATE:
             expert.benched_until = self._clock() + BENCH_S
 
     async def refresh(self, metagraph: Metagraph) -> None:

@@ -8,22 +8,24 @@ why the last tokens of a prompt are sent one at a time.
 from __future__ import annotations
 
 import asyncio
+import copy
+import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesubnet.baseline import Unigram
 from moesubnet.client import ExpertClient
-from moesubnet.errors import PeerResting
-from moesubnet.gate import Gate, initial_features, update_features
-from moesubnet.mixture import Walk, members_of, mix
+from moesubnet.gate import NEWCOMER, Gate, initial_features, update_features
+from moesubnet.mixture import Walk, log_sum_exp, members_of, mix
 from moesubnet.panel import Panel, PanelError, PanelSequence
-from moesubnet.protocol import StepResponse, want_for
+from moesubnet.protocol import StepResponse, base_hash, want_for
 from moesubnet.router.experts import ExpertBook
+from moesubnet.router.firsts import FirstAnswers
+from moesubnet.router.model import Law, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
-from moesubnet.router.service import Law, TokenIds
 from moesubnet.types import Hotkey
 
 BLIND_PROMPT_TOKENS = 8
@@ -32,21 +34,30 @@ REST_S = 1.0  # an expert that failed is left alone so long, doubling while it f
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
 
 
-def choose(
-    log_prior: NDArray[np.float64], top_k: int, measured: NDArray[np.bool_] | bool = True
-) -> NDArray[np.intp]:
-    """Indices of the smallest set of experts with 95 % of the prior mass, at most `top_k`.
+def choose(gate: Gate, text_ids: TokenIds, serving: Collection[Hotkey], top_k: int) -> list[Hotkey]:
+    """Whom to ask about a text, sorted: the experts that hold most of the prior, and a few others.
 
-    Experts that no sheet has measured yet are asked too, where places are left: the gate knows
-    nothing of them, and only the evidence of this very text can tell. log_prior, measured:
-    [experts]. Returned ascending, so that member order stays canonical.
+    The smallest set with 95 % of the mass, at most `top_k`, one hotkey of each cluster of clones:
+    its leader, if that serves. Of the places left a quarter of `top_k` goes to hotkeys that no
+    sheet has measured yet, of which only this very text can tell, and to clones, in case the
+    leader serves validators only. They come by a lot that the text draws, so no hotkey can be
+    made to come first.
     """
-    order = np.argsort(-log_prior, kind="stable")
-    mass = np.exp(log_prior[order] - np.logaddexp.reduce(log_prior))
-    enough = int(np.searchsorted(np.cumsum(mass), CHOSEN_MASS)) + 1
-    trusted, rest = order[:enough], order[enough:]
-    newcomers = rest[~np.broadcast_to(measured, len(log_prior))[rest]]
-    return np.sort(np.concatenate([trusted, newcomers])[:top_k])
+    salt = base_hash(text_ids)
+    lots = {hotkey: hashlib.sha256(salt + hotkey.encode()).digest() for hotkey in serving}
+    drawn = sorted(serving, key=lots.__getitem__)
+    heads: dict[int, Hotkey] = {}
+    for hotkey, cluster in zip(drawn, gate.clusters(drawn).tolist(), strict=True):
+        if cluster != NEWCOMER and (cluster not in heads or gate.hotkeys[cluster] == hotkey):
+            heads[cluster] = hotkey
+    measured = list(heads.values()) or drawn
+    features = update_features(initial_features(), text_ids)
+    log_prior = gate.log_prior(features, members_of(measured))[:-1]
+    share = dict(zip(sorted(measured), np.exp(log_prior - log_sum_exp(log_prior)), strict=True))
+    ranked = sorted(measured, key=lambda hotkey: (-share[hotkey], lots[hotkey]))
+    enough = np.searchsorted(np.cumsum([share[hotkey] for hotkey in ranked]), CHOSEN_MASS) + 1
+    others = [hotkey for hotkey in drawn if hotkey not in measured][: max(1, top_k // 4)]
+    return sorted((ranked[:enough] + others)[:top_k])
 
 
 def unavailable() -> ApiError:
@@ -79,6 +90,7 @@ class MixtureModel:
         self.vocab_size = vocab_size
         self.deadline_s = deadline_s
         self.top_k = top_k
+        self.firsts = FirstAnswers()
 
     def open(self) -> MixtureSession:
         if not self.book.serving():
@@ -96,6 +108,7 @@ class MixtureModel:
                 "serving": hotkey in serving and expert.failures == 0,
                 "answers": expert.answers,
                 "failures": expert.failures,
+                "late": expert.late,
             }
             for hotkey, expert in sorted(self.book.known().items(), key=lambda i: i[1].uid)
         ]
@@ -123,17 +136,20 @@ class MixtureSession:
         await self._observe(token_id, token_weight=min(1.0, temperature))
         return self._law()
 
+    def fork(self) -> MixtureSession:
+        """The experts get its text again, under another name, with its first token."""
+        other = copy.copy(self)
+        other._sequence = PanelSequence(secrets.token_hex(16), self._sequence.ids)
+        other._walk = copy.copy(self._walk)
+        other._alive, other._logprobs = self._alive.copy(), self._logprobs.copy()
+        return other
+
     def close(self) -> None:
         """Sessions at the experts expire by themselves."""
 
     def _choose_experts(self, text_ids: TokenIds, clients: Mapping[Hotkey, ExpertClient]) -> None:
         """Begin a posterior over those whom the gate trusts with this text."""
-        known = members_of(clients)
-        features = update_features(initial_features((1,)), text_ids[None, :])
-        prior = self._gate.log_prior(features, known)[0, :-1]
-        measured = np.isin(known[:-1], self._gate.hotkeys)
-        chosen = choose(prior, self._model.top_k, measured)
-        self._experts = tuple(known[i] for i in chosen)
+        self._experts = choose(self._gate, text_ids, clients, self._model.top_k)
         self._walk = Walk(self._gate, members_of(self._experts))
         self._panel = Panel(
             {hotkey: clients[hotkey] for hotkey in self._experts},
@@ -148,13 +164,15 @@ class MixtureSession:
 
     async def _observe(self, token_id: int, token_weight: float) -> None:
         """Weigh the members by how they would have guessed this token, then send it."""
-        self._walk.observe(
-            np.array([token_id]),
-            self._logprobs[None, :, token_id],
-            blind=self._alive,
-            token_weight=token_weight,
+        append_ids = np.array([token_id], np.uint32)
+        log_p, blind = self._model.firsts.settle(
+            np.append(self._sequence.ids, append_ids),
+            self._walk.members,
+            self._logprobs[:, token_id],
+            self._alive,
         )
-        await self._advance(np.array([token_id], np.uint32))
+        self._walk.observe(append_ids, log_p[None], blind=blind, token_weight=token_weight)
+        await self._advance(append_ids)
 
     async def _advance(self, append_ids: TokenIds) -> None:
         """Send ids, collect laws. When every chosen expert stays silent the others take over.
@@ -163,7 +181,10 @@ class MixtureSession:
         """
         silent: set[Hotkey] = set()
         for attempt in range(ATTEMPTS):
-            self._take(await self._panel.advance([self._sequence], [append_ids]))
+            worth = np.exp(self._walk.log_weights()[0])
+            weights = dict(zip(self._experts, worth.tolist(), strict=False))
+            answers = await self._panel.advance([self._sequence], [append_ids], weights=weights)
+            self._take(answers)
             if self._alive[:-1].any():
                 return
             append_ids = np.empty(0, np.uint32)  # the sequence holds them now
@@ -187,8 +208,7 @@ class MixtureSession:
                 self._logprobs[index] = rows.dense(self._model.vocab_size)[-1]
                 if rows.ids is not None:
                     listed[rows.ids[-1]] = True
-            if not isinstance(answer, PeerResting):
-                self._model.book.report(hotkey, ok=bool(self._alive[index]))
+            self._model.book.report(hotkey, answer)
         self._listed = listed if self._model.want.kind == "top_k" else None
 
     def _law(self) -> Law:

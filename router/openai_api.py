@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 MAX_CHOICES = 8
+MAX_PROMPTS = 32  # also times n
+MAX_ERRORS = 64  # wording more takes longer than reading the request
 MAX_TOP_LOGPROBS = 20
 
 JsonObject = dict[str, Any]
@@ -40,7 +43,9 @@ class ApiError(Exception):
         }
 
 
-def context_length_exceeded(prompt_tokens: int, max_tokens: int, context_tokens: int) -> ApiError:
+def context_length_exceeded(
+    prompt_tokens: int, max_tokens: int, context_tokens: int, param: str
+) -> ApiError:
     """The 400 that clients catch to shorten their prompt."""
     return ApiError(
         400,
@@ -48,20 +53,20 @@ def context_length_exceeded(prompt_tokens: int, max_tokens: int, context_tokens:
         f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the prompt, {max_tokens} for "
         "the completion). Please shorten the prompt or lower max_tokens.",
         code="context_length_exceeded",
-        param="messages",
+        param=param,
     )
 
 
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     include_usage: bool = False
-    include_obfuscation: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class Extension(BaseModel):
     """Our own opt-in field, `extra_body={"moesubnet": {...}}` in the official client."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     provenance: bool = False  # report, per token, the weight of every expert
 
 
@@ -72,7 +77,9 @@ Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Fie
 class Sampling(BaseModel):
     """What both endpoints share. Unknown options are refused."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    source: ClassVar[str]  # the field that holds the prompt
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(max_length=128)
     temperature: Temperature = 1.0
@@ -90,6 +97,12 @@ class Sampling(BaseModel):
     presence_penalty: Literal[0] | None = None
     logit_bias: dict[str, Literal[0]] | None = None
 
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options needs stream to be true.", param="stream_options")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _normalise(cls, data: Any) -> Any:
@@ -102,16 +115,17 @@ class Sampling(BaseModel):
 
 
 # Of a prompt's four forms the wrong ones are given up at their first entry.
-Texts = Annotated[list[str], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True, max_length=MAX_PROMPTS)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(fail_fast=True)]
-ManyTokenIds = Annotated[list[TokenIds], Field(fail_fast=True)]
+ManyTokenIds = Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_PROMPTS)]
 
 
 class CompletionRequest(Sampling):
     """POST /v1/completions."""
 
+    source = "prompt"
     prompt: str | Texts | TokenIds | ManyTokenIds = ""
-    max_tokens: int = Field(default=16, ge=0, le=1_048_576)
+    max_tokens: int = Field(default=16, ge=0, lt=2**53)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: Literal[False] = False
     best_of: Literal[1] | None = None
@@ -127,7 +141,7 @@ class CompletionRequest(Sampling):
 
 
 class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     type: Literal["text"]
     text: str
 
@@ -137,7 +151,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
 
     def text(self) -> str:
@@ -153,17 +167,21 @@ class ResponseFormat(BaseModel):
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=1024)
-    max_tokens: int | None = Field(default=None, ge=1, le=1_048_576)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_048_576)
+    source = "messages"
+    messages: list[Message] = Field(min_length=1, max_length=1024, fail_fast=True)
+    max_tokens: int | None = Field(default=None, ge=1, lt=2**53)
+    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**53)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
-    def _top_needs_logprobs(self) -> ChatRequest:
+    def _options_agree(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
+            raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
+        if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
+            text = "max_tokens and max_completion_tokens differ; give one of them."
+            raise ApiError(400, text, param="max_tokens")
         return self
 
     @property
@@ -179,13 +197,26 @@ def parse_request(kind: type[RequestT], body: bytes) -> RequestT:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        if first["type"] == "extra_forbidden":
+        if error.error_count() > MAX_ERRORS:
+            raise ApiError(400, "Invalid request: too many errors.", code="invalid_value") from None
+        worst = _most_telling(error.errors(include_url=False, include_input=False))
+        # Which of a union's forms was tried ("str", "list[…]") is no part of the caller's path.
+        path = [str(part) for part in worst["loc"] if "[" not in str(part) and part != "str"]
+        param = ".".join(path) or None
+        if worst["type"] == "extra_forbidden":
             text = f"Unsupported parameter: '{param}' is not supported by this endpoint."
             raise ApiError(400, text, param=param, code="unsupported_parameter") from None
-        text = f"Invalid request: {first['msg']}" + (f" (at '{param}')" if param else "")
+        text = f"Invalid request: {worst['msg']}" + (f" (at '{param}')" if param else "")
         raise ApiError(400, text, param=param, code="invalid_value") from None
+
+
+def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """Of the first field's errors the one that got furthest into the caller's lists."""
+    of_field = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
+    return max(
+        of_field,
+        key=lambda e: (e["type"] == "too_long", [x for x in e["loc"] if isinstance(x, int)]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +232,21 @@ class TokenRecord:
 
 
 def completion_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
-    """The legacy `logprobs` object of /v1/completions."""
+    """The legacy `logprobs` object of /v1/completions.
+
+    Tokens are its keys, so those that are no text by themselves are told apart by their bytes.
+    """
+
+    def key(raw: bytes) -> str:
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
     return {
-        "tokens": [token.text for token in tokens],
+        "tokens": [key(token.raw) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{text: value for text, _, value in token.top} for token in tokens],
+        "top_logprobs": [{key(raw): value for _, raw, value in token.top} for token in tokens],
         "text_offset": [token.offset for token in tokens],
     }
 

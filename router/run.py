@@ -21,7 +21,8 @@ from moesubnet.listening import serve
 from moesubnet.router.app import build_app
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
-from moesubnet.router.service import Model, Service
+from moesubnet.router.model import Model
+from moesubnet.router.service import Service
 from moesubnet.spec import LoadedSpec
 from moesubnet.spec_source import find_spec
 from moesubnet.types import Metagraph, NetUid, Signer
@@ -97,9 +98,7 @@ async def run_router(config: RouterConfig) -> None:
         }
         service = Service(spec, models)
         app = build_app(service, api_keys=config.api_keys, max_running=config.max_running)
-        listening = await serve(
-            app, config.host, config.port, grace_s=DRAIN_S, cancel_abandoned=True
-        )
+        listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
         stack.push_async_callback(listening.close)
         log.info("router listens on http://%s:%d/v1", config.host, listening.port)
 

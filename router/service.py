@@ -3,57 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moesubnet.mixture import apply_sampling, sample
 from moesubnet.router import openai_api as api
+from moesubnet.router.model import Law, Model, Session, TokenIds
 from moesubnet.router.text import TextStream, token_bytes
 from moesubnet.spec import LoadedSpec
 
-TokenIds = NDArray[np.uint32]
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """The distribution of the next token, and who had a say in it."""
-
-    logprobs: NDArray[np.float32]  # [vocab_size], natural logs, sums to one
-    weights: Mapping[str, float]  # hotkey → weight in the mixture; empty for a single model
-    listed: NDArray[np.bool_] | None = None  # tokens that some expert named, if not all did
-
-
-class Session(Protocol):
-    """One growing sequence under one model."""
-
-    async def start(self, prompt_ids: TokenIds) -> Law:
-        """The law of the first new token. Called once."""
-        ...
-
-    async def append(self, token_id: int, temperature: float) -> Law:
-        """The law after one more token, which was drawn at `temperature` from the last law."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Model(Protocol):
-    """A model that the router offers."""
-
-    def open(self) -> Session:
-        """Raises ApiError 503 when nothing can answer now."""
-        ...
-
-    def table(self) -> list[api.JsonObject]: ...
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +42,25 @@ class Job:
     seed: tuple[int, int] | None
     stops: tuple[str, ...]
     top_logprobs: int
-    provenance: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A job whose prompt has been read."""
+
+    job: Job
+    session: Session
+    law: Law
+
+
+async def run_all(tasks: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Run all; the first ApiError stops the others and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(task) for task in tasks]
+    except* api.ApiError as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in running]
 
 
 @dataclass(slots=True)
@@ -151,78 +143,98 @@ class Service:
         return await self.prompt_ids(text)
 
     def room(self, prompt_ids: TokenIds) -> int:
-        """Tokens that still fit after this prompt; at least 1, so that `job` words the error."""
+        """Tokens that still fit after this prompt; at least 1, so that `jobs` words the error."""
         return max(1, self.spec.context_tokens - 1 - len(prompt_ids))
 
-    def job(
+    def jobs(
         self,
         body: api.Sampling,
         prompt_ids: TokenIds,
         max_tokens: int,
         top_logprobs: int,
-        index: int,
-    ) -> Job:
-        """Raises ApiError 400 (`context_length_exceeded`) or 404."""
+        first: int = 0,
+    ) -> list[Job]:
+        """The `n` choices of one prompt, numbered from `first`.
+
+        Raises ApiError 400 (`context_length_exceeded`) or 404.
+        """
         self.require_model(body.model)
         # One position belongs to the beginning-of-text token.
         if len(prompt_ids) + max_tokens > self.spec.context_tokens - 1:
-            raise api.context_length_exceeded(
-                len(prompt_ids), max_tokens, self.spec.context_tokens - 1
+            room = self.spec.context_tokens - 1
+            raise api.context_length_exceeded(len(prompt_ids), max_tokens, room, body.source)
+        return [
+            Job(
+                model=body.model,
+                prompt_ids=prompt_ids,
+                max_tokens=max_tokens,
+                temperature=body.temperature,
+                top_p=body.top_p,
+                seed=None if body.seed is None else (body.seed % 2**64, index),
+                stops=tuple(body.stop),
+                top_logprobs=top_logprobs,
             )
-        return Job(
-            model=body.model,
-            prompt_ids=prompt_ids,
-            max_tokens=max_tokens,
-            temperature=body.temperature,
-            top_p=body.top_p,
-            seed=None if body.seed is None else (body.seed % 2**64, index),
-            stops=tuple(body.stop),
-            top_logprobs=top_logprobs,
-            provenance=body.moesubnet.provenance,
-        )
+            for index in range(first, first + body.n)
+        ]
 
     # -- writing ---------------------------------------------------------------------------
 
-    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+    @contextlib.asynccontextmanager
+    async def begin(self, prompts: Sequence[Sequence[Job]]) -> AsyncIterator[list[Begun]]:
+        """Read the prompts, each once for all its choices; at the end every session is closed.
+
+        prompts: for each the jobs that continue it. Raises ApiError 503 when no expert answers.
+        """
+        with contextlib.ExitStack() as stack:
+
+            def kept(session: Session) -> Session:
+                return stack.enter_context(contextlib.closing(session))
+
+            heads = [kept(self.require_model(jobs[0].model).open()) for jobs in prompts]
+            starts = zip(heads, prompts, strict=True)
+            laws = await run_all(head.start(jobs[0].prompt_ids) for head, jobs in starts)
+            yield [
+                Begun(job, head if job is jobs[0] else kept(head.fork()), law)
+                for jobs, head, law in zip(prompts, heads, laws, strict=True)
+                for job in jobs
+            ]
+
+    async def run(self, begun: Begun) -> AsyncGenerator[Delta, None]:
         """Write one choice. The last delta carries the finish reason, and only it.
 
         Raises ApiError 503 when no expert answers any more.
         """
+        job, law = begun.job, begun.law
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
         text = TextStream(self._tokenizer, job.stops, job.prompt_ids.tolist())
-        session = self.require_model(job.model).open()
         waiting: list[api.TokenRecord] = []
-        try:
-            if job.max_tokens == 0:
-                yield Delta("", [], "length")
+        if job.max_tokens == 0:
+            yield Delta("", [], "length")
+            return
+        for written in range(1, job.max_tokens + 1):
+            probs = apply_sampling(law.logprobs, job.temperature, job.top_p, law.listed)
+            token_id = sample(probs, rng)
+            if token_id == self.spec.eos_id:
+                yield Delta(text.finish(), waiting, "stop")
                 return
-            law = await session.start(job.prompt_ids)
-            for written in range(1, job.max_tokens + 1):
-                probs = apply_sampling(law.logprobs, job.temperature, job.top_p, law.listed)
-                token_id = sample(probs, rng)
-                if token_id == self.spec.eos_id:
-                    yield Delta(text.finish(), waiting, "stop")
-                    return
-                waiting.append(self._record(job, law, token_id, text.chars))
-                shown = text.push(token_id)
-                if text.stopped:
-                    yield Delta(shown, waiting, "stop")
-                    return
-                if written == job.max_tokens:
-                    yield Delta(shown + text.finish(), waiting, "length")
-                    return
-                if shown:
-                    yield Delta(shown, waiting)
-                    waiting = []
-                law = await session.append(token_id, job.temperature)
-        finally:
-            session.close()
+            waiting.append(self._record(job, law, token_id, text.chars))
+            shown = text.push(token_id)
+            if text.stopped:
+                yield Delta(shown, waiting, "stop")
+                return
+            if written == job.max_tokens:
+                yield Delta(shown + text.finish(), waiting, "length")
+                return
+            if shown:
+                yield Delta(shown, waiting)
+                waiting = []
+            law = await begun.session.append(token_id, job.temperature)
 
-    async def complete(self, job: Job) -> Choice:
+    async def complete(self, begun: Begun) -> Choice:
         """Write one choice to its end."""
         choice = Choice()
         totals: dict[str, float] = {}
-        async for delta in self.run(job):
+        async for delta in self.run(begun):
             choice.text += delta.text
             choice.tokens += delta.tokens
             choice.finish_reason = delta.finish_reason

@@ -9,8 +9,8 @@ import numpy as np
 from moesubnet.engine.base import Query
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
+from moesubnet.router.model import Law, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
-from moesubnet.router.service import Law, TokenIds
 
 
 class StudentModel:
@@ -44,6 +44,11 @@ class StudentSession:
     async def append(self, token_id: int, temperature: float) -> Law:
         self._ids = np.append(self._ids, np.uint32(token_id))
         return await self._law()
+
+    def fork(self) -> StudentSession:
+        other = StudentSession(self._model)
+        other._ids = self._ids
+        return other
 
     def close(self) -> None:
         self._model.engine.forget(self._session)

@@ -12,7 +12,9 @@ import os
 import signal
 import struct
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +32,13 @@ _LIMITS = frames.Limits(
     max_frame_bytes=1 << 32, max_header_bytes=1 << 24, max_items=1 << 16, max_text_bytes=8_192
 )
 _CLOSE_TIMEOUT_S = 5.0
+MAX_BATCH_SEQUENCES = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    batch: Sequence[Query]
+    rows: asyncio.Future[list[LogProbs]]
 
 
 class EngineProcess:
@@ -51,7 +60,8 @@ class EngineProcess:
         }
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
-        self._exchanges: set[asyncio.Task[frames.Frame]] = set()
+        self._waiting: deque[_Call] = deque()
+        self._runner: asyncio.Task[None] | None = None
         self._forgotten: list[frames.Scalar] = []
 
     @classmethod
@@ -70,38 +80,77 @@ class EngineProcess:
         return self
 
     async def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
-        """See `Engine.rows`. Calls are answered one after another."""
+        """See `Engine.rows`. Calls that wait while the child computes go to it as one batch."""
         if not batch:
             return []
-        forget, self._forgotten = self._forgotten, []
-        reply = await self._ask(
-            {"sessions": [query.session for query in batch], "forget": forget},
-            {
-                "ids": np.concatenate([query.ids for query in batch]).astype(np.uint32),
-                "spans": np.array([(len(q.ids), q.first) for q in batch], dtype=np.uint32),
-            },
-        )
-        counts = [len(query.ids) - query.first + 1 for query in batch]
-        rows: LogProbs = np.asarray(reply.tensors["rows"], dtype=np.float32)
-        return np.split(rows, np.cumsum(counts)[:-1])
+        call = _Call(batch, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        return await call.rows
 
     def forget(self, session: str) -> None:
         """See `Engine.forget`; told to the child with the next batch."""
         self._forgotten.append(session)
 
     async def close(self) -> None:
-        """Let the child end; kill it if it does not."""
+        """Let what waits be answered and the child end; kill it if it does not."""
+        if self._runner is not None:
+            await self._runner
         async with self._lock:
             await self._stop()
 
-    async def _ask(
-        self, fields: Mapping[str, frames.Field], tensors: Mapping[str, frames.Tensor]
-    ) -> frames.Frame:
-        # A cancelled caller must not leave its answer in the pipe for the next one.
-        task = asyncio.create_task(self._exchange(frames.encode(_SCHEMA, fields, tensors)))
-        self._exchanges.add(task)
-        task.add_done_callback(self._exchanges.discard)
-        return await asyncio.shield(task)
+    async def _run(self) -> None:
+        # A task of its own: a cancelled caller must not leave its answer in the pipe.
+        while calls := self._next_calls():
+            await self._answer(calls)
+
+    def _next_calls(self) -> list[_Call]:
+        """What waits, oldest first, as far as no session comes twice and a batch holds it."""
+        calls: list[_Call] = []
+        sessions: set[str] = set()
+        while self._waiting:
+            mine = {query.session for query in self._waiting[0].batch}
+            if calls and (mine & sessions or len(mine) + len(sessions) > MAX_BATCH_SEQUENCES):
+                break
+            call = self._waiting.popleft()
+            if not call.rows.done():  # its caller may have left
+                sessions |= mine
+                calls.append(call)
+        return calls
+
+    async def _answer(self, calls: Sequence[_Call]) -> None:
+        computing = asyncio.create_task(self._compute([q for call in calls for q in call.batch]))
+        await asyncio.wait([computing])
+        error = computing.exception()
+        if error is not None and len(calls) > 1 and self._process is not None:
+            for call in calls:  # one caller's query must not spoil the others'
+                await self._answer([call])
+            return
+        begin = 0
+        for call in calls:
+            end = begin + len(call.batch)
+            if not call.rows.done() and error is None:
+                call.rows.set_result(computing.result()[begin:end])
+            elif not call.rows.done() and error is not None:
+                call.rows.set_exception(error)
+            begin = end
+
+    async def _compute(self, batch: Sequence[Query]) -> list[LogProbs]:
+        forget, self._forgotten = self._forgotten, []
+        reply = await self._exchange(
+            frames.encode(
+                _SCHEMA,
+                {"sessions": [query.session for query in batch], "forget": forget},
+                {
+                    "ids": np.concatenate([query.ids for query in batch]).astype(np.uint32),
+                    "spans": np.array([(len(q.ids), q.first) for q in batch], dtype=np.uint32),
+                },
+            )
+        )
+        counts = [len(query.ids) - query.first + 1 for query in batch]
+        rows: LogProbs = np.asarray(reply.tensors["rows"], dtype=np.float32)
+        return np.split(rows, np.cumsum(counts)[:-1])
 
     async def _exchange(self, request: bytes) -> frames.Frame:
         async with self._lock:

@@ -69,6 +69,91 @@ async def test_the_example_engine_survives_cancellation_and_death(
     await child.close()
 
 
+@pytest.fixture
+async def counted(tiny_spec: LoadedSpec, monkeypatch: pytest.MonkeyPatch):
+    """The example engine in a child, and the number of sessions in each batch sent to it."""
+    child = await EngineProcess.start("none", tiny_spec, target=EXAMPLE)
+    sent: list[int] = []
+    compute = child._compute
+
+    async def counting(batch):
+        sent.append(len(batch))
+        return await compute(batch)
+
+    monkeypatch.setattr(child, "_compute", counting)
+    yield child, sent
+    await child.close()
+
+
+def query(session: str, *ids: int, first: int | None = None) -> Query:
+    return Query(session, np.array(ids, np.uint32), len(ids) if first is None else first)
+
+
+async def test_what_waits_while_the_child_computes_is_one_batch(counted, tiny_spec) -> None:
+    child, sent = counted
+    streams = [query(str(i), *range(i % 5), first=0) for i in range(32)]
+    expected = load_engine(EXAMPLE, "none", tiny_spec).rows(streams)
+
+    async def step(stream: Query) -> list:
+        return await child.rows([stream])
+
+    for _ in range(3):  # 32 streams in step: one call, then all others together
+        sent.clear()
+        answers = await asyncio.gather(*map(step, streams))
+        for (theirs,), ours in zip(answers, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert sent == [32]
+    first = asyncio.create_task(step(streams[0]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sent.clear()
+    await asyncio.gather(first, *map(step, streams[1:]))
+    assert sent[-1] == 31
+    assert len(sent) <= 2
+
+
+async def test_two_steps_of_one_session_are_two_batches(counted) -> None:
+    child, sent = counted
+    calls = [query("a", 1), query("b", 1), query("a", 1, 2), query("c", 1)]
+    answers = await asyncio.gather(*(child.rows([call]) for call in calls))
+    assert [len(rows) for (rows,) in answers] == [1, 1, 1, 1]
+    assert sent == [2, 2]
+
+
+async def test_a_query_that_is_refused_spoils_no_other(
+    tiny_model: Path, tiny_spec: LoadedSpec
+) -> None:
+    child = await EngineProcess.start(tiny_model, tiny_spec)
+    too_long = query("long", *[1] * tiny_spec.spec.context_tokens)
+    good, bad = await asyncio.gather(
+        child.rows([query("a", 1, 2)]), child.rows([too_long]), return_exceptions=True
+    )
+    assert isinstance(bad, EngineError)
+    np.testing.assert_array_equal(good, await child.rows([query("b", 1, 2)]))
+    await child.close()
+
+
+async def test_a_caller_that_left_is_not_computed_for(counted) -> None:
+    child, sent = counted
+    gone = asyncio.create_task(child.rows([query("gone", 1)]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await child.rows([query("here", 1)])
+    assert sent == [1]
+
+
+async def test_when_the_child_dies_all_of_its_batch_hear_of_it(counted) -> None:
+    child, sent = counted
+    assert child._process is not None
+    os.kill(child._process.pid, signal.SIGKILL)
+    answers = await asyncio.gather(
+        *(child.rows([query(str(i), 1)]) for i in range(4)), return_exceptions=True
+    )
+    assert all(isinstance(answer, EngineError) for answer in answers)
+    assert sent == [4]
+    assert len(await child.rows([query("0", 1)])) == 1
+
+
 async def test_the_childs_refusals_come_through(tiny_spec: LoadedSpec, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="safetensors"):
         await EngineProcess.start(tmp_path, tiny_spec)

@@ -19,7 +19,7 @@ import pytest
 from moesubnet import signing
 from moesubnet.engine.base import Query, load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
-from moesubnet.errors import PeerRefused, UnknownBase
+from moesubnet.errors import PeerRefused, PeerUnavailable, UnknownBase
 from moesubnet.protocol import GenerateRequest, StepRequest, Want
 from moesubnet.spec import LoadedSpec
 from moesubnet.types import Hotkey
@@ -82,6 +82,30 @@ async def test_a_retry_gets_the_same_bytes_and_no_work(serve_miner: ServeMiner) 
     assert len(engine.batches) == 1
     # Another caller's same body is another question.
     assert await served.expert.step(Hotkey(BOB.ss58_address), body) != await first
+
+
+async def test_steps_whose_callers_left_are_not_computed_and_their_session_goes_on(
+    serve_miner: ServeMiner,
+) -> None:
+    engine = FakeEngine()
+    served = await serve_miner(engine)
+    client = await served.client(ALICE)
+    text = u32(*range(9))
+    await client.step(full(step_of("s", u32(), text[:2])), timeout_s=30)
+    engine.gate.clear()
+    for end in range(3, 8):  # a router that cuts a slow miner off and comes again
+        with pytest.raises(PeerUnavailable):
+            await client.step(full(step_of("s", text[:2], text[2:end])), timeout_s=0.2)
+    for _ in range(500):  # until it has noticed that they left
+        if not served.expert._admission.waiting_tokens:
+            break
+        await asyncio.sleep(0.01)
+    engine.gate.set()
+    answer = await client.step(full(step_of("s", text[:2], text[2:])), timeout_s=30)
+    np.testing.assert_allclose(answer.rows[0].logprobs[0], engine.laws(text, 9)[0], atol=0.01)
+    computed = [len(query.ids) for batch in engine.batches for query in batch]
+    assert computed[-1] == 9
+    assert len(computed) <= 3  # and at most the one that had begun
 
 
 async def test_an_unknown_base_answers_with_what_is_held(serve_miner: ServeMiner) -> None:

@@ -81,6 +81,24 @@ async def test_callers_take_turns() -> None:
     await batcher.close()
 
 
+async def test_nothing_is_computed_for_a_caller_who_left_while_waiting() -> None:
+    engine = FakeEngine()
+    batcher = Batcher(engine)
+    engine.gate.clear()
+    running = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)]))
+    await asyncio.sleep(0.05)
+    gone = [asyncio.create_task(batcher.rows(c, [Query(f"{c}", u32(2), 1)])) for c in (A, B)]
+    await asyncio.sleep(0.05)
+    for task in gone:
+        task.cancel()
+    again = asyncio.create_task(batcher.rows(A, [Query(f"{A}", u32(2, 3), 2)]))
+    await asyncio.sleep(0.05)
+    engine.gate.set()
+    await asyncio.gather(running, again)
+    assert [[len(query.ids) for query in batch] for batch in engine.batches] == [[1], [2]]
+    await batcher.close()
+
+
 async def test_a_caller_who_has_gone_leaves_the_batch_whole() -> None:
     engine = FakeEngine()
     batcher = Batcher(engine)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from moesubnet.errors import FrameError
 from moesubnet.gate import (
     BASELINE_MEMBER,
-    UNKNOWN_PRIOR,
+    NEWCOMERS_PRIOR,
     Gate,
     WeightedSheet,
     fit,
-    fit_from_rows,
+    fit_theta,
     initial_features,
     uniform_gate,
     update_features,
@@ -21,6 +21,10 @@ from moesubnet.mixture import log_sum_exp, members_of
 from moesubnet.types import Hotkey
 
 HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(4))
+
+
+def gate_of(hotkeys, theta):
+    return Gate(hotkeys, theta, tuple(range(len(hotkeys))))
 
 
 def prior(gate, features, members):
@@ -66,12 +70,12 @@ def test_the_fit_ascends_its_objective_over_uniform_and_generalises(make_sheet):
     assert gains[1] > 0.2
 
 
-def test_unknown_experts_start_at_two_percent_and_absent_ones_leave_their_share(make_sheet):
+def test_newcomers_start_at_two_percent_and_absent_ones_leave_their_share(make_sheet):
     gate = fit([WeightedSheet(make_sheet(HOTKEYS, domains=True), 1)])
     newcomer = Hotkey("zz-new")
     law = prior(gate, initial_features(), members_of([*HOTKEYS[:3], newcomer]))
-    assert law[3] == pytest.approx(UNKNOWN_PRIOR)
-    assert law[4] == pytest.approx(1 / 5)
+    assert law[3] == pytest.approx(NEWCOMERS_PRIOR)
+    assert law[4] == pytest.approx(1 / 4)
     assert law.sum() == pytest.approx(1.0)
     strangers = members_of([newcomer])
     np.testing.assert_allclose(prior(gate, initial_features(), strangers), 0.5)
@@ -106,13 +110,14 @@ def test_silence_on_hard_items_does_not_raise_the_prior(make_sheet):
     features = initial_features((400,))
     log_q = np.log(rng.uniform(0.05, 0.5, (400, 1))) + np.zeros((400, 3))
     log_q[:, 2] -= 2.0  # the baseline is worse
-    honest = fit_from_rows(HOTKEYS[:2], features, log_q)
+    honest = gate_of(HOTKEYS[:2], fit_theta(features, log_q))
     picky = log_q.copy()
     hard = log_q[:, 0] < np.median(log_q[:, 0])
     picky[hard, 0] = log_q[hard, 2]  # unanswered: as the baseline did
     members = members_of(HOTKEYS[:2])
     assert prior(honest, initial_features(), members)[0] == pytest.approx(0.3333, abs=0.01)
-    law = prior(fit_from_rows(HOTKEYS[:2], features, picky), initial_features(), members)
+    gate = gate_of(HOTKEYS[:2], fit_theta(features, picky))
+    law = prior(gate, initial_features(), members)
     assert law[0] < law[1]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from moesubnet.gate import BASELINE_MEMBER, FEATURES_DIM, fit_from_rows, uniform_gate
+from moesubnet.gate import BASELINE_MEMBER, FEATURES_DIM, Gate, fit_theta, uniform_gate
 from moesubnet.mixture import (
     GAMMA,
     LOG_P_FLOOR,
@@ -139,7 +139,8 @@ def test_sample_follows_the_law_and_never_draws_an_impossible_token():
 
 def trained_gate(rng, hotkeys):
     features = rng.exponential(size=(60, FEATURES_DIM))
-    return fit_from_rows(hotkeys, features, np.log(rng.uniform(0.01, 1, (60, len(hotkeys) + 1))))
+    theta = fit_theta(features, np.log(rng.uniform(0.01, 1, (60, len(hotkeys) + 1))))
+    return Gate(hotkeys, theta, tuple(range(len(hotkeys))))
 
 
 def test_a_walk_over_many_sequences_is_the_router_s_one_by_one():

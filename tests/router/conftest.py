@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 
 import numpy as np
+import openai
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -14,7 +15,8 @@ from moesubnet.listening import Listening
 from moesubnet.listening import serve as listen
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
-from moesubnet.router.service import Law, Service
+from moesubnet.router.model import Law
+from moesubnet.router.service import Service
 from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, save_spec
 
 VOCAB_SIZE = 320
@@ -106,6 +108,12 @@ class ParrotSession:
         await asyncio.sleep(self.model.pause_s)
         return self.law()
 
+    def fork(self) -> ParrotSession:
+        self.model.opened += 1
+        other = ParrotSession(self.model)
+        other.at = self.at
+        return other
+
     def close(self) -> None:
         self.model.closed += 1
 
@@ -122,9 +130,24 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
 
     async def start(**options: object) -> str:
         app = build_app(Service(spec, {"mixture": parrot}), **options)  # type: ignore[arg-type]
-        servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0, cancel_abandoned=True))
+        servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0))
         return f"http://127.0.0.1:{servers[-1].port}"
 
     yield start
     for server in servers:
         await server.close()
+
+
+_clients: list[openai.AsyncOpenAI] = []
+
+
+def client(url: str, key: str = "any") -> openai.AsyncOpenAI:
+    _clients.append(openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0))
+    return _clients[-1]
+
+
+@pytest.fixture(autouse=True)
+async def _close_clients():
+    yield
+    while _clients:
+        await _clients.pop().close()

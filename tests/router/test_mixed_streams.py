@@ -5,18 +5,21 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from substrateinterface import Keypair
 
 from moesubnet.baseline import load_baseline
 from moesubnet.client import open_http_session
-from moesubnet.gate import uniform_gate
+from moesubnet.errors import PeerLate
+from moesubnet.gate import FEATURES_DIM, SCALE, Gate, uniform_gate
 from moesubnet.listening import serve as listen
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture import Walk, members_of, mix
-from moesubnet.protocol import Want
+from moesubnet.protocol import StepResponse, Want
 from moesubnet.router import mixed
-from moesubnet.router.experts import ExpertBook
+from moesubnet.router.experts import BENCH_AFTER_LATE, ExpertBook
 from moesubnet.router.mixed import MixtureModel, choose
 from moesubnet.router.openai_api import ApiError
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
@@ -40,8 +43,10 @@ class LawEngine:
 
     def __init__(self, law: LawOf) -> None:
         self.law = law
+        self.met: list[np.ndarray] = []
 
     def rows(self, batch):
+        self.met += [query.ids for query in batch]
         return [
             np.stack([self.law(query.ids[:at]) for at in range(query.first, len(query.ids) + 1)])
             for query in batch
@@ -72,10 +77,11 @@ class Network:
             1, 1, "0x", 30, 0, 0, 30, key, cold, True, self.spec.sha256, None, tuple(self.neurons)
         )
 
-    async def mine(self, name: str, law: LawOf) -> Hotkey:
+    async def mine(self, name: str, law: LawOf | LawEngine) -> Hotkey:
         signer = Keypair.create_from_uri(f"//{name}")
         hotkey = Hotkey(signer.ss58_address)
-        expert = Expert(LawEngine(law), self.spec, self, hotkey=hotkey, name=name)
+        engine = law if isinstance(law, LawEngine) else LawEngine(law)
+        expert = Expert(engine, self.spec, self, hotkey=hotkey, name=name)
         listening = await listen(build_miner(expert, self.spec, signer, self), "127.0.0.1", 0)
         self.servers[hotkey] = listening
         self._add(hotkey, Axon("127.0.0.1", listening.port), 0)
@@ -169,6 +175,62 @@ async def test_an_expert_that_echoes_what_it_sees_gains_nothing(network, open_mo
         assert law.weights.get(echo_key, 0.0) < law.weights[honest_key]
 
 
+class Rememberer(LawEngine):
+    """Is sure of the next token of every text that it has met before; else knows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(self.recall)
+
+    def recall(self, ids: np.ndarray) -> np.ndarray:
+        for text in self.met:
+            if len(text) > len(ids) and np.array_equal(text[: len(ids)], ids):
+                return sharp(int(text[len(ids)]), 1 - 1e-6)
+        return sharp(0, 1 / VOCAB_SIZE)
+
+
+async def weights_along(session, prompt: np.ndarray, text: np.ndarray) -> list[dict[str, float]]:
+    """The weights after the prompt and after each token of `text`."""
+    laws = [await session.start(prompt)]
+    laws += [await session.append(int(token_id), 1.0) for token_id in text]
+    return [dict(law.weights) for law in laws]
+
+
+async def test_an_expert_that_meets_a_text_again_gains_nothing(network, open_model) -> None:
+    text = np.random.default_rng(1).integers(20, 40, 40).astype(np.uint32)
+    honest = await network.mine("honest", lambda ids: sharp(int(text[len(ids)]), 0.5))
+    rememberer = await network.mine("rememberer", Rememberer())
+    model = await open_model()
+    once = await weights_along(model.open(), text[:20], text[20:30])
+    again = await weights_along(model.open(), text[:20], text[20:30])
+    for first, second in zip(once, again, strict=True):
+        assert second == pytest.approx(first, abs=0.0)
+    assert all(weights[honest] > weights.get(rememberer, 0.0) for weights in again)
+    # Where the text leaves what was met, being sure of the old one costs it.
+    session = model.open()
+    await weights_along(session, text[:20], text[20:25])
+    law = await session.append(int(text[25]) ^ 1, 1.0)
+    assert law.weights[rememberer] < once[6][rememberer] / 100
+
+
+async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, open_model) -> None:
+    text = np.random.default_rng(2).integers(20, 40, 40).astype(np.uint32)
+    memory = Rememberer()
+    await network.mine("honest", lambda ids: sharp(int(text[len(ids)]), 0.5))
+    await network.mine("rememberer", memory)
+    session = (await open_model()).open()
+    await session.start(text[:20])
+    assert len(memory.met) == 9  # all but eight tokens, then one by one
+    choices = [session, *(session.fork() for _ in range(3))]
+    first, *others = [
+        [(await choice.append(int(token_id), 1.0)).weights for token_id in text[20:26]]
+        for choice in choices
+    ]
+    for other in others:
+        for mine, yours in zip(first, other, strict=True):
+            assert yours == pytest.approx(mine, abs=0.0)
+    assert len(memory.met) == 9 + 4 * 6
+
+
 async def test_a_stream_survives_the_death_and_return_of_experts(network, open_model) -> None:
     keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(3)]
     session = (await open_model()).open()
@@ -196,6 +258,21 @@ async def test_when_all_chosen_experts_die_the_others_take_over(network, open_mo
         assert int(np.argmax(law.logprobs)) == 5
 
 
+async def test_lateness_benches_only_who_is_never_in_time(network, open_model) -> None:
+    key = await network.mine("slow", lambda ids: sharp(5))
+    await network.mine("quick", lambda ids: sharp(5))
+    book = (await open_model()).book
+    late, answer = PeerLate("late"), StepResponse(())
+    for _ in range(BENCH_AFTER_LATE - 1):
+        book.report(key, late)
+    book.report(key, answer)
+    for _ in range(BENCH_AFTER_LATE - 1):
+        book.report(key, late)
+    assert key in book.serving()
+    book.report(key, late)
+    assert key not in book.serving()
+
+
 async def test_one_failure_is_counted_once_while_the_expert_rests(
     network, open_model, monkeypatch
 ) -> None:
@@ -220,22 +297,22 @@ async def test_when_every_expert_is_dead_the_stream_fails_loudly(network, open_m
     assert caught.value.status == 503
 
 
-async def test_a_slow_expert_is_left_out_and_does_not_hold_up_the_stream(
-    network, open_model
-) -> None:
-    import time
-
-    def slow(ids: np.ndarray) -> np.ndarray:
-        time.sleep(1.0)
-        return sharp(5)
-
-    slow_key = await network.mine("slow", slow)
-    fast_key = await network.mine("fast", lambda ids: sharp(5))
+async def test_a_hung_expert_is_left_out_long_before_the_deadline(network, open_model) -> None:
+    keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(3)]
     model = await open_model()
-    model.deadline_s = 0.3
-    law = await model.open().start(np.array([5], np.uint32))
-    assert fast_key in law.weights
-    assert slow_key not in law.weights
+    model.deadline_s = 600.0
+
+    async def never(*args: object, **more: object) -> None:
+        await asyncio.Event().wait()
+
+    hung = model.book.known()[keys[1]]
+    hung.client.step = never
+    law = await model.open().start(np.array([5] * 12, np.uint32))
+    assert set(law.weights) == {keys[0], keys[2], "baseline"}
+    assert sum(law.weights.values()) == pytest.approx(1.0)
+    assert np.isclose(np.exp(law.logprobs, dtype=np.float64).sum(), 1.0, atol=1e-3)
+    assert hung.late > 0
+    assert hung.failures == 0
 
 
 async def test_a_miner_of_another_spec_or_hotkey_is_not_asked(network, open_model) -> None:
@@ -271,17 +348,60 @@ async def test_streams_run_side_by_side_without_mixing_up(network, open_model) -
     assert results == [[5 + i % 2] * 10 for i in range(8)]
 
 
+TEXT = np.array([5, 9, 5], np.uint32)
+
+
+def gate_with(*mass: float, leaders: tuple[int, ...] | None = None) -> Gate:
+    """A gate whose experts m0, m1, … have prior mass in these proportions, whatever the text."""
+    theta = np.zeros((FEATURES_DIM + 1, len(mass)), np.int32)
+    theta[-1] = np.rint(np.log(mass) * SCALE)
+    names = tuple(Hotkey(f"m{i}") for i in range(len(mass)))
+    return Gate(names, theta, leaders or tuple(range(len(mass))))
+
+
 def test_the_chosen_set_is_the_smallest_with_most_of_the_mass() -> None:
-    prior = np.log(np.array([0.01, 0.6, 0.02, 0.36, 0.01]))
-    assert choose(prior, 8).tolist() == [1, 3]
-    assert choose(prior, 1).tolist() == [1]
-    assert choose(np.log(np.full(4, 0.25)), 8).tolist() == [0, 1, 2, 3]
-    assert choose(np.log(np.array([1.0])), 8).tolist() == [0]
+    gate = gate_with(0.01, 0.6, 0.02, 0.36, 0.01)
+    assert choose(gate, TEXT, gate.hotkeys, 8) == ["m1", "m3"]
+    assert choose(gate, TEXT, gate.hotkeys, 1) == ["m1"]
+    assert choose(gate, TEXT, ["m0", "m2"], 8) == ["m0", "m2"]
+    assert choose(uniform_gate(), TEXT, gate.hotkeys, 8) == list(gate.hotkeys)
 
 
 def test_newcomers_are_asked_where_places_are_left() -> None:
-    prior = np.log(np.array([0.02, 0.6, 0.02, 0.35, 0.01]))
-    measured = np.array([False, True, False, True, True])
-    assert choose(prior, 8, measured).tolist() == [0, 1, 2, 3]
-    assert choose(prior, 3, measured).tolist() == [0, 1, 3]
-    assert choose(prior, 2, measured).tolist() == [1, 3]
+    gate = gate_with(0.01, 0.6, 0.37)
+    known = list(gate.hotkeys)
+    assert choose(gate, TEXT, [*known, "x"], 8) == ["m1", "m2", "x"]
+    assert choose(gate, TEXT, [*known, "x"], 2) == ["m1", "m2"]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_twenty_fresh_hotkeys_take_nobody_s_place(token: int, top_k: int) -> None:
+    gate = gate_with(0.05, 0.5, 0.15, 0.3)
+    fresh = [Hotkey(f"fresh{i}") for i in range(20)]
+    text = np.array([token], np.uint32)
+    alone = choose(gate, text, gate.hotkeys, top_k)
+    crowded = choose(gate, text, [*gate.hotkeys, *fresh], top_k)
+    assert [hotkey for hotkey in crowded if hotkey in gate.hotkeys] == alone
+    assert len(crowded) - len(alone) <= max(1, top_k // 4)
+
+
+def test_the_text_draws_which_newcomers_are_asked() -> None:
+    gate = gate_with(1.0)
+    fresh = [Hotkey(f"fresh{i}") for i in range(6)]
+    asked = {
+        hotkey
+        for token in range(40)
+        for hotkey in choose(gate, np.array([token], np.uint32), ["m0", *fresh], 4)
+    }
+    assert asked == {"m0", *fresh}
+
+
+def test_of_a_cluster_its_leader_is_asked_first_whatever_the_number_of_copies() -> None:
+    copies = [Hotkey(f"m{i}") for i in range(2, 12)]
+    gate = gate_with(0.4, *[0.6] * 11, leaders=(0, *[1] * 11))
+    for token in range(20):
+        chosen = choose(gate, np.array([token], np.uint32), gate.hotkeys, 8)
+        assert {"m0", "m1"} < set(chosen)
+        assert len(chosen) == 4
+        [stand_in] = set(choose(gate, np.array([token], np.uint32), ["m0", *copies], 2)) - {"m0"}
+        assert stand_in in copies

@@ -9,21 +9,7 @@ import aiohttp
 import openai
 import pytest
 
-from .conftest import CONTEXT_TOKENS, TEXT
-
-_clients: list[openai.AsyncOpenAI] = []
-
-
-def client(url: str, key: str = "any") -> openai.AsyncOpenAI:
-    _clients.append(openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0))
-    return _clients[-1]
-
-
-@pytest.fixture(autouse=True)
-async def _close_clients():
-    yield
-    while _clients:
-        await _clients.pop().close()
+from .conftest import CONTEXT_TOKENS, TEXT, client
 
 
 async def test_models_are_listed_and_found(serve) -> None:

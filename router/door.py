@@ -1,0 +1,122 @@
+"""Who gets into the router, how much at once, and how a refusal looks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from moesubnet.router import openai_api as api
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 4 * 2**20
+MAX_READING_BYTES = 64 * 2**20  # of all bodies that are arriving
+BODY_TIMEOUT_S = 20.0
+STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
+
+
+@dataclass(slots=True)
+class Admission:
+    """How many requests may run and how much may arrive at once; the rest are told to come back."""
+
+    max_running: int
+    running: int = field(default=0)
+    reading_bytes: int = field(default=0)
+
+    async def body(self, request: web.Request) -> bytes:
+        """Raises ApiError 408 for a body that trickles, 429 when too much is arriving."""
+        size = min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)
+        if self.reading_bytes + size > MAX_READING_BYTES:
+            raise _at_capacity()
+        self.reading_bytes += size
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await request.read()
+        except TimeoutError:
+            text = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} s."
+            raise api.ApiError(408, text, code="request_timeout") from None
+        finally:
+            self.reading_bytes -= size
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold one place. Raises ApiError 429 when all are taken."""
+        if self.running >= self.max_running:
+            raise _at_capacity()
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+
+def _at_capacity() -> api.ApiError:
+    return api.ApiError(
+        429,
+        "The router is at capacity. Please retry shortly.",
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        retry_after_s=1.0,
+    )
+
+
+def _error_response(error: api.ApiError) -> web.Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.json_response(error.body, status=error.status, headers=headers)
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every failure before the first byte leaves in OpenAI's shape."""
+    try:
+        return await handler(request)
+    except api.ApiError as error:
+        return _error_response(error)
+    except web.HTTPRequestEntityTooLarge:
+        text = f"The request body is larger than {MAX_BODY_BYTES} bytes."
+        return _error_response(api.ApiError(413, text, code="request_too_large"))
+    except web.HTTPMethodNotAllowed as error:
+        text = f"{request.path} does not allow {request.method}."
+        response = _error_response(api.ApiError(405, text, code="method_not_allowed"))
+        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        return response
+    except web.HTTPException as error:
+        text = f"Unknown request URL: {request.method} {request.path}."
+        return _error_response(api.ApiError(error.status, text, code="unknown_url"))
+    except Exception:  # a bug of ours; a stream that has begun can only be cut
+        if request.get(STARTED):
+            raise
+        log.exception("failed path=%s", request.path)
+        text = "The router failed on this request."
+        return _error_response(api.ApiError(500, text, kind="server_error", code="internal_error"))
+
+
+def bearer_auth(api_keys: Sequence[str]) -> Middleware:
+    """Let in who has one of the keys; without any, everybody."""
+    # Digests have one length, so that timing tells nothing about a key's either.
+    digests = tuple(hashlib.sha256(key.encode()).digest() for key in api_keys)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if digests and request.path != "/healthz":
+            scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+            given = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
+            # Compare with every key, so that timing tells nothing about which one was near.
+            known = sum(hmac.compare_digest(given, digest) for digest in digests)
+            if scheme.lower() != "bearer" or not known:
+                raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+        return await handler(request)
+
+    return check

@@ -1,0 +1,49 @@
+"""What experts said the first time: only that is blind.
+
+An expert that has met a text can claim p = 1 on what comes next in it. Choices of one request may
+agree for a while, and the same request comes again; so of every text only an expert's first
+answer about its last token counts as evidence, whichever stream got it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesubnet.protocol import base_hash
+from moesubnet.types import Hotkey
+
+CAPACITY_TOKENS = 65_536  # about 40 MB with eight experts; at 100 tokens a second eleven minutes
+
+LogProbs = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+
+class FirstAnswers:
+    """By text, of the newest ones, each expert's first log-probability of the last token."""
+
+    def __init__(self, capacity: int = CAPACITY_TOKENS) -> None:
+        self._capacity = capacity
+        self._first: OrderedDict[bytes, dict[Hotkey, float]] = OrderedDict()
+
+    def settle(
+        self, text_ids: NDArray[np.uint32], members: Sequence[Hotkey], log_p: LogProbs, blind: Mask
+    ) -> tuple[LogProbs, Mask]:
+        """What counts of the last token of `text_ids`, which nobody was sent yet by this stream.
+
+        log_p, blind: [E], what the members gave it just now. Whoever was silent the first time
+        has not been blind since. Call it before the token is sent.
+        """
+        key = base_hash(text_ids)[:16]
+        first = self._first.setdefault(key, {})
+        self._first.move_to_end(key)
+        for hotkey, value, was_blind in zip(members, log_p.tolist(), blind.tolist(), strict=True):
+            first.setdefault(hotkey, value if was_blind else np.nan)
+        if len(self._first) > self._capacity:
+            self._first.popitem(last=False)
+        settled = np.array([first[hotkey] for hotkey in members])
+        known = ~np.isnan(settled)
+        return np.where(known, settled, log_p), known

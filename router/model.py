@@ -1,0 +1,51 @@
+"""What a model is to the router: sessions that answer with the law of the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesubnet.router.openai_api import JsonObject
+
+TokenIds = NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """The distribution of the next token, and who had a say in it."""
+
+    logprobs: NDArray[np.float32]  # [vocab_size], natural logs, sums to one
+    weights: Mapping[str, float]  # hotkey → weight in the mixture; empty for a single model
+    listed: NDArray[np.bool_] | None = None  # tokens that some expert named, if not all did
+
+
+class Session(Protocol):
+    """One growing sequence under one model."""
+
+    async def start(self, prompt_ids: TokenIds) -> Law:
+        """The law of the first new token. Called once."""
+        ...
+
+    async def append(self, token_id: int, temperature: float) -> Law:
+        """The law after one more token, which was drawn at `temperature` from the last law."""
+        ...
+
+    def fork(self) -> Session:
+        """Another sequence that begins with the same ids."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    """A model that the router offers."""
+
+    def open(self) -> Session:
+        """Raises ApiError 503 when nothing can answer now."""
+        ...
+
+    def table(self) -> list[JsonObject]: ...

@@ -1,0 +1,282 @@
+"""The router's HTTP against callers that are wrong, slow, many or gone."""
+
+import asyncio
+import contextlib
+
+import aiohttp
+import openai
+import pytest
+from aiohttp import web
+
+from moesubnet.router import app as router_app
+from moesubnet.router import door
+
+from .conftest import CONTEXT_TOKENS, TEXT, client
+
+HELLO = {"role": "user", "content": "the quick"}
+
+
+async def refusal(url: str, path: str = "completions", **body: object) -> dict[str, object]:
+    """Status and error of a request that must be refused."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/v1/{path}", json={"model": "mixture"} | body) as response,
+    ):
+        error = (await response.json())["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error | {"status": response.status}
+
+
+@pytest.mark.parametrize(
+    ("option", "param"),
+    [
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": float("inf")}, "top_p"),
+        ({"top_p": 0}, "top_p"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream": 1}, "stream"),
+        ({"n": "2"}, "n"),
+        ({"n": 0}, "n"),
+        ({"seed": 2**70}, "seed"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"stop": ""}, "stop.0"),
+        ({"stop": 5}, "stop"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt.1"),
+        ({"prompt": [True]}, "prompt.0"),
+        ({"prompt": [[1], ["a"]]}, "prompt.1.0"),
+        ({"prompt": [-1]}, "prompt.0"),
+        ({"prompt": ["a"] * 33}, "prompt"),
+        ({"prompt": ["a"] * 5, "n": 8}, "prompt"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"moesubnet": {"provenance": "yes"}}, "moesubnet.provenance"),
+    ],
+)
+async def test_a_wrong_option_is_named(serve, parrot, option, param) -> None:
+    error = await refusal(await serve(), **option)
+    assert (error["status"], error["param"]) == (400, param)
+    assert error["type"] == "invalid_request_error"
+    assert parrot.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "param"),
+    [
+        ({"messages": "hi"}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": [HELLO, {"role": "tool", "content": "x"}]}, "messages.1.role"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
+        ({"messages": [HELLO], "max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ({"messages": [HELLO], "top_logprobs": 2}, "top_logprobs"),
+        ({"messages": [HELLO], "logprobs": 1}, "logprobs"),
+    ],
+)
+async def test_a_wrong_chat_option_is_named(serve, option, param) -> None:
+    error = await refusal(await serve(), "chat/completions", **option)
+    assert (error["status"], error["param"]) == (400, param or "messages.0.content.0.type")
+
+
+async def test_a_body_of_many_errors_is_refused_without_wording_them(serve) -> None:
+    error = await refusal(await serve(), **{f"k{i}": 1 for i in range(10_000)})
+    assert error["status"] == 400
+    assert len(str(error["message"])) < 200
+
+
+@pytest.mark.parametrize("huge", [CONTEXT_TOKENS, 10**9, 2**52])
+async def test_a_huge_max_tokens_is_a_matter_of_context(serve, huge) -> None:
+    url = await serve()
+    error = await refusal(url, prompt="the", max_tokens=huge)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    error = await refusal(url, "chat/completions", messages=[HELLO], max_tokens=huge)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+
+
+@pytest.mark.parametrize("prompt", ["", [], [""], [[]], None])
+async def test_an_empty_prompt_of_any_form_is_answered(serve, prompt) -> None:
+    api = client(await serve())
+    answer = await api.completions.create(
+        model="mixture", prompt=prompt, max_tokens=60, temperature=0
+    )
+    assert [choice.text for choice in answer.choices] == [TEXT]
+    assert answer.usage.prompt_tokens == 0
+
+
+async def test_every_form_of_prompt_is_answered_n_times_in_order(serve, tokenizer) -> None:
+    api = client(await serve())
+    first, second = (tokenizer.encode(text).ids for text in ("the quick", "the quick brown"))
+    for prompt in (["the quick", "the quick brown"], [first, second]):
+        answer = await api.completions.create(
+            model="mixture", prompt=prompt, n=2, max_tokens=1, temperature=0
+        )
+        assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+        texts = [choice.text for choice in answer.choices]
+        assert texts[0] == texts[1] != texts[2] == texts[3]
+        assert answer.usage.prompt_tokens == len(first) + len(second)
+        assert answer.usage.completion_tokens == 4
+
+
+async def test_a_stream_of_several_choices_is_each_of_them_whole(serve, parrot) -> None:
+    api = client(await serve())
+    stream = await api.completions.create(
+        model="mixture",
+        prompt="the quick",
+        n=3,
+        max_tokens=60,
+        temperature=0,
+        stop="STOP",
+        logprobs=1,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    texts, ends, tokens = ["", "", ""], [[], [], []], 0
+    chunks = [chunk async for chunk in stream]
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        texts[choice.index] += choice.text
+        ends[choice.index].append(choice.finish_reason)
+        tokens += len(choice.logprobs.tokens)
+    assert texts == [TEXT[len("the quick") : TEXT.index("STOP")]] * 3
+    for reasons in ends:
+        assert reasons[-1] == "stop"
+        assert not any(reasons[:-1])
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == tokens
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert parrot.opened == parrot.closed == 3
+
+
+@pytest.mark.parametrize("stop", ["é", "世", "界 S", "ïve café 世"])
+async def test_a_stop_sequence_of_split_characters_ends_a_stream(serve, stop) -> None:
+    api = client(await serve())
+    stream = await api.chat.completions.create(
+        model="mixture", messages=[HELLO], temperature=0, stop=stop, stream=True
+    )
+    chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert "\ufffd" not in text
+    assert TEXT.endswith(text + TEXT[TEXT.index(stop) :])
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+async def test_a_key_needs_its_scheme_in_any_case(serve) -> None:
+    url = await serve(api_keys=["secret"])
+    async with aiohttp.ClientSession() as http:
+        for header, status in {
+            "Bearer secret": 200,
+            "bearer  secret ": 200,
+            "secret": 401,
+            "Basic secret": 401,
+            "Bearer": 401,
+            "Bearer secret2": 401,
+            "": 401,
+        }.items():
+            headers = {"Authorization": header}
+            async with http.get(f"{url}/v1/models", headers=headers) as response:
+                assert response.status == status
+                assert ("WWW-Authenticate" in response.headers) == (status == 401)
+
+
+async def test_a_wrong_method_is_told_the_right_one(serve) -> None:
+    async with aiohttp.ClientSession() as http, http.get(f"{await serve()}/v1/completions") as r:
+        assert (r.status, r.headers["Allow"]) == (405, "POST")
+        assert (await r.json())["error"]["code"] == "method_not_allowed"
+
+
+async def test_an_unforeseen_failure_is_a_500_that_clients_can_parse(serve, parrot) -> None:
+    parrot.failure, parrot.fail_after = RuntimeError("a bug"), 0
+    api = client(await serve())
+    for stream in (False, True):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await api.completions.create(model="mixture", prompt="the", stream=stream)
+        assert caught.value.code == "internal_error"
+        assert "bug" not in caught.value.message
+    assert parrot.opened == parrot.closed
+
+
+async def raw(url: str, head: str):
+    """A connection that has sent a request's beginning."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head.replace("\n", "\r\n").encode())
+    await writer.drain()
+    return reader, writer
+
+
+async def test_a_body_that_trickles_is_given_up(serve, monkeypatch) -> None:
+    monkeypatch.setattr(door, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(door, "MAX_READING_BYTES", 150)
+    url = await serve()
+    reader, writer = await raw(
+        url, "POST /v1/completions HTTP/1.1\nHost: x\nContent-Length: 100\n\n{"
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 408 " in head.splitlines()[0]
+    writer.close()
+    # What it took is free again, and more than there is would be refused.
+    body = {"model": "mixture", "prompt": "the"}
+    async with aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/v1/completions", json=body) as response:
+            assert response.status == 200
+        async with http.post(f"{url}/v1/completions", data=b" " * 151) as response:
+            assert response.status == 429
+
+
+async def test_a_reader_that_takes_nothing_loses_its_stream(serve, parrot, monkeypatch) -> None:
+    write, written = web.StreamResponse.write, []
+
+    async def full(response: web.StreamResponse, data: bytes) -> None:
+        written.append(data)
+        await (write(response, data) if len(written) < 3 else asyncio.Event().wait())
+
+    monkeypatch.setattr(web.StreamResponse, "write", full)
+    monkeypatch.setattr(router_app, "WRITE_TIMEOUT_S", 0.05)
+    url = await serve(max_running=1)
+    body = {"model": "mixture", "prompt": "the", "max_tokens": 60, "stream": True}
+    async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/completions", json=body) as r:
+        with pytest.raises(aiohttp.ClientError):
+            await r.read()
+    assert parrot.opened == parrot.closed == 1
+    assert len(written) == 3
+
+
+async def test_a_thousand_callers_at_once_are_served_or_told_to_come_back(serve, parrot) -> None:
+    parrot.pause_s = 0.01
+    url = await serve()
+    body = {"model": "mixture", "prompt": "the", "max_tokens": 4}
+
+    async def call(http: aiohttp.ClientSession) -> int:
+        async with http.post(f"{url}/v1/completions", json=body) as response:
+            answer = await response.json()
+            assert ("choices" in answer) == (response.status == 200)
+            assert response.status == 200 or response.headers["Retry-After"] == "1"
+            return response.status
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        statuses = await asyncio.gather(*(call(http) for _ in range(1_000)))
+        assert set(statuses) == {200, 429}
+        assert statuses.count(200) >= 64
+        assert await call(http) == 200
+    assert parrot.opened == parrot.closed == statuses.count(200) + 1
+
+
+async def test_a_caller_that_leaves_in_the_middle_of_its_body_leaves_nothing(serve, parrot) -> None:
+    url = await serve(max_running=1)
+    for _ in range(3):
+        _, writer = await raw(
+            url, "POST /v1/completions HTTP/1.1\nHost: x\nContent-Length: 100\n\n{"
+        )
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    answer = await client(url).completions.create(model="mixture", prompt="the", max_tokens=1)
+    assert answer.choices
+    assert parrot.opened == 1
