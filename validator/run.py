@@ -57,7 +57,7 @@ async def run_validator(config: ValidatorConfig) -> None:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         metagraph = await chain.metagraph(config.netuid)
         _check_registered(config, metagraph)
-        spec = await find_spec(config.spec_dir, metagraph)
+        spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
         pool = await asyncio.to_thread(_load_pool, config.text, spec)
         log.info("private text: %d tokens, %d windows", pool.tokens, len(pool.free_windows({})))
 
