@@ -131,9 +131,10 @@ def _leaders(
 def _receipts_sha256(batches: Sequence[Batch], hotkey: Hotkey) -> bytes:
     """SHA-256 over the lines of an expert's receipts, in the order of its answers."""
     lines = [
-        step.receipts[batch.hotkeys.index(hotkey)]
+        line
         for batch in batches
         if hotkey in batch.hotkeys
         for step in batch.steps
+        for line in step.receipts[batch.hotkeys.index(hotkey)]
     ]
     return hashlib.sha256("".join(f"{line}\n" for line in lines if line).encode()).digest()

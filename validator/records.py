@@ -43,7 +43,7 @@ class Step:
     log_w: npt.NDArray[np.int32]
     distance: npt.NDArray[np.float64]
     together: npt.NDArray[np.int64]
-    receipts: tuple[str, ...]  # [n]; empty for no answer
+    receipts: tuple[tuple[str, ...], ...]  # [n, N]; empty for no answer
 
 
 @dataclass(frozen=True, slots=True)

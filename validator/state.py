@@ -151,7 +151,7 @@ class State:
                 np.frombuffer(log_w, "<i4").reshape(count, n + 1),
                 np.frombuffer(distance, "<f8").reshape(n, n),
                 np.frombuffer(together, "<i8").reshape(n, n),
-                tuple(json.loads(receipts)),
+                tuple(map(tuple, json.loads(receipts))),
             )
             for position, log_q, log_w, distance, together, receipts in self._db.execute(
                 query, (batch_id,)

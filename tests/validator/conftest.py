@@ -148,7 +148,9 @@ class FakeExpert:
         self.hotkey = Hotkey(signer.ss58_address)
         self.sessions: dict[str, np.ndarray] = {}
         self.fails = False
+        self.fails_on = None  # texts that begin with these ids
         self.card_fails = False
+        self.requests = []
 
     async def start(self):
         limits = StepLimits(self.spec.spec.vocab_size, self.spec.spec.context_tokens)
@@ -168,6 +170,7 @@ class FakeExpert:
             if self.fails:
                 raise web.HTTPServiceUnavailable
             asked = StepRequest.from_bytes(request[BODY], limits)
+            self.requests.append(asked)
             rng = np.random.default_rng(0)
             rows = []
             for sequence in asked.sequences:
@@ -177,6 +180,9 @@ class FakeExpert:
                 ids = np.concatenate(
                     [held[: sequence.base_len], sequence.append_ids, sequence.draft_ids]
                 )
+                begin = ids[: len(self.fails_on)] if self.fails_on is not None else ids
+                if np.array_equal(begin, self.fails_on):
+                    raise web.HTTPServiceUnavailable
                 self.sessions[sequence.session] = ids
                 laws = np.stack(
                     [self.law(ids[:p]) for p in range(sequence.first_law, sequence.end + 1)]

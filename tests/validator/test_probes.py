@@ -90,7 +90,9 @@ async def test_an_expert_never_holds_a_label_before_its_answer_is_stored(
     assert seen == WINDOW_TOKENS - 1  # the last label is never sent at all
     steps = state.open_batches()[0].steps
     assert [step.position for step in steps] == list(range(PREFIX_TOKENS, WINDOW_TOKENS))
-    assert all(receipt.startswith("0x") for step in steps for receipt in step.receipts)
+    lines = [line for step in steps for line in step.receipts[0]]
+    assert len(set(lines)) == 4 * len(steps)
+    assert all(line.startswith("0x") for line in lines)
 
 
 async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
@@ -113,6 +115,35 @@ async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
     np.testing.assert_allclose(
         np.exp(log_w[:, [columns[good.hotkey], -1]] / 1e6).sum(axis=1), 1.0, atol=1e-5
     )
+
+
+async def test_a_probe_asks_as_a_router_asks(measure, start_expert, laws):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    measurement, _, chain, _ = await measure([expert])
+    await measurement.run(await measurement.open_batch(await chain.metagraph(1), 3))
+    asked = [request.sequences for request in expert.requests]
+    assert all(len(sequences) == 1 for sequences in asked)
+    walks = {}
+    for (sequence,) in asked:
+        walks.setdefault(sequence.session, []).append(sequence)
+    assert len(walks) == 3
+    for steps in walks.values():
+        lengths = [(step.base_len, len(step.append_ids)) for step in steps]
+        assert lengths == [(0, PREFIX_TOKENS)] + [
+            (held, 1) for held in range(PREFIX_TOKENS, WINDOW_TOKENS - 1)
+        ]
+        assert all(not len(step.draft_ids) and step.rows == 1 for step in steps)
+
+
+async def test_a_walk_that_goes_unanswered_costs_that_walk_only(measure, start_expert, laws):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    measurement, state, chain, _ = await measure([expert])
+    batch = await measurement.open_batch(await chain.metagraph(1), 3)
+    expert.fails_on = batch.walks[1, :PREFIX_TOKENS]
+    await measurement.run(batch)
+    log_q = np.stack([step.log_q[:, 0] for step in state.open_batches()[0].steps])
+    assert np.all(log_q[:, 1] == LOG_Q_UNANSWERED)
+    assert np.all(log_q[:, [0, 2]] > LOG_Q_UNANSWERED)
 
 
 async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert, laws):
@@ -138,7 +169,7 @@ def test_scores_of_a_step_are_what_the_rows_say(laws):
     walk.show(np.zeros((2, 4), np.uint32))
     law = np.log(laws[:2])[:, None, :].repeat(2, axis=1).astype(np.float32)
     baseline = np.full(300, np.log(1 / 300), np.float32)
-    step = score_step(walk, 4, labels, [law[0], None], baseline)
+    step = score_step(walk, 4, labels, [law[0], [None, None]], baseline)
     np.testing.assert_allclose(step.log_q[:, 0], 1e6 * law[0, [0, 1], labels], atol=1)
     assert np.all(step.log_q[:, 1] == LOG_Q_UNANSWERED)
     np.testing.assert_allclose(step.log_q[:, 2], 1e6 * np.log(1 / 300), atol=1)

@@ -105,7 +105,8 @@ class TwoSteps(Measurement):
                 law = np.full((len(labels), 300), np.log((1 - skill[:, None]) / 299))
                 law[np.arange(len(labels)), labels] = np.log(skill)
                 laws.append(law.astype(np.float32))
-            step = score_step(walk, position, labels, laws, self._baseline.logp, batch.hotkeys)
+            receipts = [[hotkey] * len(labels) for hotkey in batch.hotkeys]
+            step = score_step(walk, position, labels, laws, self._baseline.logp, receipts)
             self._state.add_step(batch.id, step)
             await asyncio.sleep(0)
 
