@@ -44,7 +44,7 @@ def close_sheet(
     scored = {hotkey for hotkey, score in scores.items() if score > 0}
     hotkeys = tuple(sorted(h for h in asked | scored if h in registered and h != validator))
     walks = [ids for batch in batches for ids in batch.walks]
-    walk, position, log_q, log_w = _items(batches, hotkeys)
+    walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
     unvoted = Sheet(
         netuid=metagraph.netuid,
         epoch=metagraph.epoch_index,
@@ -61,6 +61,7 @@ def close_sheet(
         position=position,
         log_q=log_q,
         log_w=log_w,
+        entropy=entropy,
         receipts=tuple(_receipts_sha256(batches, hotkey) for hotkey in hotkeys),
         reliability_ppm=(0,) * len(hotkeys),
         ema_before=tuple(scores.get(hotkey) for hotkey in hotkeys),
@@ -89,11 +90,13 @@ def _newest(batches: Sequence[Batch]) -> list[Batch]:
     return kept
 
 
-def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U32, I32, I32]:
-    """walk, position [M], log_q, log_w [M, n + 1] of all steps in columns of `hotkeys`."""
+def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U32, I32, I32, I32]:
+    """walk, position [M], log_q, log_w [M, n + 1], entropy [M, n] of all steps, in columns of
+    `hotkeys`."""
     n = len(hotkeys)
     walk, position = [np.empty(0, "<u4")], [np.empty(0, "<u4")]
     log_q, log_w = [np.empty((0, n + 1), "<i4")], [np.empty((0, n + 1), "<i4")]
+    entropy = [np.empty((0, n), "<i4")]
     begin = 0
     for batch in batches:
         count = len(batch.walks)
@@ -104,9 +107,10 @@ def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U3
             position.append(np.full(count, step.position, "<u4"))
             log_q.append(np.where(columns < 0, LOG_Q_ABSENT, step.log_q[:, columns]))
             log_w.append(np.where(columns < 0, LOG_W_NONE, step.log_w[:, columns]))
+            entropy.append(np.where(columns[:-1] < 0, 0, step.entropy[:, columns[:-1]]))
         begin += count
-    joined = (np.concatenate(log_q).astype("<i4"), np.concatenate(log_w).astype("<i4"))
-    return np.concatenate(walk), np.concatenate(position), *joined
+    q, w, h = (np.concatenate(part).astype("<i4") for part in (log_q, log_w, entropy))
+    return np.concatenate(walk), np.concatenate(position), q, w, h
 
 
 def _leaders(

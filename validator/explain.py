@@ -9,6 +9,7 @@ import numpy as np
 from moesubnet.errors import ConfigError
 from moesubnet.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
+from moesubnet.validator.calibration import Gap, calibration
 from moesubnet.validator.scoring import EMA_SHARE, Recount, recount
 
 
@@ -70,6 +71,16 @@ def _beside_others(sheet: Sheet, column: int) -> list[str]:
     return [
         f"ln p(next token)   alone {alone:.3f}   baseline {baseline:.3f}   mixture {mixture:.3f}",
         f"its mean weight in the mixture {mean_weight:.1%}",
+        *_calibration(*calibration(sheet, column)),
+    ]
+
+
+def _calibration(alone: Gap, in_mixture: Gap) -> list[str]:
+    """How much more its labels surprised it than its own laws expect; a fact, no verdict."""
+    return [
+        f"surprise beyond its own entropy   {alone.nats:+.3f} ± {alone.error_nats:.3f} nats/token, "
+        f"{in_mixture.nats:+.3f} ± {in_mixture.error_nats:.3f} by its weight",
+        "  (0 is calibrated, above: too sure; large on text unlike its own; no part of the score)",
     ]
 
 

@@ -23,10 +23,10 @@ from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture import Walk
 from moesubnet.panel import Panel, PanelError, PanelSequence
 from moesubnet.protocol import StepResponse
-from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, micro_nats
+from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.validator.records import Batch, Step, Window
-from moesubnet.validator.scoring import hellinger_squared
+from moesubnet.validator.scoring import entropy_nats, hellinger_squared
 
 PREFIX_TOKENS = 32
 STEP_TOKENS = 16
@@ -182,6 +182,7 @@ def score_step(
     count, n = len(labels), len(laws)
     log_q = np.tile(baseline_logp[labels].astype(np.float64)[:, None], (1, n + 1))
     answered = np.ones((count, n + 1), np.bool_)
+    entropy = np.zeros((count, n))
     distance, together = np.zeros((n, n)), np.zeros((n, n), np.int64)
     for k, label in enumerate(labels):
         given = {i: law for i, of_walks in enumerate(laws) if (law := of_walks[k]) is not None}
@@ -191,6 +192,7 @@ def score_step(
         there = list(given)
         stacked = np.stack([given[i] for i in there])  # [there, V]
         log_q[k, there] = stacked[:, label]
+        entropy[k, there] = entropy_nats(stacked)
         distance[np.ix_(there, there)] += hellinger_squared(stacked)
         together[np.ix_(there, there)] += 1
     log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
@@ -200,6 +202,7 @@ def score_step(
         position,
         np.where(answered, micro_nats(log_q), LOG_Q_UNANSWERED).astype(np.int32),
         micro_nats(log_w),
+        np.rint(entropy * MICRO).astype(np.int32),
         distance,
         together,
         tuple(map(tuple, receipts)),

@@ -34,13 +34,15 @@ class Window:
 class Step:
     """One position of all walks of a batch, scored. n experts, N walks.
 
-    log_q, log_w: int32 [N, n + 1] as in a sheet; distance: float64 [n, n], summed squared
-    Hellinger distances over `together` int64 [n, n] walks; receipts: one line for each answer.
+    log_q, log_w: int32 [N, n + 1] and entropy: int32 [N, n] as in a sheet; distance: float64
+    [n, n], summed squared Hellinger distances over `together` int64 [n, n] walks;
+    receipts: one line for each answer.
     """
 
     position: int
     log_q: npt.NDArray[np.int32]
     log_w: npt.NDArray[np.int32]
+    entropy: npt.NDArray[np.int32]
     distance: npt.NDArray[np.float64]
     together: npt.NDArray[np.int64]
     receipts: tuple[tuple[str, ...], ...]  # [n, N]; empty for no answer

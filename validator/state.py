@@ -23,6 +23,13 @@ from moesubnet.validator.records import Batch, Phase, Step, Vote, Window
 
 SERVED_SHEETS = 50
 
+_LAYOUT = 2  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
+_FORGET_EARLIER_LAYOUT = f"""
+BEGIN;
+DROP TABLE IF EXISTS batch; DROP TABLE IF EXISTS step; DROP TABLE IF EXISTS vote;
+PRAGMA user_version = {_LAYOUT};
+COMMIT;
+"""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (name TEXT);
 CREATE TABLE IF NOT EXISTS used (
@@ -30,8 +37,8 @@ CREATE TABLE IF NOT EXISTS used (
 CREATE TABLE IF NOT EXISTS batch (
     id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, count INTEGER);
 CREATE TABLE IF NOT EXISTS step (
-    batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, distance BLOB, together BLOB,
-    receipts TEXT, epoch INTEGER, PRIMARY KEY (batch, position));
+    batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, distance BLOB,
+    together BLOB, receipts TEXT, epoch INTEGER, PRIMARY KEY (batch, position));
 CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
 CREATE TABLE IF NOT EXISTS vote (
     epoch INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, sheet BLOB, salt TEXT, phase TEXT,
@@ -53,6 +60,8 @@ class State:
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a commit is on disk
+            if self._db.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
+                self._db.executescript(_FORGET_EARLIER_LAYOUT)
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"{path} is not a validator's state: {error}") from error
@@ -111,12 +120,13 @@ class State:
     def add_step(self, batch_id: int, step: Step) -> None:
         with self._db:
             self._db.execute(
-                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
                     batch_id,
                     step.position,
                     step.log_q.astype("<i4").tobytes(),
                     step.log_w.astype("<i4").tobytes(),
+                    step.entropy.astype("<i4").tobytes(),
                     step.distance.astype("<f8").tobytes(),
                     step.together.astype("<i8").tobytes(),
                     json.dumps(step.receipts),
@@ -141,7 +151,7 @@ class State:
 
     def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:
         query = (
-            "SELECT position, log_q, log_w, distance, together, receipts FROM step "
+            "SELECT position, log_q, log_w, entropy, distance, together, receipts FROM step "
             "WHERE batch = ? AND epoch IS NULL ORDER BY position"
         )
         return tuple(
@@ -149,11 +159,12 @@ class State:
                 position,
                 np.frombuffer(log_q, "<i4").reshape(count, n + 1),
                 np.frombuffer(log_w, "<i4").reshape(count, n + 1),
+                np.frombuffer(entropy, "<i4").reshape(count, n),
                 np.frombuffer(distance, "<f8").reshape(n, n),
                 np.frombuffer(together, "<i8").reshape(n, n),
                 tuple(map(tuple, json.loads(receipts))),
             )
-            for position, log_q, log_w, distance, together, receipts in self._db.execute(
+            for position, log_q, log_w, entropy, distance, together, receipts in self._db.execute(
                 query, (batch_id,)
             )
         )

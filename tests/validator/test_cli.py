@@ -32,6 +32,7 @@ def sheet():
         position=np.tile(np.array([32, 33], "<u4"), 4),
         log_q=micro_nats(log_q),
         log_w=micro_nats(np.full((8, 2), np.log(0.5))),
+        entropy=np.full((8, 1), 500_000, np.int32),
         receipts=(bytes(32),),
         reliability_ppm=(1_000_000,),
         ema_before=(None,),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -442,3 +443,21 @@ def test_a_file_that_is_no_database_is_refused_in_words(tmp_path):
     (tmp_path / "state.sqlite3").write_bytes(b"not a database, whatever it says" * 100)
     with pytest.raises(ConfigError, match="not a validator's state"):
         State(tmp_path / "state.sqlite3")
+
+
+def test_a_state_of_an_earlier_layout_keeps_its_scores_and_the_text_that_was_used(tmp_path):
+    path = tmp_path / "state.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "CREATE TABLE used (document BLOB, start INTEGER, spec TEXT);"
+            "CREATE TABLE score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);"
+            "CREATE TABLE vote (epoch INTEGER PRIMARY KEY, sheet BLOB);"
+            "INSERT INTO used VALUES (x'ab', 48, 's'); INSERT INTO score VALUES ('h', 7);"
+            "INSERT INTO vote VALUES (1, x'00');"
+        )
+    for _ in range(2):
+        state = State(path)
+        assert state.used_starts("s") == {b"\xab": {48}}
+        assert state.scores() == {"h": 7}
+        assert state.waiting_votes() == []
+        state.close()
