@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from moesubnet.sheet import (
     sheet_seed,
 )
 from moesubnet.types import Hotkey, Metagraph
+from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
 from moesubnet.validator.records import Batch
 from moesubnet.validator.scoring import cluster_leaders, recount
 
@@ -32,8 +32,9 @@ def close_sheet(
     gate_sha256: bytes,
     previous_sha256: bytes,
     scores: Mapping[Hotkey, int],
-) -> Sheet:
-    """The sheet of the metagraph's epoch; pure.
+    vocab_size: int,
+) -> tuple[Sheet, Receipts]:
+    """The sheet of the metagraph's epoch, and what proves its items; pure.
 
     Columns are the registered hotkeys that were asked or have a score to lose: who is absent
     fades. Clones follow the one that registered first. Of too many items the newest count.
@@ -44,6 +45,7 @@ def close_sheet(
     scored = {hotkey for hotkey, score in scores.items() if score > 0}
     hotkeys = tuple(sorted(h for h in asked | scored if h in registered and h != validator))
     walks = [ids for batch in batches for ids in batch.walks]
+    receipts = _receipts(batches, hotkeys, vocab_size)
     walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
     unvoted = Sheet(
         netuid=metagraph.netuid,
@@ -62,19 +64,20 @@ def close_sheet(
         log_q=log_q,
         log_w=log_w,
         entropy=entropy,
-        receipts=tuple(_receipts_sha256(batches, hotkey) for hotkey in hotkeys),
+        receipts=tuple(column_sha256(column) for column in receipts.records.T),
         reliability_ppm=(0,) * len(hotkeys),
         ema_before=tuple(scores.get(hotkey) for hotkey in hotkeys),
         ema_after=(None,) * len(hotkeys),
         row_u16=(0,) * len(hotkeys),
     )
     vote = recount(unvoted)
-    return dataclasses.replace(
+    sheet = dataclasses.replace(
         unvoted,
         reliability_ppm=vote.reliability_ppm,
         ema_after=vote.ema_after,
         row_u16=vote.row_u16,
     )
+    return sheet, receipts
 
 
 def _newest(batches: Sequence[Batch]) -> list[Batch]:
@@ -132,13 +135,13 @@ def _leaders(
     return cluster_leaders(mean, [(int(x.registered_at_block), int(x.uid)) for x in neurons])
 
 
-def _receipts_sha256(batches: Sequence[Batch], hotkey: Hotkey) -> bytes:
-    """SHA-256 over the lines of an expert's receipts, in the order of its answers."""
-    lines = [
-        line
-        for batch in batches
-        if hotkey in batch.hotkeys
-        for step in batch.steps
-        for line in step.receipts[batch.hotkeys.index(hotkey)]
-    ]
-    return hashlib.sha256("".join(f"{line}\n" for line in lines if line).encode()).digest()
+def _receipts(batches: Sequence[Batch], hotkeys: Sequence[Hotkey], vocab_size: int) -> Receipts:
+    """The records of a sheet's items, in its order."""
+    parts = [np.zeros((0, len(hotkeys)), RECORD)]
+    sessions: list[str] = []
+    for batch in batches:
+        sessions += batch.sessions
+        columns = [batch.hotkeys.index(h) if h in batch.hotkeys else -1 for h in hotkeys]
+        none = np.zeros((len(batch.walks), 1), RECORD)
+        parts += [np.hstack([step.records, none])[:, columns] for step in batch.steps]
+    return Receipts(vocab_size, tuple(sessions), np.concatenate(parts))

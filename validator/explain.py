@@ -13,15 +13,41 @@ from moesubnet.validator.calibration import Gap, calibration
 from moesubnet.validator.scoring import EMA_SHARE, Recount, recount
 
 
+def facts(sheet: Sheet, hotkey: Hotkey) -> dict[str, object]:
+    """What `explain` says, for programs; nats per token. Raises ConfigError as it does."""
+    column = _column_of(sheet, hotkey)
+    result, (alone, in_mixture) = recount(sheet), calibration(sheet, column)
+    answered = sheet.log_q[:, column] > LOG_Q_UNANSWERED
+    content: dict[str, object] = {
+        "hotkey": hotkey,
+        "uid": sheet.uids[column],
+        "epoch": sheet.epoch,
+        "validator": sheet.validator,
+        "sheet_sha256": sheet.sha256.hex(),
+        "items_asked": int(np.sum(sheet.log_q[:, column] != LOG_Q_ABSENT)),
+        "items_answered": int(np.sum(answered)),
+        "vote_u16": sheet.row_u16[column],
+        "recounted_u16": result.row_u16[column],
+        "leader": sheet.hotkeys[sheet.leaders[column]],
+        "score_nats": result.score_nano[column] / NANO,
+        "value_nats": float(result.value_nats[column]),
+        "bound_nats": float(result.bound_nats[column]),
+        "reliability": result.reliability_ppm[column] / MICRO,
+        "gap_nats": alone.nats,
+        "gap_error_nats": alone.error_nats,
+        "gap_by_weight_nats": in_mixture.nats,
+        "gap_by_weight_error_nats": in_mixture.error_nats,
+    }
+    for name, averages in (("before", sheet.ema_before), ("after", sheet.ema_after)):
+        average = averages[column]
+        content[f"average_{name}_nats"] = None if average is None else average / NANO
+    finite = (not isinstance(x, float) or math.isfinite(x) for x in content.values())
+    return {key: x if ok else None for (key, x), ok in zip(content.items(), finite, strict=True)}
+
+
 def explain(sheet: Sheet, hotkey: Hotkey) -> str:
     """Text of about 20 lines. Raises ConfigError when the sheet does not have the hotkey."""
-    if hotkey not in sheet.hotkeys:
-        known = "\n  ".join(sheet.hotkeys) or "nobody"
-        raise ConfigError(
-            f"{hotkey} is not in this sheet (epoch {sheet.epoch}). It has:\n  {known}\n"
-            "A miner appears once it is registered, serves its axon and shows a card of this spec."
-        )
-    column = sheet.hotkeys.index(hotkey)
+    column = _column_of(sheet, hotkey)
     result = recount(sheet)
     leader = sheet.leaders[column]
     clones = [h for h, lead in zip(sheet.hotkeys, sheet.leaders, strict=True) if lead == leader]
@@ -48,6 +74,16 @@ def explain(sheet: Sheet, hotkey: Hotkey) -> str:
         _agreement(sheet, result),
     ]
     return "\n".join(lines)
+
+
+def _column_of(sheet: Sheet, hotkey: Hotkey) -> int:
+    if hotkey in sheet.hotkeys:
+        return sheet.hotkeys.index(hotkey)
+    known = "\n  ".join(sheet.hotkeys) or "nobody"
+    raise ConfigError(
+        f"{hotkey} is not in this sheet (epoch {sheet.epoch}). It has:\n  {known}\n"
+        "A miner appears once it is registered, serves its axon and shows a card of this spec."
+    )
 
 
 def _nats(nano: int | None) -> str:

@@ -12,7 +12,6 @@ import glob
 import hashlib
 import json
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,9 +21,10 @@ import numpy.typing as npt
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture import Walk
 from moesubnet.panel import Panel, PanelError, PanelSequence
-from moesubnet.protocol import StepResponse
+from moesubnet.protocol import Proof, StepResponse
 from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
+from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.scoring import entropy_nats, hellinger_squared
 
@@ -129,7 +129,7 @@ async def walk_batch(
     token by token. Store a step before asking for the next one: that sends its labels.
     """
     walk.show(batch.walks[:, :PREFIX_TOKENS])
-    sequences = [PanelSequence(secrets.token_hex(16)) for _ in batch.walks]
+    sequences = [PanelSequence(session) for session in batch.sessions]
     slots = asyncio.Semaphore(max(1, CALLS_AT_ONCE // len(batch.hotkeys)))
     sent = 0
 
@@ -146,19 +146,17 @@ async def walk_batch(
             [_last_law(answer[hotkey], len(baseline_logp)) for answer in answers]
             for hotkey in batch.hotkeys
         ]
-        receipts = [
-            [
-                a.receipt if isinstance(a := answer[hotkey], StepResponse) else ""
-                for answer in answers
-            ]
-            for hotkey in batch.hotkeys
-        ]
-        yield score_step(walk, position, batch.walks[:, position], laws, baseline_logp, receipts)
+        proofs = [[_proof(answer[hotkey]) for answer in answers] for hotkey in batch.hotkeys]
+        yield score_step(walk, position, batch.walks[:, position], laws, baseline_logp, proofs)
 
 
 def _last_law(answer: StepResponse | PanelError, vocab_size: int) -> Law | None:
     """float32 [V]: the law of the next token."""
     return answer.rows[0].dense(vocab_size)[-1] if isinstance(answer, StepResponse) else None
+
+
+def _proof(answer: StepResponse | PanelError) -> Proof | None:
+    return answer.proof if isinstance(answer, StepResponse) else None
 
 
 def _log_failures(
@@ -175,11 +173,12 @@ def score_step(
     labels: npt.NDArray[np.uint32],
     laws: Sequence[Sequence[Law | None]],
     baseline_logp: npt.NDArray[np.float32],
-    receipts: Sequence[Sequence[str]] = (),
+    proofs: Sequence[Sequence[Proof | None]] | None = None,
 ) -> Step:
     """Score the labels [N] against each expert's laws, n × N of [V] or None: no answer. Moves
     `walk` on."""
     count, n = len(labels), len(laws)
+    proofs = proofs or [[None] * count] * n
     log_q = np.tile(baseline_logp[labels].astype(np.float64)[:, None], (1, n + 1))
     answered = np.ones((count, n + 1), np.bool_)
     entropy = np.zeros((count, n))
@@ -205,5 +204,6 @@ def score_step(
         np.rint(entropy * MICRO).astype(np.int32),
         distance,
         together,
-        tuple(map(tuple, receipts)),
+        np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
+        tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
     )

@@ -11,10 +11,13 @@ import pytest
 from aiohttp import web
 from substrateinterface import Keypair
 
+from moesubnet.baseline import Unigram
 from moesubnet.chain.client import Epoch, LastReveal, WeightCommit
 from moesubnet.chain.weights import weights_commit_hash
+from moesubnet.client import open_http_session
 from moesubnet.errors import CallRejected, UnknownBase
 from moesubnet.frames import CONTENT_TYPE
+from moesubnet.gate_sync import GateSync
 from moesubnet.listening import serve
 from moesubnet.nonces import NonceStore
 from moesubnet.protocol import (
@@ -27,6 +30,11 @@ from moesubnet.protocol import (
 )
 from moesubnet.server import BODY, auth_middleware, public
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.probes import TextPool
+from moesubnet.validator.serve import Metrics
+from moesubnet.validator.state import State
 
 TEMPO = 30
 
@@ -252,3 +260,37 @@ def kind_laws(kinds):
 @pytest.fixture(scope="session")
 def laws():
     return kind_laws(3)
+
+
+@pytest.fixture
+async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
+    """`await measure(experts)` → (measurement, state, chain); one epoch's helpers."""
+    opened = []
+
+    async def build(experts, documents=None):
+        chain, signer = new_chain(), keypair("//Validator")
+        chain.add(signer)
+        for expert in experts:
+            chain.add(expert.signer, expert.axon)
+        http = open_http_session()
+        state = State(tmp_path / "validator.sqlite3")
+        opened.append((http, state))
+        known = Experts(http, signer, tiny_spec, allow_private=True)
+        await known.refresh(await chain.metagraph(1))
+        pool = TextPool(documents or make_documents())
+        baseline = Unigram.build(np.concatenate(list(make_documents().values())), 300)
+        measurement = Measurement(
+            state,
+            pool,
+            tiny_spec.sha256,
+            baseline,
+            known,
+            GateSync(chain, http, tmp_path / "sheets"),
+            Metrics(),
+        )
+        return measurement, state, chain, known
+
+    yield build
+    for http, state in opened:
+        await http.close()
+        state.close()

@@ -106,9 +106,8 @@ class TwoSteps(Measurement):
                 law = np.full((len(labels), 300), np.log((1 - skill[:, None]) / 299))
                 law[np.arange(len(labels)), labels] = np.log(skill)
                 laws.append(law.astype(np.float32))
-            receipts = [[hotkey] * len(labels) for hotkey in batch.hotkeys]
-            step = score_step(walk, position, labels, laws, self._baseline.logp, receipts)
-            self._state.add_step(batch.id, step)
+            step = score_step(walk, position, labels, laws, self._baseline.logp)
+            self._state.add_step(batch, step)
             await asyncio.sleep(0)
 
 
@@ -237,7 +236,7 @@ def check(world, epochs):
     previous = bytes(32)
     for reveal in reveals:
         state = world.state()
-        body = state.public_sheet(bytes.fromhex(reveal.sheet_sha256))
+        body = state.archive.sheet(bytes.fromhex(reveal.sheet_sha256))
         assert state.previous_sha256() != bytes(32)
         state.close()
         sheet = Sheet.from_bytes(body)
@@ -331,8 +330,8 @@ async def test_a_reveal_that_never_passes_is_lost_and_never_published(world):
     await world.live(125)
     assert [r.epoch for r in world.chain.reveals[world.signer.ss58_address]] == [2, 3]
     state = world.state()
-    assert len(state.public_sheets()) == 2
-    assert state.public_sheet(vote.sheet.sha256) is None
+    assert len(state.archive.public_sheets()) == 2
+    assert not state.archive.is_public(vote.sheet.sha256)
     state.close()
 
 
@@ -353,7 +352,7 @@ async def test_without_commit_reveal_the_row_is_set_at_once_and_the_sheet_is_pub
     assert len(world.chain.rows[world.signer.ss58_address]) == 1
     assert not world.chain.queues
     state = world.state()
-    assert len(state.public_sheets()) == 1
+    assert len(state.archive.public_sheets()) == 1
     state.close()
 
 
@@ -362,11 +361,12 @@ async def test_a_sheet_is_public_only_after_its_reveal(world):
     state = world.state()
     (vote,) = state.waiting_votes()
     assert vote.phase == Phase.COMMITTED
-    assert state.public_sheet(vote.sheet.sha256) is None
+    assert not state.archive.is_public(vote.sheet.sha256)
     state.close()
     await world.live(31)
     state = world.state()
-    assert state.public_sheet(vote.sheet.sha256) == vote.sheet.to_bytes()
+    assert state.archive.is_public(vote.sheet.sha256)
+    assert state.archive.sheet(vote.sheet.sha256) == vote.sheet.to_bytes()
     state.close()
 
 
@@ -391,7 +391,7 @@ async def test_an_expert_that_left_and_whose_uid_changed_hands_passes_nothing_on
     world.chain.neurons[world.chain.neurons.index(good)] = heir
     await world.live(80)
     state = world.state()
-    sheet = state.newest_sheet()
+    sheet = state.archive.newest_sheet()
     assert EXPERTS[0] not in sheet.hotkeys
     assert "heir" not in sheet.hotkeys
     assert not any(sheet.row_u16)
@@ -412,7 +412,7 @@ async def test_a_uid_that_changes_hands_before_the_commit_inherits_nothing(world
     assert rows[0] == ([moved.uid], [65_535])
     check(world, [0, 1])
     state = world.state()
-    sheet = Sheet.from_bytes(state.public_sheets()[-1])
+    sheet = Sheet.from_bytes(state.archive.public_sheets()[-1])
     state.close()
     assert set(sheet.ema_before) == {None}, "the averages moved once, from nothing"
 
