@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from moesubnet.errors import ConfigError, PeerUnavailable
@@ -11,6 +14,14 @@ from moesubnet.types import Axon
 _DENIED_PORTS = frozenset({2375, 2376, 2379, 3306, 5432, 6379, 9200, 9933, 9944, 11211, 27017})
 _NAT64 = IPv6Network("64:ff9b::/96")
 _RELAY_ANYCAST = IPv4Network("192.88.99.0/24")
+
+AddrInfo = tuple[  # as socket.getaddrinfo gives it
+    int | socket.AddressFamily,
+    int | socket.SocketKind,
+    int,
+    str,
+    tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes],
+]
 
 
 def check_axon(axon: Axon, *, allow_private: bool) -> None:
@@ -22,21 +33,39 @@ def check_axon(axon: Axon, *, allow_private: bool) -> None:
     try:
         address = ip_address(axon.ip)
     except ValueError:
-        raise PeerUnavailable("the axon's address is not an IP address") from None
+        raise PeerUnavailable("the address is not an IP address") from None
     if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise PeerUnavailable("the axon's address names one of our interfaces")
+        raise PeerUnavailable("the address names one of our interfaces")
     inner = _embedded(address)
     if inner.is_link_local or inner.is_multicast or inner.is_unspecified:
-        raise PeerUnavailable("the axon's address cannot be connected to")
+        raise PeerUnavailable("the address cannot be connected to")
     if not 1 <= axon.port <= 65_535:
-        raise PeerUnavailable("the axon's port is out of range")
+        raise PeerUnavailable("the port is out of range")
     if allow_private:
         return
     site_local = isinstance(inner, IPv6Address) and inner.is_site_local
     if not inner.is_global or inner.is_reserved or site_local or inner in _RELAY_ANYCAST:
-        raise PeerUnavailable("the axon's address is not public")
+        raise PeerUnavailable("the address is not public")
     if (axon.port < 1024 and axon.port not in (80, 443)) or axon.port in _DENIED_PORTS:
-        raise PeerUnavailable("the axon's port belongs to another kind of service")
+        raise PeerUnavailable("the port belongs to another kind of service")
+
+
+def checked_sockets(*, allow_private: bool) -> Callable[[AddrInfo], socket.socket]:
+    """A socket factory (aiohttp's `TCPConnector`) that refuses what `check_axon` refuses.
+
+    It sees each address that is about to be connected to, so a name may resolve to what it likes.
+    """
+
+    def open_socket(target: AddrInfo) -> socket.socket:
+        family, kind, protocol, _, (ip, port, *_) = target
+        try:
+            check_axon(Axon(str(ip), int(port)), allow_private=allow_private)
+        except PeerUnavailable as error:
+            # The name's next address may do.
+            raise PermissionError(errno.EACCES, str(error)) from None
+        return socket.socket(family, kind, protocol)
+
+    return open_socket
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -37,12 +37,13 @@ from moesubnet.protocol import (
     ExpertCard,
     GenerateChunk,
     GenerateRequest,
+    Proof,
     StepRequest,
     StepResponse,
     StreamReceipt,
     max_answer_bytes,
 )
-from moesubnet.signing import RECEIPT, sha256_of, sign_request, signed_text, verify_receipt
+from moesubnet.signing import NONCE, RECEIPT, sha256_of, sign_request, signed_text, verify_receipt
 from moesubnet.types import Axon, Hotkey, Signer
 
 CONNECT_TIMEOUT_S = 3.0
@@ -111,12 +112,12 @@ class ExpertClient:
         """
         deadline = time.monotonic() + timeout_s
         try:
-            status, data, receipt = await self._step_once(request, timeout_s)
+            status, data, proof = await self._step_once(request, timeout_s)
         except PeerUnavailable as error:
             # An idle connection may be closed just as we use it; a step is safe to repeat.
             if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                 raise
-            status, data, receipt = await self._step_once(request, deadline - time.monotonic())
+            status, data, proof = await self._step_once(request, deadline - time.monotonic())
         if status == 409:
             raise _unknown_base(data, request)
         if len(data) < OFF_LOOP_BYTES:
@@ -125,7 +126,7 @@ class ExpertClient:
             response = await asyncio.to_thread(
                 StepResponse.from_bytes, data, request, self._vocab_size
             )
-        return replace(response, receipt=receipt)
+        return replace(response, proof=proof)
 
     async def generate(
         self, request: GenerateRequest, *, timeout_s: float
@@ -176,8 +177,8 @@ class ExpertClient:
 
     async def _step_once(
         self, request: StepRequest, timeout_s: float
-    ) -> tuple[int, bytearray, str]:
-        """Status (200 or 409), body, and the verified receipt with the hashes that it covers."""
+    ) -> tuple[int, bytearray, Proof]:
+        """Status (200 or 409), body, and the verified receipt with what it covers."""
         body = request.to_bytes()
         headers, request_sha256 = self._sign("/v1/step", body, CONTENT_TYPE)
         call = _open(self._http, self.axon, "POST", "/v1/step", body, headers, timeout_s)
@@ -189,7 +190,9 @@ class ExpertClient:
         receipt = receipts[0] if len(receipts) == 1 else ""
         digest = await sha256_of(data)
         self._check_receipt(receipt, response.status, request_sha256, digest)
-        return response.status, data, f"{receipt} {request_sha256.hex()} {digest.hex()}"
+        base_lens = tuple(s.base_len for s in request.sequences)
+        signature = bytes.fromhex(receipt.removeprefix("0x"))
+        return response.status, data, Proof(int(headers[NONCE]), base_lens, signature, data)
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""

@@ -1,9 +1,9 @@
-"""A token bucket for each key, in bounded memory."""
+"""Limits for strangers, by key, in bounded memory: a rate each, and a budget that all share."""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 
@@ -33,3 +33,29 @@ class RateLimiter:
         if len(self._buckets) > self._capacity:
             self._buckets.popitem(last=False)
         return allowed
+
+
+class SharedBudget:
+    """`capacity` units that many keys hold at once; a key, at most a third of what is left free.
+
+    So one key alone may hold a quarter of the whole, and k keys that take all they can leave
+    (3/4)^k of it: the dynamic thresholds of Choudhury and Hahne (1998), with factor 1/3.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._free = capacity
+        self._held: Counter[str] = Counter()
+
+    def take(self, key: str, amount: int) -> bool:
+        """Hold `amount` more; False, and nothing taken, when the key's part has no room for it."""
+        if 3 * (self._held[key] + amount) > self._free - amount:
+            return False
+        self._held[key] += amount
+        self._free -= amount
+        return True
+
+    def give_back(self, key: str, amount: int) -> None:
+        self._free += amount
+        self._held[key] -= amount
+        if not self._held[key]:
+            del self._held[key]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.distributions import Rows
-from moesubnet.rows import ROWS_SCHEMA, StepResponse, StepRows, max_answer_bytes
+from moesubnet.rows import ROWS_SCHEMA, Proof, StepResponse, StepRows, max_answer_bytes
 from moesubnet.step import (
     STEP_SCHEMA,
     Ids,
@@ -28,6 +28,7 @@ __all__ = [
     "GenerateRequest",
     "Ids",
     "Kind",
+    "Proof",
     "Rows",
     "SequenceStep",
     "StepLimits",

@@ -74,16 +74,23 @@ class StepRows:
         return cls(step.first_row, listed, ids, tail, scores)
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What shows to others that an answer was given: `signing.verify_receipt` checks `receipt`
+    (64 bytes) over the request, which had this nonce and these bases, and this body."""
+
+    nonce_ns: int
+    base_lens: tuple[int, ...]
+    receipt: bytes
+    body: bytes | bytearray
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResponse:
-    """The rows of each sequence of a StepRequest, in its order.
-
-    receipt: how the responder signed it, then the request's and the body's SHA-256, in hex with
-    spaces between; empty until it came over the wire.
-    """
+    """The rows of each sequence of a StepRequest, in its order; `proof` if it came by wire."""
 
     rows: tuple[StepRows, ...]
-    receipt: str = ""
+    proof: Proof | None = None
 
     def to_bytes(self, dtype: Literal["f16", "f32"] = "f16") -> bytes:
         offsets = np.cumsum([0, *(len(r.logprobs) for r in self.rows)])

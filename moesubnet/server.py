@@ -35,7 +35,7 @@ from moesubnet.errors import (
     WireError,
     WrongReceiver,
 )
-from moesubnet.limits import RateLimiter
+from moesubnet.limits import RateLimiter, SharedBudget
 from moesubnet.nonces import NonceStore
 from moesubnet.protocol import GenerateChunk, StreamReceipt
 from moesubnet.signing import RECEIPT, Caller, prove_claim, read_claim, sha256_of, sign_receipt
@@ -119,20 +119,22 @@ def auth_middleware(
 ) -> Middleware:
     """The one door of a neuron's server. `public_limiter` None: 10 a second, bursts of 50."""
     own_hotkey = Hotkey(own_signer.ss58_address)
-    unproven_bytes = 0
+    unproven = SharedBudget(MAX_UNPROVEN_BYTES)
     limiter = public_limiter or RateLimiter(rate_per_s=10.0, burst=50.0)
 
-    async def read_body(request: web.Request, length: int) -> bytes:
-        """The body of a claim. Nobody is proven yet, so all such bodies share one budget."""
-        nonlocal unproven_bytes
-        if unproven_bytes + length > MAX_UNPROVEN_BYTES:
-            raise web.HTTPServiceUnavailable
-        unproven_bytes += length
+    async def read_body(request: web.Request) -> bytes:
+        """The body of a claim. Nobody is proven yet, so what has come of all such bodies shares
+        one budget, and no address can use it up."""
+        address, body = _address_key(request.remote), bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                return await request.content.readexactly(length) if length else b""
+                async for chunk in request.content.iter_any():
+                    if not unproven.take(address, len(chunk)):
+                        raise web.HTTPServiceUnavailable
+                    body += chunk
+            return bytes(body)
         finally:
-            unproven_bytes -= length
+            unproven.give_back(address, len(body))
 
     async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.match_info.http_exception is not None:
@@ -149,7 +151,7 @@ def auth_middleware(
         try:
             claim = read_claim(request.headers, own_hotkey, clock_ns())
             callers(claim.sender)
-            body = await read_body(request, length)
+            body = await read_body(request)
             now_ns = clock_ns()
             caller = prove_claim(claim, request.method, request.raw_path, body, now_ns, nonces)
         except MoesubnetError as error:

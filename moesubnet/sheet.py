@@ -1,6 +1,6 @@
 """Score sheets: everything a vote was computed from, in one canonical file.
 
-A sheet is msgpack `moesubnet-sheet/1` with keys in fixed order, raw little-endian arrays and no
+A sheet is msgpack `moesubnet-sheet/2` with keys in fixed order, raw little-endian arrays and no
 floats: log-probabilities and log-weights are int32 micro-nats, scores int64 nano-nats. Its
 SHA-256 is bound to the vote by the commit's salt; `moesubnet.validator.scoring.recount` repeats
 the vote from it. The text of the walks becomes public with the sheet.
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moesubnet.errors import FrameError
 from moesubnet.types import Hotkey
 
-SHEET_FORMAT = "moesubnet-sheet/1"
+SHEET_FORMAT = "moesubnet-sheet/2"
 MAX_SHEET_BYTES = 8 * 2**20
 MAX_HOTKEYS = 4096
 MAX_WALKS = 1024
@@ -32,6 +32,7 @@ NANO = 1_000_000_000
 LOG_Q_FLOOR = -30.0  # nats; what a row gave below this is written as this
 LOG_Q_UNANSWERED = np.int32(-(2**31) + 1)  # asked, and no valid answer came
 LOG_Q_ABSENT = np.int32(-(2**31))  # not asked: it was not there when the walk began
+MAX_ENTROPY = np.int32(20 * MICRO)  # more than any vocabulary allows
 LOG_W_NONE = np.int32(-(2**31))  # had no part in the mixture at this item
 
 I32 = npt.NDArray[np.int32]
@@ -61,6 +62,7 @@ class Sheet:
     position: U32  # [M]
     log_q: I32  # [M, n + 1] micro-nats of the label, or LOG_Q_*
     log_w: I32  # [M, n + 1] micro-nats, or LOG_W_NONE
+    entropy: I32  # [M, n] micro-nats: of the law that the expert gave; 0 where it gave none
     receipts: tuple[bytes, ...]  # [n] SHA-256 over the receipts of its answers, in order
     reliability_ppm: tuple[int, ...]  # [n] answered / asked
     ema_before: tuple[int | None, ...]  # [n] nano-nats; none: never scored
@@ -124,7 +126,7 @@ class _Wire(BaseModel):
     """What a stranger's sheet must be before it becomes a Sheet."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["moesubnet-sheet/1"]
+    format: Literal["moesubnet-sheet/2"]
     netuid: U16
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
     validator: Address
@@ -140,6 +142,7 @@ class _Wire(BaseModel):
     position: bytes
     log_q: bytes
     log_w: bytes
+    entropy: bytes
     receipts: list[Sha256]
     reliability_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
     ema_before: list[Score | None]
@@ -169,13 +172,16 @@ class _Wire(BaseModel):
             raise ValueError("an item without a label")
         log_q = np.frombuffer(self.log_q, "<i4").reshape(len(walk), n + 1)
         log_w = np.frombuffer(self.log_w, "<i4").reshape(len(walk), n + 1)
+        entropy = np.frombuffer(self.entropy, "<i4").reshape(len(walk), n)
         floor = np.int32(LOG_Q_FLOOR * MICRO)
         given = log_q > LOG_Q_UNANSWERED
         if np.any(log_q[given] < floor) or np.any(log_q > 0) or np.any(log_w > 0):
             raise ValueError("a logarithm out of range")
         if not np.all(given[:, -1]) or np.any(given != (log_w != LOG_W_NONE)):
             raise ValueError("who answered has a weight, and the baseline always answers")
+        if np.any(entropy < 0) or np.any(entropy > MAX_ENTROPY) or np.any(entropy[~given[:, :-1]]):
+            raise ValueError("an entropy out of range, or of a law that was not given")
         content = {key: getattr(self, key) for key in _KEYS}
         content |= {key: tuple(v) for key, v in content.items() if isinstance(v, list)}
         content |= {"walks": walks, "walk": walk, "position": position}
-        return Sheet(**content | {"log_q": log_q, "log_w": log_w})
+        return Sheet(**content | {"log_q": log_q, "log_w": log_w, "entropy": entropy})

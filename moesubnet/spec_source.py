@@ -10,6 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from pydantic import ValidationError
 
+from moesubnet.addresses import checked_sockets
 from moesubnet.errors import SpecError
 from moesubnet.paths import cache_dir
 from moesubnet.spec import MAX_SPEC_BYTES, LoadedSpec, Spec, load_spec
@@ -23,11 +24,14 @@ MAX_FILE_BYTES = 1 << 30
 FETCH_TIMEOUT_S = 600.0
 
 
-async def find_spec(folder: Path | None, metagraph: Metagraph) -> LoadedSpec:
+async def find_spec(
+    folder: Path | None, metagraph: Metagraph, *, allow_private: bool = False
+) -> LoadedSpec:
     """The spec that `metagraph` names, from `folder` or else from the URL on chain.
 
-    The URL names the folder of spec.json: `file:`, `http:` or `https:`; everything fetched is
-    checked against the hash on chain and kept. Raises SpecError.
+    The URL names the folder of spec.json: `file:`, `http:` or `https:`. The owner is a stranger:
+    public addresses only unless `allow_private`, whatever its names resolve to, and everything
+    fetched is checked against the hash on chain and kept. Raises SpecError.
     """
     sha256, url = metagraph.spec_sha256, metagraph.spec_url
     if folder is not None:
@@ -44,17 +48,25 @@ async def find_spec(folder: Path | None, metagraph: Metagraph) -> LoadedSpec:
         raise SpecError(f"cannot fetch the spec from {url!r}: pass --spec FOLDER")
     root = cache_dir("specs", sha256.removeprefix("0x"))
     if not (root / "spec.json").is_file():
-        await _fetch_spec(url.rstrip("/") + "/", sha256.removeprefix("0x"), root)
+        base_url, digest = url.rstrip("/") + "/", sha256.removeprefix("0x")
+        await _fetch_spec(base_url, digest, root, allow_private=allow_private)
     return load_spec(root, sha256)
 
 
-async def _fetch_spec(base_url: str, sha256: str, root: Path) -> None:
+async def _fetch_spec(base_url: str, sha256: str, root: Path, *, allow_private: bool) -> None:
     """Download the files, spec.json last, so that a folder with one is complete."""
     import aiohttp
 
-    timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S, sock_connect=10.0, sock_read=30.0)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as http:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                socket_factory=checked_sockets(allow_private=allow_private)
+            ),
+            timeout=aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S, connect=20.0, sock_read=30.0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+        ) as http:
             unproven = root / "spec.json.part"
             await _download(http, base_url + "spec.json", unproven, sha256, MAX_SPEC_BYTES)
             spec = Spec.model_validate_json(unproven.read_bytes())
@@ -64,7 +76,10 @@ async def _fetch_spec(base_url: str, sha256: str, root: Path) -> None:
     except ValidationError as error:
         raise SpecError(f"the owner's spec is malformed: {error}") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise SpecError(f"cannot fetch the spec from {base_url}: {error}") from error
+        raise SpecError(
+            f"cannot fetch the spec from {base_url}: {error or type(error).__name__}. "
+            "If you have it, pass --spec FOLDER"
+        ) from error
     os.replace(unproven, root / "spec.json")
 
 

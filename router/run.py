@@ -76,7 +76,7 @@ async def run_router(config: RouterConfig) -> None:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         netuid = NetUid(config.netuid)
         metagraph = await chain.metagraph(netuid)
-        spec = await find_spec(config.spec_dir, metagraph)
+        spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
         _warn_if_poor(metagraph, config.signer, spec)
 
         http = await stack.enter_async_context(open_http_session())

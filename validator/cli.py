@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from moesubnet.chain.console import AsJson
+
+if TYPE_CHECKING:
+    from moesubnet.validator.archive import Archive
 
 validator_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -99,32 +106,76 @@ def explain(
     sheet: Annotated[
         Path | None, typer.Option(help="A published sheet's file instead of your own last one.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say on one screen why a miner earns what it earns.
 
-    From your own newest sheet, or any validator's: fetch `http://AXON/v1/sheet/HASH` (the hash is
-    on chain, `LastReveal`) and pass it with --sheet. The vote is recounted from it.
+    From your own newest sheet, also while your validator runs, or from any validator's: fetch
+    `http://AXON/v1/sheet/HASH` (the hash is on chain, `LastReveal`) and pass it with --sheet. The
+    vote is recounted from it.
     """
     from moesubnet.chain.wallet import hotkey_address
     from moesubnet.errors import ConfigError
     from moesubnet.sheet import Sheet
     from moesubnet.types import Hotkey
     from moesubnet.validator.explain import explain as explain_sheet
-    from moesubnet.validator.state import State
+    from moesubnet.validator.explain import facts
 
     if sheet is not None:
         found: Sheet | None = Sheet.from_bytes(_read(sheet))
     else:
-        path = (state_dir or _default_state_dir()) / "validator.sqlite3"
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist: give --state-dir or --sheet")
-        state = State(path)
-        found = state.newest_sheet()
-        state.close()
+        with contextlib.closing(_own_archive(state_dir, "--sheet")) as archive:
+            found = archive.newest_sheet()
     if found is None:
         raise ConfigError("no epoch is closed yet: wait for the middle of the next one")
     address = hotkey_address(hotkey) if hotkey.startswith("//") else Hotkey(hotkey)
-    typer.echo(explain_sheet(found, address))
+    typer.echo(json.dumps(facts(found, address)) if as_json else explain_sheet(found, address))
+
+
+@validator_app.command()
+def audit(
+    sheet: Annotated[str, typer.Argument(help="A sheet's hash (64 hex digits), or its file.")],
+    axon: Annotated[
+        str | None,
+        typer.Option(help="IP:PORT of the validator to ask; your own state if not given."),
+    ] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a validator's sheet against what the experts signed.
+
+    Recounts the vote; checks, item by item, that the expert signed an answer to exactly the
+    question that the sheet describes; and, for the epochs whose answers are still kept, that each
+    answer says what the sheet says. Ends with status 1 if anything contradicts the sheet.
+    """
+    import asyncio
+
+    from moesubnet.validator.audit import as_json as to_json
+    from moesubnet.validator.audit import as_text
+    from moesubnet.validator.audit import audit as audit_sheet
+    from moesubnet.validator.published import fetched, own
+
+    name = sheet if len(sheet) == 64 and not Path(sheet).exists() else None
+    body = None if name else _read(Path(sheet))
+    if axon is None:
+        with contextlib.closing(_own_archive(state_dir, "--axon")) as archive:
+            found = own(archive, name, body)
+    else:
+        found = asyncio.run(fetched(axon, name, body))
+    result = audit_sheet(found.sheet, found.receipts, found.answers)
+    typer.echo(json.dumps(to_json(result)) if as_json else as_text(found.sheet, result))
+    if not result.is_clean:
+        raise typer.Exit(1)
+
+
+def _own_archive(state_dir: Path | None, instead: str) -> Archive:
+    from moesubnet.errors import ConfigError
+    from moesubnet.validator.archive import Archive
+
+    path = (state_dir or _default_state_dir()) / "validator.sqlite3"
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: give --state-dir or {instead}")
+    return Archive.open(path)
 
 
 def _default_state_dir() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from moesubnet.sheet import (
     sheet_seed,
 )
 from moesubnet.types import Hotkey, Metagraph
+from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
 from moesubnet.validator.records import Batch
 from moesubnet.validator.scoring import cluster_leaders, recount
 
@@ -32,8 +32,9 @@ def close_sheet(
     gate_sha256: bytes,
     previous_sha256: bytes,
     scores: Mapping[Hotkey, int],
-) -> Sheet:
-    """The sheet of the metagraph's epoch; pure.
+    vocab_size: int,
+) -> tuple[Sheet, Receipts]:
+    """The sheet of the metagraph's epoch, and what proves its items; pure.
 
     Columns are the registered hotkeys that were asked or have a score to lose: who is absent
     fades. Clones follow the one that registered first. Of too many items the newest count.
@@ -44,7 +45,8 @@ def close_sheet(
     scored = {hotkey for hotkey, score in scores.items() if score > 0}
     hotkeys = tuple(sorted(h for h in asked | scored if h in registered and h != validator))
     walks = [ids for batch in batches for ids in batch.walks]
-    walk, position, log_q, log_w = _items(batches, hotkeys)
+    receipts = _receipts(batches, hotkeys, vocab_size)
+    walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
     unvoted = Sheet(
         netuid=metagraph.netuid,
         epoch=metagraph.epoch_index,
@@ -61,19 +63,21 @@ def close_sheet(
         position=position,
         log_q=log_q,
         log_w=log_w,
-        receipts=tuple(_receipts_sha256(batches, hotkey) for hotkey in hotkeys),
+        entropy=entropy,
+        receipts=tuple(column_sha256(column) for column in receipts.records.T),
         reliability_ppm=(0,) * len(hotkeys),
         ema_before=tuple(scores.get(hotkey) for hotkey in hotkeys),
         ema_after=(None,) * len(hotkeys),
         row_u16=(0,) * len(hotkeys),
     )
     vote = recount(unvoted)
-    return dataclasses.replace(
+    sheet = dataclasses.replace(
         unvoted,
         reliability_ppm=vote.reliability_ppm,
         ema_after=vote.ema_after,
         row_u16=vote.row_u16,
     )
+    return sheet, receipts
 
 
 def _newest(batches: Sequence[Batch]) -> list[Batch]:
@@ -89,11 +93,13 @@ def _newest(batches: Sequence[Batch]) -> list[Batch]:
     return kept
 
 
-def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U32, I32, I32]:
-    """walk, position [M], log_q, log_w [M, n + 1] of all steps in columns of `hotkeys`."""
+def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U32, I32, I32, I32]:
+    """walk, position [M], log_q, log_w [M, n + 1], entropy [M, n] of all steps, in columns of
+    `hotkeys`."""
     n = len(hotkeys)
     walk, position = [np.empty(0, "<u4")], [np.empty(0, "<u4")]
     log_q, log_w = [np.empty((0, n + 1), "<i4")], [np.empty((0, n + 1), "<i4")]
+    entropy = [np.empty((0, n), "<i4")]
     begin = 0
     for batch in batches:
         count = len(batch.walks)
@@ -104,9 +110,10 @@ def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U3
             position.append(np.full(count, step.position, "<u4"))
             log_q.append(np.where(columns < 0, LOG_Q_ABSENT, step.log_q[:, columns]))
             log_w.append(np.where(columns < 0, LOG_W_NONE, step.log_w[:, columns]))
+            entropy.append(np.where(columns[:-1] < 0, 0, step.entropy[:, columns[:-1]]))
         begin += count
-    joined = (np.concatenate(log_q).astype("<i4"), np.concatenate(log_w).astype("<i4"))
-    return np.concatenate(walk), np.concatenate(position), *joined
+    q, w, h = (np.concatenate(part).astype("<i4") for part in (log_q, log_w, entropy))
+    return np.concatenate(walk), np.concatenate(position), q, w, h
 
 
 def _leaders(
@@ -128,12 +135,13 @@ def _leaders(
     return cluster_leaders(mean, [(int(x.registered_at_block), int(x.uid)) for x in neurons])
 
 
-def _receipts_sha256(batches: Sequence[Batch], hotkey: Hotkey) -> bytes:
-    """SHA-256 over the lines of an expert's receipts, in the order of its answers."""
-    lines = [
-        step.receipts[batch.hotkeys.index(hotkey)]
-        for batch in batches
-        if hotkey in batch.hotkeys
-        for step in batch.steps
-    ]
-    return hashlib.sha256("".join(f"{line}\n" for line in lines if line).encode()).digest()
+def _receipts(batches: Sequence[Batch], hotkeys: Sequence[Hotkey], vocab_size: int) -> Receipts:
+    """The records of a sheet's items, in its order."""
+    parts = [np.zeros((0, len(hotkeys)), RECORD)]
+    sessions: list[str] = []
+    for batch in batches:
+        sessions += batch.sessions
+        columns = [batch.hotkeys.index(h) if h in batch.hotkeys else -1 for h in hotkeys]
+        none = np.zeros((len(batch.walks), 1), RECORD)
+        parts += [np.hstack([step.records, none])[:, columns] for step in batch.steps]
+    return Receipts(vocab_size, tuple(sessions), np.concatenate(parts))

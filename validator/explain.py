@@ -9,18 +9,45 @@ import numpy as np
 from moesubnet.errors import ConfigError
 from moesubnet.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
+from moesubnet.validator.calibration import Gap, calibration
 from moesubnet.validator.scoring import EMA_SHARE, Recount, recount
+
+
+def facts(sheet: Sheet, hotkey: Hotkey) -> dict[str, object]:
+    """What `explain` says, for programs; nats per token. Raises ConfigError as it does."""
+    column = _column_of(sheet, hotkey)
+    result, (alone, in_mixture) = recount(sheet), calibration(sheet, column)
+    answered = sheet.log_q[:, column] > LOG_Q_UNANSWERED
+    content: dict[str, object] = {
+        "hotkey": hotkey,
+        "uid": sheet.uids[column],
+        "epoch": sheet.epoch,
+        "validator": sheet.validator,
+        "sheet_sha256": sheet.sha256.hex(),
+        "items_asked": int(np.sum(sheet.log_q[:, column] != LOG_Q_ABSENT)),
+        "items_answered": int(np.sum(answered)),
+        "vote_u16": sheet.row_u16[column],
+        "recounted_u16": result.row_u16[column],
+        "leader": sheet.hotkeys[sheet.leaders[column]],
+        "score_nats": result.score_nano[column] / NANO,
+        "value_nats": float(result.value_nats[column]),
+        "bound_nats": float(result.bound_nats[column]),
+        "reliability": result.reliability_ppm[column] / MICRO,
+        "gap_nats": alone.nats,
+        "gap_error_nats": alone.error_nats,
+        "gap_by_weight_nats": in_mixture.nats,
+        "gap_by_weight_error_nats": in_mixture.error_nats,
+    }
+    for name, averages in (("before", sheet.ema_before), ("after", sheet.ema_after)):
+        average = averages[column]
+        content[f"average_{name}_nats"] = None if average is None else average / NANO
+    finite = (not isinstance(x, float) or math.isfinite(x) for x in content.values())
+    return {key: x if ok else None for (key, x), ok in zip(content.items(), finite, strict=True)}
 
 
 def explain(sheet: Sheet, hotkey: Hotkey) -> str:
     """Text of about 20 lines. Raises ConfigError when the sheet does not have the hotkey."""
-    if hotkey not in sheet.hotkeys:
-        known = "\n  ".join(sheet.hotkeys) or "nobody"
-        raise ConfigError(
-            f"{hotkey} is not in this sheet (epoch {sheet.epoch}). It has:\n  {known}\n"
-            "A miner appears once it is registered, serves its axon and shows a card of this spec."
-        )
-    column = sheet.hotkeys.index(hotkey)
+    column = _column_of(sheet, hotkey)
     result = recount(sheet)
     leader = sheet.leaders[column]
     clones = [h for h, lead in zip(sheet.hotkeys, sheet.leaders, strict=True) if lead == leader]
@@ -49,6 +76,16 @@ def explain(sheet: Sheet, hotkey: Hotkey) -> str:
     return "\n".join(lines)
 
 
+def _column_of(sheet: Sheet, hotkey: Hotkey) -> int:
+    if hotkey in sheet.hotkeys:
+        return sheet.hotkeys.index(hotkey)
+    known = "\n  ".join(sheet.hotkeys) or "nobody"
+    raise ConfigError(
+        f"{hotkey} is not in this sheet (epoch {sheet.epoch}). It has:\n  {known}\n"
+        "A miner appears once it is registered, serves its axon and shows a card of this spec."
+    )
+
+
 def _nats(nano: int | None) -> str:
     return "   none" if nano is None else f"{nano / NANO:7.4f}"
 
@@ -70,6 +107,16 @@ def _beside_others(sheet: Sheet, column: int) -> list[str]:
     return [
         f"ln p(next token)   alone {alone:.3f}   baseline {baseline:.3f}   mixture {mixture:.3f}",
         f"its mean weight in the mixture {mean_weight:.1%}",
+        *_calibration(*calibration(sheet, column)),
+    ]
+
+
+def _calibration(alone: Gap, in_mixture: Gap) -> list[str]:
+    """How much more its labels surprised it than its own laws expect; a fact, no verdict."""
+    return [
+        f"surprise beyond its own entropy   {alone.nats:+.3f} ± {alone.error_nats:.3f} nats/token, "
+        f"{in_mixture.nats:+.3f} ± {in_mixture.error_nats:.3f} by its weight",
+        "  (0 is calibrated, above: too sure; large on text unlike its own; no part of the score)",
     ]
 
 

@@ -79,7 +79,7 @@ class Validator:
         """Publish our axon, and keep our own revealed sheets where the gate finds them."""
         metagraph = await self._read_metagraph()
         await self._publish_axon(metagraph)
-        for body in self.state.public_sheets():
+        for body in self.state.archive.public_sheets():
             keep_sheet(self.sheets_dir, body)
 
     def _walks_due(self, epoch: Epoch) -> int:
@@ -114,7 +114,7 @@ class Validator:
         if metagraph.epoch_index != epoch_index:
             return  # the epoch ended meanwhile
         batches = self.state.open_batches()
-        sheet = await asyncio.to_thread(
+        sheet, receipts = await asyncio.to_thread(
             close_sheet,
             batches,
             metagraph,
@@ -123,10 +123,11 @@ class Validator:
             gate_sha256=self.measurement.gate.sha256,
             previous_sha256=self.state.previous_sha256(),
             scores=self.state.scores(),
+            vocab_size=self.measurement.vocab_size,
         )
         is_worth_voting = any(sheet.row_u16)
         phase = Phase.PREPARED if is_worth_voting else Phase.LOST
-        self.state.close_epoch(sheet, salt_for(sheet), phase, batches)
+        self.state.close_epoch(sheet, salt_for(sheet), phase, batches, receipts.to_bytes())
         log.info("closed epoch=%d items=%d vote=%s", sheet.epoch, len(sheet.walk), phase)
 
     async def _read_metagraph(self) -> Metagraph:

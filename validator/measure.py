@@ -20,7 +20,7 @@ from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.state import State
 
-DEADLINE_S = 5.0  # for one expert's answer to one step of a batch
+DEADLINE_S = 5.0  # for one expert's answer to one step of a walk
 REST_S = 2.0  # for an expert that failed, doubling; so that the dead do not slow the living
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,10 @@ class Measurement:
     def gate(self) -> Gate:
         return self._gates.gate
 
+    @property
+    def vocab_size(self) -> int:
+        return len(self._baseline.logp)
+
     async def open_batch(self, metagraph: Metagraph, walks: int) -> Batch | None:
         """Fresh text for the experts that serve now; None while there are none.
 
@@ -78,12 +82,14 @@ class Measurement:
 
     async def run(self, batch: Batch) -> None:
         """Walk the batch to its end; each position is on disk before its labels are sent."""
-        vocab_size = len(self._baseline.logp)
-        want = want_for(vocab_size)
-        panel = Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
+        want = want_for(self.vocab_size)
+        panels = [
+            Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
+            for _ in batch.walks
+        ]
         walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
-        async for step in walk_batch(panel, batch, walk, self._baseline.logp):
-            self._state.add_step(batch.id, step)
+        async for step in walk_batch(panels, batch, walk, self._baseline.logp):
+            self._state.add_step(batch, step)
             silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
             self._metrics.answers.labels("missing").inc(silent)
             self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)

@@ -7,11 +7,11 @@ measured on it again.
 
 from __future__ import annotations
 
+import asyncio
 import glob
 import hashlib
 import json
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,15 +20,20 @@ import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture import Walk
-from moesubnet.panel import Panel, PanelSequence
-from moesubnet.protocol import StepResponse
-from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, micro_nats
+from moesubnet.panel import Panel, PanelError, PanelSequence
+from moesubnet.protocol import Proof, StepResponse
+from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
+from moesubnet.types import Hotkey
+from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import Batch, Step, Window
-from moesubnet.validator.scoring import hellinger_squared
+from moesubnet.validator.scoring import entropy_nats, hellinger_squared
 
 PREFIX_TOKENS = 32
 STEP_TOKENS = 16
 WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
+CALLS_AT_ONCE = 512  # of one batch, to all experts: as many as the HTTP session has connections
+
+Law = npt.NDArray[np.float32]  # [V] log-probabilities
 
 log = logging.getLogger(__name__)
 
@@ -112,72 +117,93 @@ def _read_texts(path: Path) -> Iterator[str]:
 
 
 async def walk_batch(
-    panel: Panel,
+    panels: Sequence[Panel],
     batch: Batch,
     walk: Walk,
     baseline_logp: npt.NDArray[np.float32],
 ) -> AsyncIterator[Step]:
-    """Move all walks of `batch` in lockstep; yields each position's scores.
+    """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
+    position's scores.
 
-    Store a step before asking for the next one: that sends its labels.
+    A walk is asked as a router asks: its own session, one sequence a request, the prefix and then
+    token by token. Store a step before asking for the next one: that sends its labels.
     """
     walk.show(batch.walks[:, :PREFIX_TOKENS])
-    sequences = [PanelSequence(secrets.token_hex(16)) for _ in batch.walks]
+    sequences = [PanelSequence(session) for session in batch.sessions]
+    slots = asyncio.Semaphore(max(1, CALLS_AT_ONCE // len(batch.hotkeys)))
     sent = 0
+
+    async def advance(k: int, position: int) -> dict[Hotkey, StepResponse | PanelError]:
+        async with slots:
+            ids = batch.walks[k, sent:position]
+            return await panels[k].advance([sequences[k]], [ids], members=batch.hotkeys)
+
     for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
-        answers = await panel.advance(
-            sequences, list(batch.walks[:, sent:position]), members=batch.hotkeys
-        )
+        answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
         sent = position
-        laws: list[npt.NDArray[np.float32] | None] = []
-        receipts = []
-        for hotkey in batch.hotkeys:
-            answer = answers[hotkey]
-            if isinstance(answer, StepResponse):
-                laws.append(_last_laws(answer, len(baseline_logp)))
-                receipts.append(answer.receipt)
-            else:
-                laws.append(None)
-                receipts.append("")
-                log.info("probe hotkey=%s position=%d failed=%s", hotkey, position, answer)
-        yield score_step(walk, position, batch.walks[:, position], laws, baseline_logp, receipts)
+        _log_failures(answers, position)
+        laws = [
+            [_last_law(answer[hotkey], len(baseline_logp)) for answer in answers]
+            for hotkey in batch.hotkeys
+        ]
+        proofs = [[_proof(answer[hotkey]) for answer in answers] for hotkey in batch.hotkeys]
+        yield score_step(walk, position, batch.walks[:, position], laws, baseline_logp, proofs)
 
 
-def _last_laws(answer: StepResponse, vocab_size: int) -> npt.NDArray[np.float32]:
-    """float32 [N, V]: the law of each sequence's next token."""
-    return np.stack([rows.dense(vocab_size)[-1] for rows in answer.rows])
+def _last_law(answer: StepResponse | PanelError, vocab_size: int) -> Law | None:
+    """float32 [V]: the law of the next token."""
+    return answer.rows[0].dense(vocab_size)[-1] if isinstance(answer, StepResponse) else None
+
+
+def _proof(answer: StepResponse | PanelError) -> Proof | None:
+    return answer.proof if isinstance(answer, StepResponse) else None
+
+
+def _log_failures(
+    answers: Sequence[Mapping[Hotkey, StepResponse | PanelError]], position: int
+) -> None:
+    failed = {h: a for answer in answers for h, a in answer.items() if isinstance(a, Exception)}
+    for hotkey, error in failed.items():
+        log.info("probe hotkey=%s position=%d failed=%s", hotkey, position, error)
 
 
 def score_step(
     walk: Walk,
     position: int,
     labels: npt.NDArray[np.uint32],
-    laws: Sequence[npt.NDArray[np.float32] | None],
+    laws: Sequence[Sequence[Law | None]],
     baseline_logp: npt.NDArray[np.float32],
-    receipts: Sequence[str] = (),
+    proofs: Sequence[Sequence[Proof | None]] | None = None,
 ) -> Step:
-    """Score the labels [N] against each expert's laws [N, V] (None: no answer), move `walk` on."""
+    """Score the labels [N] against each expert's laws, n × N of [V] or None: no answer. Moves
+    `walk` on."""
     count, n = len(labels), len(laws)
+    proofs = proofs or [[None] * count] * n
     log_q = np.tile(baseline_logp[labels].astype(np.float64)[:, None], (1, n + 1))
-    answered = np.array([law is not None for law in laws] + [True])
-    for column, law in enumerate(laws):
-        if law is not None:
-            log_q[:, column] = law[np.arange(count), labels]
+    answered = np.ones((count, n + 1), np.bool_)
+    entropy = np.zeros((count, n))
+    distance, together = np.zeros((n, n)), np.zeros((n, n), np.int64)
+    for k, label in enumerate(labels):
+        given = {i: law for i, of_walks in enumerate(laws) if (law := of_walks[k]) is not None}
+        answered[k, :-1] = [i in given for i in range(n)]
+        if not given:
+            continue
+        there = list(given)
+        stacked = np.stack([given[i] for i in there])  # [there, V]
+        log_q[k, there] = stacked[:, label]
+        entropy[k, there] = entropy_nats(stacked)
+        distance[np.ix_(there, there)] += hellinger_squared(stacked)
+        together[np.ix_(there, there)] += 1
     log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
     log_w = walk.log_weights(answered)
     walk.observe(labels, log_q, blind=answered)
-    there = [column for column in range(n) if laws[column] is not None]
-    distance, together = np.zeros((n, n)), np.zeros((n, n), np.int64)
-    if there:
-        given = np.stack([law for law in laws if law is not None])  # [there, N, V]
-        pairs = np.ix_(there, there)
-        distance[pairs] = sum(hellinger_squared(given[:, k]) for k in range(count))
-        together[pairs] = count
     return Step(
         position,
         np.where(answered, micro_nats(log_q), LOG_Q_UNANSWERED).astype(np.int32),
         micro_nats(log_w),
+        np.rint(entropy * MICRO).astype(np.int32),
         distance,
         together,
-        tuple(receipts),
+        np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
+        tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moesubnet.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
+from moesubnet.validator.receipts import Records
 
 
 class Phase(StrEnum):
@@ -34,16 +35,19 @@ class Window:
 class Step:
     """One position of all walks of a batch, scored. n experts, N walks.
 
-    log_q, log_w: int32 [N, n + 1] as in a sheet; distance: float64 [n, n], summed squared
-    Hellinger distances over `together` int64 [n, n] walks; receipts: one line for each answer.
+    log_q, log_w: int32 [N, n + 1] and entropy: int32 [N, n] as in a sheet; distance: float64
+    [n, n], summed squared Hellinger distances over `together` int64 [n, n] walks;
+    records: RECORD [N, n]; bodies: the answers as they came, empty for none.
     """
 
     position: int
     log_q: npt.NDArray[np.int32]
     log_w: npt.NDArray[np.int32]
+    entropy: npt.NDArray[np.int32]
     distance: npt.NDArray[np.float64]
     together: npt.NDArray[np.int64]
-    receipts: tuple[str, ...]  # [n]; empty for no answer
+    records: Records
+    bodies: tuple[tuple[bytes, ...], ...]  # [n, N]; empty once stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Batch:
     id: int
     hotkeys: tuple[Hotkey, ...]
     walks: npt.NDArray[np.uint32]  # [N, tokens]
+    sessions: tuple[str, ...]  # [N]: their names at the experts
     steps: tuple[Step, ...]
 
 

@@ -63,7 +63,7 @@ async def run_validator(config: ValidatorConfig) -> None:
         if scheme == VoteScheme.TIMELOCKED:
             load_timelock()
             log.warning("votes are timelocked here: nothing on chain will name the score sheets")
-        spec = await find_spec(config.spec_dir, metagraph)
+        spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
         pool = await asyncio.to_thread(_load_pool, config.text, spec)
         log.info("private text: %d tokens, %d windows", pool.tokens, len(pool.free_windows({})))
 

@@ -119,7 +119,7 @@ def value_and_bound(marginal: Float, walk: npt.NDArray[np.integer]) -> tuple[flo
     Tokens of a walk depend on each other, so walks are the sample; one walk bounds nothing.
     """
     value = math.fsum(marginal) / len(marginal)
-    means = [math.fsum(part) / len(part) for part in _by_walk(marginal, walk)]
+    means = [math.fsum(part) / len(part) for part in by_walk(marginal, walk)]
     if len(means) < 2:
         return value, -math.inf
     centre = math.fsum(means) / len(means)
@@ -156,6 +156,11 @@ def hellinger_squared(laws: npt.NDArray[np.floating]) -> Float:
     return np.clip(1.0 - overlap, 0.0, 1.0)
 
 
+def entropy_nats(laws: npt.NDArray[np.floating]) -> Float:
+    """−Σ_x p(x) ln p(x) of log-laws [.., V], at least 0: float64 [..]."""
+    return np.maximum(-np.sum(np.exp(laws) * laws, axis=-1, dtype=np.float64), 0.0)
+
+
 def _cluster_terms(sheet: Sheet, leaders: list[int]) -> tuple[Float, Float, Float, Float]:
     """joint [M, C], weight [M, C], base_joint [M], base_weight [M] of a sheet's items."""
     present = sheet.log_q > LOG_Q_UNANSWERED
@@ -174,7 +179,7 @@ def _reliability(sheet: Sheet) -> tuple[int, ...]:
     return tuple(int(a) * MICRO // int(b) if b else 0 for a, b in zip(answered, asked, strict=True))
 
 
-def _by_walk(values: Float, walk: npt.NDArray[np.integer]) -> list[Float]:
+def by_walk(values: Float, walk: npt.NDArray[np.integer]) -> list[Float]:
     """Items' values grouped by walk."""
     order = np.argsort(walk, kind="stable")
     cuts = np.flatnonzero(np.diff(walk[order])) + 1

@@ -5,9 +5,11 @@ A sheet is served only once its reveal was seen on chain. Nothing here shows a s
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -17,9 +19,10 @@ from moesubnet.limits import RateLimiter
 from moesubnet.nonces import NonceStore
 from moesubnet.server import auth_middleware, loopback_only, public
 from moesubnet.types import Hotkey, Signer
+from moesubnet.validator.archive import Archive
 from moesubnet.validator.state import State
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHEET = "/v1/sheet/{sha256:[0-9a-f]{64}}"
 
 
 @dataclass
@@ -50,16 +53,26 @@ class Metrics:
 
 
 def build_app(signer: Signer, state: State, health: Health, metrics: Metrics) -> web.Application:
-    """GET /v1/sheet/{sha256}, /healthz, /metrics; everything else is refused."""
+    """GET /v1/sheet/{sha256}, …/receipts, …/answers/{hotkey}, /healthz, /metrics; nothing else."""
+
+    def revealed(request: web.Request) -> bytes:
+        digest = bytes.fromhex(request.match_info["sha256"])
+        if not state.archive.is_public(digest):
+            raise web.HTTPNotFound
+        return digest
 
     @public
     async def sheet(request: web.Request) -> web.Response:
-        name = request.match_info["sha256"]
-        body = state.public_sheet(bytes.fromhex(name)) if _SHA256.fullmatch(name) else None
-        if body is None:
-            raise web.HTTPNotFound
-        headers = {"Cache-Control": "public, immutable, max-age=31536000"}
-        return web.Response(body=body, content_type="application/msgpack", headers=headers)
+        return _packed(state.archive.sheet(revealed(request)))
+
+    @public
+    async def receipts(request: web.Request) -> web.Response:
+        return _packed(state.archive.receipts(revealed(request)))
+
+    @public
+    async def answers(request: web.Request) -> web.Response:
+        digest, hotkey = revealed(request), Hotkey(request.match_info["hotkey"])
+        return _packed(await asyncio.to_thread(_read_answers, state.archive.path, digest, hotkey))
 
     @public
     async def healthz(request: web.Request) -> web.Response:
@@ -84,7 +97,23 @@ def build_app(signer: Signer, state: State, health: Health, metrics: Metrics) ->
         public_limiter=RateLimiter(rate_per_s=5.0, burst=100.0),
     )
     app = web.Application(middlewares=[door])
-    app.router.add_get("/v1/sheet/{sha256}", sheet)
+    app.router.add_get(SHEET, sheet)
+    app.router.add_get(SHEET + "/receipts", receipts)
+    app.router.add_get(SHEET + "/answers/{hotkey:[1-9A-HJ-NP-Za-km-z]{47,48}}", answers)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/metrics", metrics_page)
     return app
+
+
+def _read_answers(path: Path, digest: bytes, hotkey: Hotkey) -> bytes | None:
+    """Megabytes: in a thread, with a reader of its own."""
+    with contextlib.closing(Archive.open(path)) as archive:
+        return archive.answers(digest, hotkey)
+
+
+def _packed(body: bytes | None) -> web.Response:
+    """What never changes; 404 while it is not public, or not kept any more."""
+    if body is None:
+        raise web.HTTPNotFound
+    headers = {"Cache-Control": "public, immutable, max-age=31536000"}
+    return web.Response(body=body, content_type="application/msgpack", headers=headers)

@@ -8,34 +8,45 @@ its label is sent, and a vote is stored with its salt before it is committed on 
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgpack
 import numpy as np
 
 from moesubnet.errors import ConfigError
 from moesubnet.paths import held_alone
 from moesubnet.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
+from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
+from moesubnet.validator.receipts import RECORD
 from moesubnet.validator.records import Batch, Phase, Step, Vote, Window
 
-SERVED_SHEETS = 50
-
+_FORGET_EARLIER_LAYOUT = f"""
+BEGIN;
+DROP TABLE IF EXISTS batch; DROP TABLE IF EXISTS step; DROP TABLE IF EXISTS vote;
+PRAGMA user_version = {LAYOUT};
+COMMIT;
+"""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (name TEXT);
 CREATE TABLE IF NOT EXISTS used (
     document BLOB, start INTEGER, spec TEXT, PRIMARY KEY (document, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batch (
-    id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, count INTEGER);
+    id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, sessions TEXT);
 CREATE TABLE IF NOT EXISTS step (
-    batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, distance BLOB, together BLOB,
-    receipts TEXT, epoch INTEGER, PRIMARY KEY (batch, position));
+    batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, distance BLOB,
+    together BLOB, records BLOB, epoch INTEGER, PRIMARY KEY (batch, position));
+CREATE TABLE IF NOT EXISTS answer (
+    batch INTEGER, position INTEGER, hotkey TEXT, bodies BLOB,
+    PRIMARY KEY (batch, position, hotkey)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
 CREATE TABLE IF NOT EXISTS vote (
     epoch INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, sheet BLOB, salt TEXT, phase TEXT,
-    submitted_block INTEGER, reveal_epoch INTEGER);
+    submitted_block INTEGER, reveal_epoch INTEGER, receipts BLOB);
 """
 
 
@@ -53,9 +64,12 @@ class State:
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a commit is on disk
+            if self._db.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
+                self._db.executescript(_FORGET_EARLIER_LAYOUT)
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"{path} is not a validator's state: {error}") from error
+        self.archive = Archive(path, self._db)
 
     def claim(self, owner: str, epoch: int) -> None:
         """Tie the state to a chain, subnet and hotkey, now in `epoch`. ConfigError if it cannot be
@@ -92,56 +106,64 @@ class State:
     ) -> Batch:
         """Mark the windows used for ever, and open a batch of walks over them."""
         walks = np.stack([window.ids for window in windows]).astype("<u4")
+        sessions = tuple(secrets.token_hex(16) for _ in windows)
         with self._db:
             self._db.executemany(
                 "INSERT INTO used VALUES (?, ?, ?)",
                 [(window.document, window.start, spec_sha256) for window in windows],
             )
             row = self._db.execute(
-                "INSERT INTO batch (epoch, hotkeys, walks, count) VALUES (?, ?, ?, ?)",
-                (epoch, json.dumps(hotkeys), walks.tobytes(), len(walks)),
+                "INSERT INTO batch (epoch, hotkeys, walks, sessions) VALUES (?, ?, ?, ?)",
+                (epoch, json.dumps(hotkeys), walks.tobytes(), json.dumps(sessions)),
             )
         assert row.lastrowid is not None
-        return Batch(row.lastrowid, tuple(hotkeys), walks, ())
+        return Batch(row.lastrowid, tuple(hotkeys), walks, sessions, ())
 
     def walks_started(self, epoch: int) -> int:
-        query = "SELECT coalesce(sum(count), 0) FROM batch WHERE epoch = ?"
+        query = "SELECT coalesce(sum(json_array_length(sessions)), 0) FROM batch WHERE epoch = ?"
         return int(self._db.execute(query, (epoch,)).fetchone()[0])
 
-    def add_step(self, batch_id: int, step: Step) -> None:
+    def add_step(self, batch: Batch, step: Step) -> None:
+        """Its answers' bodies are kept apart, for fewer epochs."""
         with self._db:
             self._db.execute(
-                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
-                    batch_id,
+                    batch.id,
                     step.position,
                     step.log_q.astype("<i4").tobytes(),
                     step.log_w.astype("<i4").tobytes(),
+                    step.entropy.astype("<i4").tobytes(),
                     step.distance.astype("<f8").tobytes(),
                     step.together.astype("<i8").tobytes(),
-                    json.dumps(step.receipts),
+                    step.records.tobytes(),
                 ),
+            )
+            self._db.executemany(
+                "INSERT INTO answer VALUES (?, ?, ?, ?)",
+                [
+                    (batch.id, step.position, hotkey, msgpack.packb(bodies))
+                    for hotkey, bodies in zip(batch.hotkeys, step.bodies, strict=True)
+                ],
             )
 
     def open_batches(self) -> list[Batch]:
         """Batches with steps that are in no sheet yet, oldest first."""
         query = (
-            "SELECT DISTINCT id, hotkeys, walks, count FROM batch JOIN step ON batch = id "
+            "SELECT DISTINCT id, hotkeys, walks, sessions FROM batch JOIN step ON batch = id "
             "WHERE step.epoch IS NULL ORDER BY id"
         )
-        return [
-            Batch(
-                identity,
-                tuple(Hotkey(key) for key in json.loads(hotkeys)),
-                np.frombuffer(walks, "<u4").reshape(count, -1),
-                self._open_steps(identity, count, len(json.loads(hotkeys))),
-            )
-            for identity, hotkeys, walks, count in self._db.execute(query).fetchall()
-        ]
+        batches = []
+        for identity, hotkeys, walks, names in self._db.execute(query).fetchall():
+            keys, sessions = json.loads(hotkeys), tuple(json.loads(names))
+            ids = np.frombuffer(walks, "<u4").reshape(len(sessions), -1)
+            steps = self._open_steps(identity, len(sessions), len(keys))
+            batches.append(Batch(identity, tuple(map(Hotkey, keys)), ids, sessions, steps))
+        return batches
 
     def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:
         query = (
-            "SELECT position, log_q, log_w, distance, together, receipts FROM step "
+            "SELECT position, log_q, log_w, entropy, distance, together, records FROM step "
             "WHERE batch = ? AND epoch IS NULL ORDER BY position"
         )
         return tuple(
@@ -149,11 +171,13 @@ class State:
                 position,
                 np.frombuffer(log_q, "<i4").reshape(count, n + 1),
                 np.frombuffer(log_w, "<i4").reshape(count, n + 1),
+                np.frombuffer(entropy, "<i4").reshape(count, n),
                 np.frombuffer(distance, "<f8").reshape(n, n),
                 np.frombuffer(together, "<i8").reshape(n, n),
-                tuple(json.loads(receipts)),
+                np.frombuffer(records, RECORD).reshape(count, n),
+                (),
             )
-            for position, log_q, log_w, distance, together, receipts in self._db.execute(
+            for position, log_q, log_w, entropy, distance, together, records in self._db.execute(
                 query, (batch_id,)
             )
         )
@@ -165,7 +189,12 @@ class State:
     # --- votes ---------------------------------------------------------------------------------
 
     def close_epoch(
-        self, sheet: Sheet, salt: Sequence[int], phase: Phase, batches: Sequence[Batch]
+        self,
+        sheet: Sheet,
+        salt: Sequence[int],
+        phase: Phase,
+        batches: Sequence[Batch],
+        receipts: bytes,
     ) -> None:
         """Store the epoch's sheet and its vote, move the averages, and close its steps.
 
@@ -173,8 +202,8 @@ class State:
         """
         with self._db:
             self._db.execute(
-                "INSERT INTO vote VALUES (?, ?, ?, ?, ?, NULL, NULL)",
-                (sheet.epoch, sheet.sha256, sheet.to_bytes(), json.dumps(list(salt)), phase),
+                "INSERT INTO vote VALUES (?, ?, ?, ?, ?, NULL, NULL, ?)",
+                (sheet.epoch, sheet.sha256, sheet.to_bytes(), json.dumps(salt), phase, receipts),
             )
             self._db.executemany(
                 "INSERT OR REPLACE INTO score VALUES (?, ?)",
@@ -203,12 +232,14 @@ class State:
 
     def _forget(self, epoch: int) -> None:
         """Drop what nobody can ask for any more. Used text is remembered for ever."""
-        for query in (
-            "DELETE FROM vote WHERE epoch <= ?",
-            "DELETE FROM step WHERE epoch <= ?",
-            "DELETE FROM batch WHERE epoch <= ? AND id NOT IN (SELECT batch FROM step)",
+        long_ago, old = epoch - 2 * SERVED_SHEETS, epoch - KEPT_ANSWERS
+        for query, before in (
+            ("DELETE FROM vote WHERE epoch <= ?", long_ago),
+            ("DELETE FROM answer WHERE batch IN (SELECT id FROM batch WHERE epoch <= ?)", old),
+            ("DELETE FROM step WHERE epoch <= ?", old),
+            ("DELETE FROM batch WHERE epoch <= ? AND id NOT IN (SELECT batch FROM step)", old),
         ):
-            self._db.execute(query, (epoch - 2 * SERVED_SHEETS,))
+            self._db.execute(query, (before,))
 
     def voted(self, epoch: int) -> bool:
         """Whether this epoch's sheet is closed."""
@@ -263,24 +294,3 @@ class State:
         query = "SELECT sha256 FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT 1"
         row = self._db.execute(query, (Phase.REVEALED,)).fetchone()
         return bytes(row[0]) if row else bytes(32)
-
-    def public_sheet(self, sha256: bytes) -> bytes | None:
-        """The bytes of one of the last 50 revealed sheets."""
-        query = (
-            "SELECT sheet FROM (SELECT sha256, sheet FROM vote WHERE phase = ? "
-            "ORDER BY epoch DESC LIMIT ?) WHERE sha256 = ?"
-        )
-        row = self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS, sha256)).fetchone()
-        return bytes(row[0]) if row else None
-
-    def public_sheets(self) -> list[bytes]:
-        """Bytes of the last 50 revealed sheets, the newest first."""
-        query = "SELECT sheet FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT ?"
-        rows = self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS))
-        return [bytes(row[0]) for row in rows]
-
-    def newest_sheet(self) -> Sheet | None:
-        """The last closed sheet, published or not: for its owner's eyes."""
-        query = "SELECT sheet FROM vote ORDER BY epoch DESC LIMIT 1"
-        row = self._db.execute(query).fetchone()
-        return Sheet.from_bytes(row[0]) if row else None

@@ -43,6 +43,7 @@ def sheet_of(validator: Hotkey, ema_nano: int | None, leader: int = 0) -> Sheet:
         position=np.zeros(0, np.uint32),
         log_q=empty,
         log_w=empty,
+        entropy=empty,
         receipts=(bytes(32), bytes(32)),
         reliability_ppm=(10**6, 10**6),
         ema_before=(None, None),

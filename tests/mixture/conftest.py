@@ -41,6 +41,7 @@ def make_sheet():
             position=position,
             log_q=micro_nats(log_q),
             log_w=micro_nats(log_w),
+            entropy=np.full((len(walk), n), 1_000_000, np.int32),
             receipts=(bytes(32),) * n,
             reliability_ppm=(1_000_000,) * n,
             ema_before=(None,) * n,

@@ -87,6 +87,8 @@ def test_claims_of_huge_contents_are_refused_without_allocating_them():
         {"log_q": np.full((32, 4), -30_000_001, np.int32)},
         {"log_q": np.full((32, 4), LOG_Q_UNANSWERED, np.int32)},
         {"log_w": np.full((32, 4), LOG_W_NONE, np.int32)},
+        {"entropy": np.full((32, 3), -1, np.int32)},
+        {"entropy": np.full((32, 2), 1, np.int32)},
         {"epoch": -1},
         {"ema_after": (1.5, None, None)},
         {"row_u16": (65_536, 0, 0)},

@@ -144,6 +144,7 @@ def voted_sheet() -> Sheet:
         position=np.tile(np.arange(4, 8, dtype="<u4"), 16),
         log_q=log_q,
         log_w=log_w,
+        entropy=np.zeros((64, 3), np.int32),
         receipts=(bytes(32),) * 3,
         reliability_ppm=(0,) * 3,
         ema_before=(None, 400_000_000, 100_000_000),

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
 
+from moesubnet.addresses import check_axon
 from moesubnet.errors import SpecError
 from moesubnet.spec import LoadedSpec
 from moesubnet.spec_source import find_spec
-from moesubnet.types import BlockNumber, Coldkey, Hotkey, Metagraph, NetUid
+from moesubnet.types import Axon, BlockNumber, Coldkey, Hotkey, Metagraph, NetUid
 
 
 def metagraph(sha256: str | None, url: str | None) -> Metagraph:
@@ -37,22 +43,27 @@ def metagraph(sha256: str | None, url: str | None) -> Metagraph:
 async def published(
     tiny_spec: LoadedSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[str, dict[str, bytes], list[str]]]:
-    """URL of an owner's server, its files (to tamper with), and what was asked of it."""
+    """URL of an owner's server, its files (to tamper with), and what was asked of it, and where:
+    it listens on all of this machine's addresses."""
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda _: str(tmp_path / "cache"))
     files = {path.name: path.read_bytes() for path in tiny_spec.root.iterdir()}
     asked: list[str] = []
 
     async def serve(request: web.Request) -> web.Response:
-        asked.append(request.match_info["name"])
+        assert request.transport is not None
+        address = request.transport.get_extra_info("sockname")[0]
+        asked.append(f"{address}/{request.match_info['name']}")
         if request.match_info["name"] not in files:
             raise web.HTTPFound("http://127.0.0.1:1/elsewhere")
-        return web.Response(body=files[request.match_info["name"]])
+        response = web.Response(body=files[request.match_info["name"]])
+        response.force_close()  # each file is fetched over a connection of its own
+        return response
 
     app = web.Application()
     app.router.add_get("/spec/{name}", serve)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "0.0.0.0", 0)
     await site.start()
     port = runner.addresses[0][1]
     yield f"http://127.0.0.1:{port}/spec", files, asked
@@ -85,10 +96,10 @@ async def test_it_is_fetched_once(
 ) -> None:
     url, files, asked = published
     for _ in range(2):
-        found = await find_spec(None, metagraph(tiny_spec.sha256, url))
+        found = await find_spec(None, metagraph(tiny_spec.sha256, url), allow_private=True)
         assert found.sha256 == tiny_spec.sha256
         assert found.root != tiny_spec.root
-    assert sorted(asked) == sorted(files)
+    assert sorted(asked) == sorted(f"127.0.0.1/{name}" for name in files)
 
 
 @pytest.mark.parametrize("name", ["spec.json", "tokenizer.json", "unigram.npy"])
@@ -100,9 +111,9 @@ async def test_an_altered_file_is_refused_and_may_be_repaired(
     files[name] = honest + b" "
     wanted = metagraph(hashlib.sha256(files["spec.json"].strip() + b"\n").hexdigest(), url)
     with pytest.raises(SpecError, match="not the file that the chain names"):
-        await find_spec(None, wanted)
+        await find_spec(None, wanted, allow_private=True)
     files[name] = honest
-    assert (await find_spec(None, wanted)).sha256 == tiny_spec.sha256
+    assert (await find_spec(None, wanted, allow_private=True)).sha256 == tiny_spec.sha256
 
 
 async def test_redirects_and_absent_servers_are_errors(
@@ -111,6 +122,96 @@ async def test_redirects_and_absent_servers_are_errors(
     url, files, _ = published
     del files["spec.json"]
     with pytest.raises(SpecError, match="302"):
-        await find_spec(None, metagraph(tiny_spec.sha256, url))
+        await find_spec(None, metagraph(tiny_spec.sha256, url), allow_private=True)
     with pytest.raises(SpecError, match="cannot fetch"):
-        await find_spec(None, metagraph(tiny_spec.sha256, "http://127.0.0.1:1/spec"))
+        await find_spec(
+            None, metagraph(tiny_spec.sha256, "http://127.0.0.1:1/spec"), allow_private=True
+        )
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433", "127.1", "0.0.0.0"]
+)
+async def test_an_owner_s_url_does_not_lead_to_this_machine(
+    published: tuple[str, dict[str, bytes], list[str]], tiny_spec: LoadedSpec, host: str
+) -> None:
+    url, _, asked = published
+    with pytest.raises(SpecError, match="--spec FOLDER"):
+        await find_spec(None, metagraph(tiny_spec.sha256, url.replace("127.0.0.1", host)))
+    assert asked == []
+
+
+class Resolver(AbstractResolver):
+    """Answers each question with the next list of addresses, the last one for ever."""
+
+    def __init__(self, *answers: list[str]) -> None:
+        self.answers = list(answers)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: int = socket.AF_INET
+    ) -> list[ResolveResult]:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return [
+            ResolveResult(hostname=host, host=ip, port=port, family=family, proto=0, flags=0)
+            for ip in answer
+        ]
+
+    async def close(self) -> None:
+        return
+
+
+def name_the_owner(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
+    """owner.example resolves to `answers`, no cache; 127.0.0.2 stands for a public address."""
+    connector = partial(aiohttp.TCPConnector, resolver=Resolver(*answers), use_dns_cache=False)
+    monkeypatch.setattr("aiohttp.TCPConnector", connector)
+
+    def check(axon: Axon, *, allow_private: bool) -> None:
+        if axon.ip != "127.0.0.2":
+            check_axon(axon, allow_private=allow_private)
+
+    monkeypatch.setattr("moesubnet.addresses.check_axon", check)
+
+
+needs_loopback_net = pytest.mark.skipif(
+    sys.platform != "linux", reason="127.0.0.2 is an address of this machine on Linux only"
+)
+
+
+@needs_loopback_net
+@pytest.mark.parametrize("addresses", [["127.0.0.2"], ["127.0.0.1", "127.0.0.2"]])
+async def test_a_name_is_reached_at_its_public_addresses_only(
+    published: tuple[str, dict[str, bytes], list[str]],
+    tiny_spec: LoadedSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    addresses: list[str],
+) -> None:
+    url, files, asked = published
+    name_the_owner(monkeypatch, addresses)
+    named = metagraph(tiny_spec.sha256, url.replace("127.0.0.1", "owner.example"))
+    assert (await find_spec(None, named)).sha256 == tiny_spec.sha256
+    assert sorted(asked) == sorted(f"127.0.0.2/{name}" for name in files)
+
+
+@needs_loopback_net
+async def test_a_name_that_turns_private_between_two_files_is_not_followed(
+    published: tuple[str, dict[str, bytes], list[str]],
+    tiny_spec: LoadedSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, _, asked = published
+    name_the_owner(monkeypatch, ["127.0.0.2"], ["127.0.0.1"])
+    named = metagraph(tiny_spec.sha256, url.replace("127.0.0.1", "owner.example"))
+    with pytest.raises(SpecError, match="not public"):
+        await find_spec(None, named)
+    assert asked == ["127.0.0.2/spec.json"]
+
+
+async def test_a_name_of_the_cloud_s_credentials_is_refused_even_on_a_local_network(
+    published: tuple[str, dict[str, bytes], list[str]],
+    tiny_spec: LoadedSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name_the_owner(monkeypatch, ["169.254.169.254"])
+    named = metagraph(tiny_spec.sha256, "http://owner.example/spec")
+    with pytest.raises(SpecError, match="cannot be connected to"):
+        await find_spec(None, named, allow_private=True)

@@ -11,10 +11,13 @@ import pytest
 from aiohttp import web
 from substrateinterface import Keypair
 
+from moesubnet.baseline import Unigram
 from moesubnet.chain.client import Epoch, LastReveal, WeightCommit
 from moesubnet.chain.weights import weights_commit_hash
+from moesubnet.client import open_http_session
 from moesubnet.errors import CallRejected, UnknownBase
 from moesubnet.frames import CONTENT_TYPE
+from moesubnet.gate_sync import GateSync
 from moesubnet.listening import serve
 from moesubnet.nonces import NonceStore
 from moesubnet.protocol import (
@@ -27,6 +30,11 @@ from moesubnet.protocol import (
 )
 from moesubnet.server import BODY, auth_middleware, public
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.probes import TextPool
+from moesubnet.validator.serve import Metrics
+from moesubnet.validator.state import State
 
 TEMPO = 30
 
@@ -165,7 +173,9 @@ class FakeExpert:
         self.hotkey = Hotkey(signer.ss58_address)
         self.sessions: dict[str, np.ndarray] = {}
         self.fails = False
+        self.fails_on = None  # texts that begin with these ids
         self.card_fails = False
+        self.requests = []
 
     async def start(self):
         limits = StepLimits(self.spec.spec.vocab_size, self.spec.spec.context_tokens)
@@ -185,6 +195,7 @@ class FakeExpert:
             if self.fails:
                 raise web.HTTPServiceUnavailable
             asked = StepRequest.from_bytes(request[BODY], limits)
+            self.requests.append(asked)
             rng = np.random.default_rng(0)
             rows = []
             for sequence in asked.sequences:
@@ -194,6 +205,9 @@ class FakeExpert:
                 ids = np.concatenate(
                     [held[: sequence.base_len], sequence.append_ids, sequence.draft_ids]
                 )
+                begin = ids[: len(self.fails_on)] if self.fails_on is not None else ids
+                if np.array_equal(begin, self.fails_on):
+                    raise web.HTTPServiceUnavailable
                 self.sessions[sequence.session] = ids
                 laws = np.stack(
                     [self.law(ids[:p]) for p in range(sequence.first_law, sequence.end + 1)]
@@ -263,3 +277,37 @@ def kind_laws(kinds):
 @pytest.fixture(scope="session")
 def laws():
     return kind_laws(3)
+
+
+@pytest.fixture
+async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
+    """`await measure(experts)` → (measurement, state, chain); one epoch's helpers."""
+    opened = []
+
+    async def build(experts, documents=None):
+        chain, signer = new_chain(), keypair("//Validator")
+        chain.add(signer)
+        for expert in experts:
+            chain.add(expert.signer, expert.axon)
+        http = open_http_session()
+        state = State(tmp_path / "validator.sqlite3")
+        opened.append((http, state))
+        known = Experts(http, signer, tiny_spec, allow_private=True)
+        await known.refresh(await chain.metagraph(1))
+        pool = TextPool(documents or make_documents())
+        baseline = Unigram.build(np.concatenate(list(make_documents().values())), 300)
+        measurement = Measurement(
+            state,
+            pool,
+            tiny_spec.sha256,
+            baseline,
+            known,
+            GateSync(chain, http, tmp_path / "sheets"),
+            Metrics(),
+        )
+        return measurement, state, chain, known
+
+    yield build
+    for http, state in opened:
+        await http.close()
+        state.close()

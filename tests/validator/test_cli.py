@@ -1,5 +1,10 @@
 """The validator's commands, as a person types them."""
 
+import contextlib
+import dataclasses
+import json
+import sqlite3
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -32,6 +37,7 @@ def sheet():
         position=np.tile(np.array([32, 33], "<u4"), 4),
         log_q=micro_nats(log_q),
         log_w=micro_nats(np.full((8, 2), np.log(0.5))),
+        entropy=np.full((8, 1), 500_000, np.int32),
         receipts=(bytes(32),),
         reliability_ppm=(1_000_000,),
         ema_before=(None,),
@@ -47,7 +53,7 @@ def run(*arguments):
 @pytest.mark.parametrize("who", [MINER, "//Alice"])
 def test_explain_reads_the_own_state_or_a_published_sheet(tmp_path, sheet, who):
     state = State(tmp_path / "validator.sqlite3")
-    state.close_epoch(sheet, (1, 2), Phase.PREPARED, [])
+    state.close_epoch(sheet, (1, 2), Phase.PREPARED, [], b"")
     state.close()
     (tmp_path / "some.sheet").write_bytes(sheet.to_bytes())
     own = run("explain", who, "--state-dir", str(tmp_path))
@@ -87,3 +93,62 @@ def test_help_says_that_the_text_becomes_public():
     words = run("run", "--help").output
     assert "PUBLISHED" in words
     assert "public from then on" in " ".join(words.split())
+
+
+def test_explain_works_beside_a_validator_that_is_writing(tmp_path, sheet):
+    state = State(tmp_path / "validator.sqlite3")
+    state.close_epoch(sheet, (1, 2), Phase.PREPARED, [], b"")
+    with sqlite3.connect(tmp_path / "validator.sqlite3") as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("INSERT INTO score VALUES ('h', 1)")
+        result = run("explain", MINER, "--state-dir", str(tmp_path))
+    state.close()
+    assert result.exit_code == 0, result.exception
+    assert "the vote is right" in result.output
+
+
+def test_explain_before_the_first_sheet_says_when_there_will_be_one(tmp_path):
+    State(tmp_path / "validator.sqlite3").close()
+    result = run("explain", MINER, "--state-dir", str(tmp_path))
+    assert isinstance(result.exception, ConfigError)
+    assert "wait for the middle" in str(result.exception)
+
+
+def test_explain_touches_no_state_of_another_version(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "validator.sqlite3")) as db:
+        db.execute("CREATE TABLE vote (epoch INTEGER PRIMARY KEY)")
+    result = run("explain", MINER, "--state-dir", str(tmp_path))
+    assert isinstance(result.exception, ConfigError)
+    assert "another version" in str(result.exception)
+    with contextlib.closing(sqlite3.connect(tmp_path / "validator.sqlite3")) as db:
+        assert db.execute("SELECT count(*) FROM vote").fetchone() == (0,)
+
+
+def test_explain_answers_programs_in_json(tmp_path, sheet):
+    path = tmp_path / "7.sheet"
+    path.write_bytes(sheet.to_bytes())
+    result = run("explain", MINER, "--sheet", str(path), "--json")
+    found = json.loads(result.output)
+    assert found["hotkey"] == found["leader"] == MINER
+    assert found["vote_u16"] == 65_535
+    assert found["average_before_nats"] is None
+    assert found["items_answered"] == 8
+
+
+def test_audit_of_a_file_without_evidence_counts_again_and_says_what_it_could_not_check(
+    tmp_path, sheet
+):
+    State(tmp_path / "validator.sqlite3").close()
+    path = tmp_path / "7.sheet"
+    path.write_bytes(sheet.to_bytes())
+    result = run("audit", str(path), "--state-dir", str(tmp_path))
+    assert "the vote is right" in result.output
+    assert result.exit_code == 0
+    lie = dataclasses.replace(sheet, ema_after=(1,), row_u16=(3,))
+    path.write_bytes(lie.to_bytes())
+    result = run("audit", str(path), "--state-dir", str(tmp_path), "--json")
+    assert json.loads(result.output)["clean"] is False
+    assert result.exit_code == 1
+    for name, words in (("ab" * 32, "no sheet"), ("zz" * 32, "hex digits"), ("none", "read")):
+        result = run("audit", name, "--state-dir", str(tmp_path))
+        assert words in str(result.exception)

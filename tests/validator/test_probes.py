@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from moesubnet.baseline import Unigram
-from moesubnet.client import open_http_session
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.gate import uniform_gate
-from moesubnet.gate_sync import GateSync
 from moesubnet.mixture import Walk, members_of
 from moesubnet.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
-from moesubnet.validator.experts import Experts
-from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
-from moesubnet.validator.serve import Metrics
-from moesubnet.validator.state import State
 
 
 def knows(law):
@@ -30,40 +23,6 @@ def echo(ids):
     law = np.full(300, np.log(1e-9))
     law[ids[-1] if len(ids) else 0] = 0.0
     return law
-
-
-@pytest.fixture
-async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
-    """`await measure(experts)` → (measurement, state, chain); one epoch's helpers."""
-    opened = []
-
-    async def build(experts, documents=None):
-        chain, signer = new_chain(), keypair("//Validator")
-        chain.add(signer)
-        for expert in experts:
-            chain.add(expert.signer, expert.axon)
-        http = open_http_session()
-        state = State(tmp_path / "validator.sqlite3")
-        opened.append((http, state))
-        known = Experts(http, signer, tiny_spec, allow_private=True)
-        await known.refresh(await chain.metagraph(1))
-        pool = TextPool(documents or make_documents())
-        baseline = Unigram.build(np.concatenate(list(make_documents().values())), 300)
-        measurement = Measurement(
-            state,
-            pool,
-            tiny_spec.sha256,
-            baseline,
-            known,
-            GateSync(chain, http, tmp_path / "sheets"),
-            Metrics(),
-        )
-        return measurement, state, chain, known
-
-    yield build
-    for http, state in opened:
-        await http.close()
-        state.close()
 
 
 async def test_an_expert_never_holds_a_label_before_its_answer_is_stored(
@@ -90,7 +49,8 @@ async def test_an_expert_never_holds_a_label_before_its_answer_is_stored(
     assert seen == WINDOW_TOKENS - 1  # the last label is never sent at all
     steps = state.open_batches()[0].steps
     assert [step.position for step in steps] == list(range(PREFIX_TOKENS, WINDOW_TOKENS))
-    assert all(receipt.startswith("0x") for step in steps for receipt in step.receipts)
+    records = [record.tobytes() for step in steps for record in step.records[:, 0]]
+    assert len(set(records)) == 4 * len(steps)
 
 
 async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
@@ -113,6 +73,35 @@ async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
     np.testing.assert_allclose(
         np.exp(log_w[:, [columns[good.hotkey], -1]] / 1e6).sum(axis=1), 1.0, atol=1e-5
     )
+
+
+async def test_a_probe_asks_as_a_router_asks(measure, start_expert, laws):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    measurement, _, chain, _ = await measure([expert])
+    await measurement.run(await measurement.open_batch(await chain.metagraph(1), 3))
+    asked = [request.sequences for request in expert.requests]
+    assert all(len(sequences) == 1 for sequences in asked)
+    walks = {}
+    for (sequence,) in asked:
+        walks.setdefault(sequence.session, []).append(sequence)
+    assert len(walks) == 3
+    for steps in walks.values():
+        lengths = [(step.base_len, len(step.append_ids)) for step in steps]
+        assert lengths == [(0, PREFIX_TOKENS)] + [
+            (held, 1) for held in range(PREFIX_TOKENS, WINDOW_TOKENS - 1)
+        ]
+        assert all(not len(step.draft_ids) and step.rows == 1 for step in steps)
+
+
+async def test_a_walk_that_goes_unanswered_costs_that_walk_only(measure, start_expert, laws):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    measurement, state, chain, _ = await measure([expert])
+    batch = await measurement.open_batch(await chain.metagraph(1), 3)
+    expert.fails_on = batch.walks[1, :PREFIX_TOKENS]
+    await measurement.run(batch)
+    log_q = np.stack([step.log_q[:, 0] for step in state.open_batches()[0].steps])
+    assert np.all(log_q[:, 1] == LOG_Q_UNANSWERED)
+    assert np.all(log_q[:, [0, 2]] > LOG_Q_UNANSWERED)
 
 
 async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert, laws):
@@ -138,7 +127,7 @@ def test_scores_of_a_step_are_what_the_rows_say(laws):
     walk.show(np.zeros((2, 4), np.uint32))
     law = np.log(laws[:2])[:, None, :].repeat(2, axis=1).astype(np.float32)
     baseline = np.full(300, np.log(1 / 300), np.float32)
-    step = score_step(walk, 4, labels, [law[0], None], baseline)
+    step = score_step(walk, 4, labels, [law[0], [None, None]], baseline)
     np.testing.assert_allclose(step.log_q[:, 0], 1e6 * law[0, [0, 1], labels], atol=1)
     assert np.all(step.log_q[:, 1] == LOG_Q_UNANSWERED)
     np.testing.assert_allclose(step.log_q[:, 2], 1e6 * np.log(1 / 300), atol=1)

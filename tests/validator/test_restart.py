@@ -5,6 +5,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -106,8 +107,8 @@ class TwoSteps(Measurement):
                 law = np.full((len(labels), 300), np.log((1 - skill[:, None]) / 299))
                 law[np.arange(len(labels)), labels] = np.log(skill)
                 laws.append(law.astype(np.float32))
-            step = score_step(walk, position, labels, laws, self._baseline.logp, batch.hotkeys)
-            self._state.add_step(batch.id, step)
+            step = score_step(walk, position, labels, laws, self._baseline.logp)
+            self._state.add_step(batch, step)
             await asyncio.sleep(0)
 
 
@@ -236,7 +237,7 @@ def check(world, epochs):
     previous = bytes(32)
     for reveal in reveals:
         state = world.state()
-        body = state.public_sheet(bytes.fromhex(reveal.sheet_sha256))
+        body = state.archive.sheet(bytes.fromhex(reveal.sheet_sha256))
         assert state.previous_sha256() != bytes(32)
         state.close()
         sheet = Sheet.from_bytes(body)
@@ -330,8 +331,8 @@ async def test_a_reveal_that_never_passes_is_lost_and_never_published(world):
     await world.live(125)
     assert [r.epoch for r in world.chain.reveals[world.signer.ss58_address]] == [2, 3]
     state = world.state()
-    assert len(state.public_sheets()) == 2
-    assert state.public_sheet(vote.sheet.sha256) is None
+    assert len(state.archive.public_sheets()) == 2
+    assert not state.archive.is_public(vote.sheet.sha256)
     state.close()
 
 
@@ -352,7 +353,7 @@ async def test_without_commit_reveal_the_row_is_set_at_once_and_the_sheet_is_pub
     assert len(world.chain.rows[world.signer.ss58_address]) == 1
     assert not world.chain.queues
     state = world.state()
-    assert len(state.public_sheets()) == 1
+    assert len(state.archive.public_sheets()) == 1
     state.close()
 
 
@@ -469,11 +470,12 @@ async def test_a_sheet_is_public_only_after_its_reveal(world):
     state = world.state()
     (vote,) = state.waiting_votes()
     assert vote.phase == Phase.COMMITTED
-    assert state.public_sheet(vote.sheet.sha256) is None
+    assert not state.archive.is_public(vote.sheet.sha256)
     state.close()
     await world.live(31)
     state = world.state()
-    assert state.public_sheet(vote.sheet.sha256) == vote.sheet.to_bytes()
+    assert state.archive.is_public(vote.sheet.sha256)
+    assert state.archive.sheet(vote.sheet.sha256) == vote.sheet.to_bytes()
     state.close()
 
 
@@ -498,7 +500,7 @@ async def test_an_expert_that_left_and_whose_uid_changed_hands_passes_nothing_on
     world.chain.neurons[world.chain.neurons.index(good)] = heir
     await world.live(80)
     state = world.state()
-    sheet = state.newest_sheet()
+    sheet = state.archive.newest_sheet()
     assert EXPERTS[0] not in sheet.hotkeys
     assert "heir" not in sheet.hotkeys
     assert not any(sheet.row_u16)
@@ -519,7 +521,7 @@ async def test_a_uid_that_changes_hands_before_the_commit_inherits_nothing(world
     assert rows[0] == ([moved.uid], [65_535])
     check(world, [0, 1])
     state = world.state()
-    sheet = Sheet.from_bytes(state.public_sheets()[-1])
+    sheet = Sheet.from_bytes(state.archive.public_sheets()[-1])
     state.close()
     assert set(sheet.ema_before) == {None}, "the averages moved once, from nothing"
 
@@ -550,3 +552,21 @@ def test_a_file_that_is_no_database_is_refused_in_words(tmp_path):
     (tmp_path / "state.sqlite3").write_bytes(b"not a database, whatever it says" * 100)
     with pytest.raises(ConfigError, match="not a validator's state"):
         State(tmp_path / "state.sqlite3")
+
+
+def test_a_state_of_an_earlier_layout_keeps_its_scores_and_the_text_that_was_used(tmp_path):
+    path = tmp_path / "state.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "CREATE TABLE used (document BLOB, start INTEGER, spec TEXT);"
+            "CREATE TABLE score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);"
+            "CREATE TABLE vote (epoch INTEGER PRIMARY KEY, sheet BLOB);"
+            "INSERT INTO used VALUES (x'ab', 48, 's'); INSERT INTO score VALUES ('h', 7);"
+            "INSERT INTO vote VALUES (1, x'00');"
+        )
+    for _ in range(2):
+        state = State(path)
+        assert state.used_starts("s") == {b"\xab": {48}}
+        assert state.scores() == {"h": 7}
+        assert state.waiting_votes() == []
+        state.close()

@@ -22,12 +22,14 @@ from moesubnet.sheet import (
     sheet_seed,
 )
 from moesubnet.types import Hotkey
+from moesubnet.validator.calibration import calibration
 from moesubnet.validator.scoring import (
     SAMPLED_COALITIONS,
     banzhaf,
     cluster_leaders,
     coalitions,
     ema,
+    entropy_nats,
     hellinger_squared,
     recount,
     value_and_bound,
@@ -156,19 +158,21 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
     ids = np.stack([rng.choice(VOCAB, PREFIX + STEPS, p=laws[d]) for d in domain])
     walk = Walk(uniform_gate(), members_of(hotkeys), walks)
     walk.show(ids[:, :PREFIX])
-    log_q, log_w, walk_of, position = [], [], [], []
+    log_q, log_w, entropy, walk_of, position = [], [], [], [], []
     for step in range(PREFIX, PREFIX + STEPS):
         label = ids[:, step]
-        q = np.empty((walks, len(hotkeys) + 1))
+        q, nats_of = np.empty((walks, len(hotkeys) + 1)), np.empty((walks, len(hotkeys)))
         for column, name in enumerate(hotkeys):
             for k in range(walks):
-                q[k, column] = experts[name](laws, domain[k], ids[k, step - 1])[label[k]]
+                law = np.maximum(experts[name](laws, domain[k], ids[k, step - 1]), 1e-300)
+                q[k, column], nats_of[k, column] = law[label[k]], entropy_nats(np.log(law))
         q[:, -1] = baseline[label]
         nats = np.maximum(np.log(np.maximum(q, 1e-300)), LOG_Q_FLOOR)
         answered = np.ones(q.shape, bool)
         if silent is not None:
             answered[:, hotkeys.index(silent)] = rng.random(walks) < 0.5
         log_w.append(micro_nats(walk.log_weights(answered)))
+        entropy.append(np.where(answered[:, :-1], np.rint(nats_of * 1e6), 0))
         log_q.append(np.where(answered, micro_nats(nats), LOG_Q_UNANSWERED))
         walk.observe(label, nats, blind=answered)
         walk_of.append(np.arange(walks))
@@ -190,6 +194,7 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         position=np.concatenate(position).astype("<u4"),
         log_q=np.concatenate(log_q).astype("<i4"),
         log_w=np.concatenate(log_w).astype("<i4"),
+        entropy=np.concatenate(entropy).astype("<i4"),
         receipts=(bytes(32),) * n,
         reliability_ppm=(0,) * n,
         ema_before=ema_before or (None,) * n,
@@ -218,6 +223,10 @@ def liar(laws, domain, last):
     law = np.full(VOCAB, 1e-6)
     law[np.argmax(laws[0])] = 1.0
     return law / law.sum()
+
+
+def knows(laws, domain, previous):
+    return laws[domain]
 
 
 HONEST = {"a": specialist(0), "b": specialist(1), "c": specialist(2)}
@@ -254,6 +263,42 @@ def test_a_clone_pair_is_one_player_and_its_leader_is_paid():
     assert apart.score_nano[0] < together.score_nano[0]
 
 
+def tempered(expert, power):
+    def law(laws, domain, previous):
+        sharp = expert(laws, domain, previous) ** power
+        return sharp / sharp.sum()
+
+    return law
+
+
+def test_an_expert_that_says_more_or_less_than_it_knows_shows_in_its_gap():
+    """On text that it knows: there its law is the truth, or the truth sharpened or flattened."""
+    experts = {f"a{power}": tempered(knows, power) for power in (0.5, 1.0, 2.0)}
+    low, right, high = (
+        calibration(economy(experts, walks=64, seed=seed), column)[0]
+        for seed in (0,)
+        for column in range(3)
+    )
+    assert low.nats + low.error_nats < 0
+    assert abs(right.nats) < 3 * right.error_nats
+    assert high.nats - high.error_nats > 0
+
+
+def test_true_laws_are_called_too_sure_in_one_epoch_of_ten():
+    """What an error of 1.2816 standard errors promises."""
+    gaps = [calibration(economy({"a": knows}, seed=seed), 0)[0] for seed in range(60)]
+    called = sum(gap.nats - gap.error_nats > 0 for gap in gaps)
+    assert called <= 13  # 6 expected, standard deviation 2.3
+
+
+def test_nothing_is_said_of_an_expert_that_never_answered():
+    sheet = economy(HONEST, walks=2)
+    log_q, log_w = sheet.log_q.copy(), sheet.log_w.copy()
+    log_q[:, 1], log_w[:, 1] = LOG_Q_UNANSWERED, LOG_W_NONE
+    sheet = dataclasses.replace(sheet, log_q=log_q, log_w=log_w)
+    assert all(math.isnan(gap.nats) for gap in calibration(sheet, 1))
+
+
 def test_silence_costs_value_and_reliability():
     sheet = economy(HONEST, silent="b")
     full, result = recount(economy(HONEST)), recount(sheet)
@@ -284,6 +329,7 @@ def test_when_nobody_is_worth_anything_the_last_row_stands(experts):
         position=np.empty(0, "<u4"),
         log_q=np.empty((0, len(experts) + 1), "<i4"),
         log_w=np.empty((0, len(experts) + 1), "<i4"),
+        entropy=np.empty((0, len(experts)), "<i4"),
     )
     assert recount(empty).row_u16 == result.row_u16
     assert not any(recount(dataclasses.replace(empty, ema_before=(None,) * len(before))).row_u16)
@@ -308,7 +354,7 @@ def test_a_recount_over_the_wire_gives_the_same_row(seed):
 def test_the_order_of_items_does_not_matter():
     sheet = economy(HONEST)
     order = np.random.default_rng(0).permutation(len(sheet.walk))
-    columns = ("walk", "position", "log_q", "log_w")
+    columns = ("walk", "position", "log_q", "log_w", "entropy")
     shuffled = dataclasses.replace(sheet, **{k: getattr(sheet, k)[order] for k in columns})
     assert recount(shuffled).row_u16 == recount(sheet).row_u16
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -819,22 +820,48 @@ async def test_a_body_that_never_comes_is_given_up(
     assert b" 408 " in await raw_exchange(port, request.encode())
 
 
-async def test_bodies_that_nobody_has_proven_share_a_budget(
+async def slow_body(port: int, claimed: int, sent: bytes, address: str) -> asyncio.StreamWriter:
+    """An unfinished body under a copied staked hotkey, from a loopback address."""
+    headers = sign_request(ALICE, "POST", "/v1/step", b"", BOB_HOTKEY, time.time_ns())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST /v1/step HTTP/1.1\r\nHost: a\r\nContent-Length: {claimed}\r\n{lines}\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    writer.write(head.encode() + sent)
+    await writer.drain()
+    return writer
+
+
+needs_loopback_net = pytest.mark.skipif(
+    sys.platform != "linux", reason="127.0.0.2 is an address of this machine on Linux only"
+)
+
+
+async def test_a_claimed_length_that_never_comes_takes_nothing_from_anybody(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moesubnet.server.MAX_UNPROVEN_BYTES", 5_000)
     client, port = await bob(stage, ok)
-    headers = sign_request(ALICE, "POST", "/v1/step", b"", BOB_HOTKEY, time.time_ns())
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    head = f"POST /v1/step HTTP/1.1\r\nHost: a\r\nContent-Length: 4900\r\n{lines}\r\n".encode()
-    _, hog = await asyncio.open_connection("127.0.0.1", port)
-    hog.write(head)
-    await asyncio.sleep(0.2)
-    with pytest.raises(PeerRefused, match="503: busy"):
-        await client.step(one_step(), timeout_s=5)
-    hog.close()
+    slow = [await slow_body(port, 9_999, b"x", "127.0.0.1") for _ in range(50)]
     await asyncio.sleep(0.2)
     await client.step(one_step(), timeout_s=5)
+    for writer in slow:
+        writer.close()
+
+
+@needs_loopback_net
+async def test_an_address_full_of_slow_bodies_cannot_stop_another_caller(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moesubnet.server.MAX_UNPROVEN_BYTES", 40_000)
+    _, port = await bob(stage, ok)
+    slow = [await slow_body(port, 9_999, bytes(500), "127.0.0.2") for _ in range(50)]
+    await asyncio.sleep(0.2)
+    assert (await post(port, bytes(7_000)))[0] == 200  # from 127.0.0.1
+    assert (await post(port, bytes(8_000)))[:2] == (503, {"error": "busy"})
+    for writer in slow:
+        writer.close()
+    await asyncio.sleep(0.2)
+    assert (await post(port, bytes(8_000)))[0] == 200  # what the other held came back
 
 
 async def test_a_connection_that_says_nothing_is_closed(

@@ -1,8 +1,11 @@
-"""Token buckets in bounded memory."""
+"""Token buckets and shared budgets in bounded memory."""
 
 from __future__ import annotations
 
-from moesubnet.limits import RateLimiter
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesubnet.limits import RateLimiter, SharedBudget
 
 
 def test_a_burst_then_the_rate() -> None:
@@ -32,3 +35,22 @@ def test_memory_is_bounded_by_forgetting_who_came_longest_ago() -> None:
     for i in range(10, 1_000):
         limiter.take(str(i))
     assert len(limiter._buckets) == 10
+
+
+def test_one_key_has_a_quarter_of_a_budget_and_many_leave_some_to_the_next() -> None:
+    budget = SharedBudget(4_096)
+    for k in range(5):
+        assert not budget.take(f"hog {k}", 4_096 * 3**k // 4 ** (k + 1) + 1)
+        assert budget.take(f"hog {k}", 4_096 * 3**k // 4 ** (k + 1))
+    assert budget.take("next", 4_096 * 3**5 // 4**6)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2_000))))
+def test_a_budget_is_never_overdrawn_and_comes_back_whole(takes: list[tuple[str, int]]) -> None:
+    budget = SharedBudget(4_096)
+    taken = [(key, amount) for key, amount in takes if budget.take(key, amount)]
+    assert sum(amount for _, amount in taken) <= 4_096
+    for key, amount in taken:
+        budget.give_back(key, amount)
+    assert budget.take("d", 1_024)
+    assert len(budget._held) == 1

@@ -1,0 +1,171 @@
+"""What an audit proves of a sheet, and what it catches."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from moesubnet.errors import FrameError
+from moesubnet.types import Hotkey
+from moesubnet.validator.archive import KEPT_ANSWERS
+from moesubnet.validator.audit import as_text, audit
+from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.receipts import (
+    RECORD,
+    Receipts,
+    column_sha256,
+    pack_answers,
+    unpack_answers,
+)
+from moesubnet.validator.records import Phase
+
+
+@pytest.fixture
+async def measured(measure, start_expert, laws):
+    """A closed, revealed sheet of two experts, one of which does not know one of the walks."""
+    experts = [
+        await start_expert("//A", lambda ids: np.log(0.9 * laws[0] + 0.1 / 300)),
+        await start_expert("//B", lambda ids: np.log(0.9 * laws[1] + 0.1 / 300)),
+    ]
+    measurement, state, chain, _ = await measure(experts)
+    metagraph = await chain.metagraph(1)
+    for _ in range(2):
+        batch = await measurement.open_batch(metagraph, 3)
+        experts[1].fails_on = batch.walks[1, :8]
+        await measurement.run(batch)
+    batches = state.open_batches()
+    sheet, receipts = close_sheet(
+        batches,
+        metagraph,
+        validator=Hotkey(chain.neurons[0].hotkey),
+        spec_sha256="ab" * 32,
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        scores={},
+        vocab_size=300,
+    )
+    state.close_epoch(sheet, (1, 2), Phase.REVEALED, batches, receipts.to_bytes())
+    return state, sheet
+
+
+def evidence(state, sheet):
+    receipts = Receipts.from_bytes(state.archive.receipts(sheet.sha256), sheet)
+    answers = {
+        h: unpack_answers(state.archive.answers(sheet.sha256, h), sheet) for h in sheet.hotkeys
+    }
+    return receipts, answers
+
+
+async def test_an_honest_sheet_is_proven_item_by_item(measured):
+    state, sheet = measured
+    result = audit(sheet, *evidence(state, sheet))
+    assert result.is_clean
+    assert sorted(expert.answered for expert in result.experts) == [64, 96]
+    for expert in result.experts:
+        assert expert.committed
+        assert expert.answered == expert.signed == expert.agreeing
+    assert "Nothing contradicts" in as_text(sheet, result)
+
+
+async def test_an_altered_probability_or_entropy_is_found_in_the_answers(measured):
+    state, sheet = measured
+    for column in ("log_q", "entropy"):
+        lie = getattr(sheet, column).copy()
+        lie[5, 0] -= 1_000
+        result = audit(dataclasses.replace(sheet, **{column: lie}), *evidence(state, sheet))
+        assert not result.is_clean
+        assert result.experts[0].agreeing == result.experts[0].answered - 1
+
+
+async def test_an_invented_answer_has_no_receipt(measured):
+    state, sheet = measured
+    receipts, answers = evidence(state, sheet)
+    records = receipts.records.copy()
+    records[6, 0]["receipt"][:] = records[8, 0]["receipt"]
+    invented = dataclasses.replace(
+        sheet, receipts=(column_sha256(records[:, 0]), *sheet.receipts[1:])
+    )
+    result = audit(invented, dataclasses.replace(receipts, records=records), answers)
+    assert result.experts[0].committed
+    assert result.experts[0].signed == result.experts[0].answered - 1
+    assert not result.is_clean
+
+
+async def test_records_put_together_after_the_vote_are_not_the_sheet_s(measured):
+    state, sheet = measured
+    receipts, answers = evidence(state, sheet)
+    swapped = receipts.records[:, ::-1].copy()
+    result = audit(sheet, dataclasses.replace(receipts, records=swapped), answers)
+    assert not any(expert.committed for expert in result.experts)
+    assert all(expert.signed == 0 for expert in result.experts)
+
+
+async def test_a_question_about_another_text_proves_nothing(measured):
+    """The validator asked something easy, and wrote the answers beside a text of its choice."""
+    state, sheet = measured
+    walks = list(sheet.walks)
+    walks[0] = np.roll(walks[0], 1)
+    result = audit(dataclasses.replace(sheet, walks=tuple(walks)), *evidence(state, sheet))
+    assert result.experts[0].signed == result.experts[0].answered - 16
+
+
+async def test_a_label_that_was_shown_before_it_was_asked_for_counts_as_unproven(measured):
+    state, sheet = measured
+    receipts, answers = evidence(state, sheet)
+    first = int(np.flatnonzero((sheet.walk == 0) & (sheet.position == 32))[0])
+    records = receipts.records.copy()
+    records[first, 0]["nonce_ns"] = records["nonce_ns"].max() + 1
+    result = audit(sheet, dataclasses.replace(receipts, records=records), answers)
+    assert result.experts[0].signed < result.experts[0].answered
+
+
+async def test_an_answer_that_was_not_signed_is_not_taken_for_one(measured):
+    state, sheet = measured
+    receipts, answers = evidence(state, sheet)
+    mine = answers[sheet.hotkeys[0]]
+    mine[3] = mine[4]
+    mine[6] = b""
+    result = audit(sheet, receipts, answers)
+    assert result.experts[0].agreeing == result.experts[0].answered - 2
+
+
+async def test_without_evidence_only_the_arithmetic_is_checked(measured):
+    _, sheet = measured
+    result = audit(sheet, None, {})
+    assert result.is_clean
+    assert all(expert.signed is expert.agreeing is None for expert in result.experts)
+    row = tuple(min(65_535, value + 9) for value in reversed(sheet.row_u16))
+    assert not audit(dataclasses.replace(sheet, row_u16=row), None, {}).is_clean
+
+
+async def test_answers_are_kept_for_some_epochs_and_receipts_for_longer(measured):
+    state, sheet = measured
+    for epoch in range(1, KEPT_ANSWERS + 1):
+        assert state.archive.answers(sheet.sha256, sheet.hotkeys[0]) is not None
+        later = dataclasses.replace(sheet, epoch=sheet.epoch + epoch)
+        state.close_epoch(later, (1,), Phase.REVEALED, [], b"")
+    assert state.archive.answers(sheet.sha256, sheet.hotkeys[0]) is None
+    assert state.archive.receipts(sheet.sha256)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80", b"\xdd\xff\xff\xff\xff"])
+async def test_garbage_is_a_typed_error(measured, data):
+    _, sheet = measured
+    with pytest.raises(FrameError):
+        Receipts.from_bytes(data, sheet)
+    with pytest.raises(FrameError):
+        unpack_answers(data, sheet)
+
+
+async def test_evidence_of_another_size_is_refused(measured):
+    _, sheet = measured
+    records = np.zeros((len(sheet.walk), 1), RECORD)
+    sessions = ("s",) * len(sheet.walks)
+    for wrong in (
+        Receipts(300, sessions, records),
+        Receipts(300, sessions[1:], np.zeros((len(sheet.walk), 2), RECORD)),
+    ):
+        with pytest.raises(FrameError):
+            Receipts.from_bytes(wrong.to_bytes(), sheet)
+    with pytest.raises(FrameError):
+        unpack_answers(pack_answers([b""]), sheet)

@@ -1,0 +1,92 @@
+"""Looking at what a validator has published or keeps: sheets, what proves them, answers.
+
+Reads the state's file and changes nothing, so it may be used beside a validator that writes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import msgpack
+
+from moesubnet.errors import ConfigError
+from moesubnet.sheet import Sheet
+from moesubnet.types import Hotkey
+from moesubnet.validator.receipts import pack_answers
+from moesubnet.validator.records import Phase
+
+LAYOUT = 2  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
+SERVED_SHEETS = 50
+KEPT_ANSWERS = 4  # epochs: a law is kilobytes, its receipt 108 bytes
+
+
+class Archive:
+    """Belongs to the thread that made it."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = db
+
+    @classmethod
+    def open(cls, path: Path) -> Archive:
+        """A reader of its own. Raises ConfigError when there is nothing that it could read."""
+        try:
+            db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+            layout = db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise ConfigError(f"cannot read the state {path}: {error}") from error
+        if layout != LAYOUT:
+            raise ConfigError(f"{path} is another version's: `moesubnet validator run` renews it")
+        return cls(path, db)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def is_public(self, sha256: bytes) -> bool:
+        """Whether this is one of the last 50 revealed sheets."""
+        query = "SELECT sha256 FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT ?"
+        return (sha256,) in self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS)).fetchall()
+
+    def sheet(self, sha256: bytes) -> bytes | None:
+        """A sheet's bytes, public or not."""
+        row = self._db.execute("SELECT sheet FROM vote WHERE sha256 = ?", (sha256,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def receipts(self, sha256: bytes) -> bytes | None:
+        """What proves a sheet, public or not."""
+        query = "SELECT receipts FROM vote WHERE sha256 = ?"
+        row = self._db.execute(query, (sha256,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def answers(self, sha256: bytes, hotkey: Hotkey) -> bytes | None:
+        """An expert's answers to a sheet's items while they are kept, public or not."""
+        query = "SELECT epoch, sheet FROM vote WHERE sha256 = ?"
+        row = self._db.execute(query, (sha256,)).fetchone()
+        if row is None:
+            return None
+        epoch, items = row[0], len(Sheet.from_bytes(row[1]).walk)
+        query = (
+            "SELECT json_array_length(sessions), bodies FROM step JOIN batch ON step.batch = id "
+            "LEFT JOIN answer ON answer.batch = id AND answer.position = step.position "
+            "AND hotkey = ? WHERE step.epoch = ? ORDER BY id, step.position"
+        )
+        rows = self._db.execute(query, (hotkey, epoch)).fetchall()
+        if all(packed is None for _, packed in rows):
+            return None
+        bodies: list[bytes] = []
+        for walks, packed in rows:
+            bodies += [b""] * walks if packed is None else msgpack.unpackb(packed)
+        return pack_answers(bodies[len(bodies) - items :])  # a sheet has the newest
+
+    def public_sheets(self) -> list[bytes]:
+        """Bytes of the last 50 revealed sheets, the newest first."""
+        query = "SELECT sheet FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT ?"
+        rows = self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS))
+        return [bytes(row[0]) for row in rows]
+
+    def newest_sheet(self) -> Sheet | None:
+        """The last closed sheet, published or not: for its owner's eyes."""
+        query = "SELECT sheet FROM vote ORDER BY epoch DESC LIMIT 1"
+        row = self._db.execute(query).fetchone()
+        return Sheet.from_bytes(row[0]) if row else None

@@ -1,0 +1,158 @@
+"""Checking somebody's sheet: the arithmetic, who signed what, and what the answers said. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from moesubnet.errors import AuthError, WireError
+from moesubnet.protocol import StepResponse
+from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.signing import signed_text, verify_receipt
+from moesubnet.types import Hotkey
+from moesubnet.validator.receipts import Receipts, column_sha256
+from moesubnet.validator.scoring import entropy_nats, recount
+
+TOLERANCE_MICRO_NATS = 100  # float32 exponentials of another processor
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertAudit:
+    """What was found of one expert's items; the counts are of items that the sheet says it
+    answered. None: there was nothing to check it with."""
+
+    hotkey: Hotkey
+    answered: int
+    committed: bool | None  # the records are those that the sheet has a hash of
+    signed: int | None  # have a receipt of the expert for exactly this question, asked in order
+    agreeing: int | None  # have a kept answer that its receipt covers, with the sheet's numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Of a whole sheet. vote_differs: the largest difference of a u16; more than 1 is wrong."""
+
+    vote_differs: int
+    experts: tuple[ExpertAudit, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing contradicts the sheet; what could not be checked is no contradiction."""
+        return self.vote_differs <= 1 and all(
+            e.committed is not False
+            and e.signed in (None, e.answered)
+            and e.agreeing in (None, e.answered)
+            for e in self.experts
+        )
+
+
+def audit(
+    sheet: Sheet, receipts: Receipts | None, answers: Mapping[Hotkey, Sequence[bytes]]
+) -> Audit:
+    """answers: by hotkey, one body for each item, as far as they are kept."""
+    row = recount(sheet).row_u16
+    differs = max((abs(a - b) for a, b in zip(sheet.row_u16, row, strict=True)), default=0)
+    return Audit(
+        differs,
+        tuple(
+            _audit_expert(sheet, receipts, answers.get(hotkey), column)
+            for column, hotkey in enumerate(sheet.hotkeys)
+        ),
+    )
+
+
+def _audit_expert(
+    sheet: Sheet, receipts: Receipts | None, bodies: Sequence[bytes] | None, column: int
+) -> ExpertAudit:
+    hotkey = sheet.hotkeys[column]
+    items = np.flatnonzero(sheet.log_q[:, column] > LOG_Q_UNANSWERED).tolist()
+    if receipts is None:
+        return ExpertAudit(hotkey, len(items), None, None, None)
+    committed = column_sha256(receipts.records[:, column]) == sheet.receipts[column]
+    in_order = _asked_in_order(sheet, receipts, column)
+    signed = [i for i in items if in_order[i] and _is_signed(sheet, receipts, i, column)]
+    agreeing = None
+    if bodies is not None:
+        agreeing = sum(_agrees(sheet, receipts, bodies[i], i, column) for i in signed)
+    return ExpertAudit(hotkey, len(items), committed, len(signed), agreeing)
+
+
+def _asked_in_order(sheet: Sheet, receipts: Receipts, column: int) -> np.ndarray:
+    """bool [M]: by its nonce, an item was asked after all of its walk before it: no request
+    that shows its label was signed earlier."""
+    nonces = receipts.records["nonce_ns"][:, column]
+    in_order = np.zeros(len(nonces), np.bool_)
+    latest: dict[int, int] = {}
+    for i in np.argsort(sheet.position, kind="stable").tolist():
+        walk, nonce = int(sheet.walk[i]), int(nonces[i])
+        in_order[i] = nonce > latest.get(walk, 0)
+        latest[walk] = max(nonce, latest.get(walk, 0))
+    return in_order
+
+
+def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool:
+    """Whether the expert signed an answer to exactly this item's question."""
+    record, hotkey = receipts.records[item, column], sheet.hotkeys[column]
+    try:
+        body = receipts.request(sheet, item, column).to_bytes()
+        nonce_ns = int(record["nonce_ns"])
+        text = signed_text("POST", "/v1/step", body, nonce_ns, sheet.validator, hotkey)
+        verify_receipt(
+            "0x" + record["receipt"].tobytes().hex(),
+            200,
+            hashlib.sha256(text).digest(),
+            record["body_sha256"].tobytes(),
+            hotkey,
+            sheet.validator,
+        )
+    except (AuthError, WireError, ValueError):
+        return False
+    return True
+
+
+def _agrees(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> bool:
+    """Whether this is the signed answer, and says what the sheet says of it."""
+    if hashlib.sha256(body).digest() != receipts.records["body_sha256"][item, column].tobytes():
+        return False
+    try:
+        request = receipts.request(sheet, item, column)
+        answer = StepResponse.from_bytes(body, request, receipts.vocab_size)
+    except WireError:
+        return False
+    law = answer.rows[0].dense(receipts.vocab_size)[-1]
+    label = sheet.walks[sheet.walk[item]][sheet.position[item]]
+    said = max(float(law[label]), LOG_Q_FLOOR) * MICRO
+    entropy = float(entropy_nats(law)) * MICRO
+    differs = max(
+        abs(said - float(sheet.log_q[item, column])),
+        abs(entropy - float(sheet.entropy[item, column])),
+    )
+    return differs <= TOLERANCE_MICRO_NATS
+
+
+def as_json(result: Audit) -> dict[str, object]:
+    return {"clean": result.is_clean} | asdict(result)
+
+
+def as_text(sheet: Sheet, result: Audit) -> str:
+    """One screen; figures as `checked/answered`, – where there was nothing to check with."""
+    lines = [
+        f"sheet {sheet.sha256.hex()}",
+        f"epoch {sheet.epoch} of validator {sheet.validator}",
+        "recounted: the vote is right"
+        if result.vote_differs <= 1
+        else f"RECOUNT DISAGREES by up to {result.vote_differs} of 65535",
+        "",
+        f"{'expert':48}  answered  signed  agreeing",
+    ]
+    for expert in result.experts:
+        signed = "–" if expert.signed is None else str(expert.signed)
+        agreeing = "–" if expert.agreeing is None else str(expert.agreeing)
+        note = "" if expert.committed is not False else "  NOT THE SHEET'S RECEIPTS"
+        lines.append(f"{expert.hotkey:48}  {expert.answered:8}  {signed:>6}  {agreeing:>8}{note}")
+    clean = result.is_clean
+    verdict = "Nothing contradicts this sheet." if clean else "THIS SHEET IS CONTRADICTED."
+    return "\n".join([*lines, "", verdict])

@@ -1,0 +1,130 @@
+"""What proves a sheet's items: who signed which answer to which question.
+
+An item is one request of one walk, so its question is known from the sheet: the walk's ids up to
+the item's position, in a session named here, of which the expert held `held` tokens. Its record
+adds the nonce and the expert's signature over the hashes of both sides; from these everybody can
+repeat the request byte by byte and check the signature. The sheet holds a hash of each column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from moesubnet.errors import FrameError
+from moesubnet.protocol import Proof, SequenceStep, StepRequest, base_hash, want_for
+from moesubnet.sheet import MAX_WALKS, Sheet
+
+RECEIPTS_FORMAT = "moesubnet-receipts/1"
+ANSWERS_FORMAT = "moesubnet-answers/1"
+MAX_RECEIPTS_BYTES = 2**26
+MAX_ANSWERS_BYTES = 2**26  # of one expert
+RECORD = np.dtype(
+    [("nonce_ns", "<u8"), ("held", "<u4"), ("receipt", "u1", 64), ("body_sha256", "u1", 32)]
+)
+
+Wire = TypeVar("Wire", bound=BaseModel)
+Records = npt.NDArray[np.void]  # of RECORD; all zeros for no answer
+
+
+def record_of(proof: Proof | None) -> npt.NDArray[np.void]:
+    """A RECORD, shape []."""
+    record = np.zeros((), RECORD)
+    if proof is not None:
+        record["nonce_ns"], record["held"] = proof.nonce_ns, proof.base_lens[0]
+        record["receipt"] = np.frombuffer(proof.receipt, np.uint8)
+        record["body_sha256"] = np.frombuffer(hashlib.sha256(proof.body).digest(), np.uint8)
+    return record
+
+
+def column_sha256(records: Records) -> bytes:
+    """Of one expert's records, in the order of the sheet's items."""
+    return hashlib.sha256(records.tobytes()).digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Receipts:
+    """All records of a sheet. records: RECORD [M, n]; sessions: one name for each walk."""
+
+    vocab_size: int
+    sessions: tuple[str, ...]
+    records: Records
+
+    def to_bytes(self) -> bytes:
+        return bytes(
+            msgpack.packb(
+                {
+                    "format": RECEIPTS_FORMAT,
+                    "vocab_size": self.vocab_size,
+                    "sessions": list(self.sessions),
+                    "records": self.records.tobytes(),
+                }
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, sheet: Sheet) -> Receipts:
+        """Raises FrameError unless it has the sheet's size."""
+        wire = _unpack(_Wire, data, MAX_RECEIPTS_BYTES)
+        shape = (len(sheet.walk), len(sheet.hotkeys))
+        if len(wire.records) != shape[0] * shape[1] * RECORD.itemsize:
+            raise FrameError("the receipts are not one for each item and expert")
+        if len(wire.sessions) != len(sheet.walks):
+            raise FrameError("the receipts do not name each walk's session")
+        records = np.frombuffer(wire.records, RECORD).reshape(shape)
+        return cls(wire.vocab_size, tuple(wire.sessions), records)
+
+    def request(self, sheet: Sheet, item: int, column: int) -> StepRequest:
+        """What the expert was asked. Raises ValueError when the record contradicts the walk."""
+        walk, position = int(sheet.walk[item]), int(sheet.position[item])
+        held = int(self.records["held"][item, column])
+        if held > position:
+            raise ValueError("more tokens held than were sent")
+        ids = sheet.walks[walk]
+        step = SequenceStep(self.sessions[walk], held, base_hash(ids[:held]), ids[held:position])
+        return StepRequest((step,), want_for(self.vocab_size))
+
+
+def pack_answers(bodies: Sequence[bytes]) -> bytes:
+    """One expert's answers as they came, in the order of the sheet's items; empty for none."""
+    return bytes(msgpack.packb({"format": ANSWERS_FORMAT, "bodies": list(bodies)}))
+
+
+def unpack_answers(data: bytes, sheet: Sheet) -> list[bytes]:
+    """Raises FrameError."""
+    wire = _unpack(_Answers, data, MAX_ANSWERS_BYTES)
+    if len(wire.bodies) != len(sheet.walk):
+        raise FrameError("the answers are not one for each item")
+    return wire.bodies
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    format: Literal["moesubnet-receipts/1"]
+    vocab_size: Annotated[int, Field(ge=2, le=1_000_000)]
+    sessions: Annotated[
+        list[Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]], Field(max_length=MAX_WALKS)
+    ]
+    records: bytes
+
+
+class _Answers(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    format: Literal["moesubnet-answers/1"]
+    bodies: list[bytes]
+
+
+def _unpack(kind: type[Wire], data: bytes, max_bytes: int) -> Wire:
+    if len(data) > max_bytes:
+        raise FrameError(f"more than {max_bytes} bytes")
+    try:
+        return kind.model_validate(msgpack.unpackb(data, strict_map_key=True))
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise FrameError(f"not {kind.model_fields['format'].annotation}") from error
