@@ -17,7 +17,7 @@ from scalecodec.exceptions import RemainingScaleBytesNotEmptyException
 from moesubnet.chain.link import Link, RpcError
 from moesubnet.chain.rejections import dispatch_failure, pool_rejection, rejected
 from moesubnet.chain.view import Event
-from moesubnet.errors import CallRejected, ChainError
+from moesubnet.errors import ChainError
 from moesubnet.types import BlockNumber, Signer
 
 ERA_BLOCKS = 128  # a transaction can be included for about this long after it was signed
@@ -130,7 +130,7 @@ def search(link: Link, pending: Pending, finalized: bool = False) -> Receipt | P
     if pending.lost_nonce_at is not None and number >= pending.lost_nonce_at:
         raise rejected("Stale")
     if number >= pending.dies_at:
-        raise CallRejected("Expired", "no block included it in time; it is safe to send again")
+        raise rejected("Expired")
     return _remind(link, pending)
 
 
