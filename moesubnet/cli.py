@@ -62,7 +62,7 @@ def build_app() -> typer.Typer:
         """Print the version."""
         typer.echo(__version__)
 
-    add_chain_commands(app)  # wallet, faucet, transfer, register, stake, subnet
+    add_chain_commands(app)  # wallet, balance, faucet, transfer, register, stake, subnet, weights
     app.command()(doctor)
     app.add_typer(chain_app, name="chain", help="Run a chain: embedded, or several nodes.")
     app.add_typer(localnet_app, name="localnet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moesubnet.chain import calls, reads
+from moesubnet.chain import calls, hyperparams, proposal, reads, subnets
 from moesubnet.chain.connection import ChainConnection
 from moesubnet.chain.nouns import (
     Epoch,
@@ -12,10 +12,13 @@ from moesubnet.chain.nouns import (
     Head,
     LastReveal,
     StakePosition,
+    Votes,
     WeightCommit,
     WeightRow,
 )
+from moesubnet.chain.proposal import Proposal
 from moesubnet.chain.submission import Call, Receipt
+from moesubnet.chain.subnets import Subnet
 from moesubnet.chain.view import Event
 from moesubnet.chain.weights import weights_commit_hash
 from moesubnet.types import Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
@@ -28,8 +31,10 @@ __all__ = [
     "Event",
     "Head",
     "LastReveal",
+    "Proposal",
     "Receipt",
     "StakePosition",
+    "Subnet",
     "WeightCommit",
     "weights_commit_hash",
 ]
@@ -56,6 +61,10 @@ class ChainClient(ChainConnection):
     async def weights(self, netuid: NetUid) -> dict[Uid, WeightRow]:
         """The weights that each neuron gave, by its uid; neurons without any are absent."""
         return await self._read(lambda view, _: reads.read_rows(view, "Weights", netuid))
+
+    async def votes(self, netuid: NetUid) -> Votes:
+        """Who votes what, and the commits that wait. ChainError if there is no such subnet."""
+        return await self._read(lambda view, head: reads.read_votes(view, head.number, netuid))
 
     async def bonds(self, netuid: NetUid) -> dict[Uid, WeightRow]:
         """The bonds that each validator holds, by its uid."""
@@ -98,7 +107,27 @@ class ChainClient(ChainConnection):
         """Everything that a coldkey has staked."""
         return await self._read(lambda view, _: reads.read_stakes(view, coldkey))
 
+    async def subnets(self) -> tuple[Subnet, ...]:
+        """Every subnet, by netuid."""
+        return await self._read(lambda view, _: subnets.read_subnets(view))
+
+    async def subnet(self, netuid: NetUid) -> Subnet:
+        """One subnet without its neurons. ChainError if there is none."""
+        return await self._read(lambda view, _: subnets.read_subnet(view, netuid))
+
+    async def subnet_price_rao(self) -> int:
+        """What the next subnet costs now."""
+        return await self._read(lambda view, _: subnets.read_subnet_price(view))
+
+    async def hyperparams(self, netuid: NetUid) -> dict[str, hyperparams.Value]:
+        """Every hyperparameter of a subnet by name. ChainError if there is no such subnet."""
+        return await self._read(lambda view, _: hyperparams.read_hyperparams(view, netuid))
+
     # --- calls ---------------------------------------------------------------------------------
+
+    async def propose(self, call: Call, signer: Coldkey) -> Proposal:
+        """What a call would cost and come to, were it signed; sends nothing."""
+        return await self._run(lambda link: proposal.propose(link, call, signer))
 
     async def transfer(self, to: Coldkey | Hotkey, amount_rao: int, signer: Signer) -> Receipt:
         """Move tokens; the sender's account must stay alive."""

@@ -7,10 +7,10 @@ lost with the socket; blocks do not, and neither a restarted node nor a fork goe
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 from scalecodec.exceptions import RemainingScaleBytesNotEmptyException
 
@@ -154,25 +154,16 @@ def _remind(link: Link, pending: Pending) -> Pending:
 
 def _sign(link: Link, call: Call, signer: Signer) -> Pending:
     head, head_hash = head_of(link)
-    final, _ = head_of(link, finalized=True)
-    interface = link.interface
-    composed = _compose(link, call, head_hash)
-    era = {"period": ERA_BLOCKS, "current": final}
-    # As late as possible: others may sign with this key too.
-    nonce = int(link.request("system_accountNextIndex", signer.ss58_address))
-    payload = interface.generate_signature_payload(call=composed, era=dict(era), nonce=nonce)
-    signature = _SR25519 + signer.sign(bytes(payload.data))
-    extrinsic = interface.create_signed_extrinsic(
-        call=composed, keypair=signer, era=dict(era), nonce=nonce, signature=signature
-    )
-    data = bytes(extrinsic.data.data)
+    composed = compose(link, call, head_hash)
+    extrinsic = build_extrinsic(link, composed, signer, signer.sign)
+    data = extrinsic.data
     return Pending(
         call=str(call),
         data="0x" + data.hex(),
         extrinsic_hash="0x" + blake2b(data, digest_size=32).hexdigest(),
         account=signer.ss58_address,
-        nonce=nonce,
-        dies_at=BlockNumber(final + ERA_BLOCKS),
+        nonce=extrinsic.nonce,
+        dies_at=BlockNumber(extrinsic.born_at + ERA_BLOCKS),
         since=head,
         searched=head,
         searched_hash=head_hash,
@@ -181,7 +172,47 @@ def _sign(link: Link, call: Call, signer: Signer) -> Pending:
     )
 
 
-def _compose(link: Link, call: Call, head_hash: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class Extrinsic:
+    """The bytes of a signed call, and what it was signed with."""
+
+    data: bytes
+    nonce: int
+    born_at: BlockNumber
+
+
+class Account(Protocol):
+    """Whose call it is."""
+
+    @property
+    def ss58_address(self) -> str: ...
+
+    @property
+    def public_key(self) -> bytes: ...
+
+
+def build_extrinsic(
+    link: Link, composed: Any, account: Account, sign: Callable[[bytes], bytes]
+) -> Extrinsic:
+    """The account's next call, good for `ERA_BLOCKS`; `sign` takes its payload to 64 bytes."""
+    final, _ = head_of(link, finalized=True)
+    interface = link.interface
+    era = {"period": ERA_BLOCKS, "current": final}
+    # As late as possible: others may sign with this key too.
+    nonce = int(link.request("system_accountNextIndex", account.ss58_address))
+    payload = interface.generate_signature_payload(call=composed, era=dict(era), nonce=nonce)
+    extrinsic = interface.create_signed_extrinsic(
+        call=composed,
+        keypair=account,
+        era=dict(era),
+        nonce=nonce,
+        signature=_SR25519 + sign(bytes(payload.data)),
+    )
+    return Extrinsic(bytes(extrinsic.data.data), nonce, final)
+
+
+def compose(link: Link, call: Call, head_hash: str) -> Any:
+    """The library's form of a call. Raises ChainError if the chain's metadata has no such one."""
     try:
         return link.interface.compose_call(
             call.module, call.function, dict(call.args), block_hash=head_hash

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from moesubnet.chain.cli import add_commands
 from moesubnet.chain.devchain.service import DevChain
-from moesubnet.chain.subnet_cli import table
+from moesubnet.chain.tables import metagraph_table
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ConfigError, MoesubnetError, WalletError
 from moesubnet.types import Axon, Metagraph, Neuron
@@ -96,18 +96,21 @@ def test_a_newcomer_gets_from_nothing_to_a_staked_neuron(moesubnet: Any) -> None
         moesubnet("stake", "remove", "5", "-w", "mine", "--hotkey", hotkey, "-y", "--json")
     )
     assert taken["stake_rao"] == 15 * TOKEN
-    shown = told(moesubnet("stake", "show", "-w", "mine", "--json"))
-    assert shown["stakes"] == [{"netuid": 1, "hotkey": hotkey, "stake_rao": 15 * TOKEN}]
+    shown = told(moesubnet("stake", "list", "-w", "mine", "--json"))
+    assert [(s["netuid"], s["hotkey"], s["stake_rao"]) for s in shown["stakes"]] == [
+        (1, hotkey, 15 * TOKEN)
+    ]
+    assert shown["total_rao"] == 15 * TOKEN
     seen = said(moesubnet("subnet", "metagraph"))
     assert hotkey[:12] in seen
     assert "15.00" in seen
     rows = told(moesubnet("subnet", "metagraph", "--json"))["neurons"]
     assert [row["hotkey"] for row in rows] == [hotkey]
-    balance = told(moesubnet("wallet", "balance", "mine", "--json"))
+    balance = told(moesubnet("balance", "mine", "--json"))
     assert (balance["address"], balance["staked_rao"]) == (coldkey, 15 * TOKEN)
 
     assert "0 τ" in said(moesubnet("stake", "remove", "all", "-w", "mine", "-y"))
-    assert "staked nothing" in said(moesubnet("stake", "show", "-w", "mine"))
+    assert "staked nothing" in said(moesubnet("stake", "list", "-w", "mine"))
     assert "no stake" in complaint(
         moesubnet("stake", "remove", "all", "-w", "mine", "-y"), ConfigError
     )
@@ -120,21 +123,19 @@ def test_tokens_are_sent_to_an_address_or_a_name(moesubnet: Any) -> None:
     assert (sent["to"], sent["amount_rao"]) == (address, 2_500_000_000)
     assert sent["fee_rao"] > 0
     assert "sent 7 τ" in said(moesubnet("transfer", "friend", "7", "-w", "//Alice", "-y"))
-    assert "9.5 τ free" in said(moesubnet("wallet", "balance", "friend"))
+    assert "9.5 τ free" in said(moesubnet("balance", "friend"))
 
 
 def test_refusals_are_words_and_exit_code_1(moesubnet: Any) -> None:
     said(moesubnet("wallet", "new", "poor", "--no-password"))
     assert "faucet" in complaint(moesubnet("register", "-w", "poor", "-y"), CallRejected)
-    assert "no subnet 7" in complaint(
-        moesubnet("subnet", "metagraph", "--netuid", "7"), MoesubnetError
-    )
+    assert "no subnet 7" in complaint(moesubnet("subnet", "metagraph", "7"), MoesubnetError)
     assert "wallet list" in complaint(moesubnet("faucet", "nobody"), WalletError)
     assert "amount" in complaint(moesubnet("faucet", ALICE, "--amount", "lots"), ConfigError)
     assert "--yes" in complaint(moesubnet("transfer", ALICE, "1", "-w", "//Bob"), ConfigError)
     assert "password" in complaint(moesubnet("wallet", "new", "locked"), WalletError)
     assert "chain dev" in complaint(
-        moesubnet("wallet", "balance", ALICE, "--chain", "ws://127.0.0.1:9"), MoesubnetError
+        moesubnet("balance", ALICE, "--chain", "ws://127.0.0.1:9"), MoesubnetError
     )
     assert moesubnet("register", "--nonsense").exit_code == 2
 
@@ -192,7 +193,7 @@ def test_the_metagraph_fits_into_100_columns() -> None:
     subnet |= {"netuid": 4_095, "spec_sha256": "ab" * 32, "epoch_index": 99_999}
     far = neuron | {"axon": Axon("2001:db8:1111:2222:3333:4444:5555:6666", 65_535)}
     subnet |= {"tempo_blocks": 360, "neurons": (Neuron(**neuron), Neuron(**far))}
-    rows = table(Metagraph(**subnet)).splitlines()
+    rows = metagraph_table(Metagraph(**subnet)).splitlines()
     assert max(map(len, rows)) <= 100
     assert "21,000,000.00" in rows[3]
     assert "255.255.255.255:65535" in rows[3]
