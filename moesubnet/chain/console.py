@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import click
 import typer
 
 from moesubnet.errors import ConfigError, Declined
@@ -89,7 +88,7 @@ def confirm(question: str, yes: bool) -> None:
         raise ConfigError(f"there is no terminal to ask on: {question} Pass --yes to agree")
     try:
         agreed = typer.confirm(question, err=True)
-    except click.Abort:
+    except typer.Abort:
         agreed = False
     if not agreed:
         raise Declined("not agreed to; nothing was signed or sent")

@@ -14,7 +14,7 @@ from moesubnet.chain.subnets import no_subnet
 from moesubnet.chain.view import View
 from moesubnet.errors import ConfigError
 from moesubnet.types import NetUid
-from moesubnet.units import U16_MAX, format_rao, parse_rao, u16_fraction
+from moesubnet.units import format_rao, parse_rao, u16_fraction
 
 Value = int | bool
 
@@ -25,11 +25,14 @@ class Unit(StrEnum):
     BLOCKS = "blocks"
     COUNT = ""
     EPOCHS = "epochs"
-    MILLI_TEMPOS = "tempos / 1,000"
+    MILLI_TEMPOS = "milli-tempos"
     PPM = "ppm"
     RAO = "τ"
     SWITCH = "yes or no"
     U16 = "of 65,535"
+
+
+_U64_MAX = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ HYPERPARAMS: Mapping[str, Hyperparam] = {
     "alpha_sigmoid_steepness": Hyperparam(Unit.COUNT, "slope of the liquid rate, times 100"),
     "max_allowed_validators": Hyperparam(Unit.COUNT, "most validator permits", ROOT),
     "activity_cutoff_factor_milli": Hyperparam(
-        Unit.MILLI_TEMPOS, "without a vote, then a neuron is inactive; 1,000 to 50,000"
+        Unit.MILLI_TEMPOS, "without a vote make a neuron inactive; 1,000 to 50,000"
     ),
     "stake_threshold_rao": Hyperparam(Unit.RAO, "least stake of a hotkey that votes", ROOT),
     "immunity_period": Hyperparam(Unit.BLOCKS, "in which a newcomer keeps its slot"),
@@ -161,7 +164,9 @@ def format_value(name: str, value: Value) -> str:
         case Unit.SWITCH:
             return "yes" if value else "no"
         case Unit.U16:
-            return f"{value:,} of {U16_MAX:,} ({u16_fraction(value):.1%})"
+            return f"{value:,} ({u16_fraction(value):.1%})"
+        case _ if value == _U64_MAX:
+            return "no limit"
         case _:
             return f"{value:,} {unit}".rstrip()
 

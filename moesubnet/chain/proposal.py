@@ -24,6 +24,7 @@ from moesubnet.units import format_rao
 
 _NO_SIGNATURE = bytes(64)
 _OK = b"\0"
+_AMOUNTS_RAO = {"amount_staked", "amount_unstaked", "limit_price", "value"}  # in our calls
 
 Outcome = tuple[bool | None, CallRejected | None]  # as in `Proposal`
 
@@ -93,12 +94,17 @@ def _describe_call(name: str, arguments: Mapping[str, Any]) -> list[str]:
                 f"{call['call_module']}.{call['call_function']}", call["call_args"]
             )
         ]
-    return [f"call       {name}", *(f"  {key} = {_plain(arguments[key])}" for key in arguments)]
+    return [
+        f"call       {name}",
+        *(f"  {key} = {_plain(key, value)}" for key, value in arguments.items()),
+    ]
 
 
-def _plain(value: object) -> str:
+def _plain(name: str, value: object) -> str:
     if isinstance(value, Mapping):  # an update: only what it names
         return ", ".join(f"{key}={item}" for key, item in value.items() if item is not None)
+    if isinstance(value, int) and name in _AMOUNTS_RAO:
+        return f"{value} ({format_rao(value)})"
     return str(value)
 
 

@@ -46,13 +46,13 @@ def read_epoch(view: View, block: BlockNumber, netuid: NetUid) -> Epoch:
     )
     if not exists:
         raise no_subnet(netuid)
-    due = last + tempo if tempo else NEVER
     return Epoch(
         block=block,
         tempo_blocks=tempo,
         epoch_index=index,
         last_epoch_block=last,
-        next_epoch_block=BlockNumber(min(due, pending) if pending and tempo else due),
+        # As the pallet has it: after a change of the tempo the running epoch keeps its length.
+        next_epoch_block=BlockNumber(pending or last + tempo) if tempo else NEVER,
         blocks_since_last_step=since,
         reveal_period_epochs=period,
     )

@@ -111,10 +111,10 @@ def delegate(
         may_vote = "may vote" if neuron.validator_permit else "has no validator permit"
         at.remark(
             f"  uid {neuron.uid} of subnet {netuid}, {may_vote}; {format_rao(neuron.stake_rao)} "
-            f"on it, also from {others} that are not its owner\n"
+            f"on it, from its owner and {others} others\n"
             f"  its last epoch earned {format_rao(neuron.emission_rao)}: "
-            f"{u16_fraction(neuron.dividends_u16):.2%} of the dividends (shared with you), "
-            f"{u16_fraction(neuron.incentive_u16):.2%} of the incentive (not shared)"
+            f"{u16_fraction(neuron.dividends_u16):.1%} of all dividends (shared),\n"
+            f"  {u16_fraction(neuron.incentive_u16):.1%} of all incentive (its owner's alone)"
         )
         known |= {"last_epoch_rao": neuron.emission_rao, "dividends_u16": neuron.dividends_u16}
     _move(amount_rao, wallet, on, NetUid(netuid), at, known=known)

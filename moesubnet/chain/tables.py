@@ -90,7 +90,7 @@ def subnet_card(subnet: Subnet, epoch: Epoch) -> str:
         (f"subnet {s.netuid}", name or "(no name)"),
         ("owner", s.owner_coldkey or "-"),
         ("its hotkey", s.owner_hotkey or "-"),
-        ("bought", f"in block {s.created_at_block:,} for {format_rao(s.cost_rao)}, burned"),
+        ("exists", f"since block {s.created_at_block:,}; {format_rao(s.cost_rao)} burned for it"),
         ("block", f"{epoch.block:,}, epoch {epoch.epoch_index:,}"),
         ("tempo", f"{s.tempo_blocks:,} blocks; {next_epoch}" if s.tempo_blocks else "paused"),
         ("votes", vote if s.commit_reveal else "in the open"),
@@ -122,7 +122,8 @@ def hyperparams_table(values: Mapping[str, Value]) -> str:
     for line, name in zip(left, values, strict=True):
         first, *rest = textwrap.wrap(about(name).meaning, WIDTH - indent) or [""]
         lines += [line.ljust(indent) + first, *(" " * indent + more for more in rest)]
-    return "\n".join([*lines, "* only root may change it"])
+    end = "* only root may change it; (%): of 65,535; ppm: millionths"
+    return "\n".join([*lines, end])
 
 
 def changes_table(old: Mapping[str, Value], new: Mapping[str, Value]) -> str:
@@ -133,7 +134,7 @@ def changes_table(old: Mapping[str, Value], new: Mapping[str, Value]) -> str:
             format_value(name, old[name]),
             "→",
             format_value(name, value),
-            "only root may change it" if about(name).root_only else "",
+            "root only" if about(name).root_only else "",
         )
         for name, value in new.items()
     ]
