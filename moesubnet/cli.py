@@ -6,7 +6,7 @@ A command ends with one of these codes, so that a script knows what to do next:
 1  failed; the line on stderr says why
 2  what was typed cannot work
 3  the chain refused the call, or would; nothing has changed but perhaps a fee was paid
-4  the other side does not answer; safe to try again
+4  the other side does not answer; what was sent already may still take effect, so look first
 5  a person was asked and did not agree; nothing was sent
 """
 
@@ -51,7 +51,7 @@ def build_app() -> typer.Typer:
         name="moesubnet",
         help="Independent language models, mixed into one better model, everyone paid.",
         epilog="Exit codes: 0 done, 1 failed, 2 typed wrongly, 3 refused by the chain, "
-        "4 no answer (safe to try again), 5 not agreed to.",
+        "4 no answer, 5 not agreed to.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

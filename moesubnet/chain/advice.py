@@ -141,8 +141,8 @@ ADVICE = {
     "TransferDisallowed": "this subnet's stake cannot be moved so; take it back first",
     "TrimmingWouldExceedMaxImmunePercentage": "too many neurons are immune or the owner's: keep "
     "more slots, or wait for immunities to end",
-    "TxRateLimitExceeded": "the owner changed this too recently: each hyperparameter may change "
-    "once in some tempos, and slots be trimmed once in some days; wait",
+    "TxRateLimitExceeded": "the owner changed this too recently; `moesubnet subnet hyperparams` "
+    "says how often each may change, and slots may be trimmed more rarely still",
     "UidVecContainInvalidOne": "a target is not a neuron; see `moesubnet subnet metagraph`",
     "UidsLengthExceedUidsInSubNet": "there are fewer neurons than targets; "
     "see `moesubnet subnet metagraph`",

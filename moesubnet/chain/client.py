@@ -123,6 +123,10 @@ class ChainClient(ChainConnection):
         """Every hyperparameter of a subnet by name. ChainError if there is no such subnet."""
         return await self._read(lambda view, _: hyperparams.read_hyperparams(view, netuid))
 
+    async def owner_limits(self, netuid: NetUid) -> hyperparams.OwnerLimits:
+        """How often and how far a subnet's owner may change hyperparameters."""
+        return await self._read(lambda view, _: hyperparams.read_owner_limits(view, netuid))
+
     # --- calls ---------------------------------------------------------------------------------
 
     async def propose(self, call: Call, signer: Coldkey) -> Proposal:

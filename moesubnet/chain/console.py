@@ -89,6 +89,7 @@ def confirm(question: str, yes: bool) -> None:
     try:
         agreed = typer.confirm(question, err=True)
     except typer.Abort:
+        typer.echo(err=True)  # Ctrl-C leaves the cursor behind the question
         agreed = False
     if not agreed:
         raise Declined("not agreed to; nothing was signed or sent")

@@ -114,6 +114,28 @@ def read_hyperparams(view: View, netuid: NetUid) -> dict[str, Value]:
     return {**dict(zip(names, separate, strict=True)), **together}
 
 
+@dataclass(frozen=True, slots=True)
+class OwnerLimits:
+    """What binds a subnet's owner, and not root."""
+
+    change_every_blocks: int  # each hyperparameter; `weights_version_key` 2.5 times as rarely
+    freeze_blocks: int  # before an epoch nothing changes
+    least_tempo_blocks: int
+    least_slots: int
+
+
+def read_owner_limits(view: View, netuid: NetUid) -> OwnerLimits:
+    """As `owner.rs` applies them to a subnet."""
+    tempo, tempos, window, least_tempo, least_slots = view.get(
+        ("Tempo", netuid),
+        ("OwnerHyperparamRateLimit",),
+        ("AdminFreezeWindow",),
+        ("MinOwnerTempo",),
+        ("MinOwnerUids",),
+    )
+    return OwnerLimits(tempos * tempo, min(window, tempo // 2), least_tempo, least_slots)
+
+
 def about(name: str) -> Hyperparam:
     return HYPERPARAMS.get(name, _UNKNOWN)
 

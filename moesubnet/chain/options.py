@@ -125,5 +125,5 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def example(*lines: str) -> str:
-    """What a command's help ends with."""
-    return "\n\n".join(f"Example: moesubnet {line}" for line in lines)
+    """What a command's help ends with; `\\b` keeps its lines whole, to be copied."""
+    return "\n".join(["\b", "For example:", *(f"  moesubnet {line}" for line in lines)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from moesubnet.units import format_rao
 
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient, Subnet
+    from moesubnet.chain.hyperparams import OwnerLimits, Value
 
 _MOST_NAME_BYTES = 64
 
@@ -112,24 +114,28 @@ def hyperparams(
     *,
     at: Changing,
 ) -> None:
-    """Every hyperparameter with its unit and meaning; with --set, change some as the owner.
+    """Every hyperparameter, explained; --set changes some, as the owner.
 
     Amounts are tokens or `12rao`, switches `yes` or `no`. All changes are one call, in force at
-    once; a new tempo holds from the next epoch on. Each may change once in two tempos, none in the
-    last blocks before an epoch.
+    once; a new tempo holds from the next epoch on. The table ends with what binds an owner.
     """
     from moesubnet.chain import calls
     from moesubnet.chain.hyperparams import parse_changes
     from moesubnet.chain.tables import changes_table, hyperparams_table
 
-    now = at.ask(lambda client: client.hyperparams(NetUid(netuid)))
+    async def look(client: ChainClient) -> tuple[dict[str, Value], OwnerLimits]:
+        return await client.hyperparams(subnet), await client.owner_limits(subnet)
+
+    subnet = NetUid(netuid)
+    now, limits = at.ask(look)
     if not changes:
-        at.answer({"netuid": netuid, "hyperparams": now}, hyperparams_table(now))
+        fields = {"netuid": netuid, "hyperparams": now, "owner_limits": asdict(limits)}
+        at.answer(fields, hyperparams_table(now, limits))
         return
     new = parse_changes(changes, now)
     at.remark(changes_table(now, new))
     update = {name: new.get(name) for name in now}
-    call = calls.set_hyperparams(NetUid(netuid), update)
+    call = calls.set_hyperparams(subnet, update)
     receipt = at.submit(call, wallet, f"Change this on subnet {netuid}?")
     changed = {name: {"old": now[name], "new": value} for name, value in new.items()}
     at.answer(
@@ -147,7 +153,7 @@ def set_name(
     wallet: WalletSpec = DEFAULT_WALLET,
     at: Changing,
 ) -> None:
-    """As the subnet's owner, name it and its token."""
+    """As the owner, name a subnet and its token."""
     from moesubnet.chain import calls
 
     _check_name(name, symbol)
@@ -169,7 +175,7 @@ def set_spec(
     wallet: WalletSpec = DEFAULT_WALLET,
     at: Changing,
 ) -> None:
-    """As the subnet's owner, publish the spec that every neuron must follow."""
+    """As the owner, publish the spec that every neuron must follow."""
     from moesubnet.chain import calls
     from moesubnet.spec import load_spec
 
@@ -192,7 +198,7 @@ def trim(
     *,
     at: Changing,
 ) -> None:
-    """As the subnet's owner, take slots away. Neurons that earned least lose theirs.
+    """As the owner, take slots away. Neurons that earned least lose theirs.
 
     The immune and the owner's stay. Neurons beyond the last slot move into the emptied ones, with
     their votes; where votes are open, vote again afterwards.

@@ -24,6 +24,7 @@ from moesubnet.units import format_rao
 
 _NO_SIGNATURE = bytes(64)
 _OK = b"\0"
+TRY = "DryRunRuntimeApi_dry_run_call"
 _AMOUNTS_RAO = {"amount_staked", "amount_unstaked", "limit_price", "value"}  # in our calls
 
 Outcome = tuple[bool | None, CallRejected | None]  # as in `Proposal`
@@ -110,7 +111,7 @@ def _plain(name: str, value: object) -> str:
 
 def _try(view: View, arguments: bytes) -> Outcome:
     try:
-        answer = view.call("DryRunRuntimeApi_dry_run_call", arguments)
+        answer = view.call(TRY, arguments)
     except RpcError:  # no such API; or the call breaks the runtime, which its block will say too
         return None, None
     if answer == _OK:

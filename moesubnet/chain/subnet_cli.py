@@ -35,7 +35,7 @@ def _group() -> None:
 @subnet_app.command("list", epilog=example("subnet list"))
 @with_options
 def list_all(*, at: Asking) -> None:
-    """All subnets, their share in the emission, and what a slot and another subnet cost."""
+    """All subnets, their shares in the emission, and what slots cost."""
     from moesubnet.chain.tables import subnets_table
 
     async def look(client: ChainClient) -> tuple[tuple[Subnet, ...], int]:
@@ -49,7 +49,7 @@ def list_all(*, at: Asking) -> None:
 @subnet_app.command(epilog=example("subnet info 1"))
 @with_options
 def info(netuid: NetuidArgument = 1, *, at: Asking) -> None:
-    """One subnet: owner, spec, next epoch, prices, pots, share, slots."""
+    """One subnet: owner, epochs, price, pots, share, spec."""
     from moesubnet.chain.tables import subnet_card
 
     async def look(client: ChainClient) -> tuple[Subnet, Epoch]:
@@ -62,7 +62,7 @@ def info(netuid: NetuidArgument = 1, *, at: Asking) -> None:
 @subnet_app.command(epilog=example("subnet metagraph 1", "subnet metagraph 1 --json"))
 @with_options
 def metagraph(netuid: NetuidArgument = 1, *, at: Asking) -> None:
-    """Who is in a subnet, what each has at stake and earned at the last epoch."""
+    """Who is in a subnet, what each has at stake and earned."""
     from moesubnet.chain.tables import metagraph_table
 
     found = at.ask(lambda client: client.metagraph(NetUid(netuid)))
@@ -72,9 +72,9 @@ def metagraph(netuid: NetuidArgument = 1, *, at: Asking) -> None:
 @subnet_app.command(epilog=example("subnet watch 1", "subnet watch 1 --json"))
 @with_options
 def watch(netuid: NetuidArgument = 1, *, at: Asking) -> None:
-    """A subnet live: at every block its neurons and its last events, until Ctrl-C.
+    """A subnet live, block by block, until Ctrl-C.
 
-    With --json one object a line and block.
+    Its epochs, neurons and last events. With --json one object a line and block.
     """
     try:
         at.ask(lambda client: _watch(client, NetUid(netuid), at))

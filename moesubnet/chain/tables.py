@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
-from moesubnet.chain.hyperparams import Value, about, format_value
+from moesubnet.chain.hyperparams import OwnerLimits, Value, about, format_value
 from moesubnet.chain.nouns import Epoch, Votes
 from moesubnet.chain.subnets import Subnet, as_text
 from moesubnet.chain.view import Event
@@ -78,7 +78,7 @@ def subnets_table(subnets: Sequence[Subnet], next_price_rao: int) -> str:
 def subnet_card(subnet: Subnet, epoch: Epoch) -> str:
     """All about one subnet but its neurons."""
     s = subnet
-    name = s.name + (f" ({s.symbol})" if s.symbol else "")
+    name = shortened(s.name, 64) + (f" ({shortened(s.symbol, 16)})" if s.symbol else "")
     registration = format_rao(s.registration_price_rao) + " now, burned"
     if not s.registration_allowed:
         registration = "closed"
@@ -110,8 +110,8 @@ def subnet_card(subnet: Subnet, epoch: Epoch) -> str:
     return "\n".join(columns(rows))
 
 
-def hyperparams_table(values: Mapping[str, Value]) -> str:
-    """Every hyperparameter with its unit and meaning."""
+def hyperparams_table(values: Mapping[str, Value], limits: OwnerLimits) -> str:
+    """Every hyperparameter with its unit and meaning, and what binds the owner."""
     cells = [
         (name + (" *" if about(name).root_only else ""), format_value(name, value))
         for name, value in values.items()
@@ -122,8 +122,14 @@ def hyperparams_table(values: Mapping[str, Value]) -> str:
     for line, name in zip(left, values, strict=True):
         first, *rest = textwrap.wrap(about(name).meaning, WIDTH - indent) or [""]
         lines += [line.ljust(indent) + first, *(" " * indent + more for more in rest)]
-    end = "* only root may change it; (%): of 65,535; ppm: millionths"
-    return "\n".join([*lines, end])
+    lines += [
+        "* only root may change it; (%): of 65,535; ppm: millionths",
+        f"The owner may change each once in {limits.change_every_blocks:,} blocks, none in the last"
+        f" {limits.freeze_blocks:,} before an epoch,",
+        f"and set no tempo below {limits.least_tempo_blocks:,} blocks, nor fewer slots than "
+        f"{limits.least_slots:,}.",
+    ]
+    return "\n".join(lines)
 
 
 def changes_table(old: Mapping[str, Value], new: Mapping[str, Value]) -> str:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from moesubnet.chain import calls, console
+from moesubnet.chain import calls, console, proposal
 from moesubnet.chain.advice import ADVICE
-from moesubnet.chain.hyperparams import HYPERPARAMS, format_value, parse_changes
+from moesubnet.chain.hyperparams import HYPERPARAMS, OwnerLimits, format_value, parse_changes
 from moesubnet.chain.nouns import Epoch, Votes, WeightCommit
 from moesubnet.chain.stake_cli import parse_take
 from moesubnet.chain.subnets import Subnet, as_text
@@ -70,7 +70,9 @@ def test_an_operator_buys_a_subnet_tunes_it_and_makes_it_smaller(moesubnet: Comm
     assert changed["immunity_period"] == {"old": 5_000, "new": 1_000}
     now = moesubnet.tells("subnet", "hyperparams", netuid)["hyperparams"]
     assert (now["immunity_period"], now["min_burn"], now["yuma3"]) == (1_000, TOKEN // 4, False)
-    assert "0.25 τ" in moesubnet.says("subnet", "hyperparams", netuid)
+    shown = moesubnet.says("subnet", "hyperparams", netuid)
+    assert "0.25 τ" in shown
+    assert "each once in 720 blocks, none in the last 2" in shown
 
     moesubnet.says("subnet", "set-name", netuid, "--name", "tinier", "-w", "mine", "-y")
     assert moesubnet.tells("subnet", "info", netuid)["name"] == "tinier"
@@ -196,6 +198,21 @@ def test_a_dry_run_asks_for_no_password_and_refuses_as_the_chain_would(
     )
 
 
+async def test_a_runtime_that_cannot_say_beforehand_is_still_asked_for_the_fee(
+    live: LiveChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposal, "TRY", "NoSuchRuntimeApi_dry_run_call")
+    call = calls.add_stake(NetUid(9), ALICE.ss58_address, 1)  # which no chain would take
+    tried = await live.client.propose(call, ALICE.ss58_address)
+    assert (tried.accepted, tried.refusal) == (None, None)
+    assert tried.fee_rao > 0
+    assert "cannot say" in proposal.describe(tried)[1]
+    poor = keypair_from_uri("//Poor").ss58_address
+    refusal = (await live.client.propose(call, poor)).refusal
+    assert refusal is not None
+    assert refusal.name == "Payment"
+
+
 def test_a_person_who_does_not_agree_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for answer in (False, typer.Abort()):
@@ -309,7 +326,7 @@ def test_what_is_no_take_is_refused(text: str) -> None:
 def test_every_table_fits_into_100_columns_and_strangers_cannot_steer_the_terminal() -> None:
     most = 2**64 - 1
     numbers: dict[str, Any] = dict.fromkeys(Subnet.__dataclass_fields__, 65_535)
-    numbers |= {"name": as_text(("\x1b[2J" + "ñ" * 60).encode()), "symbol": as_text(b"\xff\n")}
+    numbers |= {"name": as_text(("\x1b[2J" + "ñ" * 60).encode()), "symbol": as_text(b"\xff\n" * 32)}
     numbers |= {"owner_coldkey": ALICE.ss58_address, "owner_hotkey": ALICE.ss58_address}
     numbers |= {"registration_price_rao": 100 * TOKEN, "spec_sha256": "ab" * 32}
     subnet = Subnet(**numbers | {"spec_url": "https://example.org/" + "x" * 236})
@@ -326,7 +343,7 @@ def test_every_table_fits_into_100_columns_and_strangers_cannot_steer_the_termin
     texts = [
         subnets_table((subnet,), most),
         subnet_card(subnet, epoch),
-        hyperparams_table(values),
+        hyperparams_table(values, OwnerLimits(*[9_999_999] * 4)),
         changes_table(values, values),
         event_line(9_999_999, Event("P", "SubnetNamed", 1, {"name": b"\x1b" * 99, "symbol": b"x"})),
         *(
@@ -344,10 +361,11 @@ def test_every_table_fits_into_100_columns_and_strangers_cannot_steer_the_termin
 def test_every_command_s_help_has_an_example_that_can_be_typed(moesubnet: Commands) -> None:
     root = typer.main.get_command(moesubnet.app)
     for path, command in _leaves(root, ()):
-        lines = [line.strip() for line in (command.epilog or "").splitlines() if line.strip()]
+        lines = [x for x in (command.epilog or "").splitlines() if x.startswith("  ")]
         assert lines, path
         for line in lines:
-            program, *words = shlex.split(line.removeprefix("Example: "))
+            assert len(line) <= 98
+            program, *words = shlex.split(line)
             assert (program, *words)[: len(path) + 1] == ("moesubnet", *path)
             command.make_context(path[-1], words[len(path) :])
 
