@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moesubnet.chain import calls, hyperparams, proposal, reads, subnets
+from moesubnet.chain import calls, reads
 from moesubnet.chain.connection import ChainConnection
+from moesubnet.chain.hyperparams import (
+    OwnerLimits,
+    Value,
+    read_hyperparams,
+    read_owner_limits,
+)
 from moesubnet.chain.nouns import (
     Epoch,
     EpochRan,
@@ -16,9 +22,9 @@ from moesubnet.chain.nouns import (
     WeightCommit,
     WeightRow,
 )
-from moesubnet.chain.proposal import Proposal
+from moesubnet.chain.proposal import Proposal, propose
 from moesubnet.chain.submission import Call, Receipt
-from moesubnet.chain.subnets import Subnet
+from moesubnet.chain.subnets import Subnet, read_subnet, read_subnet_price, read_subnets
 from moesubnet.chain.view import Event
 from moesubnet.chain.weights import weights_commit_hash
 from moesubnet.types import Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
@@ -109,29 +115,29 @@ class ChainClient(ChainConnection):
 
     async def subnets(self) -> tuple[Subnet, ...]:
         """Every subnet, by netuid."""
-        return await self._read(lambda view, _: subnets.read_subnets(view))
+        return await self._read(lambda view, _: read_subnets(view))
 
     async def subnet(self, netuid: NetUid) -> Subnet:
         """One subnet without its neurons. ChainError if there is none."""
-        return await self._read(lambda view, _: subnets.read_subnet(view, netuid))
+        return await self._read(lambda view, _: read_subnet(view, netuid))
 
     async def subnet_price_rao(self) -> int:
         """What the next subnet costs now."""
-        return await self._read(lambda view, _: subnets.read_subnet_price(view))
+        return await self._read(lambda view, _: read_subnet_price(view))
 
-    async def hyperparams(self, netuid: NetUid) -> dict[str, hyperparams.Value]:
+    async def hyperparams(self, netuid: NetUid) -> dict[str, Value]:
         """Every hyperparameter of a subnet by name. ChainError if there is no such subnet."""
-        return await self._read(lambda view, _: hyperparams.read_hyperparams(view, netuid))
+        return await self._read(lambda view, _: read_hyperparams(view, netuid))
 
-    async def owner_limits(self, netuid: NetUid) -> hyperparams.OwnerLimits:
+    async def owner_limits(self, netuid: NetUid) -> OwnerLimits:
         """How often and how far a subnet's owner may change hyperparameters."""
-        return await self._read(lambda view, _: hyperparams.read_owner_limits(view, netuid))
+        return await self._read(lambda view, _: read_owner_limits(view, netuid))
 
     # --- calls ---------------------------------------------------------------------------------
 
     async def propose(self, call: Call, signer: Coldkey) -> Proposal:
         """What a call would cost and come to, were it signed; sends nothing."""
-        return await self._run(lambda link: proposal.propose(link, call, signer))
+        return await self._run(lambda link: propose(link, call, signer))
 
     async def transfer(self, to: Coldkey | Hotkey, amount_rao: int, signer: Signer) -> Receipt:
         """Move tokens; the sender's account must stay alive."""

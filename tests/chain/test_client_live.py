@@ -133,7 +133,7 @@ async def test_refusals_carry_the_chains_name_and_what_to_do(live: LiveChain) ->
         ("RegistrationPriceLimitExceeded", "run it again", client.register(
             NETUID, stranger.ss58_address, BOB, limit_price_rao=1)),
         ("NonAssociatedColdKey", "another coldkey", client.register(OPEN_NETUID, vera, ALICE)),
-        ("SubnetNotExists", "--netuid", client.add_stake(NetUid(9), mia, TOKEN, BOB)),
+        ("SubnetNotExists", "subnet list", client.add_stake(NetUid(9), mia, TOKEN, BOB)),
         ("NotEnoughStakeToWithdraw", "", client.remove_stake(NETUID, mia, TOKEN, BOB)),
         ("InvalidPort", "", client.serve_axon(NETUID, "127.0.0.1", 0, MINER)),
         ("HotKeyNotRegisteredInNetwork", "moesubnet register", client.serve_axon(
