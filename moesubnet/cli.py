@@ -1,4 +1,14 @@
-"""`moesubnet …`: one command line for every role. Each component adds its own commands."""
+"""`moesubnet …`: one command line for every role. Each component adds its own commands.
+
+A command ends with one of these codes, so that a script knows what to do next:
+
+0  done
+1  failed; the line on stderr says why
+2  what was typed cannot work
+3  the chain refused the call, or would; nothing has changed but perhaps a fee was paid
+4  the other side does not answer; what was sent already may still take effect, so look first
+5  a person was asked and did not agree; nothing was sent
+"""
 
 from __future__ import annotations
 
@@ -7,7 +17,23 @@ import sys
 import typer
 
 from moesubnet import __version__
-from moesubnet.errors import MoesubnetError
+from moesubnet.errors import (
+    CallRejected,
+    ChainUnavailable,
+    ConfigError,
+    Declined,
+    MoesubnetError,
+    PeerUnavailable,
+)
+
+_FAILED = 1
+_EXIT_CODES: dict[type[MoesubnetError], int] = {
+    ConfigError: 2,
+    CallRejected: 3,
+    ChainUnavailable: 4,
+    PeerUnavailable: 4,
+    Declined: 5,
+}
 
 
 def build_app() -> typer.Typer:
@@ -24,6 +50,8 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="moesubnet",
         help="Independent language models, mixed into one better model, everyone paid.",
+        epilog="Exit codes: 0 done, 1 failed, 2 typed wrongly, 3 refused by the chain, "
+        "4 no answer, 5 not agreed to.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -34,7 +62,7 @@ def build_app() -> typer.Typer:
         """Print the version."""
         typer.echo(__version__)
 
-    add_chain_commands(app)  # wallet, faucet, transfer, register, stake, subnet
+    add_chain_commands(app)  # wallet, balance, faucet, transfer, register, stake, subnet, weights
     app.command()(doctor)
     app.add_typer(chain_app, name="chain", help="Run a chain: embedded, or several nodes.")
     app.add_typer(localnet_app, name="localnet")
@@ -47,7 +75,7 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point: a MoesubnetError becomes one line on stderr and exit code 1."""
+    """Entry point: a MoesubnetError becomes one line on stderr and its exit code."""
     failed: list[BaseException] = []
     try:
         build_app()()
@@ -56,7 +84,11 @@ def main() -> None:
     for error in failed:
         typer.secho(f"error: {error}", fg="red", err=True)
     if failed:
-        sys.exit(1)
+        sys.exit(_exit_code(failed[0]))
+
+
+def _exit_code(error: BaseException) -> int:
+    return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), _FAILED)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -3,6 +3,7 @@
 MoesubnetError
 ├── ConfigError          what the user typed or wrote into a file cannot work
 ├── SpecError            a subnet spec or one of its files is missing, altered or malformed
+├── Declined             a person was asked and did not agree
 ├── WalletError          a key file cannot be read, decrypted or written
 ├── ChainError           the chain refused, or could not be reached
 │   ├── ChainUnavailable     no connection within the deadline; safe to retry
@@ -39,6 +40,10 @@ class ConfigError(MoesubnetError):
 
 class SpecError(MoesubnetError):
     """A subnet spec or one of its files is missing, altered or malformed."""
+
+
+class Declined(MoesubnetError):
+    """A person was asked whether to go on, and did not agree."""
 
 
 class WalletError(MoesubnetError):

@@ -6,7 +6,7 @@ Vectors become plain lists of int: the library takes neither tuples nor numpy's 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from moesubnet.chain.storage import PALLET
 from moesubnet.chain.submission import Call
@@ -102,3 +102,41 @@ def reveal_weights(
 def set_subnet_spec(netuid: NetUid, sha256: str, url: str) -> Call:
     args = {"netuid": netuid, "hash": "0x" + sha256.removeprefix("0x"), "url": url}
     return Call(PALLET, "set_subnet_spec", args)
+
+
+def register_network(hotkey: Hotkey, netuid: NetUid, name: str, symbol: str) -> Call:
+    """Buy a subnet and name it, at once or not at all.
+
+    The call itself takes any price. A name is given to the number that is free now, so if somebody
+    else buys first, which doubles the price, both fail and nothing is burned.
+    """
+    bought = Call(PALLET, "register_network", {"hotkey": hotkey})
+    return batch(bought, set_subnet_name(netuid, name, symbol))
+
+
+def set_subnet_name(netuid: NetUid, name: str, symbol: str) -> Call:
+    args = {"netuid": netuid, "name": name, "symbol": symbol}
+    return Call(PALLET, "set_subnet_name", args)
+
+
+def trim_subnet(netuid: NetUid, slots: int) -> Call:
+    return Call(PALLET, "trim_subnet", {"netuid": netuid, "max_n": slots})
+
+
+def set_hyperparams(netuid: NetUid, update: Mapping[str, int | bool | None]) -> Call:
+    """`update` names every hyperparameter; None leaves it as it is."""
+    return Call(PALLET, "set_hyperparams", {"netuid": netuid, "update": dict(update)})
+
+
+def change_take(hotkey: Hotkey, take_u16: int, now_u16: int) -> Call:
+    function = "increase_take" if take_u16 > now_u16 else "decrease_take"
+    return Call(PALLET, function, {"hotkey": hotkey, "take": take_u16})
+
+
+def batch(*calls: Call) -> Call:
+    """All of them, or none if one fails."""
+    inner = [
+        {"call_module": c.module, "call_function": c.function, "call_args": dict(c.args)}
+        for c in calls
+    ]
+    return Call("Utility", "batch_all", {"calls": inner})

@@ -7,16 +7,25 @@ from collections.abc import Sequence
 
 from moesubnet.chain import calls, reads
 from moesubnet.chain.connection import ChainConnection, Wait
+from moesubnet.chain.hyperparams import (
+    OwnerLimits,
+    Value,
+    read_hyperparams,
+    read_owner_limits,
+)
 from moesubnet.chain.nouns import (
     Epoch,
     EpochRan,
     Head,
     LastReveal,
     StakePosition,
+    Votes,
     WeightCommit,
     WeightRow,
 )
+from moesubnet.chain.proposal import Proposal, propose
 from moesubnet.chain.submission import Call, Receipt
+from moesubnet.chain.subnets import Subnet, read_subnet, read_subnet_price, read_subnets
 from moesubnet.chain.timelock import encrypted_commit
 from moesubnet.chain.view import Event
 from moesubnet.chain.weights import weights_commit_hash
@@ -30,8 +39,10 @@ __all__ = [
     "Event",
     "Head",
     "LastReveal",
+    "Proposal",
     "Receipt",
     "StakePosition",
+    "Subnet",
     "WeightCommit",
     "weights_commit_hash",
 ]
@@ -58,6 +69,10 @@ class ChainClient(ChainConnection):
     async def weights(self, netuid: NetUid) -> dict[Uid, WeightRow]:
         """The weights that each neuron gave, by its uid; neurons without any are absent."""
         return await self._read(lambda view, _: reads.read_rows(view, "Weights", netuid))
+
+    async def votes(self, netuid: NetUid) -> Votes:
+        """Who votes what, and the commits that wait. ChainError if there is no such subnet."""
+        return await self._read(lambda view, head: reads.read_votes(view, head.number, netuid))
 
     async def bonds(self, netuid: NetUid) -> dict[Uid, WeightRow]:
         """The bonds that each validator holds, by its uid."""
@@ -108,7 +123,31 @@ class ChainClient(ChainConnection):
         """Everything that a coldkey has staked."""
         return await self._read(lambda view, _: reads.read_stakes(view, coldkey))
 
+    async def subnets(self) -> tuple[Subnet, ...]:
+        """Every subnet, by netuid."""
+        return await self._read(lambda view, _: read_subnets(view))
+
+    async def subnet(self, netuid: NetUid) -> Subnet:
+        """One subnet without its neurons. ChainError if there is none."""
+        return await self._read(lambda view, _: read_subnet(view, netuid))
+
+    async def subnet_price_rao(self) -> int:
+        """What the next subnet costs now."""
+        return await self._read(lambda view, _: read_subnet_price(view))
+
+    async def hyperparams(self, netuid: NetUid) -> dict[str, Value]:
+        """Every hyperparameter of a subnet by name. ChainError if there is no such subnet."""
+        return await self._read(lambda view, _: read_hyperparams(view, netuid))
+
+    async def owner_limits(self, netuid: NetUid) -> OwnerLimits:
+        """How often and how far a subnet's owner may change hyperparameters."""
+        return await self._read(lambda view, _: read_owner_limits(view, netuid))
+
     # --- calls ---------------------------------------------------------------------------------
+
+    async def propose(self, call: Call, signer: Coldkey) -> Proposal:
+        """What a call would cost and come to, were it signed; sends nothing."""
+        return await self._run(lambda link: propose(link, call, signer))
 
     async def transfer(
         self,

@@ -1,27 +1,27 @@
-"""What the chain's commands share: options, asking the chain, answering people and machines."""
+"""What the chain's commands share: names of keys, asking the chain, asking the person."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from moesubnet.errors import ConfigError
+from moesubnet.errors import ConfigError, Declined
 from moesubnet.types import Hotkey
 
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient, Receipt
-    from moesubnet.chain.connection import Wait
 
 T = TypeVar("T")
 
 Chain = Annotated[str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")]
 Netuid = Annotated[int, typer.Option(min=0, max=65_535, help="Subnet.")]
+NetuidArgument = Annotated[int, typer.Argument(min=0, max=65_535, help="Number of the subnet.")]
+Amount = Annotated[str, typer.Argument(help="Tokens, or `12rao`.")]
 WalletSpec = Annotated[
     str,
     typer.Option(
@@ -61,6 +61,13 @@ Finalized = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what it would cost and whether the chain would take it; send nothing.",
+    ),
+]
 
 _TIMEOUT_S = 5.0  # people wait
 
@@ -79,28 +86,29 @@ def ask_chain(url: str, question: Callable[[ChainClient], Awaitable[T]]) -> T:
     return asyncio.run(asked())
 
 
-def answer(as_json: bool, fields: Mapping[str, object], text: str) -> None:
-    """Say `text` to people, or `fields` as one JSON object to machines."""
-    typer.echo(json.dumps(fields) if as_json else text)
-
-
-def wait_for(finalized: bool) -> Wait:
-    """What `--finalized` asks of the chain client."""
-    return "finalization" if finalized else "inclusion"
-
-
 def block_of(receipt: Receipt) -> str:
     """Where a call took effect, and whether that can still change."""
     return f"block {receipt.block}, {'final' if receipt.is_final else 'not final yet'}"
 
 
+def where(receipt: Receipt) -> dict[str, object]:
+    """The same for machines."""
+    return {"block": receipt.block, "is_final": receipt.is_final}
+
+
 def confirm(question: str, yes: bool) -> None:
-    """Go on only if a person agrees. Exit code 1 if not; ConfigError if nobody can be asked."""
+    """Go on only if a person agrees. Declined if not; ConfigError if nobody can be asked."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise ConfigError(f"there is no terminal to ask on: {question} Pass --yes to agree")
-    typer.confirm(question, abort=True, err=True)
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        typer.echo(err=True)  # Ctrl-C leaves the cursor behind the question
+        agreed = False
+    if not agreed:
+        raise Declined("not agreed to; nothing was signed or sent")
 
 
 def owner_and_hotkey(

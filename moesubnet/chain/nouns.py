@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moesubnet.types import BlockNumber, Hotkey, NetUid, Uid
+from moesubnet.types import BlockNumber, Hotkey, Metagraph, NetUid, Uid
 
 NEVER = BlockNumber(2**64 - 1)
 
@@ -63,6 +64,16 @@ class WeightCommit:
     epoch: int
     block: BlockNumber
     reveal_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Who votes what in a subnet at one block."""
+
+    metagraph: Metagraph
+    epoch_now: int  # as in `Epoch`
+    rows: Mapping[Uid, WeightRow]  # those that count; by voter
+    commits: Mapping[Uid, tuple[WeightCommit, ...]]  # those that wait; oldest first
 
 
 @dataclass(frozen=True, slots=True)

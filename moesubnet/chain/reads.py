@@ -5,7 +5,8 @@ Each function takes the state after one block, so whatever it returns belongs to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from moesubnet.chain.assembly import SubnetRows, assemble_metagraph
 from moesubnet.chain.nouns import (
@@ -14,10 +15,12 @@ from moesubnet.chain.nouns import (
     EpochRan,
     LastReveal,
     StakePosition,
+    Votes,
     WeightCommit,
     WeightRow,
 )
 from moesubnet.chain.storage import PALLET
+from moesubnet.chain.subnets import no_subnet
 from moesubnet.chain.view import Event, View
 from moesubnet.errors import ChainError
 from moesubnet.types import (
@@ -42,14 +45,14 @@ def read_epoch(view: View, block: BlockNumber, netuid: NetUid) -> Epoch:
         ("RevealPeriodEpochs", netuid),
     )
     if not exists:
-        raise ChainError(f"there is no subnet {netuid} on this chain; choose another --netuid")
-    due = last + tempo if tempo else NEVER
+        raise no_subnet(netuid)
     return Epoch(
         block=block,
         tempo_blocks=tempo,
         epoch_index=index,
         last_epoch_block=last,
-        next_epoch_block=BlockNumber(min(due, pending) if pending and tempo else due),
+        # As the pallet has it: after a change of the tempo the running epoch keeps its length.
+        next_epoch_block=BlockNumber(pending or last + tempo) if tempo else NEVER,
         blocks_since_last_step=since,
         reveal_period_epochs=period,
         pending_epoch_at=pending,
@@ -177,6 +180,10 @@ def read_last_reveal(view: View, netuid: NetUid, hotkey: Hotkey) -> LastReveal |
 def read_weight_commits(view: View, netuid: NetUid, hotkey: Hotkey) -> tuple[WeightCommit, ...]:
     """Oldest first."""
     (queue,) = view.get(("WeightCommits", netuid, hotkey))
+    return _commits(queue)
+
+
+def _commits(queue: Sequence[Mapping[str, Any]]) -> tuple[WeightCommit, ...]:
     return tuple(
         WeightCommit(entry["hash"], entry["epoch"], entry["block"], entry["reveal_epoch"])
         for entry in queue
@@ -187,6 +194,22 @@ def read_timelocked_commits(view: View, netuid: NetUid, epoch: int) -> frozenset
     """Whose encrypted commits of an epoch wait to be opened."""
     (queue,) = view.get(("TimelockedWeightCommits", netuid, epoch))
     return frozenset(Hotkey(hotkey) for hotkey, *_ in queue)
+
+
+def read_votes(view: View, block: BlockNumber, netuid: NetUid) -> Votes:
+    """Weights that count and commits that wait. Raises ChainError if there is no such subnet."""
+    metagraph = read_metagraph(view, block, netuid)
+    queues = view.get(*(("WeightCommits", netuid, neuron.hotkey) for neuron in metagraph.neurons))
+    return Votes(
+        metagraph=metagraph,
+        epoch_now=read_epoch(view, block, netuid).epoch_now,
+        rows=read_rows(view, "Weights", netuid),
+        commits={
+            neuron.uid: _commits(queue)
+            for neuron, queue in zip(metagraph.neurons, queues, strict=True)
+            if queue
+        },
+    )
 
 
 def epochs_ran(events: Sequence[Event]) -> tuple[EpochRan, ...]:

@@ -31,6 +31,13 @@ class Registry:
             )
         return value
 
+    def decode_named(self, path: Sequence[str], data: bytes) -> Any:
+        """As `decode`, for the type of that path: ("sp_runtime", "DispatchError")."""
+        for type_id, entry in self._types.items():
+            if entry["path"] == list(path):
+                return self.decode(type_id, data)
+        raise codec.CodecError(f"this chain has no type {'::'.join(path)}")
+
     def read(self, type_id: int, data: bytes, at: int) -> tuple[Any, int]:
         """The value at an offset, and the offset after it. Raises codec.CodecError."""
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from moesubnet.chain.advice import ADVICE
 from moesubnet.chain.link import RpcError
 from moesubnet.chain.view import Event
 from moesubnet.errors import CallRejected
@@ -51,69 +52,29 @@ _STANDARD = {
     "Transaction has a bad signature": "BadProof",
     "Transaction would exhaust the block limits": "ExhaustsResources",
     "Transaction call is not expected": "Call",
+    "A call was labelled as mandatory": "BadMandatory",
+    "Transaction dispatch is mandatory": "MandatoryValidation",
+    "Invalid signing address": "BadSigner",
+    "The implicit data was unable to be calculated": "IndeterminateImplicit",
+    "The transaction extension did not authorize any origin": "UnknownOrigin",
+    "Could not lookup information": "CannotLookup",
+    "Could not find an unsigned validator": "NoUnsignedValidator",
 }
 _BY_CODE = {
     1012: "Banned",
     1013: "AlreadyImported",
     1014: "PriorityTooLow",
     1016: "PoolFull",
-}
-
-_FUND = "fund it: `moesubnet faucet` on a development chain, `moesubnet transfer` elsewhere"
-_REGISTER = "register it first: `moesubnet register`"
-_ADVICE = {
-    "AlreadyImported": "the node has this very transaction already",
-    "AmountTooLow": "stake more at once; when unstaking, take all rather than leave a crumb",
-    "AncientBirthBlock": "it waited too long before it was sent; send it again",
-    "Arithmetic.Underflow": f"the balance is too low; {_FUND}",
-    "BadOrigin": "this key may not make this call",
-    "BadProof": "the chain does not accept how this client signs; is it of another version?",
-    "BadRequest": "it would fail now. To vote, a hotkey needs a validator permit (stake more and "
-    "wait for the next epoch), targets that are neurons, and the subnet's way of voting; "
-    "a commit can be revealed in its one epoch only",
-    "Banned": "the node refused this very transaction a moment ago; wait a minute",
-    "CommitRevealDisabled": "this subnet takes weights without commit and reveal",
-    "CommitRevealEnabled": "this subnet takes weights through commit and reveal only",
-    "CommittingWeightsTooFast": "wait for the subnet's weights rate limit",
-    "ExpiredWeightCommit": "the epoch for this reveal is over; commit again",
-    "ExhaustsResources": "the block is full; send it again",
-    "HotKeyAccountNotExists": f"the hotkey was never registered; {_REGISTER}",
-    "HotKeyAlreadyRegisteredInSubNet": "the hotkey has a slot already; nothing to do",
-    "HotKeyNotRegisteredInNetwork": f"the hotkey has no slot in this subnet; {_REGISTER}",
-    "HotKeyNotRegisteredInSubNet": f"the hotkey has no slot in this subnet; {_REGISTER}",
-    "InvalidIpAddress": "others cannot reach this address; publish a public one",
-    "InvalidRevealCommitHashNotMatch": "what was revealed is not what was committed",
-    "NeuronNoValidatorPermit": "only the neurons with most stake may vote: stake more on the "
-    "hotkey (`moesubnet stake add`) and wait for the next epoch",
-    "NoNeuronIdAvailable": "the subnet is full of neurons in their immunity period; try later",
-    "NoWeightsCommitFound": "nothing is committed, or it has been revealed already",
-    "NonAssociatedColdKey": "another coldkey owns this hotkey; use that one or a new hotkey",
-    "NotEnoughBalanceToStake": f"the coldkey's balance is too low; {_FUND}",
-    "NotEnoughStakeToSetWeights": "stake more on the hotkey: `moesubnet stake add`",
-    "NotEnoughStakeToWithdraw": "the stake is smaller; see `moesubnet stake show`",
-    "NotSubnetOwner": "only the coldkey that owns the subnet may do this",
-    "Payment": f"the key cannot pay the fee, or is unknown to the chain; {_FUND}",
-    "PoolFull": "the node has too many transactions waiting; send it again",
-    "PriorityTooLow": "another transaction of this key has its place; send it again",
-    "RateLimitExceeded": "too soon after the last one; wait some blocks",
-    "RegistrationPriceLimitExceeded": "the price rose above the limit; run it again",
-    "RevealTooEarly": "reveal it in the epoch after the commit's",
-    "ServingRateLimitExceeded": "the address was published a moment ago; wait some blocks",
-    "SettingWeightsTooFast": "wait for the subnet's weights rate limit",
-    "StakeAmountTooLow": "stake more on the hotkey: `moesubnet stake add`",
-    "Stale": "another transaction of this key took its place; send it again",
-    "SubNetRegistrationDisabled": "the subnet's owner has closed registration",
-    "SubnetNotExists": "there is no such subnet; choose another --netuid",
-    "Token.BelowMinimum": "the receiver would hold less than an account must; send more",
-    "Token.FundsUnavailable": f"the balance is too low; {_FUND}",
-    "Token.NotExpendable": "the rest would be less than an account must hold; send less",
-    "TooManyUnrevealedCommits": "reveal, or let old commits expire",
+    1019: "NoTags",
 }
 
 
-def rejected(name: str, otherwise: str = "") -> CallRejected:
-    """The error of that name, with advice if we have some, else the chain's own text."""
-    return CallRejected(name, _ADVICE.get(name, otherwise))
+def rejected(name: str, otherwise: str = "", about: str = "") -> CallRejected:
+    """The error of that name, with advice if we have some, else the chain's own text.
+
+    `about` is what the error is about, "tempo" for example.
+    """
+    return CallRejected(name, ": ".join(filter(None, (about, ADVICE.get(name, otherwise)))))
 
 
 def pool_rejection(error: RpcError, metadata: Any) -> CallRejected:
@@ -146,15 +107,16 @@ def dispatch_failure(events: tuple[Event, ...], metadata: Any) -> CallRejected |
     """
     for event in events:
         if (event.pallet, event.name) == ("System", "ExtrinsicFailed"):
-            return _dispatch_error(event.fields["dispatch_error"], metadata)
+            return dispatch_error(event.fields["dispatch_error"], metadata)
         if (event.pallet, event.name) == ("Sudo", "Sudid"):
             outcome = event.fields["sudo_result"]
             if isinstance(outcome, Mapping) and "Err" in outcome:
-                return _dispatch_error(outcome["Err"], metadata)
+                return dispatch_error(outcome["Err"], metadata)
     return None
 
 
-def _dispatch_error(error: Any, metadata: Any) -> CallRejected:
+def dispatch_error(error: Any, metadata: Any) -> CallRejected:
+    """The `DispatchError` that the chain gave, by name."""
     if isinstance(error, str):
         return rejected(error)
     ((kind, detail),) = error.items()
@@ -162,14 +124,14 @@ def _dispatch_error(error: Any, metadata: Any) -> CallRejected:
         code, *rest = detail["error"]
         found = metadata.get_module_error(module_index=detail["index"], error_index=code)
         about = _about(found.value["fields"], rest, metadata)
-        return rejected(found.name, about + " ".join(found.docs))
+        return rejected(found.name, " ".join(found.docs), about)
     return rejected(f"{kind}.{detail}")
 
 
 def _about(fields: list[dict[str, Any]], rest: list[int], metadata: Any) -> str:
-    """What an error with a field is about, "tempo: " for example, or nothing."""
+    """What an error with a field is about, "tempo" for example, or nothing."""
     if not fields:
         return ""
     kind = metadata.portable_registry["types"][fields[0]["type"]].value["type"]["def"]
     names = {variant["index"]: variant["name"] for variant in kind["variant"]["variants"]}
-    return f"{names[rest[0]]}: " if rest and rest[0] in names else ""
+    return str(names.get(rest[0], "")) if rest else ""

@@ -2,144 +2,255 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import re
+from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moesubnet.chain.console import (
-    DEFAULT_CHAIN,
     DEFAULT_WALLET,
-    AsJson,
-    Chain,
-    Finalized,
+    Amount,
     HotkeySpec,
     Netuid,
     OwnerSpec,
-    WalletsDir,
     WalletSpec,
-    Yes,
-    account,
-    answer,
-    ask_chain,
     block_of,
-    confirm,
     owner_and_hotkey,
-    wait_for,
+    where,
 )
+from moesubnet.chain.options import Asking, Changing, example, with_options
 from moesubnet.errors import ConfigError
-from moesubnet.types import Coldkey, NetUid
-from moesubnet.units import format_rao, parse_rao
+from moesubnet.types import Coldkey, Hotkey, NetUid
+from moesubnet.units import U16_MAX, format_rao, parse_rao, u16_fraction
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from moesubnet.chain.client import ChainClient, Receipt
+    from moesubnet.chain.client import ChainClient, StakePosition
 
 stake_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 ALL = "all"
 
 
-@stake_app.command()
+@stake_app.command(epilog=example("stake add 20 --hotkey mine/default --netuid 1"))
+@with_options
 def add(
-    amount: Annotated[str, typer.Argument(help="Tokens, or `12rao`.")],
+    amount: Amount,
     wallet: OwnerSpec = None,
     hotkey: HotkeySpec = None,
     netuid: Netuid = 1,
-    chain: Chain = DEFAULT_CHAIN,
-    wallets: WalletsDir = None,
-    finalized: Finalized = False,
-    yes: Yes = False,
-    as_json: AsJson = False,
+    *,
+    at: Changing,
 ) -> None:
     """Stake tokens on a hotkey: its right to vote, and to call experts."""
-    amount_rao = parse_rao(amount)
-    _move(amount_rao, wallet, hotkey, netuid, chain, wallets, finalized, yes, as_json)
+    owner, on = owner_and_hotkey(wallet, hotkey, at.wallets)
+    _move(parse_rao(amount), owner, on, NetUid(netuid), at)
 
 
-@stake_app.command()
+@stake_app.command(
+    epilog=example(
+        "stake remove 5 --hotkey mine/default --netuid 1",
+        "stake remove all --wallet mine --dry-run",
+    )
+)
+@with_options
 def remove(
     amount: Annotated[str, typer.Argument(help="Tokens, `12rao`, or `all`.")],
     wallet: OwnerSpec = None,
     hotkey: HotkeySpec = None,
     netuid: Netuid = 1,
-    chain: Chain = DEFAULT_CHAIN,
-    wallets: WalletsDir = None,
-    finalized: Finalized = False,
-    yes: Yes = False,
-    as_json: AsJson = False,
+    *,
+    at: Changing,
 ) -> None:
     """Take stake back from a hotkey."""
+    owner, on = owner_and_hotkey(wallet, hotkey, at.wallets)
     if amount == ALL:
-        owner, on = owner_and_hotkey(wallet, hotkey, wallets)
-        coldkey = Coldkey(account(owner, wallets))
-        staked_rao = ask_chain(chain, lambda client: client.stake_rao(NetUid(netuid), on, coldkey))
-        if not staked_rao:
+        coldkey = Coldkey(at.account(owner))
+        amount_rao = at.ask(lambda client: client.stake_rao(NetUid(netuid), on, coldkey))
+        if not amount_rao:
             raise ConfigError(f"{coldkey} has no stake on {on} in subnet {netuid}")
-        _move(-staked_rao, wallet, hotkey, netuid, chain, wallets, finalized, yes, as_json)
     else:
-        _move(-parse_rao(amount), wallet, hotkey, netuid, chain, wallets, finalized, yes, as_json)
+        amount_rao = parse_rao(amount)
+    _move(amount_rao, owner, on, NetUid(netuid), at, back=True)
 
 
-@stake_app.command()
-def show(
+@stake_app.command(epilog=example("stake delegate HOTKEY 100 --wallet mine --netuid 1"))
+@with_options
+def delegate(
+    hotkey: Annotated[str, typer.Argument(help="Whose: an address, `name/hotkey` or //URI.")],
+    amount: Amount,
     wallet: WalletSpec = DEFAULT_WALLET,
-    chain: Chain = DEFAULT_CHAIN,
-    wallets: WalletsDir = None,
-    as_json: AsJson = False,
+    netuid: Netuid = 1,
+    *,
+    at: Changing,
 ) -> None:
-    """Everything that a coldkey has staked."""
-    owner = Coldkey(account(wallet, wallets))
-    stakes = ask_chain(chain, lambda client: client.stakes(owner))
-    lines = (f"subnet {s.netuid:<4} {s.hotkey}  {format_rao(s.stake_rao):>24}" for s in stakes)
-    answer(
-        as_json,
-        {
-            "coldkey": owner,
-            "stakes": [
-                {"netuid": s.netuid, "hotkey": s.hotkey, "stake_rao": s.stake_rao} for s in stakes
-            ],
-        },
-        "\n".join(lines) or f"{owner} has staked nothing",
+    """Stake on somebody else's hotkey, for a part of what its votes earn.
+
+    Says first what the hotkey earned and what its owner takes. The stake stays yours and can be
+    taken back at any time: `moesubnet stake remove`.
+    """
+    amount_rao, on = parse_rao(amount), Hotkey(at.account(hotkey, hotkey=True))
+
+    async def look(client: ChainClient) -> tuple[Any, ...]:
+        metagraph = await client.metagraph(NetUid(netuid))
+        facts = await client.query(("Owner", on), ("Delegates", on), ("NominatorCount", on, netuid))
+        return metagraph.by_hotkey.get(on), *facts
+
+    neuron, owner, take_u16, others = at.ask(look)
+    known: dict[str, object] = {"take_u16": take_u16}
+    if owner is None:
+        raise ConfigError(f"{on} was never registered anywhere, so nobody can stake on it")
+    at.remark(
+        f"{on}\n  belongs to {owner},\n"
+        f"  who takes {u16_fraction(take_u16):.2%} of what others' stake earns"
     )
+    if neuron is None:
+        at.remark(f"  it has no slot in subnet {netuid} now, so stake on it earns nothing there")
+    else:
+        may_vote = "may vote" if neuron.validator_permit else "has no validator permit"
+        at.remark(
+            f"  uid {neuron.uid} of subnet {netuid}, {may_vote}; {format_rao(neuron.stake_rao)} "
+            f"on it, from its owner and {others} others\n"
+            f"  its last epoch earned {format_rao(neuron.emission_rao)}: "
+            f"{u16_fraction(neuron.dividends_u16):.1%} of all dividends (shared),\n"
+            f"  {u16_fraction(neuron.incentive_u16):.1%} of all incentive (its owner's alone)"
+        )
+        known |= {"last_epoch_rao": neuron.emission_rao, "dividends_u16": neuron.dividends_u16}
+    _move(amount_rao, wallet, on, NetUid(netuid), at, known=known)
+
+
+@stake_app.command("list", epilog=example("stake list --wallet mine", "stake list -w //Alice"))
+@with_options
+def list_all(wallet: WalletSpec = DEFAULT_WALLET, *, at: Asking) -> None:
+    """Everything that a coldkey has staked, and on whom."""
+    from moesubnet.chain.tables import columns
+
+    owner = Coldkey(at.account(wallet))
+
+    async def look(client: ChainClient) -> tuple[tuple[StakePosition, ...], list[Any]]:
+        stakes = await client.stakes(owner)
+        facts = await client.query(
+            *(
+                ask
+                for s in stakes
+                for ask in (("Uids", s.netuid, s.hotkey), ("Delegates", s.hotkey))
+            )
+        )
+        return stakes, facts
+
+    stakes, facts = at.ask(look)
+    uids, takes = facts[::2], facts[1::2]
+    totals: Counter[int] = Counter()
+    for stake in stakes:
+        totals[stake.netuid] += stake.stake_rao
+    found = [
+        {"netuid": s.netuid, "hotkey": s.hotkey, "stake_rao": s.stake_rao, "uid": u, "take_u16": t}
+        for s, u, t in zip(stakes, uids, takes, strict=True)
+    ]
+    rows = [
+        (str(s.netuid), "-" if u is None else str(u), s.hotkey, f"{u16_fraction(t):.2%}", tokens)
+        for s, u, t in zip(stakes, uids, takes, strict=True)
+        for tokens in [format_rao(s.stake_rao)]
+    ]
+    sums = [
+        (str(netuid), "", "in all", "", format_rao(total_rao))
+        for netuid, total_rao in sorted(totals.items())
+    ]
+    every = ("", "", "everywhere", "", format_rao(totals.total()))
+    head = ("netuid", "uid", "hotkey", "take", "stake")
+    text = "\n".join(columns([head, *rows, *sums, every], {0, 1, 3, 4}))
+    at.answer(
+        {"coldkey": owner, "stakes": found, "total_rao": totals.total()},
+        text if stakes else f"{owner} has staked nothing",
+    )
+
+
+@stake_app.command(
+    epilog=example("stake take --hotkey mine/default", "stake take 9% --hotkey mine/default")
+)
+@with_options
+def take(
+    take: Annotated[
+        str | None, typer.Argument(help="New take: `9%`. Shows it if left out.")
+    ] = None,
+    wallet: OwnerSpec = None,
+    hotkey: HotkeySpec = None,
+    *,
+    at: Changing,
+) -> None:
+    """What a hotkey's owner takes of the dividends of others' stake; lower or raise it.
+
+    At most 18 %. It may be lowered at any time, and raised when enough blocks have passed since it
+    last changed.
+    """
+    from moesubnet.chain import calls
+
+    owner, of = owner_and_hotkey(wallet, hotkey, at.wallets)
+
+    async def look(client: ChainClient) -> list[Any]:
+        return await client.query(
+            ("Delegates", of), ("LastTxBlockDelegateTake", of), ("TxDelegateTakeRateLimit",)
+        )
+
+    now_u16, last, limit = at.ask(look)
+    may_rise_from = 0 if last is None else last + limit
+    if take is None:
+        rise = f"; it may rise from block {may_rise_from:,} on" if may_rise_from else ""
+        at.answer(
+            {"hotkey": of, "take_u16": now_u16, "may_rise_from_block": may_rise_from},
+            f"{of} takes {u16_fraction(now_u16):.2%} of what others' stake earns{rise}",
+        )
+        return
+    new_u16 = parse_take(take)
+    if new_u16 == now_u16:
+        raise ConfigError(f"the take is {take} already; nothing to change")
+    verb = "Raise" if new_u16 > now_u16 else "Lower"
+    receipt = at.submit(
+        calls.change_take(of, new_u16, now_u16),
+        owner,
+        f"{verb} the take of {of} from {u16_fraction(now_u16):.2%} to "
+        f"{u16_fraction(new_u16):.2%}? It cannot rise for {limit:,} blocks after that.",
+    )
+    at.answer(
+        {"hotkey": of, "old_take_u16": now_u16, "take_u16": new_u16, **where(receipt)},
+        f"{of} takes {u16_fraction(new_u16):.2%} since {block_of(receipt)}",
+    )
+
+
+def parse_take(text: str) -> int:
+    """`"9%"` → 5_898, of 65,535, rounded down so that 18 % is allowed. Raises ConfigError."""
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", text.strip(), re.ASCII)
+    if not found or Decimal(found[1]) > 100:
+        raise ConfigError(f"{text!r} is not a take; write per cent: '9%' or '12.5%'")
+    return int(Decimal(found[1]) * U16_MAX / 100)
 
 
 def _move(
     amount_rao: int,
-    wallet: str | None,
-    hotkey: str | None,
-    netuid: int,
-    chain: str,
-    wallets: Path | None,
-    finalized: bool,
-    yes: bool,
-    as_json: bool,
+    owner: str,
+    on: Hotkey,
+    netuid: NetUid,
+    at: Changing,
+    *,
+    back: bool = False,
+    known: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """Stake (positive) or take back (negative)."""
-    from moesubnet.chain.wallet import load_coldkey
+    """Stake, or take `back`; `known` goes into the answer for machines."""
+    from moesubnet.chain import calls
 
-    owner, on = owner_and_hotkey(wallet, hotkey, wallets)
-    subnet = NetUid(netuid)
-    verb, how = ("Stake", "on") if amount_rao > 0 else ("Take back", "from")
-    confirm(f"{verb} {format_rao(abs(amount_rao))} {how} {on} in subnet {netuid}?", yes)
-    coldkey = load_coldkey(owner, wallets)
-
-    async def move(client: ChainClient) -> tuple[Receipt, int]:
-        change = client.add_stake if amount_rao > 0 else client.remove_stake
-        receipt = await change(subnet, on, abs(amount_rao), coldkey, wait=wait_for(finalized))
-        return receipt, await client.stake_rao(subnet, on, Coldkey(coldkey.ss58_address))
-
-    receipt, stake_rao = ask_chain(chain, move)
-    answer(
-        as_json,
-        {
-            "netuid": netuid,
-            "hotkey": on,
-            "moved_rao": amount_rao,
-            "stake_rao": stake_rao,
-            "block": receipt.block,
-            "is_final": receipt.is_final,
-        },
-        f"{coldkey.ss58_address} now has {format_rao(stake_rao)} on {on} in subnet {netuid} "
+    call = (calls.remove_stake if back else calls.add_stake)(netuid, on, amount_rao)
+    verb, how = ("Take back", "from") if back else ("Stake", "on")
+    question = f"{verb} {format_rao(amount_rao)} {how} {on} in subnet {netuid}?"
+    receipt = at.submit(call, owner, question)
+    coldkey = Coldkey(at.account(owner))
+    stake_rao = at.ask(lambda client: client.stake_rao(netuid, on, coldkey))
+    moved_rao = -amount_rao if back else amount_rao
+    fields = {"netuid": netuid, "hotkey": on, "moved_rao": moved_rao, "stake_rao": stake_rao}
+    at.answer(
+        {**fields, **where(receipt), **known},
+        f"{coldkey} now has {format_rao(stake_rao)} on {on} in subnet {netuid} "
         f"({block_of(receipt)})",
     )

@@ -11,10 +11,10 @@ had and another fork has not is sent again, the same bytes while they are good.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 from scalecodec.exceptions import RemainingScaleBytesNotEmptyException
 
@@ -204,9 +204,8 @@ def _nonce(link: Link, signer: Signer, block_hash: str) -> int:
 def _sign(link: Link, call: Call, signer: Signer) -> Pending:
     head, head_hash = head_of(link)
     anchor = _anchor(link, head)
-    composed = _compose(link, call, head_hash)
-    # As late as possible: others may sign with this key too.
-    nonce = int(link.request("system_accountNextIndex", signer.ss58_address))
+    composed = compose(link, call, head_hash)
+    nonce = next_nonce(link, signer)  # as late as possible: others may sign with this key too
     return Pending(
         call=call,
         signer=signer,
@@ -223,7 +222,7 @@ def _sign(link: Link, call: Call, signer: Signer) -> Pending:
 def _sign_again(link: Link, pending: Pending) -> Pending:
     """The same call and nonce with a new era: whichever comes into a block shuts out the other."""
     head, head_hash = head_of(link)
-    composed = _compose(link, pending.call, head_hash)
+    composed = compose(link, pending.call, head_hash)
     newest = _signed(link, composed, pending.signer, pending.nonce, _anchor(link, head))
     return replace(pending, signed=(*pending.signed, newest))
 
@@ -238,17 +237,48 @@ def _anchor(link: Link, head: BlockNumber) -> BlockNumber:
 
 
 def _signed(link: Link, composed: Any, signer: Signer, nonce: int, anchor: BlockNumber) -> str:
+    return "0x" + build_extrinsic(link, composed, signer, signer.sign, nonce, anchor).hex()
+
+
+class Account(Protocol):
+    """Whose call it is."""
+
+    @property
+    def ss58_address(self) -> str: ...
+
+    @property
+    def public_key(self) -> bytes: ...
+
+
+def next_nonce(link: Link, account: Account) -> int:
+    """The account's next nonce, counting what waits in the pool."""
+    return int(link.request("system_accountNextIndex", account.ss58_address))
+
+
+def build_extrinsic(
+    link: Link,
+    composed: Any,
+    account: Account,
+    sign: Callable[[bytes], bytes],
+    nonce: int,
+    anchor: BlockNumber,
+) -> bytes:
+    """A call's bytes, good for `ERA_BLOCKS` from `anchor` on; `sign` takes its payload to 64."""
     era = {"period": ERA_BLOCKS, "current": anchor}
     interface = link.interface
     payload = interface.generate_signature_payload(call=composed, era=dict(era), nonce=nonce)
-    signature = _SR25519 + signer.sign(bytes(payload.data))
     extrinsic = interface.create_signed_extrinsic(
-        call=composed, keypair=signer, era=dict(era), nonce=nonce, signature=signature
+        call=composed,
+        keypair=account,
+        era=dict(era),
+        nonce=nonce,
+        signature=_SR25519 + sign(bytes(payload.data)),
     )
-    return "0x" + bytes(extrinsic.data.data).hex()
+    return bytes(extrinsic.data.data)
 
 
-def _compose(link: Link, call: Call, head_hash: str) -> Any:
+def compose(link: Link, call: Call, head_hash: str) -> Any:
+    """The library's form of a call. Raises ChainError if the chain's metadata has no such one."""
     try:
         return link.interface.compose_call(
             call.module, call.function, dict(call.args), block_hash=head_hash

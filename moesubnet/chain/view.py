@@ -59,6 +59,11 @@ class View:
             for key in keys
         ]
 
+    def call(self, function: str, arguments: bytes = b"") -> bytes:
+        """What the runtime answers to `Api_method`, SCALE on both sides. Raises RpcError."""
+        answer = self.link.request("state_call", function, "0x" + arguments.hex(), self.block_hash)
+        return bytes.fromhex(str(answer).removeprefix("0x"))
+
     def events(self) -> tuple[Event, ...]:
         """The block's events, in order."""
         (records,) = self.get(("System.Events",))

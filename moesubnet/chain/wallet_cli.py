@@ -7,21 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.chain.console import (
-    DEFAULT_CHAIN,
-    DEFAULT_WALLET,
-    AsJson,
-    Chain,
-    WalletsDir,
-    account,
-    answer,
-    ask_chain,
-)
-from moesubnet.types import Coldkey
-from moesubnet.units import format_rao
+from moesubnet.chain.console import DEFAULT_WALLET
+from moesubnet.chain.options import Keys, example, with_options
 
 if TYPE_CHECKING:
-    from moesubnet.chain.client import ChainClient, StakePosition
     from moesubnet.chain.wallet import NewKey, WalletEntry
 
 wallet_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -29,7 +18,10 @@ wallet_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(help="Name of the wallet.")]
 
 
-@wallet_app.command()
+@wallet_app.command(
+    epilog=example("wallet new mine", "wallet new mine/second", "wallet new mine --restore")
+)
+@with_options
 def new(
     name: Annotated[
         str, typer.Argument(help="Name of the wallet; `name/hotkey` names its hotkey too.")
@@ -40,8 +32,8 @@ def new(
     restore: Annotated[
         bool, typer.Option("--restore", help="Ask for the recovery words of an old coldkey.")
     ] = False,
-    wallets: WalletsDir = None,
-    as_json: AsJson = False,
+    *,
+    at: Keys,
 ) -> None:
     """Make a wallet: a coldkey that owns, and a hotkey that signs. Adds a hotkey to an old one.
 
@@ -50,15 +42,15 @@ def new(
     from moesubnet.chain.wallet import create_coldkey, create_hotkey, split_spec, wallets_root
 
     wallet, hotkey = split_spec(name)
-    folder = wallets_root(wallets) / wallet
+    folder = wallets_root(at.wallets) / wallet
     made: dict[str, NewKey] = {}
     if restore or not (folder / "coldkey").exists():
         words = typer.prompt("recovery words", hide_input=True) if restore else None
         password = None if no_password else _new_password(folder / "coldkey")
-        made["coldkey"] = create_coldkey(name, password, wallets, words)
+        made["coldkey"] = create_coldkey(name, password, at.wallets, words)
     # The words of a new coldkey must be shown, also beside a hotkey that is there already.
     if not made or not (folder / "hotkeys" / hotkey).exists():
-        made["hotkey"] = create_hotkey(name, wallets)
+        made["hotkey"] = create_hotkey(name, at.wallets)
     lines = []
     for kind, key in made.items():
         lines += [f"{kind} {key.address}", f"  file  {key.path}", f"  words {key.mnemonic}"]
@@ -67,52 +59,31 @@ def new(
         kind: {"address": key.address, "path": str(key.path), "mnemonic": key.mnemonic}
         for kind, key in made.items()
     }
-    answer(as_json, {"name": name, **fields}, "\n".join(lines))
+    at.answer({"name": name, **fields}, "\n".join(lines))
 
 
-@wallet_app.command("list")
-def list_all(wallets: WalletsDir = None, as_json: AsJson = False) -> None:
+@wallet_app.command("list", epilog=example("wallet list"))
+@with_options
+def list_all(*, at: Keys) -> None:
     """All wallets. Needs no password."""
     from moesubnet.chain.wallet import list_wallets, wallets_root
 
-    entries = list_wallets(wallets)
-    nothing = f"no wallets in {wallets_root(wallets)}; make one: moesubnet wallet new"
-    answer(
-        as_json,
+    entries = list_wallets(at.wallets)
+    nothing = f"no wallets in {wallets_root(at.wallets)}; make one: moesubnet wallet new"
+    at.answer(
         {"wallets": [_fields(entry) for entry in entries]},
         "\n".join(_describe(entry) for entry in entries) or nothing,
     )
 
 
-@wallet_app.command()
-def show(name: Name = DEFAULT_WALLET, wallets: WalletsDir = None, as_json: AsJson = False) -> None:
+@wallet_app.command(epilog=example("wallet show mine"))
+@with_options
+def show(name: Name = DEFAULT_WALLET, *, at: Keys) -> None:
     """One wallet's addresses. Needs no password."""
     from moesubnet.chain.wallet import show_wallet
 
-    entry = show_wallet(name, wallets)
-    answer(as_json, _fields(entry), _describe(entry))
-
-
-@wallet_app.command()
-def balance(
-    of: Annotated[str, typer.Argument(help="A wallet, an address or //URI.")] = DEFAULT_WALLET,
-    chain: Chain = DEFAULT_CHAIN,
-    wallets: WalletsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """What a coldkey holds, free and staked."""
-    coldkey = Coldkey(account(of, wallets))
-
-    async def look(client: ChainClient) -> tuple[int, tuple[StakePosition, ...]]:
-        return await client.balance_rao(coldkey), await client.stakes(coldkey)
-
-    free_rao, stakes = ask_chain(chain, look)
-    staked_rao = sum(stake.stake_rao for stake in stakes)
-    answer(
-        as_json,
-        {"address": coldkey, "free_rao": free_rao, "staked_rao": staked_rao},
-        f"{coldkey} holds {format_rao(free_rao)} free and {format_rao(staked_rao)} staked",
-    )
+    entry = show_wallet(name, at.wallets)
+    at.answer(_fields(entry), _describe(entry))
 
 
 def _new_password(path: Path) -> str:

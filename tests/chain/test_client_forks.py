@@ -291,6 +291,7 @@ def sheet_for(epoch: int) -> Sheet:
         position=np.empty(0, "<u4"),
         log_q=np.empty((0, 2), "<i4"),
         log_w=np.empty((0, 2), "<i4"),
+        entropy=np.empty((0, 1), "<i4"),
         receipts=(zeros,),
         reliability_ppm=(0,),
         ema_before=(None,),

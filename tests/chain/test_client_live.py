@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from moesubnet.chain.client import Call, ChainClient
+from moesubnet.chain.hyperparams import HYPERPARAMS
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ChainError
 from moesubnet.types import Axon, NetUid
@@ -21,16 +22,6 @@ TOKEN = 10**9
 ALICE, BOB = keypair_from_uri("//Alice"), keypair_from_uri("//Bob")
 VALIDATOR, MINER, IDLER = (keypair_from_uri(f"//{name}") for name in ("Vera", "Mia", "Ida"))
 SHEET = bytes(range(32))
-HYPERPARAMS = (
-    "tempo burn max_allowed_uids commit_reveal_weights_enabled weights_set_rate_limit "
-    "min_allowed_weights reveal_period_epochs network_pow_registration_allowed difficulty "
-    "min_difficulty max_difficulty max_registrations_per_block "
-    "kappa bonds_moving_average bonds_penalty yuma3 "
-    "liquid_alpha alpha_low alpha_high alpha_sigmoid_steepness max_allowed_validators "
-    "activity_cutoff_factor_milli stake_threshold_rao immunity_period min_non_immune_uids "
-    "immune_owner_uids_limit weights_version_key serving_rate_limit registration_allowed min_burn "
-    "max_burn burn_half_life burn_increase_ppm owner_cut"
-)
 SALT = [int.from_bytes(SHEET[i : i + 2], "little") for i in range(0, 32, 2)] + [7] * 8
 
 
@@ -144,7 +135,7 @@ async def test_refusals_carry_the_chains_name_and_what_to_do(
         ("RegistrationPriceLimitExceeded", "run it again", client.register(
             NETUID, stranger.ss58_address, BOB, limit_price_rao=1)),
         ("NonAssociatedColdKey", "another coldkey", client.register(OPEN_NETUID, vera, ALICE)),
-        ("SubnetNotExists", "--netuid", client.add_stake(NetUid(9), mia, TOKEN, BOB)),
+        ("SubnetNotExists", "subnet list", client.add_stake(NetUid(9), mia, TOKEN, BOB)),
         ("NotEnoughStakeToWithdraw", "", client.remove_stake(NETUID, mia, TOKEN, BOB)),
         ("InvalidPort", "", client.serve_axon(NETUID, "127.0.0.1", 0, MINER)),
         ("HotKeyNotRegisteredInNetwork", "moesubnet register", client.serve_axon(
@@ -255,10 +246,24 @@ def as_lists(value: Any) -> Any:
 
 
 async def test_an_owner_is_told_which_hyperparameter_is_wrong(live: LiveChain) -> None:
-    update = dict.fromkeys(HYPERPARAMS.split()) | {"tempo": 9, "bonds_penalty": 1}
+    update = dict.fromkeys(HYPERPARAMS) | {"tempo": 9, "bonds_penalty": 1}
     call = Call("SubtensorModule", "set_hyperparams", {"netuid": NETUID, "update": update})
     with pytest.raises(CallRejected, match=r"HyperparamOutOfBounds: tempo: "):
         await live.client.submit(call, ALICE)
     update["tempo"] = 20
     await live.client.submit(call, ALICE)
     assert (await live.client.epoch(NETUID)).tempo_blocks == 20
+
+
+@pytest.mark.parametrize("tempo", [10, 90])
+async def test_a_new_tempo_leaves_the_running_epoch_its_length(live: LiveChain, tempo: int) -> None:
+    before = await live.client.epoch(NETUID)
+    update = dict.fromkeys(HYPERPARAMS) | {"tempo": tempo, "immunity_period": 500}
+    call = Call("SubtensorModule", "set_hyperparams", {"netuid": NETUID, "update": update})
+    await live.client.submit(call, ALICE)
+    after = await live.client.epoch(NETUID)
+    assert after.next_epoch_block == before.next_epoch_block
+    await live.until_block(after.next_epoch_block)
+    ran = await live.client.epoch(NETUID)
+    assert ran.last_epoch_block == before.next_epoch_block
+    assert ran.next_epoch_block == ran.last_epoch_block + tempo

@@ -1,15 +1,19 @@
 //! What the node and clients may ask the runtime.
 
 use crate::{
-	presets, AccountId, Aura, Balance, Block, Executive, Grandpa, InherentDataExt, Nonce, Runtime,
-	RuntimeCall, RuntimeGenesisConfig, SessionKeys, SubtensorModule, System, TransactionPayment,
-	VERSION,
+	presets, AccountId, Aura, Balance, Balances, Block, Executive, Grandpa, Header,
+	InherentDataExt, Nonce, Runtime, RuntimeCall, RuntimeGenesisConfig, RuntimeOrigin, SessionKeys,
+	SubtensorModule, System, TransactionPayment, VERSION,
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 use polkadot_sdk::*;
 
 use frame_support::{
 	genesis_builder_helper::{build_state, get_preset},
+	traits::{
+		fungible::Mutate,
+		tokens::{Fortitude, Precision, Preservation},
+	},
 	weights::Weight,
 };
 use pallet_grandpa::AuthorityId as GrandpaId;
@@ -23,9 +27,9 @@ use sp_consensus_aura::ed25519::AuthorityId as AuraId;
 use sp_core::OpaqueMetadata;
 use sp_inherents::{CheckInherentsResult, InherentData};
 use sp_runtime::{
-	traits::{Block as BlockT, NumberFor},
+	traits::{Block as BlockT, Dispatchable, Header as _, NumberFor},
 	transaction_validity::{TransactionSource, TransactionValidity},
-	ApplyExtrinsicResult, ExtrinsicInclusionMode,
+	ApplyExtrinsicResult, Digest, DispatchResult, ExtrinsicInclusionMode,
 };
 use sp_session::OpaqueGeneratedSessionKeys;
 use sp_version::RuntimeVersion;
@@ -276,6 +280,23 @@ impl_runtime_apis! {
 			netuids: Option<Vec<NetUid>>,
 		) -> BTreeMap<AccountId, BTreeMap<NetUid, StakeAvailability>> {
 			pallet_subnet_runtime_api::stake_availability::<Runtime>(coldkey_accounts, netuids)
+		}
+	}
+
+	impl pallet_subnet_runtime_api::dry_run::DryRunRuntimeApi<Block, RuntimeCall> for Runtime {
+		fn dry_run_call(
+			caller: AccountId,
+			fee_rao: Balance,
+			call: RuntimeCall,
+		) -> DispatchResult {
+			let next = System::block_number().saturating_add(1);
+			let none = Default::default();
+			// What the next block does before its first transaction: prices fall, epochs run.
+			Executive::initialize_block(&Header::new(next, none, none, none, Digest::default()));
+			let (keep, polite) = (Preservation::Preserve, Fortitude::Polite);
+			Balances::burn_from(&caller, fee_rao, keep, Precision::Exact, polite)?;
+			let outcome = call.dispatch(RuntimeOrigin::signed(caller));
+			outcome.map(|_| ()).map_err(|failed| failed.error)
 		}
 	}
 

@@ -18,7 +18,7 @@ use pallet_subnet_runtime_api::{
 };
 use serde_json::Value;
 use sp_keyring::Sr25519Keyring::{Alice, Bob};
-use sp_runtime::{generic::Header, traits::Header as _, Digest, DigestItem};
+use sp_runtime::{generic::Header, traits::Header as _, Digest, DigestItem, TokenError};
 
 const NETUID: NetUid = 1;
 const STAKE_RAO: u64 = 1_000_000_000_000;
@@ -214,4 +214,41 @@ fn hyperparameters_are_listed_once_each_with_their_values() {
 		}
 		assert!(hyperparams::<Runtime>(9).is_none());
 	});
+}
+
+#[test]
+fn a_call_is_tried_in_the_next_block_as_if_its_caller_had_signed_and_paid() {
+	use crate::{Block, RuntimeCall::Balances as Money, RuntimeCall::SubtensorModule as Subnets};
+	use pallet_subnet_runtime_api::dry_run::runtime_decl_for_dry_run_runtime_api::DryRunRuntimeApi;
+	let bob = Bob.to_account_id();
+	let send = |value| {
+		let dest = Alice.to_account_id().into();
+		Money(pallet_balances::Call::transfer_keep_alive { dest, value })
+	};
+	let trim = Subnets(pallet_subnet::Call::trim_subnet {
+		netuid: NETUID,
+		max_n: 4,
+	});
+	let all_rao = 1_000_000_000_000_000 - 500; // less what an account must hold
+	let no_owner = pallet_subnet::Error::<Runtime>::NotSubnetOwner;
+	for (fee_rao, call, outcome) in [
+		(7, send(all_rao - 7), Ok(())),
+		(7, send(all_rao - 6), Err(TokenError::NotExpendable.into())),
+		(
+			all_rao + 1,
+			send(0),
+			Err(TokenError::FundsUnavailable.into()),
+		),
+		(7, trim, Err(no_owner.into())),
+	] {
+		on("development", || {
+			let tried = <Runtime as DryRunRuntimeApi<Block, RuntimeCall>>::dry_run_call(
+				bob.clone(),
+				fee_rao,
+				call,
+			);
+			assert_eq!(tried, outcome);
+			assert_eq!(System::block_number(), 1);
+		});
+	}
 }

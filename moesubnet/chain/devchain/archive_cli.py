@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.errors import ConfigError
+from moesubnet.errors import ConfigError, Declined
 
 if TYPE_CHECKING:
     from moesubnet.chain.devchain.archive import OnBlock
@@ -70,8 +70,8 @@ def reset(
     folder = chain_folder(base_path, preset)
     with closing(_existing(folder, preset)) as chain:
         number = chain.head.block.number
-    if not yes:
-        typer.confirm(f"Delete the chain of {number:,} blocks in {folder}?", abort=True)
+    if not yes and not typer.confirm(f"Delete the chain of {number:,} blocks in {folder}?"):
+        raise Declined("the chain is kept")
     for file in folder.glob("chain.sqlite*"):  # the folder may hold other things
         file.unlink()
     typer.echo(f"deleted the chain in {folder}")

@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod compat;
+pub mod dry_run;
 mod hyperparams;
 mod metagraph;
 mod neuron;

@@ -1,0 +1,54 @@
+"""`moesubnet weights …`"""
+
+from __future__ import annotations
+
+import typer
+
+from moesubnet.chain.console import NetuidArgument
+from moesubnet.chain.options import Asking, example, with_options
+from moesubnet.types import NetUid
+
+weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@weights_app.callback()
+def _group() -> None:
+    """Look at the votes of a subnet."""
+
+
+@weights_app.command(epilog=example("weights show 1"))
+@with_options
+def show(netuid: NetuidArgument = 1, *, at: Asking) -> None:
+    """Who votes what, in per cent of each vote, and which votes are promised but not revealed.
+
+    On a subnet with commit and reveal a vote counts from the epoch of its reveal on.
+    """
+    from moesubnet.chain.tables import votes_text
+
+    votes = at.ask(lambda client: client.votes(NetUid(netuid)))
+    fields: dict[str, object] = {
+        "netuid": netuid,
+        "block": votes.metagraph.block,
+        "epoch": votes.epoch_now,
+        "weights": [
+            {
+                "uid": uid,
+                "hotkey": votes.metagraph.neurons[uid].hotkey,
+                "last_update_block": votes.metagraph.neurons[uid].last_update_block,
+                "row": [{"uid": target, "u16": value} for target, value in row],
+            }
+            for uid, row in votes.rows.items()
+        ],
+        "commits": [
+            {
+                "uid": uid,
+                "commit_hash": commit.commit_hash,
+                "epoch": commit.epoch,
+                "block": commit.block,
+                "reveal_epoch": commit.reveal_epoch,
+            }
+            for uid, commits in votes.commits.items()
+            for commit in commits
+        ],
+    }
+    at.answer(fields, votes_text(votes))
