@@ -125,9 +125,11 @@ def _move(
     coldkey = load_coldkey(owner, wallets)
 
     async def move(client: ChainClient) -> tuple[Receipt, int]:
+        payer = Coldkey(coldkey.ss58_address)
+        await client.stake_rao(subnet, on, payer)  # a chain where this fails gets nothing
         change = client.add_stake if amount_rao > 0 else client.remove_stake
         receipt = await change(subnet, on, abs(amount_rao), coldkey, wait=wait_for(finalized))
-        return receipt, await client.stake_rao(subnet, on, Coldkey(coldkey.ss58_address))
+        return receipt, await client.stake_rao(subnet, on, payer)
 
     receipt, stake_rao = ask_chain(chain, move)
     answer(
