@@ -116,8 +116,7 @@ class ChainClient(ChainConnection):
 
     async def stake_rao(self, netuid: NetUid, hotkey: Hotkey, coldkey: Coldkey) -> int:
         """One coldkey's stake on one hotkey."""
-        ask = ("Stake", netuid, hotkey, coldkey)
-        return await self._read(lambda view, _: int(view.get(ask)[0]))
+        return await self._read(lambda view, _: reads.read_stake(view, netuid, hotkey, coldkey))
 
     async def stakes(self, coldkey: Coldkey) -> tuple[StakePosition, ...]:
         """Everything that a coldkey has staked."""

@@ -140,17 +140,28 @@ def read_balance(view: View, account: Coldkey | Hotkey) -> int:
 
 def read_stakes(view: View, coldkey: Coldkey) -> tuple[StakePosition, ...]:
     """Everything that a coldkey has staked, by subnet and hotkey."""
-    if "LastReveal" not in view.storage:  # only our own chain has it, and stake kept like this
-        raise ChainError(
-            "this is no chain of moesubnet's own, and keeps stake in another way: "
-            "look with that network's own tool, `btcli stake list`"
-        )
+    _check_stake_is_ours(view)
     places = sorted(keys[0] for keys, _ in view.entries("StakingHotkeys", coldkey))
     stakes = view.get(*(("Stake", netuid, hotkey, coldkey) for netuid, hotkey in places))
     return tuple(
         StakePosition(netuid, hotkey, stake)
         for (netuid, hotkey), stake in zip(places, stakes, strict=True)
     )
+
+
+def read_stake(view: View, netuid: NetUid, hotkey: Hotkey, coldkey: Coldkey) -> int:
+    """One coldkey's stake on one hotkey, in rao."""
+    _check_stake_is_ours(view)
+    (stake,) = view.get(("Stake", netuid, hotkey, coldkey))
+    return int(stake)
+
+
+def _check_stake_is_ours(view: View) -> None:
+    if "LastReveal" not in view.storage:  # only our own chain has it, and stake kept like this
+        raise ChainError(
+            "this is no chain of moesubnet's own, and keeps stake in another way: "
+            "use that network's own tool, `btcli stake`"
+        )
 
 
 def read_rows(view: View, item: str, netuid: NetUid) -> dict[Uid, WeightRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -243,10 +243,15 @@ def _move(
 
     call = (calls.remove_stake if back else calls.add_stake)(netuid, on, amount_rao)
     verb, how = ("Take back", "from") if back else ("Stake", "on")
+    coldkey = Coldkey(at.account(owner))
+
+    def look(client: ChainClient) -> Awaitable[int]:
+        return client.stake_rao(netuid, on, coldkey)
+
+    at.ask(look)  # a chain that keeps stake in another way is sent nothing
     question = f"{verb} {format_rao(amount_rao)} {how} {on} in subnet {netuid}?"
     receipt = at.submit(call, owner, question)
-    coldkey = Coldkey(at.account(owner))
-    stake_rao = at.ask(lambda client: client.stake_rao(netuid, on, coldkey))
+    stake_rao = at.ask(look)
     moved_rao = -amount_rao if back else amount_rao
     fields = {"netuid": netuid, "hotkey": on, "moved_rao": moved_rao, "stake_rao": stake_rao}
     at.answer(

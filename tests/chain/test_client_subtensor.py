@@ -133,7 +133,7 @@ async def test_without_our_own_items_the_client_goes_on_or_says_what_it_needs(
         await find_spec(None, metagraph)
     assert await client.last_reveal(NETUID, hotkey) is None
     assert await client.last_vote_block(NETUID, hotkey) is not None
-    with pytest.raises(ChainError, match="btcli stake list"):
+    with pytest.raises(ChainError, match="btcli stake"):
         await client.stakes(Coldkey(ALICE.ss58_address))
     with pytest.raises(ChainError, match="cannot take"):
         await client.submit(calls.commit_timelocked(NETUID, b"\1", 1), ALICE)
