@@ -7,10 +7,15 @@ use crate::{mock::*, *};
 use frame_support::assert_ok;
 use serde_json::Value;
 
-const VECTORS: &str = include_str!(concat!(
-	env!("CARGO_MANIFEST_DIR"),
-	"/../../../tests/vectors/yuma.json"
-));
+macro_rules! vectors {
+	($name:literal) => {
+		include_str!(concat!(
+			env!("CARGO_MANIFEST_DIR"),
+			"/../../../tests/vectors/",
+			$name
+		))
+	};
+}
 
 fn numbers(value: &Value) -> Vec<u64> {
 	let number = |entry: &Value| entry.as_u64().or(entry.as_bool().map(u64::from)).unwrap();
@@ -49,7 +54,9 @@ fn set_up(config: &Value) -> Vec<u64> {
 	let cutoff: u32 = int(&config["activity_cutoff"]);
 	Tempo::<Test>::insert(NETUID, tempo);
 	LastMechansimStepBlock::<Test>::insert(NETUID, int::<u64>(&config["last_step"]));
-	assert!(config["owner_uid"].is_null());
+	if let Some(k) = config["owner_uid"].as_u64() {
+		SubnetOwnerHotkey::<Test>::insert(NETUID, hotkey(k));
+	}
 	SubnetHyperparams::<Test>::mutate(NETUID, |h| {
 		h.kappa = int(&config["kappa"]);
 		h.bonds_moving_average = int(&config["bonds_ma"]);
@@ -179,13 +186,22 @@ fn replay(scenario: &Value) {
 		});
 }
 
-#[test]
-fn every_shared_scenario_comes_out_to_the_last_integer() {
-	let document: Value = serde_json::from_str(VECTORS).unwrap();
+fn replay_all(document: &str) {
+	let document: Value = serde_json::from_str(document).unwrap();
 	let scenarios = document["vectors"].as_array().unwrap();
 	assert!(!scenarios.is_empty());
 	for scenario in scenarios {
 		println!("{}", scenario["name"]);
 		replay(scenario);
 	}
+}
+
+#[test]
+fn every_shared_scenario_comes_out_to_the_last_integer() {
+	replay_all(vectors!("yuma.json"));
+}
+
+#[test]
+fn every_random_scenario_comes_out_to_the_last_integer() {
+	replay_all(vectors!("yuma_random.json"));
 }
