@@ -125,7 +125,7 @@ impl<T: Config> Pallet<T> {
 		Self::store_emission_shares(shares).expect("emission shares are of subnets and not all 0");
 	}
 
-	#[allow(clippy::expect_used)]
+	#[allow(clippy::expect_used, clippy::panic)]
 	pub(crate) fn build_subnet(subnet: &GenesisSubnet<T::AccountId>) {
 		let netuid = subnet.netuid;
 		assert!(netuid != 0, "netuid 0 is reserved");
