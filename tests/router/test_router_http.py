@@ -247,6 +247,36 @@ async def test_a_reader_that_takes_nothing_loses_its_stream(serve, parrot, monke
     assert len(written) == 3
 
 
+async def test_a_choice_takes_a_place_and_a_large_request_takes_all(serve, parrot) -> None:
+    parrot.pause_s = 600.0
+    url = await serve(max_running=8)
+    api = client(url)
+
+    async def status(n: int, prompts: int = 1) -> int:
+        try:
+            await api.completions.create(
+                model="mixture", prompt=["the"] * prompts, n=n, max_tokens=8, temperature=0
+            )
+        except openai.RateLimitError:
+            return 429
+        return 200
+
+    async def until_open(count: int) -> None:
+        for _ in range(1_000):
+            if parrot.opened - parrot.closed == count:
+                return
+            await asyncio.sleep(0.01)
+
+    five = asyncio.create_task(status(5))
+    await until_open(5)
+    assert await status(4) == 429
+    parrot.pause_s = 0.0
+    assert await status(3) == 200
+    five.cancel()
+    await until_open(0)
+    assert await status(8, prompts=4) == 200
+
+
 async def test_a_thousand_callers_at_once_are_served_or_told_to_come_back(serve, parrot) -> None:
     parrot.pause_s = 0.01
     url = await serve()
