@@ -75,6 +75,7 @@ async def test_a_wrong_option_is_named(serve, parrot, option, param) -> None:
         ({"messages": [HELLO, {"role": "tool", "content": "x"}]}, "messages.1.role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
+        ({"messages": [HELLO | {"tool_calls": [{"id": "1"}]}]}, "messages"),
         ({"messages": [HELLO], "max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
         ({"messages": [HELLO], "top_logprobs": 2}, "top_logprobs"),
         ({"messages": [HELLO], "logprobs": 1}, "logprobs"),
@@ -83,6 +84,19 @@ async def test_a_wrong_option_is_named(serve, parrot, option, param) -> None:
 async def test_a_wrong_chat_option_is_named(serve, option, param) -> None:
     error = await refusal(await serve(), "chat/completions", **option)
     assert (error["status"], error["param"]) == (400, param or "messages.0.content.0.type")
+
+
+async def test_an_answer_can_be_sent_back_as_the_client_dumps_it(serve) -> None:
+    api = client(await serve())
+    answer = await api.chat.completions.create(
+        model="mixture", messages=[HELLO], max_tokens=1, temperature=0
+    )
+    said = answer.choices[0].message.model_dump()
+    assert "tool_calls" in said
+    again = await api.chat.completions.create(
+        model="mixture", messages=[HELLO, said, HELLO], max_tokens=1
+    )
+    assert again.choices[0].finish_reason == "length"
 
 
 async def test_a_body_of_many_errors_is_refused_without_wording_them(serve) -> None:
