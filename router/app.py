@@ -74,9 +74,10 @@ def _completions(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
         body = api.parse_request(api.CompletionRequest, await admission.body(request))
-        if len(body.prompts()) * body.n > api.MAX_PROMPTS:
+        choices = len(body.prompts()) * body.n
+        if choices > api.MAX_PROMPTS:
             raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
-        with admission.slot():
+        with admission.places(choices):
             prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
             top, firsts = body.logprobs or 0, itertools.count(0, body.n)
             jobs = [service.jobs(body, ids, body.max_tokens, top, next(firsts)) for ids in prompts]
@@ -90,7 +91,7 @@ def _chat(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
         body = api.parse_request(api.ChatRequest, await admission.body(request))
-        with admission.slot():
+        with admission.places(body.n):
             ids = await service.chat_ids(body.messages)
             limit = body.completion_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0

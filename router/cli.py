@@ -50,7 +50,7 @@ def run(
         float, typer.Option(min=0.1, help="An expert slower than this sits out.")
     ] = 5.0,
     max_running: Annotated[
-        int, typer.Option(min=1, help="Requests at once; the next gets 429.")
+        int, typer.Option(min=1, help="Choices written at once; more get 429.")
     ] = 64,
     allow_private: Annotated[
         bool,

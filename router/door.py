@@ -25,7 +25,7 @@ STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has 
 
 @dataclass(slots=True)
 class Admission:
-    """How many requests may run and how much may arrive at once; the rest are told to come back."""
+    """How many choices may be written and how much may arrive at once; the rest come back later."""
 
     max_running: int
     running: int = field(default=0)
@@ -47,15 +47,19 @@ class Admission:
             self.reading_bytes -= size
 
     @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
-        """Hold one place. Raises ApiError 429 when all are taken."""
-        if self.running >= self.max_running:
+    def places(self, choices: int) -> Iterator[None]:
+        """Hold one for each choice; a request larger than the router holds all.
+
+        Raises ApiError 429 when too few are free.
+        """
+        places = min(choices, max(1, self.max_running))
+        if self.running + places > self.max_running:
             raise _at_capacity()
-        self.running += 1
+        self.running += places
         try:
             yield
         finally:
-            self.running -= 1
+            self.running -= places
 
 
 def _at_capacity() -> api.ApiError:

@@ -181,8 +181,9 @@ class MixtureSession:
         """
         silent: set[Hotkey] = set()
         for attempt in range(ATTEMPTS):
-            worth = np.exp(self._walk.log_weights()[0])
-            weights = dict(zip(self._experts, worth.tolist(), strict=False))
+            log_w = self._walk.log_weights()[0, :-1]
+            worth = np.exp(log_w - log_w.max())  # by the heaviest expert, not by the baseline
+            weights = dict(zip(self._experts, worth.tolist(), strict=True))
             answers = await self._panel.advance([self._sequence], [append_ids], weights=weights)
             self._take(answers)
             if self._alive[:-1].any():

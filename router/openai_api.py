@@ -147,12 +147,20 @@ class TextPart(BaseModel):
 
 
 class Message(BaseModel):
-    """One chat message; only text."""
+    """One chat message; only text. Fields of other kinds of message may be there, but empty."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow", strict=True)
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
+
+    @model_validator(mode="after")
+    def _nothing_is_dropped(self) -> Self:
+        for key, value in (self.model_extra or {}).items():
+            if value not in (None, [], ""):
+                text = f"Unsupported parameter: '{key}' of a message is not supported."
+                raise ApiError(400, text, param="messages", code="unsupported_parameter")
+        return self
 
     def text(self) -> str:
         if isinstance(self.content, str):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+import aiohttp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,9 +20,11 @@ from moesubnet.miner.expert import Expert
 from moesubnet.mixture import Walk, members_of, mix
 from moesubnet.protocol import StepResponse, Want
 from moesubnet.router import mixed
+from moesubnet.router.app import build_app as build_router
 from moesubnet.router.experts import BENCH_AFTER_LATE, ExpertBook
 from moesubnet.router.mixed import MixtureModel, choose
 from moesubnet.router.openai_api import ApiError
+from moesubnet.router.service import Service
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 
 from .conftest import CONTEXT_TOKENS, VOCAB_SIZE
@@ -326,6 +329,27 @@ async def test_a_miner_of_another_spec_or_hotkey_is_not_asked(network, open_mode
     model = await open_model()
     assert set(model.book.known()) == {good}
     assert bad not in model.book.known()
+
+
+async def test_when_a_client_leaves_its_experts_are_asked_no_more(
+    network, open_model, spec
+) -> None:
+    engine = LawEngine(lambda ids: sharp(5))
+    await network.mine("e", engine)
+    app = build_router(Service(spec, {"mixture": await open_model()}))
+    listening = await listen(app, "127.0.0.1", 0)
+    body = {"model": "mixture", "prompt": [5] * 4, "max_tokens": 80, "stream": True, "n": 4}
+    async with aiohttp.ClientSession() as http:
+        url = f"http://127.0.0.1:{listening.port}/v1/completions"
+        async with http.post(url, json=body | {"temperature": 0}) as response:
+            for _ in range(8):
+                await response.content.readline()
+    asked = -1
+    while len(engine.met) != asked:
+        asked = len(engine.met)
+        await asyncio.sleep(0.3)
+    assert asked < 4 * 70
+    await listening.close()
 
 
 async def test_streams_run_side_by_side_without_mixing_up(network, open_model) -> None:

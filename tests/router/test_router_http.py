@@ -75,6 +75,7 @@ async def test_a_wrong_option_is_named(serve, parrot, option, param) -> None:
         ({"messages": [HELLO, {"role": "tool", "content": "x"}]}, "messages.1.role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
+        ({"messages": [HELLO | {"tool_calls": [{"id": "1"}]}]}, "messages"),
         ({"messages": [HELLO], "max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
         ({"messages": [HELLO], "top_logprobs": 2}, "top_logprobs"),
         ({"messages": [HELLO], "logprobs": 1}, "logprobs"),
@@ -83,6 +84,19 @@ async def test_a_wrong_option_is_named(serve, parrot, option, param) -> None:
 async def test_a_wrong_chat_option_is_named(serve, option, param) -> None:
     error = await refusal(await serve(), "chat/completions", **option)
     assert (error["status"], error["param"]) == (400, param or "messages.0.content.0.type")
+
+
+async def test_an_answer_can_be_sent_back_as_the_client_dumps_it(serve) -> None:
+    api = client(await serve())
+    answer = await api.chat.completions.create(
+        model="mixture", messages=[HELLO], max_tokens=1, temperature=0
+    )
+    said = answer.choices[0].message.model_dump()
+    assert "tool_calls" in said
+    again = await api.chat.completions.create(
+        model="mixture", messages=[HELLO, said, HELLO], max_tokens=1
+    )
+    assert again.choices[0].finish_reason == "length"
 
 
 async def test_a_body_of_many_errors_is_refused_without_wording_them(serve) -> None:
@@ -245,6 +259,36 @@ async def test_a_reader_that_takes_nothing_loses_its_stream(serve, parrot, monke
             await r.read()
     assert parrot.opened == parrot.closed == 1
     assert len(written) == 3
+
+
+async def test_a_choice_takes_a_place_and_a_large_request_takes_all(serve, parrot) -> None:
+    parrot.pause_s = 600.0
+    url = await serve(max_running=8)
+    api = client(url)
+
+    async def status(n: int, prompts: int = 1) -> int:
+        try:
+            await api.completions.create(
+                model="mixture", prompt=["the"] * prompts, n=n, max_tokens=8, temperature=0
+            )
+        except openai.RateLimitError:
+            return 429
+        return 200
+
+    async def until_open(count: int) -> None:
+        for _ in range(1_000):
+            if parrot.opened - parrot.closed == count:
+                return
+            await asyncio.sleep(0.01)
+
+    five = asyncio.create_task(status(5))
+    await until_open(5)
+    assert await status(4) == 429
+    parrot.pause_s = 0.0
+    assert await status(3) == 200
+    five.cancel()
+    await until_open(0)
+    assert await status(8, prompts=4) == 200
 
 
 async def test_a_thousand_callers_at_once_are_served_or_told_to_come_back(serve, parrot) -> None:
