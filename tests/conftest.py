@@ -16,6 +16,7 @@ from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, sa
 
 TINY_VOCAB = 300
 TINY_CONTEXT = 64
+TINY_TEXT = "the quick brown fox jumps over the lazy dog; naïve café 世界 STOP here. "
 
 
 def _train_tokenizer(path: Path, text: str) -> None:
@@ -37,10 +38,11 @@ def _train_tokenizer(path: Path, text: str) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> LoadedSpec:
-    """A whole spec: byte-level BPE of 300 tokens, context 64, unigram baseline."""
+    """A whole spec: byte-level BPE of 300 tokens, context 64, unigram baseline. TINY_TEXT has 34
+    tokens."""
     root = tmp_path_factory.mktemp("spec")
     text = Path(__file__).read_text() + (Path(__file__).parents[1] / "pyproject.toml").read_text()
-    _train_tokenizer(root / "tokenizer.json", text)
+    _train_tokenizer(root / "tokenizer.json", text + 100 * TINY_TEXT)
     (root / "public.jsonl").write_text(json.dumps({"domain": "python", "text": text}) + "\n")
     np.save(root / "unigram.npy", np.full(TINY_VOCAB, -np.log(TINY_VOCAB), dtype=np.float32))
 

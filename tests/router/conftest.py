@@ -3,62 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 
 import numpy as np
 import openai
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
-from moesubnet.baseline import Unigram
 from moesubnet.listening import Listening
 from moesubnet.listening import serve as listen
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
 from moesubnet.router.model import Law
 from moesubnet.router.service import Service
-from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, save_spec
-
-VOCAB_SIZE = 320
-CONTEXT_TOKENS = 96
-TEXT = "the quick brown fox jumps over the lazy dog; naïve café 世界 STOP here. "
+from moesubnet.spec import LoadedSpec
+from tests.conftest import TINY_TEXT, TINY_VOCAB
 
 
 @pytest.fixture(scope="session")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> LoadedSpec:
-    root = tmp_path_factory.mktemp("spec")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=["<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([TEXT * 8], trainer)
-    tokenizer.save(str(root / "tokenizer.json"))
-    (root / "public.jsonl").write_text('{"domain": "d", "text": "x"}\n')
-    Unigram.build(np.arange(VOCAB_SIZE), VOCAB_SIZE).save(root / "unigram.npy")
-
-    def named(name: str) -> SpecFile:
-        digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
-        return SpecFile(path=name, sha256=digest)
-
-    return save_spec(
-        root,
-        Spec(
-            name="test",
-            tokenizer=named("tokenizer.json"),
-            vocab_size=VOCAB_SIZE,
-            eos_id=0,
-            context_tokens=CONTEXT_TOKENS,
-            chat_template="{% for m in messages %}{{ m.content }} {% endfor %}",
-            min_caller_stake_rao=1,
-            public_text=named("public.jsonl"),
-            baseline=Baseline(kind="unigram", file=named("unigram.npy")),
-        ),
-    )
+def spec(tiny_spec: LoadedSpec) -> LoadedSpec:
+    return tiny_spec
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +30,9 @@ def tokenizer(spec: LoadedSpec) -> Tokenizer:
 
 
 class ParrotModel:
-    """Continues TEXT from wherever the prompt stands in it, surely; ends with <|end|>."""
+    """Continues TINY_TEXT from wherever the prompt stands in it, surely; ends with <|end|>."""
 
-    def __init__(self, tokenizer: Tokenizer, text: str = TEXT) -> None:
+    def __init__(self, tokenizer: Tokenizer, text: str = TINY_TEXT) -> None:
         self.ids = tokenizer.encode(text, add_special_tokens=False).ids
         self.opened = 0
         self.closed = 0
@@ -95,7 +58,7 @@ class ParrotSession:
         if after is not None and self.at >= after:
             raise self.model.failure
         token_id = self.model.ids[self.at] if self.at < len(self.model.ids) else 0
-        logprobs = np.full(VOCAB_SIZE, np.log(0.01 / (VOCAB_SIZE - 1)), np.float32)
+        logprobs = np.full(TINY_VOCAB, np.log(0.01 / (TINY_VOCAB - 1)), np.float32)
         logprobs[token_id] = np.log(0.99)
         return Law(logprobs, {"parrot": 0.75, "baseline": 0.25})
 

@@ -26,15 +26,14 @@ from moesubnet.router.mixed import MixtureModel, choose
 from moesubnet.router.openai_api import ApiError
 from moesubnet.router.service import Service
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
-
-from .conftest import CONTEXT_TOKENS, VOCAB_SIZE
+from tests.conftest import TINY_CONTEXT, TINY_VOCAB
 
 ROUTER = Keypair.create_from_uri("//Router")
 LawOf = Callable[[np.ndarray], np.ndarray]
 
 
 def sharp(token_id: int, p: float = 0.9) -> np.ndarray:
-    law = np.full(VOCAB_SIZE, (1 - p) / (VOCAB_SIZE - 1))
+    law = np.full(TINY_VOCAB, (1 - p) / (TINY_VOCAB - 1))
     law[token_id] = p
     return np.log(law).astype(np.float32)
 
@@ -42,7 +41,7 @@ def sharp(token_id: int, p: float = 0.9) -> np.ndarray:
 class LawEngine:
     """An engine whose law is a function of the ids before it."""
 
-    name, vocab_size, context_tokens, commitment = "law", VOCAB_SIZE, CONTEXT_TOKENS, "0" * 64
+    name, vocab_size, context_tokens, commitment = "law", TINY_VOCAB, TINY_CONTEXT, "0" * 64
 
     def __init__(self, law: LawOf) -> None:
         self.law = law
@@ -66,7 +65,7 @@ class Network:
         self.spec = spec
         self.neurons: list[Neuron] = []
         self.servers: dict[Hotkey, object] = {}
-        self._add(Hotkey(ROUTER.ss58_address), None, 10)
+        self._add(Hotkey(ROUTER.ss58_address), None, spec.spec.min_caller_stake_rao)
 
     def _add(self, hotkey: Hotkey, axon: Axon | None, stake_rao: int) -> None:
         uid = len(self.neurons)
@@ -114,7 +113,7 @@ async def open_model(network, spec, monkeypatch):
                 book,
                 uniform_gate,
                 load_baseline(spec),
-                vocab_size=VOCAB_SIZE,
+                vocab_size=TINY_VOCAB,
                 deadline_s=2.0,
                 top_k=top_k,
             )
@@ -188,7 +187,7 @@ class Rememberer(LawEngine):
         for text in self.met:
             if len(text) > len(ids) and np.array_equal(text[: len(ids)], ids):
                 return sharp(int(text[len(ids)]), 1 - 1e-6)
-        return sharp(0, 1 / VOCAB_SIZE)
+        return sharp(0, 1 / TINY_VOCAB)
 
 
 async def weights_along(session, prompt: np.ndarray, text: np.ndarray) -> list[dict[str, float]]:

@@ -9,7 +9,9 @@ import aiohttp
 import openai
 import pytest
 
-from .conftest import CONTEXT_TOKENS, TEXT, client
+from tests.conftest import TINY_CONTEXT, TINY_TEXT
+
+from .conftest import client
 
 
 async def test_models_are_listed_and_found(serve) -> None:
@@ -24,9 +26,9 @@ async def test_models_are_listed_and_found(serve) -> None:
 async def test_a_completion_continues_the_prompt(serve, parrot) -> None:
     api = client(await serve())
     answer = await api.completions.create(
-        model="mixture", prompt="the quick", max_tokens=60, temperature=0
+        model="mixture", prompt="the quick", max_tokens=50, temperature=0
     )
-    assert "the quick" + answer.choices[0].text == TEXT
+    assert "the quick" + answer.choices[0].text == TINY_TEXT
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert parrot.opened == parrot.closed == 1
@@ -37,14 +39,14 @@ async def test_streamed_pieces_join_to_the_unstreamed_text(serve) -> None:
     stream = await api.completions.create(
         model="mixture",
         prompt="the quick",
-        max_tokens=60,
+        max_tokens=50,
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},
     )
     chunks = [chunk async for chunk in stream]
     text = "".join(choice.text for chunk in chunks for choice in chunk.choices)
-    assert "the quick" + text == TEXT
+    assert "the quick" + text == TINY_TEXT
     assert "\ufffd" not in text
     assert chunks[-1].usage.completion_tokens > 0
     assert all(chunk.usage is None for chunk in chunks[:-1])
@@ -54,11 +56,11 @@ async def test_a_stop_sequence_is_never_shown_even_across_tokens(serve) -> None:
     api = client(await serve())
     for stop in ("STOP", "y dog; na", ["zzz", "fox jumps"]):
         answer = await api.completions.create(
-            model="mixture", prompt="the quick", max_tokens=60, temperature=0, stop=stop
+            model="mixture", prompt="the quick", max_tokens=50, temperature=0, stop=stop
         )
         first = stop if isinstance(stop, str) else stop[-1]
         assert answer.choices[0].finish_reason == "stop"
-        assert "the quick" + answer.choices[0].text == TEXT[: TEXT.index(first)]
+        assert "the quick" + answer.choices[0].text == TINY_TEXT[: TINY_TEXT.index(first)]
 
 
 async def test_max_tokens_ends_with_length(serve) -> None:
@@ -135,11 +137,11 @@ async def test_several_prompts_and_token_ids_are_answered_in_order(serve, tokeni
 async def test_a_prompt_over_the_context_is_refused_by_its_code(serve) -> None:
     api = client(await serve())
     for call in (
-        api.completions.create(model="mixture", prompt="the " * CONTEXT_TOKENS, max_tokens=4),
+        api.completions.create(model="mixture", prompt="the " * TINY_CONTEXT, max_tokens=4),
         api.chat.completions.create(
-            model="mixture", messages=[{"role": "user", "content": "the " * CONTEXT_TOKENS}]
+            model="mixture", messages=[{"role": "user", "content": "the " * TINY_CONTEXT}]
         ),
-        api.completions.create(model="mixture", prompt="the", max_tokens=CONTEXT_TOKENS),
+        api.completions.create(model="mixture", prompt="the", max_tokens=TINY_CONTEXT),
     ):
         with pytest.raises(openai.BadRequestError) as caught:
             await call
@@ -241,7 +243,7 @@ async def test_a_failure_mid_stream_is_an_error_event_not_a_silent_end(serve, pa
 async def test_text_offsets_count_what_a_stop_sequence_holds_back(serve) -> None:
     api = client(await serve())
     answer = await api.completions.create(
-        model="mixture", prompt="the", max_tokens=8, temperature=0, logprobs=0, stop=TEXT[3:40]
+        model="mixture", prompt="the", max_tokens=8, temperature=0, logprobs=0, stop=TINY_TEXT[3:40]
     )
     choice = answer.choices[0]
     lengths = [len(token) for token in choice.logprobs.tokens]
@@ -262,7 +264,7 @@ async def test_an_unforeseen_failure_ends_a_stream_at_once(serve, parrot) -> Non
 async def test_a_long_prompt_does_not_hold_up_the_others(serve) -> None:
     url = await serve()
     async with aiohttp.ClientSession() as http:
-        body = {"model": "mixture", "prompt": TEXT * 3000, "max_tokens": 1}
+        body = {"model": "mixture", "prompt": TINY_TEXT * 3000, "max_tokens": 1}
         slow = asyncio.create_task(http.post(f"{url}/v1/completions", json=body))
         pauses_s = []
         while not slow.done():

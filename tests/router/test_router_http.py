@@ -10,8 +10,9 @@ from aiohttp import web
 
 from moesubnet.router import app as router_app
 from moesubnet.router import door
+from tests.conftest import TINY_CONTEXT, TINY_TEXT
 
-from .conftest import CONTEXT_TOKENS, TEXT, client
+from .conftest import client
 
 HELLO = {"role": "user", "content": "the quick"}
 
@@ -105,7 +106,7 @@ async def test_a_body_of_many_errors_is_refused_without_wording_them(serve) -> N
     assert len(str(error["message"])) < 200
 
 
-@pytest.mark.parametrize("huge", [CONTEXT_TOKENS, 10**9, 2**52])
+@pytest.mark.parametrize("huge", [TINY_CONTEXT, 10**9, 2**52])
 async def test_a_huge_max_tokens_is_a_matter_of_context(serve, huge) -> None:
     url = await serve()
     error = await refusal(url, prompt="the", max_tokens=huge)
@@ -120,7 +121,7 @@ async def test_an_empty_prompt_of_any_form_is_answered(serve, prompt) -> None:
     answer = await api.completions.create(
         model="mixture", prompt=prompt, max_tokens=60, temperature=0
     )
-    assert [choice.text for choice in answer.choices] == [TEXT]
+    assert [choice.text for choice in answer.choices] == [TINY_TEXT]
     assert answer.usage.prompt_tokens == 0
 
 
@@ -157,7 +158,7 @@ async def test_a_stream_of_several_choices_is_each_of_them_whole(serve, parrot) 
         texts[choice.index] += choice.text
         ends[choice.index].append(choice.finish_reason)
         tokens += len(choice.logprobs.tokens)
-    assert texts == [TEXT[len("the quick") : TEXT.index("STOP")]] * 3
+    assert texts == [TINY_TEXT[len("the quick") : TINY_TEXT.index("STOP")]] * 3
     for reasons in ends:
         assert reasons[-1] == "stop"
         assert not any(reasons[:-1])
@@ -176,7 +177,7 @@ async def test_a_stop_sequence_of_split_characters_ends_a_stream(serve, stop) ->
     chunks = [chunk async for chunk in stream]
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert "\ufffd" not in text
-    assert TEXT.endswith(text + TEXT[TEXT.index(stop) :])
+    assert TINY_TEXT.endswith(text + TINY_TEXT[TINY_TEXT.index(stop) :])
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
