@@ -74,8 +74,9 @@ def test_an_operator_buys_a_subnet_tunes_it_and_makes_it_smaller(moesubnet: Comm
     assert "0.25 τ" in shown
     assert "each once in 720 blocks, none in the last 2" in shown
 
-    moesubnet.says("subnet", "set-name", netuid, "--name", "tinier", "-w", "mine", "-y")
-    assert moesubnet.tells("subnet", "info", netuid)["name"] == "tinier"
+    for name in ("tinier", "0xab", "0x", "日本"):
+        moesubnet.says("subnet", "set-name", netuid, "--name", name, "-w", "mine", "-y")
+        assert moesubnet.tells("subnet", "info", netuid)["name"] == name
     assert moesubnet.tells("subnet", "trim", netuid, "64", "-w", "mine", "-y")["pruned"] == []
     assert moesubnet.tells("subnet", "info", netuid)["slots"] == 64
 
