@@ -18,7 +18,6 @@ from moesubnet.chain import calls, console, proposal
 from moesubnet.chain.advice import ADVICE
 from moesubnet.chain.hyperparams import HYPERPARAMS, OwnerLimits, format_value, parse_changes
 from moesubnet.chain.nouns import Epoch, Votes, WeightCommit
-from moesubnet.chain.stake_cli import parse_take
 from moesubnet.chain.subnets import Subnet, as_text
 from moesubnet.chain.tables import (
     changes_table,
@@ -32,6 +31,7 @@ from moesubnet.chain.view import Event
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ChainError, ConfigError, Declined, WalletError
 from moesubnet.types import Metagraph, NetUid, Neuron, Uid
+from moesubnet.units import parse_percent_u16
 
 if TYPE_CHECKING:
     from conftest import Commands, LiveChain
@@ -315,13 +315,13 @@ def test_values_are_written_as_they_are_shown() -> None:
 
 @pytest.mark.parametrize(("text", "take_u16"), [("18%", 11_796), ("0 %", 0), ("12.5%", 8_191)])
 def test_a_take_is_in_per_cent_rounded_down(text: str, take_u16: int) -> None:
-    assert parse_take(text) == take_u16
+    assert parse_percent_u16(text) == take_u16
 
 
 @pytest.mark.parametrize("text", ["18", "-1%", "101%", "0.18", "ten%", "1e1%"])
 def test_what_is_no_take_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="per cent"):
-        parse_take(text)
+        parse_percent_u16(text)
 
 
 def test_every_table_fits_into_100_columns_and_strangers_cannot_steer_the_terminal() -> None:
