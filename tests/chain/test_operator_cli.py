@@ -17,6 +17,7 @@ import typer
 from moesubnet.chain import calls, console, proposal
 from moesubnet.chain.advice import ADVICE
 from moesubnet.chain.hyperparams import HYPERPARAMS, OwnerLimits, format_value, parse_changes
+from moesubnet.chain.link import Link
 from moesubnet.chain.nouns import Epoch, Votes, WeightCommit
 from moesubnet.chain.subnets import Subnet, as_text
 from moesubnet.chain.tables import (
@@ -212,6 +213,32 @@ async def test_a_runtime_that_cannot_say_beforehand_is_still_asked_for_the_fee(
     refusal = (await live.client.propose(call, poor)).refusal
     assert refusal is not None
     assert refusal.name == "Payment"
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("payment_queryInfo", None),
+        ("payment_queryInfo", {"partialFee": "much"}),
+        ("payment_queryInfo", {"partialFee": str(2**64)}),
+        ("payment_queryInfo", {"partialFee": "-1"}),
+        ("state_call", "0xno"),
+        ("state_call", None),
+        ("state_call", "0x"),
+        ("state_call", "0x01ff"),
+    ],
+)
+async def test_a_node_that_answers_nonsense_to_a_dry_run_is_found_out(
+    live: LiveChain, monkeypatch: pytest.MonkeyPatch, method: str, answer: object
+) -> None:
+    honest = Link.request
+
+    def request(link: Link, asked: str, *params: object) -> object:
+        return answer if asked == method else honest(link, asked, *params)
+
+    monkeypatch.setattr(Link, "request", request)
+    with pytest.raises(ChainError):
+        await live.client.propose(calls.transfer(BOB.ss58_address, 1), ALICE.ss58_address)
 
 
 def test_a_person_who_does_not_agree_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
