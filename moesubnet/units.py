@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 from moesubnet.errors import ConfigError
 
@@ -52,6 +53,17 @@ def max_upscale_u16(values: Sequence[float]) -> list[int]:
     if top <= 0:
         return [0] * len(values)
     return [round(max(0.0, v) / top * U16_MAX) for v in values]
+
+
+def parse_percent_u16(text: str) -> int:
+    """`"9%"` → 5_898 of 65,535, rounded down: 18 % is then the chain's highest take.
+
+    Raises ConfigError.
+    """
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", text.strip(), re.ASCII)
+    if not found or Decimal(found[1]) > 100:
+        raise ConfigError(f"{text!r} is not a share; write per cent: '9%' or '12.5%'")
+    return int(Decimal(found[1]) * U16_MAX / 100)
 
 
 def u16_fraction(value: int) -> float:

@@ -100,7 +100,7 @@ def reveal_weights(
 
 
 def set_subnet_spec(netuid: NetUid, sha256: str, url: str) -> Call:
-    args = {"netuid": netuid, "hash": "0x" + sha256.removeprefix("0x"), "url": url}
+    args = {"netuid": netuid, "hash": "0x" + sha256.removeprefix("0x"), "url": _text(url)}
     return Call(PALLET, "set_subnet_spec", args)
 
 
@@ -115,7 +115,7 @@ def register_network(hotkey: Hotkey, netuid: NetUid, name: str, symbol: str) -> 
 
 
 def set_subnet_name(netuid: NetUid, name: str, symbol: str) -> Call:
-    args = {"netuid": netuid, "name": name, "symbol": symbol}
+    args = {"netuid": netuid, "name": _text(name), "symbol": _text(symbol)}
     return Call(PALLET, "set_subnet_name", args)
 
 
@@ -140,3 +140,8 @@ def batch(*calls: Call) -> Call:
         for c in calls
     ]
     return Call("Utility", "batch_all", {"calls": inner})
+
+
+def _text(text: str) -> str:
+    """The library takes what begins with 0x for hexadecimal bytes."""
+    return "0x" + text.encode().hex() if text.startswith("0x") else text

@@ -68,7 +68,9 @@ HYPERPARAMS: Mapping[str, Hyperparam] = {
     "bonds_moving_average": Hyperparam(Unit.PPM, "of a bond is kept per epoch"),
     "bonds_penalty": Hyperparam(Unit.U16, "how far bonds follow clipped rather than raw weights"),
     "yuma3": Hyperparam(Unit.SWITCH, "bonds count per miner, not over all validators"),
-    "liquid_alpha": Hyperparam(Unit.SWITCH, "bonds move faster nearer to consensus"),
+    "liquid_alpha": Hyperparam(
+        Unit.SWITCH, "how fast bonds move depends on the distance to consensus"
+    ),
     "alpha_low": Hyperparam(Unit.U16, "lowest liquid rate of bonds, at least 1,638"),
     "alpha_high": Hyperparam(Unit.U16, "highest liquid rate of bonds, at least alpha_low"),
     "alpha_sigmoid_steepness": Hyperparam(Unit.COUNT, "slope of the liquid rate, times 100"),
@@ -77,7 +79,9 @@ HYPERPARAMS: Mapping[str, Hyperparam] = {
         Unit.MILLI_TEMPOS, "without a vote make a neuron inactive; 1,000 to 50,000"
     ),
     "stake_threshold_rao": Hyperparam(Unit.RAO, "least stake of a hotkey that votes", ROOT),
-    "immunity_period": Hyperparam(Unit.BLOCKS, "in which a newcomer keeps its slot"),
+    "immunity_period": Hyperparam(
+        Unit.BLOCKS, "in which a newcomer keeps its slot if others can go"
+    ),
     "min_non_immune_uids": Hyperparam(
         Unit.COUNT, "with no more prunable neurons than this, immune ones go too", ROOT
     ),

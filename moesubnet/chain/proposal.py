@@ -18,7 +18,7 @@ from moesubnet.chain.reads import read_balance
 from moesubnet.chain.rejections import dispatch_error, rejected
 from moesubnet.chain.submission import Call, build_extrinsic, compose, head_of, next_nonce
 from moesubnet.chain.view import View
-from moesubnet.errors import CallRejected
+from moesubnet.errors import CallRejected, ChainError
 from moesubnet.types import Coldkey
 from moesubnet.units import format_rao
 
@@ -51,8 +51,13 @@ def propose(link: Link, call: Call, signer: Coldkey) -> Proposal:
     nonce = next_nonce(link, nobody)
     unsigned = build_extrinsic(link, composed, nobody, lambda _: _NO_SIGNATURE, nonce, head)
     info = link.request("payment_queryInfo", "0x" + unsigned.hex(), head_hash)
-    fee_rao, balance_rao = int(info["partialFee"]), read_balance(view, signer)
-    data = public_key(signer) + fee_rao.to_bytes(8, "little") + bytes(composed.data.data)
+    try:
+        fee_rao = int(info["partialFee"])
+        paid = fee_rao.to_bytes(8, "little")
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise ChainError(f"{link.url} does not answer as a chain does") from error
+    balance_rao = read_balance(view, signer)
+    data = public_key(signer) + paid + bytes(composed.data.data)
     payment: Outcome = (False, rejected("Payment"))
     accepted, refusal = payment if fee_rao > balance_rao else _try(view, data)
     return Proposal(call, signer, fee_rao, balance_rao, accepted, refusal)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Awaitable, Mapping
-from decimal import Decimal
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,7 @@ from moesubnet.chain.console import (
 from moesubnet.chain.options import Asking, Changing, example, with_options
 from moesubnet.errors import ConfigError
 from moesubnet.types import Coldkey, Hotkey, NetUid
-from moesubnet.units import U16_MAX, format_rao, parse_rao, u16_fraction
+from moesubnet.units import format_rao, parse_percent_u16, parse_rao, u16_fraction
 
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient, StakePosition
@@ -142,29 +141,22 @@ def list_all(wallet: WalletSpec = DEFAULT_WALLET, *, at: Asking) -> None:
         return stakes, facts
 
     stakes, facts = at.ask(look)
-    uids, takes = facts[::2], facts[1::2]
-    totals: Counter[int] = Counter()
-    for stake in stakes:
-        totals[stake.netuid] += stake.stake_rao
     found = [
-        {"netuid": s.netuid, "hotkey": s.hotkey, "stake_rao": s.stake_rao, "uid": u, "take_u16": t}
-        for s, u, t in zip(stakes, uids, takes, strict=True)
+        asdict(stake) | {"uid": uid, "take_u16": take_u16}
+        for stake, uid, take_u16 in zip(stakes, facts[::2], facts[1::2], strict=True)
     ]
-    rows = [
-        (str(s.netuid), "-" if u is None else str(u), s.hotkey, f"{u16_fraction(t):.2%}", tokens)
-        for s, u, t in zip(stakes, uids, takes, strict=True)
-        for tokens in [format_rao(s.stake_rao)]
-    ]
-    sums = [
-        (str(netuid), "", "in all", "", format_rao(total_rao))
-        for netuid, total_rao in sorted(totals.items())
-    ]
-    every = ("", "", "everywhere", "", format_rao(totals.total()))
-    head = ("netuid", "uid", "hotkey", "take", "stake")
-    text = "\n".join(columns([head, *rows, *sums, every], {0, 1, 3, 4}))
+    totals: Counter[int] = Counter()
+    rows = [("netuid", "uid", "hotkey", "take", "stake")]
+    for one in found:
+        totals[one["netuid"]] += one["stake_rao"]
+        uid = "-" if one["uid"] is None else str(one["uid"])
+        take = f"{u16_fraction(one['take_u16']):.2%}"
+        rows.append((str(one["netuid"]), uid, one["hotkey"], take, format_rao(one["stake_rao"])))
+    rows += [(str(netuid), "", "in all", "", format_rao(sum_)) for netuid, sum_ in totals.items()]
+    rows.append(("", "", "everywhere", "", format_rao(totals.total())))
     at.answer(
         {"coldkey": owner, "stakes": found, "total_rao": totals.total()},
-        text if stakes else f"{owner} has staked nothing",
+        "\n".join(columns(rows, {0, 1, 3, 4})) if found else f"{owner} has staked nothing",
     )
 
 
@@ -204,7 +196,7 @@ def take(
             f"{of} takes {u16_fraction(now_u16):.2%} of what others' stake earns{rise}",
         )
         return
-    new_u16 = parse_take(take)
+    new_u16 = parse_percent_u16(take)
     if new_u16 == now_u16:
         raise ConfigError(f"the take is {take} already; nothing to change")
     verb = "Raise" if new_u16 > now_u16 else "Lower"
@@ -218,14 +210,6 @@ def take(
         {"hotkey": of, "old_take_u16": now_u16, "take_u16": new_u16, **where(receipt)},
         f"{of} takes {u16_fraction(new_u16):.2%} since {block_of(receipt)}",
     )
-
-
-def parse_take(text: str) -> int:
-    """`"9%"` → 5_898, of 65,535, rounded down so that 18 % is allowed. Raises ConfigError."""
-    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", text.strip(), re.ASCII)
-    if not found or Decimal(found[1]) > 100:
-        raise ConfigError(f"{text!r} is not a take; write per cent: '9%' or '12.5%'")
-    return int(Decimal(found[1]) * U16_MAX / 100)
 
 
 def _move(

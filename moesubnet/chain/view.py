@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moesubnet.chain.storage import Storage
+from moesubnet.errors import ChainError
 
 if TYPE_CHECKING:
     from moesubnet.chain.link import Link
@@ -62,7 +63,10 @@ class View:
     def call(self, function: str, arguments: bytes = b"") -> bytes:
         """What the runtime answers to `Api_method`, SCALE on both sides. Raises RpcError."""
         answer = self.link.request("state_call", function, "0x" + arguments.hex(), self.block_hash)
-        return bytes.fromhex(str(answer).removeprefix("0x"))
+        try:
+            return bytes.fromhex(str(answer).removeprefix("0x"))
+        except ValueError as error:
+            raise ChainError(f"{self.link.url} does not answer as a chain does") from error
 
     def events(self) -> tuple[Event, ...]:
         """The block's events, in order."""

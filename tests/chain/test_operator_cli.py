@@ -17,8 +17,8 @@ import typer
 from moesubnet.chain import calls, console, proposal
 from moesubnet.chain.advice import ADVICE
 from moesubnet.chain.hyperparams import HYPERPARAMS, OwnerLimits, format_value, parse_changes
+from moesubnet.chain.link import Link
 from moesubnet.chain.nouns import Epoch, Votes, WeightCommit
-from moesubnet.chain.stake_cli import parse_take
 from moesubnet.chain.subnets import Subnet, as_text
 from moesubnet.chain.tables import (
     changes_table,
@@ -32,6 +32,7 @@ from moesubnet.chain.view import Event
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ChainError, ConfigError, Declined, WalletError
 from moesubnet.types import Metagraph, NetUid, Neuron, Uid
+from moesubnet.units import parse_percent_u16
 
 if TYPE_CHECKING:
     from conftest import Commands, LiveChain
@@ -74,8 +75,9 @@ def test_an_operator_buys_a_subnet_tunes_it_and_makes_it_smaller(moesubnet: Comm
     assert "0.25 τ" in shown
     assert "each once in 720 blocks, none in the last 2" in shown
 
-    moesubnet.says("subnet", "set-name", netuid, "--name", "tinier", "-w", "mine", "-y")
-    assert moesubnet.tells("subnet", "info", netuid)["name"] == "tinier"
+    for name in ("tinier", "0xab", "0x", "日本"):
+        moesubnet.says("subnet", "set-name", netuid, "--name", name, "-w", "mine", "-y")
+        assert moesubnet.tells("subnet", "info", netuid)["name"] == name
     assert moesubnet.tells("subnet", "trim", netuid, "64", "-w", "mine", "-y")["pruned"] == []
     assert moesubnet.tells("subnet", "info", netuid)["slots"] == 64
 
@@ -213,6 +215,32 @@ async def test_a_runtime_that_cannot_say_beforehand_is_still_asked_for_the_fee(
     assert refusal.name == "Payment"
 
 
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("payment_queryInfo", None),
+        ("payment_queryInfo", {"partialFee": "much"}),
+        ("payment_queryInfo", {"partialFee": str(2**64)}),
+        ("payment_queryInfo", {"partialFee": "-1"}),
+        ("state_call", "0xno"),
+        ("state_call", None),
+        ("state_call", "0x"),
+        ("state_call", "0x01ff"),
+    ],
+)
+async def test_a_node_that_answers_nonsense_to_a_dry_run_is_found_out(
+    live: LiveChain, monkeypatch: pytest.MonkeyPatch, method: str, answer: object
+) -> None:
+    honest = Link.request
+
+    def request(link: Link, asked: str, *params: object) -> object:
+        return answer if asked == method else honest(link, asked, *params)
+
+    monkeypatch.setattr(Link, "request", request)
+    with pytest.raises(ChainError):
+        await live.client.propose(calls.transfer(BOB.ss58_address, 1), ALICE.ss58_address)
+
+
 def test_a_person_who_does_not_agree_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for answer in (False, typer.Abort()):
@@ -314,13 +342,13 @@ def test_values_are_written_as_they_are_shown() -> None:
 
 @pytest.mark.parametrize(("text", "take_u16"), [("18%", 11_796), ("0 %", 0), ("12.5%", 8_191)])
 def test_a_take_is_in_per_cent_rounded_down(text: str, take_u16: int) -> None:
-    assert parse_take(text) == take_u16
+    assert parse_percent_u16(text) == take_u16
 
 
 @pytest.mark.parametrize("text", ["18", "-1%", "101%", "0.18", "ten%", "1e1%"])
 def test_what_is_no_take_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="per cent"):
-        parse_take(text)
+        parse_percent_u16(text)
 
 
 def test_every_table_fits_into_100_columns_and_strangers_cannot_steer_the_terminal() -> None:

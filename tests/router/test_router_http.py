@@ -145,7 +145,7 @@ async def test_a_stream_of_several_choices_is_each_of_them_whole(serve, parrot) 
         model="mixture",
         prompt="the quick",
         n=3,
-        max_tokens=60,
+        max_tokens=50,
         temperature=0,
         stop="STOP",
         logprobs=1,
