@@ -148,7 +148,10 @@ async def test_answers_are_kept_for_some_epochs_and_receipts_for_longer(measured
     assert state.archive.receipts(sheet.sha256)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80", b"\xdd\xff\xff\xff\xff"])
+BOMB = b"\xdd\x00\x0f\xff\xff" + bytes(0x0FFFFF)  # a million legal zeros
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80", b"\xdd\xff\xff\xff\xff", BOMB])
 async def test_garbage_is_a_typed_error(measured, data):
     _, sheet = measured
     with pytest.raises(FrameError):
