@@ -13,8 +13,9 @@ from moesubnet.protocol import StepResponse
 from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, Sheet
 from moesubnet.signing import signed_text, verify_receipt
 from moesubnet.types import Hotkey
+from moesubnet.validator.probes import Law
 from moesubnet.validator.receipts import Receipts, column_sha256
-from moesubnet.validator.scoring import entropy_nats, recount
+from moesubnet.validator.scoring import Distances, cluster_leaders, entropy_nats, recount
 
 TOLERANCE_MICRO_NATS = 100  # float32 exponentials of another processor
 
@@ -33,19 +34,26 @@ class ExpertAudit:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Of a whole sheet. vote_differs: the largest difference of a u16; more than 1 is wrong."""
+    """Of a whole sheet. vote_differs: the largest difference of a u16; more than 1 is wrong.
+    clustered: whether the experts that answer alike are those that the sheet says; None: not all
+    answers are there."""
 
     vote_differs: int
+    clustered: bool | None
     experts: tuple[ExpertAudit, ...]
 
     @property
     def is_clean(self) -> bool:
         """Nothing contradicts the sheet; what could not be checked is no contradiction."""
-        return self.vote_differs <= 1 and all(
-            e.committed is not False
-            and e.signed in (None, e.answered)
-            and e.agreeing in (None, e.answered)
-            for e in self.experts
+        return (
+            self.vote_differs <= 1
+            and self.clustered is not False
+            and all(
+                e.committed is not False
+                and e.signed in (None, e.answered)
+                and e.agreeing in (None, e.answered)
+                for e in self.experts
+            )
         )
 
 
@@ -57,6 +65,7 @@ def audit(
     differs = max((abs(a - b) for a, b in zip(sheet.row_u16, row, strict=True)), default=0)
     return Audit(
         differs,
+        _is_clustered(sheet, receipts, answers),
         tuple(
             _audit_expert(sheet, receipts, answers.get(hotkey), column)
             for column, hotkey in enumerate(sheet.hotkeys)
@@ -113,16 +122,24 @@ def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool
     return True
 
 
-def _agrees(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> bool:
-    """Whether this is the signed answer, and says what the sheet says of it."""
+def _law(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> Law | None:
+    """float32 [V]: the law in an answer; None unless it is the one that the record names."""
     if hashlib.sha256(body).digest() != receipts.records["body_sha256"][item, column].tobytes():
-        return False
+        return None
     try:
         request = receipts.request(sheet, item, column)
         answer = StepResponse.from_bytes(body, request, receipts.vocab_size)
-    except WireError:
+    except (WireError, ValueError):
+        return None
+    law: Law = answer.rows[0].dense(receipts.vocab_size)[-1]
+    return law
+
+
+def _agrees(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> bool:
+    """Whether this is the signed answer, and says what the sheet says of it."""
+    law = _law(sheet, receipts, body, item, column)
+    if law is None:
         return False
-    law = answer.rows[0].dense(receipts.vocab_size)[-1]
     label = sheet.walks[sheet.walk[item]][sheet.position[item]]
     said = max(float(law[label]), LOG_Q_FLOOR) * MICRO
     entropy = float(entropy_nats(law)) * MICRO
@@ -131,6 +148,26 @@ def _agrees(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: in
         abs(entropy - float(sheet.entropy[item, column])),
     )
     return differs <= TOLERANCE_MICRO_NATS
+
+
+def _is_clustered(
+    sheet: Sheet, receipts: Receipts | None, answers: Mapping[Hotkey, Sequence[bytes]]
+) -> bool | None:
+    """Who of a cluster leads is between the sheet and the chain; who belongs to it shows here."""
+    answered = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
+    missing = [i for i, hotkey in enumerate(sheet.hotkeys) if hotkey not in answers]
+    if receipts is None or answered[:, missing].any():
+        return None
+    distances = Distances(len(sheet.hotkeys))
+    for item in range(len(sheet.walk)):
+        laws = {
+            i: law
+            for i in np.flatnonzero(answered[item]).tolist()
+            if (law := _law(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i)) is not None
+        }
+        distances.add(laws)
+    seniority = [(int(leader != i), i) for i, leader in enumerate(sheet.leaders)]
+    return cluster_leaders(distances.mean, seniority) == sheet.leaders
 
 
 def as_json(result: Audit) -> dict[str, object]:
@@ -145,6 +182,11 @@ def as_text(sheet: Sheet, result: Audit) -> str:
         "recounted: the vote is right"
         if result.vote_differs <= 1
         else f"RECOUNT DISAGREES by up to {result.vote_differs} of 65535",
+        {
+            None: "who answers alike: not checked, not all answers are kept",
+            True: "who answers alike: as the sheet says",
+            False: "THE EXPERTS THAT ANSWER ALIKE ARE OTHERS THAN THE SHEET SAYS",
+        }[result.clustered],
         "",
         f"{'expert':48}  answered  signed  agreeing",
     ]

@@ -20,7 +20,7 @@ from moesubnet.sheet import (
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
 from moesubnet.validator.records import Batch
-from moesubnet.validator.scoring import cluster_leaders, recount
+from moesubnet.validator.scoring import Distances, cluster_leaders, recount
 
 
 def close_sheet(
@@ -122,17 +122,15 @@ def _leaders(
     hotkeys: Sequence[Hotkey],
 ) -> tuple[int, ...]:
     """Clusters by mean squared Hellinger distance over everything answered together."""
-    n = len(hotkeys)
-    distance, together = np.zeros((n, n)), np.zeros((n, n))
+    total = Distances(len(hotkeys))
     for batch in batches:
         mine = [i for i, hotkey in enumerate(hotkeys) if hotkey in batch.hotkeys]
         theirs = [batch.hotkeys.index(hotkeys[i]) for i in mine]
         for step in batch.steps:
-            distance[np.ix_(mine, mine)] += step.distance[np.ix_(theirs, theirs)]
-            together[np.ix_(mine, mine)] += step.together[np.ix_(theirs, theirs)]
-    mean = np.divide(distance, together, out=np.full((n, n), np.nan), where=together > 0)
+            total.distance[np.ix_(mine, mine)] += step.distance[np.ix_(theirs, theirs)]
+            total.together[np.ix_(mine, mine)] += step.together[np.ix_(theirs, theirs)]
     neurons = [metagraph.by_hotkey[hotkey] for hotkey in hotkeys]
-    return cluster_leaders(mean, [(int(x.registered_at_block), int(x.uid)) for x in neurons])
+    return cluster_leaders(total.mean, [(int(x.registered_at_block), int(x.uid)) for x in neurons])
 
 
 def _receipts(batches: Sequence[Batch], hotkeys: Sequence[Hotkey], vocab_size: int) -> Receipts:

@@ -26,7 +26,7 @@ from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import Batch, Step, Window
-from moesubnet.validator.scoring import entropy_nats, hellinger_squared
+from moesubnet.validator.scoring import Distances, entropy_nats
 
 PREFIX_TOKENS = 32
 STEP_TOKENS = 16
@@ -182,7 +182,7 @@ def score_step(
     log_q = np.tile(baseline_logp[labels].astype(np.float64)[:, None], (1, n + 1))
     answered = np.ones((count, n + 1), np.bool_)
     entropy = np.zeros((count, n))
-    distance, together = np.zeros((n, n)), np.zeros((n, n), np.int64)
+    distances = Distances(n)
     for k, label in enumerate(labels):
         given = {i: law for i, of_walks in enumerate(laws) if (law := of_walks[k]) is not None}
         answered[k, :-1] = [i in given for i in range(n)]
@@ -192,8 +192,7 @@ def score_step(
         stacked = np.stack([given[i] for i in there])  # [there, V]
         log_q[k, there] = stacked[:, label]
         entropy[k, there] = entropy_nats(stacked)
-        distance[np.ix_(there, there)] += hellinger_squared(stacked)
-        together[np.ix_(there, there)] += 1
+        distances.add(given)
     log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
     log_w = walk.log_weights(answered)
     walk.observe(labels, log_q, blind=answered)
@@ -202,8 +201,8 @@ def score_step(
         np.where(answered, micro_nats(log_q), LOG_Q_UNANSWERED).astype(np.int32),
         micro_nats(log_w),
         np.rint(entropy * MICRO).astype(np.int32),
-        distance,
-        together,
+        distances.distance,
+        distances.together,
         np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
         tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
     )

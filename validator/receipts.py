@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.errors import FrameError
 from moesubnet.protocol import Proof, SequenceStep, StepRequest, base_hash, want_for
-from moesubnet.sheet import MAX_WALKS, Sheet
+from moesubnet.sheet import MAX_ITEMS, MAX_WALKS, Sheet
 
 RECEIPTS_FORMAT = "moesubnet-receipts/1"
 ANSWERS_FORMAT = "moesubnet-answers/1"
@@ -125,6 +125,7 @@ def _unpack(kind: type[Wire], data: bytes, max_bytes: int) -> Wire:
     if len(data) > max_bytes:
         raise FrameError(f"more than {max_bytes} bytes")
     try:
-        return kind.model_validate(msgpack.unpackb(data, strict_map_key=True))
+        content = msgpack.unpackb(data, max_array_len=MAX_ITEMS, max_map_len=4, max_ext_len=0)
+        return kind.model_validate(content)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise FrameError(f"not {kind.model_fields['format'].annotation}") from error

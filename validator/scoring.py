@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,6 +147,30 @@ def cluster_leaders(
         if label == before:
             break
     return tuple(label)
+
+
+class Distances:
+    """Squared Hellinger distances of n experts, added up over the laws that they gave together.
+
+    distance: float64 [n, n]; together: int64 [n, n], how many laws went into it.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.distance, self.together = np.zeros((n, n)), np.zeros((n, n), np.int64)
+
+    def add(self, laws: Mapping[int, npt.NDArray[np.float32]]) -> None:
+        """Log-laws [V] of one position, by column."""
+        if laws:
+            pairs = np.ix_(list(laws), list(laws))
+            self.distance[pairs] += hellinger_squared(np.stack(list(laws.values())))
+            self.together[pairs] += 1
+
+    @property
+    def mean(self) -> Float:
+        """[n, n]; NaN where two were never seen together."""
+        mean: Float = np.full(self.distance.shape, np.nan)
+        np.divide(self.distance, self.together, out=mean, where=self.together > 0)
+        return mean
 
 
 def hellinger_squared(laws: npt.NDArray[np.floating]) -> Float:

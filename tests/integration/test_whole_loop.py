@@ -33,6 +33,8 @@ from moesubnet.supervisor import Process, Supervisor
 from moesubnet.training.dataset import encode
 from moesubnet.training.tokenizer import train_tokenizer
 from moesubnet.types import Hotkey, NetUid
+from moesubnet.validator.audit import audit
+from moesubnet.validator.published import fetched
 from moesubnet.validator.scoring import recount
 
 VOCAB_SIZE = 400
@@ -266,3 +268,15 @@ async def test_a_subnet_comes_alive_pays_what_helps_and_survives_killing(loop: L
     for item in gates.sheets:
         again = recount(item.sheet).row_u16
         assert all(abs(a - b) <= 1 for a, b in zip(again, item.sheet.row_u16, strict=True))
+
+    # … and check, answer by answer, what the experts signed.
+    for name in ("validator-0", "validator-1"):
+        neuron = metagraph.by_hotkey[loop.hotkey(name)]
+        reveal = await loop.chain.last_reveal(NetUid(NETUID), neuron.hotkey)
+        assert neuron.axon
+        assert reveal
+        address = f"{neuron.axon.ip}:{neuron.axon.port}"
+        found = await fetched(address, reveal.sheet_sha256, None)
+        checked = audit(found.sheet, found.receipts, found.answers)
+        assert checked.is_clean, checked
+        assert all(expert.agreeing == expert.answered > 0 for expert in checked.experts), checked

@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from moesubnet.addresses import check_axon
 from moesubnet.errors import SpecError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec import MAX_SPEC_BYTES, LoadedSpec
 from moesubnet.spec_source import find_spec
 from moesubnet.types import Axon, BlockNumber, Coldkey, Hotkey, Metagraph, NetUid
 
@@ -127,6 +127,15 @@ async def test_redirects_and_absent_servers_are_errors(
         await find_spec(
             None, metagraph(tiny_spec.sha256, "http://127.0.0.1:1/spec"), allow_private=True
         )
+
+
+async def test_an_endless_file_is_given_up_at_its_limit(
+    published: tuple[str, dict[str, bytes], list[str]], tiny_spec: LoadedSpec
+) -> None:
+    url, files, _ = published
+    files["spec.json"] = bytes(MAX_SPEC_BYTES + 1)
+    with pytest.raises(SpecError, match="larger than"):
+        await find_spec(None, metagraph(tiny_spec.sha256, url), allow_private=True)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,17 @@ async def test_an_answer_that_was_not_signed_is_not_taken_for_one(measured):
     assert result.experts[0].agreeing == result.experts[0].answered - 2
 
 
+async def test_an_expert_that_is_called_another_s_clone_is_cleared_by_the_answers(measured):
+    state, sheet = measured
+    receipts, answers = evidence(state, sheet)
+    assert audit(sheet, receipts, answers).clustered
+    result = audit(dataclasses.replace(sheet, leaders=(1, 1)), receipts, answers)
+    assert result.clustered is False
+    assert not result.is_clean
+    del answers[sheet.hotkeys[1]]
+    assert audit(sheet, receipts, answers).clustered is None
+
+
 async def test_without_evidence_only_the_arithmetic_is_checked(measured):
     _, sheet = measured
     result = audit(sheet, None, {})
@@ -148,7 +159,10 @@ async def test_answers_are_kept_for_some_epochs_and_receipts_for_longer(measured
     assert state.archive.receipts(sheet.sha256)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80", b"\xdd\xff\xff\xff\xff"])
+BOMB = b"\xdd\x00\x0f\xff\xff" + bytes(0x0FFFFF)  # a million legal zeros
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x80", b"\xdd\xff\xff\xff\xff", BOMB])
 async def test_garbage_is_a_typed_error(measured, data):
     _, sheet = measured
     with pytest.raises(FrameError):

@@ -841,7 +841,7 @@ async def test_a_claimed_length_that_never_comes_takes_nothing_from_anybody(
 ) -> None:
     monkeypatch.setattr("moesubnet.server.MAX_UNPROVEN_BYTES", 5_000)
     client, port = await bob(stage, ok)
-    slow = [await slow_body(port, 9_999, b"x", "127.0.0.1") for _ in range(50)]
+    slow = [await slow_body(port, 4_900, b"x", "127.0.0.1") for _ in range(50)]
     await asyncio.sleep(0.2)
     await client.step(one_step(), timeout_s=5)
     for writer in slow:
