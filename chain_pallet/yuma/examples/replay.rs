@@ -129,7 +129,7 @@ impl Subnet {
 	}
 
 	fn apply(&mut self, step: &Value) -> Result<Computed, Failure> {
-		match field(step, "op")? {
+		match field::<String>(step, "op")?.as_str() {
 			"block" => self.params.block = field(step, "to")?,
 			"last_step" => self.params.last_step = field(step, "to")?,
 			"weights" => {

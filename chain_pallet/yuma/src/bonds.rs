@@ -174,5 +174,10 @@ mod tests {
 		};
 		assert_eq!(rate(1000).negative_slope, Fixed::from_int(-10));
 		assert_eq!(rate(-150).negative_slope, Fixed::ONE.plus(Fixed::HALF));
+		// The slope is negated before the product rounds down, not the product.
+		assert_eq!(
+			rate(1).at_lead(Fixed::from_bits(3_681_400_539)),
+			Fixed::from_bits(3_436_773_562)
+		);
 	}
 }

@@ -188,9 +188,7 @@ impl Subnet<'_> {
 						.is_some_and(|target| self.meant(voter, target))
 			};
 			let row = rows.get(uid).map(Vec::as_slice).unwrap_or_default();
-			let entries = sparse::ascending(row, self.neurons.len())
-				.into_iter()
-				.filter(counts);
+			let entries = sparse::ascending(row).into_iter().filter(counts);
 			entries
 				.map(|(j, value)| (j, Fixed::from_int(value.into())))
 				.collect()
@@ -217,7 +215,7 @@ impl Subnet<'_> {
 		};
 		let mut bonds = vec![Row::new(); self.neurons.len()];
 		for (kept, row) in bonds.iter_mut().zip(rows) {
-			*kept = sparse::ascending(row, self.neurons.len());
+			*kept = sparse::ascending(row);
 			kept.retain(counts);
 		}
 		bonds

@@ -6,14 +6,9 @@ use alloc::{vec, vec::Vec};
 pub(crate) type Entries = Vec<(u16, Fixed)>;
 pub(crate) type Matrix = Vec<Entries>;
 
-/// The entries of a stored row that lie within `n` columns, ascending; of a repeated column the
-/// first counts.
-pub(crate) fn ascending(row: &[(u16, u16)], n: usize) -> Row {
-	let mut row: Row = row
-		.iter()
-		.copied()
-		.filter(|(j, _)| usize::from(*j) < n)
-		.collect();
+/// The entries of a stored row, ascending; of a repeated column the first counts.
+pub(crate) fn ascending(row: &[(u16, u16)]) -> Row {
+	let mut row = row.to_vec();
 	row.sort_by_key(|(j, _)| *j);
 	row.dedup_by_key(|(j, _)| *j);
 	row

@@ -367,6 +367,26 @@ fn a_uid_that_changes_hands_between_commit_and_reveal_inherits_nothing() {
 	});
 }
 
+/// Calls cannot store a vote on a target that is younger than an open commit; the epoch does not
+/// rely on it.
+#[test]
+fn a_vote_on_a_target_younger_than_an_open_commit_waits_until_the_commit_expires() {
+	secret(|| {
+		assert_ok!(commit(0, &ROW, &salt(1)));
+		BlockAtRegistration::<Test>::insert(NETUID, 2, 12);
+		run_to(14);
+		assert_ok!(commit(0, &ROW, &salt(2)));
+		let row = vec![(2, 65_535), (3, 65_535)];
+		Weights::<Test>::insert(NETUID, 0, frame_support::BoundedVec::truncate_from(row));
+		let incentive_at = |block| {
+			run_to(block);
+			Incentive::<Test>::get(NETUID).into_inner()
+		};
+		assert_eq!(incentive_at(19), [0, 0, 0, 65_535]);
+		assert_eq!(incentive_at(29), [0, 0, 32_767, 32_767]);
+	});
+}
+
 #[test]
 fn a_target_registered_in_the_very_block_of_the_commit_gets_nothing() {
 	let full = ExtBuilder::secret().with(|h| h.max_allowed_uids = Some(4));
