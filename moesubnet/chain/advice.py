@@ -46,6 +46,7 @@ ADVICE = {
     "says from which block on it may",
     "DeltaZero": "that would change nothing; write another amount",
     "DuplicateUids": "a target occurs twice; name each uid once",
+    "Exhausted": "the call is too heavy for a block; split it",
     "ExhaustsResources": "the block is full; send it again",
     "ExistentialDeposit": "the account would hold less than one must; send more",
     "ExistingVestingSchedule": "the account has a vesting schedule; use another one",

@@ -39,7 +39,6 @@ POOL = {
 UNREACHABLE = {
     "Other",
     "Corruption",
-    "Exhausted",
     "RootNotAllowed",
     "Trie",
     "Transactional",
@@ -156,7 +155,7 @@ def test_the_pools_words_become_a_name(code: int, data: str, name: str, advice: 
         ({"Module": {"index": 8, "error": b"\3\0\0\0"}}, "SomeError: What it means."),
         ({"Token": "FundsUnavailable"}, "Token.FundsUnavailable: the balance is too low"),
         ("BadOrigin", "BadOrigin: this key may not make this call"),
-        ("Exhausted", "Exhausted"),
+        ("Unavailable", "Unavailable"),
     ],
 )
 def test_a_dispatch_error_becomes_a_name(error: object, text: str) -> None:

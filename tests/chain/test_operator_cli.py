@@ -155,6 +155,7 @@ CHANGES = (
 )
 
 
+@pytest.mark.slow
 def test_a_dry_run_names_the_real_fee_and_sends_nothing(moesubnet: Commands) -> None:
     if moesubnet.ask(lambda client: client.metagraph(NetUid(1))).neurons == ():
         moesubnet.says("register", "-w", "//Alice", "-y")

@@ -1,14 +1,15 @@
 //! What the node and clients may ask the runtime.
 
 use crate::{
-	presets, AccountId, Aura, Balance, Balances, Block, Executive, Grandpa, Header,
-	InherentDataExt, Nonce, Runtime, RuntimeCall, RuntimeGenesisConfig, RuntimeOrigin, SessionKeys,
-	SubtensorModule, System, TransactionPayment, VERSION,
+	configs::RuntimeBlockWeights, presets, AccountId, Aura, Balance, Balances, Block, Executive,
+	Grandpa, Header, InherentDataExt, Nonce, Runtime, RuntimeCall, RuntimeGenesisConfig,
+	RuntimeOrigin, SessionKeys, SubtensorModule, System, TransactionPayment, VERSION,
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 use polkadot_sdk::*;
 
 use frame_support::{
+	dispatch::{DispatchClass, GetDispatchInfo},
 	genesis_builder_helper::{build_state, get_preset},
 	traits::{
 		fungible::Mutate,
@@ -29,15 +30,13 @@ use sp_inherents::{CheckInherentsResult, InherentData};
 use sp_runtime::{
 	traits::{Block as BlockT, Dispatchable, Header as _, NumberFor},
 	transaction_validity::{TransactionSource, TransactionValidity},
-	ApplyExtrinsicResult, Digest, DispatchResult, ExtrinsicInclusionMode,
+	ApplyExtrinsicResult, Digest, DispatchError, DispatchResult, ExtrinsicInclusionMode,
 };
 use sp_session::OpaqueGeneratedSessionKeys;
 use sp_version::RuntimeVersion;
 
 #[cfg(feature = "runtime-benchmarks")]
 use crate::benchmarks;
-#[cfg(feature = "try-runtime")]
-use crate::configs::RuntimeBlockWeights;
 
 impl_runtime_apis! {
 	impl sp_api::Core<Block> for Runtime {
@@ -289,6 +288,12 @@ impl_runtime_apis! {
 			fee_rao: Balance,
 			call: RuntimeCall,
 		) -> DispatchResult {
+			// Whoever asks pays nothing, so it is no more than a block would carry.
+			let most = RuntimeBlockWeights::get().get(DispatchClass::Normal).max_extrinsic;
+			let weight = call.get_dispatch_info().call_weight;
+			if most.is_some_and(|most| weight.any_gt(most)) {
+				return Err(DispatchError::Exhausted);
+			}
 			let next = System::block_number().saturating_add(1);
 			let none = Default::default();
 			// What the next block does before its first transaction: prices fall, epochs run.
