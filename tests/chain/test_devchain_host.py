@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from pathlib import Path
 
+import psutil
 import pytest
 import wasmtime
 from coincurve import PrivateKey
@@ -14,12 +16,13 @@ from moesubnet.chain.devchain import executor
 from moesubnet.chain.devchain.accounts import dev_authority_secrets, funded_dev_accounts
 from moesubnet.chain.devchain.blob import decompress, runtime_wasm
 from moesubnet.chain.devchain.code import BadCode, RuntimeVersion, embedded_version
-from moesubnet.chain.devchain.compiled import _kept, compiled
+from moesubnet.chain.devchain.compiled import _compiled, _kept
 from moesubnet.chain.devchain.executor import Executor, RuntimeTrap
 from moesubnet.chain.devchain.genesis import build_genesis
 from moesubnet.chain.devchain.hostfns import HostFunctions, twox
 from moesubnet.chain.devchain.memory import HostError, LinearMemory
 from moesubnet.chain.devchain.overlay import Overlay
+from moesubnet.chain.devchain.scale import vec
 from moesubnet.chain.devchain.trie import Trie
 from moesubnet.errors import ConfigError
 
@@ -65,6 +68,25 @@ def test_a_trap_names_the_reason_and_leaves_the_executor_usable() -> None:
     assert running.call(runtime_wasm(), "Core_version", b"", state) == call("Core_version")
 
 
+def test_traps_and_large_calls_leave_no_memory_behind() -> None:
+    running, process = Executor(), psutil.Process()
+    running.call(runtime_wasm(), "Core_version", b"", Overlay(Trie()))
+    gc.disable()
+    try:
+        before = process.memory_info()
+        for garbage in (b"\xff", b"\xff" * 20_000_000):
+            for _ in range(8):
+                with pytest.raises(RuntimeTrap):
+                    running.call(runtime_wasm(), "Core_initialize_block", garbage, Overlay(Trie()))
+        large = vec(bytes(20_000_000))
+        running.call(runtime_wasm(), "GenesisBuilder_get_preset", b"\1" + large, Overlay(Trie()))
+        after = process.memory_info()
+    finally:
+        gc.enable()
+    assert after.rss - before.rss < 2**27  # one of them takes 2**25 at least
+    assert after.vms - before.vms < 2**33  # and reserves 2**32
+
+
 def test_an_instance_forgets_the_previous_call() -> None:
     running = Executor()
     names = [
@@ -107,14 +129,14 @@ def test_compiled_code_is_kept_for_this_user_alone_and_made_again_if_it_is_damag
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "moesubnet" / "wasm"
     code = bytes(wasmtime.wat2wasm("(module)"))
-    compiled(code)
+    _compiled(code)
     (kept,) = folder.iterdir()
     assert (folder.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
     kept.write_bytes(b"damaged")
-    compiled(code)
+    _compiled(code)
     assert kept.stat().st_size > 100
     for number in range(10):
-        compiled(bytes(wasmtime.wat2wasm(f"(module (memory {number}))")))
+        _compiled(bytes(wasmtime.wat2wasm(f"(module (memory {number}))")))
     assert len(list(folder.iterdir())) == 8
 
 
@@ -125,7 +147,7 @@ def test_compiled_code_that_others_can_write_is_not_run(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "moesubnet" / "wasm"
     code = bytes(wasmtime.wat2wasm("(module)"))
-    compiled(code)
+    _compiled(code)
     (kept,) = folder.iterdir()
     assert _kept(folder, kept.name) is not None
     if exposed == "folder":
@@ -136,7 +158,7 @@ def test_compiled_code_that_others_can_write_is_not_run(
         kept.rename(tmp_path / "elsewhere")
         kept.symlink_to(tmp_path / "elsewhere")
     assert _kept(folder, kept.name) is None
-    compiled(code)  # compiles, whatever lies there
+    _compiled(code)  # compiles, whatever lies there
 
 
 def test_a_home_that_cannot_be_written_costs_only_the_time_to_compile(
@@ -144,7 +166,7 @@ def test_a_home_that_cannot_be_written_costs_only_the_time_to_compile(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert compiled(bytes(wasmtime.wat2wasm("(module)")))
+    assert _compiled(bytes(wasmtime.wat2wasm("(module)")))
 
 
 def test_code_with_other_signatures_reaches_no_memory_of_ours() -> None:

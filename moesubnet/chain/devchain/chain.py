@@ -85,6 +85,7 @@ class Chain:
 
     def close(self) -> None:
         self._store.close()
+        self._executor.close()
 
     def block(self, block_hash: bytes) -> Block | None:
         view = self.recent(block_hash)

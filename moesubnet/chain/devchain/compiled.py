@@ -14,7 +14,7 @@ import platform
 import tempfile
 import threading
 import time
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def engine() -> wasmtime.Engine:
     return made
 
 
-def compiled(code: bytes) -> wasmtime.Module:
+def _compiled(code: bytes) -> wasmtime.Module:
     """The module in `code`, which may be compressed. Raises BadCode."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = root / "moesubnet" / "wasm"
@@ -65,6 +65,10 @@ def compiled(code: bytes) -> wasmtime.Module:
         raise BadCode(f"the runtime does not compile: {error}") from error
     _keep(folder, name, module)
     return module
+
+
+# In memory too: a trap throws the instance away, and any stranger's bytes can cause one.
+compiled = lru_cache(2)(_compiled)
 
 
 def _kept(folder: Path, name: str) -> bytearray | None:

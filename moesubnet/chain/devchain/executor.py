@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CALL_TIMEOUT_S = 30
 _MEMORY_BYTES = 256 * 1024 * 1024
-_WARM_INSTANCES = 2
+_WARM_INSTANCES, _WARM_MEMORY_BYTES = 2, 64 * 1024 * 1024
 
 # How arguments lie in wasmtime's 16-byte values.
 _LAYOUTS = {"i32": "I12x", "i64": "Q8x"}
@@ -59,11 +59,23 @@ class Executor:
         Raises RuntimeTrap; the overlay's changes are then garbage.
         """
         instance = self._instances.pop(code, None) or _Instance(compiled(code))
-        answer = instance.call(function, data, overlay)
+        try:
+            answer = instance.call(function, data, overlay)
+        except BaseException:
+            instance.close()
+            raise
+        if instance.memory_bytes > _WARM_MEMORY_BYTES:
+            instance.close()
+            return answer
         self._instances[code] = instance
-        while len(self._instances) > _WARM_INSTANCES:
-            self._instances.popitem(last=False)
+        if len(self._instances) > _WARM_INSTANCES:
+            self._instances.popitem(last=False)[1].close()
         return answer
+
+    def close(self) -> None:
+        """Give the memory of warm instances back."""
+        while self._instances:
+            self._instances.popitem()[1].close()
 
 
 class _Instance:
@@ -96,6 +108,14 @@ class _Instance:
         base = (end_of_statics.value(store) + 7) & ~7
         heap_base.set_value(store, base)
         self._memory.open_heap(base)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory.size_bytes
+
+    def close(self) -> None:
+        """Give its memory back now; the garbage collector comes late to cycles."""
+        self._store.close()
 
     def call(self, function: str, data: bytes, overlay: Overlay) -> bytes:
         entry = self._entry(function)

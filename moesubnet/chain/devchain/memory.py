@@ -14,6 +14,7 @@ _PAGE_BYTES = 0x1_0000
 _LARGEST_BLOCK_BYTES = 0x200_0000
 _BUMP_OFFSET = 92  # see allocator.wat
 _HEAP_HEAD_BYTES = 96
+_ZEROS = bytes(4096)
 
 
 class HostError(ChainError):
@@ -39,8 +40,13 @@ class LinearMemory:
         self._words[self._bump] = heap_start
         # Statics and an empty heap; what lies before (the stack) and after needs no restoring.
         image = self.read(0, heap_start)
-        self._start = len(image) - len(image.lstrip(b"\0"))
+        while image.startswith(_ZEROS, self._start):
+            self._start += len(_ZEROS)
         self._image = image[self._start :]
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._bytes)
 
     def reset(self) -> None:
         """As after `open_heap`: statics restored, heap empty."""
