@@ -45,12 +45,10 @@ async def serve(
 
     cancel_abandoned: cancel a handler as soon as its caller has left.
     """
-    log = logging.getLogger("moesubnet.http")
-    log.addFilter(_is_ours)
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     runner = web.AppRunner(
         app,
         access_log=None,
-        logger=log,
         keepalive_timeout=IDLE_TIMEOUT_S,
         lingering_time=LINGER_S,
         auto_decompress=False,
@@ -89,5 +87,5 @@ def _peer(protocol: web.RequestHandler) -> str:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Not a traceback for bytes that are no HTTP: a stranger's fault, answered with a 400."""
+    """False for bytes that are no HTTP: aiohttp logs a traceback each, and anyone can send them."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

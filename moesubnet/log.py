@@ -15,12 +15,5 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=number, format="%(asctime)s %(levelname)-7s %(name)s %(message)s", force=True
     )
-    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     for noisy in ("aiohttp.access", "httpx", "urllib3", "websocket"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """False for bytes that are no HTTP: aiohttp logs a traceback each, and anyone can send them."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not type(error).__module__.startswith("aiohttp.http_")

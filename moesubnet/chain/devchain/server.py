@@ -133,7 +133,10 @@ class _Rpc:
             asyncio.create_task(outbox.overflow.wait()),
         ]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                for task in done:
+                    task.result()  # any other error is a fault of ours, and logged as one
         finally:
             for task in tasks:
                 task.cancel()
