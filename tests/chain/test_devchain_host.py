@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from moesubnet.chain.devchain import executor
 from moesubnet.chain.devchain.accounts import dev_authority_secrets, funded_dev_accounts
 from moesubnet.chain.devchain.blob import decompress, runtime_wasm
 from moesubnet.chain.devchain.code import BadCode, RuntimeVersion, embedded_version
-from moesubnet.chain.devchain.compiled import _compiled, _kept
+from moesubnet.chain.devchain.compiled import _compiled, _kept, engine
 from moesubnet.chain.devchain.executor import Executor, RuntimeTrap
 from moesubnet.chain.devchain.genesis import build_genesis
 from moesubnet.chain.devchain.hostfns import HostFunctions, twox
@@ -204,9 +205,7 @@ def test_the_heap_grows_up_to_its_limit(host: HostFunctions) -> None:
 
 def test_hashes_are_the_known_ones(host: HostFunctions) -> None:
     data = give(host, b"System")
-    assert at(host, host.ext_hashing_twox_128_version_1(data), 16).hex() == (
-        "26aa394eea5630e07c48ae0c9558cef7"
-    )
+    assert twox(b"System", 2).hex() == "26aa394eea5630e07c48ae0c9558cef7"
     assert twox(b"abc", 1).hex() == "990977adf52cbc44"
     nothing = give(host, b"")
     assert at(host, host.ext_hashing_keccak_256_version_1(nothing), 32).hex() == (
@@ -214,6 +213,25 @@ def test_hashes_are_the_known_ones(host: HostFunctions) -> None:
     )
     digest = hashlib.blake2b(b"System", digest_size=16).digest()
     assert at(host, host.ext_hashing_blake2_128_version_1(data), 16) == digest
+
+
+def test_the_instance_hashes_names_as_the_host_does() -> None:
+    store = wasmtime.Store(engine())
+    store.set_epoch_deadline(100)
+    memory = wasmtime.Memory(store, wasmtime.MemoryType(wasmtime.Limits(2, 4)))
+    inside = wasmtime.Instance(store, executor._inside(), [memory]).exports(store)
+    heap = LinearMemory(store, memory)
+    heap.open_heap(1024)
+    inside["base"].set_value(store, 1024)  # type: ignore[union-attr]
+    for length in range(200):
+        data = os.urandom(length)
+        memory.write(store, data, 0x1_0003)  # unaligned
+        for name, words in (("twox_64", 1), ("twox_128", 2)):
+            digest = inside[name](store, 0x1_0003 | length << 32)  # type: ignore[operator]
+            assert heap.read(digest, 8 * words) == twox(data, words)
+        heap.reset()
+    with pytest.raises(wasmtime.Trap):
+        inside["twox_64"](store, 0x1_FFFF | 2 << 32)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", [KeypairType.SR25519, KeypairType.ED25519])

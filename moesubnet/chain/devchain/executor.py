@@ -35,7 +35,13 @@ _WARM_INSTANCES, _WARM_MEMORY_BYTES = 2, 64 * 1024 * 1024
 # How arguments lie in wasmtime's 16-byte values.
 _LAYOUTS = {"i32": "I12x", "i64": "Q8x"}
 _ENTRY = (["i32", "i32"], ["i64"])  # type of what a runtime exports to be called
-_HEAP_IMPORTS = {"ext_allocator_malloc_version_1", "ext_allocator_free_version_1"}
+# What the instance is offered inside of it, without calling out: imports by exports of host.wat.
+_INSIDE = {
+    "ext_allocator_malloc_version_1": "malloc",
+    "ext_allocator_free_version_1": "free",
+    "ext_hashing_twox_64_version_1": "twox_64",
+    "ext_hashing_twox_128_version_1": "twox_128",
+}
 # trap or 0 = callback(environment, caller, arguments and results, their count)
 _NO_FINALIZER = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
 _CALLBACK = ctypes.CFUNCTYPE(
@@ -91,17 +97,17 @@ class _Instance:
         self._callbacks: list[CFuncPtr] = []  # the store knows them only by address
         linker = wasmtime.Linker(engine())
         linker.define(store, "env", "memory", memory)
-        heap = wasmtime.Instance(store, _allocator(), [memory]).exports(store)
-        for name in ("malloc", "free"):
-            linker.define(store, "env", f"ext_allocator_{name}_version_1", heap[name])
+        inside = wasmtime.Instance(store, _inside(), [memory]).exports(store)
+        for wanted_name, name in _INSIDE.items():
+            linker.define(store, "env", wanted_name, inside[name])
         for wanted in module.imports:
-            if isinstance(wanted.type, wasmtime.FuncType) and wanted.name not in _HEAP_IMPORTS:
+            if isinstance(wanted.type, wasmtime.FuncType) and wanted.name not in _INSIDE:
                 self._define(linker, wanted.module, wanted.name or "", wanted.type)
         try:
             self._exports = linker.instantiate(store, module).exports(store)
         except (wasmtime.WasmtimeError, wasmtime.Trap) as error:
             raise BadCode(f"the runtime does not start: {error}") from error
-        end_of_statics, heap_base = self._exports.get("__heap_base"), heap["base"]
+        end_of_statics, heap_base = self._exports.get("__heap_base"), inside["base"]
         if not isinstance(end_of_statics, wasmtime.Global):
             raise BadCode("the runtime does not export __heap_base")
         assert isinstance(heap_base, wasmtime.Global)
@@ -229,6 +235,6 @@ def _memory_type(module: wasmtime.Module) -> wasmtime.MemoryType:
 
 
 @cache
-def _allocator() -> wasmtime.Module:
-    text = resources.files("moesubnet.chain.devchain").joinpath("allocator.wat").read_text()
+def _inside() -> wasmtime.Module:
+    text = resources.files("moesubnet.chain.devchain").joinpath("host.wat").read_text()
     return wasmtime.Module(engine(), bytes(wasmtime.wat2wasm(text)))

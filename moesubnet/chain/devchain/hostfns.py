@@ -1,8 +1,9 @@
 """What the runtime can ask of its host: Substrate's host functions, one method each.
 
-Methods are named as the runtime imports them. An i32 argument is a pointer to bytes of known
-length, a number or a bool; an i64 is a pointer in the low half and a length in the high half.
-Results are laid out alike. An import without a method here traps when, and only when, it is called.
+Methods are named as the runtime imports them; its heap and its two commonest hashes are in
+`host.wat` instead. An i32 argument is a pointer to bytes of known length, a number or a bool; an
+i64 is a pointer in the low half and a length in the high half. Results are laid out alike. An
+import without a method here traps when, and only when, it is called.
 """
 
 from __future__ import annotations
@@ -104,12 +105,6 @@ class HostFunctions:
         digest = hashlib.blake2b(self._read(data), digest_size=32).digest()
         return self._memory.allocate(digest)
 
-    def ext_hashing_twox_64_version_1(self, data: int) -> int:
-        return self._memory.allocate(twox(self._read(data), 1))
-
-    def ext_hashing_twox_128_version_1(self, data: int) -> int:
-        return self._memory.allocate(twox(self._read(data), 2))
-
     def ext_hashing_twox_256_version_1(self, data: int) -> int:
         return self._memory.allocate(twox(self._read(data), 4))
 
@@ -178,15 +173,7 @@ class HostFunctions:
 
 def twox(data: bytes, words: int) -> bytes:
     """xxh64 with seeds 0 to words - 1, each little-endian: Substrate's `twox_64` and so on."""
-    # Pallet and item names are short and come again and again.
-    return _twox_short(data, words) if len(data) <= 32 else _twox_any(data, words)
-
-
-def _twox_any(data: bytes, words: int) -> bytes:
     return b"".join(xxhash.xxh64_digest(data, seed)[::-1] for seed in range(words))
-
-
-_twox_short = lru_cache(4096)(_twox_any)
 
 
 def _verify(signature: bytes, message: bytes, key: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Linear memory of a runtime instance, and the host's side of the heap in `allocator.wat`.
+"""Linear memory of a runtime instance, and the host's side of the heap in `host.wat`.
 
 The engine reserves the address space up front, so the memory never moves and views of it stay
 good. Every access is checked against its size: pointers come from the runtime.
@@ -12,7 +12,7 @@ from moesubnet.errors import ChainError
 
 _PAGE_BYTES = 0x1_0000
 _LARGEST_BLOCK_BYTES = 0x200_0000
-_BUMP_OFFSET = 92  # see allocator.wat
+_BUMP_OFFSET = 92  # see host.wat
 _HEAP_HEAD_BYTES = 96
 _ZEROS = bytes(4096)
 
