@@ -93,8 +93,8 @@ const ADD_STAKE: Cost = Cost::new([120_000, 2_000, 0], [12, 1, 0], [12, 0, 0]);
 const REMOVE_STAKE: Cost = Cost::new([60_000, 0, 0], [7, 0, 0], [7, 0, 0]);
 const SERVE_AXON: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [1, 0, 0]);
 const COMMIT_WEIGHTS: Cost = Cost::new([60_000, 0, 0], [12, 0, 0], [2, 0, 0]);
-const REVEAL_WEIGHTS: Cost = Cost::new([80_000, 2_000, 0], [15, 1, 0], [3, 0, 0]);
-const SET_MECHANISM_WEIGHTS: Cost = Cost::new([60_000, 1_000, 0], [11, 0, 0], [2, 0, 0]);
+const REVEAL_WEIGHTS: Cost = Cost::new([80_000, 2_000, 0], [18, 1, 0], [3, 0, 0]);
+const SET_MECHANISM_WEIGHTS: Cost = Cost::new([60_000, 1_000, 0], [11, 0, 0], [3, 0, 0]);
 const SET_SUBNET_SPEC: Cost = Cost::new([30_000, 0, 0], [7, 0, 0], [1, 0, 0]);
 const SET_EMISSION_SHARES: Cost = Cost::new([20_000, 2_000, 0], [0, 1, 0], [1, 0, 0]);
 // By the owner, who changes all 21 that it may, each with its rate limit.
