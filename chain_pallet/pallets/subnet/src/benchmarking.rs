@@ -365,7 +365,10 @@ mod benchmarks {
 			let queue = vec![commit(H256::zero(), 1); MAX_COMMITS as usize];
 			WeightCommits::<T>::insert(NETUID, hotkey::<T>(k), CommitQueue::truncate_from(queue));
 		}
-		// The pot is empty, so no payment is counted here; `credit` is.
+		// Nobody has nominators, so only owners are paid here; `credit` weighs the others.
+		let _ = T::Currency::mint_into(&Pallet::<T>::account_id(), 2 * STAKE);
+		PendingEmission::<T>::insert(NETUID, STAKE);
+		PendingOwnerCut::<T>::insert(NETUID, STAKE);
 
 		#[block]
 		{
@@ -377,17 +380,23 @@ mod benchmarks {
 	}
 
 	#[benchmark]
-	fn credit() {
+	fn credit(c: Linear<1, 256>) {
 		subnet::<T>(NETUID, true);
-		neurons::<T>(2, 2);
-		let coldkey = account("nominator", 0, 0);
+		neurons::<T>(1, 1);
+		let pay = || {
+			for k in 0..c {
+				let nominator = account("nominator", k, 0);
+				Pallet::<T>::credit(NETUID, &hotkey::<T>(0), &nominator, STAKE);
+			}
+		};
+		pay();
 
 		#[block]
 		{
-			Pallet::<T>::credit(NETUID, &hotkey::<T>(0), &coldkey, STAKE);
+			pay();
 		}
 
-		assert_eq!(TotalStake::<T>::get(), 3 * STAKE);
+		assert_eq!(TotalStake::<T>::get(), (1 + 2 * u64::from(c)) * STAKE);
 	}
 
 	#[benchmark]

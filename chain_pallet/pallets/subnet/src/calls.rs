@@ -214,13 +214,15 @@ mod calls {
 		/// Targets that were registered at or after the commit get 0: the voter meant their
 		/// predecessor. Older commits of the hotkey are dropped. If the salt has at least 24 words,
 		/// its first 16, little-endian, are recorded as the hash of the voter's score sheet.
+		/// Promises can be kept where votes have become open since, and whatever rules the subnet's
+		/// owner has changed since.
 		///
 		/// ## Dispatch Origin
 		/// Signed by the hotkey that committed.
 		///
 		/// ## Errors
-		/// `CommitRevealDisabled`, `NoWeightsCommitFound`, `InvalidRevealCommitHashNotMatch`,
-		/// `RevealTooEarly`, `ExpiredWeightCommit`, and all of
+		/// `NoWeightsCommitFound`, or `CommitRevealDisabled` where votes are open now;
+		/// `InvalidRevealCommitHashNotMatch`, `RevealTooEarly`, `ExpiredWeightCommit`, and all of
 		/// [`Pallet::set_mechanism_weights`] on the weights.
 		///
 		/// ## Events
@@ -247,7 +249,8 @@ mod calls {
 		/// Votes weights in the open. Free.
 		///
 		/// Values are relative; the largest is stored as 65,535. Explicit zeros are kept: with
-		/// liquid alpha they let a bond decay that a missing entry would end.
+		/// liquid alpha they let a bond decay that a missing entry would end. What the voter promised
+		/// by commits before is dropped.
 		///
 		/// ## Dispatch Origin
 		/// Signed by a hotkey registered in the subnet, with a validator permit unless it owns the

@@ -21,8 +21,8 @@ pub(crate) struct Paid {
 	pub server_rao: u64,
 	/// To validators and those who stake on them.
 	pub validator_rao: u64,
-	/// Stakes written, for the weight.
-	pub credits: u64,
+	/// Payments to nominators, for the weight.
+	pub credits: u32,
 }
 
 /// Emission of one block, in rao, at a given issuance: it halves when a half, three quarters,
@@ -161,7 +161,6 @@ impl<T: Config> Pallet<T> {
 				}
 			}
 			Self::credit(netuid, hotkey, &owner, to_owner_rao);
-			paid.credits = paid.credits.saturating_add(1);
 			paid.server_rao = paid.server_rao.saturating_add(server_rao);
 			paid.validator_rao = paid.validator_rao.saturating_add(validator_rao);
 		}

@@ -126,8 +126,7 @@ impl<T: Config> Pallet<T> {
 			dust_rao,
 			owner_rao,
 		});
-		T::WeightInfo::epoch(neurons, voters)
-			.saturating_add(T::WeightInfo::credit().saturating_mul(credits))
+		T::WeightInfo::epoch(neurons, voters).saturating_add(T::WeightInfo::credit(credits))
 	}
 
 	/// Reads a subnet whose epoch took `length_blocks`; none if its registry contradicts itself.

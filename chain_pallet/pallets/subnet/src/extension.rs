@@ -25,10 +25,10 @@ use sp_runtime::{
 /// Pool codes from here on are errors of the pallet, by index; upstream's are below 30.
 const FIRST_OWN_CODE: u8 = 100;
 
-/// Free calls go before everything that pays. Their signers often hold nothing and cannot tip, so
-/// else a vote could be kept out for as long as somebody fills blocks. Rate limits, commits and work
-/// bound how many they are.
-const FREE_CALL_PRIORITY: TransactionPriority = TransactionPriority::MAX / 2;
+/// Free calls of neurons go before everything that pays. Hotkeys often hold nothing and cannot tip,
+/// so else a vote could be kept out for as long as somebody fills blocks. Rate limits and commits
+/// bound how many they are; registrations by work wait their turn, for work may be cheap.
+const NEURONS_PRIORITY: TransactionPriority = TransactionPriority::MAX / 2;
 
 /// Keeps free calls that would fail out of the pool and out of blocks.
 ///
@@ -94,11 +94,10 @@ where
 			Pallet::<T>::check_free_call(signer, call)
 				.map_err(|error| InvalidTransaction::Custom(pool_code(error)))?;
 			valid.provides = tags(signer, call);
-			if !valid.provides.is_empty() {
-				valid.priority = FREE_CALL_PRIORITY;
-			}
-			if let Call::pow_register { .. } = call {
-				valid.longevity = pow::MAX_WORK_AGE_BLOCKS;
+			match call {
+				Call::pow_register { .. } => valid.longevity = pow::MAX_WORK_AGE_BLOCKS,
+				_ if valid.provides.is_empty() => {}
+				_ => valid.priority = NEURONS_PRIORITY,
 			}
 		}
 		Ok((valid, (), origin))

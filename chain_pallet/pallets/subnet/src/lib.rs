@@ -36,6 +36,8 @@
 //! * A reveal stores 0 for targets registered at or after the commit ([`Pallet::reveal_weights`]).
 //! * A trim keeps the uids that still exist, and promises from before it follow their targets.
 //! * A commit remembers the epoch in which it can be revealed; changing the period moves no commit.
+//! * No change of the owner's makes a commit unrevealable, or inactive who votes every epoch.
+//! * A larger stake displaces the least nominator of a hotkey that has as many as it may.
 //! * Axons must be publicly routable, unless genesis says that the network is a local one.
 //! * Subnet owners earn incentive like everyone, and bonds, weights and payments lose no dust.
 //! * Events have named fields, and [`Event::EpochRan`] tells what every epoch paid.

@@ -15,7 +15,7 @@ impl<T: Config> Pallet<T> {
 	///
 	/// * `SubnetworkN` counts `Keys` and `Uids`, which are inverse to each other, and membership;
 	///   every registered hotkey has an owner, a reference that keeps its account, and vice versa.
-	/// * Columns have one value per neuron; no more permits than allowed, the owner aside.
+	/// * Columns have one value per neuron.
 	/// * Rows ascend by uid, below the number of neurons; only permit holders have bonds.
 	/// * Commits, reveals and axons are of registered hotkeys; commits ascend, none is forgotten.
 	/// * Totals and counts of stake are those of the stakes, `StakingHotkeys` mirrors them, and
@@ -29,7 +29,7 @@ impl<T: Config> Pallet<T> {
 			hyperparams::check(&scalars, &hyperparams, n, T::MaxUids::get())
 				.map_err(|_| "a hyperparameter is out of bounds")?;
 			Self::try_registry(netuid, n)?;
-			Self::try_columns(netuid, n, hyperparams.max_allowed_validators)?;
+			Self::try_columns(netuid, n)?;
 			Self::try_rows(netuid, n)?;
 			Self::try_commits(netuid)?;
 		}
@@ -66,13 +66,12 @@ impl<T: Config> Pallet<T> {
 		Ok(())
 	}
 
-	fn try_columns(netuid: NetUid, n: u16, max_validators: u16) -> Checked {
+	fn try_columns(netuid: NetUid, n: u16) -> Checked {
 		let n = usize::from(n);
-		let permits = ValidatorPermit::<T>::get(netuid);
 		let lengths = [
 			LastUpdate::<T>::get(netuid).len(),
 			Active::<T>::get(netuid).len(),
-			permits.len(),
+			ValidatorPermit::<T>::get(netuid).len(),
 			Consensus::<T>::get(netuid).len(),
 			Incentive::<T>::get(netuid).len(),
 			Dividends::<T>::get(netuid).len(),
@@ -83,11 +82,6 @@ impl<T: Config> Pallet<T> {
 		ensure!(
 			lengths.iter().all(|length| *length == n),
 			"a column is not of length n"
-		);
-		let permitted = permits.iter().filter(|permit| **permit).count();
-		ensure!(
-			permitted <= usize::from(max_validators).saturating_add(1),
-			"too many permits"
 		);
 		Ok(())
 	}

@@ -40,10 +40,10 @@ pub trait WeightInfo {
 	fn set_hyperparams() -> Weight;
 	/// A block without epoch in a chain of `s` subnets.
 	fn on_initialize(s: u32) -> Weight;
-	/// An epoch of `n` neurons, of which `v` vote on all others; without its payments.
+	/// An epoch of `n` neurons, of which `v` vote on all others; without its payments to nominators.
 	fn epoch(n: u32, v: u32) -> Weight;
-	/// One payment of an epoch.
-	fn credit() -> Weight;
+	/// An epoch's payments to `c` nominators, who have stake already.
+	fn credit(c: u32) -> Weight;
 	/// `decrease_take`.
 	fn decrease_take() -> Weight;
 	/// `increase_take`.
@@ -93,15 +93,15 @@ const ADD_STAKE: Cost = Cost::new([120_000, 2_000, 0], [12, 1, 0], [12, 0, 0]);
 const REMOVE_STAKE: Cost = Cost::new([60_000, 0, 0], [7, 0, 0], [7, 0, 0]);
 const SERVE_AXON: Cost = Cost::new([30_000, 0, 0], [4, 0, 0], [1, 0, 0]);
 const COMMIT_WEIGHTS: Cost = Cost::new([60_000, 0, 0], [12, 0, 0], [2, 0, 0]);
-const REVEAL_WEIGHTS: Cost = Cost::new([80_000, 2_000, 0], [15, 1, 0], [3, 0, 0]);
-const SET_MECHANISM_WEIGHTS: Cost = Cost::new([60_000, 1_000, 0], [11, 0, 0], [2, 0, 0]);
+const REVEAL_WEIGHTS: Cost = Cost::new([80_000, 2_000, 0], [18, 1, 0], [3, 0, 0]);
+const SET_MECHANISM_WEIGHTS: Cost = Cost::new([60_000, 1_000, 0], [11, 0, 0], [3, 0, 0]);
 const SET_SUBNET_SPEC: Cost = Cost::new([30_000, 0, 0], [7, 0, 0], [1, 0, 0]);
 const SET_EMISSION_SHARES: Cost = Cost::new([20_000, 2_000, 0], [0, 1, 0], [1, 0, 0]);
 // By the owner, who changes all 21 that it may, each with its rate limit.
 const SET_HYPERPARAMS: Cost = Cost::new([80_000, 0, 0], [40, 0, 0], [31, 0, 0]);
 const ON_INITIALIZE: Cost = Cost::new([60_000, 25_000, 0], [7, 13, 0], [3, 6, 0]);
-const EPOCH: Cost = Cost::new([150_000, 10_000, 1_500], [24, 5, 2], [14, 2, 0]);
-const CREDIT: Cost = Cost::new([20_000, 0, 0], [5, 0, 0], [5, 0, 0]);
+const EPOCH: Cost = Cost::new([150_000, 30_000, 1_500], [25, 8, 2], [17, 5, 0]);
+const CREDIT: Cost = Cost::new([0, 20_000, 0], [0, 1, 0], [0, 1, 0]);
 const REGISTER_NETWORK: Cost = Cost::new([150_000, 5_000, 0], [34, 1, 0], [42, 0, 0]);
 const TRIM_SUBNET: Cost = Cost::new(
 	[200_000, 150_000, 0],
@@ -167,8 +167,8 @@ impl<Db: Get<RuntimeDbWeight>> WeightInfo for SubstrateWeight<Db> {
 		EPOCH.of::<Db>(n, v)
 	}
 
-	fn credit() -> Weight {
-		CREDIT.of::<Db>(0, 0)
+	fn credit(c: u32) -> Weight {
+		CREDIT.of::<Db>(c, 0)
 	}
 
 	fn decrease_take() -> Weight {
@@ -246,8 +246,8 @@ impl WeightInfo for () {
 		EPOCH.of::<RocksDbWeight>(n, v)
 	}
 
-	fn credit() -> Weight {
-		CREDIT.of::<RocksDbWeight>(0, 0)
+	fn credit(c: u32) -> Weight {
+		CREDIT.of::<RocksDbWeight>(c, 0)
 	}
 
 	fn decrease_take() -> Weight {

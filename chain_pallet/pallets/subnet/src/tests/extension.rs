@@ -304,8 +304,13 @@ fn a_pool_holds_one_free_call_of_a_kind() {
 
 /// Hotkeys hold nothing, so they cannot tip their way past whoever fills blocks to keep votes out.
 #[test]
-fn a_free_call_that_is_let_in_goes_before_any_tip() {
-	ExtBuilder::secret().build_and_execute(|| {
+fn a_free_call_of_a_neuron_goes_before_any_tip() {
+	let with_work = ExtBuilder::secret().with(|h| {
+		h.network_pow_registration_allowed = Some(true);
+		h.difficulty = Some(1);
+		h.min_difficulty = Some(1);
+	});
+	with_work.build_and_execute(|| {
 		register_all(&[2_000_000]);
 		run_to(2);
 		let priority = |call| {
@@ -322,6 +327,16 @@ fn a_free_call_that_is_let_in_goes_before_any_tip() {
 			amount_staked: 1,
 		};
 		assert_eq!(priority(paid), 0);
+		let (netuid, work_block, nonce) = (NETUID, 1, 0);
+		let seal = pow_seal(netuid, System::block_hash(1), &hotkey(5), &hotkey(0), nonce);
+		let by_work = Call::pow_register {
+			netuid,
+			work_block,
+			nonce,
+			work: seal.to_vec().try_into().unwrap(),
+			hotkey: hotkey(5),
+		};
+		assert_eq!(priority(by_work), 0);
 		for free in [
 			commit_call(1),
 			serve_call(0x0808_0808, 80, 4),

@@ -1,8 +1,11 @@
 //! A fuzzer with a memory: random calls from random accounts, thousands on one chain.
 //!
 //! After every call every invariant holds, the issuance is the sum of all balances, the pallet's
-//! account holds what it owes, and a call that failed left no trace. Free calls succeed exactly if
-//! the guard of the pool lets them in. A failure is shrunk to few steps and printed.
+//! account holds what it owes, and a call that failed left no trace. A call makes nobody richer, and
+//! nobody but its signer poorer; blocks make nobody poorer. Free calls succeed exactly if the guard
+//! of the pool lets them in. Epochs are never overdue nor forgotten, votes move `LastUpdate` only of
+//! their voter and only forward, and a promise that is due can be kept whatever happened since. A
+//! failure is shrunk to few steps and printed.
 //!
 //! `FUZZ_SECONDS` (15) says how long, `FUZZ_SEED` where to begin; `cargo test -p pallet-subnet fuzz
 //! -- --nocapture` shows what was reached.
@@ -10,6 +13,7 @@
 use crate::{mock::*, *};
 use frame_support::traits::{fungible::Inspect, GetCallName};
 use polkadot_sdk::sp_io;
+use scale_info::TypeInfo;
 use sp_core::H256;
 use sp_runtime::{traits::Dispatchable, DispatchError, ModuleError};
 use std::{
@@ -143,19 +147,24 @@ impl Dice {
 		coldkey(self.below(PEOPLE))
 	}
 
+	/// Some more often than others, so that people meet.
+	fn skewed(&mut self, end: u64) -> u64 {
+		self.below(end).min(self.below(end))
+	}
+
 	fn hotkey(&mut self) -> AccountId {
 		if self.chance(4) {
 			return OWNER;
 		}
-		hotkey(self.below(PEOPLE))
+		hotkey(self.skewed(PEOPLE))
 	}
 
 	/// Existing ones, mostly.
 	fn netuid(&mut self) -> NetUid {
 		if self.chance(3) {
-			return self.next() as NetUid;
+			return self.below(12) as NetUid;
 		}
-		1 + self.below(NETUIDS) as NetUid
+		1 + self.skewed(NETUIDS) as NetUid
 	}
 
 	/// Small, likely, or extreme.
@@ -244,14 +253,26 @@ impl Dice {
 		voters.get(at).copied().filter(|_| self.chance(80))
 	}
 
-	/// Something that was promised, if anything was.
+	/// Where somebody has stake, the more likely the more there are.
+	fn staked_on(&mut self) -> Option<(NetUid, AccountId)> {
+		let stakes: Vec<_> = Stake::<Test>::iter_keys().collect();
+		let at = self.below(stakes.len().max(1) as u64) as usize;
+		let (netuid, hotkey, _) = stakes.get(at).copied().filter(|_| self.chance(70))?;
+		Some((netuid, hotkey))
+	}
+
+	/// Something that was promised, if anything was; what is due now, mostly.
 	fn owed_reveal(&mut self) -> Option<Promise> {
-		let commits: Vec<_> = WeightCommits::<Test>::iter().collect();
+		let now_only = self.chance(70);
+		let commits: Vec<_> = WeightCommits::<Test>::iter()
+			.flat_map(|(netuid, hotkey, queue)| queue.into_iter().map(move |c| (netuid, hotkey, c)))
+			.filter(|(netuid, _, commit)| {
+				!now_only || commit.reveal_epoch == Subnet::current_epoch(*netuid)
+			})
+			.collect();
 		let at = self.below(commits.len().max(1) as u64) as usize;
-		let (netuid, hotkey, queue) = commits.get(at)?;
-		let wanted = queue
-			.get(self.below(queue.len().max(1) as u64) as usize)?
-			.hash;
+		let (netuid, hotkey, commit) = commits.get(at)?;
+		let wanted = commit.hash;
 		(0..3)
 			.flat_map(|target| [(target, 0), (target, 1)])
 			.map(|(target, byte)| Promise {
@@ -309,6 +330,8 @@ impl Dice {
 			3 | 4 => {
 				let amount_staked = self.rao();
 				let who = Who::Account(self.coldkey());
+				// Where others are, so that lists of nominators fill.
+				let (netuid, hotkey) = self.staked_on().unwrap_or((netuid, hotkey));
 				(
 					who,
 					Call::add_stake {
@@ -334,12 +357,16 @@ impl Dice {
 				)
 			}
 			6 | 7 => {
+				let stakes: Vec<_> = Stake::<Test>::iter_keys().collect();
+				let at = self.below(stakes.len().max(1) as u64) as usize;
+				let some = stakes.get(at).copied().filter(|_| self.chance(60));
+				let (netuid, hotkey, cold) = some.unwrap_or((netuid, hotkey, cold));
 				let amount_unstaked = match self.chance(40) {
 					true => Stake::<Test>::get((netuid, hotkey, cold)),
 					false => self.rao(),
 				};
 				(
-					by_cold,
+					Who::Account(cold),
 					Call::remove_stake {
 						hotkey,
 						netuid,
@@ -365,9 +392,9 @@ impl Dice {
 			9 => {
 				let (ip, port) = (
 					u128::from(u32::from_be_bytes([8, 8, 8, 8])),
-					self.below(3) as u16,
+					self.below(9) as u16,
 				);
-				let (version, ip_type) = (1, 4 + self.below(2) as u8);
+				let (version, ip_type) = (1, 4 + u8::from(self.chance(10)));
 				let (protocol, placeholder1, placeholder2) = (0, 0, 0);
 				(
 					by_hot,
@@ -423,7 +450,7 @@ impl Dice {
 				let owed = self.owed_reveal().filter(|_| self.chance(85));
 				let promise = owed.unwrap_or_else(|| self.promise(hot));
 				match self.chance(30) {
-					true => promise.revealed_in_batch(self.below(8) as usize),
+					true => promise.revealed_in_batch(self.below(3) as usize),
 					false => promise.revealed(),
 				}
 			}
@@ -498,6 +525,8 @@ impl Dice {
 struct Reached {
 	done: BTreeMap<&'static str, u64>,
 	failed: BTreeMap<String, u64>,
+	deferred: u64,
+	displaced: u64,
 	steps: u64,
 }
 
@@ -518,6 +547,8 @@ fn chain() -> sp_io::TestExternalities {
 			g.limits.min_owner_uids = Some(2);
 			g.limits.network_min_lock_cost = Some(1_000_000);
 			g.limits.trim_rate_limit = Some(10);
+			g.limits.tx_delegate_take_rate_limit = Some(20);
+			g.max_epochs_per_block = Some(1);
 		})
 		.build()
 }
@@ -528,13 +559,119 @@ fn all_balances() -> u64 {
 		.sum()
 }
 
+/// What everybody has, free and staked.
+fn wealth() -> BTreeMap<AccountId, u64> {
+	let mut wealth: BTreeMap<_, _> = frame_system::Account::<Test>::iter()
+		.filter(|(account, _)| *account != Subnet::account_id())
+		.map(|(account, info)| (account, info.data.free + info.data.reserved))
+		.collect();
+	for ((_, _, coldkey), rao) in Stake::<Test>::iter() {
+		*wealth.entry(coldkey).or_default() += rao;
+	}
+	wealth
+}
+
+/// Who has more, or less, than before.
+fn changed(
+	before: &BTreeMap<AccountId, u64>,
+	is_worse: impl Fn(u64, u64) -> bool,
+) -> Vec<AccountId> {
+	let after = wealth();
+	let had = |account| before.get(account).copied().unwrap_or(0);
+	let has = |account| after.get(account).copied().unwrap_or(0);
+	let everybody = before.keys().chain(after.keys());
+	everybody
+		.filter(|account| is_worse(had(*account), has(*account)))
+		.copied()
+		.collect()
+}
+
+/// Block of the last vote of each neuron.
+fn last_votes() -> BTreeMap<(NetUid, AccountId), u64> {
+	let last = |netuid, uid| LastUpdate::<Test>::get(netuid)[usize::from(uid)];
+	Keys::<Test>::iter()
+		.map(|(netuid, uid, hotkey)| ((netuid, hotkey), last(netuid, uid)))
+		.collect()
+}
+
+/// Lets one block pass and checks what the scheduler did in it.
+fn pass_block() {
+	let epochs = |netuid: &NetUid| SubnetEpochIndex::<Test>::get(netuid);
+	let netuids = Subnet::netuids();
+	let before: Vec<_> = netuids.iter().map(epochs).collect();
+	let now = System::block_number() + 1;
+	run_to(now);
+	let ran: Vec<_> = events()
+		.into_iter()
+		.filter_map(|event| match event {
+			Event::EpochRan { netuid, epoch, .. } => Some((netuid, epoch)),
+			_ => None,
+		})
+		.collect();
+	assert!(ran.len() <= usize::from(MaxEpochsPerBlock::<Test>::get()));
+	for (netuid, _) in &ran {
+		// Until the next epoch there may be more: root may lower the limit.
+		let permits = ValidatorPermit::<Test>::get(netuid).into_iter();
+		let most = SubnetHyperparams::<Test>::get(netuid).max_allowed_validators;
+		let given = permits.filter(|permit| *permit).count();
+		assert!(given <= usize::from(most) + 1, "too many permits");
+	}
+	for (netuid, before) in netuids.iter().zip(before) {
+		let expected: Vec<_> = ran.iter().filter(|(of, _)| of == netuid).collect();
+		assert_eq!(before + expected.len() as u64, epochs(netuid));
+		assert!(expected.iter().all(|(_, epoch)| *epoch == before));
+		let next = Subnet::next_epoch_start_block(*netuid);
+		assert!(next.is_none_or(|next| next > now), "an epoch is overdue");
+	}
+}
+
+/// Whether the call reveals what its hotkey promised for the epoch of now.
+fn is_due(call: &Call<Test>, who: &Who) -> bool {
+	let (
+		Call::reveal_weights {
+			netuid,
+			uids,
+			values,
+			salt,
+			version_key,
+		},
+		Who::Account(hotkey),
+	) = (call, who)
+	else {
+		return false;
+	};
+	let hash = Subnet::commit_hash(hotkey, *netuid, uids, values, salt, *version_key);
+	let epoch = Subnet::current_epoch(*netuid);
+	WeightCommits::<Test>::get(netuid, hotkey)
+		.iter()
+		.any(|commit| commit.hash == hash && commit.reveal_epoch == epoch)
+}
+
+/// What may keep a promise from being kept: the voter itself, its vote, or a rule of root's.
+const BROKEN_PROMISES: [&str; 5] = [
+	"NeuronNoValidatorPermit",
+	"NotEnoughStakeToSetWeights",
+	"UidVecContainInvalidOne",
+	"IncorrectWeightVersionKey",
+	"WeightVecLengthIsLow",
+];
+
 /// Takes one step and checks everything. Panics if something is wrong.
 fn take(step: &Step, gifts: &mut u64, reached: &mut Reached) {
 	reached.steps += 1;
+	let had = wealth();
 	match step {
 		Step::Blocks(count) => {
-			run_to(System::block_number() + count);
+			for _ in 0..*count {
+				pass_block();
+				let is_deferral =
+					|event: &Event<Test>| matches!(event, Event::EpochDeferred { .. });
+				reached.deferred +=
+					events().iter().filter(|event| is_deferral(event)).count() as u64;
+			}
 			*gifts = 0; // shared out with the emission
+			let poorer = changed(&had, |had, has| has < had);
+			assert!(poorer.is_empty(), "time took from {poorer:?}");
 		}
 		Step::Gift(rao) => {
 			use frame_support::traits::{fungible::Mutate, tokens::Preservation};
@@ -555,7 +692,9 @@ fn take(step: &Step, gifts: &mut u64, reached: &mut Reached) {
 			};
 			// Dear, so now and then.
 			let root = || sp_io::storage::root(sp_core::storage::StateVersion::V1);
+			System::reset_events();
 			let before = reached.steps.is_multiple_of(10).then(root);
+			let (votes, due) = (last_votes(), is_due(call, who));
 			let outcome = RuntimeCall::Subnet((**call).clone()).dispatch(origin);
 			let name = call.get_call_name();
 			match outcome {
@@ -572,8 +711,29 @@ fn take(step: &Step, gifts: &mut u64, reached: &mut Reached) {
 						!(is_free && guarded),
 						"the guard lets a free call in that fails"
 					);
-					*reached.failed.entry(name_of(failed.error)).or_default() += 1;
+					let error = name_of(failed.error);
+					assert!(
+						!due || BROKEN_PROMISES.contains(&error.as_str()),
+						"a promise that is due is refused: {error}"
+					);
+					*reached.failed.entry(error).or_default() += 1;
 				}
+			}
+			let signer = match who {
+				Who::Root => None,
+				Who::Account(account) => Some(*account),
+			};
+			let is_displaced = |event: &Event<Test>| matches!(event, Event::StakeRemoved { coldkey, .. } if Some(*coldkey) != signer);
+			reached.displaced += events().iter().filter(|event| is_displaced(event)).count() as u64;
+			let richer = changed(&had, |had, has| has > had);
+			assert!(richer.is_empty(), "a call gave to {richer:?}");
+			let mut poorer = changed(&had, |had, has| has < had);
+			poorer.retain(|account| Some(*account) != signer);
+			assert!(poorer.is_empty(), "a call took from {poorer:?}");
+			for ((netuid, hotkey), after) in last_votes() {
+				let before = votes.get(&(netuid, hotkey)).copied().unwrap_or(0);
+				let voted = Some(hotkey) == signer || before == 0;
+				assert!(after >= before && (after == before || voted));
 			}
 		}
 	}
@@ -673,7 +833,10 @@ fn fuzz_random_calls_break_nothing() {
 		seed += 1;
 		chains += 1;
 	}
-	println!("{chains} chains, {} steps", reached.steps);
+	println!(
+		"{chains} chains, {} steps, {} epochs deferred, {} nominators displaced",
+		reached.steps, reached.deferred, reached.displaced
+	);
 	println!("succeeded: {:?}", reached.done);
 	println!("failed: {:?}", reached.failed);
 	let never: Vec<_> = Call::<Test>::get_call_names()
@@ -681,4 +844,12 @@ fn fuzz_random_calls_break_nothing() {
 		.filter(|name| !reached.done.contains_key(**name))
 		.collect();
 	println!("never succeeded: {never:?}");
+	let scale_info::TypeDef::Variant(errors) = Error::<Test>::type_info().type_def else {
+		panic!("errors are an enum")
+	};
+	let names = errors.variants.iter().map(|variant| variant.name);
+	let never: Vec<_> = names
+		.filter(|name| !reached.failed.contains_key(*name))
+		.collect();
+	println!("errors never met: {never:?}");
 }

@@ -156,6 +156,12 @@ fn the_hook_asks_for_the_weight_of_the_epochs_it_runs() {
 	use frame_support::traits::Hooks;
 	ExtBuilder::default().build_and_execute(|| {
 		register_all(&[5_000, 0]);
+		assert_ok!(Subnet::add_stake(
+			signed(NOMINATOR),
+			hotkey(0),
+			NETUID,
+			5_000
+		));
 		run_to(7);
 		let weight_of = |block| {
 			System::set_block_number(block);
@@ -164,7 +170,7 @@ fn the_hook_asks_for_the_weight_of_the_epochs_it_runs() {
 		let idle = weight_of(8);
 		let busy = weight_of(9);
 		assert_eq!(idle, <() as WeightInfo>::on_initialize(1));
-		let credits = <() as WeightInfo>::credit().saturating_mul(2);
+		let credits = <() as WeightInfo>::credit(1);
 		let epoch = <() as WeightInfo>::epoch(2, 0);
 		assert_eq!(busy, idle.saturating_add(epoch).saturating_add(credits));
 	});
