@@ -154,8 +154,8 @@ def main() -> None:
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True)
     said = (
         f"`benchmarks/epoch.py`, {os.cpu_count()} CPUs ({processor()}), {rustc.stdout.strip()}, "
-        f"wasmtime {metadata.version('wasmtime')}; medians of {arguments.repeats} CPU times. Load of the "
-        f"machine about {os.getloadavg()[0]:.0f}.\n{tables}\n"
+        f"wasmtime {metadata.version('wasmtime')}; medians of {arguments.repeats} CPU times. Load "
+        f"of the machine about {os.getloadavg()[0]:.0f}.\n{tables}\n"
     )
     print(said)
     if arguments.record:
