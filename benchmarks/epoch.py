@@ -17,6 +17,7 @@ import datetime
 import math
 import os
 import platform
+import re
 import statistics
 import subprocess
 import tempfile
@@ -33,6 +34,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results.md"
 SIZES = ((256, 64), (1024, 128), (4096, 256))  # uids, validators
 BOND_RULES = ("Yuma 3", "liquid alpha")
+WEIGHTS = ROOT / "chain_pallet/pallets/subnet/src/weights/measured.rs"
+READ_NS, WRITE_NS, BLOCK_NS = 8_000, 50_000, 2_000_000_000  # ParityDB's, and what a block may take
 WASM_TARGET = "wasm32v1-none"
 LINK = "-C link-arg=--import-memory -C link-arg=--export=__heap_base"
 
@@ -142,6 +145,25 @@ def table(libraries: tuple[Path, Path], repeats: int) -> str:
     return "\n".join(lines)
 
 
+def weights() -> str:
+    """What the pallet charges, by the table that scripts/bench wrote."""
+    cost = re.search(r"const epoch: Cost = (.*?);", WEIGHTS.read_text(), re.DOTALL)
+    assert cost is not None
+    fields = dict(re.findall(r"(\w+): \[([\d_, ]+)\]", cost[1]))
+    lines = ["", "| uids × validators | weight of the epoch, ms | of a block |", "|---|---|---|"]
+    for n, v in SIZES:
+        ns, reads, writes = (
+            sum(
+                int(each) * count
+                for each, count in zip(fields[name].split(", "), (1, n, v, n * v), strict=True)
+            )
+            for name in ("ns", "reads", "writes")
+        )
+        total = ns + reads * READ_NS + writes * WRITE_NS
+        lines.append(f"| {n:,} × {v} | {total / 1e6:,.0f} | {total / BLOCK_NS:.0%} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=11, help="runs of each, of which the median")
@@ -150,7 +172,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         libraries = build(arguments.target_dir or Path(directory))
-        tables = table(libraries, arguments.repeats)
+        tables = table(libraries, arguments.repeats) + "\n" + weights()
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True)
     said = (
         f"`benchmarks/epoch.py`, {os.cpu_count()} CPUs ({processor()}), {rustc.stdout.strip()}, "
