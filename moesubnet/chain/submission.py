@@ -155,16 +155,16 @@ def _remind(link: Link, pending: Pending) -> Pending:
 def _sign(link: Link, call: Call, signer: Signer) -> Pending:
     head, head_hash = head_of(link)
     final, _ = head_of(link, finalized=True)
-    interface = link.interface
-    composed = _compose(link, call, head_hash)
     era = {"period": ERA_BLOCKS, "current": final}
-    # As late as possible: others may sign with this key too.
-    nonce = int(link.request("system_accountNextIndex", signer.ss58_address))
-    payload = interface.generate_signature_payload(call=composed, era=dict(era), nonce=nonce)
-    signature = _SR25519 + signer.sign(bytes(payload.data))
-    extrinsic = interface.create_signed_extrinsic(
-        call=composed, keypair=signer, era=dict(era), nonce=nonce, signature=signature
-    )
+    with link.next_runtime() as interface:
+        composed = _compose(interface, call, head_hash)
+        # As late as possible: others may sign with this key too.
+        nonce = int(link.request("system_accountNextIndex", signer.ss58_address))
+        payload = interface.generate_signature_payload(call=composed, era=dict(era), nonce=nonce)
+        signature = _SR25519 + signer.sign(bytes(payload.data))
+        extrinsic = interface.create_signed_extrinsic(
+            call=composed, keypair=signer, era=dict(era), nonce=nonce, signature=signature
+        )
     data = bytes(extrinsic.data.data)
     return Pending(
         call=str(call),
@@ -181,9 +181,9 @@ def _sign(link: Link, call: Call, signer: Signer) -> Pending:
     )
 
 
-def _compose(link: Link, call: Call, head_hash: str) -> Any:
+def _compose(interface: Any, call: Call, head_hash: str) -> Any:
     try:
-        return link.interface.compose_call(
+        return interface.compose_call(
             call.module, call.function, dict(call.args), block_hash=head_hash
         )
     except (

@@ -3,13 +3,13 @@
 use crate::{
 	presets, AccountId, Aura, Balance, Block, Executive, Grandpa, InherentDataExt, Nonce, Runtime,
 	RuntimeCall, RuntimeGenesisConfig, SessionKeys, SubtensorModule, System, TransactionPayment,
-	VERSION,
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 use polkadot_sdk::*;
 
 use frame_support::{
 	genesis_builder_helper::{build_state, get_preset},
+	traits::Get,
 	weights::Weight,
 };
 use pallet_grandpa::AuthorityId as GrandpaId;
@@ -34,11 +34,12 @@ use sp_version::RuntimeVersion;
 use crate::benchmarks;
 #[cfg(feature = "try-runtime")]
 use crate::configs::RuntimeBlockWeights;
+use crate::configs::Version;
 
 impl_runtime_apis! {
 	impl sp_api::Core<Block> for Runtime {
 		fn version() -> RuntimeVersion {
-			VERSION
+			Version::get()
 		}
 
 		fn execute_block(block: <Block as BlockT>::LazyBlock) {

@@ -6,6 +6,8 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 // `#[frame_support::runtime]` and `impl_runtime_apis!` expand to long recursions.
 #![recursion_limit = "512"]
+// Tests may panic; the build without them is held to the workspace's lints.
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 extern crate alloc;
 
@@ -15,6 +17,7 @@ mod benchmarks;
 pub mod clock;
 mod compat;
 mod configs;
+mod migrations;
 pub mod presets;
 
 /// What a node calls the runtime through.
