@@ -1,6 +1,7 @@
 //! The runtime as a whole, on its presets; what the pallets do is tested with them.
 
 mod compat;
+mod metadata;
 pub(crate) mod upgrade;
 mod weight;
 
