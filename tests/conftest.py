@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moesubnet.chain.client import Call
+from moesubnet.chain.devchain import blob
+from moesubnet.chain.devchain.code import embedded_version
 from moesubnet.chain.network.plan import Network, find_binary, make_network
 from moesubnet.chain.network.run import free_ports
 from moesubnet.errors import ConfigError
@@ -34,6 +38,33 @@ def _train_tokenizer(path: Path, text: str) -> None:
     tokenizer.train_from_iterator([text] * 3, trainer)
     assert tokenizer.get_vocab_size() == TINY_VOCAB
     tokenizer.save(str(path))
+
+
+@pytest.fixture(scope="session")
+def next_runtime() -> bytes:
+    """The runtime that ships, with a `spec_version` one higher and nothing else changed."""
+    wasm = blob.decompress(blob.runtime_wasm())
+    version = embedded_version(wasm)
+    assert version is not None
+    numbers = struct.Struct("<III").pack  # as they stand in the custom section and in the code
+    is_, to_be = (
+        numbers(version.authoring_version, spec, version.impl_version)
+        for spec in (version.spec_version, version.spec_version + 1)
+    )
+    assert wasm.count(is_) == 2, "the blob has its version elsewhere; see Version in configs.rs"
+    return blob.compress(wasm.replace(is_, to_be))
+
+
+@pytest.fixture(scope="session")
+def upgrade_call() -> Callable[[bytes], Call]:
+    """Root's call that replaces the runtime."""
+
+    def call(code: bytes) -> Call:
+        inner = {"call_module": "System", "call_function": "set_code"}
+        args = {"call": inner | {"call_args": {"code": "0x" + code.hex()}}}
+        return Call("Sudo", "sudo", args)
+
+    return call
 
 
 @pytest.fixture(scope="session")

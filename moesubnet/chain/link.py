@@ -83,6 +83,7 @@ class Link:
         self._socket: Any = None
         self._interface: Any = None
         self.newest: tuple[str, BlockNumber] = ("", BlockNumber(0))  # block asked for last
+        self._ahead = False  # whether substrate-interface is to see the next block's runtime
         self._storages: dict[int, Storage] = {}  # by version of the runtime
         self._view: View | None = None  # the last one: most questions are about the same head
         self._deadline = 0.0
@@ -139,6 +140,20 @@ class Link:
         self._view = View(self, block_hash, self._storages[version])
         return self._view
 
+    @contextmanager
+    def next_runtime(self) -> Iterator[Any]:
+        """substrate-interface with the runtime of the block after the head, for signing.
+
+        By itself it goes by the runtime that made the head. Where that block replaced the runtime
+        its signatures would be refused, and a chain that seals on demand would never go on.
+        """
+        interface = self.interface
+        self._ahead, interface.block_hash = True, None
+        try:
+            yield interface
+        finally:
+            self._ahead, interface.block_hash = False, None
+
     def block_seconds(self) -> float:
         """The slot duration that the chain's metadata gives; 12 s if it gives none."""
         slot_ms = self.interface.get_constant("Aura", "SlotDuration")
@@ -167,7 +182,10 @@ class Link:
 
     def _answer(self, method: str, params: list[object], result_handler: object = None) -> Any:
         assert result_handler is None, "we poll; substrate-interface's subscriptions block"
-        return {"result": self.request(method, *params)}
+        result = self.request(method, *params)
+        if self._ahead and method == "chain_getHeader" and isinstance(result, dict):
+            result |= {"parentHash": params[0]}  # it takes the runtime from the parent's state
+        return {"result": result}
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:

@@ -46,10 +46,13 @@ def propose(link: Link, call: Call, signer: Coldkey) -> Proposal:
     """Ask about a call at the head. Raises ChainError if the chain does not know the call."""
     head, head_hash = head_of(link)
     view = link.view(head_hash)
-    composed = compose(link, call, head_hash)
     nobody = Keypair(ss58_address=signer, ss58_format=SS58_FORMAT)
-    nonce = next_nonce(link, nobody)
-    unsigned = build_extrinsic(link, composed, nobody, lambda _: _NO_SIGNATURE, nonce, head)
+    with link.next_runtime() as interface:
+        composed = compose(interface, call, head_hash)
+        nonce = next_nonce(link, nobody)
+        unsigned = build_extrinsic(
+            interface, composed, nobody, lambda _: _NO_SIGNATURE, nonce, head
+        )
     info = link.request("payment_queryInfo", "0x" + unsigned.hex(), head_hash)
     try:
         fee_rao = int(info["partialFee"])

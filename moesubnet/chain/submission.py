@@ -204,12 +204,14 @@ def _nonce(link: Link, signer: Signer, block_hash: str) -> int:
 def _sign(link: Link, call: Call, signer: Signer) -> Pending:
     head, head_hash = head_of(link)
     anchor = _anchor(link, head)
-    composed = compose(link, call, head_hash)
-    nonce = next_nonce(link, signer)  # as late as possible: others may sign with this key too
+    with link.next_runtime() as interface:
+        composed = compose(interface, call, head_hash)
+        nonce = next_nonce(link, signer)  # as late as possible: others may sign with this key too
+        signed = _signed(interface, composed, signer, nonce, anchor)
     return Pending(
         call=call,
         signer=signer,
-        signed=(_signed(link, composed, signer, nonce, anchor),),
+        signed=(signed,),
         nonce=nonce,
         since=anchor,
         searched=head,
@@ -222,8 +224,10 @@ def _sign(link: Link, call: Call, signer: Signer) -> Pending:
 def _sign_again(link: Link, pending: Pending) -> Pending:
     """The same call and nonce with a new era: whichever comes into a block shuts out the other."""
     head, head_hash = head_of(link)
-    composed = compose(link, pending.call, head_hash)
-    newest = _signed(link, composed, pending.signer, pending.nonce, _anchor(link, head))
+    anchor = _anchor(link, head)
+    with link.next_runtime() as interface:
+        composed = compose(interface, pending.call, head_hash)
+        newest = _signed(interface, composed, pending.signer, pending.nonce, anchor)
     return replace(pending, signed=(*pending.signed, newest))
 
 
@@ -236,8 +240,8 @@ def _anchor(link: Link, head: BlockNumber) -> BlockNumber:
     return BlockNumber(max(final, head - ERA_BLOCKS // 2))
 
 
-def _signed(link: Link, composed: Any, signer: Signer, nonce: int, anchor: BlockNumber) -> str:
-    return "0x" + build_extrinsic(link, composed, signer, signer.sign, nonce, anchor).hex()
+def _signed(interface: Any, composed: Any, signer: Signer, nonce: int, anchor: BlockNumber) -> str:
+    return "0x" + build_extrinsic(interface, composed, signer, signer.sign, nonce, anchor).hex()
 
 
 class Account(Protocol):
@@ -256,7 +260,7 @@ def next_nonce(link: Link, account: Account) -> int:
 
 
 def build_extrinsic(
-    link: Link,
+    interface: Any,
     composed: Any,
     account: Account,
     sign: Callable[[bytes], bytes],
@@ -265,7 +269,6 @@ def build_extrinsic(
 ) -> bytes:
     """A call's bytes, good for `ERA_BLOCKS` from `anchor` on; `sign` takes its payload to 64."""
     era = {"period": ERA_BLOCKS, "current": anchor}
-    interface = link.interface
     payload = interface.generate_signature_payload(call=composed, era=dict(era), nonce=nonce)
     extrinsic = interface.create_signed_extrinsic(
         call=composed,
@@ -277,10 +280,10 @@ def build_extrinsic(
     return bytes(extrinsic.data.data)
 
 
-def compose(link: Link, call: Call, head_hash: str) -> Any:
+def compose(interface: Any, call: Call, head_hash: str) -> Any:
     """The library's form of a call. Raises ChainError if the chain's metadata has no such one."""
     try:
-        return link.interface.compose_call(
+        return interface.compose_call(
             call.module, call.function, dict(call.args), block_hash=head_hash
         )
     except (

@@ -10,13 +10,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moesubnet.chain.client import ChainClient
+from moesubnet.chain.client import Call, ChainClient
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.paths import cache_dir
@@ -79,9 +79,18 @@ async def run(official: Path, home: Path, *words: str) -> str:
     return out.decode()
 
 
+@pytest.mark.parametrize("upgraded", [False, True], ids=["as shipped", "after an upgrade"])
 async def test_the_sdks_journey_sees_what_our_client_sees(
-    official: Path, chain: str, tmp_path: Path
+    official: Path,
+    chain: str,
+    tmp_path: Path,
+    upgraded: bool,
+    next_runtime: bytes,
+    upgrade_call: Callable[[bytes], Call],
 ) -> None:
+    if upgraded:
+        async with await ChainClient.connect(chain, timeout_s=30) as client:
+            await client.submit(upgrade_call(next_runtime), keypair_from_uri("//Alice"))
     said = json.loads(await run(official, tmp_path, "python", str(JOURNEY), chain))
     alice, bob = keypair_from_uri("//Alice"), keypair_from_uri("//Bob")
     newcomer = Coldkey(keypair_from_uri("//Newcomer").ss58_address)

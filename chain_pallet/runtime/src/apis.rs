@@ -1,9 +1,10 @@
 //! What the node and clients may ask the runtime.
 
 use crate::{
-	configs::RuntimeBlockWeights, presets, AccountId, Aura, Balance, Balances, Block, Executive,
-	Grandpa, Header, InherentDataExt, Nonce, Runtime, RuntimeCall, RuntimeGenesisConfig,
-	RuntimeOrigin, SessionKeys, SubtensorModule, System, TransactionPayment, VERSION,
+	configs::{RuntimeBlockWeights, Version},
+	presets, AccountId, Aura, Balance, Balances, Block, Executive, Grandpa, Header,
+	InherentDataExt, Nonce, Runtime, RuntimeCall, RuntimeGenesisConfig, RuntimeOrigin, SessionKeys,
+	SubtensorModule, System, TransactionPayment,
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 use polkadot_sdk::*;
@@ -14,6 +15,7 @@ use frame_support::{
 	traits::{
 		fungible::Mutate,
 		tokens::{Fortitude, Precision, Preservation},
+		Get,
 	},
 	weights::Weight,
 };
@@ -41,7 +43,7 @@ use crate::benchmarks;
 impl_runtime_apis! {
 	impl sp_api::Core<Block> for Runtime {
 		fn version() -> RuntimeVersion {
-			VERSION
+			Version::get()
 		}
 
 		fn execute_block(block: <Block as BlockT>::LazyBlock) {

@@ -1,15 +1,15 @@
 //! How each pallet is set up.
 
 use crate::{
-	clock, compat, AccountId, Aura, Balance, Balances, Block, Hash, Nonce, OriginCaller,
-	PalletInfo, Runtime, RuntimeCall, RuntimeEvent, RuntimeFreezeReason, RuntimeHoldReason,
-	RuntimeOrigin, RuntimeTask, System, VERSION,
+	clock, compat, migrations::Migrations, AccountId, Aura, Balance, Balances, Block, Hash, Nonce,
+	OriginCaller, PalletInfo, Runtime, RuntimeCall, RuntimeEvent, RuntimeFreezeReason,
+	RuntimeHoldReason, RuntimeOrigin, RuntimeTask, System, VERSION,
 };
 use polkadot_sdk::*;
 
 use frame_support::{
 	derive_impl, parameter_types,
-	traits::{ConstBool, ConstU32, ConstU64, ConstU8, VariantCountOf},
+	traits::{ConstBool, ConstU32, ConstU64, ConstU8, Get, VariantCountOf},
 	weights::{
 		constants::{ParityDbWeight, WEIGHT_REF_TIME_PER_SECOND},
 		ConstantMultiplier, Weight, WeightToFeeCoefficient, WeightToFeeCoefficients,
@@ -33,11 +33,20 @@ const MIN_STAKE_RAO: Balance = 2_000_000;
 
 parameter_types! {
 	pub const SubnetPalletId: PalletId = PalletId(*b"moe/subn");
-	pub const Version: RuntimeVersion = VERSION;
 	pub RuntimeBlockWeights: BlockWeights = BlockWeights::with_sensible_defaults(
 		Weight::from_parts(2 * WEIGHT_REF_TIME_PER_SECOND, u64::MAX),
 		NORMAL_DISPATCH_RATIO,
 	);
+}
+
+/// [`VERSION`], in a function that is not inlined: so the compiled runtime has it in one place.
+pub struct Version;
+
+impl Get<RuntimeVersion> for Version {
+	#[inline(never)]
+	fn get() -> RuntimeVersion {
+		VERSION
+	}
 }
 
 #[derive_impl(frame_system::config_preludes::SolochainDefaultConfig)]
@@ -51,6 +60,7 @@ impl frame_system::Config for Runtime {
 	type Hash = Hash;
 	type MaxConsumers = ConstU32<16>;
 	type Nonce = Nonce;
+	type SingleBlockMigrations = Migrations;
 	type SS58Prefix = frame_support::traits::ConstU16<42>;
 	type Version = Version;
 }

@@ -1,6 +1,9 @@
 //! The runtime as a whole, on its presets; what the pallets do is tested with them.
 
 mod compat;
+mod metadata;
+pub(crate) mod upgrade;
+mod weight;
 
 use crate::{
 	presets, Aura, Balances, BlockNumber, Executive, Runtime, RuntimeCall, RuntimeGenesisConfig,
@@ -165,7 +168,7 @@ fn epochs_pay_the_only_neuron_and_the_apis_agree_on_it() {
 		assert_eq!(neurons.len(), 1);
 		assert_eq!(metagraph.last_step, next);
 		assert_eq!(metagraph.name, b"mixture");
-		assert_eq!(metagraph.hotkeys, [alice.clone()]);
+		assert_eq!(metagraph.hotkeys, core::slice::from_ref(&alice));
 		assert_eq!(metagraph.emission, [lite.emission]);
 		assert_eq!(metagraph.total_stake, [stake]);
 		assert_eq!(neurons[0].stake, [(alice.clone(), stake)]);

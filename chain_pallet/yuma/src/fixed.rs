@@ -70,15 +70,30 @@ impl Fixed {
 
 	/// The product, rounded towards −∞.
 	pub fn times(self, other: Self) -> Self {
-		Self::saturated(i128::from(self.0).saturating_mul(other.0.into()) >> FRACTION_BITS)
+		// What is in [0, 1) needs 64 bits, and most is.
+		if let (Ok(a), Ok(b)) = (u32::try_from(self.0), u32::try_from(other.0)) {
+			return Self((u64::from(a).wrapping_mul(b.into()) >> FRACTION_BITS) as i64);
+		}
+		// Two `i64`s never overflow an `i128`; saying so spares WASM the check.
+		Self::saturated(i128::from(self.0).wrapping_mul(other.0.into()) >> FRACTION_BITS)
 	}
 
 	/// The quotient, rounded towards zero; zero when it does not exist or does not fit.
 	pub fn over(self, other: Self) -> Self {
-		(i128::from(self.0) << FRACTION_BITS)
-			.checked_div(other.0.into())
-			.and_then(|bits| bits.try_into().ok())
-			.map_or(Self::ZERO, Self)
+		// Division of 128 bits is a long loop in WASM, and mostly 64 do: for whole divisors the
+		// fractional bits cancel, and what is below 1 has room for its shift.
+		let bits = if other.0.trailing_zeros() >= FRACTION_BITS {
+			self.0.checked_div(other.0 >> FRACTION_BITS)
+		} else if let (Ok(part), Ok(whole)) = (u32::try_from(self.0), u64::try_from(other.0)) {
+			(u64::from(part) << FRACTION_BITS)
+				.checked_div(whole)
+				.and_then(|bits| bits.try_into().ok())
+		} else {
+			(i128::from(self.0) << FRACTION_BITS)
+				.checked_div(other.0.into())
+				.and_then(|bits| bits.try_into().ok())
+		};
+		bits.map_or(Self::ZERO, Self)
 	}
 
 	/// e^self on [−20, 20] (beyond: its value at the bound) by the first 32 terms of the series.
@@ -110,6 +125,7 @@ impl Fixed {
 #[cfg(test)]
 mod tests {
 	use super::*;
+	use proptest::prelude::*;
 
 	const fn int(value: i32) -> Fixed {
 		Fixed::from_int(value)
@@ -183,5 +199,34 @@ mod tests {
 		assert_eq!(int(-3).of_amount(7), 0);
 		assert_eq!(Fixed::from_share(7, 0), Fixed::ZERO);
 		assert_eq!(Fixed::from_share(u64::MAX, 1), most);
+	}
+
+	/// Numbers of every size, whole ones among them.
+	fn numbers() -> impl Strategy<Value = i64> {
+		let near_one = (1i64 << 32) - 2..(1 << 32) + 2;
+		prop_oneof![
+			any::<i64>(),
+			0..1i64 << 33,
+			near_one,
+			any::<i32>().prop_map(|whole| i64::from(whole) << 32),
+			Just(i64::MIN),
+			Just(i64::MAX),
+			-2i64..3,
+		]
+	}
+
+	proptest! {
+		#![proptest_config(ProptestConfig::with_cases(4_096))]
+
+		#[test]
+		fn short_cuts_change_no_bit(a in numbers(), b in numbers()) {
+			let (wide_a, wide_b) = (i128::from(a), i128::from(b));
+			let product = wide_a.wrapping_mul(wide_b) >> 32;
+			let product = product.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+			prop_assert_eq!(Fixed(a).times(Fixed(b)), Fixed(product));
+			let quotient = (wide_a << 32).checked_div(wide_b).unwrap_or(0);
+			let quotient = quotient.try_into().unwrap_or(0);
+			prop_assert_eq!(Fixed(a).over(Fixed(b)), Fixed(quotient));
+		}
 	}
 }

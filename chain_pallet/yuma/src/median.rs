@@ -5,6 +5,7 @@ use crate::{
 	sparse::{self, Matrix},
 };
 use alloc::{vec, vec::Vec};
+use core::cmp::Ordering;
 
 /// Consensus of each of `n` columns: the largest weight that voters with at least `majority` of
 /// the stake gave, where a voter without an entry gave zero. Only positive stake votes.
@@ -46,32 +47,33 @@ pub(crate) fn column_medians(
 /// The largest score among `ballots` (score, stake) that stake of at least `majority` supports;
 /// the smallest score if none is, zero without ballots.
 ///
-/// Quickselect whose comparisons are those of the reference, so ties fall the same way.
+/// Quickselect in place, whose comparisons are those of the reference, so ties fall the same way.
 fn weighted_median(mut ballots: Vec<(Fixed, Fixed)>, majority: Fixed) -> Fixed {
-	let stake_of = |part: &[(Fixed, Fixed)]| sparse::sum(part.iter().map(|(_, stake)| *stake));
-	let mut high = stake_of(&ballots);
+	let mut high = sparse::sum(ballots.iter().map(|(_, stake)| *stake));
 	let mut low = Fixed::ZERO;
 	let minority = high.minus(majority);
 	while let Some((pivot, _)) = ballots.get(ballots.len() / 2).copied() {
-		if ballots.len() == 1 {
-			return pivot;
+		let (mut below, mut above) = (None, None);
+		for (score, stake) in &ballots {
+			let side = match score.cmp(&pivot) {
+				Ordering::Less => &mut below,
+				Ordering::Equal => continue,
+				Ordering::Greater => &mut above,
+			};
+			*side = Some(side.unwrap_or(Fixed::ZERO).plus(*stake));
 		}
-		let part = |keep: fn(&Fixed, &Fixed) -> bool| -> Vec<_> {
-			ballots
-				.iter()
-				.copied()
-				.filter(|(score, _)| keep(score, &pivot))
-				.collect()
-		};
-		let (lower, upper) = (part(Fixed::lt), part(Fixed::gt));
-		let below = low.plus(stake_of(&lower));
-		let up_to = high.minus(stake_of(&upper));
-		if minority < below && !lower.is_empty() {
-			(ballots, high) = (lower, below);
-		} else if up_to <= minority && !upper.is_empty() {
-			(ballots, low) = (upper, up_to);
-		} else {
-			return pivot;
+		let below = below.map(|stake| low.plus(stake));
+		let above = above.map(|stake| high.minus(stake));
+		match (below, above) {
+			(Some(below), _) if minority < below => {
+				ballots.retain(|(score, _)| *score < pivot);
+				high = below;
+			}
+			(_, Some(above)) if above <= minority => {
+				ballots.retain(|(score, _)| *score > pivot);
+				low = above;
+			}
+			_ => return pivot,
 		}
 	}
 	Fixed::ZERO

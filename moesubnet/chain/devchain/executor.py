@@ -56,7 +56,8 @@ class RuntimeTrap(ChainError):
 class Executor:
     """Runs calls against whatever code the caller's state holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: type[HostFunctions] = HostFunctions) -> None:
+        self._host = host
         self._instances: OrderedDict[bytes, _Instance] = OrderedDict()  # by code, oldest first
 
     def call(self, code: bytes, function: str, data: bytes, overlay: Overlay) -> bytes:
@@ -64,7 +65,7 @@ class Executor:
 
         Raises RuntimeTrap; the overlay's changes are then garbage.
         """
-        instance = self._instances.pop(code, None) or _Instance(compiled(code))
+        instance = self._instances.pop(code, None) or _Instance(compiled(code), self._host)
         try:
             answer = instance.call(function, data, overlay)
         except BaseException:
@@ -85,13 +86,13 @@ class Executor:
 
 
 class _Instance:
-    def __init__(self, module: wasmtime.Module) -> None:
+    def __init__(self, module: wasmtime.Module, host: type[HostFunctions]) -> None:
         self._store = store = wasmtime.Store(engine())
         store.set_limits(memory_size=_MEMORY_BYTES)
         store.set_epoch_deadline(CALL_TIMEOUT_S)
         memory = wasmtime.Memory(store, _memory_type(module))
         self._memory = LinearMemory(store, memory)
-        self._host = HostFunctions(self._memory)
+        self._host = host(self._memory)
         self._entries: dict[str, wasmtime.Func] = {}
         self._failure: BaseException | None = None  # what a host function raised
         self._callbacks: list[CFuncPtr] = []  # the store knows them only by address

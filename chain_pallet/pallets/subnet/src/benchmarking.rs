@@ -348,55 +348,70 @@ mod benchmarks {
 		#[block]
 		{
 			Pallet::<T>::on_initialize(3u32.into());
+			Pallet::<T>::on_finalize(3u32.into());
 		}
 
 		assert!(PendingEmission::<T>::get(NETUID) > 0);
 	}
 
+	/// Under the most expensive rules: bonds half way to the clipped weights, with liquid alpha. All
+	/// earn something, and have commits to forget.
 	#[benchmark]
-	fn epoch(n: Linear<2, 256>, v: Linear<1, 64>) {
-		let v = v.min(n);
+	fn epoch(n: Linear<64, 256>, v: Linear<1, 64>) {
 		subnet::<T>(NETUID, true);
 		neurons::<T>(n, v);
+		SubnetHyperparams::<T>::mutate(NETUID, |h| {
+			(h.liquid_alpha, h.bonds_penalty) = (true, u16::MAX / 2);
+		});
+		SubnetOwnerHotkey::<T>::insert(NETUID, hotkey::<T>(0));
+		let _ = T::Currency::mint_into(&Pallet::<T>::account_id(), 2 * STAKE);
+		PendingEmission::<T>::insert(NETUID, STAKE);
+		PendingOwnerCut::<T>::insert(NETUID, STAKE);
 		let now = frame_system::Pallet::<T>::block_number() + One::one();
 		frame_system::Pallet::<T>::set_block_number(now);
 		SubnetEpochIndex::<T>::insert(NETUID, 5);
+		LastUpdate::<T>::insert(NETUID, BoundedVec::truncate_from(vec![3; n as usize]));
 		for k in 0..n {
 			let queue = vec![commit(H256::zero(), 1); MAX_COMMITS as usize];
 			WeightCommits::<T>::insert(NETUID, hotkey::<T>(k), CommitQueue::truncate_from(queue));
 		}
-		// Nobody has nominators, so only owners are paid here; `credit` weighs the others.
-		let _ = T::Currency::mint_into(&Pallet::<T>::account_id(), 2 * STAKE);
-		PendingEmission::<T>::insert(NETUID, STAKE);
-		PendingOwnerCut::<T>::insert(NETUID, STAKE);
 
 		#[block]
 		{
-			Pallet::<T>::run_epoch(NETUID, 3);
+			Pallet::<T>::run_epoch(NETUID, 4);
 		}
 
-		assert_eq!(LastMechansimStepBlock::<T>::get(NETUID), 3);
+		assert_eq!(LastMechansimStepBlock::<T>::get(NETUID), 4);
 		assert_eq!(StakeWeight::<T>::get(NETUID).len(), n as usize);
+		let earned = Emission::<T>::get(NETUID)
+			.iter()
+			.filter(|rao| **rao > 0)
+			.count();
+		assert_eq!(earned, n as usize);
 	}
 
+	/// The dividends of one validator with `c` nominators.
 	#[benchmark]
-	fn credit(c: Linear<1, 256>) {
+	fn nominators(c: Linear<1, 256>) {
+		let c = c.min(T::MaxNominators::get());
 		subnet::<T>(NETUID, true);
 		neurons::<T>(1, 1);
-		let pay = || {
-			for k in 0..c {
-				let nominator = account("nominator", k, 0);
-				Pallet::<T>::credit(NETUID, &hotkey::<T>(0), &nominator, STAKE);
-			}
+		let _ = T::Currency::mint_into(&Pallet::<T>::account_id(), u64::from(c + 1) * STAKE);
+		let nominator = |k| account("nominator", k, 0);
+		(0..c).for_each(|k| Pallet::<T>::credit(NETUID, &hotkey::<T>(0), &nominator(k), STAKE));
+		let outcome = yuma::Outcome {
+			server_rao: vec![0],
+			validator_rao: vec![STAKE],
+			..yuma::epoch(&Default::default(), &[], &[], &[], 0)
 		};
-		pay();
 
 		#[block]
 		{
-			pay();
+			Pallet::<T>::pay(NETUID, &[hotkey::<T>(0)], &outcome, STAKE);
 		}
 
-		assert_eq!(TotalStake::<T>::get(), (1 + 2 * u64::from(c)) * STAKE);
+		let first = Stake::<T>::get((NETUID, hotkey::<T>(0), nominator(0)));
+		assert!(first > STAKE);
 	}
 
 	#[benchmark]

@@ -21,8 +21,8 @@ pub(crate) struct Paid {
 	pub server_rao: u64,
 	/// To validators and those who stake on them.
 	pub validator_rao: u64,
-	/// Payments to nominators, for the weight.
-	pub credits: u32,
+	/// Nominators among the paid, for the weight.
+	pub nominators: u32,
 }
 
 /// Emission of one block, in rao, at a given issuance: it halves when a half, three quarters,
@@ -156,7 +156,7 @@ impl<T: Config> Pallet<T> {
 							delegation::nominator_part(validator_rao, stake_rao, total_rao, take);
 						to_owner_rao = to_owner_rao.saturating_sub(part_rao);
 						Self::credit(netuid, hotkey, &coldkey, part_rao);
-						paid.credits = paid.credits.saturating_add(1);
+						paid.nominators = paid.nominators.saturating_add(1);
 					}
 				}
 			}

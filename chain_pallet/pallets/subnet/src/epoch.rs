@@ -14,6 +14,8 @@ struct Inputs<T: Config> {
 	neurons: Vec<yuma::Neuron>,
 	weights: Vec<yuma::Row>,
 	bonds: Vec<yuma::Row>,
+	/// How many rows were read.
+	voters: u32,
 }
 
 impl<T: Config> Pallet<T> {
@@ -45,7 +47,8 @@ impl<T: Config> Pallet<T> {
 		}
 	}
 
-	/// Runs the epochs that are due, those longest due first, and defers what exceeds the cap.
+	/// Runs the epochs that are due, those longest due first. Those beyond the cap are deferred, and
+	/// those after half of the block's weight is used: payments to nominators can be many.
 	pub(crate) fn run_due_epochs(netuids: &[NetUid], now: u64) -> Weight {
 		for netuid in netuids {
 			BlocksSinceLastStep::<T>::mutate(netuid, |blocks| *blocks = blocks.saturating_add(1));
@@ -57,19 +60,26 @@ impl<T: Config> Pallet<T> {
 			.collect();
 		due.sort_unstable();
 		let cap = usize::from(MaxEpochsPerBlock::<T>::get());
-		let to_block = now.saturating_add(1);
-		for (_, netuid) in due.iter().skip(cap) {
-			PendingEpochAt::<T>::insert(netuid, to_block);
-			Self::deposit_event(Event::EpochDeferred {
-				netuid: *netuid,
-				from_block: now,
-				to_block,
-			});
+		let half_block = T::BlockWeights::get().max_block.div(2);
+		let mut used = Weight::zero();
+		for (i, (_, netuid)) in due.into_iter().enumerate() {
+			if i < cap && used.all_lte(half_block) {
+				used = used.saturating_add(Self::run_epoch(netuid, now));
+			} else {
+				Self::defer_epoch(netuid, now);
+			}
 		}
-		due.iter()
-			.take(cap)
-			.map(|(_, netuid)| Self::run_epoch(*netuid, now))
-			.fold(Weight::zero(), |sum, weight| sum.saturating_add(weight))
+		used
+	}
+
+	fn defer_epoch(netuid: NetUid, from_block: u64) {
+		let to_block = from_block.saturating_add(1);
+		PendingEpochAt::<T>::insert(netuid, to_block);
+		Self::deposit_event(Event::EpochDeferred {
+			netuid,
+			from_block,
+			to_block,
+		});
 	}
 
 	pub(crate) fn run_epoch(netuid: NetUid, now: u64) -> Weight {
@@ -84,12 +94,12 @@ impl<T: Config> Pallet<T> {
 		let Some(inputs) = Self::load(netuid, now, length_blocks) else {
 			log::error!(target: "subnet", "subnet {netuid}: epoch skipped, registry inconsistent");
 			Self::deposit_event(Event::EpochSkipped { netuid, block: now });
-			return T::WeightInfo::epoch(T::MaxUids::get(), 0);
+			return T::WeightInfo::epoch(T::MaxUids::get(), T::MaxUids::get());
 		};
 		BlocksSinceLastStep::<T>::insert(netuid, 0);
 		let pot_rao = PendingEmission::<T>::get(netuid);
 		let neurons = inputs.hotkeys.len() as u32;
-		let voters = inputs.neurons.iter().filter(|neuron| neuron.permit).count() as u32;
+		let voters = inputs.voters;
 		let (mut paid, mut owner_rao) = (Default::default(), 0);
 		// Nobody to pay: the pots wait for the first neuron.
 		if neurons > 0 {
@@ -99,6 +109,7 @@ impl<T: Config> Pallet<T> {
 				neurons,
 				weights,
 				bonds,
+				..
 			} = inputs;
 			let outcome = yuma::epoch(&params, &neurons, &weights, &bonds, pot_rao);
 			paid = Self::pay(netuid, &hotkeys, &outcome, pot_rao);
@@ -108,7 +119,7 @@ impl<T: Config> Pallet<T> {
 		let emission::Paid {
 			server_rao,
 			validator_rao,
-			credits,
+			nominators,
 		} = paid;
 		let dust_rao = pot_rao
 			.saturating_sub(server_rao)
@@ -126,7 +137,7 @@ impl<T: Config> Pallet<T> {
 			dust_rao,
 			owner_rao,
 		});
-		T::WeightInfo::epoch(neurons, voters).saturating_add(T::WeightInfo::credit(credits))
+		T::WeightInfo::epoch(neurons, voters).saturating_add(T::WeightInfo::nominators(nominators))
 	}
 
 	/// Reads a subnet whose epoch took `length_blocks`; none if its registry contradicts itself.
@@ -167,6 +178,7 @@ impl<T: Config> Pallet<T> {
 			neurons: Vec::with_capacity(n.into()),
 			weights: Vec::with_capacity(n.into()),
 			bonds: Vec::with_capacity(n.into()),
+			voters: 0,
 		};
 		for uid in 0..n {
 			let hotkey = Keys::<T>::get(netuid, uid)?;
@@ -174,6 +186,7 @@ impl<T: Config> Pallet<T> {
 			let permit = permits.get(at).copied().unwrap_or(false);
 			// Rows of neurons without permit do not count: they need not be read.
 			let votes = permit || owner_uid == Some(uid);
+			inputs.voters = inputs.voters.saturating_add(votes.into());
 			inputs.weights.push(match votes {
 				true => Weights::<T>::get(netuid, uid).into_inner(),
 				false => Vec::new(),

@@ -12,11 +12,16 @@ use frame_support::{
 		fungible::{Inspect, Mutate},
 		ConstU32, ConstU64, Hooks,
 	},
+	weights::{
+		constants::{RocksDbWeight, WEIGHT_REF_TIME_PER_SECOND},
+		Weight,
+	},
 	PalletId,
 };
+use frame_system::limits::BlockWeights;
 use polkadot_sdk::{pallet_balances, sp_io};
 use sp_core::H256;
-use sp_runtime::BuildStorage;
+use sp_runtime::{BuildStorage, Perbill};
 
 pub type AccountId = u64;
 type Block = frame_system::mocking::MockBlock<Test>;
@@ -46,10 +51,18 @@ mod runtime {
 	pub type Subnet = pallet_subnet;
 }
 
+parameter_types! {
+	/// What a block may take.
+	pub static BlockTime: Weight = Weight::from_parts(2 * WEIGHT_REF_TIME_PER_SECOND, u64::MAX);
+	pub TestBlockWeights: BlockWeights =
+		BlockWeights::with_sensible_defaults(BlockTime::get(), Perbill::from_percent(75));
+}
+
 #[derive_impl(frame_system::config_preludes::TestDefaultConfig)]
 impl frame_system::Config for Test {
 	type AccountData = pallet_balances::AccountData<u64>;
 	type Block = Block;
+	type BlockWeights = TestBlockWeights;
 }
 
 #[derive_impl(pallet_balances::config_preludes::TestDefaultConfig)]
@@ -70,7 +83,7 @@ impl Config for Test {
 	type MaxUids = ConstU32<512>;
 	type MinStake = ConstU64<1_000>;
 	type PalletId = SubnetPalletId;
-	type WeightInfo = ();
+	type WeightInfo = weights::SubstrateWeight<RocksDbWeight>;
 }
 
 /// The subnet of most stories.

@@ -9,7 +9,7 @@ use pallet_subnet_runtime_api::compat::{prices, SimSwapResult};
 use scale_info::{form::PortableForm, Field, Type, TypeDef};
 use sp_runtime::traits::Dispatchable;
 
-fn metadata() -> RuntimeMetadataV15 {
+pub(super) fn metadata() -> RuntimeMetadataV15 {
 	let opaque = Runtime::metadata_at_version(15).unwrap();
 	match RuntimeMetadataPrefixed::decode(&mut &opaque[..]).unwrap().1 {
 		RuntimeMetadata::V15(metadata) => metadata,

@@ -1,7 +1,9 @@
 //! When epochs run.
 
 use crate::{mock::*, *};
-use frame_support::assert_ok;
+use frame_support::{assert_ok, traits::Hooks};
+
+type Cost = <Test as Config>::WeightInfo;
 
 /// Blocks up to `last` in which each of `netuids` ran an epoch.
 fn blocks_with_epochs(netuids: &[NetUid], last: u64) -> Vec<Vec<u64>> {
@@ -153,15 +155,8 @@ fn an_inconsistent_registry_skips_the_epoch_and_keeps_the_pot() {
 
 #[test]
 fn the_hook_asks_for_the_weight_of_the_epochs_it_runs() {
-	use frame_support::traits::Hooks;
 	ExtBuilder::default().build_and_execute(|| {
 		register_all(&[5_000, 0]);
-		assert_ok!(Subnet::add_stake(
-			signed(NOMINATOR),
-			hotkey(0),
-			NETUID,
-			5_000
-		));
 		run_to(7);
 		let weight_of = |block| {
 			System::set_block_number(block);
@@ -169,10 +164,41 @@ fn the_hook_asks_for_the_weight_of_the_epochs_it_runs() {
 		};
 		let idle = weight_of(8);
 		let busy = weight_of(9);
-		assert_eq!(idle, <() as WeightInfo>::on_initialize(1));
-		let credits = <() as WeightInfo>::credit(1);
-		let epoch = <() as WeightInfo>::epoch(2, 0);
-		assert_eq!(busy, idle.saturating_add(epoch).saturating_add(credits));
+		assert_eq!(idle, Cost::on_initialize(1));
+		let first = idle + Cost::epoch(2, 0) + Cost::nominators(0);
+		assert_eq!(busy, first);
+	});
+}
+
+#[test]
+fn an_epoch_is_charged_for_its_voters_and_for_the_nominators_it_paid() {
+	ExtBuilder::default().build_and_execute(|| {
+		register_all(&[5_000, 0]);
+		for nominator in [NOMINATOR, coldkey(1)] {
+			let origin = RuntimeOrigin::signed(nominator);
+			assert_ok!(Subnet::add_stake(origin, hotkey(0), NETUID, 1_000_000_000));
+		}
+		next_epoch();
+		assert_ok!(vote(0, &[(1, 1)]));
+		let next = Subnet::next_epoch_start_block(NETUID).unwrap();
+		run_to(next - 1);
+		System::set_block_number(next);
+		let charged = Subnet::on_initialize(next);
+		let due = Cost::on_initialize(1) + Cost::epoch(2, 1) + Cost::nominators(2);
+		assert_eq!(charged, due);
+	});
+}
+
+#[test]
+fn an_epoch_waits_where_another_used_half_of_the_block() {
+	let builder = ExtBuilder::of(vec![subnet(1), subnet(2)]);
+	builder.build_and_execute(|| {
+		for netuid in [1, 2] {
+			PendingEpochAt::<Test>::insert(netuid, 10);
+		}
+		assert_eq!(blocks_with_epochs(&[1, 2], 10), [[10], [10]]);
+		BlockTime::set(Cost::epoch(0, 0));
+		assert_eq!(blocks_with_epochs(&[1, 2], 21), [[20], [21]]);
 	});
 }
 
