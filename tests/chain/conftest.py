@@ -89,10 +89,13 @@ async def any_live(
     network = make_fast_network(tmp_path, free_ports(1), slot_s=NODE_SLOT_S)
     (node,) = network.nodes
     async with Supervisor(lambda *_: None) as supervisor:
-        await supervisor.start(network.process(binary, node))
+        process = network.process(binary, node)
+        process.keep = False  # one that dies is a failure
+        await supervisor.start(process)
         while True:
+            assert process.alive, process.last_lines()
             try:
-                client = await ChainClient.connect(node.rpc_url, timeout_s=30)
+                client = await ChainClient.connect(node.rpc_url, timeout_s=5)
                 break
             except ChainUnavailable:
                 continue

@@ -61,6 +61,11 @@ def test_a_network_is_found_again_with_its_keys(tmp_path: Path) -> None:
     assert "--rpc-external" not in process.argv
 
 
+def test_a_network_of_one_has_nobody_to_meet(tmp_path: Path) -> None:
+    made = make_network(tmp_path, "development", [30_001], [9_001])
+    assert "--bootnodes" not in made.process(Path("/bin/node"), made.nodes[0]).argv
+
+
 def test_another_shape_of_network_in_the_same_place_is_refused(tmp_path: Path) -> None:
     def prepare(validators: int, *more: str) -> object:
         where = ("chain", "network", "--prepare-only", "--base-path", str(tmp_path))

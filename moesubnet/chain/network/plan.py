@@ -62,6 +62,7 @@ class Network:
     def process(self, binary: Path, node: Node) -> Process:
         """The node's command line: loopback only, archive (clients ask for old blocks)."""
         base_path = self.base_path(node)
+        others = [other.p2p_address for other in self.nodes if other != node]
         arguments = (
             *("--chain", str(self.spec_path), "--base-path", str(base_path), "--name", node.name),
             *("--validator", "--node-key-file", str(base_path / NODE_KEY_FILE)),
@@ -69,7 +70,7 @@ class Network:
             *("--rpc-port", str(node.rpc_port), "--rpc-max-connections", "500"),
             *("--state-pruning", "archive", "--blocks-pruning", "archive"),
             *("--no-telemetry", "--no-prometheus", "--no-mdns"),
-            *("--bootnodes", *(other.p2p_address for other in self.nodes if other != node)),
+            *(("--bootnodes", *others) if others else ()),
         )
         return Process(
             node.name, (str(binary), *arguments), self.root / "logs" / f"{node.name}.log"
