@@ -100,7 +100,7 @@ fn a_malformed_document_is_refused_with_its_place() {
 		(json!({"op": "block"}), "missing field `to`"),
 		(
 			json!({"op": "epoch", "emission": 1.5}),
-			"`emission`: invalid type",
+			"`emission`: invalid", // how it goes on differs with serde_json's features
 		),
 		(
 			json!({"op": "reregister", "uid": 10, "stake": 0}),
@@ -108,7 +108,7 @@ fn a_malformed_document_is_refused_with_its_place() {
 		),
 		(
 			json!({"op": "reregister", "uid": 1, "stake": -1}),
-			"`stake`: invalid value: integer `-1`",
+			"`stake`: invalid",
 		),
 		(
 			json!({"op": "drop_bonds_on", "uid": 10}),
@@ -120,7 +120,7 @@ fn a_malformed_document_is_refused_with_its_place() {
 		),
 		(
 			json!({"op": "weights", "uid": 0, "dests": [1], "values": [65_536]}),
-			"`values`: invalid value: integer `65536`",
+			"`values`: invalid",
 		),
 		(
 			json!({"op": "weights", "uid": 0, "dests": [10], "values": [1]}),
