@@ -37,6 +37,7 @@ from moesubnet.errors import ChainError, ConfigError
 ALICE, BOB = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob"))
 TOKEN = 10**9
 _BALANCES, _TRANSFER_ALLOW_DEATH = 5, 0
+_SYSTEM, _REMARK = 0, 0
 
 
 def transfer(
@@ -52,6 +53,21 @@ def transfer(
 ) -> bytes:
     """A signed transfer, put together by hand; mortal if `born` names the block it starts at."""
     body = bytes((_BALANCES, _TRANSFER_ALLOW_DEATH, 0)) + dest + compact(value_rao)
+    return signed(
+        chain, body, nonce, signer=signer, tip_rao=tip_rao, born=born, period_blocks=period_blocks
+    )
+
+
+def signed(
+    chain: DevChain,
+    body: bytes,
+    nonce: int,
+    *,
+    signer: Keypair = ALICE,
+    tip_rao: int = 0,
+    born: Block | None = None,
+    period_blocks: int = 64,
+) -> bytes:
     era = b"\0"
     if born is not None:
         bits = period_blocks.bit_length() - 2 | born.number % period_blocks << 4
@@ -67,7 +83,10 @@ def transfer(
             b"\0",
         )
     )
-    signature = signer.sign(body + extra + implied)
+    payload = body + extra + implied
+    if len(payload) > 256:
+        payload = blake2b(payload, digest_size=32).digest()
+    signature = signer.sign(payload)
     return vec(b"\x84\0" + signer.public_key + b"\1" + signature + extra + body)
 
 
@@ -212,6 +231,18 @@ async def test_a_full_block_leaves_the_rest_for_the_next(chain: DevChain) -> Non
         await chain.produce_block()
     assert free_rao(chain.head.state) == before + 200
     assert len(chain.pool) == 0
+
+
+async def test_a_transaction_too_large_for_the_rest_of_a_block_lets_smaller_ones_pass(
+    chain: DevChain,
+) -> None:
+    remark = bytes((_SYSTEM, _REMARK)) + vec(bytes(3_000_000))  # a block has room for one of them
+    for nonce in (0, 1):
+        await chain.submit(signed(chain, remark, nonce, tip_rao=TOKEN))
+    await chain.submit(transfer(chain, 0, signer=BOB, dest=ALICE.public_key))
+    sizes = [len(body) > 1_000_000 for body in (await chain.produce_block()).extrinsics[1:]]
+    assert sizes == [True, False]
+    assert len((await chain.produce_block()).extrinsics[1:]) == 1
 
 
 async def test_instant_sealing_makes_a_block_for_what_is_submitted_and_no_other() -> None:

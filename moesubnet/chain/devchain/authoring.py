@@ -28,6 +28,7 @@ from moesubnet.chain.devchain.trie import Changes, Trie
 from moesubnet.chain.devchain.validity import InvalidTransaction, read_error
 from moesubnet.errors import ChainError
 
+MAX_SKIPPED = 8  # transactions too large for what is left of a block, as a node does it
 _NO_HASH = bytes(32)
 
 
@@ -74,16 +75,17 @@ class Author:
                 raise ChainError("the runtime refused its own inherents")
         included: list[bytes] = []
         refused: list[bytes] = []
+        skipped = 0
         deadline = time.monotonic() + self._slot_ms / 2000
         for extrinsic in () if only_inherents else transactions:
             error = _apply(call, overlay, extrinsic)
             if error is None:
                 included.append(extrinsic)
             elif error.exhausts_resources:
-                break
+                skipped += 1
             elif not error.future:
                 refused.append(extrinsic)
-            if time.monotonic() > deadline:
+            if skipped > MAX_SKIPPED or time.monotonic() > deadline:
                 break
         closed = Header.decode(call("BlockBuilder_finalize_block"))
         header = self._seal(closed, slot, authorities)

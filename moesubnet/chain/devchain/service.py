@@ -25,6 +25,9 @@ from moesubnet.chain.devchain.validity import PoolError
 from moesubnet.errors import ChainError
 
 Seal = Literal["instant", "slot", "manual"] | float
+# Sealing instantly: so many blocks in a row that take nothing, before the next submission is waited
+# for. Epochs fill one now and then; what still does not fit then never will.
+_IDLE_BLOCKS = 3
 """When blocks are made: as soon as a transaction is ready, once per slot, only on
 `produce_block()`, or every so many seconds."""
 
@@ -165,11 +168,11 @@ class DevChain:
             while True:
                 await self._submitted.wait()
                 self._submitted.clear()
-                while self.pool.ready():
+                idle = 0
+                while self.pool.ready() and idle < _IDLE_BLOCKS:
                     before = len(self.pool)
                     await self.produce_block()
-                    if len(self.pool) == before:
-                        break  # nothing fits: wait for the next submission
+                    idle = idle + 1 if len(self.pool) == before else 0
         interval_s = self._chain.slot_ms / 1000 if seal == "slot" else float(seal)
         if interval_s <= 0:
             raise ChainError("the sealing interval must be positive")
