@@ -72,7 +72,7 @@ def in_wasm(library: Path, fuel: list[int] | None) -> Prepare:
     config.cranelift_nan_canonicalization = True
     config.consume_fuel = fuel is not None
     engine = wasmtime.Engine(config)
-    text = resources.files("moesubnet.chain.devchain").joinpath("allocator.wat").read_text()
+    text = resources.files("moesubnet.chain.devchain").joinpath("host.wat").read_text()
     allocator = wasmtime.Module(engine, bytes(wasmtime.wat2wasm(text)))
     module = wasmtime.Module(engine, library.read_bytes())
     (wanted,) = [i.type for i in module.imports if isinstance(i.type, wasmtime.MemoryType)]

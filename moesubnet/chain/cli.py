@@ -93,11 +93,12 @@ def faucet(
             f"{at.chain} is no development chain, so it has no faucet: "
             "ask someone who holds tokens for a `moesubnet transfer`"
         )
-    at.submit(calls.transfer(receiver, amount_rao), FAUCET_KEY, None)
+    receipt = at.submit(calls.transfer(receiver, amount_rao), FAUCET_KEY, None)
     balance_rao = at.ask(lambda client: client.balance_rao(receiver))
     at.answer(
-        {"to": receiver, "amount_rao": amount_rao, "balance_rao": balance_rao},
-        f"{receiver} got {format_rao(amount_rao)} and holds {format_rao(balance_rao)}",
+        {"to": receiver, "amount_rao": amount_rao, "balance_rao": balance_rao, **where(receipt)},
+        f"{receiver} got {format_rao(amount_rao)} in {block_of(receipt)}, "
+        f"and holds {format_rao(balance_rao)}",
     )
 
 

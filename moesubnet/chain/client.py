@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from moesubnet.chain import calls, reads
 from moesubnet.chain.connection import ChainConnection, Wait
+from moesubnet.chain.extrinsics import Call
 from moesubnet.chain.hyperparams import (
     OwnerLimits,
     Value,
@@ -24,7 +25,7 @@ from moesubnet.chain.nouns import (
     WeightRow,
 )
 from moesubnet.chain.proposal import Proposal, propose
-from moesubnet.chain.submission import Call, Receipt
+from moesubnet.chain.submission import Receipt
 from moesubnet.chain.subnets import Subnet, read_subnet, read_subnet_price, read_subnets
 from moesubnet.chain.timelock import encrypted_commit
 from moesubnet.chain.view import Event

@@ -48,9 +48,12 @@ def address(public_key: bytes) -> str:
 def public_key(account: str) -> bytes:
     """The 32 bytes behind an SS58 address with prefix 42. Raises CodecError."""
     try:
-        return bytes.fromhex(ss58_decode(account, valid_ss58_format=SS58_FORMAT))
-    except (ValueError, IndexError) as error:
-        raise CodecError(f"{account!r} is not an SS58 address with prefix 42") from error
+        key = bytes.fromhex(ss58_decode(account, valid_ss58_format=SS58_FORMAT))
+    except (ValueError, IndexError):
+        key = b""
+    if len(key) != 32:  # the format knows shorter ones too
+        raise CodecError(f"{account!r} is not an SS58 address with prefix 42")
+    return key
 
 
 def raw_bytes(width: int) -> Decoder:

@@ -14,9 +14,10 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
+from moesubnet.chain.extrinsics import Call
 from moesubnet.chain.link import Link, NoSuchBlock, RpcError
 from moesubnet.chain.nouns import Head
-from moesubnet.chain.submission import Call, Receipt, block_of, head_of, search, send
+from moesubnet.chain.submission import Receipt, block_of, head_of, search, send
 from moesubnet.chain.view import Event, View
 from moesubnet.errors import ChainUnavailable, ConfigError
 from moesubnet.types import Signer
@@ -112,7 +113,7 @@ class ChainConnection:
             problem = "no new block"
             try:
                 head = await self.head()
-            except ChainUnavailable as error:
+            except (ChainUnavailable, RpcError, NoSuchBlock) as error:
                 problem, head = str(error), None
             if head is not None and head != last:
                 last, news_at = head, time.monotonic()

@@ -108,7 +108,7 @@ def confirm(question: str, yes: bool) -> None:
         typer.echo(err=True)  # Ctrl-C leaves the cursor behind the question
         agreed = False
     if not agreed:
-        raise Declined("not agreed to; nothing was signed or sent")
+        raise Declined("not agreed to; nothing has changed")
 
 
 def owner_and_hotkey(

@@ -134,6 +134,9 @@ class Link:
             self.interface.init_runtime(block_hash=block_hash)
         except BlockNotFound as error:
             raise NoSuchBlock(block_hash) from error
+        finally:
+            # It is set before it is asked for: after a failure the next try would believe it.
+            self.interface.block_hash = None
         version = self.interface.runtime_version
         if version not in self._storages:
             self._storages[version] = Storage(self.interface.metadata)

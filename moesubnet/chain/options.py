@@ -26,6 +26,7 @@ from moesubnet.chain.console import (
     ask_chain,
     confirm,
 )
+from moesubnet.errors import ChainUnavailable, WalletError
 from moesubnet.types import Coldkey
 from moesubnet.units import format_rao
 
@@ -52,9 +53,8 @@ class Keys:
         typer.echo(json.dumps(fields) if self.as_json else text)
 
     def remark(self, text: str) -> None:
-        """Tell people something that they should know before they are asked."""
-        if not self.as_json:
-            typer.echo(text, err=True)
+        """Tell people, who may be asked also with --json, something that they should know first."""
+        typer.echo(text, err=True)
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,29 @@ class Changing(Asking):
         address = Coldkey(self.account(signer))
         proposal = self.ask(lambda client: client.propose(call, address))
         if self.dry_run:
-            self.answer(*describe(proposal))
+            fields, text = describe(proposal)
+            asked = f"\nquestion   {question}" if question else ""
+            self.answer(fields | {"question": question}, text + asked)
         if proposal.refusal:
             raise proposal.refusal
         if self.dry_run:
             raise typer.Exit
-        if question:
-            confirm(f"{question} The fee is {format_rao(proposal.fee_rao)}.", self.yes)
+        if question is not None:
+            fee = format_rao(proposal.fee_rao)
+            confirm(f"{question} {address} signs; the fee is {fee}.", self.yes)
         coldkey = load_coldkey(signer, self.wallets)
+        if coldkey.ss58_address != address:
+            raise WalletError(
+                f"the public file of {signer} names {address}, its key is {coldkey.ss58_address}: "
+                "put the right file back; nothing was sent"
+            )
         wait: Wait = "finalization" if self.finalized else "inclusion"
-        return self.ask(lambda client: client.submit(call, coldkey, wait=wait))
+        try:
+            return self.ask(lambda client: client.submit(call, coldkey, wait=wait))
+        except KeyboardInterrupt:
+            raise ChainUnavailable(
+                f"not waiting any more; {call} may still come into a block: look first"
+            ) from None
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

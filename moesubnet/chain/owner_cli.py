@@ -100,8 +100,8 @@ def create(
             **where(receipt),
         },
         f"subnet {netuid} is yours for {format_rao(paid_rao)}; {first} is its uid 0\n"
-        f"next: moesubnet subnet set-spec {netuid} --spec SPEC, and ask root for a share in the "
-        "emission",
+        f"next: moesubnet subnet set-spec {netuid} --spec SPEC --wallet {owner},\n"
+        "and ask root for a share in the emission",
     )
 
 

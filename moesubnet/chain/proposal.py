@@ -13,10 +13,11 @@ from typing import Any
 from substrateinterface import Keypair
 
 from moesubnet.chain.codec import SS58_FORMAT, public_key
+from moesubnet.chain.extrinsics import Call, build_extrinsic, compose, next_nonce
 from moesubnet.chain.link import Link, RpcError
 from moesubnet.chain.reads import read_balance
 from moesubnet.chain.rejections import dispatch_error, rejected
-from moesubnet.chain.submission import Call, build_extrinsic, compose, head_of, next_nonce
+from moesubnet.chain.submission import head_of
 from moesubnet.chain.view import View
 from moesubnet.errors import CallRejected, ChainError
 from moesubnet.types import Coldkey

@@ -11,21 +11,23 @@ had and another fork has not is sent again, the same bytes while they are good.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
-from scalecodec.exceptions import RemainingScaleBytesNotEmptyException
-
+from moesubnet.chain.extrinsics import (
+    ERA_BLOCKS,
+    Call,
+    build_extrinsic,
+    compose,
+    next_nonce,
+)
 from moesubnet.chain.link import Link, NoSuchBlock, RpcError
 from moesubnet.chain.rejections import dispatch_failure, pool_rejection, rejected
 from moesubnet.chain.view import Event
 from moesubnet.errors import CallRejected, ChainError
 from moesubnet.types import BlockNumber, Signer
 
-ERA_BLOCKS = 128  # a transaction can be included for about this long after its anchor
-_SR25519 = b"\x01"
 _SIGNING_ATTEMPTS = 10
 _REBROADCAST_S = 5.0
 _TAKEN_NONCE = {"Stale", "PriorityTooLow"}
@@ -34,18 +36,6 @@ _WAITING = {"AlreadyImported", "PriorityTooLow", "PoolFull"}
 # Said of bytes that were good once: their era is over, their fork lost, or the runtime is new. A
 # pool that threw them out for that bans them, and then says no more.
 _DEAD = {"AncientBirthBlock", "BadProof", "Banned"}
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call by the names in the chain's metadata; `args` as substrate-interface takes them."""
-
-    module: str
-    function: str
-    args: Mapping[str, object]
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.function}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +102,9 @@ def send(link: Link, call: Call, signer: Signer) -> Pending:
         if refusal is not None:
             resent = link.connections > pending.connections
             # After a lost connection the refusal may be the echo of our own first sending.
-            if refusal.name != "AlreadyImported" and not (resent and refusal.name in _TAKEN_NONCE):
-                if refusal.name in _TAKEN_NONCE | _DEAD and attempt < _SIGNING_ATTEMPTS:
+            may_pass = refusal.name in _TAKEN_NONCE | _DEAD
+            if refusal.name != "AlreadyImported" and not (resent and may_pass):
+                if may_pass and attempt < _SIGNING_ATTEMPTS:
                     continue  # another process signs with this key too, or the runtime is new
                 raise refusal
         return replace(pending, sent_at_s=time.monotonic(), connections=link.connections)
@@ -244,57 +235,6 @@ def _signed(interface: Any, composed: Any, signer: Signer, nonce: int, anchor: B
     return "0x" + build_extrinsic(interface, composed, signer, signer.sign, nonce, anchor).hex()
 
 
-class Account(Protocol):
-    """Whose call it is."""
-
-    @property
-    def ss58_address(self) -> str: ...
-
-    @property
-    def public_key(self) -> bytes: ...
-
-
-def next_nonce(link: Link, account: Account) -> int:
-    """The account's next nonce, counting what waits in the pool."""
-    return int(link.request("system_accountNextIndex", account.ss58_address))
-
-
-def build_extrinsic(
-    interface: Any,
-    composed: Any,
-    account: Account,
-    sign: Callable[[bytes], bytes],
-    nonce: int,
-    anchor: BlockNumber,
-) -> bytes:
-    """A call's bytes, good for `ERA_BLOCKS` from `anchor` on; `sign` takes its payload to 64."""
-    era = {"period": ERA_BLOCKS, "current": anchor}
-    payload = interface.generate_signature_payload(call=composed, era=dict(era), nonce=nonce)
-    extrinsic = interface.create_signed_extrinsic(
-        call=composed,
-        keypair=account,
-        era=dict(era),
-        nonce=nonce,
-        signature=_SR25519 + sign(bytes(payload.data)),
-    )
-    return bytes(extrinsic.data.data)
-
-
-def compose(interface: Any, call: Call, head_hash: str) -> Any:
-    """The library's form of a call. Raises ChainError if the chain's metadata has no such one."""
-    try:
-        return interface.compose_call(
-            call.module, call.function, dict(call.args), block_hash=head_hash
-        )
-    except (
-        ValueError,
-        TypeError,
-        NotImplementedError,
-        RemainingScaleBytesNotEmptyException,
-    ) as error:
-        raise ChainError(f"this chain cannot take {call}: {error}") from error
-
-
 def _receipt(
     link: Link, extrinsic: str, block: BlockNumber, block_hash: str, index: int
 ) -> Receipt:
@@ -304,7 +244,9 @@ def _receipt(
     if failure := dispatch_failure(events, link.interface.metadata):
         raise failure
     digest = blake2b(bytes.fromhex(extrinsic.removeprefix("0x")), digest_size=32).hexdigest()
-    is_final = head_of(link, finalized=True)[0] >= block
+    reached = head_of(link, finalized=True)[0] >= block
+    # Another fork may have won, and be final, since the block was found.
+    is_final = reached and link.request("chain_getBlockHash", block) == block_hash
     receipt = Receipt(block, block_hash, "0x" + digest, 0, events, is_final)
     paid = receipt.event("TransactionPayment", "TransactionFeePaid")
     return replace(receipt, fee_rao=int(paid.fields["actual_fee"])) if paid else receipt

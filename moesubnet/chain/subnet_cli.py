@@ -24,12 +24,6 @@ _CLEAR_SCREEN = "\x1b[2J\x1b[H"
 _EVENTS_SHOWN = 8
 
 subnet_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-owner_cli.add_commands(subnet_app)
-
-
-@subnet_app.callback()
-def _group() -> None:
-    """Look at subnets, buy one, and run it."""
 
 
 @subnet_app.command("list", epilog=example("subnet list"))
@@ -83,6 +77,7 @@ def watch(netuid: NetuidArgument = 1, *, at: Asking) -> None:
 
 
 async def _watch(client: ChainClient, netuid: NetUid, at: Asking) -> None:
+    from moesubnet.chain.link import NoSuchBlock, RpcError
     from moesubnet.chain.tables import event_line, metagraph_table, readable
 
     recent: deque[str] = deque(maxlen=_EVENTS_SHOWN)
@@ -90,8 +85,8 @@ async def _watch(client: ChainClient, netuid: NetUid, at: Asking) -> None:
         try:
             metagraph = await client.metagraph(netuid, head.hash)
             events = [*_of(netuid, await client.events(head.hash))]
-        except ChainUnavailable:
-            continue  # the next head comes when the chain is back
+        except (ChainUnavailable, RpcError, NoSuchBlock):
+            continue  # the chain is away, or the block lost to another fork: the next head comes
         recent.extend(event_line(head.number, event) for event in events)
         if not at.as_json and sys.stdout.isatty():
             typer.echo(_CLEAR_SCREEN, nl=False)
@@ -104,3 +99,6 @@ def _of(netuid: NetUid, events: Iterable[Event]) -> Iterable[Event]:
     from moesubnet.chain.storage import PALLET
 
     return (e for e in events if e.pallet == PALLET and e.fields.get("netuid") == netuid)
+
+
+owner_cli.add_commands(subnet_app)  # after those that only look, in the help too

@@ -45,7 +45,7 @@ def new(
     folder = wallets_root(at.wallets) / wallet
     made: dict[str, NewKey] = {}
     if restore or not (folder / "coldkey").exists():
-        words = typer.prompt("recovery words", hide_input=True) if restore else None
+        words = typer.prompt("recovery words", hide_input=True, err=True) if restore else None
         password = None if no_password else _new_password(folder / "coldkey")
         made["coldkey"] = create_coldkey(name, password, at.wallets, words)
     # The words of a new coldkey must be shown, also beside a hotkey that is there already.

@@ -11,11 +11,6 @@ from moesubnet.types import NetUid
 weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
-@weights_app.callback()
-def _group() -> None:
-    """Look at the votes of a subnet."""
-
-
 @weights_app.command(epilog=example("weights show 1"))
 @with_options
 def show(netuid: NetuidArgument = 1, *, at: Asking) -> None:

@@ -189,8 +189,9 @@ async def test_a_call_whose_place_was_taken_is_refused_not_awaited_forever(
 ) -> None:
     """The node swallows our transaction; another of the same key and nonce gets into a block."""
     from moesubnet.chain import submission
+    from moesubnet.chain.extrinsics import Call
 
-    call = submission.Call("System", "remark", {"remark": "0x00"})
+    call = Call("System", "remark", {"remark": "0x00"})
     lost = await live.client._run(lambda link: submission._sign(link, call, ALICE))
     await live.client.transfer(CAROL, TOKEN, ALICE)
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from aiohttp import WSMsgType, web
 
-from moesubnet.chain import calls, submission
+from moesubnet.chain import calls, extrinsics, submission
 from moesubnet.chain.client import ChainClient, Receipt
 from moesubnet.chain.connection import Wait
 from moesubnet.chain.devchain.service import DevChain
@@ -51,6 +51,7 @@ class ForkedNode:
     final: int | None  # number of the last final block; None: the head
     best: int = 0  # which fork wins now
     deaf: bool = False  # it takes transactions and forgets them
+    hangs_up: bool = False  # on who submits a transaction, once a block has it
     url: str = ""
 
     @property
@@ -62,7 +63,14 @@ class ForkedNode:
         await ws.prepare(request)
         async for message in ws:
             if message.type == WSMsgType.TEXT:
-                await ws.send_str(await self.answer(json.loads(message.data)))
+                request = json.loads(message.data)
+                answer = await self.answer(request)
+                if self.hangs_up and request["method"] == "author_submitExtrinsic":
+                    self.hangs_up = False
+                    await self.blocks(1)
+                    await ws.close()
+                    break
+                await ws.send_str(answer)
         return ws
 
     async def answer(self, request: dict[str, Any]) -> str:
@@ -157,6 +165,17 @@ async def test_a_receipt_says_whether_its_block_is_final(
         assert (await paying).is_final is is_final
 
 
+async def test_a_call_that_was_taken_by_a_node_that_hung_up_is_not_sent_with_another_nonce(
+    node: ForkedNode, client: ChainClient
+) -> None:
+    node.hangs_up = True
+    paying = pay(client, "inclusion")
+    receipt = await asyncio.wait_for(paying, 20)
+    assert receipt.block == COMMON_BLOCKS + 1
+    assert node.chain.pool.ready() == []
+    assert await paid(client) == (1, 1)
+
+
 async def test_a_call_whose_block_loses_comes_into_the_winning_fork(
     node: ForkedNode, client: ChainClient
 ) -> None:
@@ -199,13 +218,13 @@ async def test_a_call_that_outlives_its_era_is_signed_anew_with_its_nonce(
     await node.heard()
     (sent,) = node.chain.pool.ready()
     await node.blocks(1)
-    await node.blocks(submission.ERA_BLOCKS + 2, then=1)
+    await node.blocks(extrinsics.ERA_BLOCKS + 2, then=1)
     await node.heard()
     (again,) = node.chain.pool.ready()
     assert again != sent
     await node.blocks(1)
     # The fork that took so long loses after all to one where the first bytes were in time.
-    await node.blocks(submission.ERA_BLOCKS + 4, then=0)
+    await node.blocks(extrinsics.ERA_BLOCKS + 4, then=0)
     node.final = None
     receipt = await asyncio.wait_for(paying, 20)
     assert receipt.block == COMMON_BLOCKS + 1
@@ -241,7 +260,7 @@ async def test_calls_go_on_where_finality_stands_still(
     node: ForkedNode, client: ChainClient
 ) -> None:
     """Two of four validators are down for longer than an era: nothing is final, blocks go on."""
-    await node.blocks(2 * submission.ERA_BLOCKS)
+    await node.blocks(2 * extrinsics.ERA_BLOCKS)
     paying = pay(client, "inclusion")
     await node.heard()
     await node.blocks(1)
@@ -320,7 +339,7 @@ async def test_a_vote_reaches_the_chain_whichever_fork_wins(tmp_path: Path) -> N
         state = State(tmp_path / "validator.sqlite3")
         votes = Votes(client, NETUID, VALIDATOR, state)
         sheet = sheet_for(epoch.epoch_index)
-        state.close_epoch(sheet, salt_for(sheet), Phase.PREPARED, [])
+        state.close_epoch(sheet, salt_for(sheet), Phase.PREPARED, [], b"")
 
         async def step(*, sends: bool) -> None:
             """What a validator does for its votes at every block."""
@@ -353,7 +372,7 @@ async def test_a_vote_reaches_the_chain_whichever_fork_wins(tmp_path: Path) -> N
         await node.blocks(epoch.next_epoch_block - 1 - node.chain.head.block.number)
         await step(sends=True)
         assert phase() == Phase.REVEALED
-        assert state.public_sheet(sheet.sha256) == sheet.to_bytes()
+        assert state.archive.is_public(sheet.sha256)
 
         count = epoch.next_epoch_block + 3 - node.forks[0].head.block.number
         await node.blocks(count, then=0)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from moesubnet.chain import calls, submission, timelock
+from moesubnet.chain import calls, extrinsics, submission, timelock
+from moesubnet.chain.extrinsics import Call
 from moesubnet.chain.link import Link
 from moesubnet.chain.nouns import Epoch
 from moesubnet.chain.storage import NoSuchItem, Storage, StorageItem
-from moesubnet.chain.submission import Call
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.chain.weights import VoteScheme, vote_scheme
 from moesubnet.errors import ChainError, ConfigError, SpecError
@@ -155,7 +155,7 @@ async def test_what_we_sign_is_what_the_official_codec_would_sign(live: LiveChai
         body = official.compose_call(call.module, call.function, dict(call.args))
         payload = official.signature_payload(
             body,
-            era={"period": submission.ERA_BLOCKS, "current": 3},
+            era={"period": extrinsics.ERA_BLOCKS, "current": 3},
             nonce=pending.nonce,
             tip=0,
             tip_asset_id=None,

@@ -246,7 +246,7 @@ def test_a_person_who_does_not_agree_sends_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for answer in (False, typer.Abort()):
         monkeypatch.setattr(typer, "confirm", _answering(answer))
-        with pytest.raises(Declined, match="nothing was signed or sent"):
+        with pytest.raises(Declined, match="nothing has changed"):
             console.confirm("Burn it?", yes=False)
     monkeypatch.setattr(typer, "confirm", _answering(True))
     console.confirm("Burn it?", yes=False)

@@ -42,7 +42,7 @@ async def test_the_chain_and_its_clients_go_on_across_an_upgrade(
 
     # What was signed for the runtime before is refused: it may mean something else now.
     with pytest.raises(PoolError, match="bad signature") as refused:
-        await live.dev.submit(bytes.fromhex(signed_before.data[2:]))
+        await live.dev.submit(bytes.fromhex(signed_before.signed[-1][2:]))
     assert refused.value.code == 1010
 
     # At once, although no block of the new runtime exists yet.

@@ -114,7 +114,7 @@ async def network(tmp_path: Path, tiny_spec: LoadedSpec) -> AsyncIterator[Networ
 
 async def test_without_a_registration_the_exact_command_is_printed(network: Network) -> None:
     code, log = await (await network.miner()).wait()
-    assert code == 1
+    assert code == 2
     command = f"moesubnet register --netuid 1 --hotkey {MINER} --wallet COLDKEY"
     assert f"{command} --chain {network.url}" in log
 
@@ -122,7 +122,7 @@ async def test_without_a_registration_the_exact_command_is_printed(network: Netw
 async def test_a_slot_that_costs_too_much_is_not_bought(network: Network) -> None:
     arguments = ("--coldkey", "//Bob", "--max-price", "0.0001")
     code, log = await (await network.miner(*arguments)).wait()
-    assert code == 1
+    assert code == 2
     assert "more than 0.0001 τ" in log
     assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
 

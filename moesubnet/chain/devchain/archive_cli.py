@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.errors import ConfigError, Declined
+from moesubnet.chain.console import confirm
+from moesubnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from moesubnet.chain.devchain.archive import OnBlock
@@ -70,8 +71,7 @@ def reset(
     folder = chain_folder(base_path, preset)
     with closing(_existing(folder, preset)) as chain:
         number = chain.head.block.number
-    if not yes and not typer.confirm(f"Delete the chain of {number:,} blocks in {folder}?"):
-        raise Declined("the chain is kept")
+    confirm(f"Delete the chain of {number:,} blocks in {folder}?", yes)
     for file in folder.glob("chain.sqlite*"):  # the folder may hold other things
         file.unlink()
     typer.echo(f"deleted the chain in {folder}")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from aiohttp import WSMsgType, web
 
 from moesubnet.chain.devchain.jsonrpc import Methods
+from moesubnet.chain.devchain.rpc import Queries
 from moesubnet.chain.devchain.subscriptions import Session, all_methods
 from moesubnet.listening import serve
 
@@ -78,7 +79,8 @@ class _Rpc:
     def __init__(self, chain: DevChain, *, local_only: bool) -> None:
         self._chain = chain
         self._local_only = local_only
-        self._http_methods = Methods(all_methods(chain, None))
+        self._queries = Queries(chain)
+        self._http_methods = Methods(all_methods(self._queries, None))
         self._sockets: set[web.WebSocketResponse] = set()
         self._posts = 0  # under way
 
@@ -126,7 +128,7 @@ class _Rpc:
         await socket.prepare(request)
         self._sockets.add(socket)
         outbox = _Outbox()
-        session = Session(self._chain, outbox.put)
+        session = Session(self._chain, self._queries, outbox.put)
         tasks = [
             asyncio.create_task(_read(socket, session, outbox)),
             asyncio.create_task(_write(socket, outbox)),

@@ -50,7 +50,9 @@ class DevChain:
         self._chain = chain
         self.preset = preset
         self._clock = clock
-        self.head = chain.head  # changes on the event loop only
+        # Both change on the event loop only, and together: clients read types by the version.
+        self.head = chain.head
+        self.version: RuntimeVersion = chain.version  # of the runtime at the head
         self.pool = Pool()
         self._sealing = asyncio.Lock()
         self._submitted = asyncio.Event()
@@ -96,11 +98,6 @@ class DevChain:
     @property
     def genesis_hash(self) -> bytes:
         return self._chain.genesis_hash
-
-    @property
-    def version(self) -> RuntimeVersion:
-        """The runtime's version at the head."""
-        return self._chain.version
 
     @property
     def slot_ms(self) -> int:
@@ -154,7 +151,7 @@ class DevChain:
         async with self._sealing:
             now_ms = int(self._clock() * 1000)
             new = await self.run(self._chain.author, now_ms, self.pool.ready())
-            self.head = new.view
+            self.head, self.version = new.view, self._chain.version
             block = new.view.block
             self.pool.settle(block.number, block.hash, new.included, new.refused)
             for listener in tuple(self._listeners):

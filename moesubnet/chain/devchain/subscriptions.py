@@ -81,12 +81,12 @@ class _Subscription:
 class Session:
     """One client's connection: answers its messages and pushes to it through `send`."""
 
-    def __init__(self, chain: DevChain, send: Callable[[str], None]) -> None:
+    def __init__(self, chain: DevChain, queries: Queries, send: Callable[[str], None]) -> None:
         self._chain = chain
         self._send = send
         self._open: dict[str, _Subscription] = {}
         self._new: list[_Subscription] = []
-        self._methods = Methods(all_methods(chain, self))
+        self._methods = Methods(all_methods(queries, self))
 
     async def handle(self, text: str | bytes) -> None:
         answer = await self._methods.answer(text)
@@ -193,9 +193,9 @@ class Session:
         return subscription
 
 
-def all_methods(chain: DevChain, session: Session | None) -> dict[str, Method]:
+def all_methods(queries: Queries, session: Session | None) -> dict[str, Method]:
     """Every method a client can call; without a session, those that need none."""
-    methods = Queries(chain).table() | (session.table() if session else {})
+    methods = queries.table() | (session.table() if session else {})
 
     async def rpc_methods() -> Json:
         return {"methods": list[Json](sorted([*methods, "rpc_methods"]))}
