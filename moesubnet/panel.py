@@ -178,10 +178,12 @@ class Panel:
         return requests[held]
 
     def _failed(self, hotkey: Hotkey, error: PanelError) -> PanelError:
-        failures = self._failures.get(hotkey, 0)
-        self._failures[hotkey] = failures + 1
-        rest_s = self._rest_s * 2 ** min(failures, MAX_REST_DOUBLINGS)
-        self._rests_until_s[hotkey] = asyncio.get_running_loop().time() + rest_s
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._rests_until_s.get(hotkey, 0.0):  # else a call beside this one has counted
+            failures = self._failures.get(hotkey, 0)
+            self._failures[hotkey] = failures + 1
+            rest_s = self._rest_s * 2 ** min(failures, MAX_REST_DOUBLINGS)
+            self._rests_until_s[hotkey] = now_s + rest_s
         return error
 
 

@@ -125,7 +125,7 @@ def auth_middleware(
     async def read_body(request: web.Request) -> bytes:
         """The body of a claim. Nobody is proven yet, so what has come of all such bodies shares
         one budget, and no address can use it up."""
-        address, body = _address_key(request.remote), bytearray()
+        address, body = address_key(request.remote), bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 async for chunk in request.content.iter_any():
@@ -169,7 +169,7 @@ def auth_middleware(
             return _refuse(request, 413, "too_large")
         if access == "loopback" and not _is_local(request):
             return _refuse(request, 403, "forbidden")
-        if access == "public" and not limiter.take(_address_key(request.remote)):
+        if access == "public" and not limiter.take(address_key(request.remote)):
             return _refuse(request, 429, "too_many_requests")
         return await _answer(request, handler)
 
@@ -260,7 +260,7 @@ def _is_local(request: web.Request) -> bool:
         return False
 
 
-def _address_key(remote: str | None) -> str:
+def address_key(remote: str | None) -> str:
     """An IPv4 address, or the /64 of an IPv6 one: what a stranger cannot change for free."""
     try:
         address = ip_address(remote or "")

@@ -137,24 +137,25 @@ async def _stream(
         headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     )
     try:
-        # The first delta is awaited before the status line, so early failures keep their status.
-        first = await anext(deltas)
-        request[STARTED] = True
-        await response.prepare(request)
-        for index in range(choices):
-            if (opening := shape.opening(index)) is not None:
-                await _send(response, shape, [opening], body)
-        completion_tokens = 0
-        async for index, delta in _chain(first, deltas):
-            completion_tokens += len(delta.tokens)
-            await _send(response, shape, [shape.chunk_choice(index, delta)], body, delta)
-        if body.stream_options and body.stream_options.include_usage:
-            await _send(response, shape, [], body, usage=(prompt_tokens, completion_tokens))
-        await _write(response, api.sse("[DONE]"))
-    except api.ApiError as error:
-        if not response.prepared:
-            raise
-        await _write(response, api.sse(error.body))
+        try:
+            # The first delta comes before the status line, so early failures keep their status.
+            first = await anext(deltas)
+            request[STARTED] = True
+            await response.prepare(request)
+            for index in range(choices):
+                if (opening := shape.opening(index)) is not None:
+                    await _send(response, shape, [opening], body)
+            completion_tokens = 0
+            async for index, delta in _chain(first, deltas):
+                completion_tokens += len(delta.tokens)
+                await _send(response, shape, [shape.chunk_choice(index, delta)], body, delta)
+            if body.stream_options and body.stream_options.include_usage:
+                await _send(response, shape, [], body, usage=(prompt_tokens, completion_tokens))
+            await _write(response, api.sse("[DONE]"))
+        except api.ApiError as error:
+            if not response.prepared:
+                raise
+            await _write(response, api.sse(error.body))
     except ConnectionResetError:
         log.debug("a reader has left")
     except TimeoutError:

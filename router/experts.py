@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from moesubnet.client import ExpertClient
-from moesubnet.errors import AuthError, PeerError, PeerLate, PeerResting, WireError
+from moesubnet.errors import AuthError, PeerError, PeerLate, PeerRefused, PeerResting, WireError
 from moesubnet.panel import PanelError
 from moesubnet.protocol import ExpertCard, StepResponse
 from moesubnet.spec import LoadedSpec
@@ -72,10 +72,12 @@ class ExpertBook:
         expert = self._experts.get(hotkey)
         if expert is None or isinstance(answer, PeerResting):
             return
+        if self._clock() < expert.benched_until and not isinstance(answer, StepResponse):
+            return  # of a call that began before
         if isinstance(answer, StepResponse):
             expert.failures = expert.late = 0
             expert.answers += 1
-        elif isinstance(answer, PeerLate):
+        elif isinstance(answer, PeerLate) or _is_busy(answer):
             expert.late += 1
         else:
             expert.failures += 1
@@ -121,3 +123,8 @@ class ExpertBook:
             return
         self._experts[hotkey] = Expert(uid, axon, client, card)
         log.info("expert uid=%d name=%r joined", uid, card.name)
+
+
+def _is_busy(answer: PanelError) -> bool:
+    """A miner that has no place for us now is none that fails."""
+    return isinstance(answer, PeerRefused) and answer.status == 429

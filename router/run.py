@@ -98,6 +98,8 @@ async def run_router(config: RouterConfig) -> None:
         }
         service = Service(spec, models)
         app = build_app(service, api_keys=config.api_keys, max_running=config.max_running)
+        # Closed after the listener: a student closed under open streams would be started again.
+        engines = await stack.enter_async_context(contextlib.AsyncExitStack())
         listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
         stack.push_async_callback(listening.close)
         log.info("router listens on http://%s:%d/v1", config.host, listening.port)
@@ -106,7 +108,7 @@ async def run_router(config: RouterConfig) -> None:
             tasks = [
                 group.create_task(cache.run()),
                 group.create_task(_follow(cache, book, gates)),
-                group.create_task(_offer_student(config, spec, models, stack)),
+                group.create_task(_offer_student(config, spec, models, engines)),
             ]
             await _stop_signal()
             for task in tasks:

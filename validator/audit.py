@@ -10,12 +10,12 @@ import numpy as np
 
 from moesubnet.errors import AuthError, WireError
 from moesubnet.protocol import StepResponse
-from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.signing import signed_text, verify_receipt
 from moesubnet.types import Hotkey
 from moesubnet.validator.probes import Law
 from moesubnet.validator.receipts import Receipts, column_sha256
-from moesubnet.validator.scoring import Distances, cluster_leaders, entropy_nats, recount
+from moesubnet.validator.scoring import CLONE_DISTANCE, Distances, entropy_nats, recount
 
 TOLERANCE_MICRO_NATS = 100  # float32 exponentials of another processor
 
@@ -35,10 +35,12 @@ class ExpertAudit:
 @dataclass(frozen=True, slots=True)
 class Audit:
     """Of a whole sheet. vote_differs: the largest difference of a u16; more than 1 is wrong.
+    averaged: whether averages and reliability follow from the items and the averages before.
     clustered: whether the experts that answer alike are those that the sheet says; None: not all
     answers are there."""
 
     vote_differs: int
+    averaged: bool
     clustered: bool | None
     experts: tuple[ExpertAudit, ...]
 
@@ -47,6 +49,7 @@ class Audit:
         """Nothing contradicts the sheet; what could not be checked is no contradiction."""
         return (
             self.vote_differs <= 1
+            and self.averaged
             and self.clustered is not False
             and all(
                 e.committed is not False
@@ -61,15 +64,24 @@ def audit(
     sheet: Sheet, receipts: Receipts | None, answers: Mapping[Hotkey, Sequence[bytes]]
 ) -> Audit:
     """answers: by hotkey, one body for each item, as far as they are kept."""
-    row = recount(sheet).row_u16
-    differs = max((abs(a - b) for a, b in zip(sheet.row_u16, row, strict=True)), default=0)
+    again = recount(sheet)
+    rows = zip(sheet.row_u16, again.row_u16, strict=True)
     return Audit(
-        differs,
+        max((abs(a - b) for a, b in rows), default=0),
+        again.reliability_ppm == sheet.reliability_ppm and _same(again.ema_after, sheet.ema_after),
         _is_clustered(sheet, receipts, answers),
         tuple(
             _audit_expert(sheet, receipts, answers.get(hotkey), column)
             for column, hotkey in enumerate(sheet.hotkeys)
         ),
+    )
+
+
+def _same(mine: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
+    """Whether averages agree, but for the last bits of another processor's logarithms."""
+    return all(
+        (a is None) == (b is None) and abs((a or 0) - (b or 0)) <= NANO // MICRO
+        for a, b in zip(mine, theirs, strict=True)
     )
 
 
@@ -166,8 +178,9 @@ def _is_clustered(
             if (law := _law(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i)) is not None
         }
         distances.add(laws)
-    seniority = [(int(leader != i), i) for i, leader in enumerate(sheet.leaders)]
-    return cluster_leaders(distances.mean, seniority) == sheet.leaders
+    mean, leads = distances.mean, sorted(set(sheet.leaders))
+    joined = all(mean[i, j] < CLONE_DISTANCE for i, j in enumerate(sheet.leaders) if i != j)
+    return joined and not any(mean[a, b] < CLONE_DISTANCE for a in leads for b in leads if a < b)
 
 
 def as_json(result: Audit) -> dict[str, object]:
@@ -182,6 +195,9 @@ def as_text(sheet: Sheet, result: Audit) -> str:
         "recounted: the vote is right"
         if result.vote_differs <= 1
         else f"RECOUNT DISAGREES by up to {result.vote_differs} of 65535",
+        "recounted: the averages are right"
+        if result.averaged
+        else "THE AVERAGES DO NOT FOLLOW FROM THE ITEMS",
         {
             None: "who answers alike: not checked, not all answers are kept",
             True: "who answers alike: as the sheet says",

@@ -129,8 +129,14 @@ def _leaders(
         for step in batch.steps:
             total.distance[np.ix_(mine, mine)] += step.distance[np.ix_(theirs, theirs)]
             total.together[np.ix_(mine, mine)] += step.together[np.ix_(theirs, theirs)]
+    given = total.together.diagonal()
+    rarely = 2 * given < given.max(initial=0)  # who hardly answers leads nobody
     neurons = [metagraph.by_hotkey[hotkey] for hotkey in hotkeys]
-    return cluster_leaders(total.mean, [(int(x.registered_at_block), int(x.uid)) for x in neurons])
+    seniority = [
+        (int(seldom), int(neuron.registered_at_block), int(neuron.uid))
+        for seldom, neuron in zip(rarely, neurons, strict=True)
+    ]
+    return cluster_leaders(total.mean, seniority)
 
 
 def _receipts(batches: Sequence[Batch], hotkeys: Sequence[Hotkey], vocab_size: int) -> Receipts:

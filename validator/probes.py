@@ -147,7 +147,10 @@ async def walk_batch(
             for hotkey in batch.hotkeys
         ]
         proofs = [[_proof(answer[hotkey]) for answer in answers] for hotkey in batch.hotkeys]
-        yield score_step(walk, position, batch.walks[:, position], laws, baseline_logp, proofs)
+        labels = batch.walks[:, position]
+        yield await asyncio.to_thread(
+            score_step, walk, position, labels, laws, baseline_logp, proofs
+        )
 
 
 def _last_law(answer: StepResponse | PanelError, vocab_size: int) -> Law | None:

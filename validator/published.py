@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ async def fetched(address: str, sha256: str | None, body: bytes | None) -> Publi
     Raises ConfigError, PeerError, WireError.
     """
     ip, _, port = address.strip().rpartition(":")
-    if not port.isdecimal():
+    if not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ConfigError(f"{address!r} is not IP:PORT")
     axon = Axon(ip.strip("[]"), int(port))
     async with open_http_session() as http:
@@ -60,13 +61,16 @@ async def fetched(address: str, sha256: str | None, body: bytes | None) -> Publi
             except PeerRefused as error:
                 if error.status == 404:
                     return None
-                raise
+                if error.status != 429:
+                    raise
+                await asyncio.sleep(1.0)  # there are as many questions as experts
+                return await get(path, max_bytes)
 
         if body is None:
             body = await get(f"/v1/sheet/{_digest(sha256).hex()}", MAX_SHEET_BYTES)
         if body is None:
             raise ConfigError(f"{address} does not publish the sheet {sha256}")
-        if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
+        if sha256 is not None and hashlib.sha256(body).digest() != _digest(sha256):
             raise FrameError("another sheet than the one asked for")
         sheet = Sheet.from_bytes(body)
         base = f"/v1/sheet/{sheet.sha256.hex()}"

@@ -25,7 +25,7 @@ from moesubnet.sheet import MAX_ITEMS, MAX_WALKS, Sheet
 RECEIPTS_FORMAT = "moesubnet-receipts/1"
 ANSWERS_FORMAT = "moesubnet-answers/1"
 MAX_RECEIPTS_BYTES = 2**26
-MAX_ANSWERS_BYTES = 2**26  # of one expert
+MAX_ANSWERS_BYTES = 2**27  # of one expert: 2,048 items, f32, a vocabulary of 8,192
 RECORD = np.dtype(
     [("nonce_ns", "<u8"), ("held", "<u4"), ("receipt", "u1", 64), ("body_sha256", "u1", 32)]
 )

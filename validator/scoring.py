@@ -128,25 +128,20 @@ def value_and_bound(marginal: Float, walk: npt.NDArray[np.integer]) -> tuple[flo
 
 
 def cluster_leaders(
-    distance: Float, seniority: Sequence[tuple[int, int]], threshold: float = CLONE_DISTANCE
+    distance: Float, seniority: Sequence[tuple[int, ...]], threshold: float = CLONE_DISTANCE
 ) -> tuple[int, ...]:
-    """Each column's leader: single linkage on `distance`, the most senior of a cluster leads.
+    """Each column's leader: by seniority, the first leader that it is near to, else itself.
 
+    Who is near to two leaders does not join them: one expert must not make clones of others.
     distance: [n, n] mean squared Hellinger distances, NaN where two were never seen together;
-    seniority: (block of registration, uid); who registered first leads.
+    seniority: the smallest leads.
     """
-    n = len(seniority)
-    leader = sorted(range(n), key=lambda i: seniority[i])
-    rank = {column: position for position, column in enumerate(leader)}
-    label = list(range(n))
-    for _ in range(n):  # at most n rounds until labels stop moving
-        before = list(label)
-        for i in range(n):
-            near = [label[j] for j in range(n) if j == i or distance[i, j] < threshold]
-            label[i] = min(near, key=rank.__getitem__)
-        if label == before:
-            break
-    return tuple(label)
+    leader_of, leaders = list(range(len(seniority))), list[int]()
+    for i in sorted(leader_of, key=lambda i: seniority[i]):
+        leader_of[i] = next((j for j in leaders if distance[i, j] < threshold), i)
+        if leader_of[i] == i:
+            leaders.append(i)
+    return tuple(leader_of)
 
 
 class Distances:

@@ -15,14 +15,16 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from moesubnet.errors import Forbidden
-from moesubnet.limits import RateLimiter
+from moesubnet.limits import RateLimiter, SharedBudget
 from moesubnet.nonces import NonceStore
-from moesubnet.server import auth_middleware, loopback_only, public
+from moesubnet.server import address_key, auth_middleware, loopback_only, public
 from moesubnet.types import Hotkey, Signer
 from moesubnet.validator.archive import Archive
 from moesubnet.validator.state import State
 
 SHEET = "/v1/sheet/{sha256:[0-9a-f]{64}}"
+SENDING_BYTES = 2**28  # evidence under way to strangers, who may read nothing of it
+SEND_TIMEOUT_S = 60.0
 
 
 @dataclass
@@ -61,18 +63,41 @@ def build_app(signer: Signer, state: State, health: Health, metrics: Metrics) ->
             raise web.HTTPNotFound
         return digest
 
-    @public
-    async def sheet(request: web.Request) -> web.Response:
-        return _packed(state.archive.sheet(revealed(request)))
+    sending = SharedBudget(SENDING_BYTES)
+
+    async def send(request: web.Request, body: bytes | None) -> web.StreamResponse:
+        """What never changes; 404 while it is not public, or not kept any more."""
+        if body is None:
+            raise web.HTTPNotFound
+        key = address_key(request.remote)
+        if not sending.take(key, len(body)):
+            raise web.HTTPServiceUnavailable
+        headers = {"Cache-Control": "public, immutable, max-age=31536000"}
+        response = web.Response(body=body, content_type="application/msgpack", headers=headers)
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            sending.give_back(key, len(body))
+        return response
 
     @public
-    async def receipts(request: web.Request) -> web.Response:
-        return _packed(state.archive.receipts(revealed(request)))
+    async def sheet(request: web.Request) -> web.StreamResponse:
+        return await send(request, state.archive.sheet(revealed(request)))
 
     @public
-    async def answers(request: web.Request) -> web.Response:
+    async def receipts(request: web.Request) -> web.StreamResponse:
+        return await send(request, state.archive.receipts(revealed(request)))
+
+    @public
+    async def answers(request: web.Request) -> web.StreamResponse:
         digest, hotkey = revealed(request), Hotkey(request.match_info["hotkey"])
-        return _packed(await asyncio.to_thread(_read_answers, state.archive.path, digest, hotkey))
+        body = await asyncio.to_thread(_read_answers, state.archive.path, digest, hotkey)
+        return await send(request, body)
 
     @public
     async def healthz(request: web.Request) -> web.Response:
@@ -109,11 +134,3 @@ def _read_answers(path: Path, digest: bytes, hotkey: Hotkey) -> bytes | None:
     """Megabytes: in a thread, with a reader of its own."""
     with contextlib.closing(Archive.open(path)) as archive:
         return archive.answers(digest, hotkey)
-
-
-def _packed(body: bytes | None) -> web.Response:
-    """What never changes; 404 while it is not public, or not kept any more."""
-    if body is None:
-        raise web.HTTPNotFound
-    headers = {"Cache-Control": "public, immutable, max-age=31536000"}
-    return web.Response(body=body, content_type="application/msgpack", headers=headers)

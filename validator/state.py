@@ -28,6 +28,7 @@ from moesubnet.validator.records import Batch, Phase, Step, Vote, Window
 _FORGET_EARLIER_LAYOUT = f"""
 BEGIN;
 DROP TABLE IF EXISTS batch; DROP TABLE IF EXISTS step; DROP TABLE IF EXISTS vote;
+DROP TABLE IF EXISTS answer;
 PRAGMA user_version = {LAYOUT};
 COMMIT;
 """
@@ -64,7 +65,10 @@ class State:
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a commit is on disk
-            if self._db.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
+            layout = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if layout > LAYOUT:
+                raise ConfigError(f"{path} was made by a newer version of this program")
+            if layout < LAYOUT:
                 self._db.executescript(_FORGET_EARLIER_LAYOUT)
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
@@ -235,7 +239,11 @@ class State:
         long_ago, old = epoch - 2 * SERVED_SHEETS, epoch - KEPT_ANSWERS
         for query, before in (
             ("DELETE FROM vote WHERE epoch <= ?", long_ago),
-            ("DELETE FROM answer WHERE batch IN (SELECT id FROM batch WHERE epoch <= ?)", old),
+            (  # by the sheet that has the step: a late one is in a later sheet than its batch's
+                "DELETE FROM answer WHERE (batch, position) IN "
+                "(SELECT batch, position FROM step WHERE epoch <= ?)",
+                old,
+            ),
             ("DELETE FROM step WHERE epoch <= ?", old),
             ("DELETE FROM batch WHERE epoch <= ? AND id NOT IN (SELECT batch FROM step)", old),
         ):
@@ -276,12 +284,12 @@ class State:
     def note_reverted(self, vote: Vote, block: BlockNumber) -> None:
         """What was on chain is not any more; as if it had been sent again in `block`, because
         nodes bring reverted transactions back by themselves."""
-        self._update_vote(vote, phase=Phase.PREPARED, submitted_block=block)
+        self._update_vote(vote, phase=Phase.PREPARED, submitted_block=block, reveal_epoch=None)
 
     def note_phase(self, vote: Vote, phase: Phase) -> None:
         self._update_vote(vote, phase=phase)
 
-    def _update_vote(self, vote: Vote, **columns: int | str) -> None:
+    def _update_vote(self, vote: Vote, **columns: int | str | None) -> None:
         assignments = ", ".join(f"{column} = :{column}" for column in columns)
         with self._db:
             self._db.execute(

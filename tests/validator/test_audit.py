@@ -1,15 +1,17 @@
 """What an audit proves of a sheet, and what it catches."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from moesubnet.errors import FrameError
+from moesubnet.sheet import sheet_seed
 from moesubnet.types import Hotkey
 from moesubnet.validator.archive import KEPT_ANSWERS
 from moesubnet.validator.audit import as_text, audit
-from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.closing import _leaders, close_sheet
 from moesubnet.validator.receipts import (
     RECORD,
     Receipts,
@@ -17,7 +19,7 @@ from moesubnet.validator.receipts import (
     pack_answers,
     unpack_answers,
 )
-from moesubnet.validator.records import Phase
+from moesubnet.validator.records import Batch, Phase, Step
 
 
 @pytest.fixture
@@ -140,6 +142,19 @@ async def test_an_expert_that_is_called_another_s_clone_is_cleared_by_the_answer
     assert audit(sheet, receipts, answers).clustered is None
 
 
+async def test_averages_that_do_not_follow_contradict_a_sheet(measured):
+    state, sheet = measured
+    assert audit(sheet, *evidence(state, sheet)).is_clean
+    for lie in (
+        {"ema_after": tuple((value or 0) + 10_000 for value in sheet.ema_after)},
+        {"ema_after": (None, *sheet.ema_after[1:])},
+        {"reliability_ppm": tuple(ppm - 1 for ppm in sheet.reliability_ppm)},
+    ):
+        result = audit(dataclasses.replace(sheet, **lie), *evidence(state, sheet))
+        assert not result.averaged
+        assert not result.is_clean
+
+
 async def test_without_evidence_only_the_arithmetic_is_checked(measured):
     _, sheet = measured
     result = audit(sheet, None, {})
@@ -157,6 +172,46 @@ async def test_answers_are_kept_for_some_epochs_and_receipts_for_longer(measured
         state.close_epoch(later, (1,), Phase.REVEALED, [], b"")
     assert state.archive.answers(sheet.sha256, sheet.hotkeys[0]) is None
     assert state.archive.receipts(sheet.sha256)
+
+
+async def test_answers_to_late_steps_are_kept_as_long_as_the_sheet_that_has_them(measured):
+    state, sheet = measured
+    late = Step(
+        position=60,
+        log_q=np.zeros((3, 3), "<i4"),
+        log_w=np.zeros((3, 3), "<i4"),
+        entropy=np.zeros((3, 2), "<i4"),
+        distance=np.zeros((2, 2)),
+        together=np.zeros((2, 2), np.int64),
+        records=np.zeros((3, 2), RECORD),
+        bodies=((b"x",) * 3, (b"y",) * 3),
+    )
+    batch = Batch(1, sheet.hotkeys, np.zeros((3, 61), "<u4"), ("a", "b", "c"), (late,))
+    state.add_step(batch, late)
+    items = {k: getattr(sheet, k)[:3] for k in ("walk", "position", "log_q", "log_w", "entropy")}
+    seed = sheet_seed(sheet.previous_sha256, sheet.epoch + 1)
+    later = dataclasses.replace(sheet, epoch=sheet.epoch + 1, seed=seed, **items)
+    state.close_epoch(later, (1,), Phase.REVEALED, [batch], b"")
+    for epoch in range(2, KEPT_ANSWERS + 1):
+        newer = dataclasses.replace(sheet, epoch=sheet.epoch + epoch)
+        state.close_epoch(newer, (1,), Phase.REVEALED, [], b"")
+    kept = state.archive.answers(later.sha256, sheet.hotkeys[0])
+    assert unpack_answers(kept, later) == [b"x"] * 3
+
+
+def test_an_expert_that_hardly_answers_makes_clones_of_nobody():
+    """Three experts that differ, and a senior one that answered one easy item as everybody."""
+    keys = tuple(Hotkey(f"m{i}") for i in range(4))
+    distance, together = np.full((4, 4), 0.4 * 64), np.full((4, 4), 64)
+    np.fill_diagonal(distance, 0)
+    distance[3], distance[:, 3], together[3], together[:, 3] = 0, 0, 1, 1
+    numbers = [np.zeros((1, 5), "<i4"), np.zeros((1, 5), "<i4"), np.zeros((1, 4), "<i4")]
+    step = Step(32, *numbers, distance, together, np.zeros((1, 4), RECORD), ())
+    batch = Batch(1, keys, np.zeros((1, 40), "<u4"), ("s",), (step,))
+    ages = dict(zip(keys, (5, 4, 3, 1), strict=True))
+    neurons = {k: SimpleNamespace(registered_at_block=age, uid=0) for k, age in ages.items()}
+    leaders = _leaders([batch], SimpleNamespace(by_hotkey=neurons), keys)
+    assert leaders[:3] == (0, 1, 2)
 
 
 BOMB = b"\xdd\x00\x0f\xff\xff" + bytes(0x0FFFFF)  # a million legal zeros

@@ -13,6 +13,7 @@ from moesubnet.errors import ConfigError, FrameError
 from moesubnet.sheet import Sheet, micro_nats, sheet_seed
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.records import Phase
+from moesubnet.validator.scoring import recount
 from moesubnet.validator.state import State
 
 MINER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"  # //Alice
@@ -21,7 +22,7 @@ MINER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"  # //Alice
 @pytest.fixture
 def sheet():
     log_q = np.log(np.tile([0.5, 0.01], (8, 1)))
-    return Sheet(
+    made = Sheet(
         netuid=1,
         epoch=7,
         validator="5V",
@@ -41,9 +42,10 @@ def sheet():
         receipts=(bytes(32),),
         reliability_ppm=(1_000_000,),
         ema_before=(None,),
-        ema_after=(3_000_000_000,),
+        ema_after=(None,),
         row_u16=(65_535,),
     )
+    return dataclasses.replace(made, ema_after=recount(made).ema_after)
 
 
 def run(*arguments):

@@ -371,7 +371,7 @@ def phases(world):
     """Of the votes that are not settled, and how many sheets are public."""
     state = world.state()
     found = [vote.phase for vote in state.waiting_votes()]
-    public = len(state.public_sheets())
+    public = len(state.archive.public_sheets())
     state.close()
     return found, public
 
@@ -432,7 +432,7 @@ async def test_a_reveal_and_its_commit_taken_back_together_are_lost_and_never_pu
     await world.live(125)
     assert [r.epoch for r in world.chain.reveals[world.signer.ss58_address]] == [1, 2, 3]
     state = world.state()
-    assert state.public_sheet(bytes.fromhex(sheet.sheet_sha256)) is None
+    assert not state.archive.is_public(bytes.fromhex(sheet.sheet_sha256))
     state.close()
 
 

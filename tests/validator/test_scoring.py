@@ -114,14 +114,14 @@ def test_ema_takes_the_first_value_whole_and_forgets_slowly():
     assert ema(0, 100) == 30
 
 
-def test_clones_follow_the_most_senior_of_their_chain():
+def test_clones_follow_a_leader_and_nobody_makes_clones_of_others():
     far, near = 0.5, 0.001
     distance = np.full((5, 5), far)
     for a, b in ((0, 1), (1, 3)):
         distance[a, b] = distance[b, a] = near
     distance[2, 4] = distance[4, 2] = np.nan
     seniority = [(9, 0), (8, 1), (1, 2), (3, 3), (2, 4)]
-    assert cluster_leaders(distance, seniority) == (3, 3, 2, 3, 4)
+    assert cluster_leaders(distance, seniority) == (0, 3, 2, 3, 4)  # 0 is near to 1 only
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))

@@ -169,6 +169,17 @@ async def test_rests_double_while_an_expert_keeps_failing(stage: Any) -> None:
     assert 2 <= len(experts[0].requests) <= doublings + 2  # at 0, 0.1, 0.3, 0.7 s …
 
 
+async def test_sequences_that_fail_at_once_count_as_one_failure(stage: Any) -> None:
+    experts, clients = await three(stage)
+    panel = panel_of(clients, rest_s=0.2)
+    experts[0].manner = always(web.HTTPServiceUnavailable())
+    await asyncio.gather(*(panel.advance([PanelSequence(f"s{n}")], [[n]]) for n in range(8)))
+    experts[0].manner = None
+    await asyncio.sleep(0.3)  # one rest, and none that was doubled seven times
+    answers = await panel.advance([PanelSequence("s")], [[4]])
+    assert isinstance(next(iter(answers.values())), StepResponse)
+
+
 async def test_an_expert_that_lost_its_sessions_is_resent_everything_at_once(stage: Any) -> None:
     experts, clients = await three(stage)
     panel = panel_of(clients)
