@@ -34,16 +34,14 @@ class FirstAnswers:
     ) -> tuple[LogProbs, Mask]:
         """What counts of the last token of `text_ids`, which nobody was sent yet by this stream.
 
-        log_p, blind: [E], what the members gave it just now. Whoever was silent or not asked
-        the first time has not been blind since: another may have told it. Call it before the token
-        is sent.
+        log_p, blind: [E], what the members gave it just now. Whoever was silent the first time
+        has not been blind since. Call it before the token is sent.
         """
         key = base_hash(text_ids)[:16]
-        is_new = key not in self._first
         first = self._first.setdefault(key, {})
         self._first.move_to_end(key)
         for hotkey, value, was_blind in zip(members, log_p.tolist(), blind.tolist(), strict=True):
-            first.setdefault(hotkey, value if was_blind and is_new else np.nan)
+            first.setdefault(hotkey, value if was_blind else np.nan)
         if len(self._first) > self._capacity:
             self._first.popitem(last=False)
         settled = np.array([first[hotkey] for hotkey in members])

@@ -74,6 +74,7 @@ class Votes:
     epoch_now: int  # as in `Epoch`
     rows: Mapping[Uid, WeightRow]  # those that count; by voter
     commits: Mapping[Uid, tuple[WeightCommit, ...]]  # those that wait; oldest first
+    reveals: Mapping[Uid, LastReveal]  # the last one of each who ever revealed
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,13 +179,21 @@ def read_last_vote(view: View, netuid: NetUid, hotkey: Hotkey) -> BlockNumber | 
 
 def read_last_reveal(view: View, netuid: NetUid, hotkey: Hotkey) -> LastReveal | None:
     """None also on a chain that does not record reveals."""
+    return read_last_reveals(view, netuid, [hotkey]).get(hotkey)
+
+
+def read_last_reveals(
+    view: View, netuid: NetUid, hotkeys: Sequence[Hotkey]
+) -> dict[Hotkey, LastReveal]:
+    """Of those that ever revealed; nobody on a chain that does not record it."""
     if "LastReveal" not in view.storage:
-        return None
-    (found,) = view.get(("LastReveal", netuid, hotkey))
-    if found is None:
-        return None
-    sheet = found["sheet"]
-    return LastReveal(found["epoch"], sheet.removeprefix("0x") if sheet else None)
+        return {}
+    found = view.get(*(("LastReveal", netuid, hotkey) for hotkey in hotkeys))
+    return {
+        hotkey: LastReveal(last["epoch"], (last["sheet"] or "").removeprefix("0x") or None)
+        for hotkey, last in zip(hotkeys, found, strict=True)
+        if last is not None
+    }
 
 
 def read_weight_commits(view: View, netuid: NetUid, hotkey: Hotkey) -> tuple[WeightCommit, ...]:
@@ -211,6 +219,7 @@ def read_votes(view: View, block: BlockNumber, netuid: NetUid) -> Votes:
     """Weights that count and commits that wait. Raises ChainError if there is no such subnet."""
     metagraph = read_metagraph(view, block, netuid)
     queues = view.get(*(("WeightCommits", netuid, neuron.hotkey) for neuron in metagraph.neurons))
+    reveals = read_last_reveals(view, netuid, [neuron.hotkey for neuron in metagraph.neurons])
     return Votes(
         metagraph=metagraph,
         epoch_now=read_epoch(view, block, netuid).epoch_now,
@@ -220,6 +229,7 @@ def read_votes(view: View, block: BlockNumber, netuid: NetUid) -> Votes:
             for neuron, queue in zip(metagraph.neurons, queues, strict=True)
             if queue
         },
+        reveals={metagraph.by_hotkey[key].uid: last for key, last in reveals.items()},
     )
 
 

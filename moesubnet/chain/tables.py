@@ -177,11 +177,19 @@ def votes_text(votes: Votes) -> str:
     for uid, commits in votes.commits.items():
         for commit in commits:
             ahead = commit.reveal_epoch - votes.epoch_now
-            when = "now" if ahead == 0 else f"in {ahead} epochs" if ahead > 0 else "too late"
+            when = "now" if ahead == 0 else "not yet" if ahead > 0 else "too late"
             lines.append(
                 f"uid {uid} promised in block {commit.block} (epoch {commit.epoch}); "
                 f"to be revealed in epoch {commit.reveal_epoch}: {when}"
             )
+    sheets = [
+        f"  uid {uid}, epoch {last.epoch}: {last.sheet_sha256}"
+        for uid, last in votes.reveals.items()
+        if last.sheet_sha256
+    ]
+    if sheets:
+        how = "moesubnet validator audit SHEET --axon IP:PORT"
+        lines += [f"score sheets of the last revealed votes; check: {how}", *sheets]
     return "\n".join(lines)
 
 

@@ -34,6 +34,10 @@ def show(netuid: NetuidArgument = 1, *, at: Asking) -> None:
             }
             for uid, row in votes.rows.items()
         ],
+        "reveals": [
+            {"uid": uid, "epoch": last.epoch, "sheet_sha256": last.sheet_sha256}
+            for uid, last in votes.reveals.items()
+        ],
         "commits": [
             {
                 "uid": uid,

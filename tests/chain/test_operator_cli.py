@@ -18,7 +18,7 @@ from moesubnet.chain import calls, console, proposal
 from moesubnet.chain.advice import ADVICE
 from moesubnet.chain.hyperparams import HYPERPARAMS, OwnerLimits, format_value, parse_changes
 from moesubnet.chain.link import Link
-from moesubnet.chain.nouns import Epoch, Votes, WeightCommit
+from moesubnet.chain.nouns import Epoch, LastReveal, Votes, WeightCommit
 from moesubnet.chain.subnets import Subnet, as_text
 from moesubnet.chain.tables import (
     changes_table,
@@ -369,6 +369,7 @@ def test_every_table_fits_into_100_columns_and_strangers_cannot_steer_the_termin
         "many": {Uid(255): tuple((Uid(t), 65_535) for t in range(256))},
     }
     commit = WeightCommit("0x", 99_999, 9_999_999, 100_000)  # type: ignore[arg-type]
+    reveals = {Uid(255): LastReveal(99_999, "f" * 64)}
     texts = [
         subnets_table((subnet,), most),
         subnet_card(subnet, epoch),
@@ -377,7 +378,13 @@ def test_every_table_fits_into_100_columns_and_strangers_cannot_steer_the_termin
         event_line(9_999_999, Event("P", "SubnetNamed", 1, {"name": b"\x1b" * 99, "symbol": b"x"})),
         *(
             votes_text(
-                Votes(Metagraph(**metagraph | {"neurons": neurons}), 7, rows, {Uid(255): (commit,)})
+                Votes(
+                    Metagraph(**metagraph | {"neurons": neurons}),
+                    7,
+                    rows,
+                    {Uid(255): (commit,)},
+                    reveals,
+                )
             )
             for rows in votes.values()
         ),
