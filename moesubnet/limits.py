@@ -23,13 +23,13 @@ class RateLimiter:
         self._clock_s = clock_s
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # level, at second
 
-    def take(self, key: str, cost: float = 1.0) -> bool:
-        """Spend `cost` from the key's bucket; False, and nothing spent, when it holds less."""
+    def take(self, key: str) -> bool:
+        """Spend one from the key's bucket; False, and nothing spent, when it holds less."""
         now_s = self._clock_s()
         level, since_s = self._buckets.pop(key, (self._burst, now_s))
         level = min(self._burst, level + (now_s - since_s) * self._rate_per_s)
-        allowed = level >= cost
-        self._buckets[key] = (level - cost if allowed else level, now_s)
+        allowed = level >= 1.0
+        self._buckets[key] = (level - 1.0 if allowed else level, now_s)
         if len(self._buckets) > self._capacity:
             self._buckets.popitem(last=False)
         return allowed
