@@ -116,7 +116,9 @@ def hyperparams(
     *,
     at: Changing,
 ) -> None:
-    """Every hyperparameter, explained; --set changes some, as the owner.
+    """Show hyperparameters, or change some.
+
+    Explains each one; with --set the owner changes those named.
 
     Amounts are tokens or `12rao`, switches `yes` or `no`. All changes are one call, in force at
     once; a new tempo holds from the next epoch on. The table ends with what binds an owner.

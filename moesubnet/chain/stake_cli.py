@@ -44,7 +44,10 @@ def add(
     *,
     at: Changing,
 ) -> None:
-    """Stake tokens on a hotkey: its right to vote, and to call experts."""
+    """Stake tokens on a hotkey of yours.
+
+    Stake is a hotkey's right to vote, and to call experts.
+    """
     owner, on = owner_and_hotkey(wallet, hotkey, at.wallets)
     _move(parse_rao(amount), owner, on, NetUid(netuid), at)
 
@@ -86,9 +89,9 @@ def delegate(
     *,
     at: Changing,
 ) -> None:
-    """Stake on somebody else's hotkey, for a part of what its votes earn.
+    """Stake on somebody else's hotkey.
 
-    Says first what the hotkey earned and what its owner takes. The stake stays yours and can be
+    You get a part of what its votes earn. Says first what the hotkey earned and what its owner takes. The stake stays yours and can be
     taken back at any time: `moesubnet stake remove`.
     """
     amount_rao, on = parse_rao(amount), Hotkey(at.account(hotkey, hotkey=True))
@@ -173,9 +176,9 @@ def take(
     *,
     at: Changing,
 ) -> None:
-    """What a hotkey's owner takes of the dividends of others' stake; lower or raise it.
+    """Show or change what a hotkey's owner takes.
 
-    At most 18 %. It may be lowered at any time, and raised when enough blocks have passed since it
+    It is taken of the dividends of others' stake, at most 18 %. It may be lowered at any time, and raised when enough blocks have passed since it
     last changed.
     """
     from moesubnet.chain import calls

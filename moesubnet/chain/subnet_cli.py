@@ -29,7 +29,7 @@ subnet_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @subnet_app.command("list", epilog=example("subnet list"))
 @with_options
 def list_all(*, at: Asking) -> None:
-    """All subnets, their shares in the emission, and what slots cost."""
+    """All subnets, and what slots and another subnet cost."""
     from moesubnet.chain.tables import subnets_table
 
     async def look(client: ChainClient) -> tuple[tuple[Subnet, ...], int]:

@@ -14,7 +14,10 @@ weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @weights_app.command(epilog=example("weights show 1"))
 @with_options
 def show(netuid: NetuidArgument = 1, *, at: Asking) -> None:
-    """Who votes what, in per cent of each vote, and which votes are promised but not revealed.
+    """Who votes what, and what is promised.
+
+    Weights are in per cent of each vote; then the votes promised but not revealed, and the score
+    sheets of those that were.
 
     On a subnet with commit and reveal a vote counts from the epoch of its reveal on.
     """

@@ -45,7 +45,9 @@ def localnet(
     ] = "stopped",
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
 ) -> None:
-    """Train experts on text that this machine has, then run the whole subnet on them.
+    """Run a whole subnet on this machine.
+
+    Trains experts on text that is here already, then runs everything on them.
 
     Chain, miners, validators, router and distiller run as real processes with real signatures;
     only the text is borrowed from installed packages. The first start takes about a quarter
