@@ -91,8 +91,8 @@ def delegate(
 ) -> None:
     """Stake on somebody else's hotkey.
 
-    You get a part of what its votes earn. Says first what the hotkey earned and what its owner takes. The stake stays yours and can be
-    taken back at any time: `moesubnet stake remove`.
+    You get a part of what its votes earn. Says first what the hotkey earned and what its owner
+    takes. The stake stays yours and can be taken back at any time: `moesubnet stake remove`.
     """
     amount_rao, on = parse_rao(amount), Hotkey(at.account(hotkey, hotkey=True))
 
@@ -178,8 +178,8 @@ def take(
 ) -> None:
     """Show or change what a hotkey's owner takes.
 
-    It is taken of the dividends of others' stake, at most 18 %. It may be lowered at any time, and raised when enough blocks have passed since it
-    last changed.
+    It is taken of the dividends of others' stake, at most 18 %. It may be lowered at any time, and
+    raised when enough blocks have passed since it last changed.
     """
     from moesubnet.chain import calls
 
