@@ -20,6 +20,7 @@ from moesubnet.validator.receipts import (
 )
 
 TIMEOUT_S = 60.0
+ATTEMPTS = 5  # a public limit lets some through every second
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,18 @@ async def fetched(address: str, sha256: str | None, body: bytes | None) -> Publi
     async with open_http_session() as http:
 
         async def get(path: str, max_bytes: int) -> bytes | None:
-            try:
-                return await get_public(http, axon, path, max_bytes=max_bytes, timeout_s=TIMEOUT_S)
-            except PeerRefused as error:
-                if error.status == 404:
-                    return None
-                if error.status != 429:
-                    raise
-                await asyncio.sleep(1.0)  # there are as many questions as experts
-                return await get(path, max_bytes)
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    return await get_public(
+                        http, axon, path, max_bytes=max_bytes, timeout_s=TIMEOUT_S
+                    )
+                except PeerRefused as error:
+                    if error.status == 404:
+                        return None
+                    if error.status != 429 or attempt == ATTEMPTS:
+                        raise
+                    await asyncio.sleep(1.0)  # there are as many questions as experts
+            raise AssertionError("unreachable")
 
         if body is None:
             body = await get(f"/v1/sheet/{_digest(sha256).hex()}", MAX_SHEET_BYTES)

@@ -183,9 +183,8 @@ class Votes:
             self._signer.public_key, self._netuid, uids, values, vote.salt, VERSION_KEY
         )
         commits = await self._chain.weight_commits(self._netuid, self._hotkey)
-        hashes = (commit.commit_hash.removeprefix("0x") for commit in commits)
-        found = zip(hashes, commits, strict=True)
-        return next((c.reveal_epoch for each, c in found if each == digest.hex()), None)
+        mine = (c for c in commits if c.commit_hash.removeprefix("0x") == digest.hex())
+        return next((commit.reveal_epoch for commit in mine), None)
 
     async def _opening_epoch(self, vote: Vote, epoch: Epoch) -> int | None:
         """When the chain opens this vote's commit; None if it holds none that waits."""

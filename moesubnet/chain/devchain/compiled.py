@@ -21,6 +21,7 @@ from pathlib import Path
 import wasmtime
 
 from moesubnet.chain.devchain.code import BadCode, decompress
+from moesubnet.paths import cache_dir
 
 _WASM_STACK_BYTES = 1024 * 1024
 _MOST_KEPT = 8
@@ -49,8 +50,7 @@ def engine() -> wasmtime.Engine:
 
 def _compiled(code: bytes) -> wasmtime.Module:
     """The module in `code`, which may be compressed. Raises BadCode."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "moesubnet" / "wasm"
+    folder = cache_dir("wasm")
     wasmtime_version = importlib.metadata.version("wasmtime")
     name = f"{sha256(code).hexdigest()}-{wasmtime_version}-{platform.machine()}"
     kept = _kept(folder, name)
