@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moesubnet.baseline import load_baseline
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
-from moesubnet.gate import Gate, WeightedSheet, fit, uniform_gate
-from moesubnet.mixture import Walk, members_of
-from moesubnet.sheet import Sheet, sheet_seed
-from moesubnet.spec import load_spec
+from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.mixture.sheet import Sheet, sheet_seed
+from moesubnet.spec.content import load_spec
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
-from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
 
 VOCAB, CONTEXT, SEQUENCES, SEED, ROUNDS = 2048, 256, 64, 0, 3
 

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import aiohttp
 
-from moesubnet.baseline import load_baseline
 from moesubnet.chain.client import ChainClient
-from moesubnet.client import ExpertClient, open_http_session
 from moesubnet.distill.run import Teacher
 from moesubnet.distill.targets import target_want
 from moesubnet.distill.walks import Members
 from moesubnet.errors import AuthError, ConfigError, PeerError, WireError
-from moesubnet.gate_sync import GateSync
-from moesubnet.panel import Panel
-from moesubnet.protocol import ExpertCard
-from moesubnet.spec import LoadedSpec
-from moesubnet.spec_source import find_spec
+from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.source import find_spec
 from moesubnet.types import NetUid, Neuron, Signer
+from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.panel import Panel
+from moesubnet.wire.protocol import ExpertCard
 
 CARD_TIMEOUT_S = 5.0
 STEP_DEADLINE_S = 60.0  # nobody waits for a word: a slow expert is better than none

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.chain.console import DEFAULT_CHAIN, Chain, Netuid
+from moesubnet.host.options import DEFAULT_CHAIN, Chain, Netuid
 
 if TYPE_CHECKING:
     from moesubnet.distill.run import Report, Settings
@@ -73,7 +73,7 @@ def run(
 
     from moesubnet.chain.wallet import load_hotkey
     from moesubnet.distill.run import Settings
-    from moesubnet.log import set_up_logging
+    from moesubnet.host.log import set_up_logging
     from moesubnet.training.progress import json_lines, on_terminal
 
     set_up_logging(log_level)

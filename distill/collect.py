@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from moesubnet.distill.targets import TargetSpec, TargetStore
 from moesubnet.distill.walks import Ids, Members, Turn, call_groups, label_log_p, walk
-from moesubnet.distributions import draw
-from moesubnet.mixture import mix
+from moesubnet.mixture.mixing import mix
 from moesubnet.training.progress import OnProgress, Progress, ignore
+from moesubnet.wire.distributions import draw
 
 COLLECT = "targets"
 

@@ -26,7 +26,7 @@ from moesubnet.distill.evaluate import (
 )
 from moesubnet.distill.jobs import Job, JobReport, finished
 from moesubnet.distill.walks import Ids, Members
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.jobs import run_job
 from moesubnet.training.progress import OnProgress
 

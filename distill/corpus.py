@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from moesubnet.errors import ConfigError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.dataset import (
     Ids,
     cold_windows,

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from moesubnet.distill.walks import Ids, Members, call_groups, label_log_p, walk
-from moesubnet.mixture import log_sum_exp
-from moesubnet.spec import LoadedSpec
+from moesubnet.mixture.mixing import log_sum_exp
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.model import start_id
 from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.trainer import held_out_loss

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from moesubnet.distill.corpus import public_streams
 from moesubnet.distill.targets import Targets, TargetSpec, TargetStore
 from moesubnet.distill.train import plain_cycles, train_plain, train_student
-from moesubnet.spec import load_spec
+from moesubnet.spec.content import load_spec
 from moesubnet.training.model import new_model, save_model, small_config, start_id
 from moesubnet.training.progress import OnProgress, json_lines
 from moesubnet.training.trainer import Schedule

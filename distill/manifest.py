@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moesubnet.errors import SpecError
-from moesubnet.spec import file_sha256
+from moesubnet.spec.content import file_sha256
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"

@@ -25,8 +25,8 @@ from moesubnet.distill.manifest import REPORT, Manifest, model_files, write_mani
 from moesubnet.distill.targets import TargetSpec, TargetStore, target_form
 from moesubnet.distill.train import BATCH_WINDOWS
 from moesubnet.distill.walks import Members, call_groups
-from moesubnet.gate import GATE_FORMAT, Gate
-from moesubnet.spec import LoadedSpec
+from moesubnet.mixture.gate import GATE_FORMAT, Gate
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.progress import OnProgress, ignore
 from moesubnet.training.trainer import seconds_per_step
 from moesubnet.types import Axon, Hotkey

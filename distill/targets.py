@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.protocol import Want
+from moesubnet.wire.protocol import Want
 
 Kind = Literal["full", "top_k", "samples"]
 FULL_VOCAB_SIZE = 8_192

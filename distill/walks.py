@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.baseline import Unigram
 from moesubnet.errors import PeerUnavailable
-from moesubnet.gate import Gate
-from moesubnet.mixture import Walk, members_of
-from moesubnet.panel import Panel, PanelError, PanelSequence
-from moesubnet.protocol import StepResponse
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate import Gate
+from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.types import Hotkey
+from moesubnet.wire.panel import Panel, PanelError, PanelSequence
+from moesubnet.wire.protocol import StepResponse
 
 Ids = NDArray[np.uint32]
 Laws = NDArray[np.float32]

@@ -11,22 +11,21 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
 from moesubnet.errors import FrameError
-from moesubnet.frames import CONTENT_TYPE
 from moesubnet.miner.expert import Expert
-from moesubnet.nonces import NonceStore
-from moesubnet.protocol import GenerateRequest
-from moesubnet.server import (
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.types import MetagraphSource, Signer
+from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.nonces import NonceStore
+from moesubnet.wire.protocol import GenerateRequest
+from moesubnet.wire.server import (
     BODY,
     CALLER,
-    MetagraphSource,
     SignedStream,
     auth_middleware,
     loopback_only,
     public,
     stake_gate,
 )
-from moesubnet.spec import LoadedSpec
-from moesubnet.types import Signer
 
 
 def build_app(

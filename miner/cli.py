@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moesubnet.chain.console import DEFAULT_CHAIN, AsJson, Chain, Netuid
 from moesubnet.engine.target import DEFAULT_ENGINE
+from moesubnet.host.options import DEFAULT_CHAIN, AsJson, Chain, Netuid
 from moesubnet.training.cli import train
 
 miner_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -100,7 +100,7 @@ def run(
     import asyncio
 
     from moesubnet.chain.wallet import load_hotkey
-    from moesubnet.log import set_up_logging
+    from moesubnet.host.log import set_up_logging
     from moesubnet.miner.run import MinerConfig, run_miner
     from moesubnet.types import NetUid
     from moesubnet.units import parse_rao
@@ -149,7 +149,7 @@ def status(
     from dataclasses import asdict
     from urllib.parse import urlsplit
 
-    from moesubnet.chain.console import account, ask_chain
+    from moesubnet.chain.commands.console import account, ask_chain
     from moesubnet.miner.status import render
     from moesubnet.miner.survey import survey
     from moesubnet.types import Hotkey, NetUid

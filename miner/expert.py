@@ -17,8 +17,10 @@ from moesubnet.miner.batcher import MAX_BATCH_VALUES, Batcher
 from moesubnet.miner.limits import Admission
 from moesubnet.miner.metrics import Metrics
 from moesubnet.miner.sessions import AnswerTable, Exclusive, SessionTable, engine_session
-from moesubnet.mixture import apply_sampling, sample
-from moesubnet.protocol import (
+from moesubnet.mixture.mixing import apply_sampling, sample
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.types import Hotkey, MetagraphSource
+from moesubnet.wire.protocol import (
     ExpertCard,
     GenerateChunk,
     GenerateRequest,
@@ -27,9 +29,6 @@ from moesubnet.protocol import (
     StepResponse,
     StepRows,
 )
-from moesubnet.server import MetagraphSource
-from moesubnet.spec import LoadedSpec
-from moesubnet.types import Hotkey
 
 OFF_LOOP_VALUES = 1 << 20  # answers with more log-probabilities are encoded in a thread
 

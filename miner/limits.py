@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from moesubnet.errors import Overloaded, StaleMetagraph
-from moesubnet.server import MetagraphSource
-from moesubnet.types import Hotkey
+from moesubnet.types import Hotkey, MetagraphSource
 
 LEAST_SHARE = 16  # every caller may have at least this part of the queue waiting
 

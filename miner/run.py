@@ -9,19 +9,19 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from moesubnet.addresses import published_ip
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.chain.wallet import is_uri, load_coldkey, split_spec, wallets_root
 from moesubnet.engine.base import load_engine
 from moesubnet.errors import ChainError, ConfigError
-from moesubnet.listening import serve
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
-from moesubnet.spec import LoadedSpec
-from moesubnet.spec_source import find_spec
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.source import find_spec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.units import format_rao
+from moesubnet.wire.addresses import published_ip
+from moesubnet.wire.listening import serve
 
 log = logging.getLogger(__name__)
 

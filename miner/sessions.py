@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesubnet.errors import UnknownBase
-from moesubnet.protocol import Ids, SequenceStep, base_hash
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import Ids, SequenceStep, base_hash
 
 SESSION_OVERHEAD_BYTES = 512
 MAX_ANSWER_SHARE = 4  # an answer above this part of the budget is not kept: retries recompute it

@@ -8,7 +8,7 @@ from statistics import median
 
 from moesubnet.chain.nouns import WeightRow
 from moesubnet.errors import ConfigError
-from moesubnet.sheet import NANO, Sheet
+from moesubnet.mixture.sheet import NANO, Sheet
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.units import format_rao, u16_fraction
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from moesubnet.chain.client import ChainClient
-from moesubnet.client import open_http_session
-from moesubnet.gate_sync import fetch_revealed_sheets
+from moesubnet.host.paths import cache_dir
 from moesubnet.miner.status import Status, look
-from moesubnet.paths import cache_dir
+from moesubnet.mixture.gate_sync import fetch_revealed_sheets
 from moesubnet.types import Hotkey, Metagraph, NetUid
+from moesubnet.wire.client import open_http_session
 
 
 async def survey(

@@ -38,7 +38,7 @@ _EXIT_CODES: dict[type[MoesubnetError], int] = {
 
 def build_app() -> typer.Typer:
     """The whole command tree. Importing a `cli` module is cheap: no torch, no sockets."""
-    from moesubnet.chain.cli import add_commands as add_chain_commands
+    from moesubnet.chain.commands.app import add_commands as add_chain_commands
     from moesubnet.chain.devchain.cli import chain_app
     from moesubnet.distill.cli import distill_app
     from moesubnet.doctor import doctor

@@ -18,7 +18,7 @@ import typer
 
 from moesubnet import __version__
 from moesubnet.errors import ChainError
-from moesubnet.paths import data_dir
+from moesubnet.host.paths import data_dir
 
 MIN_FREE_BYTES = 5 * 10**9
 MAX_CLOCK_SKEW_S = 2.0  # a peer refuses requests from further in the future

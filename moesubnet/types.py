@@ -81,3 +81,9 @@ class Metagraph:
     @cached_property
     def by_hotkey(self) -> dict[Hotkey, Neuron]:
         return {neuron.hotkey: neuron for neuron in self.neurons}
+
+
+class MetagraphSource(Protocol):
+    def current(self) -> Metagraph:
+        """The newest metagraph; raises StaleMetagraph when it is too old."""
+        ...

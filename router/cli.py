@@ -69,8 +69,8 @@ def run(
     import asyncio
 
     from moesubnet.chain.wallet import load_hotkey
-    from moesubnet.log import set_up_logging
-    from moesubnet.paths import data_dir
+    from moesubnet.host.log import set_up_logging
+    from moesubnet.host.paths import data_dir
     from moesubnet.router.run import RouterConfig, run_router
 
     set_up_logging(log_level)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from moesubnet.client import ExpertClient
 from moesubnet.errors import AuthError, PeerError, PeerLate, PeerRefused, PeerResting, WireError
-from moesubnet.panel import PanelError
-from moesubnet.protocol import ExpertCard, StepResponse
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, Signer
+from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.panel import PanelError
+from moesubnet.wire.protocol import ExpertCard, StepResponse
 
 log = logging.getLogger(__name__)
 

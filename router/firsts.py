@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.protocol import base_hash
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import base_hash
 
 CAPACITY_TOKENS = 65_536  # about 40 MB with eight experts; at 100 tokens a second eleven minutes
 

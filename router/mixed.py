@@ -16,17 +16,17 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.baseline import Unigram
-from moesubnet.client import ExpertClient
-from moesubnet.gate import NEWCOMER, Gate, initial_features, update_features
-from moesubnet.mixture import Walk, log_sum_exp, members_of, mix
-from moesubnet.panel import Panel, PanelError, PanelSequence
-from moesubnet.protocol import StepResponse, base_hash, want_for
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate import NEWCOMER, Gate, initial_features, update_features
+from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of, mix
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import Law, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.types import Hotkey
+from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.panel import Panel, PanelError, PanelSequence
+from moesubnet.wire.protocol import StepResponse, base_hash, want_for
 
 BLIND_PROMPT_TOKENS = 8
 CHOSEN_MASS = 0.95

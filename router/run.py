@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moesubnet.baseline import load_baseline
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
-from moesubnet.client import open_http_session
 from moesubnet.errors import ChainError, ConfigError, MoesubnetError
-from moesubnet.gate_sync import GateSync
-from moesubnet.listening import serve
+from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.router.app import build_app
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Model
 from moesubnet.router.service import Service
-from moesubnet.spec import LoadedSpec
-from moesubnet.spec_source import find_spec
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.source import find_spec
 from moesubnet.types import Metagraph, NetUid, Signer
+from moesubnet.wire.client import open_http_session
+from moesubnet.wire.listening import serve
 
 log = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from moesubnet.mixture import apply_sampling, sample
+from moesubnet.mixture.mixing import apply_sampling, sample
 from moesubnet.router import openai_api as api
 from moesubnet.router.model import Law, Model, Session, TokenIds
 from moesubnet.router.text import TextStream, token_bytes
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from moesubnet.chain.devchain.code import embedded_version
 from moesubnet.chain.network.plan import Network, find_binary, make_network
 from moesubnet.chain.network.run import free_ports
 from moesubnet.errors import ConfigError
-from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
 
 TINY_VOCAB = 300
 TINY_CONTEXT = 64

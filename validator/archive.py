@@ -11,7 +11,7 @@ from pathlib import Path
 import msgpack
 
 from moesubnet.errors import ConfigError
-from moesubnet.sheet import Sheet
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import pack_answers
 from moesubnet.validator.records import Phase

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from moesubnet.errors import AuthError, WireError
-from moesubnet.protocol import StepResponse
-from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
-from moesubnet.signing import signed_text, verify_receipt
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.probes import Law
 from moesubnet.validator.receipts import Receipts, column_sha256
 from moesubnet.validator.scoring import CLONE_DISTANCE, Distances, entropy_nats, recount
+from moesubnet.wire.protocol import StepResponse
+from moesubnet.wire.signing import signed_text, verify_receipt
 
 TOLERANCE_MICRO_NATS = 100  # float32 exponentials of another processor
 

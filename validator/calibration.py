@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesubnet.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
 from moesubnet.validator.scoring import BOUND_Z, Float, by_walk
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.chain.console import AsJson
+from moesubnet.host.options import AsJson
 
 if TYPE_CHECKING:
     from moesubnet.validator.archive import Archive
@@ -76,7 +76,7 @@ def run(
     import asyncio
 
     from moesubnet.chain.wallet import load_hotkey
-    from moesubnet.log import set_up_logging
+    from moesubnet.host.log import set_up_logging
     from moesubnet.types import NetUid
     from moesubnet.validator.run import ValidatorConfig, run_validator
 
@@ -116,7 +116,7 @@ def explain(
     """
     from moesubnet.chain.wallet import hotkey_address
     from moesubnet.errors import ConfigError
-    from moesubnet.sheet import Sheet
+    from moesubnet.mixture.sheet import Sheet
     from moesubnet.types import Hotkey
     from moesubnet.validator.explain import explain as explain_sheet
     from moesubnet.validator.explain import facts
@@ -179,7 +179,7 @@ def _own_archive(state_dir: Path | None, instead: str) -> Archive:
 
 
 def _default_state_dir() -> Path:
-    from moesubnet.paths import data_dir
+    from moesubnet.host.paths import data_dir
 
     return data_dir("validator")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from moesubnet.sheet import (
+from moesubnet.mixture.sheet import (
     I32,
     LOG_Q_ABSENT,
     LOG_W_NONE,

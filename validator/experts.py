@@ -7,10 +7,10 @@ import logging
 
 import aiohttp
 
-from moesubnet.client import ExpertClient
 from moesubnet.errors import PeerError, WireError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Hotkey, Metagraph, Neuron, Signer
+from moesubnet.wire.client import ExpertClient
 
 CARD_TIMEOUT_S = 5.0
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from moesubnet.errors import ConfigError
-from moesubnet.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import Gap, calibration
 from moesubnet.validator.scoring import EMA_SHARE, Recount, recount

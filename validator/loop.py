@@ -13,7 +13,7 @@ from pathlib import Path
 
 from moesubnet.chain.client import ChainClient, Epoch
 from moesubnet.errors import CallRejected, ChainError, PoolSpent
-from moesubnet.gate_sync import keep_sheet
+from moesubnet.mixture.gate_sync import keep_sheet
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.measure import Measurement

@@ -6,19 +6,19 @@ import logging
 
 import numpy as np
 
-from moesubnet.baseline import Unigram
-from moesubnet.gate import Gate
-from moesubnet.gate_sync import GateSync
-from moesubnet.mixture import Walk, members_of
-from moesubnet.panel import Panel
-from moesubnet.protocol import want_for
-from moesubnet.sheet import LOG_Q_UNANSWERED, sheet_seed
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate import Gate
+from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Metagraph
 from moesubnet.validator.experts import Experts
 from moesubnet.validator.probes import WINDOW_TOKENS, TextPool, walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.state import State
+from moesubnet.wire.panel import Panel
+from moesubnet.wire.protocol import want_for
 
 DEADLINE_S = 5.0  # for one expert's answer to one step of a walk
 REST_S = 2.0  # for an expert that failed, doubling; so that the dead do not slow the living

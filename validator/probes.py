@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
-from moesubnet.mixture import Walk
-from moesubnet.panel import Panel, PanelError, PanelSequence
-from moesubnet.protocol import Proof, StepResponse
-from moesubnet.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
+from moesubnet.mixture.mixing import Walk
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.scoring import Distances, entropy_nats
+from moesubnet.wire.panel import Panel, PanelError, PanelSequence
+from moesubnet.wire.protocol import Proof, StepResponse
 
 PREFIX_TOKENS = 32
 STEP_TOKENS = 16

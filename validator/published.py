@@ -7,9 +7,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moesubnet.client import get_public, open_http_session
 from moesubnet.errors import ConfigError, FrameError, PeerRefused
-from moesubnet.sheet import MAX_SHEET_BYTES, Sheet
+from moesubnet.mixture.sheet import MAX_SHEET_BYTES, Sheet
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.archive import Archive
 from moesubnet.validator.receipts import (
@@ -18,6 +17,7 @@ from moesubnet.validator.receipts import (
     Receipts,
     unpack_answers,
 )
+from moesubnet.wire.client import get_public, open_http_session
 
 TIMEOUT_S = 60.0
 ATTEMPTS = 5  # a public limit lets some through every second

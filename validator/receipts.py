@@ -19,8 +19,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.errors import FrameError
-from moesubnet.protocol import Proof, SequenceStep, StepRequest, base_hash, want_for
-from moesubnet.sheet import MAX_ITEMS, MAX_WALKS, Sheet
+from moesubnet.mixture.sheet import MAX_ITEMS, MAX_WALKS, Sheet
+from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, base_hash, want_for
 
 RECEIPTS_FORMAT = "moesubnet-receipts/1"
 ANSWERS_FORMAT = "moesubnet-answers/1"

@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.sheet import Sheet
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.receipts import Records
 

@@ -10,17 +10,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
-from moesubnet.addresses import published_ip
-from moesubnet.baseline import load_baseline
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.timelock import load_timelock
 from moesubnet.chain.weights import VoteScheme, vote_scheme
-from moesubnet.client import open_http_session
 from moesubnet.errors import ConfigError
-from moesubnet.gate_sync import GateSync
-from moesubnet.listening import serve
-from moesubnet.spec import LoadedSpec
-from moesubnet.spec_source import find_spec
+from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.source import find_spec
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.experts import Experts
@@ -29,6 +26,9 @@ from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.state import State, only_one
+from moesubnet.wire.addresses import published_ip
+from moesubnet.wire.client import open_http_session
+from moesubnet.wire.listening import serve
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from moesubnet.errors import Forbidden
-from moesubnet.limits import RateLimiter, SharedBudget
-from moesubnet.nonces import NonceStore
-from moesubnet.server import address_key, auth_middleware, loopback_only, public
 from moesubnet.types import Hotkey, Signer
 from moesubnet.validator.archive import Archive
 from moesubnet.validator.state import State
+from moesubnet.wire.limits import RateLimiter, SharedBudget
+from moesubnet.wire.nonces import NonceStore
+from moesubnet.wire.server import address_key, auth_middleware, loopback_only, public
 
 SHEET = "/v1/sheet/{sha256:[0-9a-f]{64}}"
 SENDING_BYTES = 2**28  # evidence under way to strangers, who may read nothing of it

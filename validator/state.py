@@ -18,8 +18,8 @@ import msgpack
 import numpy as np
 
 from moesubnet.errors import ConfigError
-from moesubnet.paths import held_alone
-from moesubnet.sheet import Sheet
+from moesubnet.host.paths import held_alone
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
 from moesubnet.validator.receipts import RECORD

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from moesubnet.chain.weights import VoteScheme, vote_scheme, weights_commit_hash
 from moesubnet.errors import CallRejected
-from moesubnet.sheet import Sheet
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey, NetUid, Signer, Uid
 from moesubnet.validator.records import Phase, Vote
 from moesubnet.validator.state import State

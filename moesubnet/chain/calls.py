@@ -8,8 +8,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 
-from moesubnet.chain.extrinsics import Call
-from moesubnet.chain.storage import PALLET
+from moesubnet.chain.rpc.extrinsics import Call
+from moesubnet.chain.rpc.storage import PALLET
 from moesubnet.chain.timelock import COMMIT_REVEAL_VERSION
 from moesubnet.errors import ConfigError
 from moesubnet.types import Coldkey, Hotkey, NetUid

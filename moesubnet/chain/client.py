@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 from moesubnet.chain import calls, reads
-from moesubnet.chain.connection import ChainConnection, Wait
-from moesubnet.chain.extrinsics import Call
 from moesubnet.chain.hyperparams import (
     OwnerLimits,
     Value,
@@ -25,10 +23,12 @@ from moesubnet.chain.nouns import (
     WeightRow,
 )
 from moesubnet.chain.proposal import Proposal, propose
-from moesubnet.chain.submission import Receipt
+from moesubnet.chain.rpc.connection import ChainConnection, Wait
+from moesubnet.chain.rpc.extrinsics import Call
+from moesubnet.chain.rpc.submission import Receipt
+from moesubnet.chain.rpc.view import Event
 from moesubnet.chain.subnets import Subnet, read_subnet, read_subnet_price, read_subnets
 from moesubnet.chain.timelock import encrypted_commit
-from moesubnet.chain.view import Event
 from moesubnet.chain.weights import weights_commit_hash
 from moesubnet.types import BlockNumber, Coldkey, Hotkey, Metagraph, NetUid, Signer, Uid
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from moesubnet.chain.rpc.view import View
 from moesubnet.chain.subnets import no_subnet
-from moesubnet.chain.view import View
 from moesubnet.errors import ConfigError
 from moesubnet.types import NetUid
 from moesubnet.units import format_rao, parse_rao, u16_fraction

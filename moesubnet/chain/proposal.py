@@ -12,13 +12,13 @@ from typing import Any
 
 from substrateinterface import Keypair
 
-from moesubnet.chain.codec import SS58_FORMAT, public_key
-from moesubnet.chain.extrinsics import Call, build_extrinsic, compose, next_nonce
-from moesubnet.chain.link import Link, RpcError
 from moesubnet.chain.reads import read_balance
-from moesubnet.chain.rejections import dispatch_error, rejected
-from moesubnet.chain.submission import head_of
-from moesubnet.chain.view import View
+from moesubnet.chain.rpc.codec import SS58_FORMAT, public_key
+from moesubnet.chain.rpc.extrinsics import Call, build_extrinsic, compose, next_nonce
+from moesubnet.chain.rpc.link import Link, RpcError
+from moesubnet.chain.rpc.rejections import dispatch_error, rejected
+from moesubnet.chain.rpc.submission import head_of
+from moesubnet.chain.rpc.view import View
 from moesubnet.errors import CallRejected, ChainError
 from moesubnet.types import Coldkey
 from moesubnet.units import format_rao

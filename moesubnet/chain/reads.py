@@ -19,9 +19,9 @@ from moesubnet.chain.nouns import (
     WeightCommit,
     WeightRow,
 )
-from moesubnet.chain.storage import PALLET
+from moesubnet.chain.rpc.storage import PALLET
+from moesubnet.chain.rpc.view import Event, View
 from moesubnet.chain.subnets import no_subnet
-from moesubnet.chain.view import Event, View
 from moesubnet.errors import ChainError
 from moesubnet.types import (
     BlockNumber,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from moesubnet.chain.view import View
+from moesubnet.chain.rpc.view import View
 from moesubnet.errors import ChainError
 from moesubnet.types import BlockNumber, Coldkey, Hotkey, NetUid
 

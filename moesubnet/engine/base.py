@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, EngineError
-from moesubnet.spec import LoadedSpec, Spec
+from moesubnet.spec.content import LoadedSpec, Spec
 
 TokenIds = npt.NDArray[np.uint32]
 LogProbs = npt.NDArray[np.float32]

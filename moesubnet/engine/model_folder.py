@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from moesubnet.errors import EngineError
-from moesubnet.spec import LoadedSpec, file_sha256
+from moesubnet.spec.content import LoadedSpec, file_sha256
 
 # Decides which ids a text gets. Post-processing, truncation and padding do not.
 _ENCODING_PARTS = ("model", "pre_tokenizer", "normalizer", "added_tokens")

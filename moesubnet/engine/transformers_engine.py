@@ -22,7 +22,7 @@ from moesubnet.engine.model_folder import check_tokenizer, resolve_model, weight
 from moesubnet.engine.plans import NO_SLOT, Held, Plan, common_prefix, groups, neighbours
 from moesubnet.engine.slots import SlotPool
 from moesubnet.errors import EngineError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """An engine in a child process, so that an event loop stays free of torch.
 
-Parent and child exchange frames (`moesubnet.frames`), each after its length as a little-endian
+Parent and child exchange frames (`moesubnet.wire.frames`), each after its length as a little-endian
 u64, over the child's stdin and stdout; the child ends when its stdin does. Run as
 `python -m moesubnet.engine.worker` by `EngineProcess` alone.
 """
@@ -20,11 +20,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from moesubnet import frames
 from moesubnet.engine.base import Engine, LogProbs, Query, load_engine
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import EngineError, MoesubnetError
-from moesubnet.spec import LoadedSpec, load_spec
+from moesubnet.spec.content import LoadedSpec, load_spec
+from moesubnet.wire import frames
 
 _SCHEMA = "moesubnet-engine/1"
 _LENGTH = struct.Struct("<Q")

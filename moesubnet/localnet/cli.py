@@ -58,10 +58,10 @@ def localnet(
 
     from moesubnet.chain.network.plan import find_binary
     from moesubnet.errors import ConfigError
+    from moesubnet.host.paths import data_dir
     from moesubnet.localnet.plan import CHAIN_FOLDERS
     from moesubnet.localnet.run import Options, only_one, run_localnet, until_interrupted
     from moesubnet.localnet.view import open_screen
-    from moesubnet.paths import data_dir
 
     if until not in ("stopped", "table"):
         raise ConfigError("--until is `stopped` or `table`")

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.supervisor import Supervisor
 from moesubnet.localnet.plan import Plan
 from moesubnet.localnet.prepare import Prepared
 from moesubnet.localnet.view import Screen, training_text
-from moesubnet.supervisor import Supervisor
 from moesubnet.training.progress import Progress
 from moesubnet.types import Hotkey
 

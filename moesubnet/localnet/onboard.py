@@ -8,7 +8,7 @@ from collections.abc import Callable
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.localnet.plan import NETUID, OWNER, Member, Plan
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Coldkey, Hotkey, NetUid
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moesubnet.supervisor import Process
+from moesubnet.host.supervisor import Process
 from moesubnet.units import RAO_PER_TOKEN
 
 NETUID = 1

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from moesubnet.baseline import Unigram
 from moesubnet.localnet.corpora import VOCAB_SIZE, DomainReport, build
 from moesubnet.localnet.sources import SOURCES
-from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
 from moesubnet.training.dataset import encode, read_documents
 from moesubnet.training.expert import ExpertReport, read_report, run_name
 from moesubnet.training.jobs import run_job

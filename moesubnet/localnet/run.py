@@ -18,9 +18,9 @@ import aiohttp
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.client import open_http_session
 from moesubnet.errors import ChainError, ConfigError
-from moesubnet.gate_sync import GateSync
+from moesubnet.host.paths import held_alone
+from moesubnet.host.supervisor import Supervisor
 from moesubnet.localnet.distilling import final_table, run_distillation, stored_report
 from moesubnet.localnet.onboard import onboard
 from moesubnet.localnet.plan import HOST, NETUID, Plan
@@ -28,9 +28,9 @@ from moesubnet.localnet.prepare import Prepared, prepare
 from moesubnet.localnet.sources import SOURCES
 from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import sheet_perplexities, take_snapshot
-from moesubnet.paths import held_alone
-from moesubnet.supervisor import Supervisor
+from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.types import Hotkey, NetUid
+from moesubnet.wire.client import open_http_session
 
 CHAIN_TIMEOUT_S = 60.0
 SERVING_TIMEOUT_S = 180.0

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from moesubnet.chain.client import ChainClient, Epoch
+from moesubnet.host.supervisor import Process
 from moesubnet.localnet.plan import NETUID, Plan
 from moesubnet.localnet.view import ExpertRow, Snapshot, ValidatorRow
-from moesubnet.mixture import log_sum_exp
-from moesubnet.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
-from moesubnet.supervisor import Process
+from moesubnet.mixture.mixing import log_sum_exp
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
 from moesubnet.types import Hotkey, Metagraph, NetUid, Neuron, Uid
 from moesubnet.units import u16_fraction
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.chain.console import DEFAULT_CHAIN, Chain, Netuid, ask_chain
+from moesubnet.chain.commands.console import ask_chain
 from moesubnet.errors import ConfigError
-from moesubnet.spec import LoadedSpec, load_spec
+from moesubnet.host.options import DEFAULT_CHAIN, Chain, Netuid
+from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import NetUid
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def train(
 
 
 async def _published_spec(netuid: int, client: ChainClient) -> LoadedSpec:
-    from moesubnet.spec_source import find_spec
+    from moesubnet.spec.source import find_spec
 
     return await find_spec(None, await client.metagraph(NetUid(netuid)))
 

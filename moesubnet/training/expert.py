@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moesubnet.errors import ConfigError
-from moesubnet.spec import LoadedSpec, file_sha256
+from moesubnet.spec.content import LoadedSpec, file_sha256
 from moesubnet.training.dataset import (
     Ids,
     encode,

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from moesubnet.children import as_child
 from moesubnet.errors import ConfigError
+from moesubnet.host.children import as_child
 from moesubnet.training.progress import OnProgress, Progress
 
 NICENESS = 10

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.tokenizer import END
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from moesubnet.training.dataset import Ids
 from moesubnet.training.model import new_model, small_config

@@ -20,14 +20,15 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from moesubnet.chain.cli import add_commands
 from moesubnet.chain.client import ChainClient
-from moesubnet.chain.console import ask_chain
+from moesubnet.chain.commands.app import add_commands
+from moesubnet.chain.commands.console import ask_chain
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.network.plan import Network
 from moesubnet.chain.network.run import free_ports
 from moesubnet.errors import ChainUnavailable, MoesubnetError
-from moesubnet.supervisor import Supervisor
+from moesubnet.host.supervisor import Supervisor
 
 NODE_SLOT_S = 0.5
 
@@ -53,7 +54,7 @@ class LiveChain:
 async def embedded() -> AsyncIterator[LiveChain]:
     async with (
         DevChain.open(seal="instant") as dev,
-        dev.serve() as server,
+        serve_chain(dev) as server,
         await ChainClient.connect(server.url, timeout_s=30) as client,
     ):
         yield LiveChain(dev, client)
@@ -154,7 +155,7 @@ def chain_thread() -> Iterator[ChainThread]:
     ready = threading.Event()
 
     async def serve() -> None:
-        async with DevChain.open(seal="instant") as dev, dev.serve() as server:
+        async with DevChain.open(seal="instant") as dev, serve_chain(dev) as server:
             stop = asyncio.Event()
             started.append((ChainThread(server.url, dev, asyncio.get_running_loop()), stop))
             ready.set()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from moesubnet.chain.tables import metagraph_table
+from moesubnet.chain.commands.tables import metagraph_table
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ConfigError, MoesubnetError, WalletError
 from moesubnet.types import Axon, Metagraph, Neuron
@@ -80,7 +80,7 @@ def test_refusals_are_words_and_exit_code_1(moesubnet: Commands) -> None:
 def test_there_is_no_faucet_on_a_chain_that_is_not_for_development(
     moesubnet: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moesubnet.chain import cli
+    from moesubnet.chain.commands import app as cli
 
     monkeypatch.setattr(cli, "FAUCET_KEY", "//Bob")  # whose key is not this chain's root
     assert "no development chain" in moesubnet.fails(ConfigError, "faucet", ALICE)

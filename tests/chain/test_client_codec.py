@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scalecodec.base import RuntimeConfigurationObject
 from scalecodec.type_registry import load_type_registry_preset
 
-from moesubnet.chain.codec import CodecError, address, public_key
-from moesubnet.chain.registry import Registry
+from moesubnet.chain.rpc.codec import CodecError, address, public_key
+from moesubnet.chain.rpc.registry import Registry
 from moesubnet.chain.wallet import keypair_from_uri
 
 ALICE = keypair_from_uri("//Alice")

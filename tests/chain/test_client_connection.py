@@ -15,8 +15,9 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from moesubnet.chain.client import ChainClient, Head, Receipt
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
-from moesubnet.chain.link import Link
+from moesubnet.chain.rpc.link import Link
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ChainError, ChainUnavailable, ConfigError
 from moesubnet.types import NetUid
@@ -154,7 +155,10 @@ async def test_heads_show_the_newest_block_and_never_twice(live: LiveChain) -> N
 async def test_a_call_survives_a_restart_that_forgets_the_pool(tmp_path: Path) -> None:
     port = free_port()
     async with contextlib.AsyncExitStack() as stack:
-        async with DevChain.open(tmp_path, seal="manual") as dev, dev.serve(port=port) as server:
+        async with (
+            DevChain.open(tmp_path, seal="manual") as dev,
+            serve_chain(dev, port=port) as server,
+        ):
             client = await stack.enter_async_context(await ChainClient.connect(server.url))
             await dev.produce_block()
             sending = asyncio.create_task(client.transfer(CAROL, TOKEN, ALICE))
@@ -165,7 +169,7 @@ async def test_a_call_survives_a_restart_that_forgets_the_pool(tmp_path: Path) -
         heading = asyncio.create_task(anext(heads))
         await asyncio.sleep(0.3)
         assert not sending.done()
-        async with DevChain.open(tmp_path, seal="instant") as dev, dev.serve(port=port):
+        async with DevChain.open(tmp_path, seal="instant") as dev, serve_chain(dev, port=port):
             receipt = await asyncio.wait_for(sending, 30)
             assert receipt.block > 1
             assert await client.balance_rao(CAROL) == TOKEN
@@ -176,9 +180,9 @@ async def test_a_call_survives_a_restart_that_forgets_the_pool(tmp_path: Path) -
 async def test_another_chain_on_the_same_port_is_refused(tmp_path: Path) -> None:
     port = free_port()
     async with contextlib.AsyncExitStack() as stack:
-        async with DevChain.open(seal="instant") as dev, dev.serve(port=port) as server:
+        async with DevChain.open(seal="instant") as dev, serve_chain(dev, port=port) as server:
             client = await stack.enter_async_context(await ChainClient.connect(server.url))
-        async with DevChain.open(preset="local", seal="manual") as dev, dev.serve(port=port):
+        async with DevChain.open(preset="local", seal="manual") as dev, serve_chain(dev, port=port):
             for _ in range(2):
                 with pytest.raises(ChainError, match="another chain"):
                     await client.metagraph(NetUid(1))
@@ -188,8 +192,8 @@ async def test_a_call_whose_place_was_taken_is_refused_not_awaited_forever(
     live: LiveChain,
 ) -> None:
     """The node swallows our transaction; another of the same key and nonce gets into a block."""
-    from moesubnet.chain import submission
-    from moesubnet.chain.extrinsics import Call
+    from moesubnet.chain.rpc import submission
+    from moesubnet.chain.rpc.extrinsics import Call
 
     call = Call("System", "remark", {"remark": "0x00"})
     lost = await live.client._run(lambda link: submission._sign(link, call, ALICE))
@@ -211,7 +215,7 @@ async def test_a_call_whose_place_was_taken_is_refused_not_awaited_forever(
 async def test_waiting_for_a_block_has_an_end(tmp_path: Path) -> None:
     async with (
         DevChain.open(tmp_path, seal="manual") as dev,
-        dev.serve() as server,
+        serve_chain(dev) as server,
         await ChainClient.connect(server.url) as client,
     ):
         from moesubnet.chain import calls

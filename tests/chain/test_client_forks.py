@@ -22,13 +22,15 @@ import numpy as np
 import pytest
 from aiohttp import WSMsgType, web
 
-from moesubnet.chain import calls, extrinsics, submission
+from moesubnet.chain import calls
 from moesubnet.chain.client import ChainClient, Receipt
-from moesubnet.chain.connection import Wait
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
+from moesubnet.chain.rpc import extrinsics, submission
+from moesubnet.chain.rpc.connection import Wait
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected
-from moesubnet.sheet import Sheet, sheet_seed
+from moesubnet.mixture.sheet import Sheet, sheet_seed
 from moesubnet.types import Coldkey, Hotkey, NetUid
 from moesubnet.validator.records import Phase
 from moesubnet.validator.state import State
@@ -109,7 +111,7 @@ async def forked(folder: Path, live_through: Callable[[DevChain], Awaitable[None
                 folder / name, seal="manual", clock=lambda lead_s=lead_s: time.time() + lead_s
             )
             forks.append(await stack.enter_async_context(chain))
-            server = await stack.enter_async_context(forks[-1].serve())
+            server = await stack.enter_async_context(serve_chain(forks[-1]))
             urls.append(server.url.replace("ws://", "http://"))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         made = ForkedNode((forks[0], forks[1]), (urls[0], urls[1]), http, final)
@@ -321,7 +323,7 @@ def sheet_for(epoch: int) -> Sheet:
 
 async def join_and_vote_for(past: DevChain) -> None:
     """A validator with a permit and a miner, and the first epoch behind them."""
-    async with past.serve() as server, await ChainClient.connect(server.url) as client:
+    async with serve_chain(past) as server, await ChainClient.connect(server.url) as client:
         for hotkey in (VALIDATOR, MINER):
             await client.register(NETUID, Hotkey(hotkey.ss58_address), ALICE)
         await client.add_stake(NETUID, Hotkey(VALIDATOR.ss58_address), 1_000 * TOKEN, ALICE)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from moesubnet.chain.advice import ADVICE
 from moesubnet.chain.devchain.scale import Reader
 from moesubnet.chain.devchain.validity import read_error
-from moesubnet.chain.link import RpcError
-from moesubnet.chain.rejections import dispatch_error, dispatch_failure, pool_rejection
-from moesubnet.chain.view import Event
+from moesubnet.chain.rpc.advice import ADVICE
+from moesubnet.chain.rpc.link import RpcError
+from moesubnet.chain.rpc.rejections import dispatch_error, dispatch_failure, pool_rejection
+from moesubnet.chain.rpc.view import Event
 
 if TYPE_CHECKING:
     from conftest import LiveChain

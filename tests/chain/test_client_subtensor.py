@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from moesubnet.chain import calls, extrinsics, submission, timelock
-from moesubnet.chain.extrinsics import Call
-from moesubnet.chain.link import Link
+from moesubnet.chain import calls, timelock
 from moesubnet.chain.nouns import Epoch
-from moesubnet.chain.storage import NoSuchItem, Storage, StorageItem
+from moesubnet.chain.rpc import extrinsics, submission
+from moesubnet.chain.rpc.extrinsics import Call
+from moesubnet.chain.rpc.link import Link
+from moesubnet.chain.rpc.storage import NoSuchItem, Storage, StorageItem
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.chain.weights import VoteScheme, vote_scheme
 from moesubnet.errors import ChainError, ConfigError, SpecError
-from moesubnet.spec_source import find_spec
+from moesubnet.spec.source import find_spec
 from moesubnet.types import BlockNumber, Coldkey, Hotkey, NetUid
 
 if TYPE_CHECKING:

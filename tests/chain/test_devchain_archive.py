@@ -12,6 +12,7 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain.archive import export_blocks, fork_at, import_blocks
 from moesubnet.chain.devchain.blob import runtime_wasm
 from moesubnet.chain.devchain.chain import Chain
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.cli import build_app
@@ -41,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     async def live() -> None:
         async with (
             DevChain.open(folder, seal="instant") as dev,
-            dev.serve() as server,
+            serve_chain(dev) as server,
             await ChainClient.connect(server.url, timeout_s=30) as client,
         ):
             for _ in range(TRANSFERS):

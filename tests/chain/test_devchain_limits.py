@@ -14,7 +14,7 @@ import pytest
 
 from moesubnet.chain.devchain import DevChain, jsonrpc, server
 from moesubnet.chain.devchain.scale import compact, vec
-from moesubnet.chain.devchain.server import Server
+from moesubnet.chain.devchain.server import Server, serve_chain
 from moesubnet.chain.devchain.validity import PoolError
 from moesubnet.chain.wallet import keypair_from_uri
 
@@ -25,7 +25,7 @@ METADATA = {"id": 1, "method": "state_call", "params": ["Metadata_metadata", "0x
 
 @pytest.fixture
 async def served() -> AsyncIterator[Server]:
-    async with DevChain.open(seal="manual") as chain, chain.serve() as running:
+    async with DevChain.open(seal="manual") as chain, serve_chain(chain) as running:
         yield running
 
 
@@ -114,7 +114,7 @@ async def test_silent_connections_cannot_use_up_the_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
-    async with DevChain.open(seal="manual") as chain, chain.serve() as served:
+    async with DevChain.open(seal="manual") as chain, serve_chain(chain) as served:
         silent = [await asyncio.open_connection(served.host, served.port) for _ in range(40)]
         for _, writer in silent:
             writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\n")

@@ -16,7 +16,7 @@ from substrateinterface.exceptions import SubstrateRequestException
 
 from moesubnet.chain.devchain import DevChain, server
 from moesubnet.chain.devchain.chain import NewHead
-from moesubnet.chain.devchain.server import Server
+from moesubnet.chain.devchain.server import Server, serve_chain
 from moesubnet.chain.devchain.validity import PoolError
 
 ALICE, BOB = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob"))
@@ -32,7 +32,7 @@ async def chain() -> AsyncIterator[DevChain]:
 
 @pytest.fixture
 async def served(chain: DevChain) -> AsyncIterator[Server]:
-    async with chain.serve() as running:
+    async with serve_chain(chain) as running:
         yield running
 
 
@@ -336,7 +336,7 @@ async def test_many_free_calls_of_one_hotkey_take_one_place_in_pool_and_block() 
                 for nonce in nonces
             ]
 
-    async with DevChain.open(seal="manual") as dev, dev.serve() as served:
+    async with DevChain.open(seal="manual") as dev, serve_chain(dev) as served:
         args: dict[str, object] = {"hotkey": ALICE.ss58_address, "limit_price": TOKEN}
         (joining,) = await asyncio.to_thread(signed, "register_limit", args, range(1))
         await dev.submit(joining)

@@ -14,13 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from moesubnet.chain import calls, console, proposal
-from moesubnet.chain.advice import ADVICE
-from moesubnet.chain.hyperparams import HYPERPARAMS, OwnerLimits, format_value, parse_changes
-from moesubnet.chain.link import Link
-from moesubnet.chain.nouns import Epoch, LastReveal, Votes, WeightCommit
-from moesubnet.chain.subnets import Subnet, as_text
-from moesubnet.chain.tables import (
+from moesubnet.chain import calls, proposal
+from moesubnet.chain.commands import console
+from moesubnet.chain.commands.tables import (
     changes_table,
     event_line,
     hyperparams_table,
@@ -28,7 +24,12 @@ from moesubnet.chain.tables import (
     subnets_table,
     votes_text,
 )
-from moesubnet.chain.view import Event
+from moesubnet.chain.hyperparams import HYPERPARAMS, OwnerLimits, format_value, parse_changes
+from moesubnet.chain.nouns import Epoch, LastReveal, Votes, WeightCommit
+from moesubnet.chain.rpc.advice import ADVICE
+from moesubnet.chain.rpc.link import Link
+from moesubnet.chain.rpc.view import Event
+from moesubnet.chain.subnets import Subnet, as_text
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ChainError, ConfigError, Declined, WalletError
 from moesubnet.types import Metagraph, NetUid, Neuron, Uid

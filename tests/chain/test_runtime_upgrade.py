@@ -11,8 +11,9 @@ from moesubnet.chain.client import Call, ChainClient
 from moesubnet.chain.devchain.blob import runtime_wasm
 from moesubnet.chain.devchain.code import RuntimeVersion
 from moesubnet.chain.devchain.pool import PoolError
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
-from moesubnet.chain.submission import _sign
+from moesubnet.chain.rpc.submission import _sign
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected
 from moesubnet.types import NetUid
@@ -98,7 +99,7 @@ async def test_a_chain_on_a_timer_takes_an_upgrade_between_two_calls(
 ) -> None:
     async with (
         DevChain.open(seal=0.2) as dev,
-        dev.serve() as server,
+        serve_chain(dev) as server,
         await ChainClient.connect(server.url, timeout_s=30) as client,
     ):
         await client.submit(upgrade_call(next_runtime), ALICE)

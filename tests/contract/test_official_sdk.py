@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from moesubnet.chain.client import Call, ChainClient
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.paths import cache_dir
+from moesubnet.host.paths import cache_dir
 from moesubnet.types import Coldkey, NetUid
 from moesubnet.units import RAO_PER_TOKEN
 
@@ -55,7 +56,7 @@ def official() -> Path:
 @pytest.fixture
 async def chain() -> AsyncIterator[str]:
     """The URL of a chain with a block every fifth of a second."""
-    async with DevChain.open(seal=BLOCK_S) as dev, dev.serve() as server:
+    async with DevChain.open(seal=BLOCK_S) as dev, serve_chain(dev) as server:
         yield server.url
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from moesubnet.chain.client import ChainClient
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.paths import cache_dir
+from moesubnet.host.paths import cache_dir
 from moesubnet.types import Coldkey, NetUid
 from moesubnet.units import RAO_PER_TOKEN
 
@@ -48,7 +49,7 @@ def library() -> Path:
 async def test_polkadot_js_reads_signs_watches_and_calls_runtime_apis(library: Path) -> None:
     shutil.copy(SCRIPT, library / SCRIPT.name)  # imports are looked up from the script's folder
     newcomer = keypair_from_uri("//Newcomer").ss58_address
-    async with DevChain.open(seal=BLOCK_S) as dev, dev.serve() as server:
+    async with DevChain.open(seal=BLOCK_S) as dev, serve_chain(dev) as server:
         process = await asyncio.create_subprocess_exec(
             *("node", SCRIPT.name, server.url),
             cwd=library,

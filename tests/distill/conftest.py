@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from moesubnet.baseline import Unigram
 from moesubnet.distill.walks import Members
 from moesubnet.engine.base import Query
 from moesubnet.errors import PeerUnavailable
-from moesubnet.gate import uniform_gate
-from moesubnet.panel import Panel
-from moesubnet.protocol import StepRequest, StepResponse, StepRows, Want
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate import uniform_gate
 from moesubnet.types import Hotkey
+from moesubnet.wire.panel import Panel
+from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want
 
 VOCAB = 20
 

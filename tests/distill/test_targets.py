@@ -12,7 +12,7 @@ from moesubnet.distill.collect import collect
 from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form, target_want
 from moesubnet.distill.walks import walk
 from moesubnet.errors import PeerUnavailable
-from moesubnet.mixture import mix
+from moesubnet.mixture.mixing import mix
 from moesubnet.types import Hotkey
 
 from .conftest import VOCAB, BigramEngine, LocalClient

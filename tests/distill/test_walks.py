@@ -12,7 +12,7 @@ from moesubnet.distill.evaluate import evaluate_by_walks
 from moesubnet.distill.walks import Turn, walk
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import PeerUnavailable
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.model import new_model, save_model, small_config
 from moesubnet.types import Hotkey
 

@@ -14,7 +14,7 @@ from moesubnet.engine.base import Query, load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 
 EXAMPLE = "custom_engine:CacheEngine"
 BATCH = [

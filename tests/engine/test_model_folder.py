@@ -11,7 +11,7 @@ import pytest
 from moesubnet.engine.base import load_engine
 from moesubnet.engine.model_folder import check_tokenizer, resolve_model, weights_commitment
 from moesubnet.errors import ConfigError, EngineError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 
 
 def test_pickled_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moesubnet.engine.base import Query, load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import EngineError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 
 V, CONTEXT = 300, 64
 

@@ -19,23 +19,23 @@ import numpy as np
 import openai
 import pytest
 
-from moesubnet.baseline import Unigram
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.network.run import free_ports
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.client import open_http_session
 from moesubnet.errors import ChainError, ChainUnavailable
-from moesubnet.gate_sync import GateSync
+from moesubnet.host.supervisor import Process, Supervisor
 from moesubnet.localnet.onboard import onboard
 from moesubnet.localnet.plan import CHAIN_FOLDERS, NETUID, Plan
-from moesubnet.spec import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
-from moesubnet.supervisor import Process, Supervisor
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
 from moesubnet.training.dataset import encode
 from moesubnet.training.tokenizer import train_tokenizer
 from moesubnet.types import Hotkey, NetUid
 from moesubnet.validator.audit import audit
 from moesubnet.validator.published import fetched
 from moesubnet.validator.scoring import recount
+from moesubnet.wire.client import open_http_session
 
 VOCAB_SIZE = 400
 SPECIALISTS = ("letters", "digits")

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from substrateinterface import Keypair
 
-from moesubnet.client import ExpertClient, open_http_session
 from moesubnet.engine.base import Engine, LogProbs, Query
-from moesubnet.listening import serve
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
-from moesubnet.protocol import SequenceStep, base_hash
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, BlockNumber, Coldkey, Hotkey, Metagraph, NetUid, Neuron, Uid
+from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.listening import serve
+from moesubnet.wire.protocol import SequenceStep, base_hash
 
 MINER = Keypair.create_from_uri("//Miner")
 ALICE, BOB, POOR = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob", "//Poor"))

@@ -16,13 +16,13 @@ import aiohttp
 import numpy as np
 import pytest
 
-from moesubnet import signing
 from moesubnet.engine.base import Query, load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import PeerRefused, PeerUnavailable, UnknownBase
-from moesubnet.protocol import GenerateRequest, StepRequest, Want
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Hotkey
+from moesubnet.wire import signing
+from moesubnet.wire.protocol import GenerateRequest, StepRequest, Want
 
 from .conftest import ALICE, BOB, MINER, POOR, FakeEngine, step_of, u32
 

@@ -15,12 +15,13 @@ import pytest
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain import DevChain
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.client import ExpertClient, open_http_session
 from moesubnet.errors import PeerRefused, PeerUnavailable
-from moesubnet.protocol import GenerateRequest, StepRequest, Want
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, Hotkey, NetUid
+from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.protocol import GenerateRequest, StepRequest, Want
 
 from .conftest import step_of, u32
 
@@ -105,7 +106,7 @@ async def network(tmp_path: Path, tiny_spec: LoadedSpec) -> AsyncIterator[Networ
         dev = await stack.enter_async_context(
             DevChain.open(tmp_path / "chain", preset="development", seal=0.25)
         )
-        server = await stack.enter_async_context(dev.serve("127.0.0.1", 0))
+        server = await stack.enter_async_context(serve_chain(dev, "127.0.0.1", 0))
         chain = await stack.enter_async_context(await ChainClient.connect(server.url))
         url = tiny_spec.root.resolve().as_uri()
         await chain.set_subnet_spec(NETUID, tiny_spec.sha256, url, keypair_from_uri("//Alice"))

@@ -9,7 +9,7 @@ import pytest
 
 from moesubnet.errors import ConfigError
 from moesubnet.miner.status import Status, explain, look, render
-from moesubnet.sheet import Sheet
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Axon, BlockNumber, Hotkey, Metagraph, Uid
 
 from .conftest import metagraph_of, neuron

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from moesubnet.sheet import Sheet, micro_nats, sheet_seed
+from moesubnet.mixture.sheet import Sheet, micro_nats, sheet_seed
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moesubnet.baseline import Unigram, load_baseline
 from moesubnet.errors import SpecError
+from moesubnet.mixture.baseline import Unigram, load_baseline
 
 
 def test_add_one_counts_survive_the_disk(tmp_path):

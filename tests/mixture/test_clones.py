@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesubnet.clones import cluster_leaders
-from moesubnet.gate import WeightedSheet, fit, initial_features, uniform_gate, update_features
-from moesubnet.mixture import Walk, members_of, mix
+from moesubnet.mixture.clones import agreed_leaders
+from moesubnet.mixture.gate import (
+    WeightedSheet,
+    fit,
+    initial_features,
+    uniform_gate,
+    update_features,
+)
+from moesubnet.mixture.mixing import Walk, members_of, mix
 from moesubnet.types import Hotkey
 
 HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(3))
@@ -115,7 +121,7 @@ def test_the_stake_behind_the_newest_sheets_says_who_leads(make_sheet):
     cloned = replace(plain, leaders=(0, 0, 2))
 
     def said(*sheets):
-        return cluster_leaders(
+        return agreed_leaders(
             [
                 (replace(sheet, validator=Hotkey(name), epoch=epoch), stake)
                 for name, sheet, epoch, stake in sheets

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesubnet.errors import FrameError
-from moesubnet.gate import (
+from moesubnet.mixture.gate import (
     BASELINE_MEMBER,
     NEWCOMERS_PRIOR,
     Gate,
@@ -17,7 +17,7 @@ from moesubnet.gate import (
     uniform_gate,
     update_features,
 )
-from moesubnet.mixture import log_sum_exp, members_of
+from moesubnet.mixture.mixing import log_sum_exp, members_of
 from moesubnet.types import Hotkey
 
 HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(4))
@@ -99,7 +99,7 @@ def test_stake_decides_and_the_number_of_items_does_not(make_sheet):
 
 
 def test_a_flood_of_sheets_of_little_stake_crowds_nobody_out(make_sheet, monkeypatch):
-    monkeypatch.setattr("moesubnet.gate.MAX_FIT_ITEMS", 1000)
+    monkeypatch.setattr("moesubnet.mixture.gate.MAX_FIT_ITEMS", 1000)
     truth = WeightedSheet(make_sheet(HOTKEYS, domains=True, seed=1), 10**9)
     flood = [WeightedSheet(make_sheet(HOTKEYS, seed=s, epoch=9), s) for s in range(2, 12)]
     assert fit([*flood, truth]).sha256 == fit([truth]).sha256

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
-from moesubnet.client import open_http_session
-from moesubnet.gate import fit
-from moesubnet.gate_sync import GateSync, fetch_revealed_sheets
-from moesubnet.listening import serve
-from moesubnet.sheet import sheet_seed
+from moesubnet.mixture.gate import fit
+from moesubnet.mixture.gate_sync import GateSync, fetch_revealed_sheets
+from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey, Metagraph, Neuron
+from moesubnet.wire.client import open_http_session
+from moesubnet.wire.listening import serve
 
 EXPERTS = tuple(Hotkey(f"expert{i}") for i in range(3))
 

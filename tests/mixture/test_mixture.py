@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from moesubnet.gate import BASELINE_MEMBER, FEATURES_DIM, Gate, fit_theta, uniform_gate
-from moesubnet.mixture import (
+from moesubnet.mixture.gate import BASELINE_MEMBER, FEATURES_DIM, Gate, fit_theta, uniform_gate
+from moesubnet.mixture.mixing import (
     GAMMA,
     LOG_P_FLOOR,
     Walk,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesubnet.errors import FrameError
-from moesubnet.sheet import (
+from moesubnet.mixture.sheet import (
     LOG_Q_ABSENT,
     LOG_Q_UNANSWERED,
     LOG_W_NONE,

@@ -29,7 +29,7 @@ from moesubnet.chain.network.plan import Node, find_binary, make_network
 from moesubnet.chain.network.run import free_ports
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import ConfigError
-from moesubnet.supervisor import Process, Supervisor
+from moesubnet.host.supervisor import Process, Supervisor
 from moesubnet.types import Coldkey
 from moesubnet.units import RAO_PER_TOKEN
 

@@ -21,12 +21,13 @@ import pytest
 from moesubnet.chain import calls
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain.archive import export_blocks
+from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.network.plan import Network, Node, chain_spec, find_binary, make_network
 from moesubnet.chain.network.run import Progress, ask, free_ports
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import ConfigError
-from moesubnet.supervisor import Supervisor
+from moesubnet.host.supervisor import Supervisor
 from moesubnet.types import Coldkey
 from moesubnet.units import RAO_PER_TOKEN
 
@@ -195,7 +196,7 @@ async def node_command(*arguments: str) -> bytes:
 async def test_blocks_of_the_embedded_chain_import_with_equal_hashes(tmp_path: Path) -> None:
     async with DevChain.open(tmp_path / "embedded", seal=1.0) as dev:
         async with (
-            dev.serve() as server,
+            serve_chain(dev) as server,
             await ChainClient.connect(server.url, timeout_s=30) as chain,
         ):
             alice = keypair_from_uri("//Alice")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from moesubnet.spec import Baseline, Spec, SpecFile, save_spec
+from moesubnet.spec.content import Baseline, Spec, SpecFile, save_spec
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = ("miner", "validator", "router", "distill")
 PURE = (
-    "moesubnet/mixture.py",
-    "moesubnet/gate.py",
-    "moesubnet/sheet.py",
-    "moesubnet/frames.py",
+    "moesubnet/mixture/mixing.py",
+    "moesubnet/mixture/gate.py",
+    "moesubnet/mixture/sheet.py",
+    "moesubnet/wire/frames.py",
     "validator/scoring.py",
     "distill/losses.py",
 )
@@ -48,6 +49,22 @@ def test_nobody_imports_the_top_level_folders_by_their_bare_names() -> None:
     for path in product_files():
         tops = {name.partition(".")[0] for name in imported_modules(path)}
         assert not tops & set(COMPONENTS), path
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    def name_of(path: Path) -> str:
+        inside = path.relative_to(ROOT).with_suffix("").parts
+        parts = inside if inside[0] == "moesubnet" else ("moesubnet", *inside)
+        return ".".join(parts).removesuffix(".__init__")
+
+    modules = {name_of(path): path for path in product_files()}
+    # A package's __init__ may name what it offers; only modules with code count.
+    graph = {
+        name: imported_modules(path) & (modules.keys() - {name})
+        for name, path in modules.items()
+        if path.name != "__init__.py"
+    }
+    TopologicalSorter({name: found & graph.keys() for name, found in graph.items()}).prepare()
 
 
 def test_no_code_of_ours_runs_between_fork_and_exec() -> None:

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from moesubnet.cli import build_app
-from moesubnet.sheet import Sheet, micro_nats, sheet_seed
+from moesubnet.mixture.sheet import Sheet, micro_nats, sheet_seed
 from moesubnet.validator.scoring import recount
 
 ROOT = Path(__file__).resolve().parents[2]

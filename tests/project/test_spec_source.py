@@ -14,11 +14,11 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from moesubnet.addresses import check_axon
 from moesubnet.errors import SpecError
-from moesubnet.spec import MAX_SPEC_BYTES, LoadedSpec
-from moesubnet.spec_source import find_spec
+from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec
+from moesubnet.spec.source import find_spec
 from moesubnet.types import Axon, BlockNumber, Coldkey, Hotkey, Metagraph, NetUid
+from moesubnet.wire.addresses import check_axon
 
 
 def metagraph(sha256: str | None, url: str | None) -> Metagraph:
@@ -178,7 +178,7 @@ def name_the_owner(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None
         if axon.ip != "127.0.0.2":
             check_axon(axon, allow_private=allow_private)
 
-    monkeypatch.setattr("moesubnet.addresses.check_axon", check)
+    monkeypatch.setattr("moesubnet.wire.addresses.check_axon", check)
 
 
 needs_loopback_net = pytest.mark.skipif(

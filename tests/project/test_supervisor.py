@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from moesubnet.supervisor import Process, Supervisor
+from moesubnet.host.supervisor import Process, Supervisor
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); " + SLEEPER
@@ -57,7 +57,7 @@ async def test_stopping_ends_everybody_the_chain_last(tmp_path) -> None:
 
 
 async def test_who_ignores_the_signal_is_killed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("moesubnet.supervisor.STOP_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("moesubnet.host.supervisor.STOP_TIMEOUT_S", 0.5)
     supervisor = Supervisor(lambda *_: None)
     process = python("stubborn", STUBBORN, tmp_path)
     await supervisor.start(process)
@@ -71,7 +71,7 @@ async def test_children_do_not_outlive_a_killed_supervisor(tmp_path) -> None:
     code = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from moesubnet.supervisor import Process, Supervisor\n"
+        "from moesubnet.host.supervisor import Process, Supervisor\n"
         "async def main():\n"
         "    s = Supervisor(print)\n"
         f"    argv = (sys.executable, '-c', {SLEEPER!r})\n"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesubnet.errors import ConfigError, SpecError
-from moesubnet.spec import load_spec
+from moesubnet.spec.content import load_spec
 from moesubnet.units import format_rao, max_upscale_u16, parse_rao
 
 

@@ -9,13 +9,13 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from moesubnet.listening import Listening
-from moesubnet.listening import serve as listen
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
 from moesubnet.router.model import Law
 from moesubnet.router.service import Service
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.listening import Listening
+from moesubnet.wire.listening import serve as listen
 from tests.conftest import TINY_TEXT, TINY_VOCAB
 
 

@@ -10,15 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from substrateinterface import Keypair
 
-from moesubnet.baseline import load_baseline
-from moesubnet.client import open_http_session
 from moesubnet.errors import PeerLate
-from moesubnet.gate import FEATURES_DIM, SCALE, Gate, uniform_gate
-from moesubnet.listening import serve as listen
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
-from moesubnet.mixture import Walk, members_of, mix
-from moesubnet.protocol import StepResponse, Want
+from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.gate import FEATURES_DIM, SCALE, Gate, uniform_gate
+from moesubnet.mixture.mixing import Walk, members_of, mix
 from moesubnet.router import mixed
 from moesubnet.router.app import build_app as build_router
 from moesubnet.router.experts import BENCH_AFTER_LATE, ExpertBook
@@ -26,6 +23,9 @@ from moesubnet.router.mixed import MixtureModel, choose
 from moesubnet.router.openai_api import ApiError
 from moesubnet.router.service import Service
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.wire.client import open_http_session
+from moesubnet.wire.listening import serve as listen
+from moesubnet.wire.protocol import StepResponse, Want
 from tests.conftest import TINY_CONTEXT, TINY_VOCAB
 
 ROUTER = Keypair.create_from_uri("//Router")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moesubnet.errors import ConfigError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.dataset import Document, read_documents, write_documents
 from moesubnet.training.expert import train_expert
 from moesubnet.training.progress import Progress

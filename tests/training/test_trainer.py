@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moesubnet.errors import ConfigError
-from moesubnet.spec import LoadedSpec
+from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.dataset import cold_windows, random_windows, stream
 from moesubnet.training.model import new_model, small_config
 from moesubnet.training.trainer import (

@@ -11,16 +11,22 @@ import pytest
 from aiohttp import web
 from substrateinterface import Keypair
 
-from moesubnet.baseline import Unigram
 from moesubnet.chain.client import Epoch, LastReveal, WeightCommit
 from moesubnet.chain.weights import weights_commit_hash
-from moesubnet.client import open_http_session
 from moesubnet.errors import CallRejected, UnknownBase
-from moesubnet.frames import CONTENT_TYPE
-from moesubnet.gate_sync import GateSync
-from moesubnet.listening import serve
-from moesubnet.nonces import NonceStore
-from moesubnet.protocol import (
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.validator.experts import Experts
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.probes import TextPool
+from moesubnet.validator.serve import Metrics
+from moesubnet.validator.state import State
+from moesubnet.wire.client import open_http_session
+from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.listening import serve
+from moesubnet.wire.nonces import NonceStore
+from moesubnet.wire.protocol import (
     ExpertCard,
     StepLimits,
     StepRequest,
@@ -28,13 +34,7 @@ from moesubnet.protocol import (
     StepRows,
     base_hash,
 )
-from moesubnet.server import BODY, auth_middleware, public
-from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
-from moesubnet.validator.experts import Experts
-from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import TextPool
-from moesubnet.validator.serve import Metrics
-from moesubnet.validator.state import State
+from moesubnet.wire.server import BODY, auth_middleware, public
 
 TEMPO = 30
 

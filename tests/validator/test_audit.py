@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moesubnet.errors import FrameError
-from moesubnet.sheet import sheet_seed
+from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Hotkey
 from moesubnet.validator.archive import KEPT_ANSWERS
 from moesubnet.validator.audit import as_text, audit

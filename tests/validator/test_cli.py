@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moesubnet.errors import ConfigError, FrameError
-from moesubnet.sheet import Sheet, micro_nats, sheet_seed
+from moesubnet.mixture.sheet import Sheet, micro_nats, sheet_seed
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.records import Phase
 from moesubnet.validator.scoring import recount

@@ -5,12 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from moesubnet.baseline import Unigram
-from moesubnet.client import get_public, open_http_session
 from moesubnet.errors import ConfigError, PeerRefused
-from moesubnet.gate_sync import GateSync
-from moesubnet.listening import serve
-from moesubnet.sheet import Sheet
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Axon
 from moesubnet.validator.audit import audit
 from moesubnet.validator.experts import Experts
@@ -22,6 +20,8 @@ from moesubnet.validator.published import fetched
 from moesubnet.validator.scoring import recount
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.state import State
+from moesubnet.wire.client import get_public, open_http_session
+from moesubnet.wire.listening import serve
 
 
 def knows(law):

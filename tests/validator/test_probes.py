@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError, PoolSpent
-from moesubnet.gate import uniform_gate
-from moesubnet.mixture import Walk, members_of
-from moesubnet.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
+from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesubnet.baseline import Unigram
 from moesubnet.errors import ConfigError, PoolSpent
-from moesubnet.gate_sync import GateSync
-from moesubnet.mixture import Walk, members_of
-from moesubnet.sheet import Sheet
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.experts import Experts
 from moesubnet.validator.loop import Validator

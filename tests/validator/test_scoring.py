@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesubnet.gate import uniform_gate
-from moesubnet.mixture import Walk, members_of
-from moesubnet.sheet import (
+from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.mixture.sheet import (
     LOG_Q_ABSENT,
     LOG_Q_FLOOR,
     LOG_Q_UNANSWERED,

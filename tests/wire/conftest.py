@@ -13,14 +13,14 @@ import pytest
 from aiohttp import web
 from substrateinterface import Keypair
 
-from moesubnet.client import ExpertClient, open_http_session
 from moesubnet.errors import UnknownBase
-from moesubnet.frames import CONTENT_TYPE
-from moesubnet.listening import Listening, serve
-from moesubnet.nonces import NonceStore
-from moesubnet.protocol import Ids, StepLimits, StepRequest, StepResponse, StepRows, base_hash
-from moesubnet.server import BODY, CALLER, auth_middleware
 from moesubnet.types import Axon, Hotkey
+from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.listening import Listening, serve
+from moesubnet.wire.nonces import NonceStore
+from moesubnet.wire.protocol import Ids, StepLimits, StepRequest, StepResponse, StepRows, base_hash
+from moesubnet.wire.server import BODY, CALLER, auth_middleware
 
 V = 40
 LIMITS = StepLimits(vocab_size=V, context_tokens=256)

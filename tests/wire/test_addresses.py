@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from moesubnet.addresses import check_axon, published_ip
 from moesubnet.errors import ConfigError, PeerUnavailable
 from moesubnet.types import Axon
+from moesubnet.wire.addresses import check_axon, published_ip
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ import pytest
 from aiohttp import web
 from substrateinterface import Keypair
 
-from moesubnet.client import open_http_session
 from moesubnet.errors import (
     AuthError,
     BadDistribution,
@@ -35,12 +34,14 @@ from moesubnet.errors import (
     UnknownBase,
     WireError,
 )
-from moesubnet.frames import CONTENT_TYPE
-from moesubnet.limits import RateLimiter
-from moesubnet.listening import serve
-from moesubnet.log import set_up_logging
-from moesubnet.nonces import NonceStore
-from moesubnet.protocol import (
+from moesubnet.host.log import set_up_logging
+from moesubnet.types import Hotkey
+from moesubnet.wire.client import open_http_session
+from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.limits import RateLimiter
+from moesubnet.wire.listening import serve
+from moesubnet.wire.nonces import NonceStore
+from moesubnet.wire.protocol import (
     ExpertCard,
     GenerateChunk,
     GenerateRequest,
@@ -51,7 +52,7 @@ from moesubnet.protocol import (
     Want,
     base_hash,
 )
-from moesubnet.server import (
+from moesubnet.wire.server import (
     BODY,
     SignedStream,
     auth_middleware,
@@ -59,8 +60,7 @@ from moesubnet.server import (
     public,
     stake_gate,
 )
-from moesubnet.signing import RECEIPT, sign_receipt, sign_request, signed_text, verify_receipt
-from moesubnet.types import Hotkey
+from moesubnet.wire.signing import RECEIPT, sign_receipt, sign_request, signed_text, verify_receipt
 
 V = 40
 ALICE, BOB, EVE = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob", "//Eve"))
@@ -812,7 +812,7 @@ async def test_a_taken_port_is_a_config_error(stage: Any) -> None:
 async def test_a_body_that_never_comes_is_given_up(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moesubnet.server.BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("moesubnet.wire.server.BODY_TIMEOUT_S", 0.2)
     _, port = await bob(stage, ok)
     headers = sign_request(ALICE, "POST", "/v1/step", b"xy", BOB_HOTKEY, time.time_ns())
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -839,7 +839,7 @@ needs_loopback_net = pytest.mark.skipif(
 async def test_a_claimed_length_that_never_comes_takes_nothing_from_anybody(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moesubnet.server.MAX_UNPROVEN_BYTES", 5_000)
+    monkeypatch.setattr("moesubnet.wire.server.MAX_UNPROVEN_BYTES", 5_000)
     client, port = await bob(stage, ok)
     slow = [await slow_body(port, 4_900, b"x", "127.0.0.1") for _ in range(50)]
     await asyncio.sleep(0.2)
@@ -852,7 +852,7 @@ async def test_a_claimed_length_that_never_comes_takes_nothing_from_anybody(
 async def test_an_address_full_of_slow_bodies_cannot_stop_another_caller(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moesubnet.server.MAX_UNPROVEN_BYTES", 40_000)
+    monkeypatch.setattr("moesubnet.wire.server.MAX_UNPROVEN_BYTES", 40_000)
     _, port = await bob(stage, ok)
     slow = [await slow_body(port, 9_999, bytes(500), "127.0.0.2") for _ in range(50)]
     await asyncio.sleep(0.2)
@@ -867,7 +867,7 @@ async def test_an_address_full_of_slow_bodies_cannot_stop_another_caller(
 async def test_a_connection_that_says_nothing_is_closed(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moesubnet.listening.IDLE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("moesubnet.wire.listening.IDLE_TIMEOUT_S", 0.3)
     _, port = await bob(stage, ok)
     for said in (b"", b"POST /v1/step HT", b"POST /v1/step HTTP/1.1\r\nHost: a\r\n"):
         start = time.monotonic()
@@ -878,7 +878,7 @@ async def test_a_connection_that_says_nothing_is_closed(
 async def test_too_many_connections_of_one_address_are_closed(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moesubnet.listening.MAX_CONNECTIONS", 5)
+    monkeypatch.setattr("moesubnet.wire.listening.MAX_CONNECTIONS", 5)
     _, port = await bob(stage, ok)
     pairs = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
     await asyncio.sleep(0.2)

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.distributions import LOWEST, check_dense, check_listed, check_scores, draw, spread
 from moesubnet.errors import BadDistribution
+from moesubnet.wire.distributions import (
+    LOWEST,
+    check_dense,
+    check_listed,
+    check_scores,
+    draw,
+    spread,
+)
 
 RNG = np.random.default_rng(3)
 

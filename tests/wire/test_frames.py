@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from moesubnet.errors import FrameError
-from moesubnet.frames import DTYPES, Frame, Limits, decode, encode
+from moesubnet.wire.frames import DTYPES, Frame, Limits, decode, encode
 
 LIMITS = Limits()
 FUZZ_S = 3.0

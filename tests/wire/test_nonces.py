@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesubnet.errors import ConfigError
-from moesubnet.nonces import MAX_AGE_NS, NonceStore
 from moesubnet.types import Hotkey
+from moesubnet.wire.nonces import MAX_AGE_NS, NonceStore
 
 SECOND_NS = 1_000_000_000
 NOW_NS = 1_800_000_000 * SECOND_NS

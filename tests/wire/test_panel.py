@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from moesubnet.client import ExpertClient
 from moesubnet.errors import (
     AuthError,
     BadDistribution,
@@ -21,8 +20,9 @@ from moesubnet.errors import (
     UnknownBase,
     WireError,
 )
-from moesubnet.panel import Panel, PanelSequence
-from moesubnet.protocol import StepRequest, StepResponse, StepRows, Want
+from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.panel import Panel, PanelSequence
+from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want
 
 V = 40
 FULL = Want("full")

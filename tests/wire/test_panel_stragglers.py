@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesubnet.errors import PeerLate, PeerRefused, PeerResting, PeerUnavailable
-from moesubnet.panel import LEAST_PATIENCE_S, PATIENCE, Panel, PanelSequence
-from moesubnet.protocol import StepRequest, StepResponse, StepRows, Want
+from moesubnet.wire.panel import LEAST_PATIENCE_S, PATIENCE, Panel, PanelSequence
+from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want
 
 DEADLINE_S = 60.0
 

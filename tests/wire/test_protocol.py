@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moesubnet import frames
-from moesubnet.distributions import LOWEST
 from moesubnet.errors import FrameError, WireError
-from moesubnet.protocol import (
+from moesubnet.wire import frames
+from moesubnet.wire.distributions import LOWEST
+from moesubnet.wire.protocol import (
     ROWS_SCHEMA,
     STEP_SCHEMA,
     GenerateChunk,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.limits import RateLimiter, SharedBudget
+from moesubnet.wire.limits import RateLimiter, SharedBudget
 
 
 def test_a_burst_then_the_rate() -> None:

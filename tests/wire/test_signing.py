@@ -23,8 +23,9 @@ from moesubnet.errors import (
     StaleRequest,
     WrongReceiver,
 )
-from moesubnet.nonces import NonceStore
-from moesubnet.signing import (
+from moesubnet.types import Hotkey
+from moesubnet.wire.nonces import NonceStore
+from moesubnet.wire.signing import (
     CRYPTO,
     NONCE,
     RECEIVER,
@@ -38,7 +39,6 @@ from moesubnet.signing import (
     verify_receipt,
     verify_request,
 )
-from moesubnet.types import Hotkey
 
 ALICE, BOB, EVE = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob", "//Eve"))
 BOB_HOTKEY = Hotkey(BOB.ss58_address)

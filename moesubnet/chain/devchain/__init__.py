@@ -3,10 +3,11 @@
 It executes the same WASM as a node, checks real signatures, charges real fees and computes real
 roots. It is one author that finalises at once, not a consensus engine.
 
-    async with DevChain.open(seal="instant") as chain, chain.serve() as server:
+    async with DevChain.open(seal="instant") as chain, serve_chain(chain) as server:
         print(server.url)
 
-`DevChain` needs the extra `moesubnet[devchain]` and is imported on first use.
+`DevChain` needs the extra `moesubnet[devchain]` and is imported on first use;
+`serve_chain` is in `devchain.server`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.chain.console import confirm
+from moesubnet.chain.commands.console import confirm
 from moesubnet.errors import ConfigError
 
 if TYPE_CHECKING:

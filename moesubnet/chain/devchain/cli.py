@@ -83,7 +83,7 @@ async def _run(
     """Open the chain, serve it, and wait for SIGINT, SIGTERM or a failure to seal."""
     from moesubnet.chain.devchain import DevChain
     from moesubnet.chain.devchain.accounts import funded_dev_accounts
-    from moesubnet.chain.devchain.server import is_loopback
+    from moesubnet.chain.devchain.server import is_loopback, serve_chain
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -95,7 +95,7 @@ async def _run(
                 f"//{funded[0]} holds funds on this chain and everyone has its key: listen on "
                 "127.0.0.1, or add --unsafe-bind-public if whoever reaches the port may spend them"
             )
-        async with chain.serve(host, port) as server:
+        async with serve_chain(chain, host, port) as server:
             report.started(server.url, chain, directory)
             chain.listen(report.block)
             stopped = asyncio.create_task(stop.wait())

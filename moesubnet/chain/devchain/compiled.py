@@ -21,7 +21,7 @@ from pathlib import Path
 import wasmtime
 
 from moesubnet.chain.devchain.code import BadCode, decompress
-from moesubnet.paths import cache_dir
+from moesubnet.host.paths import cache_dir
 
 _WASM_STACK_BYTES = 1024 * 1024
 _MOST_KEPT = 8

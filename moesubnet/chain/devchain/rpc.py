@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from moesubnet import __version__
 from moesubnet.chain.devchain.chain import View
@@ -29,9 +28,7 @@ from moesubnet.chain.devchain.jsonrpc import (
     too_big,
 )
 from moesubnet.chain.devchain.scale import Reader
-
-if TYPE_CHECKING:
-    from moesubnet.chain.devchain.service import DevChain
+from moesubnet.chain.devchain.service import DevChain
 
 MOST_KEYS = 10_000
 _MOST_KEYS_PER_PAGE = 1_000

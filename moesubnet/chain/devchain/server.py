@@ -11,18 +11,15 @@ import contextlib
 import ipaddress
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
 from moesubnet.chain.devchain.jsonrpc import Methods
 from moesubnet.chain.devchain.rpc import Queries
+from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.devchain.subscriptions import Session, all_methods
-from moesubnet.listening import serve
-
-if TYPE_CHECKING:
-    from moesubnet.chain.devchain.service import DevChain
+from moesubnet.wire.listening import serve
 
 MOST_REQUEST_BYTES = 16 * 1024 * 1024
 MOST_CONNECTIONS = 256
@@ -43,8 +40,13 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def start_server(chain: DevChain, host: str, port: int) -> AsyncIterator[Server]:
-    """Serve `chain` until the block ends. Raises ConfigError if the port cannot be had."""
+async def serve_chain(
+    chain: DevChain, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Server]:
+    """Serve `chain` over WebSocket and HTTP on one port until the block ends; 0 picks a free one.
+
+    Raises ConfigError if the port cannot be had.
+    """
     rpc = _Rpc(chain, local_only=is_loopback(host))
     app = web.Application(client_max_size=MOST_REQUEST_BYTES)
     app.router.add_route("*", "/{path:.*}", rpc.handle)

@@ -20,7 +20,6 @@ from moesubnet.chain.devchain.code import RuntimeVersion
 from moesubnet.chain.devchain.executor import RuntimeTrap
 from moesubnet.chain.devchain.header import Block, is_extrinsic
 from moesubnet.chain.devchain.pool import Pool, Watcher
-from moesubnet.chain.devchain.server import Server, start_server
 from moesubnet.chain.devchain.validity import PoolError
 from moesubnet.errors import ChainError
 
@@ -140,12 +139,6 @@ class DevChain:
         """Call `listener` on the event loop for every new block; returns how to stop it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
-
-    @contextlib.asynccontextmanager
-    async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Server]:
-        """Serve JSON-RPC over WebSocket and HTTP on one port; 0 picks a free one."""
-        async with start_server(self, host, port) as server:
-            yield server
 
     async def _produce_block(self) -> Block:
         async with self._sealing:

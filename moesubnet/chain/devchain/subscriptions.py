@@ -10,7 +10,6 @@ import asyncio
 import json
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from moesubnet.chain.devchain.chain import NewHead
 from moesubnet.chain.devchain.code import CODE_KEY
@@ -25,9 +24,7 @@ from moesubnet.chain.devchain.jsonrpc import (
 )
 from moesubnet.chain.devchain.pool import Status
 from moesubnet.chain.devchain.rpc import Queries, change_set, check_size, header_json, version_json
-
-if TYPE_CHECKING:
-    from moesubnet.chain.devchain.service import DevChain
+from moesubnet.chain.devchain.service import DevChain
 
 MOST_SUBSCRIPTIONS = 256
 _MOST_WATCHED_KEYS, _MOST_KEY_BYTES = 4_096, 1_024  # of a connection

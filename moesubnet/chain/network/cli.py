@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moesubnet.errors import ConfigError
-from moesubnet.paths import data_dir, held_alone
+from moesubnet.host.paths import data_dir, held_alone
 
 if TYPE_CHECKING:
     from moesubnet.chain.network.plan import Network

@@ -16,8 +16,8 @@ from moesubnet.chain.devchain.executor import Executor
 from moesubnet.chain.devchain.genesis import preset_config
 from moesubnet.chain.network.identity import NODE_KEY_FILE, Identity, public_key
 from moesubnet.errors import ConfigError
-from moesubnet.paths import cache_dir
-from moesubnet.supervisor import Process
+from moesubnet.host.paths import cache_dir
+from moesubnet.host.supervisor import Process
 
 CHAIN_ID = "moesubnet_network"
 SPEC_FILE = "chain-spec.json"

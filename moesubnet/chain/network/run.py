@@ -15,7 +15,7 @@ import aiohttp
 
 from moesubnet.chain.network.plan import HOST, Network, Node
 from moesubnet.errors import ConfigError
-from moesubnet.supervisor import Supervisor
+from moesubnet.host.supervisor import Supervisor
 
 FINALITY_TIMEOUT_S = 120.0
 POLL_S = 1.0

@@ -1,0 +1,1 @@
+"""`moesubnet wallet|balance|register|stake|subnet|weights …`."""

@@ -1,0 +1,1 @@
+"""How experts are weighed and mixed, and what a vote was computed from."""

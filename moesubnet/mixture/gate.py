@@ -1,0 +1,264 @@
+"""The gate: the prior g_i(h) over experts from a cheap, causal view of the prefix.
+
+Everyone fits the same gate from the same revealed score sheets: full-batch ascent on
+
+    Σ_items ω · log Σ_i g_i(h) p_i(y|h)  −  ‖θ‖²/2        g = softmax(θ · x(h)) over experts
+
+with fixed iterations in canonical order, rounded to 2⁻¹² so that last bits of a machine's
+arithmetic do not change its hash. x(h) is the square root of decayed hashed token counts, shrunk
+towards zero while the prefix is short, and a bias.
+
+Hotkeys that serve one model (`clones`) are one expert here: they share one column and one prior,
+so a model is not heard louder for having been registered often. The baseline is a permanent
+member with prior 1/(n + 1), n counting the measured experts so; all hotkeys that no sheet has
+measured yet share 0.02.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.errors import FrameError
+from moesubnet.mixture.clones import agreed_leaders
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
+from moesubnet.types import Hotkey
+
+Float = npt.NDArray[np.float64]
+
+BASELINE_MEMBER = Hotkey("baseline")  # the last member of every mixture
+GATE_FORMAT = "moesubnet-gate/2"
+MAX_GATE_BYTES = 8 * 2**20
+FEATURES_BITS = 8
+FEATURES_DIM = 2**FEATURES_BITS  # hashed token counts; the bias is added inside the gate
+COUNT_DECAY = 0.98  # per token: a memory of about 50 tokens
+SHRINK_TOKENS = 10.0  # a prefix this long speaks with half its voice
+NEWCOMERS_PRIOR = 0.02  # of all together: hotkeys are cheap
+NEWCOMER = -1
+L2_ITEMS = 1.0  # ‖θ‖²/2 weighs as much as one item: a prior variance of one
+ITERATIONS = 40
+SCALE = 2**12
+MAX_FIT_ITEMS = 40_000  # two seconds and 100 MB
+
+
+def initial_features(shape: tuple[int, ...] = ()) -> Float:
+    """Features of the empty prefix: zeros [*shape, FEATURES_DIM]."""
+    return np.zeros((*shape, FEATURES_DIM))
+
+
+def update_features(features: Float, ids: npt.NDArray[np.integer]) -> Float:
+    """Decayed hashed counts after appending ids [.., n] to prefixes with features [.., F]."""
+    features = features.copy()
+    flat = features.reshape(-1, FEATURES_DIM)
+    rows = np.arange(flat.shape[0])
+    for column in _bucket(ids).reshape(len(rows), -1).T:
+        flat *= COUNT_DECAY
+        flat[rows, column] += 1.0
+    return features
+
+
+def _bucket(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Fibonacci hashing of token ids into FEATURES_DIM buckets."""
+    mixed = ids.astype(np.uint64) * np.uint64(2_654_435_761) & np.uint64(0xFFFF_FFFF)
+    return (mixed >> np.uint64(32 - FEATURES_BITS)).astype(np.int64)
+
+
+def _design(features: Float) -> Float:
+    """x(h): [.., F] counts → [.., F + 1], Euclidean norm ≤ √2."""
+    total = np.sum(features, axis=-1, keepdims=True)
+    counts = np.sqrt(features / (total + SHRINK_TOKENS))
+    return np.concatenate([counts, np.ones((*counts.shape[:-1], 1))], axis=-1)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A fitted gate. hotkeys sorted; leaders: the column of each one's cluster's leader; theta:
+    int32 [F + 1, len(hotkeys)] in units of 2⁻¹², equal columns within a cluster."""
+
+    hotkeys: tuple[Hotkey, ...]
+    theta: npt.NDArray[np.int32]
+    leaders: tuple[int, ...]
+
+    def clusters(self, experts: Sequence[Hotkey]) -> npt.NDArray[np.intp]:
+        """The leader's column for each expert; NEWCOMER for one that no sheet has measured."""
+        return np.array([self._leader.get(hotkey, NEWCOMER) for hotkey in experts], np.intp)
+
+    @cached_property
+    def _leader(self) -> dict[Hotkey, int]:
+        return dict(zip(self.hotkeys, self.leaders, strict=True))
+
+    def log_prior(
+        self, features: Float, members: Sequence[Hotkey], alive: npt.NDArray[np.bool_] | bool = True
+    ) -> Float:
+        """Log prior of `members` (experts, then the baseline): [.., F] → [.., E].
+
+        alive: broadcast to [.., E]. Experts of one cluster share its prior among those of them
+        that are alive, as newcomers share theirs. Sums to 1 where all members are alive.
+        """
+        cluster = self.clusters(members[:-1])
+        shape = (*features.shape[:-1], len(members))
+        known = cluster != NEWCOMER
+        if not np.any(known):
+            return np.log(np.full(shape, 1.0 / len(members)))
+        columns, index = np.unique(cluster[known], return_inverse=True)
+        base = 1.0 / (len(columns) + 1)
+        left = 1.0 - base - (0.0 if np.all(known) else NEWCOMERS_PRIOR)
+        same = (cluster[:, None] == cluster).astype(np.float64)
+        sharing = np.broadcast_to(alive, shape)[..., :-1] @ same
+        prior = np.full(shape, base)
+        prior[..., :-1] = NEWCOMERS_PRIOR
+        of_cluster = left * _softmax(_design(features) @ (self.theta[:, columns] / SCALE))
+        prior[..., np.flatnonzero(known)] = of_cluster[..., index]
+        prior[..., :-1] /= np.maximum(sharing, 1.0)
+        return np.log(np.maximum(prior, np.finfo(np.float64).tiny))
+
+    def to_bytes(self) -> bytes:
+        """Canonical msgpack, for the hash."""
+        theta = np.ascontiguousarray(self.theta, "<i4").tobytes()
+        content = {"format": GATE_FORMAT, "hotkeys": list(self.hotkeys), "theta": theta}
+        return bytes(msgpack.packb(content | {"leaders": list(self.leaders)}))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Gate:
+        """Raises FrameError for anything that `to_bytes` did not write."""
+        if len(data) > MAX_GATE_BYTES:
+            raise FrameError("gate is too large")
+        try:
+            content = msgpack.unpackb(data, strict_map_key=True)
+            hotkeys = tuple(Hotkey(str(key)) for key in content["hotkeys"])
+            theta = np.frombuffer(content["theta"], "<i4").reshape(FEATURES_DIM + 1, len(hotkeys))
+            gate = cls(hotkeys, theta.astype(np.int32), tuple(map(int, content["leaders"])))
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            raise FrameError(f"not a {GATE_FORMAT}") from error
+        columns = set(range(len(hotkeys)))
+        if gate.to_bytes() != data or list(hotkeys) != sorted(set(hotkeys)):
+            raise FrameError(f"not a canonical {GATE_FORMAT}")
+        if len(gate.leaders) != len(hotkeys) or not columns.issuperset(gate.leaders):
+            raise FrameError("a hotkey without a leader")
+        return gate
+
+    @cached_property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(self.to_bytes()).digest()
+
+
+def uniform_gate(hotkeys: Sequence[Hotkey] = ()) -> Gate:
+    """The gate before the first sheet: every member the same."""
+    ordered = tuple(sorted(hotkeys))
+    theta = np.zeros((FEATURES_DIM + 1, len(ordered)), np.int32)
+    return Gate(ordered, theta, tuple(range(len(ordered))))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSheet:
+    """A revealed sheet with the stake of the validator that signed for it."""
+
+    sheet: Sheet
+    stake_rao: int
+
+
+def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None = None) -> Gate:
+    """Fit on `sheets`; columns are the hotkeys in them (that are `registered`, if given).
+
+    A cluster of clones is fitted as one expert, on what its leader said where it was asked. A
+    sheet's items together weigh its validator's stake, however many they are; of more than
+    MAX_FIT_ITEMS those of the largest stakes count. The order in which sheets are given does not
+    matter. Nothing to fit on: the uniform gate.
+    """
+    distinct = {item.sheet.sha256: item for item in sheets}
+    heard = [item for item in distinct.values() if len(item.sheet.walk) and item.stake_rao > 0]
+    # A bound on memory that strangers with a little stake cannot use to crowd others out.
+    heard.sort(key=lambda item: (-item.stake_rao, -item.sheet.epoch, item.sheet.sha256))
+    total = list(accumulate(len(item.sheet.walk) for item in heard))
+    used = [item for item, items in zip(heard, total, strict=True) if items <= MAX_FIT_ITEMS]
+    seen = {hotkey for item in used for hotkey in item.sheet.hotkeys}
+    hotkeys = tuple(sorted(seen if registered is None else seen & set(registered)))
+    if not hotkeys:
+        return uniform_gate()
+    blocks = [_sheet_rows(item, hotkeys) for item in used]
+    features, log_q, omega = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    leaders = agreed_leaders([(item.sheet, item.stake_rao) for item in used], hotkeys)
+    for column, leader in enumerate(leaders):
+        missing = np.isnan(log_q[:, leader])
+        log_q[missing, leader] = log_q[missing, column]
+    distinct_leaders, index = np.unique(leaders, return_inverse=True)
+    theta = fit_theta(features, log_q[:, [*distinct_leaders, -1]], omega)
+    return Gate(hotkeys, theta[:, index], tuple(leaders))
+
+
+def fit_theta(features: Float, log_q: Float, omega: Float | None = None) -> npt.NDArray[np.int32]:
+    """Fit n experts on any items: `Gate.theta`, int32 [F + 1, n].
+
+    features [M, F], log_q [M, n + 1] of the label, the baseline last, omega [M] ≥ 0. NaN marks an
+    expert that was not asked.
+    """
+    share = np.full(len(log_q), 1.0) if omega is None else omega
+    share = (share / np.sum(share))[:, None]
+    decay = L2_ITEMS / len(log_q)
+    asked = ~np.isnan(log_q[:, :-1])
+    top = np.nanmax(log_q, axis=1, keepdims=True)  # the baseline column is never NaN
+    q = np.exp(np.where(np.isnan(log_q), -np.inf, log_q - top))
+    beta = 1.0 / (1.0 + np.sum(asked, axis=1, keepdims=True))  # the baseline's prior
+    design = _design(features)
+    # ½ E[x xᵀ] bounds the curvature of the softmax (Böhning 1992): every step ascends.
+    bound = 0.5 * design.T @ (share * design) + decay * np.eye(design.shape[1])
+    step_matrix = np.linalg.inv(bound)
+    theta = np.zeros((design.shape[1], log_q.shape[1] - 1))
+    ahead = theta
+    for step in range(ITERATIONS):  # with Nesterov's momentum
+        g = _softmax(np.where(asked, design @ ahead, -np.inf))
+        joint = (1.0 - beta) * g * q[:, :-1]
+        base = beta * q[:, -1:]
+        mixture = np.sum(joint, axis=1, keepdims=True) + base
+        pull = share * (joint - g * (mixture - base)) / mixture
+        following = ahead + step_matrix @ (design.T @ pull - decay * ahead)
+        ahead = following + step / (step + 3.0) * (following - theta)
+        theta = following
+    rounded: npt.NDArray[np.int32] = np.rint(theta * SCALE).astype(np.int32)
+    return rounded
+
+
+def _softmax(logits: Float) -> Float:
+    """Along the last axis; −inf is zero; a row of only −inf is all zero."""
+    top = np.max(logits, axis=-1, keepdims=True)
+    powers = np.exp(logits - np.where(np.isfinite(top), top, 0.0))
+    total = np.sum(powers, axis=-1, keepdims=True)
+    return np.asarray(powers / np.maximum(total, np.finfo(np.float64).tiny), np.float64)
+
+
+def _sheet_rows(item: WeightedSheet, hotkeys: Sequence[Hotkey]) -> tuple[Float, Float, Float]:
+    """Features [M, F], log_q [M, n + 1] in columns of `hotkeys` + baseline, omega [M]."""
+    sheet = item.sheet
+    raw = sheet.log_q
+    values = np.where(raw == LOG_Q_ABSENT, np.nan, raw / 1e6)
+    # Asked and silent counts as the baseline did: staying away from hard items must not pay.
+    values = np.where(raw == LOG_Q_UNANSWERED, values[:, -1:], values)
+    log_q = np.full((len(raw), len(hotkeys) + 1), np.nan)
+    order = {hotkey: index for index, hotkey in enumerate(sheet.hotkeys)}
+    for index, hotkey in enumerate(hotkeys):
+        if hotkey in order:
+            log_q[:, index] = values[:, order[hotkey]]
+    log_q[:, -1] = values[:, -1]
+    return _prefix_features(sheet), log_q, np.full(len(raw), item.stake_rao / len(raw))
+
+
+def _prefix_features(sheet: Sheet) -> Float:
+    """Features [M, F] of every item's prefix, each walk read once."""
+    out = initial_features((len(sheet.walk),))
+    length = max(len(ids) for ids in sheet.walks)
+    ids = np.zeros((len(sheet.walks), length), np.uint32)
+    for row, walk in zip(ids, sheet.walks, strict=True):
+        row[: len(walk)] = walk
+    features = initial_features((len(sheet.walks),))
+    for position in range(length):
+        here = sheet.position == position
+        out[here] = features[sheet.walk[here]]
+        features = update_features(features, ids[:, position : position + 1])
+    return out

@@ -1,0 +1,179 @@
+"""Keeping the gate: fetch the score sheets that validators revealed, and fit on them.
+
+The chain says which sheet a validator revealed last (`LastReveal`), the sheet names the one
+before it, so its hash vouches for its whole history. What was verified once is kept on disk by
+hash. Everyone who refreshes in epoch e fits on the sheets of epochs e − 21 … e − 2, which were
+revealed by the start of e, and so gets the same gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+
+from moesubnet.errors import FrameError, PeerError, WireError
+from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
+from moesubnet.mixture.sheet import MAX_SHEET_BYTES, Sheet
+from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Neuron
+from moesubnet.wire.addresses import check_axon
+from moesubnet.wire.client import get_public
+
+SHEET_EPOCHS = 20
+NEWEST_AGE_EPOCHS = 2  # committed in e − 2, revealed in e − 1, known to all at the start of e
+FETCH_TIMEOUT_S = 5.0
+REFRESH_TIMEOUT_S = 15.0  # for all of them
+FETCHES_AT_ONCE = 8
+
+log = logging.getLogger(__name__)
+
+
+class RevealedSheet(Protocol):
+    """`moesubnet.chain.client.LastReveal`."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def sheet_sha256(self) -> str | None: ...
+
+
+class RevealReader(Protocol):
+    """What is asked of the chain."""
+
+    async def last_reveal(self, netuid: NetUid, hotkey: Hotkey) -> RevealedSheet | None: ...
+
+
+class GateSync:
+    """The gate of the current epoch. Call `refresh` once an epoch; `gate` is uniform before."""
+
+    def __init__(
+        self,
+        chain: RevealReader,
+        http: aiohttp.ClientSession,
+        cache_dir: Path,
+        *,
+        allow_private: bool = False,
+    ) -> None:
+        self._chain = chain
+        self._http = http
+        self._cache_dir = cache_dir
+        self._allow_private = allow_private
+        self.gate: Gate = uniform_gate()
+        self.sheets: list[WeightedSheet] = []  # everything revealed, the newest epoch included
+
+    async def refresh(self, metagraph: Metagraph) -> Gate:
+        """Fetch what is new and fit again. Raises ChainError; a peer's failure costs its sheet."""
+        self.sheets = await fetch_revealed_sheets(
+            self._chain,
+            metagraph,
+            self._http,
+            self._cache_dir,
+            allow_private=self._allow_private,
+        )
+        newest = metagraph.epoch_index - NEWEST_AGE_EPOCHS
+        settled = [item for item in self.sheets if item.sheet.epoch <= newest]
+        self.gate = await asyncio.to_thread(fit, settled, metagraph.by_hotkey.keys())
+        log.info(
+            "gate=%s epoch=%d sheets=%d", self.gate.sha256.hex()[:16], newest + 2, len(settled)
+        )
+        return self.gate
+
+
+async def fetch_revealed_sheets(
+    chain: RevealReader,
+    metagraph: Metagraph,
+    http: aiohttp.ClientSession,
+    cache_dir: Path,
+    *,
+    allow_private: bool = False,
+) -> list[WeightedSheet]:
+    """Every sheet of the last epochs that a validator of `metagraph` revealed, with its stake.
+
+    Unreachable validators count with what the cache holds of them. Raises ChainError.
+    """
+    oldest = metagraph.epoch_index - NEWEST_AGE_EPOCHS - SHEET_EPOCHS + 1
+    known = await asyncio.to_thread(_read_cache, cache_dir, metagraph.netuid, oldest)
+    slots = asyncio.Semaphore(FETCHES_AT_ONCE)
+
+    async def follow(neuron: Neuron, axon: Axon, epoch: int, digest: str) -> None:
+        try:
+            check_axon(axon, allow_private=allow_private)
+            async with slots:
+                await fetch_history(neuron, axon, epoch, digest)
+        except (PeerError, WireError) as error:
+            log.info("sheet of=%s not fetched reason=%s", neuron.hotkey, error)
+
+    async def fetch_history(neuron: Neuron, axon: Axon, epoch: int, digest: str) -> None:
+        newest = True
+        while digest not in known and epoch >= oldest and int(digest, 16):
+            body = await get_public(
+                http,
+                axon,
+                f"/v1/sheet/{digest}",
+                max_bytes=MAX_SHEET_BYTES,
+                timeout_s=FETCH_TIMEOUT_S,
+            )
+            sheet = await asyncio.to_thread(_verified, body, digest)
+            in_order = sheet.epoch == epoch if newest else sheet.epoch < epoch
+            if (sheet.netuid, sheet.validator) != (metagraph.netuid, neuron.hotkey) or not in_order:
+                raise FrameError("another subnet's, validator's or epoch's sheet")
+            known[digest] = sheet
+            await asyncio.to_thread(_write_cache, cache_dir, digest, body)
+            epoch, digest, newest = sheet.epoch, sheet.previous_sha256.hex(), False
+
+    voters = [n for n in metagraph.neurons if n.validator_permit and n.stake_rao > 0]
+    reveals = [(n, await chain.last_reveal(metagraph.netuid, n.hotkey)) for n in voters]
+    with contextlib.suppress(TimeoutError):  # what came in time counts; the rest comes next time
+        async with asyncio.timeout(REFRESH_TIMEOUT_S), asyncio.TaskGroup() as group:
+            for neuron, reveal in reveals:
+                if reveal and (digest := reveal.sheet_sha256) and neuron.axon:
+                    group.create_task(follow(neuron, neuron.axon, reveal.epoch, digest))
+    stake_rao = {neuron.hotkey: neuron.stake_rao for neuron in voters}
+    return [
+        WeightedSheet(sheet, stake_rao[sheet.validator])
+        for sheet in known.values()
+        if sheet.validator in stake_rao and oldest <= sheet.epoch
+    ]
+
+
+def keep_sheet(cache_dir: Path, body: bytes) -> None:
+    """Put a sheet that is known to be revealed, such as one's own, into the cache."""
+    digest = hashlib.sha256(body).hexdigest()
+    if not (cache_dir / f"{digest}.sheet").exists():
+        _write_cache(cache_dir, digest, body)
+
+
+def _verified(body: bytes, digest: str) -> Sheet:
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise FrameError("the sheet's hash is not the revealed one")
+    return Sheet.from_bytes(body)
+
+
+def _read_cache(cache_dir: Path, netuid: int, oldest: int) -> dict[str, Sheet]:
+    """The cached sheets by hash; those too old, or damaged, are removed."""
+    known: dict[str, Sheet] = {}
+    for path in cache_dir.glob("*.sheet"):
+        try:
+            sheet = _verified(path.read_bytes(), path.stem)
+        except FrameError:
+            path.unlink(missing_ok=True)
+            continue
+        if sheet.netuid == netuid and sheet.epoch >= oldest:
+            known[path.stem] = sheet
+        else:
+            path.unlink(missing_ok=True)
+    return known
+
+
+def _write_cache(cache_dir: Path, digest: str, body: bytes) -> None:
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    temporary = cache_dir / f"{digest}.{os.getpid()}.tmp"
+    temporary.write_bytes(body)
+    os.replace(temporary, cache_dir / f"{digest}.sheet")

@@ -1,0 +1,166 @@
+"""The mixture's mathematics: posterior weights, mixing, sampling. Pure numpy, no I/O.
+
+Notation: N sequences, E members, V tokens. Members are expert hotkeys in sorted order and then
+`BASELINE_MEMBER`, so the baseline (unigram or student) is always column E − 1. All probabilities
+are natural logarithms.
+
+    m(x|h) = Σ_i w_i(h) · p_i(x|h)            log w_i = log g_i(h) + evidence_i − log Z
+    evidence_i = Σ_s γ^Δ · log p_i(x_s)        over tokens s that were blind for expert i
+
+A token is *blind* for an expert when the expert's row for it was in our hands before the token,
+or a draft of it, was sent to that expert. A visible token says nothing: p = 1 can be claimed on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.mixture.gate import BASELINE_MEMBER, Gate, initial_features, update_features
+from moesubnet.types import Hotkey
+
+Float = npt.NDArray[np.float64]
+Logs = npt.NDArray[np.floating]
+Ids = npt.NDArray[np.integer]
+Mask = npt.NDArray[np.bool_]
+
+GAMMA = 0.95  # forgetting per token; 1 would freeze on one member after some tens of tokens
+LOG_P_FLOOR = -30.0  # evidence of one token is bounded, so that it can be forgotten
+
+
+def members_of(experts: Iterable[Hotkey]) -> tuple[Hotkey, ...]:
+    """The members of a mixture in canonical order: sorted experts, then the baseline."""
+    return (*sorted(experts), BASELINE_MEMBER)
+
+
+def log_sum_exp(values: Logs, axis: int = -1) -> Logs:
+    """log Σ exp along `axis`; −inf entries are allowed, an all −inf slice stays −inf."""
+    top = np.max(values, axis=axis, keepdims=True)
+    safe = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore"):
+        total: Logs = np.log(np.sum(np.exp(values - safe), axis=axis)) + np.squeeze(safe, axis)
+    return total
+
+
+def log_weights(log_prior: Logs, evidence: Logs, alive: Mask | bool = True) -> Float:
+    """Normalised log weights.
+
+    log_prior, evidence: [.., E]; alive: bool, broadcast to [.., E] (dead members get −inf, the
+    rest renormalise; the baseline is always alive). Returns float64 [.., E], logsumexp 0.
+    """
+    posterior = np.asarray(log_prior, np.float64) + evidence
+    posterior = np.where(alive, posterior, -np.inf)
+    return posterior - log_sum_exp(posterior)[..., None]
+
+
+def update_evidence(
+    evidence: Float,
+    log_p_token: Logs,
+    *,
+    blind: Mask | bool,
+    token_weight: float = 1.0,
+    gamma: float = GAMMA,
+) -> Float:
+    """Evidence after one more token.
+
+    evidence, log_p_token: [.., E], the latter log p_i of the token that came. `blind` is
+    broadcast to [.., E]; a member for which it is False counts as the baseline did (the last
+    column, in our own hands and always blind), so neither echoing nor staying silent pays.
+    `token_weight` is min(1, T) for a token that the router drew itself at temperature T, else 1;
+    it scales the evidence and the forgetting alike.
+    """
+    blind = np.array(np.broadcast_to(blind, np.shape(log_p_token)))
+    blind[..., -1] = True
+    seen = np.where(blind, log_p_token, log_p_token[..., -1:])
+    gained: Float = np.clip(np.asarray(seen, np.float64), LOG_P_FLOOR, 0.0)
+    return math.pow(gamma, token_weight) * evidence + token_weight * gained
+
+
+def mix(log_w: Logs, log_p: Logs) -> Logs:
+    """The mixture: log_w [.., E], log_p [.., E, V] → log m [.., V], in log_p's precision.
+
+    Rows of dead members (log_w = −inf) are ignored whatever they hold, if it is finite.
+    """
+    return log_sum_exp(np.asarray(log_w, log_p.dtype)[..., None] + log_p, axis=-2)
+
+
+def apply_sampling(
+    log_m: Logs, temperature: float, top_p: float, listed: Mask | None = None
+) -> Float:
+    """Next-token probabilities after temperature and top-p, float64 [.., V], each summing to 1.
+
+    Both act on the mixture, never on its parts. temperature 0 is greedy (the lowest id wins a
+    tie). `listed` (bool, [.., V]) says which tokens some expert listed by name: unless
+    temperature and top_p are both 1 the others, whose mass is only a spread tail, are dropped.
+    """
+    logits = np.asarray(log_m, np.float64)
+    if listed is not None and (temperature != 1.0 or top_p < 1.0):
+        logits = np.where(listed, logits, -np.inf)
+    if temperature == 0.0:
+        probs = np.zeros_like(logits)
+        np.put_along_axis(probs, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
+        return probs
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
+        logits = (logits - np.max(logits, axis=-1, keepdims=True)) / temperature
+    probs = np.exp(logits - log_sum_exp(logits)[..., None])
+    if top_p < 1.0:
+        order = np.argsort(-probs, axis=-1, kind="stable")
+        ranked = np.take_along_axis(probs, order, axis=-1)
+        before = np.cumsum(ranked, axis=-1) - ranked  # the first token is always kept
+        np.put_along_axis(probs, order, np.where(before < top_p, ranked, 0.0), axis=-1)
+    normalised: Float = probs / np.sum(probs, axis=-1, keepdims=True)
+    return normalised
+
+
+def sample(probs: Float, rng: np.random.Generator) -> int:
+    """One token id from probs [V], by inversion of one uniform number."""
+    cumulative = np.cumsum(probs)
+    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    return min(drawn, int(np.flatnonzero(probs)[-1]))
+
+
+class Walk:
+    """The posterior of N sequences that move through text in lockstep.
+
+    Router, validator, distiller and evaluator all weigh members through this class, so that an
+    expert is paid for exactly the weight that it gets.
+    """
+
+    def __init__(self, gate: Gate, members: Sequence[Hotkey], count: int = 1) -> None:
+        if not members or members[-1] != BASELINE_MEMBER:
+            raise ValueError("the last member is the baseline")
+        self.members = tuple(members)
+        self._gate = gate
+        self._features = initial_features((count,))
+        self._evidence = np.zeros((count, len(self.members)))
+
+    def log_weights(self, alive: Mask | bool = True) -> Float:
+        """Log weights for the next token, float64 [N, E]. alive: broadcast to [N, E]."""
+        prior = self._gate.log_prior(self._features, self.members, alive)
+        return log_weights(prior, self._evidence, alive)
+
+    def show(self, ids: Ids) -> None:
+        """Append visible tokens, ids [N, n]: they move the gate's features, never the evidence."""
+        self._features = update_features(self._features, ids)
+        self._evidence = GAMMA ** ids.shape[-1] * self._evidence
+
+    def observe(
+        self,
+        ids: Ids,
+        log_p_token: Logs,
+        *,
+        blind: Mask | bool = True,
+        token_weight: float = 1.0,
+    ) -> None:
+        """Append one token per sequence.
+
+        ids: [N]; log_p_token: [N, E], each member's log-probability of that token (any finite
+        number where it gave none); blind: broadcast to [N, E], False also for a missing answer.
+        """
+        self._features = update_features(self._features, ids[:, None])
+        self._evidence = update_evidence(
+            self._evidence, log_p_token, blind=blind, token_weight=token_weight
+        )

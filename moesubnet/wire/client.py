@@ -1,0 +1,316 @@
+"""The client side of the wire (Bittensor's "dendrite"): one ExpertClient for each expert.
+
+Peers are strangers: literal public addresses only, no redirects, proxies, cookies or compression,
+bytes counted while they stream, deadlines on connecting, silence and the whole. Signed calls are
+answered with receipts, and whatever goes wrong is an error of `moesubnet.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import NoReturn
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from pydantic import BaseModel, Field, ValidationError
+from yarl import URL
+
+from moesubnet import __version__
+from moesubnet.errors import (
+    MalformedAuth,
+    PeerError,
+    PeerRefused,
+    PeerUnavailable,
+    UnknownBase,
+    WireError,
+)
+from moesubnet.types import Axon, Hotkey, Signer
+from moesubnet.wire.addresses import check_axon
+from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.protocol import (
+    ExpertCard,
+    GenerateChunk,
+    GenerateRequest,
+    Proof,
+    StepRequest,
+    StepResponse,
+    StreamReceipt,
+    max_answer_bytes,
+)
+from moesubnet.wire.signing import (
+    NONCE,
+    RECEIPT,
+    sha256_of,
+    sign_request,
+    signed_text,
+    verify_receipt,
+)
+
+CONNECT_TIMEOUT_S = 3.0
+MAX_SMALL_BYTES = 16_384  # errors, cards
+MAX_LINE_BYTES = 2**18
+OFF_LOOP_BYTES = 2**20  # larger answers are decoded in a thread
+_ERROR_CODE = re.compile(r"[a-z_]{1,40}")
+
+
+class _ErrorBody(BaseModel):
+    error: str = ""
+    held_tokens: list[int] = Field(default=[], max_length=4_096)
+
+
+class _NoDns(AbstractResolver):
+    """Axons are literal addresses; a name to resolve is a mistake or an attack."""
+
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> NoReturn:
+        raise OSError("names are never resolved")
+
+    async def close(self) -> None:
+        return
+
+
+def open_http_session() -> aiohttp.ClientSession:
+    """A session for strangers. Share one among all clients of a process, and close it."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            resolver=_NoDns(), use_dns_cache=False, limit=512, limit_per_host=16
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity", "User-Agent": f"moesubnet/{__version__}"},
+        auto_decompress=False,
+        trust_env=False,
+        max_line_size=8_190,
+        max_field_size=8_190,
+    )
+
+
+class ExpertClient:
+    """Talks to one neuron. PeerUnavailable at construction if its address may not be used."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        signer: Signer,
+        hotkey: Hotkey,
+        axon: Axon,
+        *,
+        vocab_size: int,
+        allow_private: bool = False,
+    ) -> None:
+        check_axon(axon, allow_private=allow_private)
+        self.hotkey = hotkey
+        self.axon = axon
+        self._http = http
+        self._signer = signer
+        self._vocab_size = vocab_size
+        self._last_nonce_ns = 0
+
+    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+        """One `/v1/step`.
+
+        Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
+        AuthError (the receipt is missing or wrong).
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            status, data, proof = await self._step_once(request, timeout_s)
+        except PeerUnavailable as error:
+            # An idle connection may be closed just as we use it; a step is safe to repeat.
+            if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                raise
+            status, data, proof = await self._step_once(request, deadline - time.monotonic())
+        if status == 409:
+            raise _unknown_base(data, request)
+        if len(data) < OFF_LOOP_BYTES:
+            response = StepResponse.from_bytes(data, request, self._vocab_size)
+        else:
+            response = await asyncio.to_thread(
+                StepResponse.from_bytes, data, request, self._vocab_size
+            )
+        return replace(response, proof=proof)
+
+    async def generate(
+        self, request: GenerateRequest, *, timeout_s: float
+    ) -> AsyncIterator[GenerateChunk]:
+        """The expert's own continuation, chunk by chunk; proven only once the iterator ends.
+
+        Use `contextlib.aclosing` to stop early. Raises as `step` does.
+        """
+        body = request.model_dump_json().encode()
+        headers, request_sha256 = self._sign("/v1/generate", body, "application/json")
+        hasher, left, finished = hashlib.sha256(), request.max_tokens, False
+        call = _open(self._http, self.axon, "POST", "/v1/generate", body, headers, timeout_s)
+        async with call as response:
+            async for line in _lines(response):
+                if finished:
+                    self._check_receipt(_receipt_of(line), 200, request_sha256, hasher.digest())
+                    return
+                hasher.update(line)
+                try:
+                    chunk = GenerateChunk.model_validate_json(line)
+                except ValidationError:
+                    raise WireError("a chunk of the stream is malformed") from None
+                left -= len(chunk.ids)
+                if left < 0 or any(token >= self._vocab_size for token in chunk.ids):
+                    raise WireError("more tokens than asked for, or outside the vocabulary")
+                finished = chunk.finish_reason is not None
+                if len(chunk.logprobs) != len(chunk.ids) or not (chunk.ids or finished):
+                    raise WireError("a chunk is empty or lacks log-probabilities")
+                yield chunk
+        raise MalformedAuth("the stream ended without a receipt")
+
+    async def card(self, *, timeout_s: float) -> ExpertCard:
+        """What the expert says of itself; WireError when it is malformed or another's."""
+        raw = await self.get_public("/v1/expert", max_bytes=MAX_SMALL_BYTES, timeout_s=timeout_s)
+        try:
+            card = ExpertCard.model_validate_json(raw)
+        except ValidationError:
+            raise WireError("the expert's card is malformed") from None
+        if card.hotkey != self.hotkey:
+            raise WireError("the card is another expert's")
+        return card
+
+    async def get_public(self, path: str, *, max_bytes: int, timeout_s: float) -> bytes:
+        """An unsigned GET of at most `max_bytes`, for what is checked by its content hash."""
+        return await get_public(
+            self._http, self.axon, path, max_bytes=max_bytes, timeout_s=timeout_s
+        )
+
+    async def _step_once(
+        self, request: StepRequest, timeout_s: float
+    ) -> tuple[int, bytearray, Proof]:
+        """Status (200 or 409), body, and the verified receipt with what it covers."""
+        body = request.to_bytes()
+        headers, request_sha256 = self._sign("/v1/step", body, CONTENT_TYPE)
+        call = _open(self._http, self.axon, "POST", "/v1/step", body, headers, timeout_s)
+        async with call as response:
+            unknown = response.status == 409
+            cap = MAX_SMALL_BYTES if unknown else max_answer_bytes(request, self._vocab_size)
+            data = await _read(response, cap)
+            receipts = response.headers.getall(RECEIPT, [])
+        receipt = receipts[0] if len(receipts) == 1 else ""
+        digest = await sha256_of(data)
+        self._check_receipt(receipt, response.status, request_sha256, digest)
+        base_lens = tuple(s.base_len for s in request.sequences)
+        signature = bytes.fromhex(receipt.removeprefix("0x"))
+        return response.status, data, Proof(int(headers[NONCE]), base_lens, signature, data)
+
+    def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
+        """The headers of a POST, with a nonce never used before, and the signed text's hash."""
+        self._last_nonce_ns = nonce_ns = max(self._last_nonce_ns + 1, time.time_ns())
+        sender = Hotkey(self._signer.ss58_address)
+        text = signed_text("POST", path, body, nonce_ns, sender, self.hotkey)
+        headers = sign_request(self._signer, "POST", path, body, self.hotkey, nonce_ns)
+        return headers | {"Content-Type": content_type}, hashlib.sha256(text).digest()
+
+    def _check_receipt(
+        self, receipt: str, status: int, request_sha256: bytes, body_sha256: bytes
+    ) -> None:
+        caller = Hotkey(self._signer.ss58_address)
+        verify_receipt(receipt, status, request_sha256, body_sha256, self.hotkey, caller)
+
+
+async def get_public(
+    http: aiohttp.ClientSession, axon: Axon, path: str, *, max_bytes: int, timeout_s: float
+) -> bytes:
+    """An unsigned GET of at most `max_bytes`; run `check_axon` on the address first.
+
+    Raises PeerUnavailable, PeerRefused, WireError.
+    """
+    async with _open(http, axon, "GET", path, b"", {}, timeout_s) as response:
+        return bytes(await _read(response, max_bytes))
+
+
+@asynccontextmanager
+async def _open(
+    http: aiohttp.ClientSession,
+    axon: Axon,
+    method: str,
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    timeout_s: float,
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """A response of status 200, or 409 to a step; every transport error is a PeerError."""
+    timeout = aiohttp.ClientTimeout(
+        total=max(timeout_s, 0.001),  # zero would mean forever
+        sock_connect=CONNECT_TIMEOUT_S,
+        sock_read=timeout_s,
+    )
+    try:
+        async with http.request(
+            method,
+            URL(axon.url + path, encoded=True),
+            data=io.BytesIO(body) if len(body) > OFF_LOOP_BYTES else body or None,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+        ) as response:
+            if response.status != 200 and not (response.status == 409 and path == "/v1/step"):
+                raise await _refusal(response)
+            yield response
+    except TimeoutError:
+        raise PeerUnavailable(f"no answer within {timeout_s:.1f} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise PeerUnavailable(f"connection failed: {type(error).__name__}") from error
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytearray:
+    """The whole body; WireError as soon as it is, or says that it will be, larger."""
+    if (response.content_length or 0) > max_bytes:
+        raise WireError(f"an answer of more than {max_bytes} bytes")
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > max_bytes:
+            raise WireError(f"an answer of more than {max_bytes} bytes")
+    return data
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The body's lines, each with its newline; WireError for one that is too long or cut."""
+    pending = bytearray()
+    async for chunk in response.content.iter_any():
+        searched = len(pending)
+        pending += chunk
+        while (newline := pending.find(b"\n", searched)) >= 0:
+            yield bytes(pending[: newline + 1])
+            del pending[: newline + 1]
+            searched = 0
+        if len(pending) > MAX_LINE_BYTES:
+            raise WireError("a line of the stream is too long")
+    if pending:
+        raise WireError("the stream ends in the middle of a line")
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> PeerError:
+    """The error for another status, with the peer's error code only if it looks like one."""
+    try:
+        code = _ErrorBody.model_validate_json(bytes(await _read(response, MAX_SMALL_BYTES))).error
+    except (ValidationError, WireError):
+        code = ""
+    return PeerRefused(response.status, code if _ERROR_CODE.fullmatch(code) else "")
+
+
+def _receipt_of(line: bytes) -> str:
+    try:
+        return StreamReceipt.model_validate_json(line).receipt
+    except ValidationError:
+        raise MalformedAuth("the stream's last line is not a receipt") from None
+
+
+def _unknown_base(data: bytearray, request: StepRequest) -> PeerError | WireError:
+    try:
+        held = _ErrorBody.model_validate_json(bytes(data)).held_tokens
+    except ValidationError:
+        return WireError("a 409 without held_tokens")
+    bases = [s.base_len for s in request.sequences]
+    if len(held) != len(bases) or not all(0 <= h <= b for h, b in zip(held, bases, strict=True)):
+        return WireError("held_tokens that nobody sent")
+    return UnknownBase(tuple(held))

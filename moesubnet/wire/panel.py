@@ -1,0 +1,218 @@
+"""Asking many experts about the same sequences in lockstep: how router, validator and distiller
+move through text.
+
+The caller owns the sequences; the panel remembers how much of each every expert holds and sends
+the rest, so an expert that failed, restarted or just joined catches up by itself. An expert can
+be slow, dead, wrong or lying: it loses its own answer and nobody else's. All times are the event
+loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from moesubnet.errors import (
+    AuthError,
+    PeerError,
+    PeerLate,
+    PeerResting,
+    PeerUnavailable,
+    UnknownBase,
+    WireError,
+)
+from moesubnet.types import Hotkey
+from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, StepResponse, Want, base_hash
+
+PanelError = PeerError | WireError | AuthError
+MAX_REST_DOUBLINGS = 5
+PATIENCE = 2.0  # times as long as half of the weight took, …
+LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
+
+
+class PanelSequence:
+    """One text: a session's name (at most 64 printable ASCII characters) and its ids so far."""
+
+    def __init__(self, session: str, ids: ArrayLike = ()) -> None:
+        self.session = session
+        self.ids: Ids = np.array(ids, np.uint32)  # replaced, never changed in place
+        self._held: dict[Hotkey, int] = {}
+
+    def append(self, ids: ArrayLike) -> None:
+        self.ids = np.concatenate([self.ids, np.asarray(ids, np.uint32)])
+
+    def truncate(self, length: int) -> None:
+        """Forget all ids from position `length`; the experts roll back at the next call."""
+        self.ids = self.ids[:length]
+        self._held = {hotkey: min(held, length) for hotkey, held in self._held.items()}
+
+    def held_by(self, hotkey: Hotkey) -> int:
+        """How many of the ids this expert is believed to hold."""
+        return self._held.get(hotkey, 0)
+
+    def set_held(self, hotkey: Hotkey, length: int) -> None:
+        self._held[hotkey] = min(length, len(self.ids))
+
+
+class Panel:
+    """A set of experts. `clients` is read anew at each call and may change between calls.
+
+    deadline_s: for one expert's answer, catching up included. rest_s: how long an expert that
+    failed is left alone, doubling with each failure in a row up to 32 times; 0 asks it every time.
+    """
+
+    def __init__(
+        self,
+        clients: Mapping[Hotkey, ExpertClient],
+        *,
+        deadline_s: float,
+        want: Want,
+        rest_s: float = 0.0,
+    ) -> None:
+        self._clients = clients
+        self._deadline_s = deadline_s
+        self._want = want
+        self._rest_s = rest_s
+        self._failures: dict[Hotkey, int] = {}
+        self._rests_until_s: dict[Hotkey, float] = {}
+
+    async def advance(
+        self,
+        sequences: Sequence[PanelSequence],
+        append: Sequence[ArrayLike],
+        *,
+        first: int | None = None,
+        members: Collection[Hotkey] | None = None,
+        weights: Mapping[Hotkey, float] | None = None,
+    ) -> dict[Hotkey, StepResponse | PanelError]:
+        """Append ids to each sequence, then ask every expert (or `members`) for the laws.
+
+        Rows are those of positions `first` … len(ids); None asks only for the law of the next
+        token. The ids are appended whatever the experts do. Cancelling cancels every request.
+        weights: what each one's answer is worth; with it, who is late by the measure of those
+        that hold the greater part is cut off with PeerLate. Without, all have until the deadline.
+        """
+        for sequence, ids in zip(sequences, append, strict=True):
+            sequence.append(ids)
+        wanted = list(self._clients if members is None else members)
+        requests: dict[tuple[int, ...], StepRequest] = {}
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                hotkey: group.create_task(self._answer(hotkey, sequences, first, requests))
+                for hotkey in wanted
+            }
+            if weights is not None:
+                await _cut_stragglers({tasks[key]: weights.get(key, 0.0) for key in wanted})
+        late = PeerLate("the others had answered long before")
+        return {
+            hotkey: self._failed(hotkey, late) if task.cancelled() else task.result()
+            for hotkey, task in tasks.items()
+        }
+
+    async def _answer(
+        self,
+        hotkey: Hotkey,
+        sequences: Sequence[PanelSequence],
+        first: int | None,
+        requests: dict[tuple[int, ...], StepRequest],
+    ) -> StepResponse | PanelError:
+        """One expert's answer or its error, and what follows for the next call."""
+        client = self._clients.get(hotkey)
+        if client is None:
+            return PeerUnavailable("left the panel")
+        if asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
+            return PeerResting("resting after a failure")
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                response = await self._ask(client, sequences, first, requests)
+        except TimeoutError:
+            return self._failed(hotkey, PeerUnavailable(f"no answer in {self._deadline_s} s"))
+        except (PeerError, WireError, AuthError) as error:
+            return self._failed(hotkey, error)
+        self._failures.pop(hotkey, None)
+        for sequence in sequences:
+            sequence.set_held(hotkey, len(sequence.ids))
+        return response
+
+    async def _ask(
+        self,
+        client: ExpertClient,
+        sequences: Sequence[PanelSequence],
+        first: int | None,
+        requests: dict[tuple[int, ...], StepRequest],
+    ) -> StepResponse:
+        """One step; if the expert holds less than we believed, once more from what it holds."""
+        try:
+            request = self._request(client.hotkey, sequences, first, requests)
+            return await client.step(request, timeout_s=self._deadline_s)
+        except UnknownBase as error:
+            for sequence, held in zip(sequences, error.held_tokens, strict=True):
+                sequence.set_held(client.hotkey, held)
+        try:
+            request = self._request(client.hotkey, sequences, first, requests)
+            return await client.step(request, timeout_s=self._deadline_s)
+        except UnknownBase:
+            for sequence in sequences:
+                sequence.set_held(client.hotkey, 0)
+            raise
+
+    def _request(
+        self,
+        hotkey: Hotkey,
+        sequences: Sequence[PanelSequence],
+        first: int | None,
+        requests: dict[tuple[int, ...], StepRequest],
+    ) -> StepRequest:
+        """What this expert lacks; experts that hold the same share one encoded request."""
+        held = tuple(sequence.held_by(hotkey) for sequence in sequences)
+        if held not in requests:
+            steps = [
+                SequenceStep(s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=first)
+                for s, n in zip(sequences, held, strict=True)
+            ]
+            requests[held] = StepRequest(tuple(steps), self._want)
+        return requests[held]
+
+    def _failed(self, hotkey: Hotkey, error: PanelError) -> PanelError:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._rests_until_s.get(hotkey, 0.0):  # else a call beside this one has counted
+            failures = self._failures.get(hotkey, 0)
+            self._failures[hotkey] = failures + 1
+            rest_s = self._rest_s * 2 ** min(failures, MAX_REST_DOUBLINGS)
+            self._rests_until_s[hotkey] = now_s + rest_s
+        return error
+
+
+async def _cut_stragglers(
+    weights: Mapping[asyncio.Task[StepResponse | PanelError], float],
+) -> None:
+    """Return when all tasks are done, the late ones cancelled.
+
+    Late is who has not answered PATIENCE times as long after the start as it took until the
+    answers weighed at least what was still to come.
+    """
+    loop = asyncio.get_running_loop()
+    start_s, limit_s, waiting = loop.time(), None, set(weights)
+    while waiting:
+        left_s = None if limit_s is None else limit_s - loop.time()
+        done, waiting = await asyncio.wait(
+            waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            for task in waiting:
+                task.cancel()
+            return
+        if limit_s is None:
+            given, to_come = 0.0, 0.0
+            for task, weight in weights.items():
+                if task in waiting:
+                    to_come += weight
+                elif isinstance(task.result(), StepResponse):
+                    given += weight
+            if given > 0 and given >= to_come:
+                took_s = loop.time() - start_s
+                limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)

@@ -1,0 +1,94 @@
+"""The bodies on the wire: `/v1/step` (made of step.py and rows.py) and the JSON ones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moesubnet.wire.distributions import Rows
+from moesubnet.wire.rows import ROWS_SCHEMA, Proof, StepResponse, StepRows, max_answer_bytes
+from moesubnet.wire.step import (
+    STEP_SCHEMA,
+    Ids,
+    Kind,
+    SequenceStep,
+    StepLimits,
+    StepRequest,
+    Want,
+    base_hash,
+    want_for,
+)
+
+__all__ = [
+    "ROWS_SCHEMA",
+    "STEP_SCHEMA",
+    "ExpertCard",
+    "GenerateChunk",
+    "GenerateRequest",
+    "Ids",
+    "Kind",
+    "Proof",
+    "Rows",
+    "SequenceStep",
+    "StepLimits",
+    "StepRequest",
+    "StepResponse",
+    "StepRows",
+    "StreamReceipt",
+    "Want",
+    "base_hash",
+    "max_answer_bytes",
+    "want_for",
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class ExpertCard(_Model):
+    """`GET /v1/expert`: what an expert says of itself. Claims, checked elsewhere."""
+
+    hotkey: str = Field(max_length=48)
+    spec_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    model_commitment: str = Field(pattern=r"^[0-9a-f]{64}$")
+    name: str = Field(max_length=64)
+    context_tokens: int = Field(ge=1, le=2**24)
+    vocab_size: int = Field(ge=2, le=2**24)
+    max_sequences: int = Field(ge=1, le=4_096)
+    engine: str = Field(max_length=64)
+    version: str = Field(max_length=32)
+    price_rao_per_mtoken: int = Field(ge=0, lt=2**63)
+
+
+class GenerateRequest(_Model):
+    """`POST /v1/generate`, JSON; answered as a stream of GenerateChunk lines (ndjson)."""
+
+    prompt_ids: list[TokenId] = Field(max_length=65_536)
+    max_tokens: int = Field(ge=1, le=65_536)
+    temperature: float = Field(default=1.0, ge=0.0, le=10.0, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0, allow_inf_nan=False)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+
+
+class GenerateChunk(_Model):
+    """Some tokens with their log-probabilities; the last chunk says why it ended.
+
+    After it comes one StreamReceipt line.
+    """
+
+    ids: list[TokenId] = Field(default=[], max_length=4_096)
+    logprobs: list[Annotated[float, Field(le=0.0, allow_inf_nan=False)]] = Field(
+        default=[], max_length=4_096
+    )
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class StreamReceipt(_Model):
+    """The last line of a stream: a receipt for every byte before this line."""
+
+    receipt: str = Field(max_length=130)

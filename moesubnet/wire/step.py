@@ -1,0 +1,178 @@
+"""What `POST /v1/step` asks: one batch of sequences, some new ids each, and the laws wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesubnet.errors import FrameError
+from moesubnet.wire import frames
+
+STEP_SCHEMA = "moesubnet-step/1"
+MAX_FULL_VOCAB = 8_192
+TOP_K = 256
+_SESSION = re.compile(r"[!-~]{1,64}")
+_NO_IDS = np.empty(0, np.uint32)
+
+Ids = NDArray[np.uint32]
+Kind = Literal["full", "top_k", "sampled_n"]
+
+
+def base_hash(ids: Ids) -> bytes:
+    """SHA-256 of the little-endian u32 ids; an empty base hashes the empty string."""
+    return hashlib.sha256(ids.astype("<u4").tobytes()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What each row should hold: every token, the `k` likeliest, or `k` drawn from the law."""
+
+    kind: Kind
+    k: int = 0  # 0 for full
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("full", "top_k", "sampled_n") or (self.k > 0) == (self.kind == "full"):
+            raise FrameError("want is full with k = 0, or top_k or sampled_n with k > 0")
+
+
+def want_for(vocab_size: int) -> Want:
+    """Whole laws of small vocabularies, else the 256 likeliest tokens with the tail's mass."""
+    return Want("full") if vocab_size <= MAX_FULL_VOCAB else Want("top_k", TOP_K)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceStep:
+    """One sequence of a step: after `base_len` ids hashed in `base_hash` come the given ids.
+
+    Answered are the rows `first_row` … `end`, where row p is the law of token p given ids < p.
+    `first` None means after the appended ids: one row for each draft id and one more.
+    """
+
+    session: str
+    base_len: int
+    base_hash: bytes
+    append_ids: Ids
+    draft_ids: Ids = field(default_factory=_NO_IDS.copy)
+    first: int | None = None
+
+    @property
+    def draft_start(self) -> int:
+        return self.base_len + len(self.append_ids)
+
+    @property
+    def end(self) -> int:
+        return self.draft_start + len(self.draft_ids)
+
+    @property
+    def first_row(self) -> int:
+        return self.draft_start if self.first is None else self.first
+
+    @property
+    def rows(self) -> int:
+        return self.end - self.first_row + 1
+
+    @property
+    def first_law(self) -> int:
+        """The first position whose law the answer needs: a row's or a draft id's."""
+        return min(self.first_row, self.draft_start) if len(self.draft_ids) else self.first_row
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What a responder accepts in one step; the first two are the spec's."""
+
+    vocab_size: int
+    context_tokens: int
+    max_sequences: int = 256
+    max_answer_values: int = 2**25  # rows × values a row: 64 MiB of float16
+
+    @property
+    def max_body_bytes(self) -> int:
+        return min(2**25, 65_536 + self.max_sequences * (48 + 4 * self.context_tokens))
+
+
+@dataclass(frozen=True, eq=False)
+class StepRequest:
+    """A batch of sequences, each of another session of the same sender."""
+
+    sequences: tuple[SequenceStep, ...]
+    want: Want
+
+    @cached_property
+    def row_offsets(self) -> list[int]:
+        """[sequences + 1]: sequence i answers the rows row_offsets[i] … row_offsets[i + 1] - 1."""
+        return [0, *accumulate(s.rows for s in self.sequences)]
+
+    def to_bytes(self) -> bytes:
+        return self._encoded
+
+    @cached_property
+    def _encoded(self) -> bytes:
+        """Encoded once: the same step usually goes to several experts."""
+        spans = [
+            (s.base_len, len(s.append_ids), len(s.draft_ids), s.first_row) for s in self.sequences
+        ]
+        hashes = b"".join(s.base_hash for s in self.sequences)
+        ids = [part for s in self.sequences for part in (s.append_ids, s.draft_ids)]
+        return frames.encode(
+            STEP_SCHEMA,
+            {
+                "kind": self.want.kind,
+                "k": self.want.k,
+                "sessions": [s.session for s in self.sequences],
+            },
+            {
+                "spans": np.array(spans, np.uint32).reshape(-1, 4),
+                "base_hashes": np.frombuffer(hashes, np.uint8).reshape(-1, 32),
+                "ids": np.concatenate([_NO_IDS, *ids]).astype(np.uint32, copy=False),
+            },
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview, limits: StepLimits) -> StepRequest:
+        """Raises FrameError for anything outside the protocol or the limits."""
+        frame = frames.decode(
+            data, schema=STEP_SCHEMA, limits=frames.Limits(max_frame_bytes=limits.max_body_bytes)
+        )
+        spans = frame.tensor("spans", "u32", (None, 4))
+        count = len(spans)
+        hashes = frame.tensor("base_hashes", "u8", (count, 32))
+        ids = frame.tensor("ids", "u32", (None,))
+        sessions = frame.texts("sessions", count)
+        kind, k = frame.fields.get("kind"), frame.fields.get("k")
+        frame.holds_only({"kind", "k", "sessions"}, {"spans", "base_hashes", "ids"})
+        if not (isinstance(kind, str) and type(k) is int):
+            raise FrameError("want is malformed")
+        want = Want(kind, k)  # type: ignore[arg-type]  # checked by Want itself
+        if not 1 <= count <= limits.max_sequences or want.k > limits.vocab_size:
+            raise FrameError("too many sequences or too large a k")
+        if len(set(sessions)) < count or not all(map(_SESSION.fullmatch, sessions)):
+            raise FrameError("a session is repeated or not 1 to 64 printable ASCII characters")
+        if len(ids) and int(ids.max()) >= limits.vocab_size:
+            raise FrameError("a token id is outside the vocabulary")
+        sequences, begin = [], 0
+        for session, span, digest in zip(sessions, spans.tolist(), hashes, strict=True):
+            base_len, appended, drafted, first = span
+            middle, end = begin + appended, begin + appended + drafted
+            step = SequenceStep(
+                session, base_len, digest.tobytes(), ids[begin:middle], ids[middle:end], first
+            )
+            # The engine feeds one token (bos) before the sequence, hence the strict inequality.
+            if end > len(ids) or step.end >= limits.context_tokens or first > step.end:
+                raise FrameError("a sequence is longer than its ids or the context")
+            sequences.append(step)
+            begin = end
+        if begin != len(ids):
+            raise FrameError("more ids than the sequences say")
+        request = cls(tuple(sequences), want)
+        width = want.k or limits.vocab_size
+        if request.row_offsets[-1] * width > limits.max_answer_values:
+            raise FrameError("the answer would be too large; ask for fewer rows")
+        return request
