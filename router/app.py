@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -15,29 +17,44 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from moesubnet.router import openai_api as api
-from moesubnet.router.door import MAX_BODY_BYTES, STARTED, Admission, bearer_auth, errors
-from moesubnet.router.service import Delta, Job, Service, run_all
+from moesubnet.router.accounts import Account
+from moesubnet.router.billing import Billing, rate_headers
+from moesubnet.router.door import KEY, MAX_BODY_BYTES, STARTED, Admission, bearer_auth, errors
+from moesubnet.router.service import Begun, Delta, Job, Service, run_all, usage_of
 from moesubnet.router.shapes import ChatShape, CompletionShape, Shape
 
 log = logging.getLogger(__name__)
 
 WRITE_TIMEOUT_S = 30.0  # for a reader that takes nothing off a full connection
 SERVICE: web.AppKey[Service] = web.AppKey("service")
+BILLING: web.AppKey[Billing] = web.AppKey("billing")
+ACCOUNT: web.RequestKey[Account] = web.RequestKey("account", Account)  # after holding
 
 
 def build_app(
-    service: Service, *, api_keys: Sequence[str] = (), max_running: int = 64
+    service: Service,
+    *,
+    api_keys: Sequence[str] = (),
+    billing: Billing | None = None,
+    max_running: int = 64,
 ) -> web.Application:
-    """The aiohttp application. Without `api_keys` everyone is served: bind it to loopback."""
+    """The aiohttp application. Without keys of either kind everyone is served: bind it to loopback.
+
+    api_keys: spend without limit and are not metered; the keys of `billing` have budgets.
+    """
     app = web.Application(
-        middlewares=[errors, bearer_auth(api_keys)], client_max_size=MAX_BODY_BYTES
+        middlewares=[errors, bearer_auth(api_keys, billing)], client_max_size=MAX_BODY_BYTES
     )
     app[SERVICE] = service
+    app.on_response_prepare.append(_say_rates)
     admission = Admission(max_running)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/v1/models", _models)
     app.router.add_get("/v1/models/{model}", _model)
     app.router.add_get("/v1/moesubnet/experts", _experts)
+    if billing is not None:
+        app[BILLING] = billing
+        app.router.add_get("/v1/key", _own_key)
     app.router.add_post("/v1/completions", _completions(admission))
     app.router.add_post("/v1/chat/completions", _chat(admission))
     return app
@@ -54,7 +71,8 @@ def _model_object(name: str, created_s: int) -> api.JsonObject:
 
 async def _models(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    data = [_model_object(name, service.started_s) for name in service.models()]
+    names = [name for name in service.models() if _may_use(request, name)]
+    data = [_model_object(name, service.started_s) for name in names]
     return web.json_response({"object": "list", "data": data})
 
 
@@ -63,6 +81,24 @@ async def _model(request: web.Request) -> web.Response:
     name = request.match_info["model"]
     service.require_model(name)
     return web.json_response(_model_object(name, service.started_s))
+
+
+async def _own_key(request: web.Request) -> web.Response:
+    """A key's budget, limits and use, for whoever holds it. Not part of OpenAI's API."""
+    if KEY not in request:
+        raise api.ApiError(404, "This caller has no key of the ledger.", code="no_key")
+    return web.json_response(await request.app[BILLING].describe(request[KEY]))
+
+
+def _may_use(request: web.Request, model: str) -> bool:
+    key = request.get(KEY)
+    return key is None or key.models is None or model in key.models
+
+
+async def _say_rates(request: web.Request, response: web.StreamResponse) -> None:
+    account = request.get(ACCOUNT)
+    if account is not None:
+        response.headers.update(rate_headers(account, int(time.time())))
 
 
 async def _experts(request: web.Request) -> web.Response:
@@ -111,10 +147,25 @@ async def _answer(
     prompt_tokens: int,
 ) -> web.StreamResponse:
     """jobs: for each prompt its choices."""
-    async with service.begin(jobs) as begun:
+    if not _may_use(request, body.model):
+        text = f"This key may not use the model '{body.model}'."
+        raise api.ApiError(403, text, code="model_not_allowed", param="model")
+    started: list[Begun] = []  # outlives the sessions: it says what they used
+    async with contextlib.AsyncExitStack() as stack:
+        key = request.get(KEY)
+        if key is not None:
+            request[ACCOUNT] = await stack.enter_async_context(
+                request.app[BILLING].held(
+                    key,
+                    service.largest_cost(jobs),
+                    lambda: usage_of(body.model, prompt_tokens, started),
+                )
+            )
+        begun = await stack.enter_async_context(service.begin(jobs))
+        started += begun
         if body.stream:
             deltas = _interleave([service.run(choice) for choice in begun])
-            return await _stream(request, body, deltas, len(begun), shape, prompt_tokens)
+            return await _stream(request, body, deltas, begun, shape, prompt_tokens)
         choices = await run_all(service.complete(choice) for choice in begun)
     answer = shape.envelope(shape.object)
     answer["choices"] = [shape.choice(i, choice.text, choice) for i, choice in enumerate(choices)]
@@ -128,7 +179,7 @@ async def _stream(
     request: web.Request,
     body: api.Sampling,
     deltas: AsyncGenerator[tuple[int, Delta], None],
-    choices: int,
+    begun: Sequence[Begun],
     shape: Shape,
     prompt_tokens: int,
 ) -> web.StreamResponse:
@@ -142,14 +193,14 @@ async def _stream(
             first = await anext(deltas)
             request[STARTED] = True
             await response.prepare(request)
-            for index in range(choices):
+            for index in range(len(begun)):
                 if (opening := shape.opening(index)) is not None:
                     await _send(response, shape, [opening], body)
-            completion_tokens = 0
             async for index, delta in _chain(first, deltas):
-                completion_tokens += len(delta.tokens)
+                begun[index].delivered += len(delta.tokens)
                 await _send(response, shape, [shape.chunk_choice(index, delta)], body, delta)
             if body.stream_options and body.stream_options.include_usage:
+                completion_tokens = sum(choice.delivered for choice in begun)
                 await _send(response, shape, [], body, usage=(prompt_tokens, completion_tokens))
             await _write(response, api.sse("[DONE]"))
         except api.ApiError as error:

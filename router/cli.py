@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from moesubnet.router.key_cli import State, accounts_of, key_app
+
 router_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+router_app.add_typer(key_app, name="key")
 
 
 @router_app.callback()
@@ -34,10 +37,12 @@ def run(
         list[str] | None,
         typer.Option(
             envvar="MOESUBNET_API_KEYS",
-            help="Accept only callers with one of these bearer keys. Needed for any address but "
-            "loopback. Repeat it, or separate keys by spaces in the variable.",
+            help="A bearer key that spends without limit. Any address but loopback needs one, or "
+            "a key of `moesubnet router key new`. Repeat it, or separate keys by spaces in the "
+            "variable.",
         ),
     ] = None,
+    state: State = None,
     state_dir: Annotated[
         Path | None, typer.Option(help="Where fetched score sheets are kept.")
     ] = None,
@@ -60,6 +65,7 @@ def run(
 ) -> None:
     """Serve `/v1/chat/completions`, `/v1/completions` and `/v1/models`.
 
+    Callers with a key of `moesubnet router key` are metered and held to its budget and rates.
     Experts are found on the chain and mixed token by token; a stream survives the death of any of
     them. The official OpenAI client works unmodified:
 
@@ -83,6 +89,7 @@ def run(
         host=host,
         port=port,
         api_keys=tuple(api_key or ()),
+        accounts=accounts_of(state),
         allow_private=allow_private,
         deadline_s=deadline_s,
         top_k=top_k,

@@ -14,6 +14,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from moesubnet.router import openai_api as api
+from moesubnet.router.billing import Billing
+from moesubnet.router.ledger import Key
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ MAX_BODY_BYTES = 4 * 2**20
 MAX_READING_BYTES = 64 * 2**20  # of all bodies that are arriving
 BODY_TIMEOUT_S = 20.0
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
+KEY: web.RequestKey[Key] = web.RequestKey("key", Key)  # the caller's, if it is of the ledger
 
 
 @dataclass(slots=True)
@@ -107,20 +110,27 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _error_response(api.ApiError(500, text, kind="server_error", code="internal_error"))
 
 
-def bearer_auth(api_keys: Sequence[str]) -> Middleware:
-    """Let in who has one of the keys; without any, everybody."""
+def bearer_auth(api_keys: Sequence[str], billing: Billing | None = None) -> Middleware:
+    """Let in who has one of `api_keys`, which spend without limit, or a key of the ledger, which
+    is then `request[KEY]`; while there are none of either, everybody."""
     # Digests have one length, so that timing tells nothing about a key's either.
     digests = tuple(hashlib.sha256(key.encode()).digest() for key in api_keys)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if digests and request.path != "/healthz":
-            scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-            given = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
-            # Compare with every key, so that timing tells nothing about which one was near.
-            known = sum(hmac.compare_digest(given, digest) for digest in digests)
-            if scheme.lower() != "bearer" or not known:
-                raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+        is_open = not digests and not (billing is not None and await billing.has_keys())
+        if is_open or request.path == "/healthz":
+            return await handler(request)
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        given = hashlib.sha256(secret.strip().encode(errors="surrogateescape")).digest()
+        # Compare with every key, so that timing tells nothing about which one was near.
+        is_known = sum(hmac.compare_digest(given, digest) for digest in digests) > 0
+        if not is_known and billing is not None and scheme.lower() == "bearer":
+            key = await billing.key_of(secret.strip())
+            if key is not None:
+                request[KEY], is_known = key, True
+        if scheme.lower() != "bearer" or not is_known:
+            raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
         return await handler(request)
 
     return check

@@ -97,6 +97,11 @@ class MixtureModel:
             raise unavailable()
         return MixtureSession(self)
 
+    def dearest_rao_per_mtoken(self) -> int:
+        known = self.book.known().values()
+        prices = sorted((expert.card.price_rao_per_mtoken for expert in known), reverse=True)
+        return sum(prices[: self.top_k])
+
     def table(self) -> list[JsonObject]:
         serving = self.book.serving()
         return [
@@ -121,6 +126,8 @@ class MixtureSession:
         self._model = model
         self._gate = model.gate()
         self._sequence = PanelSequence(secrets.token_hex(16), np.empty(0, np.uint32))
+        self._prices: dict[Hotkey, int] = {}
+        self._positions: dict[Hotkey, int] = {}  # answered
 
     async def start(self, prompt_ids: TokenIds) -> Law:
         self._choose_experts(prompt_ids, self._model.book.serving())
@@ -141,8 +148,12 @@ class MixtureSession:
         other = copy.copy(self)
         other._sequence = PanelSequence(secrets.token_hex(16), self._sequence.ids)
         other._walk = copy.copy(self._walk)
+        other._prices, other._positions = dict(self._prices), {}
         other._alive, other._logprobs = self._alive.copy(), self._logprobs.copy()
         return other
+
+    def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
+        return {key: (count, self._prices[key]) for key, count in self._positions.items()}
 
     def close(self) -> None:
         """Sessions at the experts expire by themselves."""
@@ -157,6 +168,9 @@ class MixtureSession:
             want=self._model.want,
             rest_s=REST_S,
         )
+        known = self._model.book.known()
+        for hotkey in self._experts:
+            self._prices.setdefault(hotkey, known[hotkey].card.price_rao_per_mtoken)
         members = len(self._experts) + 1
         self._alive = np.ones(members, bool)  # the baseline, last, always is
         self._logprobs = np.tile(self._model.baseline.logp, (members, 1))  # last laws [E, V]
@@ -205,6 +219,7 @@ class MixtureSession:
             answer = answers[hotkey]
             self._alive[index] = isinstance(answer, StepResponse)
             if isinstance(answer, StepResponse):
+                self._positions[hotkey] = len(self._sequence.ids)
                 rows = answer.rows[0]
                 self._logprobs[index] = rows.dense(self._model.vocab_size)[-1]
                 if rows.ids is not None:

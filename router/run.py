@@ -17,7 +17,10 @@ from moesubnet.errors import ChainError, ConfigError, MoesubnetError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.router.app import build_app
+from moesubnet.router.billing import Billing
+from moesubnet.router.database import open_database
 from moesubnet.router.experts import ExpertBook
+from moesubnet.router.ledger import Ledger
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Model
 from moesubnet.router.service import Service
@@ -47,6 +50,7 @@ class RouterConfig:
     host: str
     port: int
     api_keys: Sequence[str]
+    accounts: str | Path  # an SQLite file or postgresql://…
     allow_private: bool
     deadline_s: float
     top_k: int
@@ -54,25 +58,30 @@ class RouterConfig:
     student_dir: Path | None
 
 
-def check_exposure(host: str, api_keys: Sequence[str]) -> None:
-    """Raises ConfigError for a listening address that strangers reach without an API key."""
+def check_exposure(host: str, api_keys: Sequence[str], *, has_keys: bool = False) -> None:
+    """Raises ConfigError for a listening address that strangers reach without an API key.
+
+    has_keys: the ledger has some, so that everybody must show one."""
     if not all(api_keys):
         raise ConfigError("an API key is empty: every caller without one would be let in")
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = host == "localhost"
-    if not loopback and not api_keys:
+    if not loopback and not api_keys and not has_keys:
         raise ConfigError(
             f"refusing to listen on {host} without an API key: anybody could spend your stake's "
-            "access. Pass --api-key (or set MOESUBNET_API_KEYS), or bind 127.0.0.1"
+            "access. Make one with `moesubnet router key new NAME`, pass --api-key (or set "
+            "MOESUBNET_API_KEYS), or bind 127.0.0.1"
         )
 
 
 async def run_router(config: RouterConfig) -> None:
     """Serve until SIGINT or SIGTERM, then finish the running streams."""
-    check_exposure(config.host, config.api_keys)
     async with contextlib.AsyncExitStack() as stack:
+        billing = Billing(Ledger(open_database(config.accounts)))
+        stack.push_async_callback(billing.close)
+        check_exposure(config.host, config.api_keys, has_keys=await billing.has_keys())
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         netuid = NetUid(config.netuid)
         metagraph = await chain.metagraph(netuid)
@@ -97,7 +106,9 @@ async def run_router(config: RouterConfig) -> None:
             )
         }
         service = Service(spec, models)
-        app = build_app(service, api_keys=config.api_keys, max_running=config.max_running)
+        app = build_app(
+            service, api_keys=config.api_keys, billing=billing, max_running=config.max_running
+        )
         # Closed after the listener: a student closed under open streams would be started again.
         engines = await stack.enter_async_context(contextlib.AsyncExitStack())
         listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
@@ -107,6 +118,7 @@ async def run_router(config: RouterConfig) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(cache.run()),
+                group.create_task(billing.run()),
                 group.create_task(_follow(cache, book, gates)),
                 group.create_task(_offer_student(config, spec, models, engines)),
             ]

@@ -23,6 +23,8 @@ from tokenizers import Tokenizer
 
 from moesubnet.mixture.mixing import apply_sampling, sample
 from moesubnet.router import openai_api as api
+from moesubnet.router.accounts import Cost, price_rao
+from moesubnet.router.ledger import Usage
 from moesubnet.router.model import Law, Model, Session, TokenIds
 from moesubnet.router.text import TextStream, token_bytes
 from moesubnet.spec.content import LoadedSpec
@@ -44,13 +46,14 @@ class Job:
     top_logprobs: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Begun:
-    """A job whose prompt has been read."""
+    """A job whose prompt has been read; `delivered` counts the tokens that its reader was sent."""
 
     job: Job
     session: Session
     law: Law
+    delivered: int = 0
 
 
 async def run_all(tasks: Iterable[Coroutine[None, None, T]]) -> list[T]:
@@ -177,6 +180,17 @@ class Service:
             for index in range(first, first + body.n)
         ]
 
+    def largest_cost(self, prompts: Sequence[Sequence[Job]]) -> Cost:
+        """What the largest answer to these jobs takes. prompts: for each its choices."""
+        jobs = [job for choices in prompts for job in choices]
+        written = sum(job.max_tokens for job in jobs)
+        positions = written + sum(len(job.prompt_ids) for job in jobs)
+        dearest = max(self.require_model(job.model).dearest_rao_per_mtoken() for job in jobs)
+        # Every expert's share is rounded up by itself; 64 is the most that one answer takes.
+        rounding_rao = 64 * len(jobs) if dearest else 0
+        read = sum(len(choices[0].prompt_ids) for choices in prompts)
+        return Cost(read + written, price_rao(positions, dearest) + rounding_rao)
+
     # -- writing ---------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
@@ -238,6 +252,7 @@ class Service:
             choice.text += delta.text
             choice.tokens += delta.tokens
             choice.finish_reason = delta.finish_reason
+        begun.delivered = len(choice.tokens)
         for token in choice.tokens:
             for hotkey, weight in (token.experts or {}).items():
                 totals[hotkey] = totals.get(hotkey, 0.0) + weight
@@ -275,3 +290,18 @@ class Service:
     def _spell(self, token_id: int) -> tuple[str, bytes]:
         raw = token_bytes(self._tokenizer, token_id)
         return raw.decode("utf-8", errors="replace"), raw
+
+
+def usage_of(model: str, prompt_tokens: int, begun: Sequence[Begun]) -> Usage:
+    """What was used so far. Callers pay the experts' prices for what was delivered and the prompt
+    that led to it; experts are owed for every position that they answered."""
+    paid_rao = 0
+    owed: dict[str, tuple[int, int]] = {}
+    for choice in begun:
+        delivered = len(choice.job.prompt_ids) + choice.delivered if choice.delivered else 0
+        for hotkey, (positions, price) in choice.session.answered().items():
+            paid_rao += price_rao(min(positions, delivered), price)
+            before = owed.get(hotkey, (0, 0))
+            owed[hotkey] = (before[0] + positions, before[1] + price_rao(positions, price))
+    completion_tokens = sum(choice.delivered for choice in begun)
+    return Usage(model, prompt_tokens if begun else 0, completion_tokens, paid_rao, owed)

@@ -39,10 +39,14 @@ class ParrotModel:
         self.fail_after: int | None = None
         self.failure: Exception = unavailable()
         self.pause_s = 0.0
+        self.price_rao_per_mtoken = 0
 
     def open(self) -> ParrotSession:
         self.opened += 1
         return ParrotSession(self)
+
+    def dearest_rao_per_mtoken(self) -> int:
+        return self.price_rao_per_mtoken
 
     def table(self) -> list[dict[str, object]]:
         return [{"serving": True, "hotkey": "parrot"}]
@@ -76,6 +80,9 @@ class ParrotSession:
         other = ParrotSession(self.model)
         other.at = self.at
         return other
+
+    def answered(self) -> dict[str, tuple[int, int]]:
+        return {"parrot": (self.at, self.model.price_rao_per_mtoken)}
 
     def close(self) -> None:
         self.model.closed += 1
