@@ -80,16 +80,17 @@ def run(
     from moesubnet.router.run import RouterConfig, run_router
 
     set_up_logging(log_level)
+    kept = state_dir or data_dir("router")
     config = RouterConfig(
         chain_url=chain,
         netuid=netuid,
         signer=load_hotkey(hotkey),
         spec_dir=spec,
-        state_dir=state_dir or data_dir("router"),
+        state_dir=kept,
         host=host,
         port=port,
         api_keys=tuple(api_key or ()),
-        accounts=accounts_of(state),
+        accounts=accounts_of(state, kept),
         allow_private=allow_private,
         deadline_s=deadline_s,
         top_k=top_k,

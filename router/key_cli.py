@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +26,7 @@ State = Annotated[
     typer.Option(
         envvar="MOESUBNET_ROUTER_STATE",
         help="Where keys, budgets and usage are kept: an SQLite file (by default accounts.sqlite3 "
-        "in the router's data folder), or postgresql://USER:PASSWORD@HOST/DATABASE, which several "
+        "in the router's --state-dir), or postgresql://USER:PASSWORD@HOST/DATABASE, which several "
         "routers may share.",
     ),
 ]
@@ -197,11 +198,9 @@ def owed(state: State = None, as_json: AsJson = False) -> None:
         typer.echo("nothing yet")
 
 
-def accounts_of(state: str | None) -> str:
-    """Where `--state` says that accounts are."""
-    from moesubnet.host.paths import data_dir
-
-    return state or str(data_dir("router") / "accounts.sqlite3")
+def accounts_of(state: str | None, state_dir: Path) -> str:
+    """Where `--state` says that accounts are; by default in the router's folder."""
+    return state or str(state_dir / "accounts.sqlite3")
 
 
 def parse_seconds(text: str) -> int:
@@ -214,10 +213,11 @@ def parse_seconds(text: str) -> int:
 
 @contextmanager
 def _ledger(state: str | None) -> Iterator[Ledger]:
+    from moesubnet.host.paths import data_dir
     from moesubnet.router.database import open_database
     from moesubnet.router.ledger import Ledger
 
-    ledger = Ledger(open_database(accounts_of(state)))
+    ledger = Ledger(open_database(accounts_of(state, data_dir("router"))))
     try:
         yield ledger
     finally:
