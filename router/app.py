@@ -15,11 +15,22 @@ from collections.abc import (
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Account
 from moesubnet.router.billing import Billing, rate_headers
-from moesubnet.router.door import KEY, MAX_BODY_BYTES, STARTED, Admission, bearer_auth, errors
+from moesubnet.router.door import (
+    ARRIVED_S,
+    KEY,
+    MAX_BODY_BYTES,
+    STARTED,
+    Admission,
+    bearer_auth,
+    errors,
+    measured,
+)
+from moesubnet.router.ledger import Usage
 from moesubnet.router.service import Begun, Delta, Job, Service, run_all, usage_of
 from moesubnet.router.shapes import ChatShape, CompletionShape, Shape
 
@@ -43,11 +54,14 @@ def build_app(
     api_keys: spend without limit and are not metered; the keys of `billing` have budgets.
     """
     app = web.Application(
-        middlewares=[errors, bearer_auth(api_keys, billing)], client_max_size=MAX_BODY_BYTES
+        middlewares=[measured(service.metrics), errors, bearer_auth(api_keys, billing)],
+        client_max_size=MAX_BODY_BYTES,
     )
     app[SERVICE] = service
     app.on_response_prepare.append(_say_rates)
     admission = Admission(max_running)
+    service.metrics.watch(lambda: admission.running, lambda: service.health()["experts_serving"])
+    app.router.add_get("/metrics", _metrics)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/v1/models", _models)
     app.router.add_get("/v1/models/{model}", _model)
@@ -81,6 +95,12 @@ async def _model(request: web.Request) -> web.Response:
     name = request.match_info["model"]
     service.require_model(name)
     return web.json_response(_model_object(name, service.started_s))
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    """For Prometheus on this machine, or a caller with a key."""
+    text = request.app[SERVICE].metrics.text()
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _own_key(request: web.Request) -> web.Response:
@@ -147,21 +167,23 @@ async def _answer(
     prompt_tokens: int,
 ) -> web.StreamResponse:
     """jobs: for each prompt its choices."""
+    arrived_s = request[ARRIVED_S]
     if not _may_use(request, body.model):
         text = f"This key may not use the model '{body.model}'."
         raise api.ApiError(403, text, code="model_not_allowed", param="model")
     started: list[Begun] = []  # outlives the sessions: it says what they used
     async with contextlib.AsyncExitStack() as stack:
         key = request.get(KEY)
+
+        def used() -> Usage:
+            return usage_of(body.model, prompt_tokens, started)
+
+        stack.callback(lambda: service.metrics.used(used(), charged=key is not None))
         if key is not None:
             request[ACCOUNT] = await stack.enter_async_context(
-                request.app[BILLING].held(
-                    key,
-                    service.largest_cost(jobs),
-                    lambda: usage_of(body.model, prompt_tokens, started),
-                )
+                request.app[BILLING].held(key, service.largest_cost(jobs), used)
             )
-        begun = await stack.enter_async_context(service.begin(jobs))
+        begun = await stack.enter_async_context(service.begin(jobs, arrived_s))
         started += begun
         if body.stream:
             deltas = _interleave([service.run(choice) for choice in begun])
@@ -172,7 +194,15 @@ async def _answer(
     answer["usage"] = api.usage(prompt_tokens, sum(len(choice.tokens) for choice in choices))
     if body.moesubnet.provenance:
         answer["moesubnet"] = [api.provenance(choice.tokens) for choice in choices]
-    return web.json_response(answer, headers=service.provenance_headers(choices))
+    headers = service.provenance_headers(choices) | _overhead(arrived_s, started)
+    return web.json_response(answer, headers=headers)
+
+
+def _overhead(arrived_s: float, begun: Sequence[Begun]) -> dict[str, str]:
+    """What the request took so far, less the time that experts took."""
+    waited_s = max(choice.session.waited_s for choice in begun)
+    overhead_s = time.monotonic() - arrived_s - waited_s
+    return {"x-moesubnet-overhead-ms": f"{max(0.0, overhead_s) * 1e3:.1f}"}
 
 
 async def _stream(
@@ -192,6 +222,7 @@ async def _stream(
             # The first delta comes before the status line, so early failures keep their status.
             first = await anext(deltas)
             request[STARTED] = True
+            response.headers.update(_overhead(request[ARRIVED_S], begun))
             await response.prepare(request)
             for index in range(len(begun)):
                 if (opening := shape.opening(index)) is not None:

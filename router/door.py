@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,12 +17,15 @@ from aiohttp.typedefs import Handler, Middleware
 from moesubnet.router import openai_api as api
 from moesubnet.router.billing import Billing
 from moesubnet.router.ledger import Key
+from moesubnet.router.metrics import Metrics
+from moesubnet.wire.server import is_local
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 2**20
 MAX_READING_BYTES = 64 * 2**20  # of all bodies that are arriving
 BODY_TIMEOUT_S = 20.0
+ARRIVED_S: web.RequestKey[float] = web.RequestKey("arrived_s", float)  # time.monotonic()
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
 KEY: web.RequestKey[Key] = web.RequestKey("key", Key)  # the caller's, if it is of the ledger
 
@@ -84,6 +88,24 @@ def _error_response(error: api.ApiError) -> web.Response:
     return web.json_response(error.body, status=error.status, headers=headers)
 
 
+def measured(metrics: Metrics) -> Middleware:
+    """Count requests by route and status, and note when each came."""
+
+    @web.middleware
+    async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[ARRIVED_S] = time.monotonic()
+        resource = request.match_info.route.resource
+        path, status = "other" if resource is None else resource.canonical, "closed"
+        try:
+            response = await handler(request)
+            status = str(response.status)
+            return response
+        finally:
+            metrics.requests.labels(path, status).inc()
+
+    return measure
+
+
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure before the first byte leaves in OpenAI's shape."""
@@ -119,7 +141,8 @@ def bearer_auth(api_keys: Sequence[str], billing: Billing | None = None) -> Midd
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_open = not digests and not (billing is not None and await billing.has_keys())
-        if is_open or request.path == "/healthz":
+        is_ours = request.path == "/healthz" or (request.path == "/metrics" and is_local(request))
+        if (is_open and request.path != "/metrics") or is_ours:
             return await handler(request)
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         given = hashlib.sha256(secret.strip().encode(errors="surrogateescape")).digest()

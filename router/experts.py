@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from moesubnet.errors import AuthError, PeerError, PeerLate, PeerRefused, PeerResting, WireError
+from moesubnet.router.metrics import Metrics
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, Signer
 from moesubnet.wire.client import ExpertClient
@@ -50,12 +51,14 @@ class ExpertBook:
         *,
         allow_private: bool,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
         self._http = http
         self._signer = signer
         self._spec = spec
         self._allow_private = allow_private
         self._clock = clock
+        self._metrics = metrics or Metrics()
         self._experts: dict[Hotkey, Expert] = {}
 
     def known(self) -> Mapping[Hotkey, Expert]:
@@ -77,10 +80,13 @@ class ExpertBook:
         if isinstance(answer, StepResponse):
             expert.failures = expert.late = 0
             expert.answers += 1
+            self._metrics.expert(hotkey, "valid")
         elif isinstance(answer, PeerLate) or _is_busy(answer):
             expert.late += 1
+            self._metrics.expert(hotkey, "late" if isinstance(answer, PeerLate) else "busy")
         else:
             expert.failures += 1
+            self._metrics.expert(hotkey, "failed")
         if expert.failures >= BENCH_AFTER_FAILURES or expert.late >= BENCH_AFTER_LATE:
             expert.benched_until = self._clock() + BENCH_S
 
@@ -94,6 +100,7 @@ class ExpertBook:
         }
         for hotkey in [known for known in self._experts if known not in wanted]:
             del self._experts[hotkey]
+        self._metrics.keep_only(wanted)
         async with asyncio.TaskGroup() as group:
             for hotkey, neuron in wanted.items():
                 assert neuron.axon is not None

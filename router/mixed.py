@@ -11,6 +11,7 @@ import asyncio
 import copy
 import hashlib
 import secrets
+import time
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
@@ -128,6 +129,7 @@ class MixtureSession:
         self._sequence = PanelSequence(secrets.token_hex(16), np.empty(0, np.uint32))
         self._prices: dict[Hotkey, int] = {}
         self._positions: dict[Hotkey, int] = {}  # answered
+        self.waited_s = 0.0
 
     async def start(self, prompt_ids: TokenIds) -> Law:
         self._choose_experts(prompt_ids, self._model.book.serving())
@@ -198,7 +200,9 @@ class MixtureSession:
             log_w = self._walk.log_weights()[0, :-1]
             worth = np.exp(log_w - log_w.max())  # by the heaviest expert, not by the baseline
             weights = dict(zip(self._experts, worth.tolist(), strict=True))
+            since_s = time.monotonic()
             answers = await self._panel.advance([self._sequence], [append_ids], weights=weights)
+            self.waited_s += time.monotonic() - since_s
             self._take(answers)
             if self._alive[:-1].any():
                 return

@@ -44,6 +44,11 @@ class Session(Protocol):
         them, as it was when the session began."""
         ...
 
+    @property
+    def waited_s(self) -> float:
+        """How long it has waited for others, or for an engine, in all."""
+        ...
+
     def close(self) -> None: ...
 
 

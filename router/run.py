@@ -21,6 +21,7 @@ from moesubnet.router.billing import Billing
 from moesubnet.router.database import open_database
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.ledger import Ledger
+from moesubnet.router.metrics import Metrics
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Model
 from moesubnet.router.service import Service
@@ -94,7 +95,10 @@ async def run_router(config: RouterConfig) -> None:
         gates = GateSync(
             chain, http, config.state_dir / "sheets", allow_private=config.allow_private
         )
-        book = ExpertBook(http, config.signer, spec, allow_private=config.allow_private)
+        metrics = Metrics()
+        book = ExpertBook(
+            http, config.signer, spec, allow_private=config.allow_private, metrics=metrics
+        )
         models: dict[str, Model] = {
             MIXTURE: MixtureModel(
                 book,
@@ -105,7 +109,7 @@ async def run_router(config: RouterConfig) -> None:
                 top_k=config.top_k,
             )
         }
-        service = Service(spec, models)
+        service = Service(spec, models, metrics)
         app = build_app(
             service, api_keys=config.api_keys, billing=billing, max_running=config.max_running
         )

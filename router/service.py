@@ -25,6 +25,7 @@ from moesubnet.mixture.mixing import apply_sampling, sample
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
 from moesubnet.router.ledger import Usage
+from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import Law, Model, Session, TokenIds
 from moesubnet.router.text import TextStream, token_bytes
 from moesubnet.spec.content import LoadedSpec
@@ -53,6 +54,7 @@ class Begun:
     job: Job
     session: Session
     law: Law
+    arrived_s: float = 0.0  # time.monotonic() at which the request came
     delivered: int = 0
 
 
@@ -88,7 +90,10 @@ class Choice:
 class Service:
     """The models on offer over one spec. `models` may change while it runs."""
 
-    def __init__(self, spec: LoadedSpec, models: dict[str, Model]) -> None:
+    def __init__(
+        self, spec: LoadedSpec, models: dict[str, Model], metrics: Metrics | None = None
+    ) -> None:
+        self.metrics = metrics or Metrics()
         self.spec = spec.spec
         self.started_s = int(time.time())
         self._models = models
@@ -194,11 +199,15 @@ class Service:
     # -- writing ---------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def begin(self, prompts: Sequence[Sequence[Job]]) -> AsyncIterator[list[Begun]]:
+    async def begin(
+        self, prompts: Sequence[Sequence[Job]], arrived_s: float | None = None
+    ) -> AsyncIterator[list[Begun]]:
         """Read the prompts, each once for all its choices; at the end every session is closed.
 
-        prompts: for each the jobs that continue it. Raises ApiError 503 when no expert answers.
+        prompts: for each the jobs that continue it. arrived_s: by time.monotonic(), when the
+        request came; by default now. Raises ApiError 503 when no expert answers.
         """
+        arrived_s = time.monotonic() if arrived_s is None else arrived_s
         with contextlib.ExitStack() as stack:
 
             def kept(session: Session) -> Session:
@@ -208,7 +217,7 @@ class Service:
             starts = zip(heads, prompts, strict=True)
             laws = await run_all(head.start(jobs[0].prompt_ids) for head, jobs in starts)
             yield [
-                Begun(job, head if job is jobs[0] else kept(head.fork()), law)
+                Begun(job, head if job is jobs[0] else kept(head.fork()), law, arrived_s)
                 for jobs, head, law in zip(prompts, heads, laws, strict=True)
                 for job in jobs
             ]
@@ -222,6 +231,7 @@ class Service:
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
         text = TextStream(self._tokenizer, job.stops, job.prompt_ids.tolist())
         waiting: list[api.TokenRecord] = []
+        metrics, last_s = self.metrics, begun.arrived_s
         if job.max_tokens == 0:
             yield Delta("", [], "length")
             return
@@ -231,6 +241,15 @@ class Service:
             if token_id == self.spec.eos_id:
                 yield Delta(text.finish(), waiting, "stop")
                 return
+            now_s = time.monotonic()
+            if written == 1:
+                metrics.first_token_s.labels(job.model).observe(now_s - last_s)
+                overhead_s = now_s - last_s - begun.session.waited_s
+                metrics.overhead_s.labels(job.model).observe(max(0.0, overhead_s))
+            else:
+                metrics.between_tokens_s.labels(job.model).observe(now_s - last_s)
+            last_s = now_s
+            metrics.weights(law.weights)
             waiting.append(self._record(job, law, token_id, text.chars))
             shown = text.push(token_id)
             if text.stopped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -41,6 +42,7 @@ class StudentSession:
         self._model = model
         self._session = secrets.token_hex(16)
         self._ids: TokenIds = np.empty(0, np.uint32)
+        self.waited_s = 0.0
 
     async def start(self, prompt_ids: TokenIds) -> Law:
         self._ids = np.asarray(prompt_ids, np.uint32)
@@ -63,6 +65,7 @@ class StudentSession:
 
     async def _law(self) -> Law:
         query = Query(self._session, self._ids, first=len(self._ids))
+        since_s = time.monotonic()
         try:
             rows = await self._model.engine.rows([query])
         except EngineError as error:
@@ -73,4 +76,6 @@ class StudentSession:
                 code="student_unavailable",
                 retry_after_s=5.0,
             ) from error
+        finally:
+            self.waited_s += time.monotonic() - since_s
         return Law(logprobs=rows[0][-1], weights={})

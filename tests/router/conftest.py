@@ -56,6 +56,7 @@ class ParrotSession:
     def __init__(self, model: ParrotModel) -> None:
         self.model = model
         self.at = 0
+        self.waited_s = 0.0
 
     def law(self) -> Law:
         after = self.model.fail_after
