@@ -31,6 +31,7 @@ from moesubnet.router.door import (
     measured,
 )
 from moesubnet.router.ledger import Usage
+from moesubnet.router.page import add_page
 from moesubnet.router.service import Begun, Delta, Job, Service, run_all, usage_of
 from moesubnet.router.shapes import ChatShape, CompletionShape, Shape
 
@@ -60,12 +61,20 @@ def build_app(
     app[SERVICE] = service
     app.on_response_prepare.append(_say_rates)
     admission = Admission(max_running)
+
+    async def live(_: web.Request) -> web.Response:
+        """Counts for the page. Not part of OpenAI's API."""
+        return web.json_response(service.live() | {"running": admission.running})
+
     service.metrics.watch(lambda: admission.running, lambda: service.health()["experts_serving"])
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/v1/models", _models)
     app.router.add_get("/v1/models/{model}", _model)
     app.router.add_get("/v1/moesubnet/experts", _experts)
+    app.router.add_get("/v1/moesubnet/epochs", _epochs)
+    app.router.add_get("/v1/moesubnet/live", live)
+    add_page(app)
     if billing is not None:
         app[BILLING] = billing
         app.router.add_get("/v1/key", _own_key)
@@ -95,6 +104,11 @@ async def _model(request: web.Request) -> web.Response:
     name = request.match_info["model"]
     service.require_model(name)
     return web.json_response(_model_object(name, service.started_s))
+
+
+async def _epochs(request: web.Request) -> web.Response:
+    """What the revealed score sheets say of past epochs. Not part of OpenAI's API."""
+    return web.json_response(await request.app[SERVICE].epochs())
 
 
 async def _metrics(request: web.Request) -> web.Response:

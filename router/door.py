@@ -18,6 +18,7 @@ from moesubnet.router import openai_api as api
 from moesubnet.router.billing import Billing
 from moesubnet.router.ledger import Key
 from moesubnet.router.metrics import Metrics
+from moesubnet.router.page import PATHS
 from moesubnet.wire.server import is_local
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20
 MAX_READING_BYTES = 64 * 2**20  # of all bodies that are arriving
 BODY_TIMEOUT_S = 20.0
+OPEN_PATHS = PATHS | {"/healthz"}  # to everybody, key or not
 ARRIVED_S: web.RequestKey[float] = web.RequestKey("arrived_s", float)  # time.monotonic()
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
 KEY: web.RequestKey[Key] = web.RequestKey("key", Key)  # the caller's, if it is of the ledger
@@ -141,7 +143,7 @@ def bearer_auth(api_keys: Sequence[str], billing: Billing | None = None) -> Midd
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_open = not digests and not (billing is not None and await billing.has_keys())
-        is_ours = request.path == "/healthz" or (request.path == "/metrics" and is_local(request))
+        is_ours = request.path in OPEN_PATHS or (request.path == "/metrics" and is_local(request))
         if (is_open and request.path != "/metrics") or is_ours:
             return await handler(request)
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -100,13 +100,33 @@ class Metrics:
         for name, weight in weights.items():
             self._weight.labels(name).inc(weight)
 
+    def weight_by_expert(self) -> dict[str, float]:
+        """Each expert's weight, summed over all tokens so far."""
+        return {labels["hotkey"]: value for labels, value in _totals(self._weight)}
+
+    def completion_tokens(self) -> int:
+        return int(sum(v for labels, v in _totals(self._tokens) if labels["kind"] == "completion"))
+
+    def answers(self) -> int:
+        """Completions asked for so far, whatever came of them."""
+        paths = ("/v1/completions", "/v1/chat/completions")
+        return int(sum(v for labels, v in _totals(self.requests) if labels["path"] in paths))
+
     def keep_only(self, hotkeys: Collection[str]) -> None:
         """Forget the series of experts that left the subnet."""
         for counter in (self._answers, self._weight, self._owed):
-            known = {s.labels["hotkey"] for metric in counter.collect() for s in metric.samples}
+            known = {labels["hotkey"] for labels, _ in _totals(counter)}
             for hotkey in known - set(hotkeys) - {BASELINE_MEMBER}:
                 counter.remove_by_labels({"hotkey": hotkey})
 
     def text(self) -> bytes:
         """In the Prometheus text format."""
         return generate_latest(self._registry)
+
+
+def _totals(counter: Counter) -> Iterator[tuple[dict[str, str], float]]:
+    """(labels, value) of each series."""
+    for metric in counter.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_total"):
+                yield sample.labels, sample.value

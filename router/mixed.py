@@ -25,6 +25,7 @@ from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import Law, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.types import Hotkey
+from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
 from moesubnet.wire.protocol import StepResponse, base_hash, want_for
@@ -104,7 +105,7 @@ class MixtureModel:
         return sum(prices[: self.top_k])
 
     def table(self) -> list[JsonObject]:
-        serving = self.book.serving()
+        serving, weights = self.book.serving(), self.book.metrics.weight_by_expert()
         return [
             {
                 "uid": expert.uid,
@@ -115,6 +116,9 @@ class MixtureModel:
                 "answers": expert.answers,
                 "failures": expert.failures,
                 "late": expert.late,
+                "weight": weights.get(hotkey, 0.0),
+                "incentive": u16_fraction(expert.incentive_u16),
+                "price_rao_per_mtoken": expert.card.price_rao_per_mtoken,
             }
             for hotkey, expert in sorted(self.book.known().items(), key=lambda i: i[1].uid)
         ]

@@ -276,8 +276,15 @@ def chat_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
 
 
 def provenance(tokens: Sequence[TokenRecord]) -> JsonObject:
-    """Our `moesubnet` field: which experts wrote which token."""
-    return {"tokens": [{"token": token.text, "experts": token.experts or {}} for token in tokens]}
+    """Our `moesubnet` field: which experts wrote which token; its bytes where they are only a part
+    of a character."""
+    return {
+        "tokens": [
+            {"token": token.text, "experts": token.experts or {}}
+            | ({} if token.text.encode() == token.raw else {"bytes": list(token.raw)})
+            for token in tokens
+        ]
+    }
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> JsonObject:

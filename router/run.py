@@ -109,7 +109,7 @@ async def run_router(config: RouterConfig) -> None:
                 top_k=config.top_k,
             )
         }
-        service = Service(spec, models, metrics)
+        service = Service(spec, models, metrics, lambda: [item.sheet for item in gates.sheets])
         app = build_app(
             service, api_keys=config.api_keys, billing=billing, max_running=config.max_running
         )

@@ -9,6 +9,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Callable,
     Coroutine,
     Iterable,
     Sequence,
@@ -22,8 +23,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from moesubnet.mixture.mixing import apply_sampling, sample
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
+from moesubnet.router.epochs import describe_epochs
 from moesubnet.router.ledger import Usage
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import Law, Model, Session, TokenIds
@@ -91,9 +94,16 @@ class Service:
     """The models on offer over one spec. `models` may change while it runs."""
 
     def __init__(
-        self, spec: LoadedSpec, models: dict[str, Model], metrics: Metrics | None = None
+        self,
+        spec: LoadedSpec,
+        models: dict[str, Model],
+        metrics: Metrics | None = None,
+        sheets: Callable[[], Sequence[Sheet]] = tuple,
     ) -> None:
+        """sheets: the revealed ones, for the page's history."""
         self.metrics = metrics or Metrics()
+        self._sheets = sheets
+        self._epochs: tuple[frozenset[bytes], api.JsonObject] | None = None
         self.spec = spec.spec
         self.started_s = int(time.time())
         self._models = models
@@ -122,6 +132,23 @@ class Service:
         table = self.expert_table()
         serving = sum(1 for row in table if row["serving"])
         return {"ready": serving > 0, "experts_serving": serving, "experts_known": len(table)}
+
+    def live(self) -> api.JsonObject:
+        """Counts since the start, for whoever asks twice to see rates."""
+        counts = {
+            "requests": self.metrics.answers(),
+            "completion_tokens": self.metrics.completion_tokens(),
+            "uptime_s": int(time.time()) - self.started_s,
+        }
+        return counts | {k: v for k, v in self.health().items() if k != "ready"}
+
+    async def epochs(self) -> api.JsonObject:
+        """See `describe_epochs`; computed anew only when there are other sheets."""
+        sheets = self._sheets()
+        known = frozenset(sheet.sha256 for sheet in sheets)
+        if self._epochs is None or self._epochs[0] != known:
+            self._epochs = known, await asyncio.to_thread(describe_epochs, sheets)
+        return self._epochs[1]
 
     # -- from requests to jobs -------------------------------------------------------------
 

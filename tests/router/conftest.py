@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import openai
 import pytest
 from tokenizers import Tokenizer
 
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
 from moesubnet.router.model import Law
@@ -99,8 +101,9 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
     """Start the app on a real socket; returns its base URL."""
     servers: list[Listening] = []
 
-    async def start(**options: object) -> str:
-        app = build_app(Service(spec, {"mixture": parrot}), **options)  # type: ignore[arg-type]
+    async def start(sheets: Sequence[Sheet] = (), **options: object) -> str:
+        service = Service(spec, {"mixture": parrot}, sheets=lambda: sheets)
+        app = build_app(service, **options)  # type: ignore[arg-type]
         servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0))
         return f"http://127.0.0.1:{servers[-1].port}"
 
