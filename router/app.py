@@ -18,10 +18,13 @@ from moesubnet.router.door import (
     MAX_BODY_BYTES,
     Admission,
     bearer_auth,
+    cross_origin,
     errors,
     measured,
+    say_origin,
 )
 from moesubnet.router.page import add_page
+from moesubnet.router.responses import ResponseShape, ResponsesRequest
 from moesubnet.router.service import Service
 from moesubnet.router.shapes import ChatShape, CompletionShape
 
@@ -33,18 +36,26 @@ def build_app(
     *,
     api_keys: Sequence[str] = (),
     billing: Billing | None = None,
+    origins: Sequence[str] = (),
     max_running: int = 64,
 ) -> web.Application:
     """The aiohttp application. Without keys of either kind everyone is served: bind it to loopback.
 
     api_keys: spend without limit and are not metered; the keys of `billing` have budgets.
+    origins: whose pages may call from a browser, `*` for every page.
     """
     app = web.Application(
-        middlewares=[measured(service.metrics), errors, bearer_auth(api_keys, billing)],
+        middlewares=[
+            measured(service.metrics),
+            cross_origin(origins),
+            errors,
+            bearer_auth(api_keys, billing),
+        ],
         client_max_size=MAX_BODY_BYTES,
     )
     app[SERVICE] = service
     app.on_response_prepare.append(_say_rates)
+    app.on_response_prepare.append(say_origin)
     admission = Admission(max_running)
 
     async def live(_: web.Request) -> web.Response:
@@ -65,6 +76,7 @@ def build_app(
         app.router.add_get("/v1/key", _own_key)
     app.router.add_post("/v1/completions", _completions(admission))
     app.router.add_post("/v1/chat/completions", _chat(admission))
+    app.router.add_post("/v1/responses", _responses(admission))
     return app
 
 
@@ -148,5 +160,18 @@ def _chat(admission: Admission) -> Handler:
             jobs = [service.jobs(body, ids, limit, top)]
             shape = ChatShape(body, body.n, with_logprobs=body.logprobs)
             return await answer(request, service, jobs, shape, stream=body.stream)
+
+    return handle
+
+
+def _responses(admission: Admission) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        service = request.app[SERVICE]
+        body = api.parse_request(ResponsesRequest, await admission.body(request))
+        with admission.places(1):
+            ids = await service.chat_ids(body.messages())
+            limit = body.max_output_tokens or service.room(ids)
+            jobs = [service.jobs(body, ids, limit, 0)]
+            return await answer(request, service, jobs, ResponseShape(body), stream=body.stream)
 
     return handle
