@@ -57,6 +57,13 @@ def run(
     max_running: Annotated[
         int, typer.Option(min=1, help="Choices written at once; more get 429.")
     ] = 64,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Let pages of this origin (`https://app.example`) call from a browser; `*` for "
+            "all pages. Repeat it."
+        ),
+    ] = None,
     allow_private: Annotated[
         bool,
         typer.Option(help="Also call experts on private and loopback addresses (local networks)."),
@@ -91,6 +98,7 @@ def run(
         port=port,
         api_keys=tuple(api_key or ()),
         accounts=accounts_of(state, kept),
+        origins=tuple(allow_origin or ()),
         allow_private=allow_private,
         deadline_s=deadline_s,
         top_k=top_k,

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -19,6 +20,7 @@ from moesubnet.router.billing import Billing
 from moesubnet.router.ledger import Key
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.page import PATHS
+from moesubnet.wire.addresses import names_loopback
 from moesubnet.wire.server import is_local
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ MAX_READING_BYTES = 64 * 2**20  # of all bodies that are arriving
 BODY_TIMEOUT_S = 20.0
 OPEN_PATHS = PATHS | {"/healthz"}  # to everybody, key or not
 ARRIVED_S: web.RequestKey[float] = web.RequestKey("arrived_s", float)  # time.monotonic()
+ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)  # of a page that may call
+EXPOSED_HEADERS = "retry-after, x-moesubnet-experts, x-moesubnet-overhead-ms"
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
 KEY: web.RequestKey[Key] = web.RequestKey("key", Key)  # the caller's, if it is of the ledger
 
@@ -106,6 +110,53 @@ def measured(metrics: Metrics) -> Middleware:
             metrics.requests.labels(path, status).inc()
 
     return measure
+
+
+def cross_origin(origins: Sequence[str]) -> Middleware:
+    """Which pages may call from a browser: those of `origins` (`*`: all), those of this machine,
+    and our own where it shows a key.
+
+    A browser sends simple requests for any page without asking first, so a page that somebody
+    opens beside a router on loopback could use it; a name that is made to point here (DNS
+    rebinding) is of the same origin, and has no key.
+    """
+    allowed = frozenset(origins)
+
+    @web.middleware
+    async def cross(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return await handler(request)
+        if not allowed & {origin, "*"}:
+            is_own = urlsplit(origin).netloc == request.host and "Authorization" in request.headers
+            if not is_own and not names_loopback(origin):
+                return _error_response(
+                    api.ApiError(
+                        403,
+                        "Pages from elsewhere may not use this router; see --allow-origin.",
+                        code="origin_not_allowed",
+                    )
+                )
+            return await handler(request)
+        request[ORIGIN] = origin
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return web.Response(status=204)
+        return await handler(request)
+
+    return cross
+
+
+async def say_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers by which a browser knows that a page may read the answer."""
+    origin = request.get(ORIGIN)
+    if origin is not None:
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        asked = request.headers.get("Access-Control-Request-Headers")
+        response.headers["Access-Control-Allow-Headers"] = asked or "authorization, content-type"
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        response.headers["Access-Control-Max-Age"] = "600"
+        response.headers["Vary"] = "Origin"
 
 
 @web.middleware

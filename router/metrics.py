@@ -109,7 +109,7 @@ class Metrics:
 
     def answers(self) -> int:
         """Completions asked for so far, whatever came of them."""
-        paths = ("/v1/completions", "/v1/chat/completions")
+        paths = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
         return int(sum(v for labels, v in _totals(self.requests) if labels["path"] in paths))
 
     def keep_only(self, hotkeys: Collection[str]) -> None:

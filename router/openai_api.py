@@ -89,8 +89,18 @@ class Sampling(BaseModel):
     stop: Stops = []
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = None
     moesubnet: Extension = Extension()
+
+    # Accepted and without effect here; docs/router.md says so.
+    user: str | None = Field(default=None, max_length=512)
+    safety_identifier: str | None = Field(default=None, max_length=512)
+    prompt_cache_key: str | None = Field(default=None, max_length=512)
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+        Field(max_length=16),
+    ] = {}
+    store: bool = False  # nothing is stored, whatever is asked
+    service_tier: Literal["auto", "default"] | None = None
 
     # Accepted at the value that changes nothing, refused at any other.
     frequency_penalty: Literal[0] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.types import Metagraph, NetUid, Signer
+from moesubnet.wire.addresses import is_loopback
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
 
@@ -52,6 +52,7 @@ class RouterConfig:
     port: int
     api_keys: Sequence[str]
     accounts: str | Path  # an SQLite file or postgresql://…
+    origins: Sequence[str]
     allow_private: bool
     deadline_s: float
     top_k: int
@@ -65,11 +66,7 @@ def check_exposure(host: str, api_keys: Sequence[str], *, has_keys: bool = False
     has_keys: the ledger has some, so that everybody must show one."""
     if not all(api_keys):
         raise ConfigError("an API key is empty: every caller without one would be let in")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback and not api_keys and not has_keys:
+    if not is_loopback(host) and not api_keys and not has_keys:
         raise ConfigError(
             f"refusing to listen on {host} without an API key: anybody could spend your stake's "
             "access. Make one with `moesubnet router key new NAME`, pass --api-key (or set "
@@ -111,7 +108,11 @@ async def run_router(config: RouterConfig) -> None:
         }
         service = Service(spec, models, metrics, lambda: [item.sheet for item in gates.sheets])
         app = build_app(
-            service, api_keys=config.api_keys, billing=billing, max_running=config.max_running
+            service,
+            api_keys=config.api_keys,
+            billing=billing,
+            origins=config.origins,
+            max_running=config.max_running,
         )
         # Closed after the listener: a student closed under open streams would be started again.
         engines = await stack.enter_async_context(contextlib.AsyncExitStack())
