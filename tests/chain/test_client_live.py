@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,7 +279,7 @@ async def test_the_time_at_which_an_epoch_began_is_on_the_chain(live: LiveChain)
     head_s = await client.timestamp_s()
     begun = [await client.epoch_begun_s(NETUID, epoch) for epoch in range(1, now.epoch_index + 1)]
     assert all(at is not None for at in begun)
-    gaps = {round(later - earlier) for earlier, later in zip(begun, begun[1:], strict=False)}
+    gaps = {round(later - earlier) for earlier, later in itertools.pairwise(begun)}
     assert len(gaps) <= 1
     assert begun[-1] <= head_s
     assert await client.epoch_begun_s(NETUID, now.epoch_index + 1) is None
