@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,13 +26,27 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
-from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, StepResponse, Want, base_hash
 
 PanelError = PeerError | WireError | AuthError
 MAX_REST_DOUBLINGS = 5
 PATIENCE = 2.0  # times as long as half of the weight took, …
 LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
+
+
+class Asked(Protocol):
+    """Whoever answers steps: a miner over HTTP (`client.ExpertClient`), a recording, a simulation.
+
+    An answer is checked and normalised by whoever implements this: `StepResponse.from_bytes` does
+    it for what strangers send.
+    """
+
+    @property
+    def hotkey(self) -> Hotkey: ...
+
+    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+        """Raises PeerError, WireError, AuthError; UnknownBase where it holds less than the base."""
+        ...
 
 
 class PanelSequence:
@@ -67,7 +82,7 @@ class Panel:
 
     def __init__(
         self,
-        clients: Mapping[Hotkey, ExpertClient],
+        clients: Mapping[Hotkey, Asked],
         *,
         deadline_s: float,
         want: Want,
@@ -140,7 +155,7 @@ class Panel:
 
     async def _ask(
         self,
-        client: ExpertClient,
+        client: Asked,
         sequences: Sequence[PanelSequence],
         first: int | None,
         requests: dict[tuple[int, ...], StepRequest],
