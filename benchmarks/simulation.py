@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextlib
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
