@@ -15,6 +15,7 @@ short further trainings of one checkpoint, and cheap selves are one model with r
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,16 @@ from transformers import LlamaForCausalLM
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.localnet.prepare import prepare_corpora, prepare_spec
-from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.dataset import encode, random_windows, read_documents, stream
 from moesubnet.training.expert import BATCH_TOKENS, train_expert
 from moesubnet.training.model import save_model, start_id
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.training.trainer import Schedule, next_token_loss, train
 from moesubnet.validator.probes import PREFIX_TOKENS, TextPool
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from adversaries.cheap_self import round_weights
 
 DOMAINS = ("python", "cpp", "prose", "maths")
 
@@ -96,16 +100,6 @@ def train_further(
     train(model, batch_loss, Schedule(name, name, 0.0, recipe.steps, peak_lr=FURTHER_LR))
 
 
-def round_weights(model: LlamaForCausalLM, bits: int) -> None:
-    """Every matrix to 2^bits levels, row by row, as weight-only quantisation does."""
-    most = 2 ** (bits - 1) - 1
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                scale = parameter.abs().amax(dim=1, keepdim=True) / most
-                parameter.copy_((parameter / scale).round() * scale)
-
-
 def record(folder: Path, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
     """float16 [walks, tokens − prefix, V]."""
     engine = TransformersEngine(str(folder), spec)
@@ -120,10 +114,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--walks", type=int, default=1280)
+    parser.add_argument("--experts", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     arguments = parser.parse_args()
     root = arguments.folder.expanduser()
-    prepare_corpora(root / "corpora", 0, 2)
-    spec = prepare_spec(root / "corpora", root / "spec")
+    if not (root / "spec" / "spec.json").exists():  # else what is there belongs together
+        prepare_corpora(root / "corpora", 0, 2)
+        prepare_spec(root / "corpora", root / "spec")
+    spec = load_spec(root / "spec")
     tokenizer = load_tokenizer(spec.tokenizer_path)
     pool = TextPool.load(
         str(root / "corpora/validators/0.jsonl"),
@@ -133,7 +130,7 @@ def main() -> None:
     np.save(root / "walks.npy", walks.astype("<u4"))
     (root / "laws").mkdir(exist_ok=True)
     torch.set_num_threads(1)
-    for name in RECIPES:
+    for name in arguments.experts:
         laws = record(make_expert(root, name, spec), spec, walks)
         np.save(root / "laws" / f"{name}.npy", laws)
         labels = walks[:, PREFIX_TOKENS:].astype(np.intp)
