@@ -15,7 +15,6 @@ from moesubnet.router.answering import ACCOUNT, BILLING, answer, may_use
 from moesubnet.router.billing import Billing, rate_headers
 from moesubnet.router.door import (
     KEY,
-    MAX_BODY_BYTES,
     Admission,
     bearer_auth,
     cross_origin,
@@ -51,7 +50,6 @@ def build_app(
             errors,
             bearer_auth(api_keys, billing),
         ],
-        client_max_size=MAX_BODY_BYTES,
     )
     app[SERVICE] = service
     app.on_response_prepare.append(_say_rates)
@@ -135,7 +133,7 @@ async def _experts(request: web.Request) -> web.Response:
 def _completions(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(api.CompletionRequest, await admission.body(request))
+        body = await admission.parsed(request, api.CompletionRequest)
         choices = len(body.prompts()) * body.n
         if choices > api.MAX_PROMPTS:
             raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
@@ -152,7 +150,7 @@ def _completions(admission: Admission) -> Handler:
 def _chat(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(api.ChatRequest, await admission.body(request))
+        body = await admission.parsed(request, api.ChatRequest)
         with admission.places(body.n):
             ids = await service.chat_ids(body.messages)
             limit = body.completion_limit or service.room(ids)
@@ -167,7 +165,7 @@ def _chat(admission: Admission) -> Handler:
 def _responses(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(ResponsesRequest, await admission.body(request))
+        body = await admission.parsed(request, ResponsesRequest)
         with admission.places(1):
             ids = await service.chat_ids(body.messages())
             limit = body.max_output_tokens or service.room(ids)

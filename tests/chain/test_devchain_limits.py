@@ -131,14 +131,25 @@ async def test_silent_connections_cannot_use_up_the_descriptors(
     assert not caplog.records
 
 
-async def test_a_body_that_never_ends_is_given_up(
-    served: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_BODY_TIMEOUT_S", 0.2)
-    reader, writer = await asyncio.open_connection(served.host, served.port)
-    writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
-    assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
-    writer.close()
+    async with DevChain.open(seal="manual") as chain, serve_chain(chain) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+
+
+async def test_posts_that_trickle_shut_nobody_out(served: Server) -> None:
+    silent = [await asyncio.open_connection(served.host, served.port) for _ in range(300)]
+    for _, writer in silent:
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16000000\r\n\r\n{")
+    url = f"http://{served.host}:{served.port}"
+    async with aiohttp.ClientSession() as http:
+        async with http.post(url, json={"id": 1, "method": "system_name"}) as answer:
+            assert (await answer.json())["result"]
+    for _, writer in silent:
+        writer.close()
 
 
 async def test_no_flipped_bit_of_an_extrinsic_is_taken() -> None:

@@ -226,7 +226,7 @@ async def raw(url: str, head: str):
 
 async def test_a_body_that_trickles_is_given_up(serve, monkeypatch) -> None:
     monkeypatch.setattr(door, "BODY_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(door, "MAX_READING_BYTES", 150)
+    monkeypatch.setattr(door, "MAX_READING_BYTES", 400)
     url = await serve()
     reader, writer = await raw(
         url, "POST /v1/completions HTTP/1.1\nHost: x\nContent-Length: 100\n\n{"
@@ -239,8 +239,33 @@ async def test_a_body_that_trickles_is_given_up(serve, monkeypatch) -> None:
     async with aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/completions", json=body) as response:
             assert response.status == 200
-        async with http.post(f"{url}/v1/completions", data=b" " * 151) as response:
+        async with http.post(f"{url}/v1/completions", data=b" " * 101) as response:
             assert response.status == 429
+
+
+async def test_lengths_that_are_claimed_and_never_come_take_nothing_from_anybody(serve) -> None:
+    url = await serve()
+    head = f"POST /v1/completions HTTP/1.1\nHost: x\nContent-Length: {door.MAX_BODY_BYTES}\n\n"
+    silent = [await raw(url, head) for _ in range(64)]
+    answer = await client(url).completions.create(model="mixture", prompt="the", max_tokens=1)
+    assert answer.choices
+    for _, writer in silent:
+        writer.close()
+
+
+async def test_a_body_that_is_too_large_is_refused_claimed_or_not(serve, monkeypatch) -> None:
+    monkeypatch.setattr(door, "MAX_BODY_BYTES", 100)
+    url = await serve()
+
+    async def chunks():
+        for _ in range(20):
+            yield b" " * 10
+
+    async with aiohttp.ClientSession() as http:
+        for data in (b" " * 101, chunks()):
+            async with http.post(f"{url}/v1/completions", data=data) as response:
+                assert response.status == 413
+                assert (await response.json())["error"]["code"] == "request_too_large"
 
 
 async def test_a_reader_that_takes_nothing_loses_its_stream(serve, parrot, monkeypatch) -> None:
