@@ -138,7 +138,7 @@ def _completions(admission: Admission) -> Handler:
         if choices > api.MAX_PROMPTS:
             raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
         with admission.places(choices):
-            prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
+            prompts = [await service.prompts.ids(prompt, body.source) for prompt in body.prompts()]
             top, firsts = body.logprobs or 0, itertools.count(0, body.n)
             jobs = [service.jobs(body, ids, body.max_tokens, top, next(firsts)) for ids in prompts]
             shape = CompletionShape(body, choices, with_logprobs=body.logprobs is not None)
@@ -152,7 +152,7 @@ def _chat(admission: Admission) -> Handler:
         service = request.app[SERVICE]
         body = await admission.parsed(request, api.ChatRequest)
         with admission.places(body.n):
-            ids = await service.chat_ids(body.messages)
+            ids = await service.prompts.chat_ids(body.messages, body.source)
             limit = body.completion_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0
             jobs = [service.jobs(body, ids, limit, top)]
@@ -167,7 +167,7 @@ def _responses(admission: Admission) -> Handler:
         service = request.app[SERVICE]
         body = await admission.parsed(request, ResponsesRequest)
         with admission.places(1):
-            ids = await service.chat_ids(body.messages())
+            ids = await service.prompts.chat_ids(body.messages(), body.source)
             limit = body.max_output_tokens or service.room(ids)
             jobs = [service.jobs(body, ids, limit, 0)]
             return await answer(request, service, jobs, ResponseShape(body), stream=body.stream)
