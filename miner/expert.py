@@ -17,7 +17,7 @@ from moesubnet.miner.batcher import MAX_BATCH_VALUES, Batcher
 from moesubnet.miner.limits import Admission
 from moesubnet.miner.metrics import Metrics
 from moesubnet.miner.sessions import AnswerTable, Exclusive, SessionTable, engine_session
-from moesubnet.mixture.mixing import apply_sampling, sample
+from moesubnet.mixture.law import apply_sampling, sample
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Hotkey, MetagraphSource
 from moesubnet.wire.protocol import (

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from moesubnet.errors import AuthError, WireError
+from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
-from moesubnet.validator.probes import Law
 from moesubnet.validator.receipts import Receipts, column_sha256
-from moesubnet.validator.scoring import CLONE_DISTANCE, Distances, entropy_nats, recount
-from moesubnet.wire.protocol import StepResponse
+from moesubnet.validator.scoring import CLONE_DISTANCE, Distances, recount
+from moesubnet.wire.protocol import StepResponse, want_for
 from moesubnet.wire.signing import signed_text, verify_receipt
 
 TOLERANCE_MICRO_NATS = 100  # float32 exponentials of another processor
@@ -66,26 +66,36 @@ def audit(
     sheet: Sheet,
     receipts: Receipts | None,
     answers: Mapping[Hotkey, Sequence[bytes]],
+    baseline: Law | None = None,
     public_s: float | None = None,
 ) -> Audit:
-    """answers: by hotkey, one body for each item, as far as they are kept. public_s: Unix time
+    """answers: by hotkey, one body for each item, as far as they are kept. baseline: the spec's;
+    without it, answers that list part of a vocabulary are not looked at. public_s: Unix time
     since when the sheet may have been public, if it is known.
 
     Times are those of the nonces, which experts refuse when they are 10 s behind or 2 s ahead of
     their own clocks: what is proven of times is proven up to that.
     """
+    if receipts is not None and not _is_readable(receipts.vocab_size, baseline):
+        answers = {}
     blind = None if receipts is None else _asked_blind(sheet, receipts, public_s)
     again = recount(sheet)
     rows = zip(sheet.row_u16, again.row_u16, strict=True)
     return Audit(
         max((abs(a - b) for a, b in rows), default=0),
         again.reliability_ppm == sheet.reliability_ppm and _same(again.ema_after, sheet.ema_after),
-        _is_clustered(sheet, receipts, answers),
+        _is_clustered(sheet, receipts, answers, baseline),
         tuple(
-            _audit_expert(sheet, receipts, blind, answers.get(hotkey), column)
+            _audit_expert(sheet, receipts, blind, answers.get(hotkey), column, baseline)
             for column, hotkey in enumerate(sheet.hotkeys)
         ),
     )
+
+
+def _is_readable(vocab_size: int, baseline: Law | None) -> bool:
+    """Whether answers give whole laws, or their tails have a shape."""
+    whole = want_for(vocab_size).kind == "full"
+    return whole or (baseline is not None and len(baseline.logp) == vocab_size)
 
 
 def _same(mine: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
@@ -102,6 +112,7 @@ def _audit_expert(
     blind: np.ndarray | None,
     bodies: Sequence[bytes] | None,
     column: int,
+    baseline: Law | None,
 ) -> ExpertAudit:
     hotkey = sheet.hotkeys[column]
     items = np.flatnonzero(sheet.log_q[:, column] > LOG_Q_UNANSWERED).tolist()
@@ -112,7 +123,8 @@ def _audit_expert(
     unseen = sum(bool(blind[i, column]) for i in signed)
     agreeing = None
     if bodies is not None:
-        agreeing = sum(_agrees(sheet, receipts, bodies[i], i, column) for i in signed)
+        laws = {i: _law(sheet, receipts, bodies[i], i, column, baseline) for i in signed}
+        agreeing = sum(_agrees(sheet, law, i, column) for i, law in laws.items() if law)
     return ExpertAudit(hotkey, len(items), committed, len(signed), unseen, agreeing)
 
 
@@ -154,8 +166,10 @@ def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool
     return True
 
 
-def _law(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> Law | None:
-    """float32 [V]: the law in an answer; None unless it is the one that the record names."""
+def _law(
+    sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int, baseline: Law | None
+) -> Law | None:
+    """The law in an answer; None unless it is the one that the record names."""
     if hashlib.sha256(body).digest() != receipts.records["body_sha256"][item, column].tobytes():
         return None
     try:
@@ -163,27 +177,25 @@ def _law(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) 
         answer = StepResponse.from_bytes(body, request, receipts.vocab_size)
     except (WireError, ValueError):
         return None
-    law: Law = answer.rows[0].dense(receipts.vocab_size)[-1]
-    return law
+    return law_of(answer.rows[0], -1, baseline)
 
 
-def _agrees(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> bool:
-    """Whether this is the signed answer, and says what the sheet says of it."""
-    law = _law(sheet, receipts, body, item, column)
-    if law is None:
-        return False
+def _agrees(sheet: Sheet, law: Law, item: int, column: int) -> bool:
+    """Whether a signed answer says what the sheet says of it."""
     label = sheet.walks[sheet.walk[item]][sheet.position[item]]
-    said = max(float(law[label]), LOG_Q_FLOOR) * MICRO
-    entropy = float(entropy_nats(law)) * MICRO
+    said = max(float(law.at(label)), LOG_Q_FLOOR) * MICRO
     differs = max(
         abs(said - float(sheet.log_q[item, column])),
-        abs(entropy - float(sheet.entropy[item, column])),
+        abs(law.entropy_nats * MICRO - float(sheet.entropy[item, column])),
     )
     return differs <= TOLERANCE_MICRO_NATS
 
 
 def _is_clustered(
-    sheet: Sheet, receipts: Receipts | None, answers: Mapping[Hotkey, Sequence[bytes]]
+    sheet: Sheet,
+    receipts: Receipts | None,
+    answers: Mapping[Hotkey, Sequence[bytes]],
+    baseline: Law | None,
 ) -> bool | None:
     """Who of a cluster leads is between the sheet and the chain; who belongs to it shows here."""
     answered = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
@@ -192,12 +204,11 @@ def _is_clustered(
         return None
     distances = Distances(len(sheet.hotkeys))
     for item in range(len(sheet.walk)):
-        laws = {
-            i: law
+        given = {
+            i: _law(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i, baseline)
             for i in np.flatnonzero(answered[item]).tolist()
-            if (law := _law(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i)) is not None
         }
-        distances.add(laws)
+        distances.add({i: law for i, law in given.items() if law is not None})
     mean, leads = distances.mean, sorted(set(sheet.leaders))
     joined = all(mean[i, j] < CLONE_DISTANCE for i, j in enumerate(sheet.leaders) if i != j)
     return joined and not any(mean[a, b] < CLONE_DISTANCE for a in leads for b in leads if a < b)

@@ -87,7 +87,7 @@ class Measurement:
             Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want) for _ in batch.walks
         ]
         walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
-        async for step in walk_batch(panels, batch, walk, self._baseline.logp):
+        async for step in walk_batch(panels, batch, walk, self._baseline.law):
             self._state.add_step(batch, step)
             silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
             self._metrics.answers.labels("missing").inc(silent)

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
+from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.mixing import Walk
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import Batch, Step, Window
-from moesubnet.validator.scoring import Distances, entropy_nats
+from moesubnet.validator.scoring import Distances
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 
@@ -33,8 +34,6 @@ STEP_TOKENS = 16
 WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
 CALLS_AT_ONCE = 512  # of one batch, to all experts: as many as the HTTP session has connections
 LOGGED_FAILURES = 8  # experts named in a batch's line
-
-Law = npt.NDArray[np.float32]  # [V] log-probabilities
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ async def walk_batch(
     panels: Sequence[Panel],
     batch: Batch,
     walk: Walk,
-    baseline_logp: npt.NDArray[np.float32],
+    baseline: Law,
 ) -> AsyncIterator[Step]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
@@ -152,22 +151,20 @@ async def walk_batch(
         answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
         sent = position
         laws = [
-            [_last_law(answer.get(hotkey), len(baseline_logp)) for answer in answers]
+            [_last_law(answer.get(hotkey), baseline) for answer in answers]
             for hotkey in batch.hotkeys
         ]
         proofs = [[_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys]
         labels = batch.walks[:, position]
-        yield await asyncio.to_thread(
-            score_step, walk, position, labels, laws, baseline_logp, proofs
-        )
+        yield await asyncio.to_thread(score_step, walk, position, labels, laws, baseline, proofs)
         if not any(there):
             break
     _log_failures(there, errors)
 
 
-def _last_law(answer: StepResponse | PanelError | None, vocab_size: int) -> Law | None:
-    """float32 [V]: the law of the next token."""
-    return answer.rows[0].dense(vocab_size)[-1] if isinstance(answer, StepResponse) else None
+def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | None:
+    """The law of the next token."""
+    return law_of(answer.rows[0], -1, baseline) if isinstance(answer, StepResponse) else None
 
 
 def _proof(answer: StepResponse | PanelError | None) -> Proof | None:
@@ -191,26 +188,23 @@ def score_step(
     position: int,
     labels: npt.NDArray[np.uint32],
     laws: Sequence[Sequence[Law | None]],
-    baseline_logp: npt.NDArray[np.float32],
+    baseline: Law,
     proofs: Sequence[Sequence[Proof | None]] | None = None,
 ) -> Step:
-    """Score the labels [N] against each expert's laws, n × N of [V] or None: no answer. Moves
-    `walk` on."""
+    """Score the labels [N] against each expert's laws, n × N or None: no answer. Moves `walk`
+    on."""
     count, n = len(labels), len(laws)
     proofs = proofs or [[None] * count] * n
-    log_q = np.tile(baseline_logp[labels].astype(np.float64)[:, None], (1, n + 1))
+    log_q = np.tile(baseline.at(labels)[:, None], (1, n + 1))
     answered = np.ones((count, n + 1), np.bool_)
     entropy = np.zeros((count, n))
     distances = Distances(n)
     for k, label in enumerate(labels):
         given = {i: law for i, of_walks in enumerate(laws) if (law := of_walks[k]) is not None}
         answered[k, :-1] = [i in given for i in range(n)]
-        if not given:
-            continue
-        there = list(given)
-        stacked = np.stack([given[i] for i in there])  # [there, V]
-        log_q[k, there] = stacked[:, label]
-        entropy[k, there] = entropy_nats(stacked)
+        for i, law in given.items():
+            log_q[k, i] = law.at(label)
+            entropy[k, i] = law.entropy_nats
         distances.add(given)
     log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
     log_w = walk.log_weights(answered)

@@ -1,4 +1,4 @@
-"""The mixture's mathematics: posterior weights, mixing, sampling. Pure numpy, no I/O.
+"""The mixture's posterior: how much each member is trusted. Pure numpy, no I/O.
 
 Notation: N sequences, E members, V tokens. Members are expert hotkeys in sorted order and then
 `BASELINE_MEMBER`, so the baseline (unigram or student) is always column E − 1. All probabilities
@@ -77,49 +77,6 @@ def update_evidence(
     seen = np.where(blind, log_p_token, log_p_token[..., -1:])
     gained: Float = np.clip(np.asarray(seen, np.float64), LOG_P_FLOOR, 0.0)
     return math.pow(gamma, token_weight) * evidence + token_weight * gained
-
-
-def mix(log_w: Logs, log_p: Logs) -> Logs:
-    """The mixture: log_w [.., E], log_p [.., E, V] → log m [.., V], in log_p's precision.
-
-    Rows of dead members (log_w = −inf) are ignored whatever they hold, if it is finite.
-    """
-    return log_sum_exp(np.asarray(log_w, log_p.dtype)[..., None] + log_p, axis=-2)
-
-
-def apply_sampling(
-    log_m: Logs, temperature: float, top_p: float, listed: Mask | None = None
-) -> Float:
-    """Next-token probabilities after temperature and top-p, float64 [.., V], each summing to 1.
-
-    Both act on the mixture, never on its parts. temperature 0 is greedy (the lowest id wins a
-    tie). `listed` (bool, [.., V]) says which tokens some expert listed by name: unless
-    temperature and top_p are both 1 the others, whose mass is only a spread tail, are dropped.
-    """
-    logits = np.asarray(log_m, np.float64)
-    if listed is not None and (temperature != 1.0 or top_p < 1.0):
-        logits = np.where(listed, logits, -np.inf)
-    if temperature == 0.0:
-        probs = np.zeros_like(logits)
-        np.put_along_axis(probs, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
-        return probs
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
-        logits = (logits - np.max(logits, axis=-1, keepdims=True)) / temperature
-    probs = np.exp(logits - log_sum_exp(logits)[..., None])
-    if top_p < 1.0:
-        order = np.argsort(-probs, axis=-1, kind="stable")
-        ranked = np.take_along_axis(probs, order, axis=-1)
-        before = np.cumsum(ranked, axis=-1) - ranked  # the first token is always kept
-        np.put_along_axis(probs, order, np.where(before < top_p, ranked, 0.0), axis=-1)
-    normalised: Float = probs / np.sum(probs, axis=-1, keepdims=True)
-    return normalised
-
-
-def sample(probs: Float, rng: np.random.Generator) -> int:
-    """One token id from probs [V], by inversion of one uniform number."""
-    cumulative = np.cumsum(probs)
-    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    return min(drawn, int(np.flatnonzero(probs)[-1]))
 
 
 class Walk:
