@@ -28,6 +28,7 @@ Ids = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
 
 GAMMA = 0.95  # forgetting per token; 1 would freeze on one member after some tens of tokens
+MAX_AMENDED_TOKENS = 64  # 4 % of a token's evidence is left after so many
 LOG_P_FLOOR = -30.0  # evidence of one token is bounded, so that it can be forgotten
 
 
@@ -93,6 +94,10 @@ class Walk:
         self._gate = gate
         self._features = initial_features((count,))
         self._evidence = np.zeros((count, len(self.members)))
+        self._length, self._age = 0, 0.0  # tokens so far; tokens as forgetting counts them
+        # By position: its age, the token's weight, the log-probabilities [N, E] that count for it
+        # (NaN: not blind). Replaced, never changed.
+        self._counted: dict[int, tuple[float, float, Float]] = {}
 
     def log_weights(self, alive: Mask | bool = True) -> Float:
         """Log weights for the next token, float64 [N, E]. alive: broadcast to [N, E]."""
@@ -103,6 +108,8 @@ class Walk:
         """Append visible tokens, ids [N, n]: they move the gate's features, never the evidence."""
         self._features = update_features(self._features, ids)
         self._evidence = GAMMA ** ids.shape[-1] * self._evidence
+        self._length += ids.shape[-1]
+        self._age += ids.shape[-1]
 
     def observe(
         self,
@@ -121,3 +128,24 @@ class Walk:
         self._evidence = update_evidence(
             self._evidence, log_p_token, blind=blind, token_weight=token_weight
         )
+        self._age += token_weight
+        kept = {p: c for p, c in self._counted.items() if p > self._length - MAX_AMENDED_TOKENS}
+        counted = np.clip(np.asarray(log_p_token, np.float64), LOG_P_FLOOR, 0.0)
+        counted = np.where(blind, counted, np.nan)
+        self._counted = kept | {self._length: (self._age, token_weight, counted)}
+        self._length += 1
+
+    def amend(self, row: int, column: int, position: int, log_p: float) -> None:
+        """Count for a token that was observed blind what its expert had bound itself to give it,
+        which is known only now. The same again changes nothing, and what has faded is past."""
+        if position not in self._counted:
+            return
+        age, token_weight, counted = self._counted[position]
+        now, was = max(min(log_p, 0.0), LOG_P_FLOOR), counted[row, column]
+        if math.isnan(was):  # not blind: it counted as the baseline did
+            return
+        amended, evidence = counted.copy(), self._evidence.copy()
+        amended[row, column] = now
+        evidence[row, column] += token_weight * math.pow(GAMMA, self._age - age) * (now - was)
+        self._counted = self._counted | {position: (age, token_weight, amended)}
+        self._evidence = evidence

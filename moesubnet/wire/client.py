@@ -106,6 +106,7 @@ class ExpertClient:
         check_axon(axon, allow_private=allow_private)
         self.hotkey = hotkey
         self.axon = axon
+        self.commits = False  # whether its last card says that it commits to rows
         self._http = http
         self._signer = signer
         self._vocab_size = vocab_size
@@ -174,6 +175,7 @@ class ExpertClient:
             raise WireError("the expert's card is malformed") from None
         if card.hotkey != self.hotkey:
             raise WireError("the card is another expert's")
+        self.commits = card.commits
         return card
 
     async def get_public(self, path: str, *, max_bytes: int, timeout_s: float) -> bytes:

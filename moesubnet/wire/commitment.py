@@ -37,8 +37,9 @@ listed token is never read from the tree, and mass that is put there is lost to 
 
 **What it does not prove.** That the law is the model's; a forecast needs no such proof. That a leaf
 can be opened: a miner may lose or withhold one, after it has seen y. Whoever scores then takes
-`withheld_logprob`, which is below any honest value, or withholding would be an option that only
-winners leave unused. At most V · e^-20 (5e-4 at V = 262,144) of probability can be had that way.
+`Commitment.withheld`, or withholding would be an option that only winners leave unused. Somebody
+who gives probability 0 to all that he does not list and shows no leaf has V · e^-20 (5e-4 at
+V = 262,144) of mass for nothing that way, and a failure each time.
 """
 
 from __future__ import annotations
@@ -227,10 +228,30 @@ def verify(
     return LOWEST if code == ZERO else -code / STEPS_A_NAT
 
 
-def withheld_logprob(tail_mass: float, unlisted: int) -> float:
-    """What an unlisted token scores whose leaf was never shown: its even share, at most e^-20."""
-    share = math.log(tail_mass / unlisted) if tail_mass > 0 else LOWEST
-    return max(LOWEST, min(share, WITHHELD_NATS))
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """What an answer bound its miner to, as the caller remembers it.
+
+    tail_mass: as received. log_mass: of the whole row as received, which it is divided by.
+    """
+
+    root: bytes
+    tail_mass: float
+    log_mass: float
+    vocab_size: int
+
+    def shown(self, token_id: int, proof: bytes) -> float:
+        """The log-probability of an unlisted token. Raises BadReveal."""
+        value = verify(self.root, self.tail_mass, self.vocab_size, token_id, proof)
+        return max(value - self.log_mass, LOWEST)
+
+    def withheld(self) -> float:
+        """What an unlisted token scores while its leaf is not shown: the tail's even share, and
+        never more than e^-20."""
+        if self.tail_mass <= 0.0:
+            return LOWEST
+        share = math.log(self.tail_mass / self.vocab_size) - self.log_mass
+        return max(LOWEST, min(share, WITHHELD_NATS))
 
 
 def _probability(mass: int) -> np.float32:

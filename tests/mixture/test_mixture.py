@@ -1,5 +1,7 @@
 """The mixture's mathematics: weights, blind evidence, walks."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -155,3 +157,34 @@ def test_an_echo_with_p_one_never_outweighs_the_best_honest_expert(echo):
         if echo == "visible drafts" and t % 2:  # it saw this token as a draft, and says p = 1
             token_p[:, 0], blind[:, 0] = 0.0, False
         walk.observe(ids[:, t], token_p, blind=blind)
+
+
+@given(st.integers(0, 70), st.floats(-40, 0), st.floats(0.1, 1.0))
+def test_a_value_that_is_shown_late_counts_as_if_it_had_been_known(later, shown, token_weight):
+    def walked(value):
+        walk = Walk(uniform_gate(), members_of([Hotkey("a")]))
+        walk.show(np.array([[1, 2, 3]]))
+        log_p = np.array([[value, -5.0]])
+        walk.observe(np.array([4]), log_p, blind=True, token_weight=token_weight)
+        for _ in range(later):
+            walk.observe(np.array([5]), np.array([[-2.0, -5.0]]))
+        return walk
+
+    amended = walked(-20.0)
+    before = amended.log_weights()
+    amended.amend(0, 0, 2, shown)  # a position that was not blind
+    np.testing.assert_array_equal(amended.log_weights(), before)
+    fork = copy.copy(amended)
+    for _ in range(2):  # the same again changes nothing
+        amended.amend(0, 0, 3, shown)
+    want = walked(shown if later < 64 else -20.0).log_weights()
+    np.testing.assert_allclose(amended.log_weights(), want, atol=1e-9)
+    np.testing.assert_array_equal(fork.log_weights(), before)
+
+
+def test_a_token_that_was_not_blind_is_not_amended():
+    walk = Walk(uniform_gate(), members_of([Hotkey("a")]))
+    walk.observe(np.array([4]), np.array([[-20.0, -5.0]]), blind=np.array([[False, True]]))
+    before = walk.log_weights()
+    walk.amend(0, 0, 0, -1.0)
+    np.testing.assert_array_equal(walk.log_weights(), before)

@@ -18,12 +18,12 @@ from moesubnet.wire.commitment import (
     ONE,
     STEPS_A_NAT,
     ZERO,
+    Commitment,
     CommittedTail,
     commit,
     mass_table,
     proof_bytes,
     verify,
-    withheld_logprob,
 )
 from moesubnet.wire.distributions import LOWEST, Rows, check_listed
 
@@ -273,7 +273,10 @@ def test_sizes_follow_from_the_vocabulary() -> None:
 
 
 def test_withholding_is_never_better_than_the_tail_or_a_very_small_probability() -> None:
-    assert withheld_logprob(0.05, 262_000) == -20.0
-    assert withheld_logprob(1e-6, 262_000) == pytest.approx(math.log(1e-6 / 262_000))
-    assert withheld_logprob(0.0, 262_000) == LOWEST
+    def bound(tail_mass: float) -> Commitment:
+        return Commitment(bytes(32), tail_mass, 0.0, 262_144)
+
+    assert bound(0.05).withheld() == -20.0
+    assert bound(1e-6).withheld() == pytest.approx(math.log(1e-6 / 262_144))
+    assert bound(0.0).withheld() == LOWEST
     assert 262_144 * math.exp(commitment.WITHHELD_NATS) < 6e-4
