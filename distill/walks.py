@@ -76,6 +76,10 @@ async def walk(
     sequences = [PanelSequence(f"{session}-{index}") for index in range(len(windows))]
     rows = _prefilled if prefill else _step_by_step
     async for position, answers in rows(members.panel, sequences, windows):
+        for column, hotkey in enumerate(members.experts):
+            for index, sequence in enumerate(sequences):
+                if (said := sequence.said(hotkey)) is not None:
+                    weights.amend(index, column, *said)
         laws = [[baseline] * len(names) for _ in windows]
         alive = np.ones(len(names), bool)
         for column, hotkey in enumerate(members.experts):

@@ -33,7 +33,7 @@ class FairStore(Generic[Value]):
         return list(self._values)
 
     def get(self, caller: Hotkey, name: str) -> Value | None:
-        held = self._values.get(caller, {}).get(name)
+        held = self._values[caller].get(name) if caller in self._values else None
         return None if held is None else held[0]
 
     def put(self, caller: Hotkey, name: str, value: Value, size_bytes: int) -> None:
@@ -45,8 +45,9 @@ class FairStore(Generic[Value]):
             self.drop_oldest(max(self._bytes, key=self._bytes.__getitem__))
 
     def oldest(self, caller: Hotkey) -> Value | None:
-        held = next(iter(self._values.get(caller, {}).values()), None)
-        return None if held is None else held[0]
+        if caller not in self._values:
+            return None
+        return next(iter(self._values[caller].values()))[0]
 
     def drop_oldest(self, caller: Hotkey) -> None:
         name = next(iter(self._values[caller]))
@@ -54,7 +55,7 @@ class FairStore(Generic[Value]):
         self._dropped(caller, name)
 
     def pop(self, caller: Hotkey, name: str) -> None:
-        held = self._values.get(caller, {}).pop(name, None)
+        held = self._values[caller].pop(name, None) if caller in self._values else None
         if held is not None:
             self._bytes[caller] -= held[1]
             if not self._values[caller]:

@@ -155,6 +155,7 @@ class MixtureSession:
         other._walk = copy.copy(self._walk)
         other._prices, other._positions = dict(self._prices), {}
         other._alive, other._laws = self._alive.copy(), self._laws.copy()
+        other._first, other._said = {}, {}
         return other
 
     def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
@@ -179,17 +180,20 @@ class MixtureSession:
         members = len(self._experts) + 1
         self._alive = np.ones(members, bool)  # the baseline, last, always is
         self._laws = [self._model.baseline.law] * members
+        self._first: dict[int, NDArray[np.bool_]] = {}  # by position: of whom its law counted
+        self._said: dict[Hotkey, tuple[int, float]] = {}  # what was last amended
 
     async def _observe(self, token_id: int, token_weight: float) -> None:
         """Weigh the members by how they would have guessed this token, then send it."""
         append_ids = np.array([token_id], np.uint32)
-        log_p, blind = self._model.firsts.settle(
+        log_p, blind, first = self._model.firsts.settle(
             np.append(self._sequence.ids, append_ids),
             self._walk.members,
             np.array([law.at(token_id) for law in self._laws]),
             self._alive,
         )
         self._walk.observe(append_ids, log_p[None], blind=blind, token_weight=token_weight)
+        self._first[len(self._sequence.ids)] = first
         await self._advance(append_ids)
 
     async def _advance(self, append_ids: TokenIds) -> None:
@@ -227,6 +231,16 @@ class MixtureSession:
                 self._positions[hotkey] = len(self._sequence.ids)
                 self._laws[index] = law_of(answer.rows[0], -1, self._laws[-1])
             self._model.book.report(hotkey, answer)
+            said = self._sequence.said(hotkey)
+            if said is not None and said != self._said.get(hotkey):
+                self._said[hotkey] = said
+                self._amend(index, hotkey, *said)
+
+    def _amend(self, index: int, hotkey: Hotkey, position: int, log_p: float) -> None:
+        """Count what an expert's leaf showed for a token, or that it showed none."""
+        if position in self._first and self._first[position][index]:
+            self._walk.amend(0, index, position, log_p)
+            self._model.firsts.amend(self._sequence.ids[: position + 1], hotkey, log_p)
 
     def _forecast(self) -> Forecast:
         log_w = self._walk.log_weights(self._alive)[0]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from moesubnet.errors import AuthError, WireError
+from moesubnet.errors import AuthError, BadReveal, WireError
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import Receipts, column_sha256
 from moesubnet.validator.scoring import CLONE_DISTANCE, Distances, recount
-from moesubnet.wire.protocol import StepResponse, want_for
+from moesubnet.wire.commitment import Commitment
+from moesubnet.wire.protocol import StepResponse, StepRows, want_for
 from moesubnet.wire.signing import signed_text, verify_receipt
 
 TOLERANCE_MICRO_NATS = 100  # float32 exponentials of another processor
@@ -123,8 +125,7 @@ def _audit_expert(
     unseen = sum(bool(blind[i, column]) for i in signed)
     agreeing = None
     if bodies is not None:
-        laws = {i: _law(sheet, receipts, bodies[i], i, column, baseline) for i in signed}
-        agreeing = sum(_agrees(sheet, law, i, column) for i, law in laws.items() if law)
+        agreeing = sum(_agrees(sheet, receipts, bodies, i, column, baseline) for i in signed)
     return ExpertAudit(hotkey, len(items), committed, len(signed), unseen, agreeing)
 
 
@@ -166,10 +167,8 @@ def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool
     return True
 
 
-def _law(
-    sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int, baseline: Law | None
-) -> Law | None:
-    """The law in an answer; None unless it is the one that the record names."""
+def _rows(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> StepRows | None:
+    """An answer; None unless it is the one that the record names."""
     if hashlib.sha256(body).digest() != receipts.records["body_sha256"][item, column].tobytes():
         return None
     try:
@@ -177,18 +176,54 @@ def _law(
         answer = StepResponse.from_bytes(body, request, receipts.vocab_size)
     except (WireError, ValueError):
         return None
-    return law_of(answer.rows[0], -1, baseline)
+    return answer.rows[0]
 
 
-def _agrees(sheet: Sheet, law: Law, item: int, column: int) -> bool:
-    """Whether a signed answer says what the sheet says of it."""
-    label = sheet.walks[sheet.walk[item]][sheet.position[item]]
-    said = max(float(law.at(label)), LOG_Q_FLOOR) * MICRO
-    differs = max(
-        abs(said - float(sheet.log_q[item, column])),
-        abs(law.entropy_nats * MICRO - float(sheet.entropy[item, column])),
-    )
+def _agrees(
+    sheet: Sheet,
+    receipts: Receipts,
+    bodies: Sequence[bytes],
+    item: int,
+    column: int,
+    baseline: Law | None,
+) -> bool:
+    """Whether a kept answer is the signed one and says what the sheet says of it."""
+    rows = _rows(sheet, receipts, bodies[item], item, column)
+    if rows is None:
+        return False
+    law, in_sheet = law_of(rows, -1, baseline), int(sheet.log_q[item, column])
+    differs = abs(law.entropy_nats * MICRO - float(sheet.entropy[item, column]))
+    label = int(sheet.walks[sheet.walk[item]][sheet.position[item]])
+    if isinstance(rows.bound, Commitment) and rows.ids is not None and label not in rows.ids[-1]:
+        least, most = _shown(sheet, receipts, bodies, item, column, rows.bound)
+    else:
+        least = most = float(law.at(label))
+    least, most = (max(value, LOG_Q_FLOOR) * MICRO for value in (least, most))
+    differs = max(differs, least - in_sheet, in_sheet - most)
     return differs <= TOLERANCE_MICRO_NATS
+
+
+def _shown(
+    sheet: Sheet,
+    receipts: Receipts,
+    bodies: Sequence[bytes],
+    item: int,
+    column: int,
+    bound: Commitment,
+) -> tuple[float, float]:
+    """Between what the log-probability of an unlisted label was: what a later item's answer shows,
+    or that it shows none. The last leaf of a walk comes in no item: then at most the tail."""
+    walk, position = sheet.walk[item], int(sheet.position[item])
+    asked = receipts.records["reveal"][:, column] == 2 + position
+    for later in np.flatnonzero(asked & (sheet.walk == walk)).tolist():
+        rows = _rows(sheet, receipts, bodies[later], later, column)
+        if rows is not None and rows.proof is not None:
+            try:
+                value = bound.shown(int(sheet.walks[walk][position]), rows.proof)
+            except BadReveal:
+                value = bound.withheld()
+            return value, value
+    return LOG_Q_FLOOR, math.log(max(bound.tail_mass, 1e-30)) - bound.log_mass
 
 
 def _is_clustered(
@@ -205,10 +240,11 @@ def _is_clustered(
     distances = Distances(len(sheet.hotkeys))
     for item in range(len(sheet.walk)):
         given = {
-            i: _law(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i, baseline)
+            i: _rows(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i)
             for i in np.flatnonzero(answered[item]).tolist()
         }
-        distances.add({i: law for i, law in given.items() if law is not None})
+        laws = {i: law_of(rows, -1, baseline) for i, rows in given.items() if rows is not None}
+        distances.add(laws)
     mean, leads = distances.mean, sorted(set(sheet.leaders))
     joined = all(mean[i, j] < CLONE_DISTANCE for i, j in enumerate(sheet.leaders) if i != j)
     return joined and not any(mean[a, b] < CLONE_DISTANCE for a in leads for b in leads if a < b)

@@ -81,7 +81,7 @@ class Measurement:
 
     async def run(self, batch: Batch) -> None:
         """Walk the batch to its end, or until cancelled; each position is on disk before its labels
-        are sent."""
+        are sent, but where a leaf has to show what a label was given: then right after."""
         want = want_for(self.vocab_size)
         panels = [
             Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want) for _ in batch.walks

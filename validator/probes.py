@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,9 +128,11 @@ async def walk_batch(
 
     A walk is asked as a router asks: its own session, one sequence a request, the prefix and then
     token by token. Store a step before asking for the next one: that sends its labels, and only
-    when all who were asked have answered or been cut. Who failed or was cut has dropped out of
-    that walk: it is not asked again, so it never gets a label that it still owes an answer for,
-    and the rest of the walk counts as unanswered.
+    when all who were asked have answered or been cut. (Where somebody had not listed a label, only
+    the answer to the request that brings it shows what it was given: that step comes after it.)
+    Who failed or was cut has dropped out of that walk: it is not asked again but for a leaf that
+    it owes, so it never gets a label that it still owes an answer for, and the rest of the walk
+    counts as unanswered.
     """
     walk.show(batch.walks[:, :PREFIX_TOKENS])
     sequences = [PanelSequence(session) for session in batch.sessions]
@@ -137,11 +140,13 @@ async def walk_batch(
     there = [set(batch.hotkeys) for _ in sequences]  # who has not dropped out
     errors: dict[Hotkey, PanelError] = {}  # each one's last
     sent = 0
+    unshown: Step | None = None
 
     async def advance(k: int, position: int) -> dict[Hotkey, StepResponse | PanelError]:
         async with slots:
             ids = batch.walks[k, sent:position]
             answers = await panels[k].advance([sequences[k]], [ids], members=there[k])
+            errors.update(await panels[k].reveal([sequences[k]]))
         failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
         errors.update(failed)
         there[k] -= failed.keys()
@@ -150,16 +155,44 @@ async def walk_batch(
     for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
         answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
         sent = position
+        if unshown is not None:
+            yield _shown(unshown, walk, batch.hotkeys, sequences)
         laws = [
             [_last_law(answer.get(hotkey), baseline) for answer in answers]
             for hotkey in batch.hotkeys
         ]
         proofs = [[_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys]
         labels = batch.walks[:, position]
-        yield await asyncio.to_thread(score_step, walk, position, labels, laws, baseline, proofs)
+        step = await asyncio.to_thread(score_step, walk, position, labels, laws, baseline, proofs)
+        owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
+        unshown = step if owed else None
+        if unshown is None:
+            yield step
         if not any(there):
             break
+    if unshown is not None:
+        for sequence, label in zip(sequences, batch.walks[:, sent], strict=True):
+            sequence.append([label])
+        pairs = zip(panels, sequences, strict=True)
+        for failed in await asyncio.gather(*(panel.reveal([s]) for panel, s in pairs)):
+            errors.update(failed)
+        yield _shown(unshown, walk, batch.hotkeys, sequences)
     _log_failures(there, errors)
+
+
+def _shown(
+    step: Step, walk: Walk, hotkeys: Sequence[Hotkey], sequences: Sequence[PanelSequence]
+) -> Step:
+    """A step with what leaves have shown of its labels since, or that they have not. Amends
+    `walk`."""
+    log_q = step.log_q.copy()
+    for k, sequence in enumerate(sequences):
+        for column, hotkey in enumerate(hotkeys):
+            said = sequence.said(hotkey)
+            if said is not None and said[0] == step.position:
+                walk.amend(k, column, *said)
+                log_q[k, column] = micro_nats(np.maximum(said[1], LOG_Q_FLOOR))
+    return replace(step, log_q=log_q)
 
 
 def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | None:

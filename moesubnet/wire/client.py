@@ -201,7 +201,9 @@ class ExpertClient:
         self._check_receipt(receipt, response.status, request_sha256, digest)
         base_lens = tuple(s.base_len for s in request.sequences)
         signature = bytes.fromhex(receipt.removeprefix("0x"))
-        return response.status, data, Proof(int(headers[NONCE]), base_lens, signature, data)
+        reveals = tuple(s.reveal for s in request.sequences) if request.want.committed else None
+        proof = Proof(int(headers[NONCE]), base_lens, signature, data, reveals)
+        return response.status, data, proof
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""

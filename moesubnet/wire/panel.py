@@ -74,14 +74,14 @@ class PanelSequence:
     def append(self, ids: ArrayLike) -> None:
         """Whoever committed to the law of the first new token and did not list it owes a leaf."""
         new, end = np.asarray(ids, np.uint32), len(self.ids)
+        owing = self.unlisted(int(new[0])) if len(new) else set()
         self.ids = np.concatenate([self.ids, new])
         for hotkey, bound in list(self._bound.items()):
-            if len(new) and bound.position == end:
-                if new[0] in bound.listed:
-                    del self._bound[hotkey]
-                else:
-                    self._bound[hotkey] = replace(bound, token_id=int(new[0]))
-                    self._said[hotkey] = end, bound.commitment.withheld()
+            if hotkey in owing:
+                self._bound[hotkey] = replace(bound, token_id=int(new[0]))
+                self._said[hotkey] = end, bound.commitment.withheld()
+            elif len(new) and bound.position == end:
+                del self._bound[hotkey]
 
     def truncate(self, length: int) -> None:
         """Forget all ids from position `length`; the experts roll back at the next call."""
@@ -97,6 +97,15 @@ class PanelSequence:
     def set_held(self, hotkey: Hotkey, length: int) -> None:
         self._held[hotkey] = min(length, len(self.ids))
 
+    def unlisted(self, token_id: int) -> set[Hotkey]:
+        """Who is bound to the law of the next token and would owe a leaf if it is this one."""
+        end = len(self.ids)
+        return {
+            hotkey
+            for hotkey, bound in self._bound.items()
+            if bound.position == end and token_id not in bound.listed
+        }
+
     def said(self, hotkey: Hotkey) -> tuple[int, float] | None:
         """The last position whose token this expert was bound to and had not listed, with the
         log-probability that its leaf showed, or that of a withheld one as long as none did."""
@@ -106,6 +115,10 @@ class PanelSequence:
         """(position, token id) that this expert has yet to show."""
         bound = self._bound.get(hotkey)
         return (bound.position, bound.token_id) if bound and bound.owes else None
+
+    def give_up(self, hotkeys: Collection[Hotkey]) -> None:
+        """What they owe is withheld for good."""
+        self._bound = {h: b for h, b in self._bound.items() if h not in hotkeys or not b.owes}
 
     def settle(self, hotkey: Hotkey, rows: StepRows) -> None:
         """Take what an answer shows and binds to. Raises BadReveal where what was owed is not
@@ -183,7 +196,8 @@ class Panel:
         """Ask everybody for the leaves that are owed, and for nothing else: at the end of a walk
         (append its last token to the sequence first), or once more for what did not come.
 
-        The errors of those who still owe; `PanelSequence.said` has what the others showed.
+        The errors of those who did not show theirs, which is final; `PanelSequence.said` has what
+        the others showed.
         """
 
         async def ask(hotkey: Hotkey) -> StepResponse | PanelError:
@@ -196,7 +210,10 @@ class Panel:
         async with asyncio.TaskGroup() as group:
             tasks = {hotkey: group.create_task(ask(hotkey)) for hotkey in debtors}
         answers = {hotkey: task.result() for hotkey, task in tasks.items()}
-        return {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
+        failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
+        for sequence in sequences:
+            sequence.give_up(failed)
+        return failed
 
     async def _answer(
         self,

@@ -78,7 +78,7 @@ class StepRows:
         tail = np.exp(others, dtype=np.float64).sum(axis=1).astype(np.float32)
         bound = None
         if want.committed and len(rows):
-            (bound,) = commit(rows[-1:], ids[-1:])
+            (bound,) = commit(rows[-1:], [ids[-1]])
             tail[-1] = bound.tail_mass
         return cls(step.first_row, listed, ids, tail, scores, bound)
 
@@ -86,12 +86,14 @@ class StepRows:
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What shows to others that an answer was given: `signing.verify_receipt` checks `receipt`
-    (64 bytes) over the request, which had this nonce and these bases, and this body."""
+    (64 bytes) over the request, which had this nonce, these bases and reveals (None: it asked for
+    no commitment), and this body."""
 
     nonce_ns: int
     base_lens: tuple[int, ...]
     receipt: bytes
     body: bytes | bytearray
+    reveals: tuple[tuple[int, int] | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
