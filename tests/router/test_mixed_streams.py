@@ -76,6 +76,7 @@ class Network:
         self.spec = spec
         self.neurons: list[Neuron] = []
         self.servers: dict[Hotkey, object] = {}
+        self.experts: dict[Hotkey, Expert] = {}
         self._add(Hotkey(ROUTER.ss58_address), None, spec.spec.min_caller_stake_rao)
 
     def _add(self, hotkey: Hotkey, axon: Axon | None, stake_rao: int) -> None:
@@ -96,7 +97,7 @@ class Network:
         engine = law if isinstance(law, LawEngine) else LawEngine(law)
         expert = Expert(engine, self.spec, self, hotkey=hotkey, name=name)
         listening = await listen(build_miner(expert, self.spec, signer, self), "127.0.0.1", 0)
-        self.servers[hotkey] = listening
+        self.servers[hotkey], self.experts[hotkey] = listening, expert
         self._add(hotkey, Axon("127.0.0.1", listening.port), 0)
         return hotkey
 
