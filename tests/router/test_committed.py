@@ -4,12 +4,10 @@
 
 import numpy as np
 import pytest
-from substrateinterface import Keypair
 
 from moesubnet.miner import expert as mining
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.mixing import Walk, members_of
-from moesubnet.types import Hotkey
 from moesubnet.wire.protocol import Want
 from tests.conftest import TINY_VOCAB
 from tests.router.test_mixed_streams import (  # noqa: F401  # the fixtures
@@ -19,7 +17,6 @@ from tests.router.test_mixed_streams import (  # noqa: F401  # the fixtures
 )
 
 WANT = Want("top_k", 2, committed=True)
-CALLER = Hotkey(Keypair.create_from_uri("//Router").ss58_address)
 
 
 def knowing(token_id, p):
