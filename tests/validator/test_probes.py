@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
@@ -160,8 +161,8 @@ def test_scores_of_a_step_are_what_the_rows_say(laws):
     walk = Walk(uniform_gate(), members_of([Hotkey("a"), Hotkey("b")]), 2)
     walk.show(np.zeros((2, 4), np.uint32))
     law = np.log(laws[:2])[:, None, :].repeat(2, axis=1).astype(np.float32)
-    baseline = np.full(300, np.log(1 / 300), np.float32)
-    step = score_step(walk, 4, labels, [law[0], [None, None]], baseline)
+    baseline = Law(np.full(300, np.log(1 / 300), np.float32))
+    step = score_step(walk, 4, labels, [list(map(Law, law[0])), [None, None]], baseline)
     np.testing.assert_allclose(step.log_q[:, 0], 1e6 * law[0, [0, 1], labels], atol=1)
     assert np.all(step.log_q[:, 1] == LOG_Q_UNANSWERED)
     np.testing.assert_allclose(step.log_q[:, 2], 1e6 * np.log(1 / 300), atol=1)
