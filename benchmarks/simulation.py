@@ -75,6 +75,8 @@ class Member:
 class Simulated:
     """A member as validators meet it: `panel.Asked`. Sends what would come through the wire."""
 
+    commits = False
+
     def __init__(self, member: Member) -> None:
         assert member.law is not None
         self.hotkey = member.hotkey
