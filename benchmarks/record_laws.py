@@ -110,6 +110,20 @@ def record(folder: Path, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
     return laws
 
 
+def draw_walks(root: Path, spec: LoadedSpec, count: int) -> np.ndarray:
+    """u32 [count, 48]: those that were drawn before, or new ones."""
+    path = root / "walks.npy"
+    if not path.exists():
+        tokenizer = load_tokenizer(spec.tokenizer_path)
+        pool = TextPool.load(
+            str(root / "corpora/validators/0.jsonl"),
+            lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        )
+        windows = pool.draw(count, {}, b"recording")
+        np.save(path, np.stack([window.ids for window in windows]).astype("<u4"))
+    return np.load(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
@@ -121,13 +135,7 @@ def main() -> None:
         prepare_corpora(root / "corpora", 0, 2)
         prepare_spec(root / "corpora", root / "spec")
     spec = load_spec(root / "spec")
-    tokenizer = load_tokenizer(spec.tokenizer_path)
-    pool = TextPool.load(
-        str(root / "corpora/validators/0.jsonl"),
-        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-    )
-    walks = np.stack([window.ids for window in pool.draw(arguments.walks, {}, b"recording")])
-    np.save(root / "walks.npy", walks.astype("<u4"))
+    walks = draw_walks(root, spec, arguments.walks)
     (root / "laws").mkdir(exist_ok=True)
     torch.set_num_threads(1)
     for name in arguments.experts:
