@@ -90,7 +90,8 @@ def _stream(engine: TransformersEngine, texts: list[np.ndarray]) -> float:
 
     def step() -> None:
         rows = engine.rows([Query(f"{i}", t, len(t)) for i, t in enumerate(texts)])
-        texts[:] = [np.append(t, np.uint32(r[-1].argmax())) for t, r in zip(texts, rows, strict=True)]
+        drawn = [np.uint32(row[-1].argmax()) for row in rows]
+        texts[:] = map(np.append, texts, drawn)
 
     texts = list(texts)
     for i in range(len(texts)):

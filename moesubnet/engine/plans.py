@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesubnet.engine.base import TokenIds
 
-if TYPE_CHECKING:
-    from moesubnet.engine.slabs import Slab
-
 TOKENS_PER_PASS = 16_384  # these two bound the memory of one forward pass
 LOGITS_PER_PASS = 1 << 26
 ROUND_COLUMNS = 64
 MOVED_AGAIN_AFTER = 8  # passes that sequences are expected to stay together once they were moved
-
-
-class Home(NamedTuple):
-    """Where a sequence lies: its token p at column start + p of a slab's row."""
-
-    slab: Slab
-    row: int
-    start: int
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +23,27 @@ class Held:
     owner: str = ""
     tokens: TokenIds = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
     home: Home | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Slab:
+    """pairs: (keys, values) of each layer, tensors [rows, heads, capacity, dim] each."""
+
+    pairs: list[tuple[Any, Any]]
+    rows: list[Held | None]
+    capacity: int
+
+    @property
+    def live(self) -> int:
+        return sum(row is not None for row in self.rows)
+
+
+class Home(NamedTuple):
+    """Where a sequence lies: its token p at column start + p of a slab's row."""
+
+    slab: Slab
+    row: int
+    start: int
 
 
 @dataclass(slots=True, eq=False)

@@ -18,22 +18,9 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from moesubnet.engine.plans import Held, Home, Plan, columns, stays
+from moesubnet.engine.plans import Held, Home, Plan, Slab, columns, stays
 
 PROBE_WINDOW = 8
-
-
-@dataclass(slots=True, eq=False)
-class Slab:
-    """pairs: (keys, values) of each layer, [rows, heads, capacity, dim] each."""
-
-    pairs: list[tuple[torch.Tensor, torch.Tensor]]
-    rows: list[Held | None]
-    capacity: int
-
-    @property
-    def live(self) -> int:
-        return sum(row is not None for row in self.rows)
 
 
 @dataclass(slots=True)
