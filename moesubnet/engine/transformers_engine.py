@@ -69,7 +69,7 @@ class TransformersEngine:
             )
         self._takes_positions = "position_ids" in signature(self._model.forward).parameters
         self._sessions: OrderedDict[str, Held] = OrderedDict()
-        self._weights_bytes = sum(weight.nbytes for weight in self._model.parameters())
+        self._weights_bytes: int = sum(weight.nbytes for weight in self._model.parameters())
         self._budget_bytes = kv_budget_bytes or self._default_budget()
         self._pool: SlabPool | None = None
         with torch.inference_mode():
