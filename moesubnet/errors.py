@@ -24,6 +24,7 @@ MoesubnetError
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
 ├── PoolSpent            private text is used up; it is never used twice
 ├── Overloaded           we have too much to do already; ask again later
+├── StateUnavailable     a database does not answer; nothing was changed, ask again later
 └── EngineError          a model cannot be loaded or run
 """
 
@@ -159,3 +160,7 @@ class Overloaded(MoesubnetError):
 
 class EngineError(MoesubnetError):
     """A model cannot be loaded or run."""
+
+
+class StateUnavailable(MoesubnetError):
+    """A database does not answer. What was asked of it has not been done; ask again later."""

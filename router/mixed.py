@@ -11,6 +11,7 @@ import asyncio
 import copy
 import hashlib
 import secrets
+import time
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
@@ -24,6 +25,7 @@ from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import Law, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.types import Hotkey
+from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
 from moesubnet.wire.protocol import StepResponse, base_hash, want_for
@@ -97,8 +99,13 @@ class MixtureModel:
             raise unavailable()
         return MixtureSession(self)
 
+    def dearest_rao_per_mtoken(self) -> int:
+        known = self.book.known().values()
+        prices = sorted((expert.card.price_rao_per_mtoken for expert in known), reverse=True)
+        return sum(prices[: self.top_k])
+
     def table(self) -> list[JsonObject]:
-        serving = self.book.serving()
+        serving, weights = self.book.serving(), self.book.metrics.weight_by_expert()
         return [
             {
                 "uid": expert.uid,
@@ -109,6 +116,9 @@ class MixtureModel:
                 "answers": expert.answers,
                 "failures": expert.failures,
                 "late": expert.late,
+                "weight": weights.get(hotkey, 0.0),
+                "incentive": u16_fraction(expert.incentive_u16),
+                "price_rao_per_mtoken": expert.card.price_rao_per_mtoken,
             }
             for hotkey, expert in sorted(self.book.known().items(), key=lambda i: i[1].uid)
         ]
@@ -121,6 +131,9 @@ class MixtureSession:
         self._model = model
         self._gate = model.gate()
         self._sequence = PanelSequence(secrets.token_hex(16), np.empty(0, np.uint32))
+        self._prices: dict[Hotkey, int] = {}
+        self._positions: dict[Hotkey, int] = {}  # answered
+        self.waited_s = 0.0
 
     async def start(self, prompt_ids: TokenIds) -> Law:
         self._choose_experts(prompt_ids, self._model.book.serving())
@@ -141,8 +154,12 @@ class MixtureSession:
         other = copy.copy(self)
         other._sequence = PanelSequence(secrets.token_hex(16), self._sequence.ids)
         other._walk = copy.copy(self._walk)
+        other._prices, other._positions = dict(self._prices), {}
         other._alive, other._logprobs = self._alive.copy(), self._logprobs.copy()
         return other
+
+    def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
+        return {key: (count, self._prices[key]) for key, count in self._positions.items()}
 
     def close(self) -> None:
         """Sessions at the experts expire by themselves."""
@@ -157,6 +174,9 @@ class MixtureSession:
             want=self._model.want,
             rest_s=REST_S,
         )
+        known = self._model.book.known()
+        for hotkey in self._experts:
+            self._prices.setdefault(hotkey, known[hotkey].card.price_rao_per_mtoken)
         members = len(self._experts) + 1
         self._alive = np.ones(members, bool)  # the baseline, last, always is
         self._logprobs = np.tile(self._model.baseline.logp, (members, 1))  # last laws [E, V]
@@ -184,7 +204,9 @@ class MixtureSession:
             log_w = self._walk.log_weights()[0, :-1]
             worth = np.exp(log_w - log_w.max())  # by the heaviest expert, not by the baseline
             weights = dict(zip(self._experts, worth.tolist(), strict=True))
+            since_s = time.monotonic()
             answers = await self._panel.advance([self._sequence], [append_ids], weights=weights)
+            self.waited_s += time.monotonic() - since_s
             self._take(answers)
             if self._alive[:-1].any():
                 return
@@ -205,6 +227,7 @@ class MixtureSession:
             answer = answers[hotkey]
             self._alive[index] = isinstance(answer, StepResponse)
             if isinstance(answer, StepResponse):
+                self._positions[hotkey] = len(self._sequence.ids)
                 rows = answer.rows[0]
                 self._logprobs[index] = rows.dense(self._model.vocab_size)[-1]
                 if rows.ids is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesubnet.router.openai_api import JsonObject
+from moesubnet.types import Hotkey
 
 TokenIds = NDArray[np.uint32]
 
@@ -38,6 +39,16 @@ class Session(Protocol):
         """Another sequence that begins with the same ids."""
         ...
 
+    def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
+        """Per expert the positions that it answered so far and its price in rao per million of
+        them, as it was when the session began."""
+        ...
+
+    @property
+    def waited_s(self) -> float:
+        """How long it has waited for others, or for an engine, in all."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -46,6 +57,10 @@ class Model(Protocol):
 
     def open(self) -> Session:
         """Raises ApiError 503 when nothing can answer now."""
+        ...
+
+    def dearest_rao_per_mtoken(self) -> int:
+        """The most that a million tokens can cost: all experts together that one answer takes."""
         ...
 
     def table(self) -> list[JsonObject]: ...

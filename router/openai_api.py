@@ -89,8 +89,18 @@ class Sampling(BaseModel):
     stop: Stops = []
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = None
     moesubnet: Extension = Extension()
+
+    # Accepted and without effect here; docs/router.md says so.
+    user: str | None = Field(default=None, max_length=512)
+    safety_identifier: str | None = Field(default=None, max_length=512)
+    prompt_cache_key: str | None = Field(default=None, max_length=512)
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+        Field(max_length=16),
+    ] = {}
+    store: bool = False  # nothing is stored, whatever is asked
+    service_tier: Literal["auto", "default"] | None = None
 
     # Accepted at the value that changes nothing, refused at any other.
     frequency_penalty: Literal[0] | None = None
@@ -276,8 +286,15 @@ def chat_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
 
 
 def provenance(tokens: Sequence[TokenRecord]) -> JsonObject:
-    """Our `moesubnet` field: which experts wrote which token."""
-    return {"tokens": [{"token": token.text, "experts": token.experts or {}} for token in tokens]}
+    """Our `moesubnet` field: which experts wrote which token; its bytes where they are only a part
+    of a character."""
+    return {
+        "tokens": [
+            {"token": token.text, "experts": token.experts or {}}
+            | ({} if token.text.encode() == token.raw else {"bytes": list(token.raw)})
+            for token in tokens
+        ]
+    }
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> JsonObject:

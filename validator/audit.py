@@ -28,8 +28,9 @@ class ExpertAudit:
     hotkey: Hotkey
     answered: int
     committed: bool | None  # the records are those that the sheet has a hash of
-    signed: int | None  # have a receipt of the expert for exactly this question, asked in order
-    agreeing: int | None  # have a kept answer that its receipt covers, with the sheet's numbers
+    signed: int | None  # have a receipt of the expert for exactly this question
+    blind: int | None  # of these, were asked before anybody was sent the label, or could read it
+    agreeing: int | None  # of these, have a kept answer that says what the sheet says
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Audit:
             and all(
                 e.committed is not False
                 and e.signed in (None, e.answered)
+                and e.blind in (None, e.answered)
                 and e.agreeing in (None, e.answered)
                 for e in self.experts
             )
@@ -61,9 +63,18 @@ class Audit:
 
 
 def audit(
-    sheet: Sheet, receipts: Receipts | None, answers: Mapping[Hotkey, Sequence[bytes]]
+    sheet: Sheet,
+    receipts: Receipts | None,
+    answers: Mapping[Hotkey, Sequence[bytes]],
+    public_s: float | None = None,
 ) -> Audit:
-    """answers: by hotkey, one body for each item, as far as they are kept."""
+    """answers: by hotkey, one body for each item, as far as they are kept. public_s: Unix time
+    since when the sheet may have been public, if it is known.
+
+    Times are those of the nonces, which experts refuse when they are 10 s behind or 2 s ahead of
+    their own clocks: what is proven of times is proven up to that.
+    """
+    blind = None if receipts is None else _asked_blind(sheet, receipts, public_s)
     again = recount(sheet)
     rows = zip(sheet.row_u16, again.row_u16, strict=True)
     return Audit(
@@ -71,7 +82,7 @@ def audit(
         again.reliability_ppm == sheet.reliability_ppm and _same(again.ema_after, sheet.ema_after),
         _is_clustered(sheet, receipts, answers),
         tuple(
-            _audit_expert(sheet, receipts, answers.get(hotkey), column)
+            _audit_expert(sheet, receipts, blind, answers.get(hotkey), column)
             for column, hotkey in enumerate(sheet.hotkeys)
         ),
     )
@@ -86,32 +97,41 @@ def _same(mine: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
 
 
 def _audit_expert(
-    sheet: Sheet, receipts: Receipts | None, bodies: Sequence[bytes] | None, column: int
+    sheet: Sheet,
+    receipts: Receipts | None,
+    blind: np.ndarray | None,
+    bodies: Sequence[bytes] | None,
+    column: int,
 ) -> ExpertAudit:
     hotkey = sheet.hotkeys[column]
     items = np.flatnonzero(sheet.log_q[:, column] > LOG_Q_UNANSWERED).tolist()
-    if receipts is None:
-        return ExpertAudit(hotkey, len(items), None, None, None)
+    if receipts is None or blind is None:
+        return ExpertAudit(hotkey, len(items), None, None, None, None)
     committed = column_sha256(receipts.records[:, column]) == sheet.receipts[column]
-    in_order = _asked_in_order(sheet, receipts, column)
-    signed = [i for i in items if in_order[i] and _is_signed(sheet, receipts, i, column)]
+    signed = [i for i in items if _is_signed(sheet, receipts, i, column)]
+    unseen = sum(bool(blind[i, column]) for i in signed)
     agreeing = None
     if bodies is not None:
         agreeing = sum(_agrees(sheet, receipts, bodies[i], i, column) for i in signed)
-    return ExpertAudit(hotkey, len(items), committed, len(signed), agreeing)
+    return ExpertAudit(hotkey, len(items), committed, len(signed), unseen, agreeing)
 
 
-def _asked_in_order(sheet: Sheet, receipts: Receipts, column: int) -> np.ndarray:
-    """bool [M]: by its nonce, an item was asked after all of its walk before it: no request
-    that shows its label was signed earlier."""
-    nonces = receipts.records["nonce_ns"][:, column]
-    in_order = np.zeros(len(nonces), np.bool_)
-    latest: dict[int, int] = {}
-    for i in np.argsort(sheet.position, kind="stable").tolist():
-        walk, nonce = int(sheet.walk[i]), int(nonces[i])
-        in_order[i] = nonce > latest.get(walk, 0)
-        latest[walk] = max(nonce, latest.get(walk, 0))
-    return in_order
+def _asked_blind(sheet: Sheet, receipts: Receipts, public_s: float | None) -> np.ndarray:
+    """bool [M, n]: by its nonce, an item was asked before any request, to any expert, that shows
+    its label, and before the sheet that has it could be read."""
+    nonces = receipts.records["nonce_ns"]
+    given = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
+    shown_ns: dict[int, int] = {}  # by walk: when the first request of a later position was signed
+    blind = np.zeros(nonces.shape, np.bool_)
+    by_position = np.argsort(-sheet.position.astype(np.int64), kind="stable")
+    for i in by_position.tolist():
+        walk, mine = int(sheet.walk[i]), nonces[i]
+        blind[i] = (mine > 0) & (mine < shown_ns.get(walk, 2**64 - 1))
+        first = min((int(n) for n in mine[given[i]]), default=2**64 - 1)
+        shown_ns[walk] = min(first, shown_ns.get(walk, 2**64 - 1))
+    if public_s is not None:
+        blind &= nonces < np.uint64(public_s * 1e9)
+    return blind
 
 
 def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool:
@@ -204,13 +224,16 @@ def as_text(sheet: Sheet, result: Audit) -> str:
             False: "THE EXPERTS THAT ANSWER ALIKE ARE OTHERS THAN THE SHEET SAYS",
         }[result.clustered],
         "",
-        f"{'expert':48}  answered  signed  agreeing",
+        f"{'expert':48}  answered  signed   blind  agreeing",
     ]
     for expert in result.experts:
         signed = "–" if expert.signed is None else str(expert.signed)
+        blind = "–" if expert.blind is None else str(expert.blind)
         agreeing = "–" if expert.agreeing is None else str(expert.agreeing)
         note = "" if expert.committed is not False else "  NOT THE SHEET'S RECEIPTS"
-        lines.append(f"{expert.hotkey:48}  {expert.answered:8}  {signed:>6}  {agreeing:>8}{note}")
+        lines.append(
+            f"{expert.hotkey:48}  {expert.answered:8}  {signed:>6}  {blind:>6}  {agreeing:>8}{note}"
+        )
     clean = result.is_clean
     verdict = "Nothing contradicts this sheet." if clean else "THIS SHEET IS CONTRADICTED."
     return "\n".join([*lines, "", verdict])

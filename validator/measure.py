@@ -21,7 +21,6 @@ from moesubnet.wire.panel import Panel
 from moesubnet.wire.protocol import want_for
 
 DEADLINE_S = 5.0  # for one expert's answer to one step of a walk
-REST_S = 2.0  # for an expert that failed, doubling; so that the dead do not slow the living
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +80,11 @@ class Measurement:
         return self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
 
     async def run(self, batch: Batch) -> None:
-        """Walk the batch to its end; each position is on disk before its labels are sent."""
+        """Walk the batch to its end, or until cancelled; each position is on disk before its labels
+        are sent."""
         want = want_for(self.vocab_size)
         panels = [
-            Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
-            for _ in batch.walks
+            Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want) for _ in batch.walks
         ]
         walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
         async for step in walk_batch(panels, batch, walk, self._baseline.logp):

@@ -12,7 +12,7 @@ import glob
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ PREFIX_TOKENS = 32
 STEP_TOKENS = 16
 WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
 CALLS_AT_ONCE = 512  # of one batch, to all experts: as many as the HTTP session has connections
+LOGGED_FAILURES = 8  # experts named in a batch's line
 
 Law = npt.NDArray[np.float32]  # [V] log-probabilities
 
@@ -126,48 +127,63 @@ async def walk_batch(
     position's scores.
 
     A walk is asked as a router asks: its own session, one sequence a request, the prefix and then
-    token by token. Store a step before asking for the next one: that sends its labels.
+    token by token. Store a step before asking for the next one: that sends its labels, and only
+    when all who were asked have answered or been cut. Who failed or was cut has dropped out of
+    that walk: it is not asked again, so it never gets a label that it still owes an answer for,
+    and the rest of the walk counts as unanswered.
     """
     walk.show(batch.walks[:, :PREFIX_TOKENS])
     sequences = [PanelSequence(session) for session in batch.sessions]
     slots = asyncio.Semaphore(max(1, CALLS_AT_ONCE // len(batch.hotkeys)))
+    there = [set(batch.hotkeys) for _ in sequences]  # who has not dropped out
+    errors: dict[Hotkey, PanelError] = {}  # each one's last
     sent = 0
 
     async def advance(k: int, position: int) -> dict[Hotkey, StepResponse | PanelError]:
         async with slots:
             ids = batch.walks[k, sent:position]
-            return await panels[k].advance([sequences[k]], [ids], members=batch.hotkeys)
+            answers = await panels[k].advance([sequences[k]], [ids], members=there[k])
+        failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
+        errors.update(failed)
+        there[k] -= failed.keys()
+        return answers
 
     for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
         answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
         sent = position
-        _log_failures(answers, position)
         laws = [
-            [_last_law(answer[hotkey], len(baseline_logp)) for answer in answers]
+            [_last_law(answer.get(hotkey), len(baseline_logp)) for answer in answers]
             for hotkey in batch.hotkeys
         ]
-        proofs = [[_proof(answer[hotkey]) for answer in answers] for hotkey in batch.hotkeys]
+        proofs = [[_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys]
         labels = batch.walks[:, position]
         yield await asyncio.to_thread(
             score_step, walk, position, labels, laws, baseline_logp, proofs
         )
+        if not any(there):
+            break
+    _log_failures(there, errors)
 
 
-def _last_law(answer: StepResponse | PanelError, vocab_size: int) -> Law | None:
+def _last_law(answer: StepResponse | PanelError | None, vocab_size: int) -> Law | None:
     """float32 [V]: the law of the next token."""
     return answer.rows[0].dense(vocab_size)[-1] if isinstance(answer, StepResponse) else None
 
 
-def _proof(answer: StepResponse | PanelError) -> Proof | None:
+def _proof(answer: StepResponse | PanelError | None) -> Proof | None:
     return answer.proof if isinstance(answer, StepResponse) else None
 
 
-def _log_failures(
-    answers: Sequence[Mapping[Hotkey, StepResponse | PanelError]], position: int
-) -> None:
-    failed = {h: a for answer in answers for h, a in answer.items() if isinstance(a, Exception)}
-    for hotkey, error in failed.items():
-        log.info("probe hotkey=%s position=%d failed=%s", hotkey, position, error)
+def _log_failures(there: Sequence[Set[Hotkey]], errors: Mapping[Hotkey, PanelError]) -> None:
+    """One line for a batch, however many fail in it."""
+    if not errors:
+        return
+    named = [
+        f"{hotkey} of {sum(hotkey not in left for left in there)} ({errors[hotkey]})"
+        for hotkey in sorted(errors)[:LOGGED_FAILURES]
+    ]
+    more = f", and {len(errors) - len(named)} more" if len(errors) > len(named) else ""
+    log.info("walks=%d dropped out: %s%s", len(there), ", ".join(named), more)
 
 
 def score_step(

@@ -160,7 +160,7 @@ def auth_middleware(
     async def unsigned(request: web.Request, handler: Handler, access: str) -> web.StreamResponse:
         if request.body_exists:
             return _refuse(request, 413, "too_large")
-        if access == "loopback" and not _is_local(request):
+        if access == "loopback" and not is_local(request):
             return _refuse(request, 403, "forbidden")
         if access == "public" and not limiter.take(address_key(request.remote)):
             return _refuse(request, 429, "too_many_requests")
@@ -245,7 +245,8 @@ def _refuse(request: web.Request, status: int, code: str) -> web.Response:
     return response
 
 
-def _is_local(request: web.Request) -> bool:
+def is_local(request: web.Request) -> bool:
+    """Whether a request comes from this machine, and not through a proxy on it."""
     forwarded = {"Forwarded", "X-Forwarded-For", "X-Real-IP"} & set(request.headers)
     try:
         return ip_address(request.remote or "").is_loopback and not forwarded

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import openai
 import pytest
 from tokenizers import Tokenizer
 
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
 from moesubnet.router.model import Law
@@ -39,10 +41,14 @@ class ParrotModel:
         self.fail_after: int | None = None
         self.failure: Exception = unavailable()
         self.pause_s = 0.0
+        self.price_rao_per_mtoken = 0
 
     def open(self) -> ParrotSession:
         self.opened += 1
         return ParrotSession(self)
+
+    def dearest_rao_per_mtoken(self) -> int:
+        return self.price_rao_per_mtoken
 
     def table(self) -> list[dict[str, object]]:
         return [{"serving": True, "hotkey": "parrot"}]
@@ -52,6 +58,7 @@ class ParrotSession:
     def __init__(self, model: ParrotModel) -> None:
         self.model = model
         self.at = 0
+        self.waited_s = 0.0
 
     def law(self) -> Law:
         after = self.model.fail_after
@@ -77,6 +84,9 @@ class ParrotSession:
         other.at = self.at
         return other
 
+    def answered(self) -> dict[str, tuple[int, int]]:
+        return {"parrot": (self.at, self.model.price_rao_per_mtoken)}
+
     def close(self) -> None:
         self.model.closed += 1
 
@@ -91,8 +101,9 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
     """Start the app on a real socket; returns its base URL."""
     servers: list[Listening] = []
 
-    async def start(**options: object) -> str:
-        app = build_app(Service(spec, {"mixture": parrot}), **options)  # type: ignore[arg-type]
+    async def start(sheets: Sequence[Sheet] = (), **options: object) -> str:
+        service = Service(spec, {"mixture": parrot}, sheets=lambda: sheets)
+        app = build_app(service, **options)  # type: ignore[arg-type]
         servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0))
         return f"http://127.0.0.1:{servers[-1].port}"
 

@@ -8,8 +8,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from moesubnet.router import app as router_app
-from moesubnet.router import door
+from moesubnet.router import answering, door
 from tests.conftest import TINY_CONTEXT, TINY_TEXT
 
 from .conftest import client
@@ -252,7 +251,7 @@ async def test_a_reader_that_takes_nothing_loses_its_stream(serve, parrot, monke
         await (write(response, data) if len(written) < 3 else asyncio.Event().wait())
 
     monkeypatch.setattr(web.StreamResponse, "write", full)
-    monkeypatch.setattr(router_app, "WRITE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(answering, "WRITE_TIMEOUT_S", 0.05)
     url = await serve(max_running=1)
     body = {"model": "mixture", "prompt": "the", "max_tokens": 60, "stream": True}
     async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/completions", json=body) as r:

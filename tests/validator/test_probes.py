@@ -104,6 +104,40 @@ async def test_a_walk_that_goes_unanswered_costs_that_walk_only(measure, start_e
     assert np.all(log_q[:, [0, 2]] > LOG_Q_UNANSWERED)
 
 
+async def test_who_fails_once_has_dropped_out_of_that_walk_and_of_no_other(
+    measure, start_expert, laws, caplog
+):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    other = await start_expert("//Other", knows(laws[0]))
+    measurement, state, chain, _ = await measure([expert, other])
+    batch = await measurement.open_batch(await chain.metagraph(1), 3)
+    expert.fails_on = batch.walks[1, :40]
+    with caplog.at_level("INFO", logger="moesubnet.validator.probes"):
+        await measurement.run(batch)
+    column = batch.hotkeys.index(expert.hotkey)
+    log_q = np.stack([step.log_q[:, column] for step in state.open_batches()[0].steps])
+    answered = log_q > LOG_Q_UNANSWERED
+    assert answered[:, [0, 2]].all()
+    assert answered[:, 1].tolist() == [True] * 8 + [False] * 8
+    asked = [s for r in expert.requests for s in r.sequences if s.session == batch.sessions[1]]
+    assert max(s.end for s in asked) == 40  # never sent the label that it owes an answer for
+    assert len(asked) == 9
+    [line] = [record.getMessage() for record in caplog.records]
+    assert f"{expert.hotkey} of 1" in line
+
+
+async def test_ten_dead_experts_fill_one_line_of_the_log(measure, start_expert, laws, caplog):
+    experts = [await start_expert(f"//Dead{i}", knows(laws[0])) for i in range(10)]
+    measurement, _, chain, _ = await measure(experts)
+    for expert in experts:
+        expert.fails = True
+    batch = await measurement.open_batch(await chain.metagraph(1), 4)
+    with caplog.at_level("INFO", logger="moesubnet.validator.probes"):
+        await measurement.run(batch)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "and 2 more" in line
+
+
 async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert, laws):
     expert = await start_expert("//Expert", knows(laws[0]))
     _, _, chain, known = await measure([expert])

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
@@ -19,6 +17,7 @@ from moesubnet.chain.devchain.jsonrpc import Methods
 from moesubnet.chain.devchain.rpc import Queries
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.devchain.subscriptions import Session, all_methods
+from moesubnet.wire.addresses import is_loopback, names_loopback
 from moesubnet.wire.listening import serve
 
 MOST_REQUEST_BYTES = 16 * 1024 * 1024
@@ -58,21 +57,6 @@ async def serve_chain(
         await listening.close()
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _names_loopback(url: str) -> bool:
-    try:
-        return is_loopback(urlsplit(url).hostname or "")
-    except ValueError:
-        return False
-
-
 # Substrate's own default: pages from loopback, the ecosystem's block explorer, and no page at all.
 _TRUSTED_ORIGINS = (None, "https://polkadot.js.org")
 
@@ -92,9 +76,9 @@ class _Rpc:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if self._local_only and not _names_loopback(f"//{request.host}"):
+        if self._local_only and not names_loopback(f"//{request.host}"):
             raise web.HTTPForbidden(text="this chain answers to loopback names only")
-        if origin not in _TRUSTED_ORIGINS and not _names_loopback(origin):
+        if origin not in _TRUSTED_ORIGINS and not names_loopback(origin):
             raise web.HTTPForbidden(text="pages from elsewhere may not use this chain")
         cors = {
             "Access-Control-Allow-Origin": origin or "*",
