@@ -92,9 +92,15 @@ class SessionTable:
         while self._bytes.total() > self._budget_bytes:
             self._drop_oldest(max(self._bytes, key=self._bytes.__getitem__))
 
+    def close(self, caller: Hotkey, names: Collection[str]) -> None:
+        """Drop sessions that their caller will not go on with; unknown names are fine."""
+        for name in names:
+            if name in self._callers.get(caller, ()):
+                self._drop(caller, name)
+
     def _held(self, caller: Hotkey, step: SequenceStep) -> _Session | None:
         sessions = self._callers.get(caller)
-        return None if sessions is None else sessions.get(step.session)
+        return None if sessions is None else sessions.get(step.base_session)
 
     def _base(self, caller: Hotkey, step: SequenceStep) -> Ids:
         session = self._held(caller, step)
@@ -117,8 +123,10 @@ class SessionTable:
                 self._drop_oldest(caller)
 
     def _drop_oldest(self, caller: Hotkey) -> None:
-        name, session = self._callers[caller].popitem(last=False)
-        self._bytes[caller] -= session.bytes
+        self._drop(caller, next(iter(self._callers[caller])))
+
+    def _drop(self, caller: Hotkey, name: str) -> None:
+        self._bytes[caller] -= self._callers[caller].pop(name).bytes
         if not self._callers[caller]:
             del self._callers[caller], self._bytes[caller]
         self._forget(engine_session(caller, name))

@@ -10,6 +10,7 @@ loop's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ from moesubnet.types import Hotkey
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, StepResponse, Want, base_hash
 
+_Bases = tuple[tuple[int, str], ...]  # of each sequence: ids held, and the parent's name
 PanelError = PeerError | WireError | AuthError
 MAX_REST_DOUBLINGS = 5
 PATIENCE = 2.0  # times as long as half of the weight took, …
@@ -41,6 +43,7 @@ class PanelSequence:
         self.session = session
         self.ids: Ids = np.array(ids, np.uint32)  # replaced, never changed in place
         self._held: dict[Hotkey, int] = {}
+        self._parents: dict[Hotkey, str] = {}  # the session by which an expert knows these ids
 
     def append(self, ids: ArrayLike) -> None:
         self.ids = np.concatenate([self.ids, np.asarray(ids, np.uint32)])
@@ -50,12 +53,33 @@ class PanelSequence:
         self.ids = self.ids[:length]
         self._held = {hotkey: min(held, length) for hotkey, held in self._held.items()}
 
+    def fork(self, session: str) -> PanelSequence:
+        """The same text under another name; experts are told to go on from what they hold."""
+        other = PanelSequence(session, self.ids)
+        other._held = self._held.copy()
+        other._parents = {hotkey: self.parent_at(hotkey) or self.session for hotkey in self._held}
+        return other
+
+    def parent_at(self, hotkey: Hotkey) -> str:
+        """The session that this expert holds the ids as, where it is not yet this one's."""
+        return self._parents.get(hotkey, "") if self.held_by(hotkey) else ""
+
+    def is_open_at(self, hotkey: Hotkey) -> bool:
+        return self.held_by(hotkey) > 0 and hotkey not in self._parents
+
     def held_by(self, hotkey: Hotkey) -> int:
         """How many of the ids this expert is believed to hold."""
         return self._held.get(hotkey, 0)
 
     def set_held(self, hotkey: Hotkey, length: int) -> None:
+        """What the expert holds as this very session."""
         self._held[hotkey] = min(length, len(self.ids))
+        self._parents.pop(hotkey, None)
+
+    def set_missing(self, hotkey: Hotkey, length: int) -> None:
+        """The expert says that of what we believed it holds only so many ids."""
+        if length < self.held_by(hotkey):
+            self.set_held(hotkey, 0 if hotkey in self._parents else length)
 
 
 class Panel:
@@ -99,7 +123,7 @@ class Panel:
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
         wanted = list(self._clients if members is None else members)
-        requests: dict[tuple[int, ...], StepRequest] = {}
+        requests: dict[_Bases, StepRequest] = {}
         async with asyncio.TaskGroup() as group:
             tasks = {
                 hotkey: group.create_task(self._answer(hotkey, sequences, first, requests))
@@ -118,7 +142,7 @@ class Panel:
         hotkey: Hotkey,
         sequences: Sequence[PanelSequence],
         first: int | None,
-        requests: dict[tuple[int, ...], StepRequest],
+        requests: dict[_Bases, StepRequest],
     ) -> StepResponse | PanelError:
         """One expert's answer or its error, and what follows for the next call."""
         client = self._clients.get(hotkey)
@@ -143,7 +167,7 @@ class Panel:
         client: ExpertClient,
         sequences: Sequence[PanelSequence],
         first: int | None,
-        requests: dict[tuple[int, ...], StepRequest],
+        requests: dict[_Bases, StepRequest],
     ) -> StepResponse:
         """One step; if the expert holds less than we believed, once more from what it holds."""
         try:
@@ -151,7 +175,7 @@ class Panel:
             return await client.step(request, timeout_s=self._deadline_s)
         except UnknownBase as error:
             for sequence, held in zip(sequences, error.held_tokens, strict=True):
-                sequence.set_held(client.hotkey, held)
+                sequence.set_missing(client.hotkey, held)
         try:
             request = self._request(client.hotkey, sequences, first, requests)
             return await client.step(request, timeout_s=self._deadline_s)
@@ -165,17 +189,30 @@ class Panel:
         hotkey: Hotkey,
         sequences: Sequence[PanelSequence],
         first: int | None,
-        requests: dict[tuple[int, ...], StepRequest],
+        requests: dict[_Bases, StepRequest],
     ) -> StepRequest:
         """What this expert lacks; experts that hold the same share one encoded request."""
-        held = tuple(sequence.held_by(hotkey) for sequence in sequences)
-        if held not in requests:
+        bases = tuple((s.held_by(hotkey), s.parent_at(hotkey)) for s in sequences)
+        if bases not in requests:
             steps = [
-                SequenceStep(s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=first)
-                for s, n in zip(sequences, held, strict=True)
+                SequenceStep(
+                    s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=first, parent=parent
+                )
+                for s, (n, parent) in zip(sequences, bases, strict=True)
             ]
-            requests[held] = StepRequest(tuple(steps), self._want)
-        return requests[held]
+            requests[bases] = StepRequest(tuple(steps), self._want)
+        return requests[bases]
+
+    async def close(self, sequences: Sequence[PanelSequence]) -> None:
+        """Tell every expert that holds any of these that they are over; never fails."""
+
+        async def tell(client: ExpertClient) -> None:
+            names = [s.session for s in sequences if s.is_open_at(client.hotkey)]
+            if names:
+                with contextlib.suppress(PeerError):
+                    await client.close_sessions(names, timeout_s=self._deadline_s)
+
+        await asyncio.gather(*map(tell, list(self._clients.values())))
 
     def _failed(self, hotkey: Hotkey, error: PanelError) -> PanelError:
         now_s = asyncio.get_running_loop().time()

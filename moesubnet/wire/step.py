@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -18,6 +19,7 @@ from moesubnet.wire import frames
 STEP_SCHEMA = "moesubnet-step/1"
 MAX_FULL_VOCAB = 8_192
 TOP_K = 256
+SESSION_PATTERN = r"^[!-~]{1,64}$"
 _SESSION = re.compile(r"[!-~]{1,64}")
 _NO_IDS = np.empty(0, np.uint32)
 
@@ -53,6 +55,8 @@ class SequenceStep:
 
     Answered are the rows `first_row` … `end`, where row p is the law of token p given ids < p.
     `first` None means after the appended ids: one row for each draft id and one more.
+    `parent` is another session of the same sender, whose first `base_len` ids the session begins
+    with, in place of what it held; empty means that it goes on from its own.
     """
 
     session: str
@@ -61,6 +65,11 @@ class SequenceStep:
     append_ids: Ids
     draft_ids: Ids = field(default_factory=_NO_IDS.copy)
     first: int | None = None
+    parent: str = ""
+
+    @property
+    def base_session(self) -> str:
+        return self.parent or self.session
 
     @property
     def draft_start(self) -> int:
@@ -121,13 +130,16 @@ class StepRequest:
         ]
         hashes = b"".join(s.base_hash for s in self.sequences)
         ids = [part for s in self.sequences for part in (s.append_ids, s.draft_ids)]
+        fields: dict[str, frames.Field] = {
+            "kind": self.want.kind,
+            "k": self.want.k,
+            "sessions": [s.session for s in self.sequences],
+        }
+        if any(s.parent for s in self.sequences):
+            fields["parents"] = [s.parent for s in self.sequences]
         return frames.encode(
             STEP_SCHEMA,
-            {
-                "kind": self.want.kind,
-                "k": self.want.k,
-                "sessions": [s.session for s in self.sequences],
-            },
+            fields,
             {
                 "spans": np.array(spans, np.uint32).reshape(-1, 4),
                 "base_hashes": np.frombuffer(hashes, np.uint8).reshape(-1, 32),
@@ -147,7 +159,9 @@ class StepRequest:
         ids = frame.tensor("ids", "u32", (None,))
         sessions = frame.texts("sessions", count)
         kind, k = frame.fields.get("kind"), frame.fields.get("k")
-        frame.holds_only({"kind", "k", "sessions"}, {"spans", "base_hashes", "ids"})
+        parents = _parents(frame, sessions)
+        optional = {"parents"} & frame.fields.keys()
+        frame.holds_only({"kind", "k", "sessions"} | optional, {"spans", "base_hashes", "ids"})
         if not (isinstance(kind, str) and type(k) is int):
             raise FrameError("want is malformed")
         want = Want(kind, k)  # type: ignore[arg-type]  # checked by Want itself
@@ -158,12 +172,13 @@ class StepRequest:
         if len(ids) and int(ids.max()) >= limits.vocab_size:
             raise FrameError("a token id is outside the vocabulary")
         sequences, begin = [], 0
-        for session, span, digest in zip(sessions, spans.tolist(), hashes, strict=True):
+        for session, parent, span, digest in zip(
+            sessions, parents, spans.tolist(), hashes, strict=True
+        ):
             base_len, appended, drafted, first = span
             middle, end = begin + appended, begin + appended + drafted
-            step = SequenceStep(
-                session, base_len, digest.tobytes(), ids[begin:middle], ids[middle:end], first
-            )
+            new_ids = ids[begin:middle], ids[middle:end]
+            step = SequenceStep(session, base_len, digest.tobytes(), *new_ids, first, parent)
             # The engine feeds one token (bos) before the sequence, hence the strict inequality.
             if end > len(ids) or step.end >= limits.context_tokens or first > step.end:
                 raise FrameError("a sequence is longer than its ids or the context")
@@ -176,3 +191,13 @@ class StepRequest:
         if request.row_offsets[-1] * width > limits.max_answer_values:
             raise FrameError("the answer would be too large; ask for fewer rows")
         return request
+
+
+def _parents(frame: frames.Frame, sessions: Sequence[str]) -> Sequence[str]:
+    """One a session, empty for none; the field is there only if any has one."""
+    if "parents" not in frame.fields:
+        return [""] * len(sessions)
+    parents = frame.texts("parents", len(sessions))
+    if not any(parents) or not all(map(_SESSION.fullmatch, filter(None, parents))):
+        raise FrameError("a parent is no session's name, or no sequence has one")
+    return parents
