@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import NEWCOMER, Gate, initial_features, update_features
