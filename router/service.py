@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from moesubnet.mixture.sheet import Sheet
@@ -29,6 +27,7 @@ from moesubnet.router.epochs import describe_epochs
 from moesubnet.router.ledger import Usage
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import Forecast, Model, Session, TokenIds
+from moesubnet.router.prompts import Prompts
 from moesubnet.router.text import TextStream, token_bytes
 from moesubnet.spec.content import LoadedSpec
 
@@ -107,8 +106,7 @@ class Service:
         self.started_s = int(time.time())
         self._models = models
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        self._chat_template = environment.from_string(self.spec.chat_template)
+        self.prompts = Prompts(spec, self._tokenizer)
 
     # -- what is on offer ------------------------------------------------------------------
 
@@ -151,34 +149,9 @@ class Service:
 
     # -- from requests to jobs -------------------------------------------------------------
 
-    async def prompt_ids(self, prompt: str | list[int]) -> TokenIds:
-        """Token ids of a prompt. Raises ApiError 400 for ids outside the vocabulary."""
-        if isinstance(prompt, str):
-            # Only the batch form lets other threads run; megabytes take seconds.
-            encode = self._tokenizer.encode_batch
-            [encoded] = await asyncio.to_thread(encode, [prompt], add_special_tokens=False)
-            ids = encoded.ids
-        else:
-            ids = prompt
-            if any(token_id >= self.spec.vocab_size for token_id in ids):
-                text = f"Token ids must be below {self.spec.vocab_size}."
-                raise api.ApiError(400, text, param="prompt", code="invalid_value")
-        return np.asarray(ids, np.uint32)
-
-    async def chat_ids(self, messages: Sequence[api.Message]) -> TokenIds:
-        """Token ids of a conversation under the spec's template."""
-        rendered = [{"role": message.role, "content": message.text()} for message in messages]
-        try:
-            text = self._chat_template.render(messages=rendered, add_generation_prompt=True)
-        except TemplateError as error:
-            raise api.ApiError(
-                400, f"These messages do not fit: {error}", param="messages"
-            ) from None
-        return await self.prompt_ids(text)
-
     def room(self, prompt_ids: TokenIds) -> int:
         """Tokens that still fit after this prompt; at least 1, so that `jobs` words the error."""
-        return max(1, self.spec.context_tokens - 1 - len(prompt_ids))
+        return max(1, self.prompts.room_tokens - len(prompt_ids))
 
     def jobs(
         self,
@@ -193,10 +166,13 @@ class Service:
         Raises ApiError 400 (`context_length_exceeded`) or 404.
         """
         self.require_model(body.model)
-        # One position belongs to the beginning-of-text token.
-        if len(prompt_ids) + max_tokens > self.spec.context_tokens - 1:
-            room = self.spec.context_tokens - 1
-            raise api.context_length_exceeded(len(prompt_ids), max_tokens, room, body.source)
+        prompt_tokens, room = len(prompt_ids), self.prompts.room_tokens
+        if prompt_tokens + max_tokens > room:
+            asked = (
+                f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the prompt, "
+                f"{max_tokens} for the completion)"
+            )
+            raise api.context_length_exceeded(asked, room, body.source)
         return [
             Job(
                 model=body.model,

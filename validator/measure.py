@@ -75,9 +75,10 @@ class Measurement:
         used = self._state.used_starts(self._spec_sha256)
         windows = self._pool.draw(walks, used, seed + started.to_bytes(8, "little"))
         self._metrics.walks.inc(len(windows))
-        left = len(self._pool.free_windows(used)) - len(windows)
+        batch = self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
+        left = self._pool.free_windows(self._state.used_starts(self._spec_sha256))
         self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
-        return self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
+        return batch
 
     async def run(self, batch: Batch) -> None:
         """Walk the batch to its end, or until cancelled; each position is on disk before its labels

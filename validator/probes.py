@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import glob
 import hashlib
+import itertools
 import json
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -68,36 +70,46 @@ class TextPool:
             raise ConfigError(f"no text in {pattern!r}")
         return cls({key: np.array(encode(text), np.uint32) for key, text in texts.items()})
 
-    def free_windows(self, used: Mapping[bytes, set[int] | None]) -> list[tuple[bytes, int]]:
-        """(document, start) of what was never used. `used` as `State.used_starts` gives it."""
-        return [
-            (document, start)
-            for document, ids in sorted(self._documents.items())
-            if (starts := used.get(document, set())) is not None
-            for start in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
-            if start not in starts
-        ]
+    def free_windows(self, used: Mapping[bytes, Set[int] | None]) -> int:
+        """How many windows were never used. `used` as `State.used_starts` gives it."""
+        return sum(self._free(document, used) for document in self._documents)
 
-    def draw(self, count: int, used: Mapping[bytes, set[int] | None], seed: bytes) -> list[Window]:
+    def draw(self, count: int, used: Mapping[bytes, Set[int] | None], seed: bytes) -> list[Window]:
         """`count` fresh windows, chosen by `seed`; fewer when fewer are left.
 
-        Raises PoolSpent when none is.
+        Costs what documents there are, not what windows. Raises PoolSpent when none is left.
         """
-        free = self.free_windows(used)
-        if not free:
+        documents = sorted(self._documents)
+        ends = np.cumsum([self._free(document, used) for document in documents])
+        if not ends[-1]:
             raise PoolSpent(
                 f"all {self.tokens:,} tokens of private text are used, and none is used twice: "
                 "the last vote is repeated until you add fresh text under --text and restart"
             )
-        order = sorted(free, key=lambda window: _lot(seed, *window))
-        return [
-            Window(document, start, self._documents[document][start : start + WINDOW_TOKENS])
-            for document, start in order[:count]
-        ]
+        total = int(ends[-1])
+        places = random.Random(seed).sample(range(total), min(count, total))
+        windows = []
+        for place in places:
+            index = int(np.searchsorted(ends, place, side="right"))
+            document, ids = documents[index], self._documents[documents[index]]
+            taken = used.get(document) or set()
+            fresh = (start for start in _starts(ids) if start not in taken)
+            nth = place - (int(ends[index - 1]) if index else 0)
+            start = next(itertools.islice(fresh, nth, None))
+            windows.append(Window(document, start, ids[start : start + WINDOW_TOKENS]))
+        return windows
+
+    def _free(self, document: bytes, used: Mapping[bytes, Set[int] | None]) -> int:
+        starts = used.get(document, frozenset())
+        if starts is None:  # another spec cut it into other windows
+            return 0
+        windows = _starts(self._documents[document])
+        return len(windows) - sum(start in windows for start in starts)
 
 
-def _lot(seed: bytes, document: bytes, start: int) -> bytes:
-    return hashlib.sha256(seed + document + start.to_bytes(8, "little")).digest()
+def _starts(ids: npt.NDArray[np.uint32]) -> range:
+    """Where the windows of a document begin."""
+    return range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
 
 
 def _read_texts(path: Path) -> Iterator[str]:

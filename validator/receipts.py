@@ -143,6 +143,9 @@ def _unpack(kind: type[Wire], data: bytes, max_bytes: int) -> Wire:
         raise FrameError(f"more than {max_bytes} bytes")
     try:
         content = msgpack.unpackb(data, max_array_len=MAX_ITEMS, max_map_len=4, max_ext_len=0)
-        return kind.model_validate(content)
+        found = kind.model_validate(content)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise FrameError(f"not {kind.model_fields['format'].annotation}") from error
+    if msgpack.packb(content) != data:  # a key that is repeated, among others
+        raise FrameError(f"not a canonical {kind.model_fields['format'].annotation}")
+    return found

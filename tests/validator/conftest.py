@@ -94,6 +94,9 @@ class FakeChain:
             self.spec_sha256, None, tuple(self.neurons),
         )  # fmt: skip
 
+    async def metagraph_at(self, netuid, block):
+        return await self.metagraph(netuid)
+
     async def serve_axon(self, netuid, ip, port, hotkey):
         self._refuse()
         for uid, neuron in enumerate(self.neurons):

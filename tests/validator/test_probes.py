@@ -198,7 +198,9 @@ def test_another_seed_draws_other_text_and_another_spec_spends_the_document(make
     assert first == [(w.document, w.start) for w in pool.draw(8, {}, b"a")]
     assert first != [(w.document, w.start) for w in pool.draw(8, {}, b"b")]
     document = first[0][0]
-    assert document not in {key for key, _ in pool.free_windows({document: None})}
+    spent = pool.free_windows({document: None})
+    assert 0 < spent < pool.free_windows({})
+    assert document not in {window.document for window in pool.draw(spent, {document: None}, b"c")}
 
 
 def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec):
@@ -209,7 +211,7 @@ def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec)
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n\n")
     (tmp_path / "b.txt").write_text(long + "3")
     pool = TextPool.load(str(tmp_path / "*"), lambda text: tokenizer.encode(text).ids)
-    assert len({document for document, _ in pool.free_windows({})}) == 3
+    assert len({window.document for window in pool.draw(10_000, {}, b"")}) == 3
 
 
 @pytest.mark.parametrize(
