@@ -55,13 +55,17 @@ def test_a_run_ends_when_both_seconds_and_steps_are_spent():
     assert progress_fraction(1, 50.0, schedule) == pytest.approx(0.2)
     assert progress_fraction(5, 10.0, schedule) == 1.0
     assert progress_fraction(7, 0.0, Schedule("r", "t", 0.0, 7)) == 1.0
+    whole = Schedule("r", "t", budget_s=100.0, min_steps=1, max_steps=8)
+    assert progress_fraction(4, 10.0, whole) == 0.5
+    assert progress_fraction(4, 80.0, whole) == 0.8
 
 
 def test_the_learning_rate_warms_up_and_falls_to_almost_nothing():
-    assert learning_rate(0, 0.0, 1.0) < 0.1
-    assert learning_rate(100, 0.0, 1.0) == pytest.approx(1.0)
-    assert learning_rate(100, 0.5, 1.0) == pytest.approx(0.51)
-    assert learning_rate(100, 1.0, 1.0) == pytest.approx(0.02)
+    schedule = Schedule("r", "t", 0.0, 1, peak_lr=1.0)
+    assert learning_rate(0, 0.0, schedule) < 0.1
+    assert learning_rate(100, 0.0, schedule) == pytest.approx(1.0)
+    assert learning_rate(100, 0.5, schedule) == pytest.approx(0.51)
+    assert learning_rate(100, 1.0, schedule) == pytest.approx(0.02)
 
 
 def test_training_learns(tiny_spec: LoadedSpec):
