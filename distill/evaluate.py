@@ -97,11 +97,13 @@ async def evaluate_by_walks(
 
 def folder_losses(folder: Path, windows: Mapping[str, Ids], spec: LoadedSpec) -> Losses:
     """The same windows for a model folder, in this process."""
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
+    from moesubnet.training.head import split_model
+
+    split = split_model(AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True))
     start = start_id(spec)
-    return {domain: held_out_loss(model, part, start) for domain, part in windows.items()}
+    return {domain: held_out_loss(split, part, start) for domain, part in windows.items()}
 
 
 def verdicts(rows: Sequence[Row]) -> dict[str, bool]:

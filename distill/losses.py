@@ -27,7 +27,7 @@ def forward_kl_listed(logits: Tensor, ids: Tensor, log_m: Tensor) -> Tensor:
     of KL(m ‖ s), equal to it at k = V, whose gradient pulls neither head nor tail out of scale:
     with a renormalised head the student would never learn how much mass lies outside it.
     """
-    log_s = log_softmax(logits, dim=-1).gather(-1, ids)
+    log_s = _log_p(logits, ids)
     head = (log_m.exp() * (log_m - log_s)).sum(-1)
     tail_m = (1 - log_m.exp().sum(-1)).clamp_min(TINY)
     tail_s = (1 - log_s.exp().sum(-1)).clamp_min(TINY)
@@ -36,4 +36,9 @@ def forward_kl_listed(logits: Tensor, ids: Tensor, log_m: Tensor) -> Tensor:
 
 def sampled_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
     """Cross entropy to labels ids int64 [N, n] drawn from m: unbiased for that to m itself."""
-    return -log_softmax(logits, dim=-1).gather(-1, ids).mean()
+    return -_log_p(logits, ids).mean()
+
+
+def _log_p(logits: Tensor, ids: Tensor) -> Tensor:
+    """Of ids [N, n] only: no second [N, V]."""
+    return logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)

@@ -51,9 +51,10 @@ def footprint(
     fixed = LIBRARIES_BYTES + frozen_bytes + copied_bytes + 4 * ADAM_VALUES * size.trained
     fixed += 4 * CHUNK_COPIES * chunk_logits
     if not is_adapter:
-        fixed += 4 * size.head  # its gradient, before it joins the embedding's
+        fixed += 8 * size.head  # its gradient, and a chunk's, before it joins the embedding's
     value_bytes = 2 if bf16 else 4
-    kept = round(TOKEN_COPIES * value_bytes * size.token_values * window)
+    cast_bytes = 4 if bf16 and is_adapter else 0  # adapters read and write float32
+    kept = round((TOKEN_COPIES * value_bytes + cast_bytes) * size.token_values * window)
     recomputed = kept // size.layers + value_bytes * size.hidden * size.layers * window
     room = round(FREE_SHARE * free_bytes) - fixed
     for one_window, recomputes in ((kept, False), (recomputed, True)):

@@ -74,6 +74,8 @@ def train_expert(
     """
     import torch
 
+    from moesubnet.training.head import split_model
+
     config = small_config(spec)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     run = run_name(texts, spec, budget_s=budget_s, min_steps=min_steps, seed=seed)
@@ -96,13 +98,14 @@ def train_expert(
             f"{MIN_WINDOWS * window:,} is the least, a few hundred thousand make an expert"
         )
     model = new_model(config, seed)
+    split = split_model(model)
 
     def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
         # Half the context most of the time, for diversity; all of it often enough to be served.
         length = window if step % 4 == 3 else window // 2
         rng = np.random.default_rng([seed, step])
         windows = random_windows(ids, max(1, BATCH_TOKENS // length), length, start_id(spec), rng)
-        return next_token_loss(model, windows), windows.size
+        return next_token_loss(split, windows), windows.size
 
     outcome = train(
         model,
@@ -118,7 +121,7 @@ def train_expert(
         train_tokens=len(ids),
         seen_tokens=outcome.tokens,
         held_out_tokens=held_out.size,
-        held_out_perplexity=math.exp(held_out_loss(model, held_out, start_id(spec))),
+        held_out_perplexity=math.exp(held_out_loss(split, held_out, start_id(spec))),
         steps=outcome.steps,
         elapsed_s=outcome.elapsed_s,
         cpu_s=time.process_time() - cpu_started_s,

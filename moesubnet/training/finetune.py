@@ -34,7 +34,7 @@ from moesubnet.training.estimate import (
 )
 from moesubnet.training.expert import REPORT, encoded, saved_report, text_sha256, write_report
 from moesubnet.training.model import start_id
-from moesubnet.training.optimizers import adamw
+from moesubnet.training.optimizers import FULL_LR, LORA_LR, adamw
 from moesubnet.training.packing import NO_LABEL, Packed, pack, split_documents
 from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.team import ALONE, Team, device_of_this_process
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from moesubnet.training.head import Split
 
-LORA_LR, FULL_LR = 2e-4, 2e-5
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT_TOKENS = 8_192
 MIN_WINDOWS = 4
@@ -128,7 +127,7 @@ def fine_tune(
     if plan.recomputes:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    learner = _Learner(model, device, bf16)
+    learner = _Learner(model, bf16=bf16)
     before = _known_before(out, state)
     if before is None:
         before = learner.held_out_nats(held_out, plan.micro_windows, team, "before", on_progress)
@@ -177,13 +176,13 @@ def fine_tune(
 
 
 class _Learner:
-    """A model with its chunked loss, on its device, in its precision."""
+    """A model with its chunked loss, in its precision."""
 
-    def __init__(self, model: Any, device: torch.device, bf16: bool) -> None:
+    def __init__(self, model: Any, *, bf16: bool) -> None:
         from moesubnet.training.head import split_model
 
-        self._model, self._device, self._bf16 = model, device, bf16
-        self._split: Split = split_model(model)
+        self._model = model
+        self._split: Split = split_model(model, bf16=bf16)
 
     def batch_loss(
         self,
@@ -238,23 +237,15 @@ class _Learner:
 
     def _loss(self, windows: Packed) -> tuple[torch.Tensor, int]:
         """(summed nats, tokens) of a few windows."""
-        import torch
         from torch.nn.functional import cross_entropy
 
-        def on_device(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array.astype(np.int64)).to(self._device)
-
-        labels = on_device(windows.labels).flatten()
+        labels = self._split.tensor(windows.labels).flatten()
         counted = labels != NO_LABEL
         labels = labels[counted]
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            hidden = self._split.trunk(
-                input_ids=on_device(windows.ids), position_ids=on_device(windows.positions)
-            )
-            total = self._split.loss(
-                lambda logits, rows: cross_entropy(logits, labels[rows], reduction="sum"),
-                hidden.flatten(0, 1)[counted],
-            )
+        hidden = self._split.hidden(windows.ids, position_ids=windows.positions)[counted]
+        total = self._split.loss(
+            lambda logits, rows: cross_entropy(logits, labels[rows], reduction="sum"), hidden
+        )
         return total, len(labels)
 
 

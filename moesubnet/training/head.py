@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
@@ -29,16 +31,35 @@ RowsLoss = Callable[[Tensor, slice], Tensor]  # (logits float32 [n, V], which ro
 class Split:
     """A language model in two: `trunk` gives hidden states, `logits_of` makes logits of them.
 
-    `weights` are the head's parameters; a tied embedding is one of them.
+    `weights` are the head's parameters; a tied embedding is one of them. Both halves compute in
+    bf16 if asked to.
     """
 
     trunk: Callable[..., Tensor]  # keyword arguments of the model → [B, L, H]
     logits_of: Callable[[Tensor], Tensor]  # [n, H] → [n, V]
     weights: tuple[nn.Parameter, ...]
     vocab_size: int
+    device: torch.device
+    bf16: bool = False
+
+    def hidden(self, ids: NDArray[np.integer], **inputs: NDArray[np.integer]) -> Tensor:
+        """[N · L, H]: the states after each of ids [N, L]; `inputs` go to the model as they are."""
+        moved = {
+            name: self.tensor(values) for name, values in (inputs | {"input_ids": ids}).items()
+        }
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.trunk(**moved).flatten(0, 1)
+
+    def tensor(self, values: NDArray[np.integer]) -> Tensor:
+        """int64, on the model's device."""
+        return torch.from_numpy(values.astype(np.int64)).to(self.device)
 
     def loss(self, rows_loss: RowsLoss, hidden: Tensor) -> Tensor:
         """Sum of `rows_loss` over the rows of hidden [N, H], differentiable once."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self._loss(rows_loss, hidden)
+
+    def _loss(self, rows_loss: RowsLoss, hidden: Tensor) -> Tensor:
         rows = max(1, CHUNK_LOGITS.get(hidden.device.type, 1 << 24) // self.vocab_size)
         if torch.is_grad_enabled():
             total: Tensor = _Chunked.apply(rows_loss, self.logits_of, rows, hidden, *self.weights)
@@ -50,7 +71,7 @@ class Split:
         return sum(parts, start=hidden.new_zeros((), dtype=torch.float32))
 
 
-def split_model(model: Any) -> Split:
+def split_model(model: Any, *, bf16: bool = False) -> Split:
     """Split a transformers model (or a peft model around one), and see that the halves make the
     same laws as the whole; a model of another build is used whole, and its logits take the memory
     that they take."""
@@ -63,12 +84,19 @@ def split_model(model: Any) -> Split:
             _with_scale(head, whole.config.get_text_config()),
             tuple(head.parameters()),
             vocab_size,
+            model.device,
+            bf16,
         )
         if _agrees(whole, found):
             return found
     log.warning("%s is trained with all its logits in memory", type(whole).__name__)
     return Split(
-        lambda **inputs: model(use_cache=False, **inputs).logits, lambda x: x, (), vocab_size
+        lambda **inputs: model(use_cache=False, **inputs).logits,
+        lambda logits: logits,
+        (),
+        vocab_size,
+        model.device,
+        bf16,
     )
 
 

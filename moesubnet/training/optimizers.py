@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+LORA_LR, FULL_LR = 2e-4, 2e-5  # of AdamW on a model that knows something already
+
 
 def muon_and_adamw(
     model: torch.nn.Module, peak_lr: float, weight_decay: float

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moesubnet.distill.collect import collect
+from moesubnet.distill.reading import TargetReader
 from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form, target_want
 from moesubnet.distill.walks import walk
 from moesubnet.errors import PeerUnavailable
@@ -95,3 +96,19 @@ def test_small_vocabularies_are_kept_whole():
     assert target_form(32_000, samples=True) == ("samples", 32)
     assert target_want(8_192).kind == "full"
     assert target_want(8_193).k == 256
+
+
+async def test_targets_are_read_from_disk_as_they_stand_there(panel_of, tmp_path: Path):
+    for kind, kept in (("full", VOCAB), ("top_k", 5), ("samples", 3)):
+        store = TargetStore(tmp_path, replace(SPEC, kind=kind, kept=kept))
+        await collect(panel_of(*two()), WINDOWS, store)
+        assert len(store.shards()) == 3
+        whole, reader = Targets.load(store), TargetReader(store)
+        assert len(reader) == 300
+        picks = np.array([299, 0, 130, 0, 99, 100])
+        part = reader.take(picks)
+        for name in ("ids", "label_log_p", "log_w", "log_m", "kept"):
+            stored, read = getattr(whole, name), getattr(part, name)
+            assert (stored is None) == (read is None)
+            if stored is not None:
+                np.testing.assert_array_equal(read, stored[picks])

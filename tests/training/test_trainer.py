@@ -12,6 +12,7 @@ import torch
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.dataset import cold_windows, random_windows, stream
+from moesubnet.training.head import split_model
 from moesubnet.training.model import new_model, small_config
 from moesubnet.training.trainer import (
     Schedule,
@@ -35,7 +36,7 @@ def tiny(spec: LoadedSpec, seed: int = 0):
 def batches(model, step: int):
     rng = np.random.default_rng(step)
     windows = rng.integers(0, 20, (4, 16)).cumsum(1) % 20
-    return next_token_loss(model, windows), windows.size
+    return next_token_loss(split_model(model), windows), windows.size
 
 
 def test_windows_begin_with_the_start_token_and_continue_the_text():
@@ -70,7 +71,7 @@ def test_the_learning_rate_warms_up_and_falls_to_almost_nothing():
 
 def test_training_learns(tiny_spec: LoadedSpec):
     model = tiny(tiny_spec)
-    before = next_token_loss(model, np.arange(16)[None] % 20).item()
+    before = next_token_loss(split_model(model), np.arange(16)[None] % 20).item()
     outcome = train(model, batches, Schedule("r", "t", 0.0, 60))
     assert outcome.steps == 60
     assert outcome.loss < before - 1.0
@@ -113,5 +114,6 @@ def test_held_out_loss_counts_every_token_of_a_cold_window(tiny_spec: LoadedSpec
     with torch.inference_mode():
         logp = model(input_ids=torch.from_numpy(started)).logits.log_softmax(-1)[:, :-1]
     expected = -logp.gather(-1, torch.from_numpy(started[:, 1:, None])).mean().item()
-    assert held_out_loss(model, windows, 0, batch=2) == pytest.approx(expected, abs=1e-5)
-    assert math.isnan(held_out_loss(model, windows[:0], 0))
+    split = split_model(model)
+    assert held_out_loss(split, windows, 0, batch=2) == pytest.approx(expected, abs=1e-5)
+    assert math.isnan(held_out_loss(split, windows[:0], 0))
