@@ -156,10 +156,11 @@ async def _collect(
 ) -> Collected:
     """The targets, from disk where they stand. Costs add up over interruptions."""
     windows = public_windows(spec, settings.window, settings.seed)
-    kind, kept = target_form(spec.spec.vocab_size, samples=settings.samples)
+    kind, kept, mass = target_form(spec.spec.vocab_size, samples=settings.samples)
     target_spec = TargetSpec(
         kind=kind,
         kept=kept,
+        mass=mass,
         window=settings.window,
         windows=len(windows),
         prefill=settings.prefill,
@@ -171,7 +172,8 @@ async def _collect(
     store = TargetStore(work / "targets", target_spec)
     path = work / f"cost-{target_spec.sha256[:12]}.json"
     cpu_s, wall_s = json.loads(path.read_text()) if path.exists() else (0.0, 0.0)
-    if len(store.shards()) == len(call_groups(len(windows), prefill=settings.prefill)):
+    shards = call_groups(len(windows), vocab_size=spec.spec.vocab_size, prefill=settings.prefill)
+    if len(store.shards()) == len(shards):
         return Collected(store, cpu_s, wall_s)
     meter, started_s = CpuMeter(teacher.axons.values()), time.monotonic()
     try:

@@ -103,11 +103,19 @@ def target_loss(targets: Targets, device: torch.device) -> RowsLoss:
     if targets.kind == "full":
         log_m = rows(targets.log_m, np.float32)
         return lambda logits, part: forward_kl(logits, log_m[part]) * len(logits)
-    kept = rows(targets.kept, np.int64)
     if targets.kind == "samples":
+        kept = rows(targets.kept, np.int64)
         return lambda logits, part: sampled_cross_entropy(logits, kept[part]) * len(logits)
-    log_m = rows(targets.log_m, np.float32)
-    return lambda logits, part: forward_kl_listed(logits, kept[part], log_m[part]) * len(logits)
+    listed = [torch.from_numpy(stored).to(device) for stored in targets.listed()]
+    ends = targets.ends
+
+    def listed_loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
+        span = slice(ends[part.start], ends[part.stop])
+        row, ids, log_m = (values[span] for values in listed[:3])
+        loss = forward_kl_listed(logits, row - part.start, ids, log_m, listed[3][part])
+        return loss * len(logits)
+
+    return listed_loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ MoesubnetError
 │   └── Forbidden            who it says, but not welcome here
 ├── WireError            a peer's bytes break the protocol
 │   ├── FrameError           malformed, oversize or lying frame
-│   └── BadDistribution      log-probabilities that are not a distribution
+│   ├── BadDistribution      log-probabilities that are not a distribution
+│   └── BadReveal            an opened leaf that is not the one committed to
 ├── PeerError            an expert answered with an error, or not at all
 │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
 │   │   ├── PeerLate             the others had answered long before
@@ -25,6 +26,7 @@ MoesubnetError
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
 ├── PoolSpent            private text is used up; it is never used twice
 ├── Overloaded           we have too much to do already; ask again later
+├── StateUnavailable     a database does not answer; nothing was changed, ask again later
 └── EngineError          a model cannot be loaded or run
 """
 
@@ -119,6 +121,10 @@ class BadDistribution(WireError):
     """Log-probabilities that are not finite, not ≤ 0, or sum to more than one."""
 
 
+class BadReveal(WireError):
+    """What was opened is not what the peer had committed to."""
+
+
 class PeerError(MoesubnetError):
     """An expert answered with an error, or not at all."""
 
@@ -164,3 +170,7 @@ class Overloaded(MoesubnetError):
 
 class EngineError(MoesubnetError):
     """A model cannot be loaded or run."""
+
+
+class StateUnavailable(MoesubnetError):
+    """A database does not answer. What was asked of it has not been done; ask again later."""

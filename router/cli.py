@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from moesubnet.router.key_cli import State, accounts_of, key_app
+
 router_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+router_app.add_typer(key_app, name="key")
 
 
 @router_app.callback()
@@ -34,10 +37,12 @@ def run(
         list[str] | None,
         typer.Option(
             envvar="MOESUBNET_API_KEYS",
-            help="Accept only callers with one of these bearer keys. Needed for any address but "
-            "loopback. Repeat it, or separate keys by spaces in the variable.",
+            help="A bearer key that spends without limit. Any address but loopback needs one, or "
+            "a key of `moesubnet router key new`. Repeat it, or separate keys by spaces in the "
+            "variable.",
         ),
     ] = None,
+    state: State = None,
     state_dir: Annotated[
         Path | None, typer.Option(help="Where fetched score sheets are kept.")
     ] = None,
@@ -52,6 +57,13 @@ def run(
     max_running: Annotated[
         int, typer.Option(min=1, help="Choices written at once; more get 429.")
     ] = 64,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Let pages of this origin (`https://app.example`) call from a browser; `*` for "
+            "all pages. Repeat it."
+        ),
+    ] = None,
     allow_private: Annotated[
         bool,
         typer.Option(help="Also call experts on private and loopback addresses (local networks)."),
@@ -60,6 +72,7 @@ def run(
 ) -> None:
     """Serve `/v1/chat/completions`, `/v1/completions` and `/v1/models`.
 
+    Callers with a key of `moesubnet router key` are metered and held to its budget and rates.
     Experts are found on the chain and mixed token by token; a stream survives the death of any of
     them. The official OpenAI client works unmodified:
 
@@ -74,15 +87,18 @@ def run(
     from moesubnet.router.run import RouterConfig, run_router
 
     set_up_logging(log_level)
+    kept = state_dir or data_dir("router")
     config = RouterConfig(
         chain_url=chain,
         netuid=netuid,
         signer=load_hotkey(hotkey),
         spec_dir=spec,
-        state_dir=state_dir or data_dir("router"),
+        state_dir=kept,
         host=host,
         port=port,
         api_keys=tuple(api_key or ()),
+        accounts=accounts_of(state, kept),
+        origins=tuple(allow_origin or ()),
         allow_private=allow_private,
         deadline_s=deadline_s,
         top_k=top_k,

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import hmac
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from moesubnet.router import openai_api as api
+from moesubnet.router.billing import Billing
+from moesubnet.router.ledger import Key
+from moesubnet.router.metrics import Metrics
+from moesubnet.router.page import PATHS
+from moesubnet.wire.addresses import names_loopback
+from moesubnet.wire.bodies import Bodies
+from moesubnet.wire.limits import address_key
+from moesubnet.wire.server import is_local
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 2**20
 MAX_READING_BYTES = 64 * 2**20  # of all bodies that are arriving
 BODY_TIMEOUT_S = 20.0
+OPEN_PATHS = PATHS | {"/healthz"}  # to everybody, key or not
+ARRIVED_S: web.RequestKey[float] = web.RequestKey("arrived_s", float)  # time.monotonic()
+ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)  # of a page that may call
+EXPOSED_HEADERS = "retry-after, x-moesubnet-experts, x-moesubnet-overhead-ms"
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
+KEY: web.RequestKey[Key] = web.RequestKey("key", Key)  # the caller's, if it is of the ledger
 
 
 @dataclass(slots=True)
@@ -29,22 +43,23 @@ class Admission:
 
     max_running: int
     running: int = field(default=0)
-    reading_bytes: int = field(default=0)
+    _bodies: Bodies = field(default_factory=lambda: Bodies(MAX_READING_BYTES, BODY_TIMEOUT_S))
 
-    async def body(self, request: web.Request) -> bytes:
-        """Raises ApiError 408 for a body that trickles, 429 when too much is arriving."""
-        size = min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)
-        if self.reading_bytes + size > MAX_READING_BYTES:
-            raise _at_capacity()
-        self.reading_bytes += size
+    async def parsed(self, request: web.Request, kind: type[api.RequestT]) -> api.RequestT:
+        """The body as a request. Raises ApiError 408 for one that trickles, 429 when too much is
+        arriving, in all or from this key or address, and as `parse_request` does."""
+        key = request.get(KEY)
+        sender = address_key(request.remote) if key is None else f"key {key.id}"
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                return await request.read()
-        except TimeoutError:
+            async with self._bodies.read(request, sender, MAX_BODY_BYTES) as body:
+                return api.parse_request(kind, body)
+        except web.HTTPRequestTimeout:
             text = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} s."
             raise api.ApiError(408, text, code="request_timeout") from None
-        finally:
-            self.reading_bytes -= size
+        except web.HTTPServiceUnavailable:
+            raise _at_capacity() from None
+        except web.HTTPBadRequest:
+            raise api.ApiError(400, "The request body is broken.") from None
 
     @contextlib.contextmanager
     def places(self, choices: int) -> Iterator[None]:
@@ -81,6 +96,71 @@ def _error_response(error: api.ApiError) -> web.Response:
     return web.json_response(error.body, status=error.status, headers=headers)
 
 
+def measured(metrics: Metrics) -> Middleware:
+    """Count requests by route and status, and note when each came."""
+
+    @web.middleware
+    async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[ARRIVED_S] = time.monotonic()
+        resource = request.match_info.route.resource
+        path, status = "other" if resource is None else resource.canonical, "closed"
+        try:
+            response = await handler(request)
+            status = str(response.status)
+            return response
+        finally:
+            metrics.requests.labels(path, status).inc()
+
+    return measure
+
+
+def cross_origin(origins: Sequence[str]) -> Middleware:
+    """Which pages may call from a browser: those of `origins` (`*`: all), those of this machine,
+    and our own where it shows a key.
+
+    A browser sends simple requests for any page without asking first, so a page that somebody
+    opens beside a router on loopback could use it; a name that is made to point here (DNS
+    rebinding) is of the same origin, and has no key.
+    """
+    allowed = frozenset(origins)
+
+    @web.middleware
+    async def cross(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return await handler(request)
+        if not allowed & {origin, "*"}:
+            is_own = urlsplit(origin).netloc == request.host and "Authorization" in request.headers
+            if not is_own and not names_loopback(origin):
+                return _error_response(
+                    api.ApiError(
+                        403,
+                        "Pages from elsewhere may not use this router; see --allow-origin.",
+                        code="origin_not_allowed",
+                    )
+                )
+            return await handler(request)
+        request[ORIGIN] = origin
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return web.Response(status=204)
+        return await handler(request)
+
+    return cross
+
+
+async def say_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers by which a browser knows that a page may read the answer."""
+    origin = request.get(ORIGIN)
+    if origin is not None:
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        asked = request.headers.get("Access-Control-Request-Headers")
+        response.headers["Access-Control-Allow-Headers"] = asked or "authorization, content-type"
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        response.headers["Access-Control-Max-Age"] = "600"
+        response.headers["Vary"] = "Origin"
+
+
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure before the first byte leaves in OpenAI's shape."""
@@ -107,20 +187,28 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _error_response(api.ApiError(500, text, kind="server_error", code="internal_error"))
 
 
-def bearer_auth(api_keys: Sequence[str]) -> Middleware:
-    """Let in who has one of the keys; without any, everybody."""
+def bearer_auth(api_keys: Sequence[str], billing: Billing | None = None) -> Middleware:
+    """Let in who has one of `api_keys`, which spend without limit, or a key of the ledger, which
+    is then `request[KEY]`; while there are none of either, everybody."""
     # Digests have one length, so that timing tells nothing about a key's either.
     digests = tuple(hashlib.sha256(key.encode()).digest() for key in api_keys)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if digests and request.path != "/healthz":
-            scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-            given = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
-            # Compare with every key, so that timing tells nothing about which one was near.
-            known = sum(hmac.compare_digest(given, digest) for digest in digests)
-            if scheme.lower() != "bearer" or not known:
-                raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+        is_open = not digests and not (billing is not None and await billing.has_keys())
+        is_ours = request.path in OPEN_PATHS or (request.path == "/metrics" and is_local(request))
+        if (is_open and request.path != "/metrics") or is_ours:
+            return await handler(request)
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        given = hashlib.sha256(secret.strip().encode(errors="surrogateescape")).digest()
+        # Compare with every key, so that timing tells nothing about which one was near.
+        is_known = sum(hmac.compare_digest(given, digest) for digest in digests) > 0
+        if not is_known and billing is not None and scheme.lower() == "bearer":
+            key = await billing.key_of(secret.strip())
+            if key is not None:
+                request[KEY], is_known = key, True
+        if scheme.lower() != "bearer" or not is_known:
+            raise api.ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
         return await handler(request)
 
     return check

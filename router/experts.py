@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from moesubnet.errors import AuthError, PeerError, PeerLate, PeerRefused, PeerResting, WireError
+from moesubnet.router.metrics import Metrics
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.types import Axon, Hotkey, Metagraph, Signer
+from moesubnet.types import Axon, Hotkey, Metagraph, Neuron, Signer
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel import PanelError
 from moesubnet.wire.protocol import ExpertCard, StepResponse
@@ -37,6 +38,7 @@ class Expert:
     late: int = 0  # in a row
     benched_until: float = 0.0
     answers: int = field(default=0)
+    incentive_u16: int = 0  # at the last refresh
 
 
 class ExpertBook:
@@ -50,12 +52,14 @@ class ExpertBook:
         *,
         allow_private: bool,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
         self._http = http
         self._signer = signer
         self._spec = spec
         self._allow_private = allow_private
         self._clock = clock
+        self.metrics = metrics or Metrics()
         self._experts: dict[Hotkey, Expert] = {}
 
     def known(self) -> Mapping[Hotkey, Expert]:
@@ -77,10 +81,13 @@ class ExpertBook:
         if isinstance(answer, StepResponse):
             expert.failures = expert.late = 0
             expert.answers += 1
+            self.metrics.expert(hotkey, "valid")
         elif isinstance(answer, PeerLate) or _is_busy(answer):
             expert.late += 1
+            self.metrics.expert(hotkey, "late" if isinstance(answer, PeerLate) else "busy")
         else:
             expert.failures += 1
+            self.metrics.expert(hotkey, "failed")
         if expert.failures >= BENCH_AFTER_FAILURES or expert.late >= BENCH_AFTER_LATE:
             expert.benched_until = self._clock() + BENCH_S
 
@@ -94,14 +101,18 @@ class ExpertBook:
         }
         for hotkey in [known for known in self._experts if known not in wanted]:
             del self._experts[hotkey]
+        self.metrics.keep_only(wanted)
         async with asyncio.TaskGroup() as group:
             for hotkey, neuron in wanted.items():
                 assert neuron.axon is not None
                 known = self._experts.get(hotkey)
+                if known is not None:
+                    known.incentive_u16 = neuron.incentive_u16
                 if known is None or known.axon != neuron.axon:
-                    group.create_task(self._meet(hotkey, neuron.uid, neuron.axon))
+                    group.create_task(self._meet(neuron, neuron.axon))
 
-    async def _meet(self, hotkey: Hotkey, uid: int, axon: Axon) -> None:
+    async def _meet(self, neuron: Neuron, axon: Axon) -> None:
+        hotkey, uid = neuron.hotkey, neuron.uid
         try:
             client = ExpertClient(
                 self._http,
@@ -121,7 +132,7 @@ class ExpertBook:
             log.info("uid=%d serves another spec or hotkey; not asked", uid)
             self._experts.pop(hotkey, None)
             return
-        self._experts[hotkey] = Expert(uid, axon, client, card)
+        self._experts[hotkey] = Expert(uid, axon, client, card, incentive_u16=neuron.incentive_u16)
         log.info("expert uid=%d name=%r joined", uid, card.name)
 
 

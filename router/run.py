@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 from collections.abc import Sequence
@@ -17,13 +16,18 @@ from moesubnet.errors import ChainError, ConfigError, MoesubnetError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.router.app import build_app
+from moesubnet.router.billing import Billing
+from moesubnet.router.database import open_database
 from moesubnet.router.experts import ExpertBook
+from moesubnet.router.ledger import Ledger
+from moesubnet.router.metrics import Metrics
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Model
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.types import Metagraph, NetUid, Signer
+from moesubnet.wire.addresses import is_loopback
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
 
@@ -47,6 +51,8 @@ class RouterConfig:
     host: str
     port: int
     api_keys: Sequence[str]
+    accounts: str | Path  # an SQLite file or postgresql://…
+    origins: Sequence[str]
     allow_private: bool
     deadline_s: float
     top_k: int
@@ -54,25 +60,26 @@ class RouterConfig:
     student_dir: Path | None
 
 
-def check_exposure(host: str, api_keys: Sequence[str]) -> None:
-    """Raises ConfigError for a listening address that strangers reach without an API key."""
+def check_exposure(host: str, api_keys: Sequence[str], *, has_keys: bool = False) -> None:
+    """Raises ConfigError for a listening address that strangers reach without an API key.
+
+    has_keys: the ledger has some, so that everybody must show one."""
     if not all(api_keys):
         raise ConfigError("an API key is empty: every caller without one would be let in")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback and not api_keys:
+    if not is_loopback(host) and not api_keys and not has_keys:
         raise ConfigError(
             f"refusing to listen on {host} without an API key: anybody could spend your stake's "
-            "access. Pass --api-key (or set MOESUBNET_API_KEYS), or bind 127.0.0.1"
+            "access. Make one with `moesubnet router key new NAME`, pass --api-key (or set "
+            "MOESUBNET_API_KEYS), or bind 127.0.0.1"
         )
 
 
 async def run_router(config: RouterConfig) -> None:
     """Serve until SIGINT or SIGTERM, then finish the running streams."""
-    check_exposure(config.host, config.api_keys)
     async with contextlib.AsyncExitStack() as stack:
+        billing = Billing(Ledger(open_database(config.accounts)))
+        stack.push_async_callback(billing.close)
+        check_exposure(config.host, config.api_keys, has_keys=await billing.has_keys())
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         netuid = NetUid(config.netuid)
         metagraph = await chain.metagraph(netuid)
@@ -85,7 +92,10 @@ async def run_router(config: RouterConfig) -> None:
         gates = GateSync(
             chain, http, config.state_dir / "sheets", allow_private=config.allow_private
         )
-        book = ExpertBook(http, config.signer, spec, allow_private=config.allow_private)
+        metrics = Metrics()
+        book = ExpertBook(
+            http, config.signer, spec, allow_private=config.allow_private, metrics=metrics
+        )
         models: dict[str, Model] = {
             MIXTURE: MixtureModel(
                 book,
@@ -96,8 +106,14 @@ async def run_router(config: RouterConfig) -> None:
                 top_k=config.top_k,
             )
         }
-        service = Service(spec, models)
-        app = build_app(service, api_keys=config.api_keys, max_running=config.max_running)
+        service = Service(spec, models, metrics, lambda: [item.sheet for item in gates.sheets])
+        app = build_app(
+            service,
+            api_keys=config.api_keys,
+            billing=billing,
+            origins=config.origins,
+            max_running=config.max_running,
+        )
         # Closed after the listener: a student closed under open streams would be started again.
         engines = await stack.enter_async_context(contextlib.AsyncExitStack())
         listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
@@ -107,6 +123,7 @@ async def run_router(config: RouterConfig) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(cache.run()),
+                group.create_task(billing.run()),
                 group.create_task(_follow(cache, book, gates)),
                 group.create_task(_offer_student(config, spec, models, engines)),
             ]

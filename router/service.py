@@ -9,6 +9,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Callable,
     Coroutine,
     Iterable,
     Sequence,
@@ -17,13 +18,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from moesubnet.mixture.mixing import apply_sampling, sample
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
-from moesubnet.router.model import Law, Model, Session, TokenIds
+from moesubnet.router.accounts import Cost, price_rao
+from moesubnet.router.epochs import describe_epochs
+from moesubnet.router.ledger import Usage
+from moesubnet.router.metrics import Metrics
+from moesubnet.router.model import Forecast, Model, Session, TokenIds
+from moesubnet.router.prompts import Prompts
 from moesubnet.router.text import TextStream, token_bytes
 from moesubnet.spec.content import LoadedSpec
 
@@ -44,13 +48,15 @@ class Job:
     top_logprobs: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Begun:
-    """A job whose prompt has been read."""
+    """A job whose prompt has been read; `delivered` counts the tokens that its reader was sent."""
 
     job: Job
     session: Session
-    law: Law
+    forecast: Forecast
+    arrived_s: float = 0.0  # time.monotonic() at which the request came
+    delivered: int = 0
 
 
 async def run_all(tasks: Iterable[Coroutine[None, None, T]]) -> list[T]:
@@ -85,13 +91,22 @@ class Choice:
 class Service:
     """The models on offer over one spec. `models` may change while it runs."""
 
-    def __init__(self, spec: LoadedSpec, models: dict[str, Model]) -> None:
+    def __init__(
+        self,
+        spec: LoadedSpec,
+        models: dict[str, Model],
+        metrics: Metrics | None = None,
+        sheets: Callable[[], Sequence[Sheet]] = tuple,
+    ) -> None:
+        """sheets: the revealed ones, for the page's history."""
+        self.metrics = metrics or Metrics()
+        self._sheets = sheets
+        self._epochs: tuple[frozenset[bytes], api.JsonObject] | None = None
         self.spec = spec.spec
         self.started_s = int(time.time())
         self._models = models
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        self._chat_template = environment.from_string(self.spec.chat_template)
+        self.prompts = Prompts(spec, self._tokenizer)
 
     # -- what is on offer ------------------------------------------------------------------
 
@@ -115,36 +130,28 @@ class Service:
         serving = sum(1 for row in table if row["serving"])
         return {"ready": serving > 0, "experts_serving": serving, "experts_known": len(table)}
 
+    def live(self) -> api.JsonObject:
+        """Counts since the start, for whoever asks twice to see rates."""
+        counts = {
+            "requests": self.metrics.answers(),
+            "completion_tokens": self.metrics.completion_tokens(),
+            "uptime_s": int(time.time()) - self.started_s,
+        }
+        return counts | {k: v for k, v in self.health().items() if k != "ready"}
+
+    async def epochs(self) -> api.JsonObject:
+        """See `describe_epochs`; computed anew only when there are other sheets."""
+        sheets = self._sheets()
+        known = frozenset(sheet.sha256 for sheet in sheets)
+        if self._epochs is None or self._epochs[0] != known:
+            self._epochs = known, await asyncio.to_thread(describe_epochs, sheets)
+        return self._epochs[1]
+
     # -- from requests to jobs -------------------------------------------------------------
-
-    async def prompt_ids(self, prompt: str | list[int]) -> TokenIds:
-        """Token ids of a prompt. Raises ApiError 400 for ids outside the vocabulary."""
-        if isinstance(prompt, str):
-            # Only the batch form lets other threads run; megabytes take seconds.
-            encode = self._tokenizer.encode_batch
-            [encoded] = await asyncio.to_thread(encode, [prompt], add_special_tokens=False)
-            ids = encoded.ids
-        else:
-            ids = prompt
-            if any(token_id >= self.spec.vocab_size for token_id in ids):
-                text = f"Token ids must be below {self.spec.vocab_size}."
-                raise api.ApiError(400, text, param="prompt", code="invalid_value")
-        return np.asarray(ids, np.uint32)
-
-    async def chat_ids(self, messages: Sequence[api.Message]) -> TokenIds:
-        """Token ids of a conversation under the spec's template."""
-        rendered = [{"role": message.role, "content": message.text()} for message in messages]
-        try:
-            text = self._chat_template.render(messages=rendered, add_generation_prompt=True)
-        except TemplateError as error:
-            raise api.ApiError(
-                400, f"These messages do not fit: {error}", param="messages"
-            ) from None
-        return await self.prompt_ids(text)
 
     def room(self, prompt_ids: TokenIds) -> int:
         """Tokens that still fit after this prompt; at least 1, so that `jobs` words the error."""
-        return max(1, self.spec.context_tokens - 1 - len(prompt_ids))
+        return max(1, self.prompts.room_tokens - len(prompt_ids))
 
     def jobs(
         self,
@@ -159,10 +166,13 @@ class Service:
         Raises ApiError 400 (`context_length_exceeded`) or 404.
         """
         self.require_model(body.model)
-        # One position belongs to the beginning-of-text token.
-        if len(prompt_ids) + max_tokens > self.spec.context_tokens - 1:
-            room = self.spec.context_tokens - 1
-            raise api.context_length_exceeded(len(prompt_ids), max_tokens, room, body.source)
+        prompt_tokens, room = len(prompt_ids), self.prompts.room_tokens
+        if prompt_tokens + max_tokens > room:
+            asked = (
+                f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the prompt, "
+                f"{max_tokens} for the completion)"
+            )
+            raise api.context_length_exceeded(asked, room, body.source)
         return [
             Job(
                 model=body.model,
@@ -177,14 +187,29 @@ class Service:
             for index in range(first, first + body.n)
         ]
 
+    def largest_cost(self, prompts: Sequence[Sequence[Job]]) -> Cost:
+        """What the largest answer to these jobs takes. prompts: for each its choices."""
+        jobs = [job for choices in prompts for job in choices]
+        written = sum(job.max_tokens for job in jobs)
+        positions = written + sum(len(job.prompt_ids) for job in jobs)
+        dearest = max(self.require_model(job.model).dearest_rao_per_mtoken() for job in jobs)
+        # Every expert's share is rounded up by itself; 64 is the most that one answer takes.
+        rounding_rao = 64 * len(jobs) if dearest else 0
+        read = sum(len(choices[0].prompt_ids) for choices in prompts)
+        return Cost(read + written, price_rao(positions, dearest) + rounding_rao)
+
     # -- writing ---------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def begin(self, prompts: Sequence[Sequence[Job]]) -> AsyncIterator[list[Begun]]:
+    async def begin(
+        self, prompts: Sequence[Sequence[Job]], arrived_s: float | None = None
+    ) -> AsyncIterator[list[Begun]]:
         """Read the prompts, each once for all its choices; at the end every session is closed.
 
-        prompts: for each the jobs that continue it. Raises ApiError 503 when no expert answers.
+        prompts: for each the jobs that continue it. arrived_s: by time.monotonic(), when the
+        request came; by default now. Raises ApiError 503 when no expert answers.
         """
+        arrived_s = time.monotonic() if arrived_s is None else arrived_s
         with contextlib.ExitStack() as stack:
 
             def kept(session: Session) -> Session:
@@ -192,10 +217,10 @@ class Service:
 
             heads = [kept(self.require_model(jobs[0].model).open()) for jobs in prompts]
             starts = zip(heads, prompts, strict=True)
-            laws = await run_all(head.start(jobs[0].prompt_ids) for head, jobs in starts)
+            forecasts = await run_all(head.start(jobs[0].prompt_ids) for head, jobs in starts)
             yield [
-                Begun(job, head if job is jobs[0] else kept(head.fork()), law)
-                for jobs, head, law in zip(prompts, heads, laws, strict=True)
+                Begun(job, head if job is jobs[0] else kept(head.fork()), forecast, arrived_s)
+                for jobs, head, forecast in zip(prompts, heads, forecasts, strict=True)
                 for job in jobs
             ]
 
@@ -204,20 +229,29 @@ class Service:
 
         Raises ApiError 503 when no expert answers any more.
         """
-        job, law = begun.job, begun.law
+        job, forecast = begun.job, begun.forecast
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
         text = TextStream(self._tokenizer, job.stops, job.prompt_ids.tolist())
         waiting: list[api.TokenRecord] = []
+        metrics, last_s = self.metrics, begun.arrived_s
         if job.max_tokens == 0:
             yield Delta("", [], "length")
             return
         for written in range(1, job.max_tokens + 1):
-            probs = apply_sampling(law.logprobs, job.temperature, job.top_p, law.listed)
-            token_id = sample(probs, rng)
+            token_id = forecast.mixture.draw(job.temperature, job.top_p, rng)
             if token_id == self.spec.eos_id:
                 yield Delta(text.finish(), waiting, "stop")
                 return
-            waiting.append(self._record(job, law, token_id, text.chars))
+            now_s = time.monotonic()
+            if written == 1:
+                metrics.first_token_s.labels(job.model).observe(now_s - last_s)
+                overhead_s = now_s - last_s - begun.session.waited_s
+                metrics.overhead_s.labels(job.model).observe(max(0.0, overhead_s))
+            else:
+                metrics.between_tokens_s.labels(job.model).observe(now_s - last_s)
+            last_s = now_s
+            metrics.weights(forecast.weights)
+            waiting.append(self._record(job, forecast, token_id, text.chars))
             shown = text.push(token_id)
             if text.stopped:
                 yield Delta(shown, waiting, "stop")
@@ -228,7 +262,7 @@ class Service:
             if shown:
                 yield Delta(shown, waiting)
                 waiting = []
-            law = await begun.session.append(token_id, job.temperature)
+            forecast = await begun.session.append(token_id, job.temperature)
 
     async def complete(self, begun: Begun) -> Choice:
         """Write one choice to its end."""
@@ -238,6 +272,7 @@ class Service:
             choice.text += delta.text
             choice.tokens += delta.tokens
             choice.finish_reason = delta.finish_reason
+        begun.delivered = len(choice.tokens)
         for token in choice.tokens:
             for hotkey, weight in (token.experts or {}).items():
                 totals[hotkey] = totals.get(hotkey, 0.0) + weight
@@ -257,21 +292,37 @@ class Service:
         text = ",".join(f"{hotkey}={total / tokens:.4f}" for hotkey, total in ranked)
         return {"x-moesubnet-experts": text}
 
-    def _record(self, job: Job, law: Law, token_id: int, offset: int) -> api.TokenRecord:
+    def _record(self, job: Job, forecast: Forecast, token_id: int, offset: int) -> api.TokenRecord:
         top: list[tuple[str, bytes, float]] = []
         if job.top_logprobs:
-            best = np.argsort(-law.logprobs, kind="stable")[: job.top_logprobs]
-            top = [(*self._spell(int(i)), float(law.logprobs[i])) for i in best]
+            best = forecast.mixture.likeliest(job.top_logprobs)
+            top = [(*self._spell(candidate), logprob) for candidate, logprob in best]
         spelled, raw = self._spell(token_id)
         return api.TokenRecord(
             text=spelled,
             raw=raw,
-            logprob=float(law.logprobs[token_id]),
+            logprob=float(forecast.mixture.law.at(token_id)),
             top=top,
             offset=offset,
-            experts={key: round(weight, 6) for key, weight in law.weights.items()} or None,
+            experts={key: round(weight, 6) for key, weight in forecast.weights.items()} or None,
+            left_out=round(forecast.mixture.left_out, 6),
         )
 
     def _spell(self, token_id: int) -> tuple[str, bytes]:
         raw = token_bytes(self._tokenizer, token_id)
         return raw.decode("utf-8", errors="replace"), raw
+
+
+def usage_of(model: str, prompt_tokens: int, begun: Sequence[Begun]) -> Usage:
+    """What was used so far. Callers pay the experts' prices for what was delivered and the prompt
+    that led to it; experts are owed for every position that they answered."""
+    paid_rao = 0
+    owed: dict[str, tuple[int, int]] = {}
+    for choice in begun:
+        delivered = len(choice.job.prompt_ids) + choice.delivered if choice.delivered else 0
+        for hotkey, (positions, price) in choice.session.answered().items():
+            paid_rao += price_rao(min(positions, delivered), price)
+            before = owed.get(hotkey, (0, 0))
+            owed[hotkey] = (before[0] + positions, before[1] + price_rao(positions, price))
+    completion_tokens = sum(choice.delivered for choice in begun)
+    return Usage(model, prompt_tokens if begun else 0, completion_tokens, paid_rao, owed)

@@ -5,32 +5,77 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from moesubnet.router import openai_api as api
 from moesubnet.router.service import Choice, Delta
 
 
-class Shape(ABC):
-    """How an answer is written down; the two endpoints differ in nothing else."""
+class Shape(Protocol):
+    """One endpoint's way of answering one request. Frames are whole server-sent events."""
+
+    def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> api.JsonObject: ...
+
+    def opening(self) -> Iterator[bytes]:
+        """Before the first piece, once it is known that there will be one."""
+        ...
+
+    def piece(self, index: int, delta: Delta) -> Iterator[bytes]: ...
+
+    def closing(self, prompt_tokens: int, completion_tokens: int) -> Iterator[bytes]: ...
+
+    def failure(self, error: api.ApiError) -> Iterator[bytes]:
+        """Instead of `closing`, after a failure in the middle."""
+        ...
+
+
+class ChoicesShape(ABC):
+    """What completions and chat share: choices in an envelope."""
 
     object = ""
     chunk_object = ""
     prefix = ""
 
-    def __init__(self, model: str, *, with_logprobs: bool) -> None:
-        self.model = model
+    def __init__(self, body: api.Sampling, choices: int, *, with_logprobs: bool) -> None:
+        self._body = body
+        self._choices = choices
+        self._with_usage = bool(body.stream_options and body.stream_options.include_usage)
         self.with_logprobs = with_logprobs
-        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
-        self.created_s = int(time.time())
+        self._id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self._created_s = int(time.time())
 
-    def envelope(self, kind: str) -> api.JsonObject:
-        return {"id": self.id, "object": kind, "created": self.created_s, "model": self.model}
+    def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> api.JsonObject:
+        answer = self._envelope(self.object)
+        answer["choices"] = [
+            self.choice(i, choice.text, choice) for i, choice in enumerate(choices)
+        ]
+        answer["usage"] = api.usage(prompt_tokens, sum(len(choice.tokens) for choice in choices))
+        if self._body.moesubnet.provenance:
+            answer["moesubnet"] = [api.provenance(choice.tokens) for choice in choices]
+        return answer
+
+    def opening(self) -> Iterator[bytes]:
+        for index in range(self._choices):
+            if (first := self.first_chunk(index)) is not None:
+                yield self._chunk([first])
+
+    def piece(self, index: int, delta: Delta) -> Iterator[bytes]:
+        yield self._chunk([self.chunk_choice(index, delta)], delta)
+
+    def closing(self, prompt_tokens: int, completion_tokens: int) -> Iterator[bytes]:
+        if self._with_usage:
+            yield self._chunk([], usage=api.usage(prompt_tokens, completion_tokens))
+        yield api.sse("[DONE]")
+
+    def failure(self, error: api.ApiError) -> Iterator[bytes]:
+        yield api.sse(error.body)
 
     @abstractmethod
     def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
         """A whole choice."""
 
-    def opening(self, index: int) -> api.JsonObject | None:
+    def first_chunk(self, index: int) -> api.JsonObject | None:
         """A first chunk, where the endpoint has one."""
         return None
 
@@ -38,8 +83,30 @@ class Shape(ABC):
     def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
         """A piece of a choice."""
 
+    def _envelope(self, kind: str) -> api.JsonObject:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created_s,
+            "model": self._body.model,
+        }
 
-class CompletionShape(Shape):
+    def _chunk(
+        self,
+        choices: list[api.JsonObject],
+        delta: Delta | None = None,
+        usage: api.JsonObject | None = None,
+    ) -> bytes:
+        chunk = self._envelope(self.chunk_object)
+        chunk["choices"] = choices
+        if self._with_usage:
+            chunk["usage"] = usage
+        if delta is not None and self._body.moesubnet.provenance:
+            chunk["moesubnet"] = api.provenance(delta.tokens)
+        return api.sse(chunk)
+
+
+class CompletionShape(ChoicesShape):
     object = chunk_object = "text_completion"
     prefix = "cmpl"
 
@@ -56,7 +123,7 @@ class CompletionShape(Shape):
         return self.choice(index, delta.text, delta)
 
 
-class ChatShape(Shape):
+class ChatShape(ChoicesShape):
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
     prefix = "chatcmpl"
@@ -72,7 +139,7 @@ class ChatShape(Shape):
             "finish_reason": delta.finish_reason,
         }
 
-    def opening(self, index: int) -> api.JsonObject | None:
+    def first_chunk(self, index: int) -> api.JsonObject | None:
         delta = {"role": "assistant", "content": "", "refusal": None}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import Mapping
 
 import numpy as np
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
-from moesubnet.router.model import Law, TokenIds
+from moesubnet.mixture.law import Law, mix
+from moesubnet.router.model import Forecast, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.types import Hotkey
 
 
 class StudentModel:
@@ -25,6 +29,9 @@ class StudentModel:
     def open(self) -> StudentSession:
         return StudentSession(self)
 
+    def dearest_rao_per_mtoken(self) -> int:
+        return 0  # it runs here and nobody else is asked
+
     def table(self) -> list[JsonObject]:
         return []
 
@@ -36,25 +43,30 @@ class StudentSession:
         self._model = model
         self._session = secrets.token_hex(16)
         self._ids: TokenIds = np.empty(0, np.uint32)
+        self.waited_s = 0.0
 
-    async def start(self, prompt_ids: TokenIds) -> Law:
+    async def start(self, prompt_ids: TokenIds) -> Forecast:
         self._ids = np.asarray(prompt_ids, np.uint32)
-        return await self._law()
+        return await self._forecast()
 
-    async def append(self, token_id: int, temperature: float) -> Law:
+    async def append(self, token_id: int, temperature: float) -> Forecast:
         self._ids = np.append(self._ids, np.uint32(token_id))
-        return await self._law()
+        return await self._forecast()
 
     def fork(self) -> StudentSession:
         other = StudentSession(self._model)
         other._ids = self._ids
         return other
 
+    def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
+        return {}
+
     def close(self) -> None:
         self._model.engine.forget(self._session)
 
-    async def _law(self) -> Law:
+    async def _forecast(self) -> Forecast:
         query = Query(self._session, self._ids, first=len(self._ids))
+        since_s = time.monotonic()
         try:
             rows = await self._model.engine.rows([query])
         except EngineError as error:
@@ -65,4 +77,6 @@ class StudentSession:
                 code="student_unavailable",
                 retry_after_s=5.0,
             ) from error
-        return Law(logprobs=rows[0][-1], weights={})
+        finally:
+            self.waited_s += time.monotonic() - since_s
+        return Forecast(mix(np.zeros(1), [Law(rows[0][-1])]), {})

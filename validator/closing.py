@@ -38,13 +38,14 @@ def close_sheet(
 
     Columns are the registered hotkeys that were asked or have a score to lose: who is absent
     fades. Clones follow the one that registered first. Of too many items the newest count.
+    Of a walk the sheet holds what was measured: what comes after its last item stays private.
     """
     batches = _newest(batches)
     registered = metagraph.by_hotkey
     asked = {hotkey for batch in batches for hotkey in batch.hotkeys}
     scored = {hotkey for hotkey, score in scores.items() if score > 0}
     hotkeys = tuple(sorted(h for h in asked | scored if h in registered and h != validator))
-    walks = [ids for batch in batches for ids in batch.walks]
+    walks = [ids[: batch.steps[-1].position + 1] for batch in batches for ids in batch.walks]
     receipts = _receipts(batches, hotkeys, vocab_size)
     walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
     unvoted = Sheet(

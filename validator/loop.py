@@ -49,6 +49,7 @@ class Validator:
         self._begun_epoch = -1
         self._commit_reveal = True
         self._is_opening = False  # a batch; the next one waits for it
+        self._walks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as walking:
@@ -70,7 +71,9 @@ class Validator:
         if due > 0 and not self._is_opening:
             metagraph = await self._read_metagraph()
             self._is_opening = True
-            walking.create_task(self._walk(metagraph, due))
+            task = walking.create_task(self._walk(metagraph, due))
+            self._walks.add(task)
+            task.add_done_callback(self._walks.discard)
         if self._is_closing_time(epoch) and not self.state.voted(epoch.epoch_index):
             await self._close_epoch(epoch.epoch_index)
         await self._votes.commit_due(epoch, commit_reveal=self._commit_reveal)
@@ -109,10 +112,15 @@ class Validator:
         return epoch.block >= half and epoch.epoch_now == epoch.epoch_index
 
     async def _close_epoch(self, epoch_index: int) -> None:
-        """Make the sheet of everything answered so far; it is stored with its salt, then voted."""
+        """Make the sheet of everything answered so far; it is stored with its salt, then voted.
+
+        Walks end here: a text of which a part is published is not asked about any more, or who
+        answers late could look its labels up.
+        """
         metagraph = await self._read_metagraph()
         if metagraph.epoch_index != epoch_index:
             return  # the epoch ended meanwhile
+        await self._end_walks()
         batches = self.state.open_batches()
         sheet, receipts = await asyncio.to_thread(
             close_sheet,
@@ -129,6 +137,15 @@ class Validator:
         phase = Phase.PREPARED if is_worth_voting else Phase.LOST
         self.state.close_epoch(sheet, salt_for(sheet), phase, batches, receipts.to_bytes())
         log.info("closed epoch=%d items=%d vote=%s", sheet.epoch, len(sheet.walk), phase)
+
+    async def _end_walks(self) -> None:
+        """Stop asking; a position that is under way is dropped, one that is stored counts."""
+        ended = tuple(self._walks)
+        for task in ended:
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+        if ended:
+            log.info("the epoch is closed: %d batches ended before their last position", len(ended))
 
     async def _read_metagraph(self) -> Metagraph:
         """Raises ChainError."""

@@ -21,7 +21,6 @@ from moesubnet.wire.panel import Panel
 from moesubnet.wire.protocol import want_for
 
 DEADLINE_S = 5.0  # for one expert's answer to one step of a walk
-REST_S = 2.0  # for an expert that failed, doubling; so that the dead do not slow the living
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +75,20 @@ class Measurement:
         used = self._state.used_starts(self._spec_sha256)
         windows = self._pool.draw(walks, used, seed + started.to_bytes(8, "little"))
         self._metrics.walks.inc(len(windows))
-        left = len(self._pool.free_windows(used)) - len(windows)
+        batch = self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
+        left = self._pool.free_windows(self._state.used_starts(self._spec_sha256))
         self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
-        return self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
+        return batch
 
     async def run(self, batch: Batch) -> None:
-        """Walk the batch to its end; each position is on disk before its labels are sent."""
+        """Walk the batch to its end, or until cancelled; each position is on disk before its labels
+        are sent, but where a leaf has to show what a label was given: then right after."""
         want = want_for(self.vocab_size)
         panels = [
-            Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want, rest_s=REST_S)
-            for _ in batch.walks
+            Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want) for _ in batch.walks
         ]
         walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
-        async for step in walk_batch(panels, batch, walk, self._baseline.logp):
+        async for step in walk_batch(panels, batch, walk, self._baseline.law):
             self._state.add_step(batch, step)
             silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
             self._metrics.answers.labels("missing").inc(silent)

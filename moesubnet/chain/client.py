@@ -25,6 +25,7 @@ from moesubnet.chain.nouns import (
 from moesubnet.chain.proposal import Proposal, propose
 from moesubnet.chain.rpc.connection import ChainConnection, Wait
 from moesubnet.chain.rpc.extrinsics import Call
+from moesubnet.chain.rpc.link import NoSuchBlock, RpcError
 from moesubnet.chain.rpc.submission import Receipt
 from moesubnet.chain.rpc.view import Event
 from moesubnet.chain.subnets import Subnet, read_subnet, read_subnet_price, read_subnets
@@ -62,6 +63,14 @@ class ChainClient(ChainConnection):
         return await self._read(
             lambda view, head: reads.read_metagraph(view, head.number, netuid), block_hash
         )
+
+    async def metagraph_at(self, netuid: NetUid, block: BlockNumber) -> Metagraph | None:
+        """The subnet after an earlier block; None if the node has forgotten it."""
+        try:
+            block_hash = await self._run(lambda link: link.request("chain_getBlockHash", block))
+            return None if block_hash is None else await self.metagraph(netuid, block_hash)
+        except (RpcError, NoSuchBlock):
+            return None
 
     async def epoch(self, netuid: NetUid) -> Epoch:
         """Where the subnet stands in its epochs at the head."""
@@ -106,6 +115,22 @@ class ChainClient(ChainConnection):
     async def timestamp_s(self) -> float:
         """Unix time of the head, in seconds."""
         return await self._read(lambda view, _: view.get(("Timestamp.Now",))[0] / 1_000)
+
+    async def epoch_begun_s(self, netuid: NetUid, epoch: int) -> float | None:
+        """Unix time of the first block of an epoch; None where it has not begun, or where it
+        cannot be told: the tempo has changed since, or the node has forgotten that block."""
+        now = await self.epoch(netuid)
+        block = now.last_epoch_block - (now.epoch_index - epoch) * now.tempo_blocks
+        if epoch > now.epoch_index or block <= 0:
+            return None
+        try:
+            block_hash = await self._run(lambda link: link.request("chain_getBlockHash", block))
+            return await self._read(
+                lambda view, head: reads.read_epoch_begun_s(view, head.number, netuid, epoch),
+                block_hash,
+            )
+        except (RpcError, NoSuchBlock):
+            return None
 
     async def burn_price_rao(self, netuid: NetUid) -> int:
         """What registering costs now."""

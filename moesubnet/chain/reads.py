@@ -33,6 +33,14 @@ from moesubnet.types import (
 )
 
 
+def read_epoch_begun_s(view: View, block: BlockNumber, netuid: NetUid, epoch: int) -> float | None:
+    """Unix time of `block` if it is the first of that epoch."""
+    then = read_epoch(view, block, netuid)
+    if (then.epoch_index, then.last_epoch_block) != (epoch, block):
+        return None
+    return float(view.get(("Timestamp.Now",))[0]) / 1_000
+
+
 def read_epoch(view: View, block: BlockNumber, netuid: NetUid) -> Epoch:
     """Raises ChainError when there is no such subnet."""
     exists, tempo, index, last, pending, since, period = view.get(

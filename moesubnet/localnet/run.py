@@ -27,8 +27,9 @@ from moesubnet.localnet.plan import HOST, NETUID, Plan
 from moesubnet.localnet.prepare import Prepared, prepare
 from moesubnet.localnet.sources import SOURCES
 from moesubnet.localnet.view import Screen, Snapshot, training_text
-from moesubnet.localnet.watch import sheet_perplexities, take_snapshot
+from moesubnet.localnet.watch import take_snapshot
 from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.history import Perplexities, perplexities
 from moesubnet.types import Hotkey, NetUid
 from moesubnet.wire.client import open_http_session
 
@@ -210,7 +211,7 @@ class _Watch:
         self._supervisor, self._screen = supervisor, screen
         self._names = names_of(plan)
         self._gates = GateSync(chain, http, plan.root / "watch" / "sheets", allow_private=True)
-        self._perplexities: tuple[float, float] | None = None
+        self._perplexities: Perplexities | None = None
         self._epoch = -1
         self._paid = asyncio.Event()
 
@@ -249,7 +250,7 @@ class _Watch:
             self._epoch = snapshot.epoch
             await self._gates.refresh(await self._chain.metagraph(NetUid(NETUID)))
             newest = max((item.sheet.epoch for item in self._gates.sheets), default=-1)
-            self._perplexities = sheet_perplexities(
+            self._perplexities = perplexities(
                 [item.sheet for item in self._gates.sheets if item.sheet.epoch == newest]
             )
         return snapshot

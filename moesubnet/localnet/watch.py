@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from moesubnet.chain.client import ChainClient, Epoch
 from moesubnet.host.supervisor import Process
 from moesubnet.localnet.plan import NETUID, Plan
 from moesubnet.localnet.view import ExpertRow, Snapshot, ValidatorRow
-from moesubnet.mixture.mixing import log_sum_exp
-from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.mixture.history import Perplexities
 from moesubnet.types import Hotkey, Metagraph, NetUid, Neuron, Uid
 from moesubnet.units import u16_fraction
 
@@ -33,38 +29,13 @@ def why_unpaid(metagraph: Metagraph) -> str | None:
     )
 
 
-def sheet_perplexities(sheets: Sequence[Sheet]) -> tuple[float, float] | None:
-    """(mixture, best single expert) over all items of these sheets; None without items.
-
-    Recomputed from what the validators published, so anyone gets the same two numbers. An expert
-    counts when it answered every item of every sheet.
-    """
-    mixture: list[float] = []
-    by_expert: dict[Hotkey, list[float]] = {}
-    for sheet in sheets:
-        given = sheet.log_q > LOG_Q_UNANSWERED
-        log_q, log_w = sheet.log_q / MICRO, sheet.log_w / MICRO
-        mixture += log_sum_exp(np.where(given, log_q + log_w, -np.inf)).tolist()
-        for column, hotkey in enumerate(sheet.hotkeys):
-            if given[:, column].all():
-                by_expert.setdefault(hotkey, []).extend(log_q[:, column].tolist())
-    whole = [values for values in by_expert.values() if len(values) == len(mixture)]
-    if not mixture or not whole:
-        return None
-    return _perplexity(mixture), min(_perplexity(values) for values in whole)
-
-
-def _perplexity(log_probabilities: Sequence[float]) -> float:
-    return math.exp(-math.fsum(log_probabilities) / len(log_probabilities))
-
-
 async def take_snapshot(
     chain: ChainClient,
     plan: Plan,
     names: Mapping[Hotkey, str],
     processes: Mapping[str, Process],
     router_experts: Sequence[Mapping[str, Any]],
-    perplexities: tuple[float, float] | None,
+    perplexities: Perplexities | None,
 ) -> Snapshot:
     """One consistent view at the chain's head."""
     metagraph = await chain.metagraph(NetUid(NETUID))
@@ -122,8 +93,8 @@ async def take_snapshot(
         experts=experts,
         validators=validators,
         paid_rao=sum(row.emission_rao for row in experts),
-        mixture_ppl=perplexities[0] if perplexities else None,
-        best_expert_ppl=perplexities[1] if perplexities else None,
+        mixture_ppl=perplexities.mixture if perplexities else None,
+        best_expert_ppl=perplexities.best_expert if perplexities else None,
         why_unpaid=why_unpaid(metagraph),
     )
 

@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit
 
 from moesubnet.errors import ConfigError, PeerUnavailable
 from moesubnet.types import Axon
@@ -92,3 +93,19 @@ def published_ip(external_ip: str | None, host: str) -> str:
             "Pass it as --external-ip"
         )
     return address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def names_loopback(url: str) -> bool:
+    """Whether a URL, or `//HOST:PORT`, is of this machine."""
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from yarl import URL
 
 from moesubnet import __version__
@@ -52,6 +52,7 @@ from moesubnet.wire.signing import (
     signed_text,
     verify_receipt,
 )
+from moesubnet.wire.strict_json import parse_as
 
 CONNECT_TIMEOUT_S = 3.0
 MAX_SMALL_BYTES = 16_384  # errors, cards
@@ -106,6 +107,7 @@ class ExpertClient:
         check_axon(axon, allow_private=allow_private)
         self.hotkey = hotkey
         self.axon = axon
+        self.commits = False  # whether its last card says that it commits to rows
         self._http = http
         self._signer = signer
         self._vocab_size = vocab_size
@@ -153,8 +155,8 @@ class ExpertClient:
                     return
                 hasher.update(line)
                 try:
-                    chunk = GenerateChunk.model_validate_json(line)
-                except ValidationError:
+                    chunk = parse_as(GenerateChunk, line)
+                except ValueError:
                     raise WireError("a chunk of the stream is malformed") from None
                 left -= len(chunk.ids)
                 if left < 0 or any(token >= self._vocab_size for token in chunk.ids):
@@ -169,11 +171,12 @@ class ExpertClient:
         """What the expert says of itself; WireError when it is malformed or another's."""
         raw = await self.get_public("/v1/expert", max_bytes=MAX_SMALL_BYTES, timeout_s=timeout_s)
         try:
-            card = ExpertCard.model_validate_json(raw)
-        except ValidationError:
+            card = parse_as(ExpertCard, raw)
+        except ValueError:
             raise WireError("the expert's card is malformed") from None
         if card.hotkey != self.hotkey:
             raise WireError("the card is another expert's")
+        self.commits = card.commits
         return card
 
     async def get_public(self, path: str, *, max_bytes: int, timeout_s: float) -> bytes:
@@ -199,7 +202,9 @@ class ExpertClient:
         self._check_receipt(receipt, response.status, request_sha256, digest)
         base_lens = tuple(s.base_len for s in request.sequences)
         signature = bytes.fromhex(receipt.removeprefix("0x"))
-        return response.status, data, Proof(int(headers[NONCE]), base_lens, signature, data)
+        reveals = tuple(s.reveal for s in request.sequences) if request.want.committed else None
+        proof = Proof(int(headers[NONCE]), base_lens, signature, data, reveals)
+        return response.status, data, proof
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""
@@ -292,23 +297,23 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 async def _refusal(response: aiohttp.ClientResponse) -> PeerError:
     """The error for another status, with the peer's error code only if it looks like one."""
     try:
-        code = _ErrorBody.model_validate_json(bytes(await _read(response, MAX_SMALL_BYTES))).error
-    except (ValidationError, WireError):
+        code = parse_as(_ErrorBody, bytes(await _read(response, MAX_SMALL_BYTES))).error
+    except (ValueError, WireError):
         code = ""
     return PeerRefused(response.status, code if _ERROR_CODE.fullmatch(code) else "")
 
 
 def _receipt_of(line: bytes) -> str:
     try:
-        return StreamReceipt.model_validate_json(line).receipt
-    except ValidationError:
+        return parse_as(StreamReceipt, line).receipt
+    except ValueError:
         raise MalformedAuth("the stream's last line is not a receipt") from None
 
 
 def _unknown_base(data: bytearray, request: StepRequest) -> PeerError | WireError:
     try:
-        held = _ErrorBody.model_validate_json(bytes(data)).held_tokens
-    except ValidationError:
+        held = parse_as(_ErrorBody, bytes(data)).held_tokens
+    except ValueError:
         return WireError("a 409 without held_tokens")
     bases = [s.base_len for s in request.sequences]
     if len(held) != len(bases) or not all(0 <= h <= b for h, b in zip(held, bases, strict=True)):

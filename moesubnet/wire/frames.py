@@ -188,10 +188,10 @@ def _tensor(
     if not isinstance(shape, list) or len(shape) > limits.max_rank:
         raise FrameError("a tensor has too many dimensions")
     # Python's integers do not overflow; zero dimensions must not hide huge ones from numpy.
-    if not all(type(size) is int and 0 <= size <= len(view) for size in shape):
+    if not all(type(size) is int and 0 <= size <= limits.max_frame_bytes for size in shape):
         raise FrameError("a tensor's dimension is out of range")
-    if math.prod(max(size, 1) for size in shape) > len(view):
-        raise FrameError("a tensor is larger than its frame")
+    if math.prod(max(size, 1) for size in shape) > limits.max_frame_bytes:
+        raise FrameError("a tensor is larger than a frame may be")
     stop = begin + math.prod(shape) * dtype.itemsize
     if stop > len(view):
         raise FrameError("a tensor ends outside its frame")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,3 +268,18 @@ async def test_a_new_tempo_leaves_the_running_epoch_its_length(live: LiveChain, 
     ran = await live.client.epoch(NETUID)
     assert ran.last_epoch_block == before.next_epoch_block
     assert ran.next_epoch_block == ran.last_epoch_block + tempo
+
+
+async def test_the_time_at_which_an_epoch_began_is_on_the_chain(live: LiveChain) -> None:
+    client = live.client
+    for _ in range(70):
+        await live.dev.produce_block()
+    now = await client.epoch(NETUID)
+    assert now.epoch_index >= 2
+    head_s = await client.timestamp_s()
+    begun = [await client.epoch_begun_s(NETUID, epoch) for epoch in range(1, now.epoch_index + 1)]
+    assert all(at is not None for at in begun)
+    gaps = {round(later - earlier) for earlier, later in itertools.pairwise(begun)}
+    assert len(gaps) <= 1
+    assert begun[-1] <= head_s
+    assert await client.epoch_begun_s(NETUID, now.epoch_index + 1) is None

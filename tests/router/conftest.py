@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import openai
 import pytest
 from tokenizers import Tokenizer
 
+from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
-from moesubnet.router.model import Law
+from moesubnet.router.model import Forecast
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.listening import Listening
@@ -39,10 +42,14 @@ class ParrotModel:
         self.fail_after: int | None = None
         self.failure: Exception = unavailable()
         self.pause_s = 0.0
+        self.price_rao_per_mtoken = 0
 
     def open(self) -> ParrotSession:
         self.opened += 1
         return ParrotSession(self)
+
+    def dearest_rao_per_mtoken(self) -> int:
+        return self.price_rao_per_mtoken
 
     def table(self) -> list[dict[str, object]]:
         return [{"serving": True, "hotkey": "parrot"}]
@@ -52,30 +59,34 @@ class ParrotSession:
     def __init__(self, model: ParrotModel) -> None:
         self.model = model
         self.at = 0
+        self.waited_s = 0.0
 
-    def law(self) -> Law:
+    def forecast(self) -> Forecast:
         after = self.model.fail_after
         if after is not None and self.at >= after:
             raise self.model.failure
         token_id = self.model.ids[self.at] if self.at < len(self.model.ids) else 0
         logprobs = np.full(TINY_VOCAB, np.log(0.01 / (TINY_VOCAB - 1)), np.float32)
         logprobs[token_id] = np.log(0.99)
-        return Law(logprobs, {"parrot": 0.75, "baseline": 0.25})
+        return Forecast(mix(np.zeros(1), [Law(logprobs)]), {"parrot": 0.75, "baseline": 0.25})
 
-    async def start(self, prompt_ids: np.ndarray) -> Law:
+    async def start(self, prompt_ids: np.ndarray) -> Forecast:
         self.at = len(prompt_ids)
-        return self.law()
+        return self.forecast()
 
-    async def append(self, token_id: int, temperature: float) -> Law:
+    async def append(self, token_id: int, temperature: float) -> Forecast:
         self.at += 1
         await asyncio.sleep(self.model.pause_s)
-        return self.law()
+        return self.forecast()
 
     def fork(self) -> ParrotSession:
         self.model.opened += 1
         other = ParrotSession(self.model)
         other.at = self.at
         return other
+
+    def answered(self) -> dict[str, tuple[int, int]]:
+        return {"parrot": (self.at, self.model.price_rao_per_mtoken)}
 
     def close(self) -> None:
         self.model.closed += 1
@@ -91,8 +102,9 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
     """Start the app on a real socket; returns its base URL."""
     servers: list[Listening] = []
 
-    async def start(**options: object) -> str:
-        app = build_app(Service(spec, {"mixture": parrot}), **options)  # type: ignore[arg-type]
+    async def start(sheets: Sequence[Sheet] = (), **options: object) -> str:
+        service = Service(spec, {"mixture": parrot}, sheets=lambda: sheets)
+        app = build_app(service, **options)  # type: ignore[arg-type]
         servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0))
         return f"http://127.0.0.1:{servers[-1].port}"
 

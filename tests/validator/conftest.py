@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -18,11 +18,13 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 from moesubnet.validator.experts import Experts
+from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
-from moesubnet.validator.serve import Metrics
+from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.state import State
-from moesubnet.wire.client import open_http_session
+from moesubnet.wire.client import get_public, open_http_session
+from moesubnet.wire.commitment import proof_bytes
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.listening import serve
 from moesubnet.wire.nonces import NonceStore
@@ -91,6 +93,9 @@ class FakeChain:
             self.last_epoch_block + self.tempo, Hotkey("o"), Coldkey("o"), self.commit_reveal,
             self.spec_sha256, None, tuple(self.neurons),
         )  # fmt: skip
+
+    async def metagraph_at(self, netuid, block):
+        return await self.metagraph(netuid)
 
     async def serve_axon(self, netuid, ip, port, hotkey):
         self._refuse()
@@ -175,7 +180,10 @@ class FakeExpert:
         self.fails = False
         self.fails_on = None  # texts that begin with these ids
         self.card_fails = False
+        self.in_thread = False  # whether its law may take its time
         self.requests = []
+        self.commits, self.withholds = False, False
+        self.tails = {}  # by session: position and tree of the newest law
 
     async def start(self):
         limits = StepLimits(self.spec.spec.vocab_size, self.spec.spec.context_tokens)
@@ -187,7 +195,7 @@ class FakeExpert:
             body = ExpertCard(
                 hotkey=self.hotkey, spec_sha256=self.spec.sha256, model_commitment="0" * 64,
                 name="fake", context_tokens=64, vocab_size=limits.vocab_size, max_sequences=64,
-                engine="fake", version="0", price_rao_per_mtoken=0,
+                engine="fake", version="0", price_rao_per_mtoken=0, commits=self.commits,
             )  # fmt: skip
             return web.Response(text=body.model_dump_json(), content_type="application/json")
 
@@ -209,10 +217,17 @@ class FakeExpert:
                 if np.array_equal(begin, self.fails_on):
                     raise web.HTTPServiceUnavailable
                 self.sessions[sequence.session] = ids
-                laws = np.stack(
-                    [self.law(ids[:p]) for p in range(sequence.first_law, sequence.end + 1)]
-                )
-                rows.append(StepRows.answer(sequence, laws.astype(np.float32), asked.want, rng))
+                asked_of = [ids[:p] for p in range(sequence.first_law, sequence.end + 1)]
+                if self.in_thread:
+                    laws = await asyncio.to_thread(_each, self.law, asked_of)
+                else:
+                    laws = [self.law(prefix) for prefix in asked_of]
+                laws = np.array(laws, np.float32).reshape(len(laws), limits.vocab_size)
+                proof = self._show(sequence)
+                answer = StepRows.answer(sequence, laws, asked.want, rng)
+                if answer.bound is not None:
+                    self.tails[sequence.session] = sequence.end, answer.bound
+                rows.append(replace(answer, proof=proof))
             return web.Response(
                 body=StepResponse(tuple(rows)).to_bytes(), content_type=CONTENT_TYPE
             )
@@ -227,6 +242,19 @@ class FakeExpert:
         self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
         self.axon = Axon("127.0.0.1", self.server.port)
         return self
+
+    def _show(self, sequence):
+        if sequence.reveal is None:
+            return None
+        position, token_id = sequence.reveal
+        kept, tail = self.tails.get(sequence.session, (-1, None))
+        if kept != position or self.withholds:
+            return bytes(proof_bytes(self.spec.spec.vocab_size))
+        return tail.open(token_id)
+
+
+def _each(law, prefixes):
+    return [law(prefix) for prefix in prefixes]
 
 
 @pytest.fixture(scope="session")
@@ -311,3 +339,75 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
     for http, state in opened:
         await http.close()
         state.close()
+
+
+class Node:
+    """A validator with its axon, driven block by block."""
+
+    def __init__(self, path, chain, signer, spec, documents):
+        self.path, self.chain, self.signer, self.spec = path, chain, signer, spec
+        self.documents = documents
+        self.is_open = False
+
+    async def start(self):
+        self.http = open_http_session()
+        self.state = State(self.path / "validator.sqlite3")
+        self.health, self.metrics = Health(), Metrics()
+        app = build_app(self.signer, self.state, self.health, self.metrics)
+        self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
+        self.axon = Axon("127.0.0.1", self.server.port)
+        sheets = self.path / "sheets"
+        self.gates = GateSync(self.chain, self.http, sheets, allow_private=True)
+        self.measurement = Measurement(
+            self.state,
+            TextPool(self.documents),
+            self.spec.sha256,
+            Unigram.build(np.concatenate(list(self.documents.values())), 300),
+            Experts(self.http, self.signer, self.spec, allow_private=True),
+            self.gates,
+            self.metrics,
+        )
+        self.validator = Validator(
+            self.chain,
+            1,
+            self.signer,
+            self.spec.sha256,
+            self.axon,
+            self.state,
+            self.measurement,
+            sheets,
+            self.health,
+            self.metrics,
+            walks_per_epoch=16,
+        )
+        self.is_open = True
+        return self
+
+    async def block(self):
+        async with asyncio.TaskGroup() as walking:  # this chain waits for the walks
+            await self.validator.on_block(walking)
+
+    async def get(self, path):
+        return await get_public(self.http, self.axon, path, max_bytes=2**23, timeout_s=5.0)
+
+    async def close(self):
+        if not self.is_open:
+            return
+        self.is_open = False
+        await self.server.close()
+        await self.http.close()
+        self.state.close()
+
+
+@pytest.fixture
+async def open_node():
+    """`await open_node(path, chain, signer, spec, documents)` → a running Node."""
+    opened = []
+
+    async def start(*arguments):
+        opened.append(await Node(*arguments).start())
+        return opened[-1]
+
+    yield start
+    for node in opened:
+        await node.close()

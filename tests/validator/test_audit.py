@@ -121,6 +121,66 @@ async def test_a_label_that_was_shown_before_it_was_asked_for_counts_as_unproven
     assert result.experts[0].signed < result.experts[0].answered
 
 
+async def test_a_label_that_another_was_sent_first_was_not_blind(measured):
+    """A fast partner had the label in its next request while this one still owed its answer."""
+    state, sheet = measured
+    receipts, answers = evidence(state, sheet)
+    at = {p: int(np.flatnonzero((sheet.walk == 0) & (sheet.position == p))[0]) for p in (33, 34)}
+    records = receipts.records.copy()
+    records[at[34], 1]["nonce_ns"] = records[at[33], 0]["nonce_ns"] - 1
+    result = audit(sheet, dataclasses.replace(receipts, records=records), answers)
+    assert result.experts[0].signed == result.experts[0].answered
+    assert result.experts[0].blind == result.experts[0].answered - 1
+    assert not result.is_clean
+
+
+async def test_what_was_asked_when_the_sheet_could_be_read_was_not_blind(measured):
+    state, sheet = measured
+    receipts, answers = evidence(state, sheet)
+    nonces = receipts.records["nonce_ns"][:, 0]
+    assert audit(sheet, receipts, answers, public_s=float(nonces.max()) / 1e9 + 1).is_clean
+    between = float(np.sort(nonces)[10]) / 1e9 + 1e-7
+    result = audit(sheet, receipts, answers, public_s=between)
+    assert not result.is_clean
+    assert result.experts[0].blind < result.experts[0].signed
+
+
+async def test_of_a_walk_a_sheet_holds_what_was_measured_and_no_more(measured):
+    """Positions stored so far are published; the rest of the window stays private."""
+    _, sheet = measured
+    state = measured[0]
+    for ids, walk in zip(sheet.walks, range(len(sheet.walks)), strict=True):
+        assert len(ids) == sheet.position[sheet.walk == walk].max() + 1
+    reopened = [
+        dataclasses.replace(batch, steps=batch.steps[:count])
+        for count, batch in zip((1, 5), _batches(state, sheet), strict=True)
+    ]
+    assert [len(batch.steps) for batch in reopened] == [1, 5]
+    metagraph = SimpleNamespace(
+        netuid=1,
+        epoch_index=3,
+        by_hotkey={
+            h: SimpleNamespace(uid=i, registered_at_block=i) for i, h in enumerate(sheet.hotkeys)
+        },
+    )
+    cut, _ = close_sheet(
+        reopened,
+        metagraph,
+        validator=Hotkey("v"),
+        spec_sha256="ab" * 32,
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        scores={},
+        vocab_size=300,
+    )
+    assert [len(ids) for ids in cut.walks] == [33] * 3 + [37] * 3
+
+
+def _batches(state, sheet):
+    state.reopen(SimpleNamespace(sheet=sheet))
+    return state.open_batches()
+
+
 async def test_an_answer_that_was_not_signed_is_not_taken_for_one(measured):
     state, sheet = measured
     receipts, answers = evidence(state, sheet)
@@ -172,6 +232,16 @@ async def test_answers_are_kept_for_some_epochs_and_receipts_for_longer(measured
         state.close_epoch(later, (1,), Phase.REVEALED, [], b"")
     assert state.archive.answers(sheet.sha256, sheet.hotkeys[0]) is None
     assert state.archive.receipts(sheet.sha256)
+
+
+async def test_answers_go_with_the_file_of_their_epoch(measured, tmp_path):
+    state, sheet = measured
+    [file] = tmp_path.glob("answers-*.sqlite3")
+    assert file.stat().st_size > 0
+    state.close_epoch(
+        dataclasses.replace(sheet, epoch=sheet.epoch + KEPT_ANSWERS), (1,), Phase.REVEALED, [], b""
+    )
+    assert not list(tmp_path.glob("answers-*"))
 
 
 async def test_answers_to_late_steps_are_kept_as_long_as_the_sheet_that_has_them(measured):

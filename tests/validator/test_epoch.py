@@ -1,27 +1,14 @@
 """Whole epochs over real sockets: who earns, what is public when, and that it can be checked."""
 
-import asyncio
-
 import numpy as np
 import pytest
 
 from moesubnet.errors import ConfigError, PeerRefused
-from moesubnet.mixture.baseline import Unigram
-from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import Sheet
-from moesubnet.types import Axon
 from moesubnet.validator.audit import audit
-from moesubnet.validator.experts import Experts
 from moesubnet.validator.explain import explain
-from moesubnet.validator.loop import Validator
-from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import TextPool
 from moesubnet.validator.published import fetched
 from moesubnet.validator.scoring import recount
-from moesubnet.validator.serve import Health, Metrics, build_app
-from moesubnet.validator.state import State
-from moesubnet.wire.client import get_public, open_http_session
-from moesubnet.wire.listening import serve
 
 
 def knows(law):
@@ -39,62 +26,17 @@ def echo(ids):
     return law - np.log(np.exp(law).sum())
 
 
-class Node:
-    """A validator with its axon, driven block by block."""
-
-    def __init__(self, path, chain, signer, spec, documents):
-        self.path, self.chain, self.signer, self.spec = path, chain, signer, spec
-        self.documents = documents
-
-    async def start(self):
-        self.http = open_http_session()
-        self.state = State(self.path / "validator.sqlite3")
-        self.health, self.metrics = Health(), Metrics()
-        app = build_app(self.signer, self.state, self.health, self.metrics)
-        self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
-        self.axon = Axon("127.0.0.1", self.server.port)
-        sheets = self.path / "sheets"
-        self.gates = GateSync(self.chain, self.http, sheets, allow_private=True)
-        self.measurement = Measurement(
-            self.state,
-            TextPool(self.documents),
-            self.spec.sha256,
-            Unigram.build(np.concatenate(list(self.documents.values())), 300),
-            Experts(self.http, self.signer, self.spec, allow_private=True),
-            self.gates,
-            self.metrics,
-        )
-        self.validator = Validator(
-            self.chain,
-            1,
-            self.signer,
-            self.spec.sha256,
-            self.axon,
-            self.state,
-            self.measurement,
-            sheets,
-            self.health,
-            self.metrics,
-            walks_per_epoch=16,
-        )
-        return self
-
-    async def block(self):
-        async with asyncio.TaskGroup() as walking:  # this chain waits for the walks
-            await self.validator.on_block(walking)
-
-    async def get(self, path):
-        return await get_public(self.http, self.axon, path, max_bytes=2**23, timeout_s=5.0)
-
-    async def close(self):
-        await self.server.close()
-        await self.http.close()
-        self.state.close()
-
-
 @pytest.fixture
 async def network(
-    tmp_path, new_chain, keypair, tiny_spec, make_documents, start_expert, laws, monkeypatch
+    tmp_path,
+    new_chain,
+    keypair,
+    tiny_spec,
+    make_documents,
+    start_expert,
+    laws,
+    open_node,
+    monkeypatch,
 ):
     """Two validators with different text; three specialists, a copy, noise and an echo."""
     monkeypatch.setattr("moesubnet.validator.loop.BATCHES_PER_EPOCH", 1)
@@ -107,7 +49,7 @@ async def network(
         path = tmp_path / str(index)
         path.mkdir()
         documents = make_documents(30, seed=index)
-        nodes.append(await Node(path, chain, signer, tiny_spec, documents).start())
+        nodes.append(await open_node(path, chain, signer, tiny_spec, documents))
     experts = {}
     for name, law in {
         "kind0": knows(laws[0]),
@@ -119,9 +61,7 @@ async def network(
     }.items():
         experts[name] = await start_expert(f"//{name}", law)
         chain.add(experts[name].signer, experts[name].axon, stake_rao=0)
-    yield chain, nodes, experts
-    for node in nodes:
-        await node.close()
+    return chain, nodes, experts
 
 
 async def run_to(chain, nodes, block):

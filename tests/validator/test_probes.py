@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
@@ -104,6 +105,40 @@ async def test_a_walk_that_goes_unanswered_costs_that_walk_only(measure, start_e
     assert np.all(log_q[:, [0, 2]] > LOG_Q_UNANSWERED)
 
 
+async def test_who_fails_once_has_dropped_out_of_that_walk_and_of_no_other(
+    measure, start_expert, laws, caplog
+):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    other = await start_expert("//Other", knows(laws[0]))
+    measurement, state, chain, _ = await measure([expert, other])
+    batch = await measurement.open_batch(await chain.metagraph(1), 3)
+    expert.fails_on = batch.walks[1, :40]
+    with caplog.at_level("INFO", logger="moesubnet.validator.probes"):
+        await measurement.run(batch)
+    column = batch.hotkeys.index(expert.hotkey)
+    log_q = np.stack([step.log_q[:, column] for step in state.open_batches()[0].steps])
+    answered = log_q > LOG_Q_UNANSWERED
+    assert answered[:, [0, 2]].all()
+    assert answered[:, 1].tolist() == [True] * 8 + [False] * 8
+    asked = [s for r in expert.requests for s in r.sequences if s.session == batch.sessions[1]]
+    assert max(s.end for s in asked) == 40  # never sent the label that it owes an answer for
+    assert len(asked) == 9
+    [line] = [record.getMessage() for record in caplog.records]
+    assert f"{expert.hotkey} of 1" in line
+
+
+async def test_ten_dead_experts_fill_one_line_of_the_log(measure, start_expert, laws, caplog):
+    experts = [await start_expert(f"//Dead{i}", knows(laws[0])) for i in range(10)]
+    measurement, _, chain, _ = await measure(experts)
+    for expert in experts:
+        expert.fails = True
+    batch = await measurement.open_batch(await chain.metagraph(1), 4)
+    with caplog.at_level("INFO", logger="moesubnet.validator.probes"):
+        await measurement.run(batch)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "and 2 more" in line
+
+
 async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert, laws):
     expert = await start_expert("//Expert", knows(laws[0]))
     _, _, chain, known = await measure([expert])
@@ -126,8 +161,8 @@ def test_scores_of_a_step_are_what_the_rows_say(laws):
     walk = Walk(uniform_gate(), members_of([Hotkey("a"), Hotkey("b")]), 2)
     walk.show(np.zeros((2, 4), np.uint32))
     law = np.log(laws[:2])[:, None, :].repeat(2, axis=1).astype(np.float32)
-    baseline = np.full(300, np.log(1 / 300), np.float32)
-    step = score_step(walk, 4, labels, [law[0], [None, None]], baseline)
+    baseline = Law(np.full(300, np.log(1 / 300), np.float32))
+    step = score_step(walk, 4, labels, [list(map(Law, law[0])), [None, None]], baseline)
     np.testing.assert_allclose(step.log_q[:, 0], 1e6 * law[0, [0, 1], labels], atol=1)
     assert np.all(step.log_q[:, 1] == LOG_Q_UNANSWERED)
     np.testing.assert_allclose(step.log_q[:, 2], 1e6 * np.log(1 / 300), atol=1)
@@ -163,7 +198,9 @@ def test_another_seed_draws_other_text_and_another_spec_spends_the_document(make
     assert first == [(w.document, w.start) for w in pool.draw(8, {}, b"a")]
     assert first != [(w.document, w.start) for w in pool.draw(8, {}, b"b")]
     document = first[0][0]
-    assert document not in {key for key, _ in pool.free_windows({document: None})}
+    spent = pool.free_windows({document: None})
+    assert 0 < spent < pool.free_windows({})
+    assert document not in {window.document for window in pool.draw(spent, {document: None}, b"c")}
 
 
 def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec):
@@ -174,7 +211,7 @@ def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec)
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n\n")
     (tmp_path / "b.txt").write_text(long + "3")
     pool = TextPool.load(str(tmp_path / "*"), lambda text: tokenizer.encode(text).ids)
-    assert len({document for document, _ in pool.free_windows({})}) == 3
+    assert len({window.document for window in pool.draw(10_000, {}, b"")}) == 3
 
 
 @pytest.mark.parametrize(

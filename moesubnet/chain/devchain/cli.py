@@ -83,7 +83,8 @@ async def _run(
     """Open the chain, serve it, and wait for SIGINT, SIGTERM or a failure to seal."""
     from moesubnet.chain.devchain import DevChain
     from moesubnet.chain.devchain.accounts import funded_dev_accounts
-    from moesubnet.chain.devchain.server import is_loopback, serve_chain
+    from moesubnet.chain.devchain.server import serve_chain
+    from moesubnet.wire.addresses import is_loopback
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,0 +1,155 @@
+"""Answering a request: hold its price, write its choices, whole or as a stream, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+
+from aiohttp import web
+
+from moesubnet.router import openai_api as api
+from moesubnet.router.accounts import Account
+from moesubnet.router.billing import Billing
+from moesubnet.router.door import ARRIVED_S, KEY, STARTED
+from moesubnet.router.ledger import Usage
+from moesubnet.router.service import Begun, Delta, Job, Service, run_all, usage_of
+from moesubnet.router.shapes import Shape
+
+BILLING: web.AppKey[Billing] = web.AppKey("billing")
+ACCOUNT: web.RequestKey[Account] = web.RequestKey("account", Account)  # after holding
+WRITE_TIMEOUT_S = 30.0  # for a reader that takes nothing off a full connection
+
+log = logging.getLogger(__name__)
+
+
+def may_use(request: web.Request, model: str) -> bool:
+    """Whether the caller's key is for this model."""
+    key = request.get(KEY)
+    return key is None or key.models is None or model in key.models
+
+
+async def answer(
+    request: web.Request,
+    service: Service,
+    jobs: Sequence[Sequence[Job]],
+    shape: Shape,
+    *,
+    stream: bool,
+) -> web.StreamResponse:
+    """jobs: for each prompt its choices, all of one model."""
+    arrived_s, model = request[ARRIVED_S], jobs[0][0].model
+    prompt_tokens = sum(len(choices[0].prompt_ids) for choices in jobs)
+    if not may_use(request, model):
+        text = f"This key may not use the model '{model}'."
+        raise api.ApiError(403, text, code="model_not_allowed", param="model")
+    started: list[Begun] = []  # outlives the sessions: it says what they used
+    async with contextlib.AsyncExitStack() as stack:
+        key = request.get(KEY)
+
+        def used() -> Usage:
+            return usage_of(model, prompt_tokens, started)
+
+        stack.callback(lambda: service.metrics.used(used(), charged=key is not None))
+        if key is not None:
+            request[ACCOUNT] = await stack.enter_async_context(
+                request.app[BILLING].held(key, service.largest_cost(jobs), used)
+            )
+        begun = await stack.enter_async_context(service.begin(jobs, arrived_s))
+        started += begun
+        if stream:
+            deltas = _interleave([service.run(choice) for choice in begun])
+            return await _stream(request, deltas, begun, shape, prompt_tokens)
+        choices = await run_all(service.complete(choice) for choice in begun)
+    headers = service.provenance_headers(choices) | _overhead(arrived_s, started)
+    return web.json_response(shape.whole(choices, prompt_tokens), headers=headers)
+
+
+def _overhead(arrived_s: float, begun: Sequence[Begun]) -> dict[str, str]:
+    """What the request took so far, less the time that experts took."""
+    waited_s = max(choice.session.waited_s for choice in begun)
+    overhead_s = time.monotonic() - arrived_s - waited_s
+    return {"x-moesubnet-overhead-ms": f"{max(0.0, overhead_s) * 1e3:.1f}"}
+
+
+async def _stream(
+    request: web.Request,
+    deltas: AsyncGenerator[tuple[int, Delta], None],
+    begun: Sequence[Begun],
+    shape: Shape,
+    prompt_tokens: int,
+) -> web.StreamResponse:
+    """Server-sent events. A failure after the first byte is an event, then the end."""
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+    )
+
+    async def write(frames: Iterator[bytes]) -> None:
+        for frame in frames:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await response.write(frame)
+
+    try:
+        try:
+            # The first delta comes before the status line, so early failures keep their status.
+            first = await anext(deltas)
+            request[STARTED] = True
+            response.headers.update(_overhead(request[ARRIVED_S], begun))
+            await response.prepare(request)
+            await write(shape.opening())
+            async for index, delta in _chain(first, deltas):
+                begun[index].delivered += len(delta.tokens)
+                await write(shape.piece(index, delta))
+            await write(shape.closing(prompt_tokens, sum(choice.delivered for choice in begun)))
+        except api.ApiError as error:
+            if not response.prepared:
+                raise
+            await write(shape.failure(error))
+    except ConnectionResetError:
+        log.debug("a reader has left")
+    except TimeoutError:
+        log.debug("a reader takes nothing")
+        if request.transport is not None:
+            request.transport.abort()
+    finally:
+        await deltas.aclose()
+    return response
+
+
+async def _chain(
+    first: tuple[int, Delta], rest: AsyncIterator[tuple[int, Delta]]
+) -> AsyncIterator[tuple[int, Delta]]:
+    yield first
+    async for item in rest:
+        yield item
+
+
+async def _interleave(
+    streams: Sequence[AsyncGenerator[Delta, None]],
+) -> AsyncGenerator[tuple[int, Delta], None]:
+    """(index, delta) of several streams as they come, each at most one ahead of the reader.
+
+    The first failure of any is raised; whatever ends this ends them all.
+    """
+
+    async def step(index: int) -> tuple[int, Delta | None]:
+        return index, await anext(streams[index], None)
+
+    steps = {asyncio.create_task(step(index)) for index in range(len(streams))}
+    try:
+        while steps:
+            done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index, delta = task.result()
+                steps.remove(task)
+                if delta is not None:
+                    steps.add(asyncio.create_task(step(index)))
+                    yield index, delta
+    finally:
+        for task in steps:
+            task.cancel()
+        await asyncio.gather(*steps, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()

@@ -1,0 +1,288 @@
+"""`moesubnet router key …`: who may use a router, for how much and how fast."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moesubnet.errors import ConfigError
+from moesubnet.host.options import AsJson
+from moesubnet.units import format_rao, parse_rao
+
+if TYPE_CHECKING:
+    from moesubnet.router.ledger import Key, Ledger
+
+key_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+State = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MOESUBNET_ROUTER_STATE",
+        help="Where keys, budgets and usage are kept: an SQLite file (by default accounts.sqlite3 "
+        "in the router's --state-dir), or postgresql://USER:PASSWORD@HOST/DATABASE, which several "
+        "routers may share.",
+    ),
+]
+Name = Annotated[str, typer.Argument(help="Name of the key, or its id.")]
+Models = Annotated[
+    str | None,
+    typer.Option(help="Models that it may use, separated by commas; by default all."),
+]
+Expires = Annotated[
+    str | None, typer.Option(help="How long it is valid: `30d`, `12h`, `90m`; by default for good.")
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="What it may spend, in tokens of the chain (`1.5`) or `12rao`; or `none`."),
+]
+BudgetTokens = Annotated[
+    str | None, typer.Option(help="How many tokens of text it may read and write; or `none`.")
+]
+Period = Annotated[
+    str | None,
+    typer.Option(help="Refill its budgets every `30d`, `1d`, `12h`; or `none`: never."),
+]
+PerMinute = Annotated[str | None, typer.Option(help="Most requests in a minute; or `none`.")]
+TokensPerMinute = Annotated[str | None, typer.Option(help="Most tokens in a minute; or `none`.")]
+Parallel = Annotated[str | None, typer.Option(help="Most requests at once; or `none`.")]
+
+_UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
+
+
+@key_app.callback()
+def _group() -> None:
+    """Keys for the router's callers, each with a budget, rates, models and an end.
+
+    A running router goes by them at once: nothing needs a restart.
+    """
+
+
+@key_app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What you call it; it shows in reports.")],
+    models: Models = None,
+    expires: Expires = None,
+    budget: Budget = None,
+    budget_tokens: BudgetTokens = None,
+    period: Period = None,
+    rpm: PerMinute = None,
+    tpm: TokensPerMinute = None,
+    parallel: Parallel = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print its secret, once.
+
+    The price of the largest answer is taken out of the budget before a request begins and what was
+    not used is given back, so requests at the same time cannot spend it twice. From the first key
+    on the router serves nobody without one.
+
+    \b
+    For example:
+      moesubnet router key new app --budget 2.5 --period 30d --rpm 60
+      moesubnet router key new guest --models student --budget-tokens 100000 --expires 7d
+    """
+    from moesubnet.router.accounts import Limits
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}", name):
+        raise ConfigError(f"{name!r} is no name: 1 to 64 letters, digits, spaces and ._@-")
+    now_s = int(time.time())
+    limits = Limits(**_limits(budget, budget_tokens, period, rpm, tpm, parallel))
+    expires_s = None if expires is None else now_s + parse_seconds(expires)
+    allowed = models and [model.strip() for model in models.split(",")]
+    with _ledger(state) as ledger:
+        key, secret = ledger.new_key(
+            name, now_s, limits=limits, models=allowed or None, expires_s=expires_s
+        )
+    if as_json:
+        typer.echo(json.dumps({"id": key.id, "name": name, "secret": secret}))
+        return
+    typer.echo(f"{secret}\n\nThis is the only time that it is shown. {_line(key, now_s)}")
+
+
+@key_app.command("list")
+def list_(state: State = None, as_json: AsJson = False) -> None:
+    """All keys with what they have left."""
+    now_s = int(time.time())
+    with _ledger(state) as ledger:
+        keys = ledger.keys()
+    if as_json:
+        from moesubnet.router.billing import describe
+
+        typer.echo(json.dumps([describe(key, (), now_s) for key in keys]))
+        return
+    for key in keys:
+        typer.echo(_line(key, now_s))
+    if not keys:
+        typer.echo("no keys: `moesubnet router key new NAME` makes one")
+
+
+@key_app.command()
+def show(name: Name, state: State = None, as_json: AsJson = False) -> None:
+    """One key: limits, what is spent and held, and its use by day and model."""
+    from moesubnet.router.billing import describe
+
+    now_s = int(time.time())
+    with _ledger(state) as ledger:
+        key = ledger.key_named(name)
+        described = describe(key, ledger.usage(key.id), now_s)
+    if as_json:
+        typer.echo(json.dumps(described))
+        return
+    typer.echo(_line(key, now_s))
+    account = key.account.at(now_s)
+    typer.echo(
+        f"spent {format_rao(account.spent_rao)} and {account.spent_tokens:,} tokens; held by "
+        f"{account.running} running requests: {format_rao(account.held_rao)} and "
+        f"{account.held_tokens:,} tokens"
+    )
+    for row in described["usage"]:
+        typer.echo(
+            f"  {row['day']}  {row['model']:<16} {row['requests']:>8,} requests "
+            f"{row['prompt_tokens']:>12,} read {row['completion_tokens']:>12,} written  "
+            f"{format_rao(row['rao'])}"
+        )
+
+
+@key_app.command()
+def limit(
+    name: Name,
+    budget: Budget = None,
+    budget_tokens: BudgetTokens = None,
+    period: Period = None,
+    rpm: PerMinute = None,
+    tpm: TokensPerMinute = None,
+    parallel: Parallel = None,
+    state: State = None,
+) -> None:
+    """Change some of a key's limits, from its next request on. `none` takes a limit away."""
+    changes = _limits(budget, budget_tokens, period, rpm, tpm, parallel)
+    if not changes:
+        raise ConfigError("nothing to change: give --budget, --rpm or another limit")
+    with _ledger(state) as ledger:
+        key = ledger.limit(name, changes)
+    typer.echo(_line(key, int(time.time())))
+
+
+@key_app.command()
+def revoke(name: Name, state: State = None) -> None:
+    """End a key for good. Requests that run are finished; its usage stays in the books."""
+    now_s = int(time.time())
+    with _ledger(state) as ledger:
+        key = ledger.revoke(name, now_s)
+    typer.echo(_line(key, now_s))
+
+
+@key_app.command()
+def owed(state: State = None, as_json: AsJson = False) -> None:
+    """What each expert answered to keyed callers and is owed for it at its posted price.
+
+    Nothing is paid yet: settlement on chain is to come.
+    """
+    with _ledger(state) as ledger:
+        sums = ledger.owed()
+    if as_json:
+        rows = {key: {"positions": n, "rao": rao} for key, (n, rao) in sums.items()}
+        typer.echo(json.dumps(rows))
+        return
+    for hotkey, (positions, rao) in sorted(sums.items(), key=lambda item: -item[1][1]):
+        typer.echo(f"{hotkey}  {positions:>14,} positions  {format_rao(rao)}")
+    if not sums:
+        typer.echo("nothing yet")
+
+
+def accounts_of(state: str | None, state_dir: Path) -> str:
+    """Where `--state` says that accounts are; by default in the router's folder."""
+    return state or str(state_dir / "accounts.sqlite3")
+
+
+def parse_seconds(text: str) -> int:
+    """`30d`, `12h`, `90m`. Raises ConfigError."""
+    found = re.fullmatch(r"(\d{1,6})([mhd])", text.strip(), re.ASCII)
+    if not found or int(found[1]) == 0:
+        raise ConfigError(f"{text!r} is no length of time: write 90m, 12h or 30d")
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+@contextmanager
+def _ledger(state: str | None) -> Iterator[Ledger]:
+    from moesubnet.host.paths import data_dir
+    from moesubnet.router.database import open_database
+    from moesubnet.router.ledger import Ledger
+
+    ledger = Ledger(open_database(accounts_of(state, data_dir("router"))))
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _limits(
+    budget: str | None,
+    budget_tokens: str | None,
+    period: str | None,
+    rpm: str | None,
+    tpm: str | None,
+    parallel: str | None,
+) -> dict[str, int | None]:
+    """The limits that were given; `none` is None. Raises ConfigError."""
+    given = {
+        "budget_rao": (budget, parse_rao),
+        "budget_tokens": (budget_tokens, _count),
+        "period_s": (period, parse_seconds),
+        "requests_per_minute": (rpm, _count),
+        "tokens_per_minute": (tpm, _count),
+        "parallel": (parallel, _count),
+    }
+    return {
+        name: None if text == "none" else parse(text)
+        for name, (text, parse) in given.items()
+        if text is not None
+    }
+
+
+def _count(text: str) -> int:
+    digits = text.replace(",", "").replace("_", "")
+    if not re.fullmatch(r"\d{1,18}", digits, re.ASCII):
+        raise ConfigError(f"{text!r} is no whole number")
+    return int(digits)
+
+
+def _line(key: Key, now_s: int) -> str:
+    account = key.account.at(now_s)
+    limits = account.limits
+    parts = [f"{key.name} ({key.id})"]
+    if key.revoked_s is not None:
+        parts.append("revoked")
+    elif key.expires_s is not None:
+        ends = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.expires_s))
+        parts.append(f"{'valid until' if key.is_valid(now_s) else 'expired'} {ends}")
+    parts.append("all models" if key.models is None else " ".join(key.models))
+    if limits.budget_rao is not None and account.free_rao is not None:
+        parts.append(f"{format_rao(account.free_rao)} of {format_rao(limits.budget_rao)} left")
+    if limits.budget_tokens is not None:
+        parts.append(f"{account.free_tokens:,} of {limits.budget_tokens:,} tokens left")
+    if limits.period_s is not None:
+        parts.append(f"refilled every {_duration(limits.period_s)}")
+    for count, unit in (
+        (limits.requests_per_minute, "requests a minute"),
+        (limits.tokens_per_minute, "tokens a minute"),
+        (limits.parallel, "at once"),
+    ):
+        if count is not None:
+            parts.append(f"{count:,} {unit}")
+    return " · ".join(parts)
+
+
+def _duration(seconds: int) -> str:
+    for unit in "dh":
+        if seconds % _UNITS_S[unit] == 0:
+            return f"{seconds // _UNITS_S[unit]}{unit}"
+    return f"{seconds // 60}m"

@@ -1,0 +1,363 @@
+"""Keys, what they hold and what they used, in a database. Blocking: call it from a thread.
+
+A secret is shown once, when its key is made; here stands only its SHA-256. A hold belongs to a
+router that renews it; one that died renews nothing, and its holds are given back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+
+from moesubnet.errors import ConfigError
+from moesubnet.router.accounts import (
+    Account,
+    Cost,
+    Limits,
+    Refusal,
+    hold,
+    settle,
+    settle_late,
+)
+from moesubnet.router.database import Database, Row, Transaction, assignments, columns
+
+SECRET_PREFIX = "sk-moe-"
+HOLD_S = 60  # a hold that is not renewed for so long belongs to a router that is gone
+
+_COUNTERS = [field.name for field in fields(Account) if field.name != "limits"]
+_LIMITS = [field.name for field in fields(Limits)]
+_KEY = ["id", "name", "models", "created_s", "expires_s", "revoked_s", *_LIMITS, *_COUNTERS]
+
+_SCHEMA = (
+    f"""CREATE TABLE IF NOT EXISTS keys (
+        id TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, models TEXT,
+        created_s BIGINT NOT NULL, expires_s BIGINT, revoked_s BIGINT,
+        {", ".join(f"{name} BIGINT" for name in _LIMITS)},
+        {", ".join(f"{name} BIGINT NOT NULL" for name in _COUNTERS)})""",
+    """CREATE TABLE IF NOT EXISTS holds (
+        id TEXT PRIMARY KEY, key_id TEXT NOT NULL, tokens BIGINT NOT NULL, rao BIGINT NOT NULL,
+        begun_s BIGINT NOT NULL, expires_s BIGINT NOT NULL, lapsed BIGINT NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS holds_by_expiry ON holds (expires_s)",
+    # What a key's requests used, a row a day and model; and what experts are owed for it.
+    """CREATE TABLE IF NOT EXISTS usage (
+        key_id TEXT NOT NULL, day BIGINT NOT NULL, model TEXT NOT NULL, requests BIGINT NOT NULL,
+        prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, rao BIGINT NOT NULL,
+        PRIMARY KEY (key_id, day, model))""",
+    """CREATE TABLE IF NOT EXISTS owed (
+        key_id TEXT NOT NULL, day BIGINT NOT NULL, hotkey TEXT NOT NULL, positions BIGINT NOT NULL,
+        rao BIGINT NOT NULL, PRIMARY KEY (key_id, day, hotkey))""",
+)
+DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key without its secret. models: None for all."""
+
+    id: str
+    name: str
+    models: tuple[str, ...] | None
+    created_s: int
+    expires_s: int | None
+    revoked_s: int | None
+    account: Account
+
+    def is_valid(self, now_s: int) -> bool:
+        return self.revoked_s is None and (self.expires_s is None or now_s < self.expires_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The price of a running request's largest answer, taken out of its key's budget."""
+
+    id: str
+    key_id: str
+    cost: Cost
+    begun_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request used: what its caller pays, and per expert the positions it answered and
+    what it is owed for them."""
+
+    model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    rao: int = 0
+    owed: Mapping[str, tuple[int, int]] | None = None  # hotkey → (positions, rao)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.prompt_tokens + self.completion_tokens, self.rao)
+
+
+class Ledger:
+    """All methods raise StateUnavailable while the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.prepare(_SCHEMA)
+
+    def close(self) -> None:
+        self._database.close()
+
+    # -- keys --------------------------------------------------------------------------------
+
+    def new_key(
+        self,
+        name: str,
+        now_s: int,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
+        models: Sequence[str] | None = None,
+        expires_s: int | None = None,
+    ) -> tuple[Key, str]:
+        """A key and its secret, which is never shown again. Raises ConfigError for a name that
+        is taken."""
+        secret = SECRET_PREFIX + secrets.token_urlsafe(32)
+        key = Key(
+            f"key-{secrets.token_hex(6)}",
+            name,
+            None if models is None else tuple(models),
+            now_s,
+            expires_s,
+            None,
+            Account(limits, period_from_s=now_s),
+        )
+        with self._database.transaction() as transaction:
+            if transaction.run("SELECT id FROM keys WHERE name = ?", name):
+                raise ConfigError(f"there is a key named {name!r}; revoke it or take another name")
+            row = _row(key)
+            transaction.run(
+                f"INSERT INTO keys (digest, {', '.join(_KEY)}) VALUES ({columns(len(row) + 1)})",
+                _digest(secret),
+                *row,
+            )
+        return key, secret
+
+    def keys(self) -> list[Key]:
+        with self._database.transaction() as transaction:
+            rows = transaction.run(f"SELECT {', '.join(_KEY)} FROM keys ORDER BY created_s, id")
+        return [_key(row) for row in rows]
+
+    def key_named(self, name: str) -> Key:
+        """By name or id. Raises ConfigError."""
+        with self._database.transaction() as transaction:
+            return self._named(transaction, name)
+
+    def has_keys(self) -> bool:
+        """Whether a key was ever made here, revoked ones included."""
+        with self._database.transaction() as transaction:
+            return bool(transaction.run("SELECT 1 FROM keys LIMIT 1"))
+
+    def key_of(self, secret: str) -> Key | None:
+        """Whose secret it is, revoked and expired keys included."""
+        with self._database.transaction() as transaction:
+            rows = transaction.run(
+                f"SELECT {', '.join(_KEY)} FROM keys WHERE digest = ?", _digest(secret)
+            )
+        return _key(rows[0]) if rows else None
+
+    def limit(self, name: str, changes: Mapping[str, int | None]) -> Key:
+        """Change some of a key's limits, from its next request on. Raises ConfigError."""
+        with self._database.transaction() as transaction:
+            key = self._named(transaction, name)
+            if changes:
+                transaction.run(
+                    f"UPDATE keys SET {assignments(list(changes))} WHERE id = ?",
+                    *changes.values(),
+                    key.id,
+                )
+            return self._named(transaction, key.id)
+
+    def revoke(self, name: str, now_s: int) -> Key:
+        """From now on the key opens nothing; what runs is finished. Raises ConfigError."""
+        with self._database.transaction() as transaction:
+            key = self._named(transaction, name)
+            transaction.run(
+                "UPDATE keys SET revoked_s = ? WHERE id = ? AND revoked_s IS NULL", now_s, key.id
+            )
+            return self._named(transaction, key.id)
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def hold(self, key_id: str, cost: Cost, now_s: int) -> tuple[Hold | Refusal, Account]:
+        """Take the price of a request's largest answer out of its key's budget, or say why not."""
+        with self._database.transaction() as transaction:
+            key = self._locked(transaction, key_id)
+            outcome = hold(key.account, cost, now_s)
+            if isinstance(outcome, Refusal):
+                return outcome, key.account.at(now_s)
+            self._save(transaction, key_id, outcome)
+            held = Hold(secrets.token_hex(16), key_id, cost, now_s)
+            transaction.run(
+                f"INSERT INTO holds VALUES ({columns(7)})",
+                held.id,
+                key_id,
+                cost.tokens,
+                cost.rao,
+                now_s,
+                now_s + HOLD_S,
+                0,
+            )
+            return held, outcome
+
+    def renew(self, hold_ids: Sequence[str], now_s: int) -> None:
+        """These requests are still running."""
+        with self._database.transaction() as transaction:
+            for hold_id in hold_ids:
+                transaction.run(
+                    "UPDATE holds SET expires_s = ? WHERE id = ? AND lapsed = 0",
+                    now_s + HOLD_S,
+                    hold_id,
+                )
+
+    def settle(self, held: Hold, used: Usage, now_s: int) -> None:
+        """Give the hold back and write down what was used. Safe to repeat until it succeeds."""
+        with self._database.transaction() as transaction:
+            key = self._locked(transaction, held.key_id)
+            rows = transaction.run("DELETE FROM holds WHERE id = ? RETURNING lapsed", held.id)
+            if not rows:
+                return  # an earlier try has done it
+            rao = used.rao
+            if rows[0][0]:
+                account, paid = settle_late(key.account, used.cost, now_s)
+                rao = paid.rao
+            else:
+                account = settle(key.account, held.cost, used.cost, now_s, begun_s=held.begun_s)
+            self._save(transaction, key.id, account)
+            day = now_s // DAY_S
+            _add(
+                transaction,
+                "usage",
+                (held.key_id, day, used.model),
+                ("key_id", "day", "model"),
+                requests=1,
+                prompt_tokens=used.prompt_tokens,
+                completion_tokens=used.completion_tokens,
+                rao=rao,
+            )
+            for hotkey, (positions, owed_rao) in sorted((used.owed or {}).items()):
+                _add(
+                    transaction,
+                    "owed",
+                    (held.key_id, day, hotkey),
+                    ("key_id", "day", "hotkey"),
+                    positions=positions,
+                    rao=owed_rao,
+                )
+
+    def give_back_expired(self, now_s: int) -> int:
+        """Release the holds that nobody renews any more; how many.
+
+        Their rows stay for a day, so that a router that was only cut off can still settle.
+        """
+        with self._database.transaction() as transaction:
+            rows = transaction.run(
+                "SELECT id, key_id FROM holds WHERE expires_s <= ? AND lapsed = 0 "
+                "ORDER BY key_id, id LIMIT 1000",
+                now_s,
+            )
+            given_back = 0
+            for hold_id, key_id in rows:
+                key = self._locked(transaction, key_id)
+                lapsed = transaction.run(
+                    "UPDATE holds SET lapsed = 1 WHERE id = ? AND expires_s <= ? AND lapsed = 0 "
+                    "RETURNING tokens, rao, begun_s",
+                    hold_id,
+                    now_s,
+                )
+                for tokens, rao, begun_s in lapsed:  # none: renewed or settled a moment ago
+                    account = settle(key.account, Cost(tokens, rao), Cost(), now_s, begun_s=begun_s)
+                    self._save(transaction, key.id, account)
+                given_back += len(lapsed)
+            transaction.run("DELETE FROM holds WHERE expires_s <= ?", now_s - DAY_S)
+            return given_back
+
+    # -- reports -----------------------------------------------------------------------------
+
+    def usage(self, key_id: str) -> list[tuple[int, Usage, int]]:
+        """(day, usage, requests) of a key by day and model, newest first."""
+        with self._database.transaction() as transaction:
+            rows = transaction.run(
+                "SELECT day, model, requests, prompt_tokens, completion_tokens, rao FROM usage "
+                "WHERE key_id = ? ORDER BY day DESC, model",
+                key_id,
+            )
+        return [
+            (int(day), Usage(model, int(prompt), int(completion), int(rao)), int(requests))
+            for day, model, requests, prompt, completion, rao in rows
+        ]
+
+    def owed(self) -> dict[str, tuple[int, int]]:
+        """What each expert answered and is owed in all: hotkey → (positions, rao)."""
+        with self._database.transaction() as transaction:
+            rows = transaction.run("SELECT hotkey, SUM(positions), SUM(rao) FROM owed GROUP BY 1")
+        return {hotkey: (int(positions), int(rao)) for hotkey, positions, rao in rows}
+
+    # ----------------------------------------------------------------------------------------
+
+    def _named(self, transaction: Transaction, name: str) -> Key:
+        rows = transaction.run(
+            f"SELECT {', '.join(_KEY)} FROM keys WHERE name = ? OR id = ?", name, name
+        )
+        if not rows:
+            raise ConfigError(f"no key {name!r}: `moesubnet router key list` shows them")
+        return _key(rows[0])
+
+    def _locked(self, transaction: Transaction, key_id: str) -> Key:
+        rows = transaction.run(
+            f"SELECT {', '.join(_KEY)} FROM keys WHERE id = ? FOR UPDATE", key_id
+        )
+        return _key(rows[0])
+
+    def _save(self, transaction: Transaction, key_id: str, account: Account) -> None:
+        values = [getattr(account, name) for name in _COUNTERS]
+        transaction.run(f"UPDATE keys SET {assignments(_COUNTERS)} WHERE id = ?", *values, key_id)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
+
+
+def _row(key: Key) -> list[str | int | None]:
+    models = None if key.models is None else json.dumps(key.models)
+    counters = [getattr(key.account, name) for name in _COUNTERS]
+    head = [key.id, key.name, models, key.created_s, key.expires_s, key.revoked_s]
+    return [*head, *astuple(key.account.limits), *counters]
+
+
+def _key(row: Row) -> Key:
+    key_id, name, models, created_s, expires_s, revoked_s, *rest = row
+    limits = Limits(*rest[: len(_LIMITS)])
+    return Key(
+        key_id,
+        name,
+        None if models is None else tuple(json.loads(models)),
+        created_s,
+        expires_s,
+        revoked_s,
+        Account(limits, *rest[len(_LIMITS) :]),
+    )
+
+
+def _add(
+    transaction: Transaction,
+    table: str,
+    key: tuple[str | int, ...],
+    key_names: tuple[str, ...],
+    **amounts: int,
+) -> None:
+    """Add to a row's sums; the row comes to be with the first."""
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in amounts)
+    transaction.run(
+        f"INSERT INTO {table} ({', '.join((*key_names, *amounts))}) "
+        f"VALUES ({columns(len(key) + len(amounts))}) "
+        f"ON CONFLICT ({', '.join(key_names)}) DO UPDATE SET {sums}",
+        *key,
+        *amounts.values(),
+    )

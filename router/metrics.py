@@ -1,0 +1,132 @@
+"""What `/metrics` shows of a router: counts, durations and money; never text, keys or callers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from moesubnet.mixture.gate import BASELINE_MEMBER
+from moesubnet.router.ledger import Usage
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+
+
+class Metrics:
+    """One registry per router, so that two in one process do not mix."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "moesubnet_router_requests",
+            "Requests by path and HTTP status.",
+            ["path", "status"],
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "moesubnet_router_tokens",
+            "Tokens by model: read from prompts, or written and delivered.",
+            ["model", "kind"],
+            registry=registry,
+        )
+        self.first_token_s = Histogram(
+            "moesubnet_router_first_token_seconds",
+            "From a request's first byte to its first token.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.between_tokens_s = Histogram(
+            "moesubnet_router_between_tokens_seconds",
+            "From one token of a choice to the next.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.overhead_s = Histogram(
+            "moesubnet_router_overhead_seconds",
+            "What a request took until its first token, less the time that experts took.",
+            ["model"],
+            buckets=_OVERHEAD_SECONDS,
+            registry=registry,
+        )
+        self._answers = Counter(
+            "moesubnet_router_expert_answers",
+            "What came of asking an expert: valid, late, busy or failed.",
+            ["hotkey", "outcome"],
+            registry=registry,
+        )
+        self._weight = Counter(
+            "moesubnet_router_expert_weight",
+            "An expert's weight, summed over the tokens delivered.",
+            ["hotkey"],
+            registry=registry,
+        )
+        self._charged = Counter(
+            "moesubnet_router_charged_rao",
+            "What keyed callers were charged.",
+            registry=registry,
+        )
+        self._owed = Counter(
+            "moesubnet_router_owed_rao",
+            "What experts are owed for answers to keyed callers.",
+            ["hotkey"],
+            registry=registry,
+        )
+
+    def watch(self, running: Callable[[], float], serving: Callable[[], float]) -> None:
+        """Show these two numbers as they are when somebody looks."""
+        for name, text, value in (
+            ("moesubnet_router_running", "Choices being written.", running),
+            ("moesubnet_router_experts_serving", "Experts asked at present.", serving),
+        ):
+            Gauge(name, text, registry=self._registry).set_function(value)
+
+    def expert(self, hotkey: str, outcome: str) -> None:
+        self._answers.labels(hotkey, outcome).inc()
+
+    def used(self, usage: Usage, *, charged: bool) -> None:
+        """A request has ended; `charged` if a key pays for it."""
+        self._tokens.labels(usage.model, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(usage.model, "completion").inc(usage.completion_tokens)
+        if charged:
+            self._charged.inc(usage.rao)
+            for hotkey, (_, rao) in (usage.owed or {}).items():
+                self._owed.labels(hotkey).inc(rao)
+
+    def weights(self, weights: Mapping[str, float]) -> None:
+        """A token was delivered, written with these weights."""
+        for name, weight in weights.items():
+            self._weight.labels(name).inc(weight)
+
+    def weight_by_expert(self) -> dict[str, float]:
+        """Each expert's weight, summed over all tokens so far."""
+        return {labels["hotkey"]: value for labels, value in _totals(self._weight)}
+
+    def completion_tokens(self) -> int:
+        return int(sum(v for labels, v in _totals(self._tokens) if labels["kind"] == "completion"))
+
+    def answers(self) -> int:
+        """Completions asked for so far, whatever came of them."""
+        paths = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
+        return int(sum(v for labels, v in _totals(self.requests) if labels["path"] in paths))
+
+    def keep_only(self, hotkeys: Collection[str]) -> None:
+        """Forget the series of experts that left the subnet."""
+        for counter in (self._answers, self._weight, self._owed):
+            known = {labels["hotkey"] for labels, _ in _totals(counter)}
+            for hotkey in known - set(hotkeys) - {BASELINE_MEMBER}:
+                counter.remove_by_labels({"hotkey": hotkey})
+
+    def text(self) -> bytes:
+        """In the Prometheus text format."""
+        return generate_latest(self._registry)
+
+
+def _totals(counter: Counter) -> Iterator[tuple[dict[str, str], float]]:
+    """(labels, value) of each series."""
+    for metric in counter.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_total"):
+                yield sample.labels, sample.value

@@ -1,0 +1,323 @@
+"use strict";
+// The router's page: everything comes from its own /v1 endpoints, nothing from elsewhere.
+
+const $ = (id) => document.getElementById(id);
+const BASELINE = "baseline";
+const REFRESH_MS = 2000;
+const PALETTE = 8;
+
+let experts = new Map(); // hotkey → row of /v1/moesubnet/experts
+let tones = new Map(); // hotkey → CSS colour; given once, so an expert keeps its colour
+let writing = null; // AbortController of the request under way
+let before = null; // the last figures, for rates
+let decoder = new TextDecoder(); // for characters that several tokens make together
+
+// -- talking to the router -------------------------------------------------------------------
+
+function headers() {
+  const key = $("key").value.trim();
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+async function ask(path) {
+  const answer = await fetch(path, { headers: headers() });
+  if (answer.status === 401) $("key-field").hidden = false;
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.error?.message ?? `${answer.status}`);
+  return body;
+}
+
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line === "data: [DONE]") return;
+      if (line.startsWith("data: ")) yield JSON.parse(line.slice(6));
+    }
+  }
+}
+
+// -- names and colours -----------------------------------------------------------------------
+
+function nameOf(hotkey) {
+  if (hotkey === BASELINE) return "baseline";
+  return experts.get(hotkey)?.name ?? `${hotkey.slice(0, 8)}…`;
+}
+
+function toneOf(hotkey) {
+  if (hotkey === BASELINE) return "var(--none)";
+  if (!tones.has(hotkey)) tones.set(hotkey, `var(--e${tones.size % PALETTE})`);
+  return tones.get(hotkey);
+}
+
+const ranked = (weights) => Object.entries(weights).sort((a, b) => b[1] - a[1]);
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+function toned(made, hotkey, share = 1) {
+  made.style.setProperty("--tone", toneOf(hotkey));
+  made.style.setProperty("--share", share);
+  return made;
+}
+
+// -- writing ---------------------------------------------------------------------------------
+
+async function write() {
+  if (writing) return;
+  const prompt = $("prompt").value, chat = $("mode").value === "chat";
+  const body = {
+    model: $("model").value,
+    max_tokens: Number($("max-tokens").value),
+    temperature: Number($("temperature").value),
+    stream: true,
+    moesubnet: { provenance: true },
+    ...(chat ? { messages: [{ role: "user", content: prompt }] } : { prompt }),
+  };
+  writing = new AbortController();
+  decoder = new TextDecoder();
+  $("go").disabled = true;
+  $("stop").disabled = false;
+  $("output").replaceChildren(element("span", { className: "given", textContent: chat ? "" : prompt }));
+  $("about").textContent = "reading the prompt …";
+  const began = performance.now();
+  let tokens = 0, first = 0;
+  try {
+    const response = await fetch(`v1/${chat ? "chat/" : ""}completions`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...headers() },
+      body: JSON.stringify(body),
+      signal: writing.signal,
+    });
+    if (!response.ok) throw new Error((await response.json()).error.message);
+    for await (const event of events(response)) {
+      if (event.error) throw new Error(event.error.message);
+      for (const token of event.moesubnet?.tokens ?? []) {
+        first ||= performance.now();
+        tokens += 1;
+        showToken(token);
+      }
+    }
+    told(tokens, began, first, "done");
+  } catch (error) {
+    told(tokens, began, first, error.name === "AbortError" ? "stopped" : error.message);
+  } finally {
+    writing = null;
+    $("go").disabled = false;
+    $("stop").disabled = true;
+  }
+}
+
+function told(tokens, began, first, end) {
+  const seconds = (performance.now() - first) / 1000;
+  const speed = tokens > 1 ? `, ${((tokens - 1) / seconds).toFixed(1)} tokens a second` : "";
+  const start = first ? `, the first after ${((first - began) / 1000).toFixed(2)} s` : "";
+  $("about").textContent = `${end}: ${tokens} tokens${start}${speed}`;
+}
+
+function showToken(token) {
+  const order = ranked(token.experts);
+  const [writer, share] = order[0] ?? [BASELINE, 0];
+  const text = token.bytes ? decoder.decode(new Uint8Array(token.bytes), { stream: true }) : token.token;
+  if (text) {
+    const made = toned(element("span", { className: "token", textContent: text, tabIndex: -1 }), writer, share);
+    made.weights = token.experts;
+    $("output").append(made);
+  }
+  $("weights").replaceChildren(...order.map(([hotkey, weight]) => toned(element("span"), hotkey, weight)));
+  $("weights").setAttribute("aria-label", "Weights of the latest token: " + words(order));
+  showLegend(order);
+}
+
+const words = (order) => order.map(([hotkey, weight]) => `${nameOf(hotkey)} ${weight.toFixed(2)}`).join(", ");
+
+function showLegend(order) {
+  const shown = new Set([...$("legend").children].map((child) => child.hotkey));
+  for (const [hotkey] of order) {
+    if (shown.has(hotkey)) continue;
+    const made = toned(element("span", { className: "swatch", textContent: nameOf(hotkey) }), hotkey);
+    made.hotkey = hotkey;
+    $("legend").append(made);
+  }
+}
+
+// -- the weights of a token, by mouse and by keyboard ----------------------------------------
+
+function showTip(token) {
+  const tip = $("tip");
+  const rows = ranked(token.weights ?? {}).map(([hotkey, weight]) =>
+    element("div", {}, toned(element("span", { className: "swatch", textContent: nameOf(hotkey) }), hotkey),
+      element("span", { textContent: weight.toFixed(3) })));
+  tip.replaceChildren(element("b", { textContent: JSON.stringify(token.textContent) }), ...rows);
+  tip.hidden = false;
+  const box = token.getBoundingClientRect(), wide = tip.offsetWidth;
+  const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - wide - 8));
+  tip.style.left = `${left + scrollX}px`;
+  tip.style.top = `${box.bottom + scrollY + 6}px`;
+}
+
+function walk(event) {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!step) return;
+  const tokens = [...$("output").querySelectorAll(".token")];
+  const at = tokens.indexOf(document.activeElement);
+  const next = tokens[at < 0 ? 0 : Math.min(tokens.length - 1, Math.max(0, at + step))];
+  if (next) {
+    next.focus();
+    event.preventDefault();
+  }
+}
+
+// -- what is going on ------------------------------------------------------------------------
+
+function row(cells, tag = "td") {
+  return element("tr", {}, ...cells.map((cell) => {
+    const made = element(tag, tag === "th" ? { scope: "col" } : {});
+    made.append(cell);
+    return made;
+  }));
+}
+
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const tau = (rao) => `${(rao / 1e9).toLocaleString("en", { maximumFractionDigits: 6 })} τ`;
+
+function showExperts(rows) {
+  experts = new Map(rows.map((expert) => [expert.hotkey, expert]));
+  const gained = rows.map((expert) => expert.weight - (before?.weights.get(expert.hotkey) ?? expert.weight));
+  const sum = gained.reduce((a, b) => a + b, 0);
+  const total = rows.reduce((all, expert) => all + expert.weight, 0);
+  $("experts").replaceChildren(
+    row(["expert", "state", "share now", "share in all", "answers", "late, failed in a row", "incentive", "price per 1,000,000"], "th"),
+    ...rows.map((expert, k) => row([
+      toned(element("span", { className: "swatch", textContent: expert.name, title: expert.hotkey }), expert.hotkey),
+      expert.serving ? "serving" : "resting",
+      sum > 0 ? percent(gained[k] / sum) : "–",
+      total > 0 ? percent(expert.weight / total) : "–",
+      expert.answers.toLocaleString("en"),
+      `${expert.late}, ${expert.failures}`,
+      percent(expert.incentive),
+      expert.price_rao_per_mtoken ? tau(expert.price_rao_per_mtoken) : "free",
+    ])));
+}
+
+function figure(name, value) {
+  return [element("dt", { textContent: name }), element("dd", { textContent: value })];
+}
+
+function showLive(live, rows) {
+  const now = { at: performance.now(), tokens: live.completion_tokens, requests: live.requests, weights: new Map(rows.map((e) => [e.hotkey, e.weight])) };
+  const seconds = before ? (now.at - before.at) / 1000 : 0;
+  const rate = (what) => (before ? ((now[what] - before[what]) / seconds).toFixed(1) : "–");
+  const figures = [["tokens a second", rate("tokens")], ["requests a second", rate("requests")], ["writing now", live.running],
+    ["experts serving", `${live.experts_serving} of ${live.experts_known}`], ["tokens written", live.completion_tokens.toLocaleString("en")]];
+  $("live").replaceChildren(...figures.map(([name, value]) => element("div", {}, ...figure(name, value))));
+  $("state").textContent = live.experts_serving ? "serving" : "no expert answers right now";
+  before = now;
+}
+
+async function refresh() {
+  try {
+    const [{ experts: rows }, live] = await Promise.all([ask("v1/moesubnet/experts"), ask("v1/moesubnet/live")]);
+    showExperts(rows);
+    showLive(live, rows);
+  } catch (error) {
+    $("state").textContent = error.message;
+  }
+}
+
+// -- epochs ----------------------------------------------------------------------------------
+
+function line(points, x, y, tone, name) {
+  const known = points.filter(([, value]) => value > 0);
+  const at = known.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`);
+  const [epoch, value] = known.at(-1) ?? [];
+  if (epoch === undefined) return "";
+  return `<g style="--tone:${tone}"><polyline points="${at.join(" ")}"/><circle cx="${x(epoch)}" cy="${y(value)}" r="3.5"/>
+    <text x="${x(epoch) + 8}" y="${y(value) + 4}">${name} ${value.toFixed(1)}</text></g>`;
+}
+
+function showHistory(epochs) {
+  const shown = epochs.filter((epoch) => epoch.mixture > 0);
+  if (!shown.length) {
+    $("history").textContent = "No score sheet has been revealed yet: the first comes in the third epoch.";
+    return;
+  }
+  const values = shown.flatMap((epoch) => [epoch.mixture, epoch.best_expert, epoch.baseline]).filter((value) => value > 0);
+  const [low, high] = [Math.log(Math.min(...values)), Math.log(Math.max(...values))];
+  const [from, to] = [shown[0].epoch, shown.at(-1).epoch];
+  const x = (epoch) => 44 + (to > from ? ((epoch - from) / (to - from)) * 330 : 0);
+  const y = (value) => 20 + (high > low ? ((high - Math.log(value)) / (high - low)) * 150 : 75);
+  const of = (key) => shown.map((epoch) => [epoch.epoch, epoch[key]]);
+  const named = [["mixture", "var(--e0)"], ["best_expert", "var(--e1)"], ["student", "var(--e2)"], ["baseline", "var(--none)"]];
+  const summary = `Epochs ${from} to ${to}: mixture ${shown.at(-1).mixture.toFixed(1)}, best single expert ${shown.at(-1).best_expert?.toFixed(1) ?? "unknown"}. Lower is better.`;
+  $("history").innerHTML = `<svg viewBox="0 0 520 200" role="img" aria-label="${summary}">
+    <line class="axis" x1="40" y1="178" x2="380" y2="178"/><text x="40" y="194">epoch ${from}</text><text x="340" y="194">${to}</text>
+    ${named.map(([key, tone]) => line(of(key), x, y, tone, key.replace("_", " "))).join("")}</svg><p class="hint">${summary}</p>`;
+}
+
+let sheets = [];
+
+function showVote() {
+  const sheet = sheets[Number($("sheet").value)];
+  if (!sheet) return;
+  $("vote-words").textContent =
+    `Validator ${nameOf(sheet.validator)} asked ${sheet.items} times for the next token of text that nobody had seen. ` +
+    "“alone” is how well an expert guessed it, in nats a token; its score is what it adds to the mixture of the others over the baseline, smoothed over epochs; the vote is its share of all scores.";
+  $("votes").replaceChildren(
+    row(["expert", "alone", "answered", "score", "vote"], "th"),
+    ...sheet.experts.map((expert) => row([
+      toned(element("span", { className: "swatch", textContent: nameOf(expert.hotkey), title: expert.hotkey }), expert.hotkey),
+      expert.alone_nats === null ? "–" : expert.alone_nats.toFixed(3),
+      percent(expert.reliability), expert.score_nats === null ? "–" : expert.score_nats.toFixed(4), percent(expert.vote),
+    ])));
+}
+
+async function refreshEpochs() {
+  try {
+    const found = await ask("v1/moesubnet/epochs");
+    showHistory(found.epochs);
+    if (JSON.stringify(found.sheets) === JSON.stringify(sheets)) return;
+    sheets = found.sheets;
+    $("sheet").replaceChildren(...sheets.map((sheet, k) =>
+      element("option", { value: k, textContent: `epoch ${sheet.epoch}, ${nameOf(sheet.validator)}` })));
+    if (!sheets.length) $("vote-words").textContent = "No score sheet has been revealed yet.";
+    showVote();
+  } catch { /* `refresh` says what is wrong */ }
+}
+
+async function begin() {
+  try {
+    const models = await ask("v1/models");
+    $("model").replaceChildren(...models.data.map((model) => element("option", { value: model.id, textContent: model.id })));
+  } catch (error) {
+    $("state").textContent = error.message;
+  }
+  await refresh();
+  await refreshEpochs();
+}
+
+$("write").addEventListener("submit", (event) => { event.preventDefault(); write(); });
+$("stop").addEventListener("click", () => writing?.abort());
+$("sheet").addEventListener("change", showVote);
+$("key").addEventListener("change", () => { sessionStorage.setItem("key", $("key").value); begin(); });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") { writing?.abort(); $("tip").hidden = true; }
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write();
+});
+$("output").addEventListener("keydown", walk);
+for (const [shows, hides] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
+  $("output").addEventListener(shows, (event) => { if (event.target.weights) showTip(event.target); });
+  $("output").addEventListener(hides, () => { $("tip").hidden = true; });
+}
+$("key").value = sessionStorage.getItem("key") ?? "";
+begin();
+setInterval(refresh, REFRESH_MS);
+setInterval(refreshEpochs, 5 * REFRESH_MS);

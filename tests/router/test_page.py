@@ -1,0 +1,222 @@
+"""The page at `/`, in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from moesubnet.mixture.sheet import Sheet
+from moesubnet.router.epochs import describe_epochs
+from moesubnet.router.model import Forecast
+from tests.router.conftest import ParrotModel, ParrotSession
+from tests.sheets import synthetic_sheet
+
+STATIC = Path(__file__).resolve().parents[2] / "router" / "static"
+
+Serve = Callable[..., Any]
+
+
+class Weighed(ParrotSession):
+    """Two experts take turns."""
+
+    def forecast(self) -> Forecast:
+        forecast = super().forecast()
+        share = 0.9 if self.at % 5 < 3 else 0.2
+        return replace(
+            forecast,
+            weights={"5Prose": 0.95 * share, "5Code": 0.95 * (1 - share), "baseline": 0.05},
+        )
+
+
+class WeighedParrot(ParrotModel):
+    def open(self) -> Weighed:
+        self.opened += 1
+        return Weighed(self)
+
+    def table(self) -> list[dict[str, object]]:
+        return [
+            {
+                "uid": uid,
+                "hotkey": hotkey,
+                "name": name,
+                "axon": "http://127.0.0.1:1",
+                "serving": uid == 0,
+                "answers": 12 * uid,
+                "failures": uid,
+                "late": 0,
+                "weight": 3.5,
+                "incentive": 0.25,
+                "price_rao_per_mtoken": 2_000_000 * uid,
+            }
+            for uid, (hotkey, name) in enumerate([("5Prose", "prose"), ("5Code", "<b>code</b>")])
+        ]
+
+
+@pytest.fixture
+def parrot(tokenizer: Any) -> WeighedParrot:
+    return WeighedParrot(tokenizer)
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Any]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip(
+            "PAGE NOT TESTED IN A BROWSER: no chromium here (Debian: apt-get install chromium)"
+        )
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield launched
+        await launched.close()
+
+
+@pytest.fixture
+def sheets() -> list[Sheet]:
+    return [synthetic_sheet(["5Code", "5Prose"], epoch=epoch, seed=epoch) for epoch in (3, 4, 5)]
+
+
+async def says(page: Any, selector: str, words: str) -> None:
+    from playwright.async_api import expect
+
+    await expect(page.locator(selector)).to_have_text(re.compile(words), timeout=15_000)
+
+
+async def opened(browser: Any, url: str, **options: Any) -> Any:
+    page = await browser.new_page(**options)
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda line: line.type == "error" and page.faults.append(line.text))
+    await page.goto(url)
+    await says(page, "#state", "^serving$")
+    return page
+
+
+async def test_a_text_is_written_token_by_token_and_each_says_who_wrote_it(
+    serve: Serve, browser: Any
+) -> None:
+    page = await opened(browser, await serve())
+    await page.fill("#prompt", "the quick")
+    await page.fill("#max-tokens", "12")
+    await page.fill("#temperature", "0")
+    await page.keyboard.press("Control+Enter")
+    await says(page, "#about", "^done")
+    tokens = page.locator("#output .token")
+    assert await tokens.count() == 12
+    assert (await page.text_content("#output") or "").startswith("the quick brown")
+
+    await page.focus("#output")
+    await page.keyboard.press("ArrowRight")
+    await page.keyboard.press("ArrowRight")
+    tip = await page.text_content("#tip")
+    assert await page.is_visible("#tip")
+    assert re.search(r"prose0\.\d{3}", tip or "")
+    await page.keyboard.press("Escape")
+    assert not await page.is_visible("#tip")
+    legend = await page.text_content("#legend")
+    assert "prose" in (legend or "")
+    assert "<b>code</b>" in (legend or "")  # a name is text, whatever it looks like
+    assert not page.faults
+
+
+async def test_a_character_of_several_tokens_is_shown_whole(serve: Serve, browser: Any) -> None:
+    page = await opened(browser, await serve())
+    await page.fill("#prompt", "the quick brown fox jumps over the lazy dog;")
+    await page.fill("#max-tokens", "12")
+    await page.fill("#temperature", "0")
+    await page.click("#go")
+    await says(page, "#about", "^done")
+    shown = await page.text_content("#output") or ""
+    assert "naïve café 世" in shown
+    assert "\ufffd" not in shown
+
+
+async def test_escape_stops_a_stream(serve: Serve, browser: Any, parrot: ParrotModel) -> None:
+    parrot.pause_s = 0.1
+    page = await opened(browser, await serve())
+    await page.fill("#max-tokens", "40")
+    await page.fill("#prompt", "the quick")
+    await page.click("#go")
+    await page.locator("#output .token").nth(2).wait_for()
+    await page.keyboard.press("Escape")
+    await says(page, "#about", "^stopped")
+    assert await page.locator("#output .token").count() < 30
+
+
+async def test_what_the_router_refuses_is_said_on_the_page(serve: Serve, browser: Any) -> None:
+    page = await opened(browser, await serve())
+    await page.fill("#max-tokens", "4000")
+    await page.click("#go")
+    await says(page, "#about", "maximum context")
+
+
+async def test_a_router_with_keys_asks_for_one(serve: Serve, browser: Any) -> None:
+    url = await serve(api_keys=["secret"])
+    page = await browser.new_page()
+    await page.goto(url)
+    await page.locator("#key-field").wait_for(state="visible")
+    await page.fill("#key", "secret")
+    await page.keyboard.press("Tab")
+    await says(page, "#state", "^serving$")
+    assert await page.locator("#experts tr").count() == 3
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+async def test_the_page_fits_a_telephone_and_a_desk_in_both_lights(
+    serve: Serve, browser: Any, sheets: list[Sheet], width: int, scheme: str
+) -> None:
+    page = await opened(
+        browser,
+        await serve(sheets=sheets),
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,
+    )
+    await page.locator("#history svg").wait_for()
+    assert await page.locator("#votes tr").count() > 1
+    overflow = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert overflow <= 0
+    assert not page.faults
+
+
+def test_nothing_on_the_page_comes_from_elsewhere() -> None:
+    for file in STATIC.iterdir():
+        assert not re.search(r"(?i)https?:|//[a-z]+\.|url\((?!data)", file.read_text()), file
+
+
+async def test_the_page_is_for_everybody_and_its_data_for_keys(serve: Serve) -> None:
+    url = await serve(api_keys=["secret"])
+    async with aiohttp.ClientSession() as http:
+        for path, status in [
+            ("/", 200),
+            ("/page/page.js", 200),
+            ("/v1/moesubnet/experts", 401),
+            ("/v1/moesubnet/epochs", 401),
+            ("/v1/moesubnet/live", 401),
+        ]:
+            async with http.get(url + path) as answer:
+                assert answer.status == status, path
+                if status == 200:
+                    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_history_is_recomputed_from_the_sheets(sheets: list[Sheet]) -> None:
+    told = describe_epochs(sheets)
+    assert [epoch["epoch"] for epoch in told["epochs"]] == [3, 4, 5]
+    sheet = sheets[-1]
+    labels = sheet.log_q[:, -1] / 1e6
+    assert told["epochs"][-1]["baseline"] == pytest.approx(float(np.exp(-labels.mean())))
+    assert [vote["epoch"] for vote in told["sheets"]] == [5, 4]
+    shares = [row["vote"] for row in told["sheets"][0]["experts"]]
+    assert sum(shares) == pytest.approx(1.0) or not any(sheet.row_u16)
+    assert shares == sorted(shares, reverse=True)

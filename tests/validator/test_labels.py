@@ -1,0 +1,113 @@
+"""A label is never public before it was asked: a slow partner and one who reads the sheets."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from moesubnet.mixture.sheet import Sheet
+from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
+
+ADVERSARIES = Path(__file__).resolve().parents[2] / "examples" / "adversaries"
+
+
+def adversary(name):
+    spec = importlib.util.spec_from_file_location(f"adversaries_{name}", ADVERSARIES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def knows(law):
+    log_law = np.log(0.98 * law + 0.02 / len(law))
+    return lambda ids: log_law
+
+
+def positions(node):
+    return min((len(batch.steps) for batch in node.state.open_batches()), default=0)
+
+
+async def test_a_slow_partner_buys_a_label_looker_nothing(
+    tmp_path, new_chain, keypair, tiny_spec, make_documents, start_expert, laws, open_node
+):
+    """With the partner a walk would last 16 × 0.25 s; the sheet is public long before."""
+    slow = adversary("slow_partner").SlowPartner(knows(laws[1]), pause_s=0.25)
+    looker = adversary("label_looker").LabelLooker(knows(laws[0]))
+    chain, signer = new_chain(), keypair("//Validator")
+    chain.add(signer)
+    experts = []
+    for name, law in {"honest": knows(laws[2]), "slow": slow, "looker": looker}.items():
+        experts.append(await start_expert(f"//{name}", law))
+        chain.add(experts[-1].signer, experts[-1].axon, stake_rao=0)
+    experts[1].in_thread = True
+    node = await open_node(tmp_path, chain, signer, tiny_spec, make_documents())
+
+    async with asyncio.TaskGroup() as walking:
+        while not chain.reveals:
+            chain.next_block()
+            assert chain.block < 3 * chain.tempo
+            await node.validator.on_block(walking)
+            # Until there is enough to vote on the chain waits; then it runs ahead.
+            while not (node.state.voted(0) or positions(node) >= 6):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        [sheet] = [Sheet.from_bytes(body) for body in node.state.archive.public_sheets()]
+        looker.read(sheet.walks)
+        published = {ids.tobytes() for ids in sheet.walks}
+        for _ in range(chain.tempo):
+            chain.next_block()
+            await node.validator.on_block(walking)
+            await asyncio.sleep(0.02)
+        for task in tuple(node.validator._walks):
+            task.cancel()
+
+    lengths = {len(ids) for ids in sheet.walks}
+    assert max(lengths) < WINDOW_TOKENS, "the walks were whole: nothing was at stake"
+    assert max(lengths) > PREFIX_TOKENS
+    assert looker.found == 0
+    for expert in experts:
+        # What was sent of a published walk ends before its last published label.
+        for ids in expert.sessions.values():
+            whole = [walk for walk in published if walk.startswith(ids[:PREFIX_TOKENS].tobytes())]
+            assert all(len(ids) * 4 <= len(walk) for walk in whole)
+
+
+async def test_after_a_restart_nothing_of_an_unfinished_walk_is_asked_again(
+    tmp_path, new_chain, keypair, tiny_spec, make_documents, start_expert, laws, open_node
+):
+    slow = adversary("slow_partner").SlowPartner(knows(laws[1]), pause_s=0.1)
+    chain, signer = new_chain(), keypair("//Validator")
+    chain.add(signer)
+    expert = await start_expert("//slow", slow)
+    expert.in_thread = True
+    chain.add(expert.signer, expert.axon, stake_rao=0)
+    first = await open_node(tmp_path, chain, signer, tiny_spec, make_documents())
+    chain.next_block()
+    walking = asyncio.create_task(_on_block(first))
+    while not first.state.open_batches():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    walking.cancel()
+    await asyncio.gather(walking, return_exceptions=True)
+    begun = set(expert.sessions)
+    await first.close()
+
+    expert.in_thread = False
+    expert.law = knows(laws[1])
+    expert.requests.clear()
+    second = await open_node(tmp_path, chain, signer, tiny_spec, make_documents())
+    while not second.state.voted(0):
+        chain.next_block()
+        await _on_block(second)
+    asked = {s.session for request in expert.requests for s in request.sequences}
+    assert not asked & begun
+    [vote] = second.state.waiting_votes()
+    assert len(vote.sheet.walk) > 0
+
+
+async def _on_block(node):
+    async with asyncio.TaskGroup() as walking:
+        await node.validator.on_block(walking)
