@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,7 +29,6 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
-from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.commitment import Commitment
 from moesubnet.wire.protocol import (
     Ids,
@@ -45,6 +45,26 @@ _Requests = dict[tuple[object, ...], StepRequest]  # by what an expert lacks, co
 MAX_REST_DOUBLINGS = 5
 PATIENCE = 2.0  # times as long as half of the weight took, …
 LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
+
+
+class Asked(Protocol):
+    """Whoever answers steps: a miner over HTTP (`client.ExpertClient`), a recording, a simulation.
+
+    An answer is checked and normalised by whoever implements this: `StepResponse.from_bytes` does
+    it for what strangers send.
+    """
+
+    @property
+    def hotkey(self) -> Hotkey: ...
+
+    @property
+    def commits(self) -> bool:
+        """Whether it commits to the tails of laws of which it lists a part."""
+        ...
+
+    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+        """Raises PeerError, WireError, AuthError; UnknownBase where it holds less than the base."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +185,7 @@ class Panel:
 
     def __init__(
         self,
-        clients: Mapping[Hotkey, ExpertClient],
+        clients: Mapping[Hotkey, Asked],
         *,
         deadline_s: float,
         want: Want,
@@ -199,7 +219,7 @@ class Panel:
         wanted = list(self._clients if members is None else members)
         requests: _Requests = {}
 
-        def build(client: ExpertClient) -> StepRequest:
+        def build(client: Asked) -> StepRequest:
             return self._request(client, sequences, first, requests)
 
         async with asyncio.TaskGroup() as group:
@@ -242,7 +262,7 @@ class Panel:
         self,
         hotkey: Hotkey,
         sequences: Sequence[PanelSequence],
-        build: Callable[[ExpertClient], StepRequest],
+        build: Callable[[Asked], StepRequest],
         *,
         rested: bool = False,
     ) -> StepResponse | PanelError:
@@ -270,9 +290,9 @@ class Panel:
 
     async def _ask(
         self,
-        client: ExpertClient,
+        client: Asked,
         sequences: Sequence[PanelSequence],
-        build: Callable[[ExpertClient], StepRequest],
+        build: Callable[[Asked], StepRequest],
     ) -> tuple[StepRequest, StepResponse]:
         """One step; if the expert holds less than we believed, once more from what it holds."""
         try:
@@ -291,7 +311,7 @@ class Panel:
 
     def _request(
         self,
-        client: ExpertClient,
+        client: Asked,
         sequences: Sequence[PanelSequence],
         first: int | None,
         requests: _Requests,
@@ -317,7 +337,7 @@ class Panel:
             requests[key] = StepRequest(tuple(steps), want)
         return requests[key]
 
-    def _reveals(self, client: ExpertClient, owing: Sequence[PanelSequence]) -> StepRequest:
+    def _reveals(self, client: Asked, owing: Sequence[PanelSequence]) -> StepRequest:
         """A step of each sequence that brings no ids and asks for no rows."""
         steps = []
         for sequence in owing:
