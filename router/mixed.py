@@ -28,6 +28,7 @@ from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
+from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import StepResponse, base_hash, want_for
 
 BLIND_PROMPT_TOKENS = 8
@@ -93,6 +94,7 @@ class MixtureModel:
         self.deadline_s = deadline_s
         self.top_k = top_k
         self.firsts = FirstAnswers()
+        self.paces = Paces()
 
     def open(self) -> MixtureSession:
         if not self.book.serving():
@@ -170,9 +172,10 @@ class MixtureSession:
         self._walk = Walk(self._gate, members_of(self._experts))
         self._panel = Panel(
             {hotkey: clients[hotkey] for hotkey in self._experts},
-            deadline_s=self._model.deadline_s,
+            base_s=self._model.deadline_s,
             want=self._model.want,
             rest_s=REST_S,
+            paces=self._model.paces,
         )
         known = self._model.book.known()
         for hotkey in self._experts:

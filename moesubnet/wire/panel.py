@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +28,7 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Hotkey
 from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.patience import Paces, deadline_s
 from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, StepResponse, Want, base_hash
 
 PanelError = PeerError | WireError | AuthError
@@ -58,23 +61,37 @@ class PanelSequence:
         self._held[hotkey] = min(length, len(self.ids))
 
 
+@dataclass(slots=True)
+class _Call:
+    """One `advance`, as all its experts see it."""
+
+    sequences: Sequence[PanelSequence]
+    first: int | None
+    requests: dict[tuple[int, ...], StepRequest] = field(default_factory=dict)  # by what is held
+    patient_until_s: dict[Hotkey, float] = field(default_factory=dict)  # of those on their way
+
+
 class Panel:
     """A set of experts. `clients` is read anew at each call and may change between calls.
 
-    deadline_s: for one expert's answer, catching up included. rest_s: how long an expert that
-    failed is left alone, doubling with each failure in a row up to 32 times; 0 asks it every time.
+    base_s: how long one expert may take for a call that asks nothing of it; what it has to read,
+    catching up included, adds to that (`deadline_s`). rest_s: how long an expert that failed is
+    left alone, doubling with each failure in a row up to 32 times; 0 asks it every time. paces:
+    what is known of the experts' speed; share one among all panels of a process.
     """
 
     def __init__(
         self,
         clients: Mapping[Hotkey, ExpertClient],
         *,
-        deadline_s: float,
+        base_s: float,
         want: Want,
         rest_s: float = 0.0,
+        paces: Paces | None = None,
     ) -> None:
         self._clients = clients
-        self._deadline_s = deadline_s
+        self._base_s = base_s
+        self._paces = paces or Paces()
         self._want = want
         self._rest_s = rest_s
         self._failures: dict[Hotkey, int] = {}
@@ -94,32 +111,23 @@ class Panel:
         Rows are those of positions `first` … len(ids); None asks only for the law of the next
         token. The ids are appended whatever the experts do. Cancelling cancels every request.
         weights: what each one's answer is worth; with it, who is late by the measure of those
-        that hold the greater part is cut off with PeerLate. Without, all have until the deadline.
+        that hold the greater part, or by its own, is cut off with PeerLate. Without, all have
+        until the deadline.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
         wanted = list(self._clients if members is None else members)
-        requests: dict[tuple[int, ...], StepRequest] = {}
+        call = _Call(sequences, first)
         async with asyncio.TaskGroup() as group:
-            tasks = {
-                hotkey: group.create_task(self._answer(hotkey, sequences, first, requests))
-                for hotkey in wanted
-            }
+            tasks = {hotkey: group.create_task(self._answer(hotkey, call)) for hotkey in wanted}
             if weights is not None:
-                await _cut_stragglers({tasks[key]: weights.get(key, 0.0) for key in wanted})
-        late = PeerLate("the others had answered long before")
+                await _cut_stragglers(tasks, weights, call.patient_until_s)
         return {
-            hotkey: self._failed(hotkey, late) if task.cancelled() else task.result()
+            hotkey: self._late(hotkey) if task.cancelled() else task.result()
             for hotkey, task in tasks.items()
         }
 
-    async def _answer(
-        self,
-        hotkey: Hotkey,
-        sequences: Sequence[PanelSequence],
-        first: int | None,
-        requests: dict[tuple[int, ...], StepRequest],
-    ) -> StepResponse | PanelError:
+    async def _answer(self, hotkey: Hotkey, call: _Call) -> StepResponse | PanelError:
         """One expert's answer or its error, and what follows for the next call."""
         client = self._clients.get(hotkey)
         if client is None:
@@ -127,55 +135,60 @@ class Panel:
         if asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
             return PeerResting("resting after a failure")
         try:
-            async with asyncio.timeout(self._deadline_s):
-                response = await self._ask(client, sequences, first, requests)
-        except TimeoutError:
-            return self._failed(hotkey, PeerUnavailable(f"no answer in {self._deadline_s} s"))
+            response = await self._ask(client, call)
         except (PeerError, WireError, AuthError) as error:
             return self._failed(hotkey, error)
         self._failures.pop(hotkey, None)
-        for sequence in sequences:
+        for sequence in call.sequences:
             sequence.set_held(hotkey, len(sequence.ids))
         return response
 
-    async def _ask(
-        self,
-        client: ExpertClient,
-        sequences: Sequence[PanelSequence],
-        first: int | None,
-        requests: dict[tuple[int, ...], StepRequest],
-    ) -> StepResponse:
+    async def _ask(self, client: ExpertClient, call: _Call) -> StepResponse:
         """One step; if the expert holds less than we believed, once more from what it holds."""
         try:
-            request = self._request(client.hotkey, sequences, first, requests)
-            return await client.step(request, timeout_s=self._deadline_s)
+            return await self._step(client, call)
         except UnknownBase as error:
-            for sequence, held in zip(sequences, error.held_tokens, strict=True):
+            for sequence, held in zip(call.sequences, error.held_tokens, strict=True):
                 sequence.set_held(client.hotkey, held)
         try:
-            request = self._request(client.hotkey, sequences, first, requests)
-            return await client.step(request, timeout_s=self._deadline_s)
+            return await self._step(client, call)
         except UnknownBase:
-            for sequence in sequences:
+            for sequence in call.sequences:
                 sequence.set_held(client.hotkey, 0)
             raise
 
-    def _request(
-        self,
-        hotkey: Hotkey,
-        sequences: Sequence[PanelSequence],
-        first: int | None,
-        requests: dict[tuple[int, ...], StepRequest],
-    ) -> StepRequest:
+    async def _step(self, client: ExpertClient, call: _Call) -> StepResponse:
+        """One request, timed from when it is on its way."""
+        loop, hotkey = asyncio.get_running_loop(), client.hotkey
+        request = self._request(hotkey, call)
+        tokens = sum(s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences)
+        patience_s = self._paces.patience_s(hotkey, tokens)
+        call.patient_until_s.pop(hotkey, None)
+
+        def on_its_way() -> None:
+            call.patient_until_s[hotkey] = loop.time() + patience_s
+
+        response = await client.step(
+            request, timeout_s=deadline_s(self._base_s, tokens), on_its_way=on_its_way
+        )
+        if (until_s := call.patient_until_s.get(hotkey)) is not None:
+            self._paces.took(hotkey, tokens, loop.time() - (until_s - patience_s))
+        return response
+
+    def _request(self, hotkey: Hotkey, call: _Call) -> StepRequest:
         """What this expert lacks; experts that hold the same share one encoded request."""
-        held = tuple(sequence.held_by(hotkey) for sequence in sequences)
-        if held not in requests:
+        held = tuple(sequence.held_by(hotkey) for sequence in call.sequences)
+        if held not in call.requests:
             steps = [
-                SequenceStep(s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=first)
-                for s, n in zip(sequences, held, strict=True)
+                SequenceStep(s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=call.first)
+                for s, n in zip(call.sequences, held, strict=True)
             ]
-            requests[held] = StepRequest(tuple(steps), self._want)
-        return requests[held]
+            call.requests[held] = StepRequest(tuple(steps), self._want)
+        return call.requests[held]
+
+    def _late(self, hotkey: Hotkey) -> PanelError:
+        self._paces.late(hotkey)
+        return self._failed(hotkey, PeerLate("it was time to go on without it"))
 
     def _failed(self, hotkey: Hotkey, error: PanelError) -> PanelError:
         now_s = asyncio.get_running_loop().time()
@@ -188,31 +201,49 @@ class Panel:
 
 
 async def _cut_stragglers(
-    weights: Mapping[asyncio.Task[StepResponse | PanelError], float],
+    tasks: Mapping[Hotkey, asyncio.Task[StepResponse | PanelError]],
+    weights: Mapping[Hotkey, float],
+    patient_until_s: Mapping[Hotkey, float],
 ) -> None:
     """Return when all tasks are done, the late ones cancelled.
 
     Late is who has not answered PATIENCE times as long after the start as it took until the
-    answers weighed at least what was still to come.
+    answers weighed at least what was still to come. However much it weighs, late is also who has
+    taken much longer than it usually does (`patient_until_s`) and PATIENCE times as long as
+    those that have answered.
     """
     loop = asyncio.get_running_loop()
-    start_s, limit_s, waiting = loop.time(), None, set(weights)
+    start_s, limit_s, waiting = loop.time(), inf, set(tasks.values())
+    others_s = inf  # so long we wait for anybody when the others took so long
     while waiting:
-        left_s = None if limit_s is None else limit_s - loop.time()
+        cut_s = {
+            task: min(limit_s, max(others_s, patient_until_s.get(hotkey, inf)))
+            for hotkey, task in tasks.items()
+            if task in waiting
+        }
+        until_s = min(cut_s.values())
+        if others_s < inf and any(
+            task in waiting and hotkey not in patient_until_s for hotkey, task in tasks.items()
+        ):  # it waits for a connection: look again, its time may begin
+            until_s = min(until_s, loop.time() + LEAST_PATIENCE_S)
+        left_s = None if until_s == inf else until_s - loop.time()
         done, waiting = await asyncio.wait(
             waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
         )
         if not done:
-            for task in waiting:
+            late = {task for task in waiting if cut_s[task] <= until_s}
+            for task in late:
                 task.cancel()
-            return
-        if limit_s is None:
-            given, to_come = 0.0, 0.0
-            for task, weight in weights.items():
-                if task in waiting:
-                    to_come += weight
-                elif isinstance(task.result(), StepResponse):
-                    given += weight
-            if given > 0 and given >= to_come:
-                took_s = loop.time() - start_s
-                limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)
+            await asyncio.gather(*late, return_exceptions=True)
+            waiting -= late
+        if any(isinstance(task.result(), StepResponse) for task in done):
+            others_s = start_s + PATIENCE * (loop.time() - start_s)
+        given, to_come = 0.0, 0.0
+        for hotkey, task in tasks.items():
+            if task in waiting:
+                to_come += weights.get(hotkey, 0.0)
+            elif not task.cancelled() and isinstance(task.result(), StepResponse):
+                given += weights.get(hotkey, 0.0)
+        if limit_s == inf and given > 0 and given >= to_come:
+            took_s = loop.time() - start_s
+            limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)
