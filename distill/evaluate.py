@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moesubnet.distill.walks import Ids, Members, call_groups, label_log_p, walk
+from moesubnet.distill.walks import Ids, Members, call_groups, walk
 from moesubnet.mixture.mixing import log_sum_exp
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.model import start_id
@@ -74,7 +74,7 @@ async def evaluate_by_walks(
     for index, group in enumerate(call_groups(len(everything), prefill=prefill)):
         part = everything[group]
         async for turn in walk(members, part, f"{session}.{index}", prefill=prefill):
-            by_member = label_log_p(turn.log_p, part[:, turn.position]).astype(np.float64)
+            by_member = turn.at(part[:, turn.position])
             experts = by_member[:, :-1]
             uniform = log_sum_exp(experts) - math.log(experts.shape[1])
             gated = log_sum_exp(turn.log_w + by_member)

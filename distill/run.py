@@ -150,10 +150,11 @@ async def _collect(
 ) -> Collected:
     """The targets, from disk where they stand. Costs add up over interruptions."""
     windows = public_windows(spec, settings.window, settings.seed)
-    kind, kept = target_form(spec.spec.vocab_size, samples=settings.samples)
+    kind, kept, mass = target_form(spec.spec.vocab_size, samples=settings.samples)
     target_spec = TargetSpec(
         kind=kind,
         kept=kept,
+        mass=mass,
         window=settings.window,
         windows=len(windows),
         prefill=settings.prefill,

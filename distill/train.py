@@ -72,12 +72,10 @@ def target_loss(logits: torch.Tensor, targets: Targets, picks: NDArray[np.intege
     if targets.kind == "full":
         assert targets.log_m is not None
         return forward_kl(logits, rows(targets.log_m, np.float32))
-    assert targets.kept is not None
-    kept = rows(targets.kept, np.int64)
     if targets.kind == "samples":
-        return sampled_cross_entropy(logits, kept)
-    assert targets.log_m is not None
-    return forward_kl_listed(logits, kept, rows(targets.log_m, np.float32))
+        assert targets.kept is not None
+        return sampled_cross_entropy(logits, rows(targets.kept, np.int64))
+    return forward_kl_listed(logits, *map(torch.from_numpy, targets.listed(picks)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ MoesubnetError
 │   └── Forbidden            who it says, but not welcome here
 ├── WireError            a peer's bytes break the protocol
 │   ├── FrameError           malformed, oversize or lying frame
-│   └── BadDistribution      log-probabilities that are not a distribution
+│   ├── BadDistribution      log-probabilities that are not a distribution
+│   └── BadReveal            an opened leaf that is not the one committed to
 ├── PeerError            an expert answered with an error, or not at all
 │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
 │   │   ├── PeerLate             the others had answered long before
@@ -113,6 +114,10 @@ class FrameError(WireError):
 
 class BadDistribution(WireError):
     """Log-probabilities that are not finite, not ≤ 0, or sum to more than one."""
+
+
+class BadReveal(WireError):
+    """What was opened is not what the peer had committed to."""
 
 
 class PeerError(MoesubnetError):

@@ -272,6 +272,7 @@ class TokenRecord:
     top: list[tuple[str, bytes, float]]
     offset: int  # characters of completion text before it
     experts: dict[str, float] | None = None
+    left_out: float = 0.0  # mass that nobody listed, so never drawn; bounds the total variation
 
 
 def completion_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
@@ -312,11 +313,12 @@ def chat_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
 
 def provenance(tokens: Sequence[TokenRecord]) -> JsonObject:
     """Our `moesubnet` field: which experts wrote which token; its bytes where they are only a part
-    of a character."""
+    of a character; what was left out of the mixture, if anything."""
     return {
         "tokens": [
             {"token": token.text, "experts": token.experts or {}}
             | ({} if token.text.encode() == token.raw else {"bytes": list(token.raw)})
+            | ({"left_out": token.left_out} if token.left_out else {})
             for token in tokens
         ]
     }

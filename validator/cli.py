@@ -139,6 +139,13 @@ def audit(
         str | None,
         typer.Option(help="IP:PORT of the validator to ask; your own state if not given."),
     ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            help="The subnet's spec folder. Answers that list part of a vocabulary (above 8,192 "
+            "tokens) are checked only with its baseline."
+        ),
+    ] = None,
     state_dir: StateDir = None,
     chain: Annotated[
         str | None,
@@ -159,6 +166,8 @@ def audit(
     import asyncio
 
     from moesubnet.chain.commands.console import ask_chain
+    from moesubnet.mixture.baseline import load_baseline
+    from moesubnet.spec.content import load_spec
     from moesubnet.types import NetUid
     from moesubnet.validator.audit import as_json as to_json
     from moesubnet.validator.audit import as_text
@@ -172,13 +181,16 @@ def audit(
             found = own(archive, name, body)
     else:
         found = asyncio.run(fetched(axon, name, body))
+    baseline = None
+    if spec is not None:
+        baseline = load_baseline(load_spec(spec, found.sheet.spec_sha256.hex())).law
     public_s = None
     if chain is not None:
         netuid, following = NetUid(found.sheet.netuid), found.sheet.epoch + 1
         public_s = ask_chain(chain, lambda client: client.epoch_begun_s(netuid, following))
         if public_s is None:
             typer.echo(f"{chain} does not say when epoch {following} began: not checked", err=True)
-    result = audit_sheet(found.sheet, found.receipts, found.answers, public_s)
+    result = audit_sheet(found.sheet, found.receipts, found.answers, baseline, public_s)
     typer.echo(json.dumps(to_json(result)) if as_json else as_text(found.sheet, result))
     if not result.is_clean:
         raise typer.Exit(1)

@@ -75,17 +75,18 @@ class Measurement:
         used = self._state.used_starts(self._spec_sha256)
         windows = self._pool.draw(walks, used, seed + started.to_bytes(8, "little"))
         self._metrics.walks.inc(len(windows))
-        left = len(self._pool.free_windows(used)) - len(windows)
+        batch = self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
+        left = self._pool.free_windows(self._state.used_starts(self._spec_sha256))
         self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
-        return self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
+        return batch
 
     async def run(self, batch: Batch) -> None:
         """Walk the batch to its end, or until cancelled; each position is on disk before its labels
-        are sent."""
+        are sent, but where a leaf has to show what a label was given: then right after."""
         want = want_for(self.vocab_size)
         panels = [Panel(self._experts.clients, base_s=DEADLINE_S, want=want) for _ in batch.walks]
         walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
-        async for step in walk_batch(panels, batch, walk, self._baseline.logp):
+        async for step in walk_batch(panels, batch, walk, self._baseline.law):
             self._state.add_step(batch, step)
             silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
             self._metrics.answers.labels("missing").inc(silent)

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import msgpack
 import numpy as np
 
 from moesubnet.errors import ConfigError
 from moesubnet.host.paths import held_alone
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
+from moesubnet.validator.answers import AnswerFiles
 from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
 from moesubnet.validator.receipts import RECORD
 from moesubnet.validator.records import Batch, Phase, Step, Vote, Window
@@ -41,9 +41,7 @@ CREATE TABLE IF NOT EXISTS batch (
 CREATE TABLE IF NOT EXISTS step (
     batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, distance BLOB,
     together BLOB, records BLOB, epoch INTEGER, PRIMARY KEY (batch, position));
-CREATE TABLE IF NOT EXISTS answer (
-    batch INTEGER, position INTEGER, hotkey TEXT, bodies BLOB,
-    PRIMARY KEY (batch, position, hotkey)) WITHOUT ROWID;
+DROP TABLE IF EXISTS answer;
 CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
 CREATE TABLE IF NOT EXISTS vote (
     epoch INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, sheet BLOB, salt TEXT, phase TEXT,
@@ -74,6 +72,11 @@ class State:
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"{path} is not a validator's state: {error}") from error
         self.archive = Archive(path, self._db)
+        self._answers = AnswerFiles(path)
+        self._used: dict[bytes, set[int]] = {}  # starts by document, whoever cut it
+        self._cut_by: dict[bytes, set[str]] = {}  # specs by document
+        for document, start, spec in self._db.execute("SELECT document, start, spec FROM used"):
+            self._note_used(document, start, spec)
 
     def claim(self, owner: str, epoch: int) -> None:
         """Tie the state to a chain, subnet and hotkey, now in `epoch`. ConfigError if it cannot be
@@ -90,20 +93,22 @@ class State:
             )
 
     def close(self) -> None:
+        self._answers.close()
         self._db.close()
 
     # --- text and answers ----------------------------------------------------------------------
 
     def used_starts(self, spec_sha256: str) -> dict[bytes, set[int] | None]:
         """Used starts by document; None for a document cut into windows by another spec."""
-        used: dict[bytes, set[int] | None] = {}
-        for document, start, spec in self._db.execute("SELECT document, start, spec FROM used"):
-            starts = used.setdefault(document, set())
-            if spec != spec_sha256:
-                used[document] = None
-            elif starts is not None:
-                starts.add(start)
-        return used
+        ours = {spec_sha256}
+        return {
+            document: starts if self._cut_by[document] == ours else None
+            for document, starts in self._used.items()
+        }
+
+    def _note_used(self, document: bytes, start: int, spec_sha256: str) -> None:
+        self._used.setdefault(document, set()).add(start)
+        self._cut_by.setdefault(document, set()).add(spec_sha256)
 
     def start_batch(
         self, epoch: int, hotkeys: Sequence[Hotkey], windows: Sequence[Window], spec_sha256: str
@@ -120,6 +125,8 @@ class State:
                 "INSERT INTO batch (epoch, hotkeys, walks, sessions) VALUES (?, ?, ?, ?)",
                 (epoch, json.dumps(hotkeys), walks.tobytes(), json.dumps(sessions)),
             )
+        for window in windows:
+            self._note_used(window.document, window.start, spec_sha256)
         assert row.lastrowid is not None
         return Batch(row.lastrowid, tuple(hotkeys), walks, sessions, ())
 
@@ -128,7 +135,11 @@ class State:
         return int(self._db.execute(query, (epoch,)).fetchone()[0])
 
     def add_step(self, batch: Batch, step: Step) -> None:
-        """Its answers' bodies are kept apart, for fewer epochs."""
+        """Its answers' bodies are kept apart, for fewer epochs; they are written first, so that no
+        step is without its evidence."""
+        query = "SELECT epoch FROM batch WHERE id = ?"
+        (epoch,) = self._db.execute(query, (batch.id,)).fetchone()
+        self._answers.add(epoch, batch, step)
         with self._db:
             self._db.execute(
                 "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
@@ -142,13 +153,6 @@ class State:
                     step.together.astype("<i8").tobytes(),
                     step.records.tobytes(),
                 ),
-            )
-            self._db.executemany(
-                "INSERT INTO answer VALUES (?, ?, ?, ?)",
-                [
-                    (batch.id, step.position, hotkey, msgpack.packb(bodies))
-                    for hotkey, bodies in zip(batch.hotkeys, step.bodies, strict=True)
-                ],
             )
 
     def open_batches(self) -> list[Batch]:
@@ -222,6 +226,9 @@ class State:
                 [(sheet.epoch, b.id, step.position) for b in batches for step in b.steps],
             )
             self._forget(sheet.epoch)
+        # By the sheet that has the step: one whose close was missed is in a later sheet.
+        query = "SELECT DISTINCT batch.epoch FROM batch JOIN step ON batch = id"
+        self._answers.keep_only({epoch for (epoch,) in self._db.execute(query)})
 
     def reopen(self, vote: Vote) -> None:
         """Undo `close_epoch` of a vote that is not on chain, for the epoch to be closed again."""
@@ -239,11 +246,6 @@ class State:
         long_ago, old = epoch - 2 * SERVED_SHEETS, epoch - KEPT_ANSWERS
         for query, before in (
             ("DELETE FROM vote WHERE epoch <= ?", long_ago),
-            (  # by the sheet that has the step: a late one is in a later sheet than its batch's
-                "DELETE FROM answer WHERE (batch, position) IN "
-                "(SELECT batch, position FROM step WHERE epoch <= ?)",
-                old,
-            ),
             ("DELETE FROM step WHERE epoch <= ?", old),
             ("DELETE FROM batch WHERE epoch <= ? AND id NOT IN (SELECT batch FROM step)", old),
         ):

@@ -109,6 +109,7 @@ class ExpertClient:
         check_axon(axon, allow_private=allow_private)
         self.hotkey = hotkey
         self.axon = axon
+        self.commits = False  # whether its last card says that it commits to rows
         self._http = http
         self._signer = signer
         self._vocab_size = vocab_size
@@ -189,6 +190,7 @@ class ExpertClient:
             raise WireError("the expert's card is malformed") from None
         if card.hotkey != self.hotkey:
             raise WireError("the card is another expert's")
+        self.commits = card.commits
         return card
 
     async def get_public(self, path: str, *, max_bytes: int, timeout_s: float) -> bytes:
@@ -214,7 +216,9 @@ class ExpertClient:
         self._check_receipt(receipt, response.status, request_sha256, digest)
         base_lens = tuple(s.base_len for s in request.sequences)
         signature = bytes.fromhex(receipt.removeprefix("0x"))
-        return response.status, data, Proof(int(headers[NONCE]), base_lens, signature, data)
+        reveals = tuple(s.reveal for s in request.sequences) if request.want.committed else None
+        proof = Proof(int(headers[NONCE]), base_lens, signature, data, reveals)
+        return response.status, data, proof
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""

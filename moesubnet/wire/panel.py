@@ -10,15 +10,15 @@ loop's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import inf
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from moesubnet.errors import (
     AuthError,
+    BadReveal,
     PeerError,
     PeerLate,
     PeerResting,
@@ -28,13 +28,36 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Hotkey
 from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.patience import Paces, deadline_s
-from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, StepResponse, Want, base_hash
+from moesubnet.wire.commitment import Commitment
+from moesubnet.wire.patience import Paces, cut_stragglers, deadline_s
+from moesubnet.wire.protocol import (
+    Ids,
+    SequenceStep,
+    StepRequest,
+    StepResponse,
+    StepRows,
+    Want,
+    base_hash,
+)
 
 PanelError = PeerError | WireError | AuthError
+_Requests = dict[tuple[object, ...], StepRequest]  # by what an expert lacks, commits to and owes
 MAX_REST_DOUBLINGS = 5
-PATIENCE = 2.0  # times as long as half of the weight took, …
-LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bound:
+    """An expert's committed law of `position`, the ids that it lists, and the token that came."""
+
+    position: int
+    commitment: Commitment
+    listed: Ids
+    token_id: int = -1
+
+    @property
+    def owes(self) -> bool:
+        """The token came, and only a leaf can tell what it was given."""
+        return self.token_id >= 0
 
 
 class PanelSequence:
@@ -44,14 +67,27 @@ class PanelSequence:
         self.session = session
         self.ids: Ids = np.array(ids, np.uint32)  # replaced, never changed in place
         self._held: dict[Hotkey, int] = {}
+        self._bound: dict[Hotkey, _Bound] = {}
+        self._said: dict[Hotkey, tuple[int, float]] = {}
 
     def append(self, ids: ArrayLike) -> None:
-        self.ids = np.concatenate([self.ids, np.asarray(ids, np.uint32)])
+        """Whoever committed to the law of the first new token and did not list it owes a leaf."""
+        new, end = np.asarray(ids, np.uint32), len(self.ids)
+        owing = self.unlisted(int(new[0])) if len(new) else set()
+        self.ids = np.concatenate([self.ids, new])
+        for hotkey, bound in list(self._bound.items()):
+            if hotkey in owing:
+                self._bound[hotkey] = replace(bound, token_id=int(new[0]))
+                self._said[hotkey] = end, bound.commitment.withheld()
+            elif len(new) and bound.position == end:
+                del self._bound[hotkey]
 
     def truncate(self, length: int) -> None:
         """Forget all ids from position `length`; the experts roll back at the next call."""
         self.ids = self.ids[:length]
         self._held = {hotkey: min(held, length) for hotkey, held in self._held.items()}
+        self._bound = {h: bound for h, bound in self._bound.items() if bound.position < length}
+        self._said = {h: said for h, said in self._said.items() if said[0] < length}
 
     def held_by(self, hotkey: Hotkey) -> int:
         """How many of the ids this expert is believed to hold."""
@@ -60,14 +96,47 @@ class PanelSequence:
     def set_held(self, hotkey: Hotkey, length: int) -> None:
         self._held[hotkey] = min(length, len(self.ids))
 
+    def unlisted(self, token_id: int) -> set[Hotkey]:
+        """Who is bound to the law of the next token and would owe a leaf if it is this one."""
+        end = len(self.ids)
+        return {
+            hotkey
+            for hotkey, bound in self._bound.items()
+            if bound.position == end and token_id not in bound.listed
+        }
+
+    def said(self, hotkey: Hotkey) -> tuple[int, float] | None:
+        """The last position whose token this expert was bound to and had not listed, with the
+        log-probability that its leaf showed, or that of a withheld one as long as none did."""
+        return self._said.get(hotkey)
+
+    def owed(self, hotkey: Hotkey) -> tuple[int, int] | None:
+        """(position, token id) that this expert has yet to show."""
+        bound = self._bound.get(hotkey)
+        return (bound.position, bound.token_id) if bound and bound.owes else None
+
+    def give_up(self, hotkeys: Collection[Hotkey]) -> None:
+        """What they owe is withheld for good."""
+        self._bound = {h: b for h, b in self._bound.items() if h not in hotkeys or not b.owes}
+
+    def settle(self, hotkey: Hotkey, rows: StepRows) -> None:
+        """Take what an answer shows and binds to. Raises BadReveal where what was owed is not
+        shown; that is final."""
+        bound = self._bound.pop(hotkey, None)
+        if rows.proof is not None and bound is not None:
+            value = bound.commitment.shown(bound.token_id, rows.proof)
+            self._said[hotkey] = bound.position, value
+        if isinstance(rows.bound, Commitment) and rows.ids is not None:
+            position = rows.first + len(rows.ids) - 1
+            self._bound[hotkey] = _Bound(position, rows.bound, rows.ids[-1])
+
 
 @dataclass(slots=True)
 class _Call:
-    """One `advance`, as all its experts see it."""
+    """One `advance` or `reveal`."""
 
     sequences: Sequence[PanelSequence]
-    first: int | None
-    requests: dict[tuple[int, ...], StepRequest] = field(default_factory=dict)  # by what is held
+    build: Callable[[ExpertClient], StepRequest]
     patient_until_s: dict[Hotkey, float] = field(default_factory=dict)  # of those on their way
 
 
@@ -76,8 +145,9 @@ class Panel:
 
     base_s: how long one expert may take for a call that asks nothing of it; what it has to read,
     catching up included, adds to that (`deadline_s`). rest_s: how long an expert that failed is
-    left alone, doubling with each failure in a row up to 32 times; 0 asks it every time. paces:
-    what is known of the experts' speed; share one among all panels of a process.
+    left alone, doubling with each failure in a row up to 32 times; 0 asks it every time. want:
+    `committed` of those alone whose cards say that they commit. paces: what is known of the
+    experts' speed; share one among all panels of a process.
     """
 
     def __init__(
@@ -117,33 +187,62 @@ class Panel:
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
         wanted = list(self._clients if members is None else members)
-        call = _Call(sequences, first)
+        requests: _Requests = {}
+        call = _Call(sequences, lambda client: self._request(client, sequences, first, requests))
         async with asyncio.TaskGroup() as group:
             tasks = {hotkey: group.create_task(self._answer(hotkey, call)) for hotkey in wanted}
             if weights is not None:
-                await _cut_stragglers(tasks, weights, call.patient_until_s)
+                await cut_stragglers(tasks, weights, call.patient_until_s)
         return {
             hotkey: self._late(hotkey) if task.cancelled() else task.result()
             for hotkey, task in tasks.items()
         }
 
-    async def _answer(self, hotkey: Hotkey, call: _Call) -> StepResponse | PanelError:
+    async def reveal(self, sequences: Sequence[PanelSequence]) -> dict[Hotkey, PanelError]:
+        """Ask everybody for the leaves that are owed, and for nothing else: at the end of a walk
+        (append its last token to the sequence first), or once more for what did not come.
+
+        The errors of those who did not show theirs, which is final; `PanelSequence.said` has what
+        the others showed.
+        """
+
+        async def ask(hotkey: Hotkey) -> StepResponse | PanelError:
+            owing = [s for s in sequences if s.owed(hotkey)]
+            call = _Call(owing, lambda client: self._reveals(client, owing))
+            return await self._answer(hotkey, call, rested=True)
+
+        debtors = [h for h in self._clients if any(s.owed(h) for s in sequences)]
+        async with asyncio.TaskGroup() as group:
+            tasks = {hotkey: group.create_task(ask(hotkey)) for hotkey in debtors}
+        answers = {hotkey: task.result() for hotkey, task in tasks.items()}
+        failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
+        for sequence in sequences:
+            sequence.give_up(failed)
+        return failed
+
+    async def _answer(
+        self, hotkey: Hotkey, call: _Call, *, rested: bool = False
+    ) -> StepResponse | PanelError:
         """One expert's answer or its error, and what follows for the next call."""
         client = self._clients.get(hotkey)
         if client is None:
             return PeerUnavailable("left the panel")
-        if asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
+        if not rested and asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
             return PeerResting("resting after a failure")
         try:
-            response = await self._ask(client, call)
+            request, response = await self._ask(client, call)
         except (PeerError, WireError, AuthError) as error:
             return self._failed(hotkey, error)
+        for sequence, step in zip(call.sequences, request.sequences, strict=True):
+            sequence.set_held(hotkey, step.end)
+        try:
+            _settle(hotkey, call.sequences, response)
+        except BadReveal as error:
+            return self._failed(hotkey, error)
         self._failures.pop(hotkey, None)
-        for sequence in call.sequences:
-            sequence.set_held(hotkey, len(sequence.ids))
         return response
 
-    async def _ask(self, client: ExpertClient, call: _Call) -> StepResponse:
+    async def _ask(self, client: ExpertClient, call: _Call) -> tuple[StepRequest, StepResponse]:
         """One step; if the expert holds less than we believed, once more from what it holds."""
         try:
             return await self._step(client, call)
@@ -157,10 +256,10 @@ class Panel:
                 sequence.set_held(client.hotkey, 0)
             raise
 
-    async def _step(self, client: ExpertClient, call: _Call) -> StepResponse:
+    async def _step(self, client: ExpertClient, call: _Call) -> tuple[StepRequest, StepResponse]:
         """One request, timed from when it is on its way."""
         loop, hotkey = asyncio.get_running_loop(), client.hotkey
-        request = self._request(hotkey, call)
+        request = call.build(client)
         tokens = sum(s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences)
         patience_s = self._paces.patience_s(hotkey, tokens)
         call.patient_until_s.pop(hotkey, None)
@@ -173,22 +272,52 @@ class Panel:
         )
         if (until_s := call.patient_until_s.get(hotkey)) is not None:
             self._paces.took(hotkey, tokens, loop.time() - (until_s - patience_s))
-        return response
-
-    def _request(self, hotkey: Hotkey, call: _Call) -> StepRequest:
-        """What this expert lacks; experts that hold the same share one encoded request."""
-        held = tuple(sequence.held_by(hotkey) for sequence in call.sequences)
-        if held not in call.requests:
-            steps = [
-                SequenceStep(s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=call.first)
-                for s, n in zip(call.sequences, held, strict=True)
-            ]
-            call.requests[held] = StepRequest(tuple(steps), self._want)
-        return call.requests[held]
+        return request, response
 
     def _late(self, hotkey: Hotkey) -> PanelError:
         self._paces.late(hotkey)
         return self._failed(hotkey, PeerLate("it was time to go on without it"))
+
+    def _request(
+        self,
+        client: ExpertClient,
+        sequences: Sequence[PanelSequence],
+        first: int | None,
+        requests: _Requests,
+    ) -> StepRequest:
+        """What this expert lacks and owes; those alike in that share one encoded request."""
+        held = tuple(sequence.held_by(client.hotkey) for sequence in sequences)
+        owed = tuple(sequence.owed(client.hotkey) for sequence in sequences)
+        want = replace(self._want, committed=self._want.committed and client.commits)
+        key = (want, held, owed)
+        if key not in requests:
+            steps = [
+                SequenceStep(
+                    s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=first, reveal=reveal
+                )
+                for s, n, reveal in zip(sequences, held, owed, strict=True)
+            ]
+            requests[key] = StepRequest(tuple(steps), want)
+        return requests[key]
+
+    def _reveals(self, client: ExpertClient, owing: Sequence[PanelSequence]) -> StepRequest:
+        """A step of each sequence that brings no ids and asks for no rows."""
+        steps = []
+        for sequence in owing:
+            owed = sequence.owed(client.hotkey)
+            assert owed is not None
+            base = sequence.ids[: owed[0]]
+            steps.append(
+                SequenceStep(
+                    sequence.session,
+                    len(base),
+                    base_hash(base),
+                    base[:0],
+                    first=len(base) + 1,
+                    reveal=owed,
+                )
+            )
+        return StepRequest(tuple(steps), replace(self._want, committed=True))
 
     def _failed(self, hotkey: Hotkey, error: PanelError) -> PanelError:
         now_s = asyncio.get_running_loop().time()
@@ -200,50 +329,13 @@ class Panel:
         return error
 
 
-async def _cut_stragglers(
-    tasks: Mapping[Hotkey, asyncio.Task[StepResponse | PanelError]],
-    weights: Mapping[Hotkey, float],
-    patient_until_s: Mapping[Hotkey, float],
-) -> None:
-    """Return when all tasks are done, the late ones cancelled.
-
-    Late is who has not answered PATIENCE times as long after the start as it took until the
-    answers weighed at least what was still to come. However much it weighs, late is also who has
-    taken much longer than it usually does (`patient_until_s`) and PATIENCE times as long as
-    those that have answered.
-    """
-    loop = asyncio.get_running_loop()
-    start_s, limit_s, waiting = loop.time(), inf, set(tasks.values())
-    others_s = inf  # so long we wait for anybody when the others took so long
-    while waiting:
-        cut_s = {
-            task: min(limit_s, max(others_s, patient_until_s.get(hotkey, inf)))
-            for hotkey, task in tasks.items()
-            if task in waiting
-        }
-        until_s = min(cut_s.values())
-        if others_s < inf and any(
-            task in waiting and hotkey not in patient_until_s for hotkey, task in tasks.items()
-        ):  # it waits for a connection: look again, its time may begin
-            until_s = min(until_s, loop.time() + LEAST_PATIENCE_S)
-        left_s = None if until_s == inf else until_s - loop.time()
-        done, waiting = await asyncio.wait(
-            waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if not done:
-            late = {task for task in waiting if cut_s[task] <= until_s}
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-            waiting -= late
-        if any(isinstance(task.result(), StepResponse) for task in done):
-            others_s = start_s + PATIENCE * (loop.time() - start_s)
-        given, to_come = 0.0, 0.0
-        for hotkey, task in tasks.items():
-            if task in waiting:
-                to_come += weights.get(hotkey, 0.0)
-            elif not task.cancelled() and isinstance(task.result(), StepResponse):
-                given += weights.get(hotkey, 0.0)
-        if limit_s == inf and given > 0 and given >= to_come:
-            took_s = loop.time() - start_s
-            limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)
+def _settle(hotkey: Hotkey, sequences: Sequence[PanelSequence], response: StepResponse) -> None:
+    """Take what every sequence's rows show, then raise the first BadReveal."""
+    refused: list[BadReveal] = []
+    for sequence, rows in zip(sequences, response.rows, strict=True):
+        try:
+            sequence.settle(hotkey, rows)
+        except BadReveal as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]

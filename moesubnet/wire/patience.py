@@ -5,10 +5,14 @@ One formula for all who ask. A call's size is the tokens that the expert has to 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
+from math import inf
 from statistics import median
 
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import StepResponse
 
 TOKEN_S = 0.02  # a slow reader: a model of 1 B parameters on two cores
 UNKNOWN_S = 2.0  # for one token of an expert that has not answered yet
@@ -17,6 +21,8 @@ MULTIPLE = 4.0  # of what is usual
 SMALL_TOKENS, LARGE_TOKENS = 8, 64  # what tells the time of a call, and that of a token
 REMEMBERED = 32  # calls of either kind
 LATE_IN_A_ROW = 8
+PATIENCE = 2.0  # times as long as half of the weight took, …
+LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
 
 
 def deadline_s(base_s: float, tokens: int) -> float:
@@ -58,3 +64,52 @@ class Paces:
 
 def _histories() -> defaultdict[Hotkey, deque[float]]:
     return defaultdict(lambda: deque(maxlen=REMEMBERED))
+
+
+async def cut_stragglers(
+    tasks: Mapping[Hotkey, asyncio.Task[object]],
+    weights: Mapping[Hotkey, float],
+    patient_until_s: Mapping[Hotkey, float],
+) -> None:
+    """Return when all tasks are done, the late ones cancelled.
+
+    Late is who has not answered PATIENCE times as long after the start as it took until the
+    answers weighed at least what was still to come. However much it weighs, late is also who has
+    taken much longer than it usually does (`patient_until_s`) and PATIENCE times as long as
+    those that have answered.
+    """
+    loop = asyncio.get_running_loop()
+    start_s, limit_s, waiting = loop.time(), inf, set(tasks.values())
+    others_s = inf  # so long we wait for anybody when the others took so long
+    while waiting:
+        cut_s = {
+            task: min(limit_s, max(others_s, patient_until_s.get(hotkey, inf)))
+            for hotkey, task in tasks.items()
+            if task in waiting
+        }
+        until_s = min(cut_s.values())
+        if others_s < inf and any(
+            task in waiting and hotkey not in patient_until_s for hotkey, task in tasks.items()
+        ):  # it waits for a connection: look again, its time may begin
+            until_s = min(until_s, loop.time() + LEAST_PATIENCE_S)
+        left_s = None if until_s == inf else until_s - loop.time()
+        done, waiting = await asyncio.wait(
+            waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            late = {task for task in waiting if cut_s[task] <= until_s}
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+            waiting -= late
+        if any(isinstance(task.result(), StepResponse) for task in done):
+            others_s = start_s + PATIENCE * (loop.time() - start_s)
+        given, to_come = 0.0, 0.0
+        for hotkey, task in tasks.items():
+            if task in waiting:
+                to_come += weights.get(hotkey, 0.0)
+            elif not task.cancelled() and isinstance(task.result(), StepResponse):
+                given += weights.get(hotkey, 0.0)
+        if limit_s == inf and given > 0 and given >= to_come:
+            took_s = loop.time() - start_s
+            limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)

@@ -234,6 +234,16 @@ async def test_answers_are_kept_for_some_epochs_and_receipts_for_longer(measured
     assert state.archive.receipts(sheet.sha256)
 
 
+async def test_answers_go_with_the_file_of_their_epoch(measured, tmp_path):
+    state, sheet = measured
+    [file] = tmp_path.glob("answers-*.sqlite3")
+    assert file.stat().st_size > 0
+    state.close_epoch(
+        dataclasses.replace(sheet, epoch=sheet.epoch + KEPT_ANSWERS), (1,), Phase.REVEALED, [], b""
+    )
+    assert not list(tmp_path.glob("answers-*"))
+
+
 async def test_answers_to_late_steps_are_kept_as_long_as_the_sheet_that_has_them(measured):
     state, sheet = measured
     late = Step(

@@ -28,6 +28,10 @@ def knows(law):
     return lambda ids: log_law
 
 
+def positions(node):
+    return min((len(batch.steps) for batch in node.state.open_batches()), default=0)
+
+
 async def test_a_slow_partner_buys_a_label_looker_nothing(
     tmp_path, new_chain, keypair, tiny_spec, make_documents, start_expert, laws, open_node
 ):
@@ -46,9 +50,10 @@ async def test_a_slow_partner_buys_a_label_looker_nothing(
     async with asyncio.TaskGroup() as walking:
         while not chain.reveals:
             chain.next_block()
+            assert chain.block < 3 * chain.tempo
             await node.validator.on_block(walking)
-            # Until the first positions are there the chain waits; then it runs ahead.
-            while not (node.state.voted(0) or node.state.open_batches()):  # noqa: ASYNC110
+            # Until there is enough to vote on the chain waits; then it runs ahead.
+            while not (node.state.voted(0) or positions(node) >= 6):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         [sheet] = [Sheet.from_bytes(body) for body in node.state.archive.public_sheets()]
         looker.read(sheet.walks)

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
@@ -160,8 +161,8 @@ def test_scores_of_a_step_are_what_the_rows_say(laws):
     walk = Walk(uniform_gate(), members_of([Hotkey("a"), Hotkey("b")]), 2)
     walk.show(np.zeros((2, 4), np.uint32))
     law = np.log(laws[:2])[:, None, :].repeat(2, axis=1).astype(np.float32)
-    baseline = np.full(300, np.log(1 / 300), np.float32)
-    step = score_step(walk, 4, labels, [law[0], [None, None]], baseline)
+    baseline = Law(np.full(300, np.log(1 / 300), np.float32))
+    step = score_step(walk, 4, labels, [list(map(Law, law[0])), [None, None]], baseline)
     np.testing.assert_allclose(step.log_q[:, 0], 1e6 * law[0, [0, 1], labels], atol=1)
     assert np.all(step.log_q[:, 1] == LOG_Q_UNANSWERED)
     np.testing.assert_allclose(step.log_q[:, 2], 1e6 * np.log(1 / 300), atol=1)
@@ -197,7 +198,9 @@ def test_another_seed_draws_other_text_and_another_spec_spends_the_document(make
     assert first == [(w.document, w.start) for w in pool.draw(8, {}, b"a")]
     assert first != [(w.document, w.start) for w in pool.draw(8, {}, b"b")]
     document = first[0][0]
-    assert document not in {key for key, _ in pool.free_windows({document: None})}
+    spent = pool.free_windows({document: None})
+    assert 0 < spent < pool.free_windows({})
+    assert document not in {window.document for window in pool.draw(spent, {document: None}, b"c")}
 
 
 def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec):
@@ -208,7 +211,7 @@ def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec)
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n\n")
     (tmp_path / "b.txt").write_text(long + "3")
     pool = TextPool.load(str(tmp_path / "*"), lambda text: tokenizer.encode(text).ids)
-    assert len({document for document, _ in pool.free_windows({})}) == 3
+    assert len({window.document for window in pool.draw(10_000, {}, b"")}) == 3
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Axon, Hotkey
@@ -106,8 +107,8 @@ class TwoSteps(Measurement):
                 skill = skills.get(hotkey, np.full(len(labels), 1e-4))
                 law = np.full((len(labels), 300), np.log((1 - skill[:, None]) / 299))
                 law[np.arange(len(labels)), labels] = np.log(skill)
-                laws.append(law.astype(np.float32))
-            step = score_step(walk, position, labels, laws, self._baseline.logp)
+                laws.append([Law(row) for row in law.astype(np.float32)])
+            step = score_step(walk, position, labels, laws, self._baseline.law)
             self._state.add_step(batch, step)
             await asyncio.sleep(0)
 

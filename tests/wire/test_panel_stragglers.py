@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesubnet.errors import PeerLate, PeerRefused, PeerResting, PeerUnavailable
-from moesubnet.wire.panel import LEAST_PATIENCE_S, PATIENCE, Panel, PanelSequence
+from moesubnet.wire.panel import Panel, PanelSequence
 from moesubnet.wire.patience import (
     LATE_IN_A_ROW,
+    LEAST_PATIENCE_S,
     LEAST_S,
     MULTIPLE,
+    PATIENCE,
     REMEMBERED,
     TOKEN_S,
     UNKNOWN_S,
