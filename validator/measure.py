@@ -96,9 +96,7 @@ class Measurement:
         """Walk the batch to its end, or until cancelled; each position is on disk before its labels
         are sent, but where a leaf has to show what a label was given: then right after."""
         want = want_for(self.vocab_size)
-        panels = [
-            Panel(self._experts.clients, deadline_s=DEADLINE_S, want=want) for _ in batch.walks
-        ]
+        panels = [Panel(self._experts.clients, base_s=DEADLINE_S, want=want) for _ in batch.walks]
         walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
         async for step in walk_batch(panels, batch, walk, self._baseline.law):
             self._state.add_step(batch, step)
