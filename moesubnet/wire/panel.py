@@ -206,13 +206,15 @@ class Panel:
         first: int | None = None,
         members: Collection[Hotkey] | None = None,
         weights: Mapping[Hotkey, float] | None = None,
+        least_patience_s: float = LEAST_PATIENCE_S,
     ) -> dict[Hotkey, StepResponse | PanelError]:
         """Append ids to each sequence, then ask every expert (or `members`) for the laws.
 
         Rows are those of positions `first` … len(ids); None asks only for the law of the next
         token. The ids are appended whatever the experts do. Cancelling cancels every request.
         weights: what each one's answer is worth; with it, who is late by the measure of those
-        that hold the greater part is cut off with PeerLate. Without, all have until the deadline.
+        that hold the greater part, and by `least_patience_s` at least, is cut off with PeerLate.
+        Without, all have until the deadline.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
@@ -228,7 +230,8 @@ class Panel:
                 for hotkey in wanted
             }
             if weights is not None:
-                await _cut_stragglers({tasks[key]: weights.get(key, 0.0) for key in wanted})
+                worth = {tasks[key]: weights.get(key, 0.0) for key in wanted}
+                await _cut_stragglers(worth, least_patience_s)
         late = PeerLate("the others had answered long before")
         return {
             hotkey: self._failed(hotkey, late) if task.cancelled() else task.result()
@@ -390,7 +393,7 @@ def _settle(hotkey: Hotkey, sequences: Sequence[PanelSequence], response: StepRe
 
 
 async def _cut_stragglers(
-    weights: Mapping[asyncio.Task[StepResponse | PanelError], float],
+    weights: Mapping[asyncio.Task[StepResponse | PanelError], float], least_patience_s: float
 ) -> None:
     """Return when all tasks are done, the late ones cancelled.
 
@@ -417,4 +420,4 @@ async def _cut_stragglers(
                     given += weight
             if given > 0 and given >= to_come:
                 took_s = loop.time() - start_s
-                limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)
+                limit_s = start_s + max(PATIENCE * took_s, took_s + least_patience_s)
