@@ -83,7 +83,18 @@ class Simulated:
         self._law, self._delay_s = member.law, member.delay_s
         self._sessions: dict[str, Ids] = {}
 
-    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
+        for name in sessions:
+            self._sessions.pop(name, None)
+
+    async def step(
+        self,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
+        on_its_way()
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
         rows = []

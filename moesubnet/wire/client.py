@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NoReturn
@@ -35,6 +35,7 @@ from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.protocol import (
+    CloseRequest,
     ExpertCard,
     GenerateChunk,
     GenerateRequest,
@@ -58,6 +59,8 @@ CONNECT_TIMEOUT_S = 3.0
 MAX_SMALL_BYTES = 16_384  # errors, cards
 MAX_LINE_BYTES = 2**18
 OFF_LOOP_BYTES = 2**20  # larger answers are decoded in a thread
+MAX_CONNECTIONS = 512  # callers ask less at once
+MAX_STEPS = 64  # at once to one neuron, which lets one address have more connections
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
 
@@ -80,7 +83,7 @@ def open_http_session() -> aiohttp.ClientSession:
     """A session for strangers. Share one among all clients of a process, and close it."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            resolver=_NoDns(), use_dns_cache=False, limit=512, limit_per_host=16
+            resolver=_NoDns(), use_dns_cache=False, limit=MAX_CONNECTIONS
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": f"moesubnet/{__version__}"},
@@ -112,21 +115,33 @@ class ExpertClient:
         self._signer = signer
         self._vocab_size = vocab_size
         self._last_nonce_ns = 0
+        self._places = asyncio.Semaphore(MAX_STEPS)
 
-    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+    async def step(
+        self,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
         """One `/v1/step`.
+
+        `timeout_s` begins when its turn has come, and `on_its_way` is called then: that we ask
+        too much at once is not the expert's fault.
 
         Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
         AuthError (the receipt is missing or wrong).
         """
-        deadline = time.monotonic() + timeout_s
-        try:
-            status, data, proof = await self._step_once(request, timeout_s)
-        except PeerUnavailable as error:
-            # An idle connection may be closed just as we use it; a step is safe to repeat.
-            if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
-                raise
-            status, data, proof = await self._step_once(request, deadline - time.monotonic())
+        async with self._places:
+            on_its_way()
+            deadline = time.monotonic() + timeout_s
+            try:
+                status, data, proof = await self._step_once(request, timeout_s)
+            except PeerUnavailable as error:
+                # An idle connection may be closed just as we use it; a step is safe to repeat.
+                if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                    raise
+                status, data, proof = await self._step_once(request, deadline - time.monotonic())
         if status == 409:
             raise _unknown_base(data, request)
         if len(data) < OFF_LOOP_BYTES:
@@ -136,6 +151,14 @@ class ExpertClient:
                 StepResponse.from_bytes, data, request, self._vocab_size
             )
         return replace(response, proof=proof)
+
+    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
+        """Tell the expert that nobody goes on with these (at most 256). Raises PeerError."""
+        body = CloseRequest(sessions=list(sessions)).model_dump_json().encode()
+        headers, _ = self._sign("/v1/close", body, "application/json")
+        call = _open(self._http, self.axon, "POST", "/v1/close", body, headers, timeout_s)
+        async with call:
+            pass  # whether it kept its word does not matter to us
 
     async def generate(
         self, request: GenerateRequest, *, timeout_s: float

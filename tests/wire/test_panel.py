@@ -51,7 +51,7 @@ async def three(stage: Any) -> tuple[list[Any], dict[Any, ExpertClient]]:
 
 
 def panel_of(clients: dict[Any, ExpertClient], **more: Any) -> Panel:
-    return Panel(clients, **({"deadline_s": 5.0, "want": FULL} | more))
+    return Panel(clients, **({"base_s": 5.0, "want": FULL} | more))
 
 
 def after(seconds: float) -> Any:
@@ -120,7 +120,7 @@ async def test_a_dead_expert_loses_only_its_own_answer(stage: Any) -> None:
 
 async def test_a_slow_expert_costs_the_deadline_once_and_catches_up(stage: Any) -> None:
     experts, clients = await three(stage)
-    panel = panel_of(clients, deadline_s=0.4)
+    panel = panel_of(clients, base_s=0.4)
     sequence = PanelSequence("s")
     await panel.advance([sequence], [[1]])
     experts[1].manner = after(5.0)
@@ -217,6 +217,55 @@ async def test_a_truncated_sequence_rolls_every_expert_back(stage: Any) -> None:
     for seed, answer in enumerate(answers.values()):
         assert_law(rows(answer)[0].logprobs[0], seed, [1, 2, 9])
     assert experts[0].requests[-1].sequences[0].base_len == 2
+
+
+async def test_a_fork_sends_only_what_is_new_and_goes_its_own_way(stage: Any) -> None:
+    experts, clients = await three(stage)
+    panel = panel_of(clients)
+    sequence = PanelSequence("s")
+    await panel.advance([sequence], [[1, 2, 3]])
+    fork = sequence.fork("f")
+    grandchild = fork.fork("g")  # before anybody has heard of its parent
+    for text, ids in ((fork, [1, 2, 3, 7]), (grandchild, [1, 2, 3, 8]), (sequence, [1, 2, 3, 9])):
+        answers = await panel.advance([text], [[ids[-1]]])
+        for seed, answer in enumerate(answers.values()):
+            assert_law(rows(answer)[0].logprobs[0], seed, ids)
+    answers = await panel.advance([fork, grandchild], [[5], [6]])
+    assert_law(rows(next(iter(answers.values())))[1].logprobs[0], 0, [1, 2, 3, 8, 6])
+    sent = [[(s.parent, s.append_ids.tolist()) for s in r.sequences] for r in experts[0].requests]
+    assert sent == [
+        [("", [1, 2, 3])],
+        [("s", [7])],
+        [("s", [8])],
+        [("", [9])],
+        [("", [5]), ("", [6])],
+    ]
+
+
+async def test_a_fork_whose_parent_is_gone_is_sent_whole(stage: Any) -> None:
+    experts, clients = await three(stage)
+    panel = panel_of(clients)
+    sequence = PanelSequence("s")
+    await panel.advance([sequence], [[1, 2, 3]])
+    experts[1].held.clear()
+    answers = await panel.advance([sequence.fork("f")], [[4]])
+    for seed, answer in enumerate(answers.values()):
+        assert_law(rows(answer)[0].logprobs[0], seed, [1, 2, 3, 4])
+    (last,) = experts[1].requests[-1].sequences
+    assert (last.parent, last.append_ids.tolist()) == ("", [1, 2, 3, 4])
+
+
+async def test_closing_frees_what_experts_hold_and_nothing_else(stage: Any) -> None:
+    experts, clients = await three(stage)
+    panel = panel_of(clients)
+    sequence, other = PanelSequence("s"), PanelSequence("o")
+    await panel.advance([sequence, other], [[1, 2, 3], [4]])
+    unborn = sequence.fork("f")
+    clients.pop(next(iter(clients)))
+    await panel.close([sequence, unborn])
+    held = [sorted(name for _, name in expert.held) for expert in experts]
+    assert held == [["o", "s"], ["o"], ["o"]]
+    await panel.close([sequence])  # the fakes fail now, and nobody minds
 
 
 async def test_a_new_expert_joins_and_another_leaves_mid_text(stage: Any) -> None:
@@ -325,7 +374,7 @@ async def test_cancelling_cancels_every_request(stage: Any) -> None:
                 raise
 
         client.step = watched  # type: ignore[method-assign]
-    panel = panel_of(clients, deadline_s=20.0)
+    panel = panel_of(clients, base_s=20.0)
     sequence = PanelSequence("s")
     task = asyncio.create_task(panel.advance([sequence], [[1]]))
     await asyncio.wait_for(arrived.wait(), 5)
@@ -344,7 +393,7 @@ async def test_cancelling_cancels_every_request(stage: Any) -> None:
 async def test_a_deadline_of_the_caller_is_not_mistaken_for_the_experts(stage: Any) -> None:
     experts, clients = await three(stage)
     experts[0].manner = after(5.0)
-    panel = panel_of(clients, deadline_s=4.0)
+    panel = panel_of(clients, base_s=4.0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await panel.advance([PanelSequence("s")], [[1]])
@@ -378,7 +427,7 @@ async def test_top_k_through_the_panel_is_dense_again(stage: Any) -> None:
 async def test_experts_that_die_at_random_never_break_the_text(stage: Any) -> None:
     rng = np.random.default_rng(5)
     experts, clients = await three(stage)
-    panel, sequences = panel_of(clients, deadline_s=0.5), [PanelSequence(str(i)) for i in range(4)]
+    panel, sequences = panel_of(clients, base_s=0.5), [PanelSequence(str(i)) for i in range(4)]
     troubles = [
         None,
         None,
