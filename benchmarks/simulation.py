@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,8 +47,6 @@ BANK = "//Alice"  # pays for every registration and stake
 GENESIS_S = 1_800_000_000.0
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would be waited for
 SPEC_SHA256 = sha256(b"economy").hexdigest()
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -234,15 +231,11 @@ async def play(
                 )
             )
         await _join(client, [m for m in members if not m.joins])
-        runs = [asyncio.create_task(validator.run()) for validator in validators]
-        try:
+        async with asyncio.TaskGroup() as running:  # a validator that fails ends the economy
+            runs = [running.create_task(validator.run()) for validator in validators]
             await _watch(client, members, epochs, ledger, validators, on_epoch)
-        finally:
             for task in runs:
                 task.cancel()
-            for result in await asyncio.gather(*runs, return_exceptions=True):
-                if not isinstance(result, asyncio.CancelledError):
-                    log.error("a validator ended: %r", result)
     return ledger
 
 
