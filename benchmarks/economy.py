@@ -5,9 +5,10 @@
 
 Each scenario is an economy of its own: honest experts of recorded laws, two validators of equal
 stake with different private text, and adversaries of `examples/adversaries`. Prints one Markdown
-table: what the hostile earned together, in τ an epoch and against the mean honest expert, and
-what became of the pay of the honest, against the economy without the hostile. Epochs before the
-first votes are paid do not count.
+table: what those that are looked at (the hostile, or honest newcomers) earned together, in τ an
+epoch and against the mean of the others, their mean standing, and what became of the pay of the
+others, against the economy without them. Texts differ from economy to economy, which alone moves
+pay by some percent. Epochs before the first votes are paid do not count.
 """
 
 from __future__ import annotations
@@ -170,9 +171,10 @@ def judge(name: str, scenario: Scenario, ledger: Ledger, reference: Mapping[str,
         for member in ([scenario.victim] if scenario.victim else reference)
         if member in paid and reference.get(member)
     ]
+    standing = ledger.standing([m.hotkey for m in scenario.members if m.name in scenario.hostile])
     return (
         f"| {name} | {scenario.claim} | {taken:.2f} | {taken / mean:.0%} | {best / mean:.0%} | "
-        f"{', '.join(kept) or '–'} |"
+        f"{standing:.2f} | {', '.join(kept) or '–'} |"
     )
 
 
@@ -197,8 +199,10 @@ def main() -> None:
     }
     reference: dict[str, float] = {}
     print(f"{arguments.epochs} epochs, {arguments.walks} walks, seed {arguments.seed}\n")
-    print("| economy | hostile | τ an epoch | of an honest one | the best of them | honest pay |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| economy | those looked at | τ an epoch | of an honest one | the best of them | standing | "
+        "pay of the others |\n|---|---|---|---|---|---|---|"
+    )
     for name in dict.fromkeys(["honest", *wanted]):
         scenario = known[name]()
         judges = [Member(v, stake_tokens=VALIDATOR_STAKE_TOKENS) for v in VALIDATORS]
@@ -217,7 +221,7 @@ def main() -> None:
             reference |= {
                 m.name: ledger.tokens(m.name, WARM_UP_EPOCHS) / counted for m in scenario.members
             }
-            print(f"| honest | – | – | – | – | {_line(reference)} τ |", flush=True)
+            print(f"| honest | – | – | – | – | – | {_line(reference)} τ |", flush=True)
         else:
             print(judge(name, scenario, ledger, reference), flush=True)
         print(f"{name}: {time.monotonic() - started_s:.0f} s", file=sys.stderr)

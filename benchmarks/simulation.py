@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +29,7 @@ from moesubnet.errors import UnknownBase
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
-from moesubnet.mixture.sheet import Sheet
+from moesubnet.mixture.sheet import MICRO, Sheet
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
 from moesubnet.units import RAO_PER_TOKEN
 from moesubnet.validator.loop import Validator
@@ -174,16 +174,15 @@ class Ledger:
     def tokens(self, name: str, since: int = 0) -> float:
         return sum(epoch.get(name, 0) for epoch in self.paid_rao[since:]) / RAO_PER_TOKEN
 
-    def share(self, name: str, since: int = 0) -> float:
-        """Of what all miners were paid."""
-        sheets = {h for sheet in self.sheets for h in sheet.hotkeys}
-        total = sum(
-            paid
-            for epoch in self.paid_rao[since:]
-            for who, paid in epoch.items()
-            if Member(who).hotkey in sheets
-        )
-        return self.tokens(name, since) * RAO_PER_TOKEN / total if total else 0.0
+    def standing(self, hotkeys: Collection[Hotkey]) -> float:
+        """Their mean standing in all sheets that have them; NaN for none."""
+        found = [
+            standing_ppm / MICRO
+            for sheet in self.sheets
+            for hotkey, standing_ppm in zip(sheet.hotkeys, sheet.standing_ppm, strict=True)
+            if hotkey in hotkeys
+        ]
+        return sum(found) / len(found) if found else float("nan")
 
 
 async def play(

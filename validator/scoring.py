@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,8 @@ BASE_LEAST = 1e-20  # the baseline's least part of all weight
 # What an expert adds counts under the best of these multiples of its weight: a newcomer's prior,
 # or an explained expert's, is small for reasons that say nothing about it.
 SCALES = (1.0, 4.0, 16.0, 64.0, 256.0)
+POWERS = (1.0, 0.5, 0.25)  # of weights: who only weighs others more evenly has nothing to say
+LACKING_LEAST = 1e-3  # nats
 NOVELTY_ENOUGH = 0.008  # nats added where it speaks, of each nat that its seniors' mixture lacks
 DISTANCE_ENOUGH = 0.5  # mean square, cut to 1, of ln q − ln m
 NOVELTY_SHARE = 0.2  # of the newest epoch
@@ -148,34 +151,58 @@ class Beside:
     distance: Float
 
 
+@np.errstate(under="ignore")
 def beside_seniors(joint: Float, weight: Float, order: Sequence[int]) -> Beside:
     """joint, weight: [M, n + 1], w_i q_i(y) and w_i, the baseline last; order: of the n columns.
 
-    Both measures are means weighted by the expert's part r of the mixture that it joins, so what
-    it says where nobody would listen does not count.
+    The seniors' mixture is taken as anybody could improve it who has nothing to say: with the
+    power of the weights, out of POWERS, that does best on these items. Novelty is what an expert
+    adds to that one, distance the least to any. Both are means weighted by the expert's part r of
+    the mixture that it joins, so what it says where nobody would listen does not count.
     """
     columns = list(order)
-    j, w = joint[:, columns], weight[:, columns]
-    top = np.cumsum(np.hstack([joint[:, -1:], j[:, :-1]]), axis=1)  # the baseline and the seniors
-    low = np.cumsum(np.hstack([weight[:, -1:], w[:, :-1]]), axis=1)
+    said = weight[:, columns] > 0
+    log_w = np.log(np.where(weight > 0, weight, 1.0))
+    log_q = np.log(np.where(weight > 0, joint, 1.0)) - log_w
+    mixtures = [_mixtures(log_q, power * log_w, weight > 0, columns) for power in POWERS]
+    j, w, top, low = mixtures[0]
     added = np.log1p(j / top) - np.log1p(w / low)
-    gain, part, most = added, w / (low + w), added.mean(axis=0)
-    for scale in SCALES[1:]:
+    best = np.argmax([np.log(m.top / m.low).mean(axis=0) for m in mixtures], axis=0)
+    j, w, top, low = (np.choose(best, terms) for terms in zip(*mixtures, strict=True))
+    gain, part, most = np.zeros_like(j), np.zeros_like(j), np.full(len(columns), -np.inf)
+    for scale in SCALES:
         scaled = np.log1p(scale * j / top) - np.log1p(scale * w / low)
-        mean = scaled.mean(axis=0)
-        gain = np.where(mean > most, scaled, gain)
-        part = np.where(mean > most, scale * w / (low + scale * w), part)
-        most = np.maximum(mean, most)
-    log_m = np.log(top / low)
-    said = w > 0
-    with np.errstate(divide="ignore"):
-        log_q = np.log(np.where(said, j, 1.0) / np.where(said, w, 1.0))
-    square = np.minimum((log_q - log_m) ** 2, 1.0)
-    heard = np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)
-    lacking = np.maximum(-(part * log_m).sum(axis=0) / heard, 1e-3)
-    novelty = np.clip((part * gain).sum(axis=0) / heard / lacking, -1.0, 1.0)
+        better = scaled.mean(axis=0) > most
+        gain[:, better] = scaled[:, better]
+        part[:, better] = (scale * w / (low + scale * w))[:, better]
+        most = np.maximum(most, scaled.mean(axis=0))
+    part /= np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)
+    lacking = np.maximum(-(part * np.log(top / low)).sum(axis=0), LACKING_LEAST)
+    novelty = np.clip((part * gain).sum(axis=0) / lacking, -1.0, 1.0)
+    away = [np.where(said, log_q[:, columns] - np.log(m.top / m.low), 0.0) for m in mixtures]
+    distance = np.min([(part * np.minimum(x * x, 1.0)).sum(axis=0) for x in away], axis=0)
     back = np.argsort(columns)
-    return Beside(added[:, back], novelty[back], ((part * square).sum(axis=0) / heard)[back])
+    return Beside(added[:, back], novelty[back], distance[back])
+
+
+class _Mixtures(NamedTuple):
+    """[M, n] in an order of experts: each one's w q and w, and those of the mixture before it."""
+
+    j: Float
+    w: Float
+    top: Float
+    low: Float
+
+
+def _mixtures(
+    log_q: Float, log_w: Float, said: npt.NDArray[np.bool_], columns: Sequence[int]
+) -> _Mixtures:
+    w = np.where(said, np.exp(log_w), 0.0)
+    j = w * np.exp(log_q)
+    top, low = (
+        np.cumsum(np.hstack([part[:, -1:], part[:, columns[:-1]]]), axis=1) for part in (j, w)
+    )
+    return _Mixtures(j[:, columns], w[:, columns], top, low)
 
 
 def random_marginals(joint: Float, weight: Float, presence: Float) -> Float:
