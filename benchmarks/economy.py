@@ -200,9 +200,9 @@ def main() -> None:
     reference: dict[str, float] = {}
     print(f"{arguments.epochs} epochs, {arguments.walks} walks, seed {arguments.seed}\n")
     print(
-        "| economy | those looked at | τ an epoch | of an honest one | the best of them | standing | "
-        "pay of the others |\n|---|---|---|---|---|---|---|"
+        "| economy | those looked at | τ an epoch | of an honest one | best | standing | others |"
     )
+    print("|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(["honest", *wanted]):
         scenario = known[name]()
         judges = [Member(v, stake_tokens=VALIDATOR_STAKE_TOKENS) for v in VALIDATORS]

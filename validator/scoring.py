@@ -27,10 +27,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
+from moesubnet.mixture.sheet import (
+    LOG_Q_ABSENT,
+    LOG_Q_FLOOR,
+    LOG_Q_UNANSWERED,
+    MICRO,
+    NANO,
+    Sheet,
+)
 from moesubnet.units import max_upscale_u16
 
 Float = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
 
 BOUND_Z = 1.2816  # the normal law's 90 % quantile
 EMA_SHARE = 0.3  # of the newest epoch
@@ -40,6 +49,7 @@ BASE_LEAST = 1e-20  # the baseline's least part of all weight
 # or an explained expert's, is small for reasons that say nothing about it.
 SCALES = (1.0, 4.0, 16.0, 64.0, 256.0)
 POWERS = (1.0, 0.5, 0.25)  # of weights: who only weighs others more evenly has nothing to say
+LOUDER = (0.0, 2.0, 16.0, 128.0)  # who only repeats one senior has nothing to say either
 LACKING_LEAST = 1e-3  # nats
 NOVELTY_ENOUGH = 0.008  # nats added where it speaks, of each nat that its seniors' mixture lacks
 DISTANCE_ENOUGH = 0.5  # mean square, cut to 1, of ln q − ln m
@@ -156,37 +166,43 @@ def beside_seniors(joint: Float, weight: Float, order: Sequence[int]) -> Beside:
     """joint, weight: [M, n + 1], w_i q_i(y) and w_i, the baseline last; order: of the n columns.
 
     The seniors' mixture is taken as anybody could improve it who has nothing to say: with the
-    power of the weights, out of POWERS, that does best on these items. Novelty is what an expert
-    adds to that one, distance the least to any. Both are means weighted by the expert's part r of
-    the mixture that it joins, so what it says where nobody would listen does not count.
+    power of the weights (POWERS), and with the expert's nearest senior heard so much louder
+    (LOUDER), that do best on these items. Novelty is what an expert adds to that one; distance is
+    the least to any. Both are means weighted by the expert's part r of the mixture that it joins,
+    so what it says where nobody would listen does not count.
     """
     columns = list(order)
-    said = weight[:, columns] > 0
     log_w = np.log(np.where(weight > 0, weight, 1.0))
     log_q = np.log(np.where(weight > 0, joint, 1.0)) - log_w
-    mixtures = [_mixtures(log_q, power * log_w, weight > 0, columns) for power in POWERS]
-    j, w, top, low = mixtures[0]
-    added = np.log1p(j / top) - np.log1p(w / low)
-    best = np.argmax([np.log(m.top / m.low).mean(axis=0) for m in mixtures], axis=0)
-    j, w, top, low = (np.choose(best, terms) for terms in zip(*mixtures, strict=True))
-    gain, part, most = np.zeros_like(j), np.zeros_like(j), np.full(len(columns), -np.inf)
-    for scale in SCALES:
-        scaled = np.log1p(scale * j / top) - np.log1p(scale * w / low)
-        better = scaled.mean(axis=0) > most
-        gain[:, better] = scaled[:, better]
-        part[:, better] = (scale * w / (low + scale * w))[:, better]
-        most = np.maximum(most, scaled.mean(axis=0))
-    part /= np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)
-    lacking = np.maximum(-(part * np.log(top / low)).sum(axis=0), LACKING_LEAST)
+    plain = _among(log_q, log_w, weight > 0, columns)
+    x, w = log_q[:, columns], plain.w
+    near = _nearest(x, w, w / (plain.low + w))
+    best, most = plain, np.full(len(columns), -np.inf)
+    log_ms = []
+    for power in POWERS:
+        terms = _among(log_q, power * log_w, weight > 0, columns)
+        for louder in LOUDER:
+            joined = _louder(terms, near, louder)
+            log_ms.append(np.log(joined.top / joined.low))
+            mean = log_ms[-1].mean(axis=0)
+            best = _where(mean > most, joined, best)
+            most = np.maximum(mean, most)
+    gain, part = _gain(best)
+    log_m = np.log(best.top / best.low)
+    lacking = np.maximum(-(part * log_m).sum(axis=0), LACKING_LEAST)
     novelty = np.clip((part * gain).sum(axis=0) / lacking, -1.0, 1.0)
-    away = [np.where(said, log_q[:, columns] - np.log(m.top / m.low), 0.0) for m in mixtures]
-    distance = np.min([(part * np.minimum(x * x, 1.0)).sum(axis=0) for x in away], axis=0)
+    distance = np.min(
+        [(part * np.where(w > 0, np.minimum((x - m) ** 2, 1.0), 0.0)).sum(axis=0) for m in log_ms],
+        axis=0,
+    )
+    added = np.log1p(plain.j / plain.top) - np.log1p(plain.w / plain.low)
     back = np.argsort(columns)
     return Beside(added[:, back], novelty[back], distance[back])
 
 
-class _Mixtures(NamedTuple):
-    """[M, n] in an order of experts: each one's w q and w, and those of the mixture before it."""
+class _Among(NamedTuple):
+    """Experts in their order, each with the mixture of those before it: w q, w, and its Σ of them,
+    all [M, n]."""
 
     j: Float
     w: Float
@@ -194,15 +210,52 @@ class _Mixtures(NamedTuple):
     low: Float
 
 
-def _mixtures(
-    log_q: Float, log_w: Float, said: npt.NDArray[np.bool_], columns: Sequence[int]
-) -> _Mixtures:
+def _among(log_q: Float, log_w: Float, said: Mask, columns: Sequence[int]) -> _Among:
     w = np.where(said, np.exp(log_w), 0.0)
     j = w * np.exp(log_q)
     top, low = (
         np.cumsum(np.hstack([part[:, -1:], part[:, columns[:-1]]]), axis=1) for part in (j, w)
     )
-    return _Mixtures(j[:, columns], w[:, columns], top, low)
+    return _Among(j[:, columns], w[:, columns], top, low)
+
+
+def _louder(terms: _Among, near: Indices, factor: float) -> _Among:
+    """With each one's nearest senior `factor` times more in its mixture."""
+    if not factor:
+        return terms
+    there = factor * (near >= 0)
+    top, low = terms.top + there * terms.j[:, near], terms.low + there * terms.w[:, near]
+    return terms._replace(top=top, low=low)
+
+
+def _where(column: Mask, yes: _Among, no: _Among) -> _Among:
+    return _Among(*(np.where(column, a, b) for a, b in zip(yes, no, strict=True)))
+
+
+def _nearest(log_q: Float, weight: Float, part: Float) -> Indices:
+    """The column of the senior whose words are most like each one's, −1 for the first: by
+    E_r[(ln q_i − ln q_j)²], where a senior's silence is as far as can be."""
+    r = part / np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)
+    square = (r * log_q**2).sum(axis=0)[:, None] - 2 * (r * log_q).T @ log_q + r.T @ log_q**2
+    square += LOG_Q_FLOOR**2 * (r.T @ (weight == 0))
+    senior = np.tri(len(square), k=-1) > 0
+    found = np.argmin(np.where(senior, square, np.inf), axis=1)
+    return np.where(senior.any(axis=1), found, -1)
+
+
+def _gain(terms: _Among) -> tuple[Float, Float]:
+    """What each one adds to its mixture at the best of SCALES, and its part of it, which sums to 1
+    over the items: [M, n]."""
+    gain, part = np.zeros_like(terms.j), np.zeros_like(terms.j)
+    most = np.full(terms.j.shape[1], -np.inf)
+    for scale in SCALES:
+        j, w = scale * terms.j, scale * terms.w
+        scaled = np.log1p(j / terms.top) - np.log1p(w / terms.low)
+        better = scaled.mean(axis=0) > most
+        gain[:, better] = scaled[:, better]
+        part[:, better] = (w / (terms.low + w))[:, better]
+        most = np.maximum(most, scaled.mean(axis=0))
+    return gain, part / np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)
 
 
 def random_marginals(joint: Float, weight: Float, presence: Float) -> Float:
