@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from adversaries.aggregator import Aggregator
+from adversaries.echo import Echo
+from adversaries.liar import Liar
+from adversaries.ngram_cache import NgramCache
+from adversaries.noisy_copier import NoisyCopier
+from adversaries.swarm import swarm
+from simulation import Member, play
 from tokenizers import Tokenizer
+from virtual_time import run
+
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.scoring import recount
 
 ROOT = Path(__file__).resolve().parents[2]
-for folder in ("benchmarks", "examples"):
-    sys.path.insert(0, str(ROOT / folder))
-
-from adversaries.aggregator import Aggregator  # noqa: E402
-from adversaries.echo import Echo  # noqa: E402
-from adversaries.liar import Liar  # noqa: E402
-from adversaries.ngram_cache import NgramCache  # noqa: E402
-from adversaries.noisy_copier import NoisyCopier  # noqa: E402
-from adversaries.swarm import swarm  # noqa: E402
-from simulation import Member, play  # noqa: E402
-from virtual_time import run  # noqa: E402
-
-from moesubnet.mixture.baseline import Unigram  # noqa: E402
-from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS  # noqa: E402
-from moesubnet.validator.scoring import recount  # noqa: E402
-
 SOURCES = {
     "python": "validator/*.py",
     "markdown": "docs/*.md",
