@@ -30,7 +30,8 @@ async def collect(
 
     Raises PeerUnavailable when no expert answers.
     """
-    groups = [windows[part] for part in call_groups(len(windows), prefill=store.spec.prefill)]
+    parts = call_groups(len(windows), vocab_size=members.vocab_size, prefill=store.spec.prefill)
+    groups = [windows[part] for part in parts]
     started_s, done = clock(), 0
     missing = [index for index in range(len(groups)) if not store.path(index).exists()]
     total = sum(groups[index].size for index in missing)

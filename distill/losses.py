@@ -30,7 +30,7 @@ def forward_kl_listed(
     is listed, whose gradient pulls neither head nor tail out of scale: with a renormalised head
     the student would never learn how much mass lies outside it.
     """
-    log_s = log_softmax(logits, dim=-1)[rows, ids]
+    log_s = logits[rows, ids] - logits.logsumexp(-1)[rows]
     nothing = logits.new_zeros(len(logits))
     head = nothing.index_add(0, rows, log_m.exp() * (log_m - log_s))
     tail_m = tail.clamp_min(TINY)
@@ -40,4 +40,4 @@ def forward_kl_listed(
 
 def sampled_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
     """Cross entropy to labels ids int64 [N, n] drawn from m: unbiased for that to m itself."""
-    return -log_softmax(logits, dim=-1).gather(-1, ids).mean()
+    return (logits.logsumexp(-1, keepdim=True) - logits.gather(-1, ids)).mean()

@@ -18,7 +18,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,9 +91,9 @@ class TargetStore:
         return 1.0 - float(tails.mean(dtype=np.float64))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """All shards of a collection in memory; see the module's docstring. M = all windows."""
+    """Those of M windows, in memory; see the module's docstring."""
 
     kind: Kind
     ids: NDArray[np.uint32]
@@ -105,35 +104,20 @@ class Targets:
     tail: NDArray[np.float32] | None = None
     counts: NDArray[np.uint32] | None = None
 
-    @classmethod
-    def load(cls, store: TargetStore) -> Targets:
-        from safetensors.numpy import load_file
-
-        parts = [load_file(path) for path in store.shards()]
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        optional = (joined.get(name) for name in ("log_m", "kept", "tail", "counts"))
-        return cls(
-            store.spec.kind, joined["ids"], joined["label_log_p"], joined["log_w"], *optional
-        )
-
-    @cached_property
+    @property
     def ends(self) -> NDArray[np.int64]:
         """[M · W + 1]: where each position's listed tokens begin, and their number."""
         assert self.counts is not None
         return np.concatenate(([0], np.cumsum(self.counts, dtype=np.int64)))
 
     def listed(
-        self, picks: NDArray[np.integer]
+        self,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Of some windows: rows [n], ids [n] and log m [n] of what is listed, where row is the
-        position counted through the windows; and the tail of each position [len(picks) · W]."""
+        """rows [n], ids [n] and log m [n] of what is listed, where row is the position counted
+        through the windows; and the tail of each position [M · W]."""
         assert self.counts is not None
         assert self.kept is not None
         assert self.log_m is not None
         assert self.tail is not None
-        width = self.counts.shape[1]
-        spans = [slice(self.ends[p * width], self.ends[(p + 1) * width]) for p in picks.tolist()]
-        rows = np.repeat(np.arange(len(picks) * width), self.counts[picks].ravel())
-        ids = np.concatenate([self.kept[span] for span in spans]).astype(np.int64)
-        log_m = np.concatenate([self.log_m[span] for span in spans]).astype(np.float32)
-        return rows, ids, log_m, self.tail[picks].ravel()
+        rows = np.repeat(np.arange(self.counts.size), self.counts.ravel())
+        return rows, self.kept.astype(np.int64), self.log_m.astype(np.float32), self.tail.ravel()

@@ -21,11 +21,13 @@ from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.types import Hotkey
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
-from moesubnet.wire.protocol import StepResponse
+from moesubnet.wire.protocol import StepResponse, want_for
 
 Ids = NDArray[np.uint32]
 WINDOWS_PER_CALL = 128  # at least 64: an expert's cost per call is spread over them
-PREFILL_WINDOWS_PER_CALL = 16  # a call then answers every position: tens of megabytes
+# Where a call answers every position (tens of megabytes), or every position of a large model costs
+# much more than a call does, and stopping loses what is half done.
+FEW_WINDOWS_PER_CALL = 16
 
 Answers = Mapping[Hotkey, StepResponse | PanelError]
 
@@ -58,10 +60,15 @@ class Members:
     gate: Gate
     baseline: Unigram
 
+    @property
+    def vocab_size(self) -> int:
+        return len(self.baseline.logp)
 
-def call_groups(count: int, *, prefill: bool) -> list[NDArray[np.intp]]:
+
+def call_groups(count: int, *, vocab_size: int, prefill: bool) -> list[NDArray[np.intp]]:
     """Indices of `count` windows, split evenly into what goes into one call."""
-    size = PREFILL_WINDOWS_PER_CALL if prefill else WINDOWS_PER_CALL
+    is_small = want_for(vocab_size).kind == "full"
+    size = WINDOWS_PER_CALL if is_small and not prefill else FEW_WINDOWS_PER_CALL
     return np.array_split(np.arange(count), -(-count // size))
 
 
@@ -90,11 +97,16 @@ async def walk(
                 for index, part in enumerate(answer.rows):
                     laws[index][column] = law_of(part, row, baseline)
         if not alive[:-1].any():
-            raise PeerUnavailable("no expert answers")
+            raise PeerUnavailable(f"no expert answers: {_reasons(answers)}")
         turn = Turn(position, laws, weights.log_weights(alive))
         yield turn
         label = windows[:, position]
         weights.observe(label, turn.at(label), blind=alive)
+
+
+def _reasons(answers: Answers) -> str:
+    """What each of them said, or what became of it."""
+    return "; ".join(f"{hotkey}: {answers[hotkey]}" for hotkey in sorted(answers))
 
 
 async def _step_by_step(

@@ -5,6 +5,7 @@ MoesubnetError
 ├── SpecError            a subnet spec or one of its files is missing, altered or malformed
 ├── Declined             a person was asked and did not agree
 ├── WalletError          a key file cannot be read, decrypted or written
+│   └── WrongPassword        the password does not open it
 ├── ChainError           the chain refused, or could not be reached
 │   ├── ChainUnavailable     no connection within the deadline; safe to retry
 │   ├── CallRejected         the pool or the pallet refused a call; `.name` is its error name
@@ -50,6 +51,10 @@ class Declined(MoesubnetError):
 
 class WalletError(MoesubnetError):
     """A key file cannot be read, decrypted or written."""
+
+
+class WrongPassword(WalletError):
+    """The password does not open the key file (or the file is damaged: nobody can tell)."""
 
 
 class ChainError(MoesubnetError):

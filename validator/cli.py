@@ -104,16 +104,24 @@ def explain(
     hotkey: Annotated[str, typer.Argument(help="The miner's hotkey (SS58), or //URI.")],
     state_dir: StateDir = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="A published sheet's file instead of your own last one.")
+        str | None,
+        typer.Option(
+            help="A published sheet instead of your own last one: its file, or its hash "
+            "(`moesubnet weights show` lists them) together with --axon."
+        ),
+    ] = None,
+    axon: Annotated[
+        str | None, typer.Option(help="IP:PORT of the validator that publishes --sheet HASH.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say on one screen why a miner earns what it earns.
 
-    From your own newest sheet, also while your validator runs, or from any validator's: fetch
-    `http://AXON/v1/sheet/HASH` (the hash is on chain, `LastReveal`) and pass it with --sheet. The
-    vote is recounted from it.
+    From your own newest sheet, also while your validator runs, or from any validator's. The vote
+    is recounted from it. A miner reads what all validators say of it with `moesubnet miner status`.
     """
+    import asyncio
+
     from moesubnet.chain.wallet import hotkey_address
     from moesubnet.errors import ConfigError
     from moesubnet.mixture.sheet import Sheet
@@ -121,10 +129,17 @@ def explain(
     from moesubnet.validator.explain import explain as explain_sheet
     from moesubnet.validator.explain import facts
 
-    if sheet is not None:
-        found: Sheet | None = Sheet.from_bytes(_read(sheet))
+    found: Sheet | None
+    if axon is not None:
+        from moesubnet.validator.published import fetched
+
+        if sheet is None:
+            raise ConfigError("which sheet? --sheet HASH; `moesubnet weights show` lists them")
+        found = asyncio.run(fetched(axon, *_named(sheet), evidence=False)).sheet
+    elif sheet is not None:
+        found = Sheet.from_bytes(_read(Path(sheet)))
     else:
-        with contextlib.closing(_own_archive(state_dir, "--sheet")) as archive:
+        with contextlib.closing(_own_archive(state_dir, "--sheet HASH --axon")) as archive:
             found = archive.newest_sheet()
     if found is None:
         raise ConfigError("no epoch is closed yet: wait for the middle of the next one")
@@ -174,8 +189,7 @@ def audit(
     from moesubnet.validator.audit import audit as audit_sheet
     from moesubnet.validator.published import fetched, own
 
-    name = sheet if len(sheet) == 64 and not Path(sheet).exists() else None
-    body = None if name else _read(Path(sheet))
+    name, body = _named(sheet)
     if axon is None:
         with contextlib.closing(_own_archive(state_dir, "--axon")) as archive:
             found = own(archive, name, body)
@@ -196,13 +210,25 @@ def audit(
         raise typer.Exit(1)
 
 
+def _named(sheet: str) -> tuple[str | None, bytes | None]:
+    """(hash, None) or (None, content of the file)."""
+    if len(sheet) == 64 and not Path(sheet).exists():
+        return sheet, None
+    return None, _read(Path(sheet))
+
+
 def _own_archive(state_dir: Path | None, instead: str) -> Archive:
     from moesubnet.errors import ConfigError
     from moesubnet.validator.archive import Archive
 
     path = (state_dir or _default_state_dir()) / "validator.sqlite3"
     if not path.exists():
-        raise ConfigError(f"{path} does not exist: give --state-dir or {instead}")
+        raise ConfigError(
+            f"{path} does not exist: no validator runs here. Give --state-dir, or ask one that "
+            f"publishes its sheets: {instead} IP:PORT (hashes: moesubnet weights show; "
+            "addresses: moesubnet subnet metagraph). "
+            "What a miner earns and why: moesubnet miner status"
+        )
     return Archive.open(path)
 
 

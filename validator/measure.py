@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -11,18 +13,28 @@ from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
-from moesubnet.types import Metagraph
-from moesubnet.validator.experts import Experts
+from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.probes import WINDOW_TOKENS, TextPool, walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.state import State
-from moesubnet.wire.panel import Panel
+from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import want_for
 
 DEADLINE_S = 5.0  # for one expert's answer to one step of a walk
 
 log = logging.getLogger(__name__)
+
+
+class Roster(Protocol):
+    """Who can be asked: `experts.Experts` over HTTP, or whoever stands in for it in an economy."""
+
+    @property
+    def clients(self) -> Mapping[Hotkey, Asked]: ...
+
+    async def refresh(self, metagraph: Metagraph) -> None:
+        """Meet who is new on the metagraph, forget who left."""
+        ...
 
 
 class Measurement:
@@ -34,7 +46,7 @@ class Measurement:
         pool: TextPool,
         spec_sha256: str,
         baseline: Unigram,
-        experts: Experts,
+        experts: Roster,
         gates: GateSync,
         metrics: Metrics,
     ) -> None:

@@ -10,8 +10,10 @@ loop's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +29,6 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
-from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.commitment import Commitment
 from moesubnet.wire.patience import Paces, cut_stragglers, deadline_s
 from moesubnet.wire.protocol import (
@@ -43,6 +44,39 @@ from moesubnet.wire.protocol import (
 PanelError = PeerError | WireError | AuthError
 _Requests = dict[tuple[object, ...], StepRequest]  # by what an expert lacks, commits to and owes
 MAX_REST_DOUBLINGS = 5
+
+
+class Asked(Protocol):
+    """Whoever answers steps: a miner over HTTP (`client.ExpertClient`), a recording, a simulation.
+
+    An answer is checked and normalised by whoever implements this: `StepResponse.from_bytes` does
+    it for what strangers send.
+    """
+
+    @property
+    def hotkey(self) -> Hotkey: ...
+
+    @property
+    def commits(self) -> bool:
+        """Whether it commits to the tails of laws of which it lists a part."""
+        ...
+
+    async def step(
+        self,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
+        """`on_its_way` is called when the time begins, if ever: until then nobody is late.
+
+        Raises PeerError, WireError, AuthError; UnknownBase where it holds less than the base.
+        """
+        ...
+
+    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
+        """Raises PeerError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +103,7 @@ class PanelSequence:
         self._held: dict[Hotkey, int] = {}
         self._bound: dict[Hotkey, _Bound] = {}
         self._said: dict[Hotkey, tuple[int, float]] = {}
+        self._parents: dict[Hotkey, str] = {}  # the session by which an expert knows these ids
 
     def append(self, ids: ArrayLike) -> None:
         """Whoever committed to the law of the first new token and did not list it owes a leaf."""
@@ -89,12 +124,33 @@ class PanelSequence:
         self._bound = {h: bound for h, bound in self._bound.items() if bound.position < length}
         self._said = {h: said for h, said in self._said.items() if said[0] < length}
 
+    def fork(self, session: str) -> PanelSequence:
+        """The same text under another name; experts are told to go on from what they hold."""
+        other = PanelSequence(session, self.ids)
+        other._held = self._held.copy()
+        other._parents = {hotkey: self.parent_at(hotkey) or self.session for hotkey in self._held}
+        return other
+
+    def parent_at(self, hotkey: Hotkey) -> str:
+        """The session that this expert holds the ids as, where it is not yet this one's."""
+        return self._parents.get(hotkey, "") if self.held_by(hotkey) else ""
+
+    def is_open_at(self, hotkey: Hotkey) -> bool:
+        return self.held_by(hotkey) > 0 and hotkey not in self._parents
+
     def held_by(self, hotkey: Hotkey) -> int:
         """How many of the ids this expert is believed to hold."""
         return self._held.get(hotkey, 0)
 
     def set_held(self, hotkey: Hotkey, length: int) -> None:
+        """What the expert holds as this very session."""
         self._held[hotkey] = min(length, len(self.ids))
+        self._parents.pop(hotkey, None)
+
+    def set_missing(self, hotkey: Hotkey, length: int) -> None:
+        """The expert says that of what we believed it holds only so many ids."""
+        if length < self.held_by(hotkey):
+            self.set_held(hotkey, 0 if hotkey in self._parents else length)
 
     def unlisted(self, token_id: int) -> set[Hotkey]:
         """Who is bound to the law of the next token and would owe a leaf if it is this one."""
@@ -136,7 +192,7 @@ class _Call:
     """One `advance` or `reveal`."""
 
     sequences: Sequence[PanelSequence]
-    build: Callable[[ExpertClient], StepRequest]
+    build: Callable[[Asked], StepRequest]
     patient_until_s: dict[Hotkey, float] = field(default_factory=dict)  # of those on their way
 
 
@@ -152,7 +208,7 @@ class Panel:
 
     def __init__(
         self,
-        clients: Mapping[Hotkey, ExpertClient],
+        clients: Mapping[Hotkey, Asked],
         *,
         base_s: float,
         want: Want,
@@ -242,13 +298,13 @@ class Panel:
         self._failures.pop(hotkey, None)
         return response
 
-    async def _ask(self, client: ExpertClient, call: _Call) -> tuple[StepRequest, StepResponse]:
+    async def _ask(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
         """One step; if the expert holds less than we believed, once more from what it holds."""
         try:
             return await self._step(client, call)
         except UnknownBase as error:
             for sequence, held in zip(call.sequences, error.held_tokens, strict=True):
-                sequence.set_held(client.hotkey, held)
+                sequence.set_missing(client.hotkey, held)
         try:
             return await self._step(client, call)
         except UnknownBase:
@@ -256,7 +312,7 @@ class Panel:
                 sequence.set_held(client.hotkey, 0)
             raise
 
-    async def _step(self, client: ExpertClient, call: _Call) -> tuple[StepRequest, StepResponse]:
+    async def _step(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
         """One request, timed from when it is on its way."""
         loop, hotkey = asyncio.get_running_loop(), client.hotkey
         request = call.build(client)
@@ -280,27 +336,33 @@ class Panel:
 
     def _request(
         self,
-        client: ExpertClient,
+        client: Asked,
         sequences: Sequence[PanelSequence],
         first: int | None,
         requests: _Requests,
     ) -> StepRequest:
         """What this expert lacks and owes; those alike in that share one encoded request."""
-        held = tuple(sequence.held_by(client.hotkey) for sequence in sequences)
+        bases = tuple((s.held_by(client.hotkey), s.parent_at(client.hotkey)) for s in sequences)
         owed = tuple(sequence.owed(client.hotkey) for sequence in sequences)
         want = replace(self._want, committed=self._want.committed and client.commits)
-        key = (want, held, owed)
+        key = (want, bases, owed)
         if key not in requests:
             steps = [
                 SequenceStep(
-                    s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=first, reveal=reveal
+                    s.session,
+                    n,
+                    base_hash(s.ids[:n]),
+                    s.ids[n:],
+                    first=first,
+                    reveal=reveal,
+                    parent=parent,
                 )
-                for s, n, reveal in zip(sequences, held, owed, strict=True)
+                for s, (n, parent), reveal in zip(sequences, bases, owed, strict=True)
             ]
             requests[key] = StepRequest(tuple(steps), want)
         return requests[key]
 
-    def _reveals(self, client: ExpertClient, owing: Sequence[PanelSequence]) -> StepRequest:
+    def _reveals(self, client: Asked, owing: Sequence[PanelSequence]) -> StepRequest:
         """A step of each sequence that brings no ids and asks for no rows."""
         steps = []
         for sequence in owing:
@@ -318,6 +380,17 @@ class Panel:
                 )
             )
         return StepRequest(tuple(steps), replace(self._want, committed=True))
+
+    async def close(self, sequences: Sequence[PanelSequence]) -> None:
+        """Tell every expert that holds any of these that they are over; never fails."""
+
+        async def tell(client: Asked) -> None:
+            names = [s.session for s in sequences if s.is_open_at(client.hotkey)]
+            if names:
+                with contextlib.suppress(PeerError):
+                    await client.close_sessions(names, timeout_s=self._base_s)
+
+        await asyncio.gather(*map(tell, list(self._clients.values())))
 
     def _failed(self, hotkey: Hotkey, error: PanelError) -> PanelError:
         now_s = asyncio.get_running_loop().time()

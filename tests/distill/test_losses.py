@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moesubnet.distill.losses import forward_kl, forward_kl_listed, sampled_cross_entropy
+from moesubnet.distill.targets import Targets
+from moesubnet.distill.train import target_loss
 
 V, N = 12, 5
 seeds = st.integers(0, 2**32 - 1)
@@ -113,3 +115,36 @@ def test_drawn_labels_pull_like_the_whole_law_on_average(seed: int):
     sampled = gradient(lambda x: sampled_cross_entropy(x, ids), logits)
     dense = gradient(lambda x: forward_kl(x, log_m), logits)
     assert (sampled - dense).abs().max().item() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["full", "listed", "samples"])
+def test_a_loss_in_chunks_is_the_loss_of_all_rows(kind: str):
+    rng = np.random.default_rng(0)
+    windows, length = 3, 4
+    log_m = laws(rng, windows, length).numpy().astype(np.float16)
+    kept = rng.permuted(np.tile(np.arange(V), (windows, length, 1)), axis=-1)[..., :4]
+    heads = np.take_along_axis(log_m, kept, axis=-1)
+    counts = rng.integers(0, 5, (windows, length))  # ragged, and nothing of some
+    mine = np.arange(4) < counts[..., None]
+    tail = (1 - np.where(mine, np.exp(heads.astype(np.float32)), 0).sum(-1)).astype(np.float32)
+    targets = Targets(
+        kind=kind,  # type: ignore[arg-type]
+        ids=np.zeros((windows, length), np.uint32),
+        label_log_p=np.zeros((windows, length, 2), np.float32),
+        log_w=np.zeros((windows, length, 1), np.float32),
+        log_m={"full": log_m, "listed": heads[mine], "samples": None}[kind],
+        kept={"full": None, "listed": kept[mine], "samples": kept}[kind],
+        tail=tail,
+        counts=counts.astype(np.uint32),
+    )
+    logits = laws(rng, windows * length).float() * 2
+    if kind == "full":
+        expected = forward_kl(logits, torch.from_numpy(log_m).flatten(0, 1).float())
+    elif kind == "samples":
+        expected = sampled_cross_entropy(logits, torch.from_numpy(kept).flatten(0, 1))
+    else:
+        expected = forward_kl_listed(logits, *map(torch.from_numpy, targets.listed()))
+    rows_loss = target_loss(targets, torch.device("cpu"))
+    parts = [slice(0, 5), slice(5, 10), slice(10, 12)]
+    total = sum(rows_loss(logits[part], part) for part in parts)
+    assert total.item() / len(logits) == pytest.approx(expected.item(), rel=1e-5)

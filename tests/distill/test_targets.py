@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from moesubnet.distill.collect import collect
+from moesubnet.distill.reading import TargetReader
 from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form
-from moesubnet.distill.walks import walk
+from moesubnet.distill.walks import call_groups, walk
 from moesubnet.errors import PeerUnavailable
 from moesubnet.mixture.law import mix
 from moesubnet.types import Hotkey
@@ -27,6 +28,12 @@ def two() -> tuple[LocalClient, LocalClient]:
     return LocalClient(A, BigramEngine(1)), LocalClient(B, BigramEngine(2))
 
 
+def every(store: TargetStore) -> Targets:
+    """All targets of a store."""
+    reader = TargetReader(store)
+    return reader.take(np.arange(len(reader)))
+
+
 def mixed(log_w, laws) -> np.ndarray:
     return mix(log_w, laws).law.logp
 
@@ -34,7 +41,7 @@ def mixed(log_w, laws) -> np.ndarray:
 async def test_full_targets_are_the_routers_mixture(panel_of, tmp_path: Path):
     store = TargetStore(tmp_path, SPEC)
     await collect(panel_of(*two()), WINDOWS, store)
-    targets = Targets.load(store)
+    targets = every(store)
     assert store.kept_mass() == 1.0
     np.testing.assert_array_equal(targets.ids, WINDOWS)
     part = WINDOWS[:100]
@@ -52,9 +59,9 @@ async def test_the_head_is_the_largest_and_the_mass_is_reported(panel_of, tmp_pa
     full, head = TargetStore(tmp_path, SPEC), replace(SPEC, kind="listed", kept=5)
     for store in (full, TargetStore(tmp_path, head)):
         await collect(panel_of(*two()), WINDOWS, store)
-    dense, listed = Targets.load(full), Targets.load(TargetStore(tmp_path, head))
+    dense, listed = every(full), TargetReader(TargetStore(tmp_path, head))
     picks = np.array([250, 3])  # of two shards
-    rows, ids, log_m, tail = listed.listed(picks)
+    rows, ids, log_m, tail = listed.take(picks).listed()
     law = dense.log_m.astype(np.float32)[picks].reshape(-1, VOCAB)
     assert rows.tolist() == np.repeat(np.arange(12), 5).tolist()
     best = np.sort(law, axis=-1)[:, -5:]
@@ -72,7 +79,7 @@ async def test_from_listed_rows_as_little_is_kept_as_holds_the_mass(panel_of, tm
     store = TargetStore(tmp_path, spec)
     members = panel_of(*two(), want=Want("top_k", 12))
     await collect(members, WINDOWS, store)
-    targets = Targets.load(store)
+    targets = every(store)
     mass = np.add.reduceat(np.exp(targets.log_m.astype(np.float64)), targets.ends[:-1])
     np.testing.assert_allclose(mass + targets.tail.ravel(), 1.0, atol=5e-3)
     counts = targets.counts.ravel()
@@ -85,7 +92,7 @@ async def test_drawn_labels_are_distributed_like_the_mixture(panel_of, tmp_path:
     same = np.repeat(WINDOWS[:1], 300, axis=0)
     store = TargetStore(tmp_path, spec)
     await collect(panel_of(*two()), same, store)
-    targets = Targets.load(store)
+    targets = every(store)
     async for turn in walk(panel_of(*two()), same[:1], "law"):
         seen = np.bincount(targets.kept[:, turn.position].ravel(), minlength=VOCAB) / (300 * 32)
         law = np.exp(mixed(turn.log_w[0], turn.laws[0]))
@@ -120,3 +127,29 @@ def test_small_vocabularies_are_kept_whole():
     assert target_form(2_048) == ("full", 2_048, 1.0)
     assert target_form(32_000)[0] == "listed"
     assert target_form(32_000, samples=True) == ("samples", 32, 1.0)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("full", VOCAB), ("listed", 5), ("samples", 3)])
+async def test_windows_are_read_in_any_order_from_several_shards(
+    panel_of, tmp_path: Path, kind: str, kept: int
+):
+    store = TargetStore(tmp_path, replace(SPEC, kind=kind, kept=kept, mass=0.6))
+    await collect(panel_of(*two()), WINDOWS, store)
+    assert len(store.shards()) == 3
+    reader, picks = TargetReader(store), [299, 0, 130, 0, 99, 100]
+    assert len(reader) == 300
+    together = reader.take(np.array(picks))
+    np.testing.assert_array_equal(together.ids, WINDOWS[picks])
+    alone = [reader.take(np.array([pick])) for pick in picks]
+    for name in ("label_log_p", "log_w", "log_m", "kept", "tail", "counts"):
+        parts = [getattr(one, name) for one in alone]
+        if parts[0] is None:
+            assert getattr(together, name) is None
+        else:
+            np.testing.assert_array_equal(getattr(together, name), np.concatenate(parts))
+
+
+async def test_of_a_large_vocabulary_a_stop_loses_few_windows(panel_of, tmp_path: Path):
+    small, large = (call_groups(300, vocab_size=size, prefill=False) for size in (2_048, 262_144))
+    assert max(map(len, small)) == 100
+    assert max(map(len, large)) <= 16
