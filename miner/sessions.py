@@ -137,17 +137,17 @@ class Exclusive:
 
     def __init__(self) -> None:
         self._held: set[str] = set()
-        self._released = asyncio.Condition()
+        self._released = asyncio.Event()  # another one after each release
 
     @asynccontextmanager
     async def hold(self, names: Collection[str]) -> AsyncIterator[None]:
         """All names are taken at once, so that two steps never wait for each other."""
-        async with self._released:
-            await self._released.wait_for(lambda: self._held.isdisjoint(names))
-            self._held.update(names)
+        while not self._held.isdisjoint(names):
+            await self._released.wait()
+        self._held.update(names)
         try:
             yield
-        finally:
+        finally:  # without awaiting: who is cancelled once more must not leave the others asleep
             self._held.difference_update(names)
-            async with self._released:
-                self._released.notify_all()
+            self._released.set()
+            self._released = asyncio.Event()

@@ -37,7 +37,11 @@ class Query:
 
 
 class Engine(Protocol):
-    """Constructed as `Class(model, spec, threads=…)`; called from one thread at a time."""
+    """Constructed as `Class(model, spec, threads=…)`; called from one thread at a time.
+
+    One that has a true attribute `caches` computes only what is new in a session that it was
+    asked about before; then a miner gives it long texts in parts, other work between them.
+    """
 
     name: str
     vocab_size: int

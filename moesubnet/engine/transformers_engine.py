@@ -75,6 +75,11 @@ class TransformersEngine:
         with torch.inference_mode():
             self._pool = self._make_pool()
 
+    @property
+    def caches(self) -> bool:
+        """See `Engine`."""
+        return self._pool is not None
+
     def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
         """See `Engine.rows`."""
         check_batch(batch, self.vocab_size, self.context_tokens)

@@ -97,7 +97,7 @@ async def test_steps_whose_callers_left_are_not_computed_and_their_session_goes_
         with pytest.raises(PeerUnavailable):
             await client.step(full(step_of("s", text[:2], text[2:end])), timeout_s=0.2)
     for _ in range(500):  # until it has noticed that they left
-        if not served.expert._admission.waiting_tokens:
+        if not served.expert._steps.waiting_tokens:
             break
         await asyncio.sleep(0.01)
     engine.gate.set()
