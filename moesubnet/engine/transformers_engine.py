@@ -16,11 +16,16 @@ from inspect import signature
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from moesubnet.engine.base import LogProbs, Query, TokenIds, check_batch, context_token, owner
-from moesubnet.engine.model_folder import check_tokenizer, resolve_model, weights_commitment
+from moesubnet.engine.loading import check_memory, free_memory_bytes, input_device, load_model
+from moesubnet.engine.model_folder import (
+    check_tokenizer,
+    resolve_adapter,
+    resolve_model,
+    weights_commitment,
+)
 from moesubnet.engine.plans import Costs, Held, Plan, common_prefix, passes
 from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_windows
 from moesubnet.errors import EngineError
@@ -37,6 +42,7 @@ _UNCACHED = "this model runs without a cache, so each token costs what its whole
 class TransformersEngine:
     """A transformers model as `Engine`.
 
+    dtype, device: see `load_model`. adapter: the folder of a LoRA of this model.
     kv_budget_bytes: what the sessions held may take, after which the oldest of the greediest owner
     go; by default half of an accelerator's free memory, or of a CPU's memory twice what the weights
     take, at least 256 MiB, at most half of what is free (taken only as it is used).
@@ -50,17 +56,20 @@ class TransformersEngine:
         spec: LoadedSpec,
         *,
         threads: int = 1,
+        dtype: str = "auto",
+        device: str = "",
+        adapter: str | None = None,
         kv_budget_bytes: int | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         folder = resolve_model(model)
-        check_tokenizer(folder, spec)
+        self.check(str(folder), spec, dtype=dtype, device=device, adapter=adapter)
         self.vocab_size = spec.spec.vocab_size
         self.context_tokens = spec.spec.context_tokens
-        self.commitment = weights_commitment(folder)
+        self.commitment = weights_commitment(folder, adapter)
         self._start = np.array([context_token(spec.spec)], dtype=np.uint32)
-        self._model = _load_model(str(folder))
-        self._device = self._model.device
+        self._model = load_model(folder, dtype=dtype, device=device, adapter=adapter)
+        self._device = input_device(self._model)
         longest = getattr(self._model.config, "max_position_embeddings", None)
         if longest is not None and longest < self.context_tokens:
             raise EngineError(
@@ -74,6 +83,23 @@ class TransformersEngine:
         self._pool: SlabPool | None = None
         with torch.inference_mode():
             self._pool = self._make_pool()
+
+    @staticmethod
+    def check(
+        model: str,
+        spec: LoadedSpec,
+        *,
+        dtype: str = "auto",
+        device: str = "",
+        adapter: str | None = None,
+    ) -> None:
+        """Why it could not be loaded, as far as that shows without loading it. Raises EngineError,
+        ConfigError."""
+        folder = resolve_model(model)
+        check_tokenizer(folder, spec)
+        if adapter is not None:
+            resolve_adapter(adapter)
+        check_memory(folder, dtype, device)
 
     def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
         """See `Engine.rows`."""
@@ -247,25 +273,4 @@ class TransformersEngine:
     def _default_budget(self) -> int:
         if self._device.type == "cuda":
             return int(torch.cuda.mem_get_info(self._device)[0]) // 2
-        free_bytes = int(psutil.virtual_memory().available)
-        return min(max(2 * self._weights_bytes, MIN_BUDGET_BYTES), free_bytes // 2)
-
-
-def _load_model(folder: str) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    loader: Any = AutoModelForCausalLM
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = loader.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype="auto" if device == "cuda" else torch.float32,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise EngineError(f"cannot load {folder} as a causal language model: {error}") from error
-    return model.to(device).eval()
+        return min(max(2 * self._weights_bytes, MIN_BUDGET_BYTES), free_memory_bytes() // 2)
