@@ -12,11 +12,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from moesubnet.engine.model_folder import resolve_adapter
 from moesubnet.errors import ConfigError, EngineError
+from moesubnet.host.memory import free_memory_bytes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 2}  # int8 while it is being made
 _STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -183,16 +183,6 @@ def _free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
     return free_memory_bytes()
-
-
-def free_memory_bytes() -> int:
-    """Of this machine, or of the container that we are in, if that has less."""
-    free = int(psutil.virtual_memory().available)
-    limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
-    try:
-        return min(free, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # no such limit
-        return free
 
 
 def _cpu_has_bfloat16() -> bool:

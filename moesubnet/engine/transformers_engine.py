@@ -10,6 +10,7 @@ are loaded, are run without one, and the log says so.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from inspect import signature
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from moesubnet.engine.base import LogProbs, Query, TokenIds, check_batch, context_token, owner
-from moesubnet.engine.loading import check_memory, free_memory_bytes, input_device, load_model
+from moesubnet.engine.loading import check_memory, input_device, load_model
 from moesubnet.engine.model_folder import (
     check_tokenizer,
     resolve_adapter,
@@ -29,13 +30,15 @@ from moesubnet.engine.model_folder import (
 from moesubnet.engine.plans import Costs, Held, Plan, common_prefix, passes
 from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_windows
 from moesubnet.errors import EngineError
+from moesubnet.host.memory import free_memory_bytes, trim_memory
 from moesubnet.spec.content import LoadedSpec
 
 log = logging.getLogger(__name__)
 
 MIN_LOGPROB = -100.0  # a model's -inf, as a number
 SHARED_TOKENS = 16  # a prefix that another session holds is worth looking for from here on
-MIN_BUDGET_BYTES = 256 << 20
+TRIM_EVERY_S = 30.0
+MIN_BUDGET_BYTES = 192 << 20
 _UNCACHED = "this model runs without a cache, so each token costs what its whole text costs: %s"
 
 
@@ -45,7 +48,7 @@ class TransformersEngine:
     dtype, device: see `load_model`. adapter: the folder of a LoRA of this model.
     kv_budget_bytes: what the sessions held may take, after which the oldest of the greediest owner
     go; by default half of an accelerator's free memory, or of a CPU's memory twice what the weights
-    take, at least 256 MiB, at most half of what is free (taken only as it is used).
+    take, at least 192 MiB, at most half of what is free (taken only as it is used).
     """
 
     name = "transformers"
@@ -77,6 +80,7 @@ class TransformersEngine:
                 f"{self.context_tokens}"
             )
         self._takes_positions = "position_ids" in signature(self._model.forward).parameters
+        self._trim_at_s = 0.0
         self._sessions: OrderedDict[str, Held] = OrderedDict()
         self._weights_bytes: int = sum(weight.nbytes for weight in self._model.parameters())
         self._budget_bytes = kv_budget_bytes or self._default_budget()
@@ -109,6 +113,10 @@ class TransformersEngine:
                 return self._rows(batch)
         except RuntimeError as error:  # out of memory, or a kernel that failed
             raise EngineError(f"the model failed: {error}") from error
+        finally:
+            if time.monotonic() > self._trim_at_s:
+                trim_memory()
+                self._trim_at_s = time.monotonic() + TRIM_EVERY_S
 
     def forget(self, session: str) -> None:
         """See `Engine.forget`."""
