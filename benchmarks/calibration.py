@@ -21,6 +21,7 @@ from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
+from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import Sheet, sheet_seed
 from moesubnet.spec.content import load_spec
@@ -47,7 +48,7 @@ class Economy:
         windows = pool.draw(EPOCHS * WALKS, {}, b"calibration")
         self.walks = np.stack([window.ids for window in windows])
         self.names = sorted(path.name for path in (root / "experts").iterdir())
-        self.baseline = load_baseline(spec).logp
+        self.baseline = load_baseline(spec).law
         engines = (TransformersEngine(str(root / "experts" / n), spec) for n in self.names)
         self.laws = np.stack([self._laws(engine) for engine in engines])  # [n, walks, 16, V]
 
@@ -71,7 +72,8 @@ class Economy:
             if leaning >= 0:
                 laws[leaning] = self._leaning(laws, np.exp(walk.log_weights()), leaning, share)
             labels = ids[:, PREFIX_TOKENS + t]
-            steps.append(score_step(walk, PREFIX_TOKENS + t, labels, list(laws), self.baseline))
+            values = [[*map(Law, of)] for of in laws]
+            steps.append(score_step(walk, PREFIX_TOKENS + t, labels, values, self.baseline))
         n, columns = len(self.names), tuple(range(len(self.names)))
         return Sheet(
             netuid=1,
@@ -99,7 +101,7 @@ class Economy:
 
     def _leaning(self, laws: np.ndarray, weight: np.ndarray, i: int, share: float) -> np.ndarray:
         others = weight.T[:, :, None] * np.exp(
-            [*laws, np.broadcast_to(self.baseline, laws[i].shape)]
+            [*laws, np.broadcast_to(self.baseline.logp, laws[i].shape)]
         )
         honest = np.exp(laws[i])
         best = (honest - np.delete(others, i, 0).sum(axis=0)) / weight[:, i, None]

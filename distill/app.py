@@ -12,7 +12,6 @@ import aiohttp
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.distill.run import Teacher
-from moesubnet.distill.targets import target_want
 from moesubnet.distill.walks import Members
 from moesubnet.errors import AuthError, ConfigError, PeerError, WireError
 from moesubnet.mixture.baseline import load_baseline
@@ -22,7 +21,7 @@ from moesubnet.spec.source import find_spec
 from moesubnet.types import NetUid, Neuron, Signer
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.panel import Panel
-from moesubnet.wire.protocol import ExpertCard
+from moesubnet.wire.protocol import ExpertCard, want_for
 
 CARD_TIMEOUT_S = 5.0
 STEP_DEADLINE_S = 60.0  # nobody waits for a word: a slow expert is better than none
@@ -62,8 +61,8 @@ async def meet_experts(
         clients = {hotkey: client for hotkey, (client, _) in met.items()}
         panel = Panel(
             clients,
-            deadline_s=STEP_DEADLINE_S,
-            want=target_want(spec.spec.vocab_size),
+            base_s=STEP_DEADLINE_S,
+            want=want_for(spec.spec.vocab_size),
             rest_s=REST_S,
         )
         yield (

@@ -41,9 +41,20 @@ def run(
             "opponents and print the table. Without it only the student is made."
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Begin the student as this model (its folder or hub id, with the subnet's "
+            "tokenizer) instead of as a small one, from nothing.",
+        ),
+    ] = None,
     student_seconds: Annotated[
         float, typer.Option(min=1.0, help="Training time of the student, seconds.")
     ] = 150.0,
+    min_steps: Annotated[
+        int, typer.Option(min=1, help="The student's steps to do however long it takes.")
+    ] = 1,
     prefill: Annotated[
         bool,
         typer.Option(
@@ -77,7 +88,7 @@ def run(
     from moesubnet.training.progress import json_lines, on_terminal
 
     set_up_logging(log_level)
-    settings = Settings(out, test, student_seconds, prefill, samples, seed=seed)
+    settings = Settings(out, test, student_seconds, min_steps, base, prefill, samples, seed=seed)
     where = (chain, netuid, load_hotkey(hotkey), spec, allow_private)
     if as_json:
         report = asyncio.run(_run(*where, settings, json_lines))

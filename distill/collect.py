@@ -8,13 +8,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.distill.targets import TargetSpec, TargetStore
-from moesubnet.distill.walks import Ids, Members, Turn, call_groups, label_log_p, walk
-from moesubnet.mixture.mixing import mix
+from moesubnet.distill.targets import Kind, TargetSpec, TargetStore
+from moesubnet.distill.walks import Ids, Members, call_groups, walk
+from moesubnet.mixture.law import Law, Mixture, mix
+from moesubnet.mixture.mixing import log_sum_exp
 from moesubnet.training.progress import OnProgress, Progress, ignore
-from moesubnet.wire.distributions import draw
 
 COLLECT = "targets"
+Target = Law | NDArray[np.generic]
 
 
 async def collect(
@@ -29,44 +30,55 @@ async def collect(
 
     Raises PeerUnavailable when no expert answers.
     """
-    groups = [windows[part] for part in call_groups(len(windows), prefill=store.spec.prefill)]
+    parts = call_groups(len(windows), vocab_size=members.vocab_size, prefill=store.spec.prefill)
+    groups = [windows[part] for part in parts]
     started_s, done = clock(), 0
     missing = [index for index in range(len(groups)) if not store.path(index).exists()]
     total = sum(groups[index].size for index in missing)
     for index in missing:
-        turns: list[dict[str, NDArray[np.generic]]] = []
+        group, path = groups[index], list[list[Target]]()
+        scores, log_w = list[NDArray[np.float32]](), list[NDArray[np.float32]]()
         session = f"{store.spec.sha256[:8]}.{index}"
         rng = np.random.default_rng([index, int(store.spec.sha256[:8], 16)])
-        async for turn in walk(members, groups[index], session, prefill=store.spec.prefill):
-            turns.append(_kept(turn, groups[index][:, turn.position], store.spec, rng))
-            done += len(groups[index])
+        async for turn in walk(members, group, session, prefill=store.spec.prefill):
+            by_member = turn.at(group[:, turn.position])
+            by_mixture = log_sum_exp(turn.log_w + by_member)
+            scores.append(np.column_stack([by_member, by_mixture]).astype(np.float32))
+            log_w.append(np.maximum(turn.log_w, np.finfo(np.float32).min).astype(np.float32))
+            mixtures = map(mix, turn.log_w, turn.laws)
+            path.append([_target(mixture, store.spec, rng) for mixture in mixtures])
+            done += len(group)
             elapsed_s = clock() - started_s
             on_progress(
                 Progress(COLLECT, done / total, None, elapsed_s, done / max(elapsed_s, 1e-9))
             )
         store.write(
             index,
-            {"ids": groups[index]}
-            | {name: np.stack([turn[name] for turn in turns], axis=1) for name in turns[0]},
+            {"ids": group, "label_log_p": np.stack(scores, 1), "log_w": np.stack(log_w, 1)}
+            | _joined(path, store.spec.kind),
         )
     on_progress(Progress(COLLECT, 1.0, None, clock() - started_s))
 
 
-def _kept(
-    turn: Turn, label: Ids, spec: TargetSpec, rng: np.random.Generator
-) -> dict[str, NDArray[np.generic]]:
-    """What is stored of one position of N windows, each [N, …]."""
-    log_m = np.minimum(mix(turn.log_w, turn.log_p), 0).astype(np.float32)
-    by_member = label_log_p(turn.log_p, label)
-    by_mixture = np.take_along_axis(log_m, label[:, None].astype(np.intp), axis=1)
-    out: dict[str, NDArray[np.generic]] = {
-        "label_log_p": np.concatenate([by_member, by_mixture], axis=1),
-        "log_w": np.maximum(turn.log_w, np.finfo(np.float32).min).astype(np.float32),
-    }
+def _target(mixture: Mixture, spec: TargetSpec, rng: np.random.Generator) -> Target:
+    """What is kept of one position of one window."""
     if spec.kind == "full":
-        return out | {"log_m": log_m.astype(np.float16)}
-    if spec.kind == "top_k":
-        ids = np.argpartition(log_m, -spec.kept, axis=1)[:, -spec.kept :]
-        listed = np.take_along_axis(log_m, ids, axis=1)
-        return out | {"kept": ids.astype(np.uint32), "log_m": listed.astype(np.float16)}
-    return out | {"kept": draw(log_m, spec.kept, rng)}
+        return mixture.law.logp.astype(np.float16)
+    if spec.kind == "listed":
+        return mixture.law.head(spec.kept, spec.mass)
+    return mixture.draws(spec.kept, rng)
+
+
+def _joined(path: list[list[Target]], kind: Kind) -> dict[str, NDArray[np.generic]]:
+    """The targets [W][N] of a shard as tensors, windows first."""
+    windows = [list(positions) for positions in zip(*path, strict=True)]
+    if kind != "listed":
+        return {"log_m" if kind == "full" else "kept": np.array(windows)}
+    heads = [head for positions in windows for head in positions if isinstance(head, Law)]
+    shape = (len(windows), len(path))
+    return {
+        "counts": np.array([len(head.logp) for head in heads], np.uint32).reshape(shape),
+        "kept": np.concatenate([head.ids for head in heads]).astype(np.uint32),
+        "log_m": np.concatenate([head.logp for head in heads]).astype(np.float16),
+        "tail": np.array([head.tail for head in heads], np.float32).reshape(shape),
+    }

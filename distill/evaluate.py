@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moesubnet.distill.walks import Ids, Members, call_groups, label_log_p, walk
+from moesubnet.distill.walks import Ids, Members, call_groups, walk
 from moesubnet.mixture.mixing import log_sum_exp
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.model import start_id
@@ -71,10 +71,11 @@ async def evaluate_by_walks(
     columns = len(members.experts) + 2
     totals = np.zeros((len(domains), columns))
     started_s, done = clock(), 0
-    for index, group in enumerate(call_groups(len(everything), prefill=prefill)):
+    groups = call_groups(len(everything), vocab_size=members.vocab_size, prefill=prefill)
+    for index, group in enumerate(groups):
         part = everything[group]
         async for turn in walk(members, part, f"{session}.{index}", prefill=prefill):
-            by_member = label_log_p(turn.log_p, part[:, turn.position]).astype(np.float64)
+            by_member = turn.at(part[:, turn.position])
             experts = by_member[:, :-1]
             uniform = log_sum_exp(experts) - math.log(experts.shape[1])
             gated = log_sum_exp(turn.log_w + by_member)
@@ -97,11 +98,13 @@ async def evaluate_by_walks(
 
 def folder_losses(folder: Path, windows: Mapping[str, Ids], spec: LoadedSpec) -> Losses:
     """The same windows for a model folder, in this process."""
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
+    from moesubnet.training.head import split_model
+
+    split = split_model(AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True))
     start = start_id(spec)
-    return {domain: held_out_loss(model, part, start) for domain, part in windows.items()}
+    return {domain: held_out_loss(split, part, start) for domain, part in windows.items()}
 
 
 def verdicts(rows: Sequence[Row]) -> dict[str, bool]:

@@ -13,13 +13,18 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from moesubnet.distill.corpus import public_streams
-from moesubnet.distill.targets import Targets, TargetSpec, TargetStore
-from moesubnet.distill.train import plain_cycles, train_plain, train_student
-from moesubnet.spec.content import load_spec
+from moesubnet.distill.reading import TargetReader
+from moesubnet.distill.targets import TargetSpec, TargetStore
+from moesubnet.distill.train import Pupil, plain_cycles, student_loss, train_plain, train_student
+from moesubnet.spec.content import LoadedSpec, load_spec
+from moesubnet.training.base_model import find_base, load_base, runs_in_bf16, save_trained
 from moesubnet.training.model import new_model, save_model, small_config, start_id
+from moesubnet.training.optimizers import FULL_LR
 from moesubnet.training.progress import OnProgress, json_lines
-from moesubnet.training.trainer import Schedule
+from moesubnet.training.team import device_of_this_process
+from moesubnet.training.trainer import Schedule, seconds_per_step
 
+PACE_STEPS, BASE_PACE_STEPS = 6, 3
 JOB, REPORT = "job.txt", "job-report.txt"  # JSON, but no part of the model
 
 
@@ -31,6 +36,7 @@ class Job(BaseModel):
     name: str
     spec_root: Path
     out: Path
+    base: str | None = None  # the model that the student begins as; None: a small one, from nothing
     targets: Path | None = None  # of a student
     target_spec: TargetSpec | None = None
     window: int
@@ -63,21 +69,21 @@ def run(job: Job, on_progress: OnProgress) -> JobReport:
     """Train and write the model folder `job.out`. Interrupted student runs continue."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads_of(job))
     if (report := finished(job)) is not None:
         return report
     job.out.mkdir(parents=True, exist_ok=True)
     (job.out / REPORT).unlink(missing_ok=True)
     spec = load_spec(job.spec_root)
-    model = new_model(small_config(spec), job.seed)
+    pupil = first_pupil(job, spec)
     run_name = job.model_dump_json()
     start = start_id(spec)
     if job.kind == "student":
         assert job.targets is not None
         assert job.target_spec is not None
         outcome = train_student(
-            model,
-            Targets.load(TargetStore(job.targets, job.target_spec)),
+            pupil,
+            TargetReader(TargetStore(job.targets, job.target_spec)),
             Schedule(run_name, job.name, 0.0, job.steps),
             start_id=start,
             seed=job.seed,
@@ -89,7 +95,7 @@ def run(job: Job, on_progress: OnProgress) -> JobReport:
         ids, held_out = public_streams(spec, job.window)
         lengths = [1] if job.cpu_s else plain_cycles(job.steps)
         plain = train_plain(
-            model,
+            pupil,
             ids,
             held_out,
             [Schedule(run_name, job.name, job.cpu_s, length) for length in lengths],
@@ -99,7 +105,10 @@ def run(job: Job, on_progress: OnProgress) -> JobReport:
             on_progress=on_progress,
         )
         steps, best_step, loss = plain.steps, plain.best_step, plain.held_out_loss
-    save_model(model, spec, job.out)
+    if job.base is None:
+        save_model(pupil.model, spec, job.out)
+    else:
+        save_trained(pupil.model, find_base(job.base, spec), job.base, job.out)
     report = JobReport(steps, best_step, time.process_time(), loss)
     (job.out / JOB).write_text(job.model_dump_json())
     temporary = job.out / f"{REPORT}.tmp"
@@ -107,6 +116,44 @@ def run(job: Job, on_progress: OnProgress) -> JobReport:
     os.replace(temporary, job.out / REPORT)
     (job.out / "training.state").unlink(missing_ok=True)
     return report
+
+
+def first_pupil(job: Job, spec: LoadedSpec) -> Pupil:
+    """The model that all runs of a distillation begin with. Raises ConfigError, EngineError."""
+    from moesubnet.training.head import split_model
+
+    if job.base is None:
+        model = new_model(small_config(spec), job.seed)
+        return Pupil(model, split_model(model))
+    device = device_of_this_process()
+    bf16 = runs_in_bf16("auto", device)
+    model = load_base(
+        find_base(job.base, spec), lora_rank=None, low_precision=bf16, seed=job.seed, device=device
+    )
+    return Pupil(model, split_model(model, bf16=bf16), FULL_LR)
+
+
+def threads_of(job: Job) -> int:
+    """A small model is as fast on one; a large one shares the machine with its plain opponent."""
+    return 1 if job.base is None else max(1, (os.cpu_count() or 1) // 2)
+
+
+def pace(job: Job) -> float:
+    """Wall seconds that a step of this student's job takes here."""
+    import torch
+
+    assert job.targets is not None
+    assert job.target_spec is not None
+    torch.set_num_threads(threads_of(job))
+    spec = load_spec(job.spec_root)
+    pupil = first_pupil(job, spec)
+    targets = TargetReader(TargetStore(job.targets, job.target_spec))
+    return seconds_per_step(
+        pupil.model,
+        student_loss(pupil, targets, start_id=start_id(spec), seed=job.seed),
+        optimizers=pupil.optimizers(),
+        steps=PACE_STEPS if job.base is None else BASE_PACE_STEPS,
+    )
 
 
 if __name__ == "__main__":

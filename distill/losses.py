@@ -20,20 +20,24 @@ def forward_kl(logits: Tensor, log_m: Tensor) -> Tensor:
     return (log_m.exp() * (log_m - log_s)).sum(-1).mean()
 
 
-def forward_kl_listed(logits: Tensor, ids: Tensor, log_m: Tensor) -> Tensor:
-    """KL between coarse laws: the k listed tokens and one bucket for all others.
+def forward_kl_listed(
+    logits: Tensor, rows: Tensor, ids: Tensor, log_m: Tensor, tail: Tensor
+) -> Tensor:
+    """KL between coarse laws: the listed tokens and one bucket for all others.
 
-    logits [N, V], ids int64 [N, k] distinct in a row, log_m [N, k] with Σ exp ≤ 1. A lower bound
-    of KL(m ‖ s), equal to it at k = V, whose gradient pulls neither head nor tail out of scale:
-    with a renormalised head the student would never learn how much mass lies outside it.
+    logits [N, V]; rows, ids int64 [n]: what is listed of which row, each token once; log_m [n];
+    tail [N]: the mass of m that is not listed. A lower bound of KL(m ‖ s), equal to it when all
+    is listed, whose gradient pulls neither head nor tail out of scale: with a renormalised head
+    the student would never learn how much mass lies outside it.
     """
-    log_s = log_softmax(logits, dim=-1).gather(-1, ids)
-    head = (log_m.exp() * (log_m - log_s)).sum(-1)
-    tail_m = (1 - log_m.exp().sum(-1)).clamp_min(TINY)
-    tail_s = (1 - log_s.exp().sum(-1)).clamp_min(TINY)
+    log_s = logits[rows, ids] - logits.logsumexp(-1)[rows]
+    nothing = logits.new_zeros(len(logits))
+    head = nothing.index_add(0, rows, log_m.exp() * (log_m - log_s))
+    tail_m = tail.clamp_min(TINY)
+    tail_s = (1 - nothing.index_add(0, rows, log_s.exp())).clamp_min(TINY)
     return (head + tail_m * (tail_m.log() - tail_s.log())).mean()
 
 
 def sampled_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
     """Cross entropy to labels ids int64 [N, n] drawn from m: unbiased for that to m itself."""
-    return -log_softmax(logits, dim=-1).gather(-1, ids).mean()
+    return (logits.logsumexp(-1, keepdim=True) - logits.gather(-1, ids)).mean()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -20,18 +21,18 @@ from moesubnet.distill.compare import compare, train_apart
 from moesubnet.distill.corpus import WINDOW, public_windows, test_windows
 from moesubnet.distill.costs import CpuMeter
 from moesubnet.distill.evaluate import STUDENT, Row, verdicts
-from moesubnet.distill.jobs import Job, JobReport
+from moesubnet.distill.jobs import Job, JobReport, pace
 from moesubnet.distill.manifest import REPORT, Manifest, model_files, write_manifest
 from moesubnet.distill.targets import TargetSpec, TargetStore, target_form
-from moesubnet.distill.train import BATCH_WINDOWS
 from moesubnet.distill.walks import Members, call_groups
 from moesubnet.mixture.gate import GATE_FORMAT, Gate
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.progress import OnProgress, ignore
-from moesubnet.training.trainer import seconds_per_step
 from moesubnet.types import Axon, Hotkey
 
-MIN_STEPS = 300
+FEW_STEPS = 300
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Settings:
     out: Path
     test: Path | None = None
     student_s: float = 150.0
+    min_steps: int = 1
+    base: str | None = None  # the model that the student begins as
     prefill: bool = False
     samples: bool = False
     window: int = WINDOW
@@ -96,12 +99,15 @@ async def distill(
         name="student",
         spec_root=spec.root,
         out=work / "student",
+        base=settings.base,
         targets=collected.store.root,
         target_spec=collected.store.spec,
         window=settings.window,
-        steps=await _steps(spec, settings, work),
+        steps=0,
         seed=settings.seed,
     )
+    steps = await _steps(student_job, settings, work)
+    student_job = student_job.model_copy(update={"steps": steps})
     equal_steps = more = None
     rows: list[Row] = []
     if settings.test is None:
@@ -150,10 +156,11 @@ async def _collect(
 ) -> Collected:
     """The targets, from disk where they stand. Costs add up over interruptions."""
     windows = public_windows(spec, settings.window, settings.seed)
-    kind, kept = target_form(spec.spec.vocab_size, samples=settings.samples)
+    kind, kept, mass = target_form(spec.spec.vocab_size, samples=settings.samples)
     target_spec = TargetSpec(
         kind=kind,
         kept=kept,
+        mass=mass,
         window=settings.window,
         windows=len(windows),
         prefill=settings.prefill,
@@ -165,7 +172,8 @@ async def _collect(
     store = TargetStore(work / "targets", target_spec)
     path = work / f"cost-{target_spec.sha256[:12]}.json"
     cpu_s, wall_s = json.loads(path.read_text()) if path.exists() else (0.0, 0.0)
-    if len(store.shards()) == len(call_groups(len(windows), prefill=settings.prefill)):
+    shards = call_groups(len(windows), vocab_size=spec.spec.vocab_size, prefill=settings.prefill)
+    if len(store.shards()) == len(shards):
         return Collected(store, cpu_s, wall_s)
     meter, started_s = CpuMeter(teacher.axons.values()), time.monotonic()
     try:
@@ -176,12 +184,22 @@ async def _collect(
     return Collected(store, cpu_s, wall_s)
 
 
-async def _steps(spec: LoadedSpec, settings: Settings, work: Path) -> int:
+async def _steps(job: Job, settings: Settings, work: Path) -> int:
     """How many steps fit into the student's seconds on this machine; decided once per run."""
-    path = work / f"steps-{settings.student_s:g}s.json"
+    model = hashlib.sha256(f"{job.base}".encode()).hexdigest()[:8]
+    path = work / f"steps-{model}-{settings.student_s:g}s.json"
     if not path.exists():
-        step_s = await asyncio.to_thread(seconds_per_step, spec, BATCH_WINDOWS, settings.window)
-        path.write_text(json.dumps(max(MIN_STEPS, round(settings.student_s / step_s))))
+        step_s = await asyncio.to_thread(pace, job)
+        steps = max(settings.min_steps, round(settings.student_s / step_s))
+        if steps < FEW_STEPS:
+            log.warning(
+                "%d steps of %.1f s fit into the student's %.0f s; a student takes a few hundred: "
+                "give more --student-seconds",
+                steps,
+                step_s,
+                settings.student_s,
+            )
+        path.write_text(json.dumps(steps))
     return int(json.loads(path.read_text()))
 
 

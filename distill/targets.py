@@ -5,7 +5,9 @@ member's log-probability of the token, then the mixture's), `log_w` float32 [M, 
 targets in one of three forms:
 
     full       log_m float16 [M, W, V]
-    top_k      kept uint32 [M, W, k], log_m float16 [M, W, k]; the rest is one tail bucket
+    listed     kept uint32 [n], log_m float16 [n]: of each position in turn the fewest tokens that
+               hold most of the mixture, `counts` uint32 [M, W] of them; `tail` float32 [M, W] is
+               the mass of all others, one bucket
     samples    kept uint32 [M, W, n]: labels drawn from the mixture
 """
 
@@ -22,11 +24,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.wire.protocol import Want
+from moesubnet.wire.protocol import want_for
 
-Kind = Literal["full", "top_k", "samples"]
-FULL_VOCAB_SIZE = 8_192
-TOP_K = 256
+Kind = Literal["full", "listed", "samples"]
 SAMPLES = 32
 
 
@@ -35,7 +35,8 @@ class TargetSpec:
     """What a collection depends on. Shards of another one are never mixed in."""
 
     kind: Kind
-    kept: int  # values per position
+    kept: int  # values per position, of `listed` at most
+    mass: float  # of the mixture that `listed` tokens hold, if `kept` are enough
     window: int
     windows: int
     prefill: bool
@@ -49,16 +50,13 @@ class TargetSpec:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
 
-def target_form(vocab_size: int, *, samples: bool = False) -> tuple[Kind, int]:
-    """(kind, values kept): everything of a small vocabulary, else the head or drawn labels."""
-    if vocab_size <= FULL_VOCAB_SIZE:
-        return "full", vocab_size
-    return ("samples", SAMPLES) if samples else ("top_k", TOP_K)
-
-
-def target_want(vocab_size: int) -> Want:
-    """What to ask experts for. Labels are drawn from what their heads say of the mixture."""
-    return Want("full") if vocab_size <= FULL_VOCAB_SIZE else Want("top_k", TOP_K)
+def target_form(vocab_size: int, *, samples: bool = False) -> tuple[Kind, int, float]:
+    """(kind, values kept, mass): everything of a small vocabulary, else the head of the mixture
+    as experts give theirs, or labels drawn from it."""
+    want = want_for(vocab_size)
+    if want.kind == "full":
+        return "full", vocab_size, 1.0
+    return ("samples", SAMPLES, 1.0) if samples else ("listed", want.k, 1.0)
 
 
 class TargetStore:
@@ -84,19 +82,18 @@ class TargetStore:
         os.replace(temporary, self.path(shard))
 
     def kept_mass(self) -> float:
-        """Mean mass of the mixture that the targets list; 1 but for top_k."""
+        """Mean mass of the mixture that the targets list; 1 but for `listed`."""
         from safetensors.numpy import load_file
 
-        if self.spec.kind != "top_k":
+        if self.spec.kind != "listed":
             return 1.0
-        heads = (load_file(path)["log_m"].astype(np.float32) for path in self.shards())
-        means = [(len(log_m), np.exp(log_m).sum(-1).mean()) for log_m in heads]
-        return float(sum(n * mean for n, mean in means) / sum(n for n, _ in means))
+        tails = np.concatenate([load_file(path)["tail"] for path in self.shards()])
+        return 1.0 - float(tails.mean(dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """All shards of a collection in memory; see the module's docstring. M = all windows."""
+    """Those of M windows, in memory; see the module's docstring."""
 
     kind: Kind
     ids: NDArray[np.uint32]
@@ -104,22 +101,23 @@ class Targets:
     log_w: NDArray[np.float32]
     log_m: NDArray[np.float16] | None
     kept: NDArray[np.uint32] | None
+    tail: NDArray[np.float32] | None = None
+    counts: NDArray[np.uint32] | None = None
 
-    @classmethod
-    def load(cls, store: TargetStore) -> Targets:
-        from safetensors.numpy import load_file
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """[M · W + 1]: where each position's listed tokens begin, and their number."""
+        assert self.counts is not None
+        return np.concatenate(([0], np.cumsum(self.counts, dtype=np.int64)))
 
-        parts = [load_file(path) for path in store.shards()]
-
-        def joined(name: str) -> NDArray[Any]:
-            return np.concatenate([part[name] for part in parts])
-
-        kind = store.spec.kind
-        return cls(
-            kind=kind,
-            ids=joined("ids"),
-            label_log_p=joined("label_log_p"),
-            log_w=joined("log_w"),
-            log_m=None if kind == "samples" else joined("log_m"),
-            kept=None if kind == "full" else joined("kept"),
-        )
+    def listed(
+        self,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """rows [n], ids [n] and log m [n] of what is listed, where row is the position counted
+        through the windows; and the tail of each position [M · W]."""
+        assert self.counts is not None
+        assert self.kept is not None
+        assert self.log_m is not None
+        assert self.tail is not None
+        rows = np.repeat(np.arange(self.counts.size), self.counts.ravel())
+        return rows, self.kept.astype(np.int64), self.log_m.astype(np.float32), self.tail.ravel()

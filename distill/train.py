@@ -12,28 +12,66 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesubnet.distill.losses import forward_kl, forward_kl_listed, sampled_cross_entropy
+from moesubnet.distill.reading import TargetReader
 from moesubnet.distill.targets import Targets
 from moesubnet.training.dataset import Ids, random_windows
+from moesubnet.training.optimizers import adamw
 from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.trainer import Outcome, Schedule, held_out_loss, next_token_loss, train
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaForCausalLM
+
+    from moesubnet.training.head import RowsLoss, Split
 
 BATCH_WINDOWS = 8
+WEIGHT_DECAY = 0.01  # of a student that begins as a model
 JUDGE_EVERY_STEPS = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Pupil:
+    """What is trained: a model, split for the loss, and who moves its weights (None: as a small
+    model from nothing)."""
+
+    model: Any  # a transformers model
+    split: Split
+    peak_lr: float | None = None
+
+    def optimizers(self) -> list[torch.optim.Optimizer] | None:
+        return None if self.peak_lr is None else [adamw(self.model, self.peak_lr, WEIGHT_DECAY)]
+
+    def scheduled(self, schedule: Schedule) -> Schedule:
+        return schedule if self.peak_lr is None else replace(schedule, peak_lr=self.peak_lr)
+
+
+def student_loss(
+    pupil: Pupil, targets: TargetReader, *, start_id: int, seed: int
+) -> Callable[[Any, int], tuple[torch.Tensor, int]]:
+    """The batch of each step, as `train` wants it: every window once an epoch."""
+    count = len(targets)
+
+    def batch_loss(model: Any, step: int) -> tuple[torch.Tensor, int]:
+        epoch, slot = divmod(step, max(1, count // BATCH_WINDOWS))
+        order = np.random.default_rng([seed, epoch]).permutation(count)
+        part = targets.take(order[slot * BATCH_WINDOWS : (slot + 1) * BATCH_WINDOWS])
+        starts = np.full((len(part.ids), 1), start_id)
+        hidden = pupil.split.hidden(np.concatenate([starts, part.ids[:, :-1]], axis=1))
+        total = pupil.split.loss(target_loss(part, hidden.device), hidden)
+        return total / part.ids.size, part.ids.size
+
+    return batch_loss
+
+
 def train_student(
-    model: LlamaForCausalLM,
-    targets: Targets,
+    pupil: Pupil,
+    targets: TargetReader,
     schedule: Schedule,
     *,
     start_id: int,
@@ -43,41 +81,41 @@ def train_student(
     clock: Callable[[], float] = time.process_time,
 ) -> Outcome:
     """Minimise KL(mixture ‖ student) over the windows of `targets`, in place."""
-    import torch
-
-    count = len(targets.ids)
-
-    def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
-        epoch, slot = divmod(step, max(1, count // BATCH_WINDOWS))
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        picks = order[slot * BATCH_WINDOWS : (slot + 1) * BATCH_WINDOWS]
-        ids = targets.ids[picks].astype(np.int64)
-        starts = np.full((len(ids), 1), start_id)
-        inputs = torch.from_numpy(np.concatenate([starts, ids[:, :-1]], axis=1))
-        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
-        return target_loss(logits, targets, picks), ids.size
-
     return train(
-        model, batch_loss, schedule, checkpoint=checkpoint, on_progress=on_progress, clock=clock
+        pupil.model,
+        student_loss(pupil, targets, start_id=start_id, seed=seed),
+        pupil.scheduled(schedule),
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+        clock=clock,
+        optimizers=pupil.optimizers(),
     )
 
 
-def target_loss(logits: torch.Tensor, targets: Targets, picks: NDArray[np.integer]) -> torch.Tensor:
-    """The loss that fits the targets' form. logits: [len(picks) · W, V]."""
+def target_loss(targets: Targets, device: torch.device) -> RowsLoss:
+    """The loss that fits the targets' form, summed over some rows of their [M · W]."""
     import torch
 
-    def rows(stored: NDArray[np.generic], dtype: type) -> torch.Tensor:
-        return torch.from_numpy(stored[picks].astype(dtype)).flatten(0, 1)
+    def rows(stored: NDArray[np.generic] | None, dtype: type) -> torch.Tensor:
+        assert stored is not None
+        return torch.from_numpy(stored.astype(dtype)).flatten(0, 1).to(device)
 
     if targets.kind == "full":
-        assert targets.log_m is not None
-        return forward_kl(logits, rows(targets.log_m, np.float32))
-    assert targets.kept is not None
-    kept = rows(targets.kept, np.int64)
+        log_m = rows(targets.log_m, np.float32)
+        return lambda logits, part: forward_kl(logits, log_m[part]) * len(logits)
     if targets.kind == "samples":
-        return sampled_cross_entropy(logits, kept)
-    assert targets.log_m is not None
-    return forward_kl_listed(logits, kept, rows(targets.log_m, np.float32))
+        kept = rows(targets.kept, np.int64)
+        return lambda logits, part: sampled_cross_entropy(logits, kept[part]) * len(logits)
+    listed = [torch.from_numpy(stored).to(device) for stored in targets.listed()]
+    ends = targets.ends
+
+    def listed_loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
+        span = slice(ends[part.start], ends[part.stop])
+        row, ids, log_m = (values[span] for values in listed[:3])
+        loss = forward_kl_listed(logits, row - part.start, ids, log_m, listed[3][part])
+        return loss * len(logits)
+
+    return listed_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +134,7 @@ def plain_cycles(steps: int) -> list[int]:
 
 
 def train_plain(
-    model: LlamaForCausalLM,
+    pupil: Pupil,
     ids: Ids,
     held_out: Ids,
     cycles: Sequence[Schedule],
@@ -113,20 +151,20 @@ def train_plain(
     So it goes through `cycles`, each from the first weights, and ends up with the weights that
     were best on `held_out` uint32 [M, window] in any of them.
     """
-    best = PlainOutcome(0, 0, math.inf)
+    model, best = pupil.model, PlainOutcome(0, 0, math.inf)
     first_weights = {name: value.clone() for name, value in model.state_dict().items()}
     best_weights = first_weights
     done, judging_s = 0, 0.0
 
-    def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
+    def batch_loss(model: Any, step: int) -> tuple[torch.Tensor, int]:
         rng = np.random.default_rng([seed, step])
         windows = random_windows(ids, BATCH_WINDOWS, window + 1, start_id, rng)
-        return next_token_loss(model, windows), windows[:, 1:].size
+        return next_token_loss(pupil.split, windows), windows[:, 1:].size
 
     def judge(step: int) -> None:
         nonlocal best, best_weights, judging_s
         began_s = clock()
-        loss = held_out_loss(model, held_out, start_id)
+        loss = held_out_loss(pupil.split, held_out, start_id)
         if loss < best.held_out_loss:
             best = PlainOutcome(0, done + step, loss)
             best_weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -146,7 +184,8 @@ def train_plain(
         outcome = train(
             model,
             batch_loss,
-            cycle,
+            pupil.scheduled(cycle),
+            optimizers=pupil.optimizers(),
             on_progress=tell,
             after_step=after_step,
             clock=lambda: clock() - judging_s,  # being judged takes nothing from the budget

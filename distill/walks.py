@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from moesubnet.errors import PeerUnavailable
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
+from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.types import Hotkey
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
-from moesubnet.wire.protocol import StepResponse
+from moesubnet.wire.protocol import StepResponse, want_for
 
 Ids = NDArray[np.uint32]
-Laws = NDArray[np.float32]
 WINDOWS_PER_CALL = 128  # at least 64: an expert's cost per call is spread over them
-PREFILL_WINDOWS_PER_CALL = 16  # a call then answers every position: tens of megabytes
+# Where a call answers every position (tens of megabytes), or every position of a large model costs
+# much more than a call does, and stopping loses what is half done.
+FEW_WINDOWS_PER_CALL = 16
 
 Answers = Mapping[Hotkey, StepResponse | PanelError]
 
@@ -34,13 +36,19 @@ Answers = Mapping[Hotkey, StepResponse | PanelError]
 class Turn:
     """What is known about one position of N windows before its token is.
 
-    log_p: float32 [N, E, V], the members' laws (experts in sorted order, then the baseline).
+    laws: [N][E], the members' laws (experts in sorted order, then the baseline).
     log_w: float64 [N, E], the mixture's weights; −inf for members that gave no answer.
     """
 
     position: int
-    log_p: Laws
+    laws: list[list[Law]]
     log_w: NDArray[np.float64]
+
+    def at(self, tokens: Ids) -> NDArray[np.float64]:
+        """Each member's log-probability of a token of each window: [N] → [N, E]."""
+        return np.array(
+            [[law.at(token) for law in laws] for laws, token in zip(self.laws, tokens, strict=True)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +60,15 @@ class Members:
     gate: Gate
     baseline: Unigram
 
+    @property
+    def vocab_size(self) -> int:
+        return len(self.baseline.logp)
 
-def call_groups(count: int, *, prefill: bool) -> list[NDArray[np.intp]]:
+
+def call_groups(count: int, *, vocab_size: int, prefill: bool) -> list[NDArray[np.intp]]:
     """Indices of `count` windows, split evenly into what goes into one call."""
-    size = PREFILL_WINDOWS_PER_CALL if prefill else WINDOWS_PER_CALL
+    is_small = want_for(vocab_size).kind == "full"
+    size = WINDOWS_PER_CALL if is_small and not prefill else FEW_WINDOWS_PER_CALL
     return np.array_split(np.arange(count), -(-count // size))
 
 
@@ -66,32 +79,34 @@ async def walk(
     expert answers; a single one that fails is left out until it answers again."""
     names = members_of(members.experts)
     weights = Walk(members.gate, names, len(windows))
-    vocab_size = len(members.baseline.logp)
+    baseline = members.baseline.law
     sequences = [PanelSequence(f"{session}-{index}") for index in range(len(windows))]
     rows = _prefilled if prefill else _step_by_step
     async for position, answers in rows(members.panel, sequences, windows):
-        log_p = np.empty((len(windows), len(names), vocab_size), np.float32)
+        for column, hotkey in enumerate(members.experts):
+            for index, sequence in enumerate(sequences):
+                if (said := sequence.said(hotkey)) is not None:
+                    weights.amend(index, column, *said)
+        laws = [[baseline] * len(names) for _ in windows]
         alive = np.ones(len(names), bool)
-        log_p[:, -1] = members.baseline.logp
         for column, hotkey in enumerate(members.experts):
             answer = answers[hotkey]
+            alive[column] = isinstance(answer, StepResponse)
             if isinstance(answer, StepResponse):
                 row = position - answer.rows[0].first
                 for index, part in enumerate(answer.rows):
-                    log_p[index, column] = part.dense(vocab_size)[row]
-            else:
-                alive[column] = False
-                log_p[:, column] = members.baseline.logp
+                    laws[index][column] = law_of(part, row, baseline)
         if not alive[:-1].any():
-            raise PeerUnavailable("no expert answers")
-        yield Turn(position, log_p, weights.log_weights(alive))
+            raise PeerUnavailable(f"no expert answers: {_reasons(answers)}")
+        turn = Turn(position, laws, weights.log_weights(alive))
+        yield turn
         label = windows[:, position]
-        weights.observe(label, label_log_p(log_p, label), blind=alive)
+        weights.observe(label, turn.at(label), blind=alive)
 
 
-def label_log_p(log_p: Laws, label: Ids) -> Laws:
-    """Each member's log-probability of the label: [N, E, V], [N] → [N, E]."""
-    return log_p[np.arange(len(label)), :, label]
+def _reasons(answers: Answers) -> str:
+    """What each of them said, or what became of it."""
+    return "; ".join(f"{hotkey}: {answers[hotkey]}" for hotkey in sorted(answers))
 
 
 async def _step_by_step(

@@ -8,7 +8,6 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import ValidationError
 
 from moesubnet.errors import FrameError
 from moesubnet.miner.expert import Expert
@@ -26,6 +25,9 @@ from moesubnet.wire.server import (
     public,
     stake_gate,
 )
+from moesubnet.wire.strict_json import parse_as
+
+MAX_GENERATE_BYTES = 2**20  # 65,536 ids of ten digits, and the rest
 
 
 def build_app(
@@ -39,16 +41,18 @@ def build_app(
 
     async def close(request: web.Request) -> web.StreamResponse:
         try:
-            wanted = CloseRequest.model_validate_json(request[BODY])
-        except ValidationError:
+            wanted = parse_as(CloseRequest, request[BODY])
+        except ValueError:
             raise FrameError("the body is not a CloseRequest") from None
         await expert.forget(request[CALLER].hotkey, wanted)
         return web.json_response({})
 
     async def generate(request: web.Request) -> web.StreamResponse:
+        if len(request[BODY]) > MAX_GENERATE_BYTES:
+            raise FrameError("the body is too large for a GenerateRequest")
         try:
-            wanted = GenerateRequest.model_validate_json(request[BODY])
-        except ValidationError:
+            wanted = parse_as(GenerateRequest, request[BODY])
+        except ValueError:
             raise FrameError("the body is not a GenerateRequest") from None
         stream = SignedStream(request, signer)
         try:

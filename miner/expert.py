@@ -7,19 +7,22 @@ import hashlib
 import itertools
 import secrets
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from moesubnet import __version__
 from moesubnet.engine.base import Engine, LogProbs, Query
-from moesubnet.errors import FrameError
+from moesubnet.errors import BadDistribution, EngineError, FrameError
 from moesubnet.miner.batcher import MAX_BATCH_VALUES, Batcher
 from moesubnet.miner.limits import Admission
 from moesubnet.miner.metrics import Metrics
 from moesubnet.miner.sessions import AnswerTable, Exclusive, SessionTable, engine_session
-from moesubnet.mixture.mixing import apply_sampling, sample
+from moesubnet.miner.tails import TailTable
+from moesubnet.mixture.law import apply_sampling, sample
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Hotkey, MetagraphSource
+from moesubnet.wire.commitment import CommittedTail
 from moesubnet.wire.protocol import (
     CloseRequest,
     ExpertCard,
@@ -29,6 +32,7 @@ from moesubnet.wire.protocol import (
     StepRequest,
     StepResponse,
     StepRows,
+    want_for,
 )
 
 OFF_LOOP_VALUES = 1 << 20  # answers with more log-probabilities are encoded in a thread
@@ -58,6 +62,7 @@ class Expert:
             context_tokens=engine.context_tokens,
             vocab_size=engine.vocab_size,
             max_sequences=self.limits.max_sequences,
+            commits=want_for(engine.vocab_size).committed,
             engine=engine.name,
             version=__version__,
             price_rao_per_mtoken=price_rao_per_mtoken,
@@ -66,12 +71,17 @@ class Expert:
         self.metrics = metrics or Metrics()
         self._batcher = Batcher(engine, self.metrics.batch)
         self._admission = Admission(metagraphs, queue_tokens)
-        self._sessions = SessionTable(self._batcher.forget)
+        self._tails = TailTable(engine.vocab_size)
+        self._sessions = SessionTable(self._forget)
         self._answers = AnswerTable()
         self._exclusive = Exclusive()
         self._secret = secrets.token_bytes(32)
         self._streams = itertools.count()
-        self.metrics.watch(lambda: self._admission.waiting_tokens, lambda: len(self._sessions))
+        self.metrics.watch(
+            lambda: self._admission.waiting_tokens,
+            lambda: len(self._sessions),
+            lambda: self._tails.lost,
+        )
 
     def has_open_session(self, caller: Hotkey) -> bool:
         return self._sessions.has_open(caller)
@@ -141,27 +151,47 @@ class Expert:
     async def _answer(
         self, caller: Hotkey, request: StepRequest, names: Sequence[str], digest: bytes
     ) -> bytes:
-        ids = self._sessions.extend(caller, request.sequences)
-        laws = await self._batcher.rows(
-            caller,
-            [
-                Query(name, sequence, step.first_law)
-                for name, sequence, step in zip(names, ids, request.sequences, strict=True)
-            ],
-        )
-        self._sessions.keep(caller, request.sequences, ids)
+        steps = request.sequences
+        ids = self._sessions.extend(caller, steps)
+        asked = [
+            Query(name, sequence, step.first_law)
+            for name, sequence, step in zip(names, ids, steps, strict=True)
+            if step.rows
+        ]
+        given = iter(await self._batcher.rows(caller, asked) if asked else ())
+        no_laws = np.empty((0, self.limits.vocab_size), np.float32)
+        laws = [next(given) if step.rows else no_laws for step in steps]
+        self._sessions.keep(caller, steps, ids)
+        proofs = [s.reveal and self._tails.show(caller, s.session, *s.reveal) for s in steps]
         # Drawn labels are no surprise to a retry, and none can be foreseen by the caller.
         seed = hashlib.sha256(self._secret + caller.encode() + digest).digest()
-        if sum(rows.size for rows in laws) < OFF_LOOP_VALUES:
-            return _encode(request, laws, seed)
-        return await asyncio.to_thread(_encode, request, laws, seed)
+        if sum(rows.size for rows in laws) < OFF_LOOP_VALUES and not request.want.committed:
+            answer, rows = _encode(request, laws, proofs, seed)
+        else:
+            answer, rows = await asyncio.to_thread(_encode, request, laws, proofs, seed)
+        for step, row in zip(steps, rows, strict=True):
+            if isinstance(row.bound, CommittedTail):
+                self._tails.keep(caller, step.session, step.end, row.bound)
+        return answer
+
+    def _forget(self, caller: Hotkey, session: str) -> None:
+        self._batcher.forget(engine_session(caller, session))
+        self._tails.forget(caller, session)
 
 
-def _encode(request: StepRequest, laws: Sequence[LogProbs], seed: bytes) -> bytes:
+def _encode(
+    request: StepRequest,
+    laws: Sequence[LogProbs],
+    proofs: Sequence[bytes | None],
+    seed: bytes,
+) -> tuple[bytes, list[StepRows]]:
+    """The answer and what it was made of. Raises EngineError for laws that are none."""
     rng = np.random.default_rng(np.frombuffer(seed, np.uint32))
-    return StepResponse(
-        tuple(
-            StepRows.answer(step, rows, request.want, rng)
-            for step, rows in zip(request.sequences, laws, strict=True)
-        )
-    ).to_bytes()
+    try:
+        rows = [
+            replace(StepRows.answer(step, of_step, request.want, rng), proof=proof)
+            for step, of_step, proof in zip(request.sequences, laws, proofs, strict=True)
+        ]
+    except BadDistribution as error:
+        raise EngineError(f"the engine gave what is no law: {error}") from error
+    return StepResponse(tuple(rows)).to_bytes(), rows

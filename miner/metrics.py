@@ -40,11 +40,17 @@ class Metrics:
         self._batch_sequences.observe(sequences)
         self._batch_seconds.observe(seconds)
 
-    def watch(self, waiting_tokens: Callable[[], float], sessions: Callable[[], float]) -> None:
-        """Show these two numbers as they are when somebody looks."""
+    def watch(
+        self,
+        waiting_tokens: Callable[[], float],
+        sessions: Callable[[], float],
+        lost_tails: Callable[[], float],
+    ) -> None:
+        """Show these numbers as they are when somebody looks."""
         for name, text, value in (
             ("moesubnet_miner_waiting_tokens", "Positions admitted, not answered.", waiting_tokens),
             ("moesubnet_miner_sessions", "Sessions held.", sessions),
+            ("moesubnet_miner_lost_tails", "Reveals asked that were not kept.", lost_tails),
         ):
             Gauge(name, text, registry=self._registry).set_function(value)
 

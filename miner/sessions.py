@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesubnet.errors import UnknownBase
+from moesubnet.miner.fair import FairStore
 from moesubnet.types import Hotkey
 from moesubnet.wire.protocol import Ids, SequenceStep, base_hash
 
@@ -40,32 +41,29 @@ class _Session:
 
 
 class SessionTable:
-    """The ids of all open sessions; the oldest of the greediest caller go when memory ends.
+    """The ids of all open sessions.
 
-    forget: called with the engine's name of each session that expires or is evicted.
+    forget: called with the caller and name of each session that expires or is evicted.
     """
 
     def __init__(
         self,
-        forget: Callable[[str], None],
+        forget: Callable[[Hotkey, str], None],
         *,
         ttl_s: float = 300.0,
         budget_bytes: int = 64 << 20,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._forget = forget
         self._ttl_s = ttl_s
-        self._budget_bytes = budget_bytes
         self._clock_s = clock_s
-        self._callers: dict[Hotkey, OrderedDict[str, _Session]] = {}
-        self._bytes: Counter[Hotkey] = Counter()
+        self._sessions: FairStore[_Session] = FairStore(budget_bytes, forget)
 
     def __len__(self) -> int:
-        return sum(map(len, self._callers.values()))
+        return len(self._sessions)
 
     def has_open(self, caller: Hotkey) -> bool:
         self._expire()
-        return caller in self._callers
+        return self._sessions.oldest(caller) is not None
 
     def extend(self, caller: Hotkey, steps: Sequence[SequenceStep]) -> list[Ids]:
         """The whole ids of each sequence, draft included; nothing is kept yet.
@@ -83,27 +81,17 @@ class SessionTable:
 
     def keep(self, caller: Hotkey, steps: Sequence[SequenceStep], ids: Sequence[Ids]) -> None:
         """Remember the sequences of a step that was answered."""
-        sessions = self._callers.setdefault(caller, OrderedDict())
         for step, sequence in zip(steps, ids, strict=True):
-            old = sessions.pop(step.session, None)
-            new = _Session(sequence, step.draft_start, self._clock_s())
-            self._bytes[caller] += new.bytes - (old.bytes if old else 0)
-            sessions[step.session] = new
-        while self._bytes.total() > self._budget_bytes:
-            self._drop_oldest(max(self._bytes, key=self._bytes.__getitem__))
+            session = _Session(sequence, step.draft_start, self._clock_s())
+            self._sessions.put(caller, step.session, session, session.bytes)
 
     def close(self, caller: Hotkey, names: Collection[str]) -> None:
         """Drop sessions that their caller will not go on with; unknown names are fine."""
         for name in names:
-            if name in self._callers.get(caller, ()):
-                self._drop(caller, name)
-
-    def _held(self, caller: Hotkey, step: SequenceStep) -> _Session | None:
-        sessions = self._callers.get(caller)
-        return None if sessions is None else sessions.get(step.base_session)
+            self._sessions.drop(caller, name)
 
     def _base(self, caller: Hotkey, step: SequenceStep) -> Ids:
-        session = self._held(caller, step)
+        session = self._sessions.get(caller, step.base_session)
         return np.empty(0, np.uint32) if session is None else session.ids[: step.base_len]
 
     def _known(self, caller: Hotkey, step: SequenceStep) -> int:
@@ -111,25 +99,16 @@ class SessionTable:
         base = self._base(caller, step)
         if len(base) == step.base_len and base_hash(base) == step.base_hash:
             return step.base_len
-        session = self._held(caller, step)
+        session = self._sessions.get(caller, step.base_session)
         if session is None or step.base_len <= session.firm_tokens:
             return 0  # these ids differ, nobody can say from where on
         return session.firm_tokens
 
     def _expire(self) -> None:
         oldest_s = self._clock_s() - self._ttl_s
-        for caller, sessions in list(self._callers.items()):
-            while sessions and next(iter(sessions.values())).used_s < oldest_s:
-                self._drop_oldest(caller)
-
-    def _drop_oldest(self, caller: Hotkey) -> None:
-        self._drop(caller, next(iter(self._callers[caller])))
-
-    def _drop(self, caller: Hotkey, name: str) -> None:
-        self._bytes[caller] -= self._callers[caller].pop(name).bytes
-        if not self._callers[caller]:
-            del self._callers[caller], self._bytes[caller]
-        self._forget(engine_session(caller, name))
+        for caller in self._sessions.callers():
+            while (session := self._sessions.oldest(caller)) and session.used_s < oldest_s:
+                self._sessions.drop_oldest(caller)
 
 
 class AnswerTable:

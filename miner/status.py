@@ -38,7 +38,8 @@ class Status:
     published: str | None  # URL of its axon
     stake_rao: int
     rank: int | None  # by incentive; None without any
-    ranked: int  # how many have incentive
+    earning: int  # how many have incentive
+    miners: int  # they, and whom validators measured
     incentive: float
     consensus: float
     paid_rao: int  # at the last epoch
@@ -67,6 +68,7 @@ def look(
         )
     earning = sorted((n.incentive_u16 for n in metagraph.neurons if n.incentive_u16), reverse=True)
     voters = _voters(metagraph, weights)
+    measured = {h for sheet in sheets for h in sheet.hotkeys if h in metagraph.by_hotkey}
     forecast = _incentives(metagraph, voters, weights).get(neuron.uid, 0.0)
     return Status(
         hotkey=hotkey,
@@ -77,7 +79,8 @@ def look(
         published=neuron.axon.url if neuron.axon else None,
         stake_rao=neuron.stake_rao,
         rank=earning.index(neuron.incentive_u16) + 1 if neuron.incentive_u16 else None,
-        ranked=len(earning),
+        earning=len(earning),
+        miners=len(measured | {hotkey} | {n.hotkey for n in metagraph.neurons if n.incentive_u16}),
         incentive=u16_fraction(neuron.incentive_u16),
         consensus=u16_fraction(neuron.consensus_u16),
         paid_rao=neuron.emission_rao,
@@ -163,7 +166,7 @@ def _opinions(
 
 def render(status: Status) -> str:
     """The status as a screen of text."""
-    rank = f"{status.rank} of {status.ranked}" if status.rank else "none yet"
+    rank = f"{status.rank or 'none yet,'} of {status.miners} miners; {status.earning} earn"
     values = [o.value_nats for o in status.opinions if o.value_nats is not None]
     value = f"{median(values):+.4f} nats/token (median of validators)" if values else "not known"
     expected = (

@@ -12,7 +12,9 @@ A command ends with one of these codes, so that a script knows what to do next:
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import typer
 
@@ -77,6 +79,7 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Entry point: a MoesubnetError becomes one line on stderr and its exit code."""
     failed: list[BaseException] = []
+    sys.argv[1:] = [_at_home(argument) for argument in sys.argv[1:]]
     try:
         build_app()()
     except* MoesubnetError as group:  # alone, or as a task group raises it
@@ -85,6 +88,12 @@ def main() -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
     if failed:
         sys.exit(_exit_code(failed[0]))
+
+
+def _at_home(argument: str) -> str:
+    """`~/…` and `--option=~/…` as the shell would have written them: it leaves `~` alone in quotes,
+    which a glob needs, and behind `=`."""
+    return re.sub(r"^(--[a-z-]+=)?~(?=/|$)", lambda m: f"{m[1] or ''}{Path.home()}", argument)
 
 
 def _exit_code(error: BaseException) -> int:

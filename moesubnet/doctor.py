@@ -9,16 +9,20 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moesubnet import __version__
 from moesubnet.errors import ChainError
 from moesubnet.host.paths import data_dir
+
+if TYPE_CHECKING:
+    from moesubnet.chain.nouns import LastReveal
+    from moesubnet.types import Uid
 
 MIN_FREE_BYTES = 5 * 10**9
 MAX_CLOCK_SKEW_S = 2.0  # a peer refuses requests from further in the future
@@ -102,7 +106,7 @@ async def check_chain(url: str, netuid: int, clock: Callable[[], float]) -> Iter
             await asyncio.sleep(min(15.0, chain.block_seconds * 1.5 + 0.5))
             last = await chain.head()
             reveals = [
-                (neuron, await chain.last_reveal(NetUid(netuid), neuron.hotkey))
+                (neuron.uid, await chain.last_reveal(NetUid(netuid), neuron.hotkey))
                 for neuron in metagraph.neurons
                 if neuron.validator_permit and neuron.axon is not None
             ]
@@ -130,23 +134,26 @@ async def check_chain(url: str, netuid: int, clock: Callable[[], float]) -> Iter
     text = f"netuid {netuid}: {len(metagraph.neurons)} neurons, epoch {metagraph.epoch_index}"
     has_spec = metagraph.spec_sha256 is not None
     found.append(Finding("subnet", has_spec, text, "its owner has set no spec"))
-    for neuron, reveal in reveals:
+    return found + check_sheets(reveals)
+
+
+def check_sheets(reveals: Sequence[tuple[Uid, LastReveal | None]]) -> list[Finding]:
+    """Whether those who voted bound a sheet to it, of everyone who may vote and has an axon.
+
+    With few neurons miners and routers have a permit too: who never voted is no fault.
+    """
+    found = []
+    for uid, reveal in reveals:
         if reveal is None:
-            found.append(Finding("sheet", None, f"uid {neuron.uid} has revealed nothing yet"))
-        elif reveal.sheet_sha256 is None:
-            found.append(
-                Finding(
-                    "sheet",
-                    False,
-                    f"uid {neuron.uid} revealed weights without a sheet",
-                    "its vote cannot be recomputed; routers ignore it",
-                )
-            )
+            continue
+        if reveal.sheet_sha256 is None:
+            text = f"uid {uid} revealed weights without a sheet"
+            fix = "its vote cannot be recomputed; routers ignore it"
+            found.append(Finding("sheet", False, text, fix))
         else:
-            found.append(
-                Finding("sheet", True, f"uid {neuron.uid}: sheet of epoch {reveal.epoch} bound")
-            )
-    return found
+            text = f"uid {uid}: sheet of epoch {reveal.epoch} bound"
+            found.append(Finding("sheet", True, text))
+    return found or [Finding("sheet", None, "no validator has revealed a vote yet")]
 
 
 def doctor(

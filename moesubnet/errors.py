@@ -5,6 +5,7 @@ MoesubnetError
 ├── SpecError            a subnet spec or one of its files is missing, altered or malformed
 ├── Declined             a person was asked and did not agree
 ├── WalletError          a key file cannot be read, decrypted or written
+│   └── WrongPassword        the password does not open it
 ├── ChainError           the chain refused, or could not be reached
 │   ├── ChainUnavailable     no connection within the deadline; safe to retry
 │   ├── CallRejected         the pool or the pallet refused a call; `.name` is its error name
@@ -15,7 +16,8 @@ MoesubnetError
 │   └── Forbidden            who it says, but not welcome here
 ├── WireError            a peer's bytes break the protocol
 │   ├── FrameError           malformed, oversize or lying frame
-│   └── BadDistribution      log-probabilities that are not a distribution
+│   ├── BadDistribution      log-probabilities that are not a distribution
+│   └── BadReveal            an opened leaf that is not the one committed to
 ├── PeerError            an expert answered with an error, or not at all
 │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
 │   │   ├── PeerLate             the others had answered long before
@@ -49,6 +51,10 @@ class Declined(MoesubnetError):
 
 class WalletError(MoesubnetError):
     """A key file cannot be read, decrypted or written."""
+
+
+class WrongPassword(WalletError):
+    """The password does not open the key file (or the file is damaged: nobody can tell)."""
 
 
 class ChainError(MoesubnetError):
@@ -113,6 +119,10 @@ class FrameError(WireError):
 
 class BadDistribution(WireError):
     """Log-probabilities that are not finite, not ≤ 0, or sum to more than one."""
+
+
+class BadReveal(WireError):
+    """What was opened is not what the peer had committed to."""
 
 
 class PeerError(MoesubnetError):

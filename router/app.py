@@ -15,7 +15,6 @@ from moesubnet.router.answering import ACCOUNT, BILLING, answer, may_use
 from moesubnet.router.billing import Billing, rate_headers
 from moesubnet.router.door import (
     KEY,
-    MAX_BODY_BYTES,
     Admission,
     bearer_auth,
     cross_origin,
@@ -51,7 +50,6 @@ def build_app(
             errors,
             bearer_auth(api_keys, billing),
         ],
-        client_max_size=MAX_BODY_BYTES,
     )
     app[SERVICE] = service
     app.on_response_prepare.append(_say_rates)
@@ -135,12 +133,12 @@ async def _experts(request: web.Request) -> web.Response:
 def _completions(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(api.CompletionRequest, await admission.body(request))
+        body = await admission.parsed(request, api.CompletionRequest)
         choices = len(body.prompts()) * body.n
         if choices > api.MAX_PROMPTS:
             raise api.ApiError(400, "Too many prompts × n for one request.", param="prompt")
         with admission.places(choices):
-            prompts = [await service.prompt_ids(prompt) for prompt in body.prompts()]
+            prompts = [await service.prompts.ids(prompt, body.source) for prompt in body.prompts()]
             top, firsts = body.logprobs or 0, itertools.count(0, body.n)
             jobs = [service.jobs(body, ids, body.max_tokens, top, next(firsts)) for ids in prompts]
             shape = CompletionShape(body, choices, with_logprobs=body.logprobs is not None)
@@ -152,9 +150,9 @@ def _completions(admission: Admission) -> Handler:
 def _chat(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(api.ChatRequest, await admission.body(request))
+        body = await admission.parsed(request, api.ChatRequest)
         with admission.places(body.n):
-            ids = await service.chat_ids(body.messages)
+            ids = await service.prompts.chat_ids(body.messages, body.source)
             limit = body.completion_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0
             jobs = [service.jobs(body, ids, limit, top)]
@@ -167,9 +165,9 @@ def _chat(admission: Admission) -> Handler:
 def _responses(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]
-        body = api.parse_request(ResponsesRequest, await admission.body(request))
+        body = await admission.parsed(request, ResponsesRequest)
         with admission.places(1):
-            ids = await service.chat_ids(body.messages())
+            ids = await service.prompts.chat_ids(body.messages(), body.source)
             limit = body.max_output_tokens or service.room(ids)
             jobs = [service.jobs(body, ids, limit, 0)]
             return await answer(request, service, jobs, ResponseShape(body), stream=body.stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -21,6 +20,8 @@ from moesubnet.router.ledger import Key
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.page import PATHS
 from moesubnet.wire.addresses import names_loopback
+from moesubnet.wire.bodies import Bodies
+from moesubnet.wire.limits import address_key
 from moesubnet.wire.server import is_local
 
 log = logging.getLogger(__name__)
@@ -42,22 +43,23 @@ class Admission:
 
     max_running: int
     running: int = field(default=0)
-    reading_bytes: int = field(default=0)
+    _bodies: Bodies = field(default_factory=lambda: Bodies(MAX_READING_BYTES, BODY_TIMEOUT_S))
 
-    async def body(self, request: web.Request) -> bytes:
-        """Raises ApiError 408 for a body that trickles, 429 when too much is arriving."""
-        size = min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)
-        if self.reading_bytes + size > MAX_READING_BYTES:
-            raise _at_capacity()
-        self.reading_bytes += size
+    async def parsed(self, request: web.Request, kind: type[api.RequestT]) -> api.RequestT:
+        """The body as a request. Raises ApiError 408 for one that trickles, 429 when too much is
+        arriving, in all or from this key or address, and as `parse_request` does."""
+        key = request.get(KEY)
+        sender = address_key(request.remote) if key is None else f"key {key.id}"
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                return await request.read()
-        except TimeoutError:
+            async with self._bodies.read(request, sender, MAX_BODY_BYTES) as body:
+                return api.parse_request(kind, body)
+        except web.HTTPRequestTimeout:
             text = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} s."
             raise api.ApiError(408, text, code="request_timeout") from None
-        finally:
-            self.reading_bytes -= size
+        except web.HTTPServiceUnavailable:
+            raise _at_capacity() from None
+        except web.HTTPBadRequest:
+            raise api.ApiError(400, "The request body is broken.") from None
 
     @contextlib.contextmanager
     def places(self, choices: int) -> Iterator[None]:

@@ -31,8 +31,9 @@ class FirstAnswers:
 
     def settle(
         self, text_ids: NDArray[np.uint32], members: Sequence[Hotkey], log_p: LogProbs, blind: Mask
-    ) -> tuple[LogProbs, Mask]:
-        """What counts of the last token of `text_ids`, which nobody was sent yet by this stream.
+    ) -> tuple[LogProbs, Mask, Mask]:
+        """What counts of the last token of `text_ids`, which nobody was sent yet by this stream,
+        whether it was blind, and whether it is from this very call.
 
         log_p, blind: [E], what the members gave it just now. Whoever was silent the first time
         has not been blind since. Call it before the token is sent.
@@ -40,10 +41,17 @@ class FirstAnswers:
         key = base_hash(text_ids)[:16]
         first = self._first.setdefault(key, {})
         self._first.move_to_end(key)
+        new = np.array([hotkey not in first for hotkey in members])
         for hotkey, value, was_blind in zip(members, log_p.tolist(), blind.tolist(), strict=True):
             first.setdefault(hotkey, value if was_blind else np.nan)
         if len(self._first) > self._capacity:
             self._first.popitem(last=False)
         settled = np.array([first[hotkey] for hotkey in members])
         known = ~np.isnan(settled)
-        return np.where(known, settled, log_p), known
+        return np.where(known, settled, log_p), known, new & known
+
+    def amend(self, text_ids: NDArray[np.uint32], hotkey: Hotkey, log_p: float) -> None:
+        """What an expert had bound itself to give the last token, known only after it was sent."""
+        first = self._first.get(base_hash(text_ids)[:16], {})
+        if hotkey in first:
+            first[hotkey] = log_p

@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import NEWCOMER, Gate, initial_features, update_features
-from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of, mix
+from moesubnet.mixture.law import law_of, mix
+from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
-from moesubnet.router.model import Law, TokenIds
+from moesubnet.router.model import Forecast, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
+from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import StepResponse, base_hash, want_for
 
 BLIND_PROMPT_TOKENS = 8
@@ -89,11 +91,11 @@ class MixtureModel:
         self.gate = gate
         self.baseline = baseline
         self.want = want_for(vocab_size)
-        self.vocab_size = vocab_size
         self.deadline_s = deadline_s
         self.top_k = top_k
         self.firsts = FirstAnswers()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
+        self.paces = Paces()
 
     def open(self) -> MixtureSession:
         if not self.book.serving():
@@ -137,7 +139,7 @@ class MixtureSession:
         self._positions: dict[Hotkey, int] = {}  # answered
         self.waited_s = 0.0
 
-    async def start(self, prompt_ids: TokenIds) -> Law:
+    async def start(self, prompt_ids: TokenIds) -> Forecast:
         self._choose_experts(prompt_ids, self._model.book.serving())
         split = max(0, len(prompt_ids) - BLIND_PROMPT_TOKENS)
         seen, blind = prompt_ids[:split], prompt_ids[split:]
@@ -145,11 +147,11 @@ class MixtureSession:
         await self._advance(seen)
         for token_id in blind:
             await self._observe(int(token_id), token_weight=1.0)
-        return self._law()
+        return self._forecast()
 
-    async def append(self, token_id: int, temperature: float) -> Law:
+    async def append(self, token_id: int, temperature: float) -> Forecast:
         await self._observe(token_id, token_weight=min(1.0, temperature))
-        return self._law()
+        return self._forecast()
 
     def fork(self) -> MixtureSession:
         """The experts go on from what they hold, under another name."""
@@ -158,7 +160,8 @@ class MixtureSession:
         other._forked = True
         other._walk = copy.copy(self._walk)
         other._prices, other._positions = dict(self._prices), {}
-        other._alive, other._logprobs = self._alive.copy(), self._logprobs.copy()
+        other._alive, other._laws = self._alive.copy(), self._laws.copy()
+        other._first, other._said = {}, {}
         return other
 
     def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
@@ -178,28 +181,31 @@ class MixtureSession:
         self._walk = Walk(self._gate, members_of(self._experts))
         self._panel = Panel(
             {hotkey: clients[hotkey] for hotkey in self._experts},
-            deadline_s=self._model.deadline_s,
+            base_s=self._model.deadline_s,
             want=self._model.want,
             rest_s=REST_S,
+            paces=self._model.paces,
         )
         known = self._model.book.known()
         for hotkey in self._experts:
             self._prices.setdefault(hotkey, known[hotkey].card.price_rao_per_mtoken)
         members = len(self._experts) + 1
         self._alive = np.ones(members, bool)  # the baseline, last, always is
-        self._logprobs = np.tile(self._model.baseline.logp, (members, 1))  # last laws [E, V]
-        self._listed: NDArray[np.bool_] | None = None
+        self._laws = [self._model.baseline.law] * members
+        self._first: dict[int, NDArray[np.bool_]] = {}  # by position: of whom its law counted
+        self._said: dict[Hotkey, tuple[int, float]] = {}  # what was last amended
 
     async def _observe(self, token_id: int, token_weight: float) -> None:
         """Weigh the members by how they would have guessed this token, then send it."""
         append_ids = np.array([token_id], np.uint32)
-        log_p, blind = self._model.firsts.settle(
+        log_p, blind, first = self._model.firsts.settle(
             np.append(self._sequence.ids, append_ids),
             self._walk.members,
-            self._logprobs[:, token_id],
+            np.array([law.at(token_id) for law in self._laws]),
             self._alive,
         )
         self._walk.observe(append_ids, log_p[None], blind=blind, token_weight=token_weight)
+        self._first[len(self._sequence.ids)] = first
         await self._advance(append_ids)
 
     async def _advance(self, append_ids: TokenIds) -> None:
@@ -230,24 +236,26 @@ class MixtureSession:
 
     def _take(self, answers: Mapping[Hotkey, StepResponse | PanelError]) -> None:
         """Keep the laws that came; who gave none has no say in the next token."""
-        listed = np.zeros(self._model.vocab_size, bool)
         for index, hotkey in enumerate(self._experts):
             answer = answers[hotkey]
             self._alive[index] = isinstance(answer, StepResponse)
             if isinstance(answer, StepResponse):
                 self._positions[hotkey] = len(self._sequence.ids)
-                rows = answer.rows[0]
-                self._logprobs[index] = rows.dense(self._model.vocab_size)[-1]
-                if rows.ids is not None:
-                    listed[rows.ids[-1]] = True
+                self._laws[index] = law_of(answer.rows[0], -1, self._laws[-1])
             self._model.book.report(hotkey, answer)
-        self._listed = listed if self._model.want.kind == "top_k" else None
+            said = self._sequence.said(hotkey)
+            if said is not None and said != self._said.get(hotkey):
+                self._said[hotkey] = said
+                self._amend(index, hotkey, *said)
 
-    def _law(self) -> Law:
+    def _amend(self, index: int, hotkey: Hotkey, position: int, log_p: float) -> None:
+        """Count what an expert's leaf showed for a token, or that it showed none."""
+        if position in self._first and self._first[position][index]:
+            self._walk.amend(0, index, position, log_p)
+            self._model.firsts.amend(self._sequence.ids[: position + 1], hotkey, log_p)
+
+    def _forecast(self) -> Forecast:
         log_w = self._walk.log_weights(self._alive)[0]
         weights = zip(self._walk.members, np.exp(log_w), strict=True)
-        return Law(
-            logprobs=np.asarray(mix(log_w, self._logprobs), np.float32),
-            listed=self._listed,
-            weights={name: float(weight) for name, weight in weights if weight > 0},
-        )
+        shares = {str(name): float(weight) for name, weight in weights if weight > 0}
+        return Forecast(mix(log_w, self._laws), shares)

@@ -1,4 +1,4 @@
-"""What a model is to the router: sessions that answer with the law of the next token."""
+"""What a model is to the router: sessions that answer with a forecast of the next token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moesubnet.mixture.law import Mixture
 from moesubnet.router.openai_api import JsonObject
 from moesubnet.types import Hotkey
 
@@ -16,23 +17,22 @@ TokenIds = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
-    """The distribution of the next token, and who had a say in it."""
+class Forecast:
+    """What is known of the next token, and who had a say in it."""
 
-    logprobs: NDArray[np.float32]  # [vocab_size], natural logs, sums to one
+    mixture: Mixture
     weights: Mapping[str, float]  # hotkey → weight in the mixture; empty for a single model
-    listed: NDArray[np.bool_] | None = None  # tokens that some expert named, if not all did
 
 
 class Session(Protocol):
     """One growing sequence under one model."""
 
-    async def start(self, prompt_ids: TokenIds) -> Law:
-        """The law of the first new token. Called once."""
+    async def start(self, prompt_ids: TokenIds) -> Forecast:
+        """The forecast of the first new token. Called once."""
         ...
 
-    async def append(self, token_id: int, temperature: float) -> Law:
-        """The law after one more token, which was drawn at `temperature` from the last law."""
+    async def append(self, token_id: int, temperature: float) -> Forecast:
+        """The forecast after one more token, drawn at `temperature` from the last one."""
         ...
 
     def fork(self) -> Session:

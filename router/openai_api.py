@@ -14,10 +14,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from moesubnet.wire.strict_json import parse_as
+
 MAX_CHOICES = 8
 MAX_PROMPTS = 32  # also times n
 MAX_ERRORS = 64  # wording more takes longer than reading the request
 MAX_TOP_LOGPROBS = 20
+MAX_MESSAGES = 1_024
+MAX_PARTS = 4_096  # of all messages together; validating a hundred thousand takes a second
+MAX_FIELDS = 64  # of a request
+MAX_MESSAGE_FIELDS = 16
+MAX_BIASES = 1_024
 
 JsonObject = dict[str, Any]
 
@@ -43,15 +50,12 @@ class ApiError(Exception):
         }
 
 
-def context_length_exceeded(
-    prompt_tokens: int, max_tokens: int, context_tokens: int, param: str
-) -> ApiError:
+def context_length_exceeded(asked: str, context_tokens: int, param: str) -> ApiError:
     """The 400 that clients catch to shorten their prompt."""
     return ApiError(
         400,
         f"This model's maximum context length is {context_tokens} tokens. However, you requested "
-        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the prompt, {max_tokens} for "
-        "the completion). Please shorten the prompt or lower max_tokens.",
+        f"{asked}. Please shorten the prompt or lower max_tokens.",
         code="context_length_exceeded",
         param=param,
     )
@@ -105,7 +109,7 @@ class Sampling(BaseModel):
     # Accepted at the value that changes nothing, refused at any other.
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
-    logit_bias: dict[str, Literal[0]] | None = None
+    logit_bias: Annotated[dict[str, Literal[0]], Field(max_length=MAX_BIASES)] | None = None
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:
@@ -118,10 +122,29 @@ class Sampling(BaseModel):
     def _normalise(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        if len(data) > MAX_FIELDS:
+            raise ApiError(400, "The request has too many fields.")
         data = {key: value for key, value in data.items() if value is not None}
+        _check_messages(data.get(cls.source), cls.source)
         if isinstance(data.get("stop"), str):
             data["stop"] = [data["stop"]]
         return data
+
+
+def _check_messages(messages: object, source: str) -> None:
+    """Refuse what takes long to validate: very many parts, or fields that nobody knows."""
+    if not isinstance(messages, list):
+        return  # validation will say so
+    parts = 0
+    for message in messages[:MAX_MESSAGES]:
+        if isinstance(message, dict):
+            content = message.get("content")
+            parts += len(content) if isinstance(content, list) else 0
+            if len(message) > MAX_MESSAGE_FIELDS:
+                raise ApiError(400, "A message has too many fields.", param=source)
+    if parts > MAX_PARTS:
+        text = f"The messages have more than {MAX_PARTS} parts of content."
+        raise ApiError(400, text, param=source)
 
 
 # Of a prompt's four forms the wrong ones are given up at their first entry.
@@ -186,7 +209,7 @@ class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
     source = "messages"
-    messages: list[Message] = Field(min_length=1, max_length=1024, fail_fast=True)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**53)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**53)
     logprobs: bool = False
@@ -213,7 +236,7 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 def parse_request(kind: type[RequestT], body: bytes) -> RequestT:
     """Validate a request body. Raises ApiError 400 naming the first offending parameter."""
     try:
-        return kind.model_validate_json(body)
+        return parse_as(kind, body)
     except ValidationError as error:
         if error.error_count() > MAX_ERRORS:
             raise ApiError(400, "Invalid request: too many errors.", code="invalid_value") from None
@@ -226,6 +249,8 @@ def parse_request(kind: type[RequestT], body: bytes) -> RequestT:
             raise ApiError(400, text, param=param, code="unsupported_parameter") from None
         text = f"Invalid request: {worst['msg']}" + (f" (at '{param}')" if param else "")
         raise ApiError(400, text, param=param, code="invalid_value") from None
+    except ValueError as error:
+        raise ApiError(400, f"Invalid JSON: {str(error)[:200]}", code="invalid_json") from None
 
 
 def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
@@ -247,6 +272,7 @@ class TokenRecord:
     top: list[tuple[str, bytes, float]]
     offset: int  # characters of completion text before it
     experts: dict[str, float] | None = None
+    left_out: float = 0.0  # mass that nobody listed, so never drawn; bounds the total variation
 
 
 def completion_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
@@ -287,11 +313,12 @@ def chat_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
 
 def provenance(tokens: Sequence[TokenRecord]) -> JsonObject:
     """Our `moesubnet` field: which experts wrote which token; its bytes where they are only a part
-    of a character."""
+    of a character; what was left out of the mixture, if anything."""
     return {
         "tokens": [
             {"token": token.text, "experts": token.experts or {}}
             | ({} if token.text.encode() == token.raw else {"bytes": list(token.raw)})
+            | ({"left_out": token.left_out} if token.left_out else {})
             for token in tokens
         ]
     }

@@ -52,7 +52,12 @@ class ResponsesRequest(api.Sampling):
 
     source: ClassVar[str] = "input"
     n: Literal[1] = 1
-    input: str | Annotated[list[InputMessage], Field(min_length=1, max_length=1024, fail_fast=True)]
+    input: (
+        str
+        | Annotated[
+            list[InputMessage], Field(min_length=1, max_length=api.MAX_MESSAGES, fail_fast=True)
+        ]
+    )
     instructions: str | None = None
     max_output_tokens: int | None = Field(default=None, ge=1, lt=2**53)
     text: Text = Text()

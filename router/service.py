@@ -18,18 +18,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from moesubnet.mixture.mixing import apply_sampling, sample
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
 from moesubnet.router.epochs import describe_epochs
 from moesubnet.router.ledger import Usage
 from moesubnet.router.metrics import Metrics
-from moesubnet.router.model import Law, Model, Session, TokenIds
+from moesubnet.router.model import Forecast, Model, Session, TokenIds
+from moesubnet.router.prompts import Prompts
 from moesubnet.router.text import TextStream, token_bytes
 from moesubnet.spec.content import LoadedSpec
 
@@ -56,7 +54,7 @@ class Begun:
 
     job: Job
     session: Session
-    law: Law
+    forecast: Forecast
     arrived_s: float = 0.0  # time.monotonic() at which the request came
     delivered: int = 0
 
@@ -108,8 +106,7 @@ class Service:
         self.started_s = int(time.time())
         self._models = models
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        self._chat_template = environment.from_string(self.spec.chat_template)
+        self.prompts = Prompts(spec, self._tokenizer)
 
     # -- what is on offer ------------------------------------------------------------------
 
@@ -152,34 +149,9 @@ class Service:
 
     # -- from requests to jobs -------------------------------------------------------------
 
-    async def prompt_ids(self, prompt: str | list[int]) -> TokenIds:
-        """Token ids of a prompt. Raises ApiError 400 for ids outside the vocabulary."""
-        if isinstance(prompt, str):
-            # Only the batch form lets other threads run; megabytes take seconds.
-            encode = self._tokenizer.encode_batch
-            [encoded] = await asyncio.to_thread(encode, [prompt], add_special_tokens=False)
-            ids = encoded.ids
-        else:
-            ids = prompt
-            if any(token_id >= self.spec.vocab_size for token_id in ids):
-                text = f"Token ids must be below {self.spec.vocab_size}."
-                raise api.ApiError(400, text, param="prompt", code="invalid_value")
-        return np.asarray(ids, np.uint32)
-
-    async def chat_ids(self, messages: Sequence[api.Message]) -> TokenIds:
-        """Token ids of a conversation under the spec's template."""
-        rendered = [{"role": message.role, "content": message.text()} for message in messages]
-        try:
-            text = self._chat_template.render(messages=rendered, add_generation_prompt=True)
-        except TemplateError as error:
-            raise api.ApiError(
-                400, f"These messages do not fit: {error}", param="messages"
-            ) from None
-        return await self.prompt_ids(text)
-
     def room(self, prompt_ids: TokenIds) -> int:
         """Tokens that still fit after this prompt; at least 1, so that `jobs` words the error."""
-        return max(1, self.spec.context_tokens - 1 - len(prompt_ids))
+        return max(1, self.prompts.room_tokens - len(prompt_ids))
 
     def jobs(
         self,
@@ -194,10 +166,13 @@ class Service:
         Raises ApiError 400 (`context_length_exceeded`) or 404.
         """
         self.require_model(body.model)
-        # One position belongs to the beginning-of-text token.
-        if len(prompt_ids) + max_tokens > self.spec.context_tokens - 1:
-            room = self.spec.context_tokens - 1
-            raise api.context_length_exceeded(len(prompt_ids), max_tokens, room, body.source)
+        prompt_tokens, room = len(prompt_ids), self.prompts.room_tokens
+        if prompt_tokens + max_tokens > room:
+            asked = (
+                f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the prompt, "
+                f"{max_tokens} for the completion)"
+            )
+            raise api.context_length_exceeded(asked, room, body.source)
         return [
             Job(
                 model=body.model,
@@ -242,10 +217,10 @@ class Service:
 
             heads = [kept(self.require_model(jobs[0].model).open()) for jobs in prompts]
             starts = zip(heads, prompts, strict=True)
-            laws = await run_all(head.start(jobs[0].prompt_ids) for head, jobs in starts)
+            forecasts = await run_all(head.start(jobs[0].prompt_ids) for head, jobs in starts)
             yield [
-                Begun(job, head if job is jobs[0] else kept(head.fork()), law, arrived_s)
-                for jobs, head, law in zip(prompts, heads, laws, strict=True)
+                Begun(job, head if job is jobs[0] else kept(head.fork()), forecast, arrived_s)
+                for jobs, head, forecast in zip(prompts, heads, forecasts, strict=True)
                 for job in jobs
             ]
 
@@ -254,7 +229,7 @@ class Service:
 
         Raises ApiError 503 when no expert answers any more.
         """
-        job, law = begun.job, begun.law
+        job, forecast = begun.job, begun.forecast
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
         text = TextStream(self._tokenizer, job.stops, job.prompt_ids.tolist())
         waiting: list[api.TokenRecord] = []
@@ -263,8 +238,7 @@ class Service:
             yield Delta("", [], "length")
             return
         for written in range(1, job.max_tokens + 1):
-            probs = apply_sampling(law.logprobs, job.temperature, job.top_p, law.listed)
-            token_id = sample(probs, rng)
+            token_id = forecast.mixture.draw(job.temperature, job.top_p, rng)
             if token_id == self.spec.eos_id:
                 yield Delta(text.finish(), waiting, "stop")
                 return
@@ -276,8 +250,8 @@ class Service:
             else:
                 metrics.between_tokens_s.labels(job.model).observe(now_s - last_s)
             last_s = now_s
-            metrics.weights(law.weights)
-            waiting.append(self._record(job, law, token_id, text.chars))
+            metrics.weights(forecast.weights)
+            waiting.append(self._record(job, forecast, token_id, text.chars))
             shown = text.push(token_id)
             if text.stopped:
                 yield Delta(shown, waiting, "stop")
@@ -288,7 +262,7 @@ class Service:
             if shown:
                 yield Delta(shown, waiting)
                 waiting = []
-            law = await begun.session.append(token_id, job.temperature)
+            forecast = await begun.session.append(token_id, job.temperature)
 
     async def complete(self, begun: Begun) -> Choice:
         """Write one choice to its end."""
@@ -318,19 +292,20 @@ class Service:
         text = ",".join(f"{hotkey}={total / tokens:.4f}" for hotkey, total in ranked)
         return {"x-moesubnet-experts": text}
 
-    def _record(self, job: Job, law: Law, token_id: int, offset: int) -> api.TokenRecord:
+    def _record(self, job: Job, forecast: Forecast, token_id: int, offset: int) -> api.TokenRecord:
         top: list[tuple[str, bytes, float]] = []
         if job.top_logprobs:
-            best = np.argsort(-law.logprobs, kind="stable")[: job.top_logprobs]
-            top = [(*self._spell(int(i)), float(law.logprobs[i])) for i in best]
+            best = forecast.mixture.likeliest(job.top_logprobs)
+            top = [(*self._spell(candidate), logprob) for candidate, logprob in best]
         spelled, raw = self._spell(token_id)
         return api.TokenRecord(
             text=spelled,
             raw=raw,
-            logprob=float(law.logprobs[token_id]),
+            logprob=float(forecast.mixture.law.at(token_id)),
             top=top,
             offset=offset,
-            experts={key: round(weight, 6) for key, weight in law.weights.items()} or None,
+            experts={key: round(weight, 6) for key, weight in forecast.weights.items()} or None,
+            left_out=round(forecast.mixture.left_out, 6),
         )
 
     def _spell(self, token_id: int) -> tuple[str, bytes]:

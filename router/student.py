@@ -11,7 +11,8 @@ import numpy as np
 from moesubnet.engine.base import Query
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
-from moesubnet.router.model import Law, TokenIds
+from moesubnet.mixture.law import Law, mix
+from moesubnet.router.model import Forecast, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.types import Hotkey
 
@@ -44,13 +45,13 @@ class StudentSession:
         self._ids: TokenIds = np.empty(0, np.uint32)
         self.waited_s = 0.0
 
-    async def start(self, prompt_ids: TokenIds) -> Law:
+    async def start(self, prompt_ids: TokenIds) -> Forecast:
         self._ids = np.asarray(prompt_ids, np.uint32)
-        return await self._law()
+        return await self._forecast()
 
-    async def append(self, token_id: int, temperature: float) -> Law:
+    async def append(self, token_id: int, temperature: float) -> Forecast:
         self._ids = np.append(self._ids, np.uint32(token_id))
-        return await self._law()
+        return await self._forecast()
 
     def fork(self) -> StudentSession:
         other = StudentSession(self._model)
@@ -63,7 +64,7 @@ class StudentSession:
     def close(self) -> None:
         self._model.engine.forget(self._session)
 
-    async def _law(self) -> Law:
+    async def _forecast(self) -> Forecast:
         query = Query(self._session, self._ids, first=len(self._ids))
         since_s = time.monotonic()
         try:
@@ -78,4 +79,4 @@ class StudentSession:
             ) from error
         finally:
             self.waited_s += time.monotonic() - since_s
-        return Law(logprobs=rows[0][-1], weights={})
+        return Forecast(mix(np.zeros(1), [Law(rows[0][-1])]), {})

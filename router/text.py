@@ -24,13 +24,13 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
     """The raw bytes of one token of a byte-level tokenizer; of other kinds, its decoded text."""
     symbols = tokenizer.id_to_token(token_id) or ""
     table = _byte_of_symbol()
-    if _is_byte_level(tokenizer) and all(s in table for s in symbols):
+    if is_byte_level(tokenizer) and all(s in table for s in symbols):
         return bytes(table[symbol] for symbol in symbols)
     decoded: str = tokenizer.decode([token_id], skip_special_tokens=False)
     return decoded.encode()
 
 
-def _is_byte_level(tokenizer: Tokenizer) -> bool:
+def is_byte_level(tokenizer: Tokenizer) -> bool:
     return type(tokenizer.decoder).__name__ == "ByteLevel"
 
 
@@ -83,7 +83,7 @@ class TextStream:
     def __init__(
         self, tokenizer: Tokenizer, stops: Sequence[str], prompt_ids: Sequence[int]
     ) -> None:
-        decoder = _BytesDecoder if _is_byte_level(tokenizer) else _AnyDecoder
+        decoder = _BytesDecoder if is_byte_level(tokenizer) else _AnyDecoder
         self._decoder = decoder(tokenizer, prompt_ids[-8:])
         self._stops = tuple(stops)
         self._held = ""

@@ -8,17 +8,16 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-import msgpack
-
 from moesubnet.errors import ConfigError
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey
+from moesubnet.validator.answers import read_answers
 from moesubnet.validator.receipts import pack_answers
 from moesubnet.validator.records import Phase
 
-LAYOUT = 2  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
+LAYOUT = 3  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
 SERVED_SHEETS = 50
-KEPT_ANSWERS = 4  # epochs: a law is kilobytes, its receipt 108 bytes
+KEPT_ANSWERS = 4  # epochs: a law is kilobytes, its receipt 112 bytes
 
 
 class Archive:
@@ -67,16 +66,18 @@ class Archive:
             return None
         epoch, items = row[0], len(Sheet.from_bytes(row[1]).walk)
         query = (
-            "SELECT json_array_length(sessions), bodies FROM step JOIN batch ON step.batch = id "
-            "LEFT JOIN answer ON answer.batch = id AND answer.position = step.position "
-            "AND hotkey = ? WHERE step.epoch = ? ORDER BY id, step.position"
+            "SELECT id, position, json_array_length(sessions), batch.epoch FROM step "
+            "JOIN batch ON batch = id WHERE step.epoch = ? ORDER BY id, position"
         )
-        rows = self._db.execute(query, (hotkey, epoch)).fetchall()
-        if all(packed is None for _, packed in rows):
+        rows = self._db.execute(query, (epoch,)).fetchall()
+        kept: dict[tuple[int, int], list[bytes]] = {}
+        for begun in {row[3] for row in rows}:
+            kept |= read_answers(self.path, begun, hotkey)
+        if not any((batch, position) in kept for batch, position, _, _ in rows):
             return None
         bodies: list[bytes] = []
-        for walks, packed in rows:
-            bodies += [b""] * walks if packed is None else msgpack.unpackb(packed)
+        for batch, position, walks, _ in rows:
+            bodies += kept.get((batch, position), [b""] * walks)
         return pack_answers(bodies[len(bodies) - items :])  # a sheet has the newest
 
     def public_sheets(self) -> list[bytes]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from moesubnet.errors import AuthError, WireError
+from moesubnet.errors import AuthError, BadReveal, WireError
+from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
-from moesubnet.validator.probes import Law
 from moesubnet.validator.receipts import Receipts, column_sha256
-from moesubnet.validator.scoring import CLONE_DISTANCE, Distances, entropy_nats, recount
-from moesubnet.wire.protocol import StepResponse
+from moesubnet.validator.scoring import CLONE_DISTANCE, Distances, recount
+from moesubnet.wire.commitment import Commitment
+from moesubnet.wire.protocol import StepResponse, StepRows, want_for
 from moesubnet.wire.signing import signed_text, verify_receipt
 
 TOLERANCE_MICRO_NATS = 100  # float32 exponentials of another processor
@@ -66,26 +68,36 @@ def audit(
     sheet: Sheet,
     receipts: Receipts | None,
     answers: Mapping[Hotkey, Sequence[bytes]],
+    baseline: Law | None = None,
     public_s: float | None = None,
 ) -> Audit:
-    """answers: by hotkey, one body for each item, as far as they are kept. public_s: Unix time
+    """answers: by hotkey, one body for each item, as far as they are kept. baseline: the spec's;
+    without it, answers that list part of a vocabulary are not looked at. public_s: Unix time
     since when the sheet may have been public, if it is known.
 
     Times are those of the nonces, which experts refuse when they are 10 s behind or 2 s ahead of
     their own clocks: what is proven of times is proven up to that.
     """
+    if receipts is not None and not _is_readable(receipts.vocab_size, baseline):
+        answers = {}
     blind = None if receipts is None else _asked_blind(sheet, receipts, public_s)
     again = recount(sheet)
     rows = zip(sheet.row_u16, again.row_u16, strict=True)
     return Audit(
         max((abs(a - b) for a, b in rows), default=0),
         again.reliability_ppm == sheet.reliability_ppm and _same(again.ema_after, sheet.ema_after),
-        _is_clustered(sheet, receipts, answers),
+        _is_clustered(sheet, receipts, answers, baseline),
         tuple(
-            _audit_expert(sheet, receipts, blind, answers.get(hotkey), column)
+            _audit_expert(sheet, receipts, blind, answers.get(hotkey), column, baseline)
             for column, hotkey in enumerate(sheet.hotkeys)
         ),
     )
+
+
+def _is_readable(vocab_size: int, baseline: Law | None) -> bool:
+    """Whether answers give whole laws, or their tails have a shape."""
+    whole = want_for(vocab_size).kind == "full"
+    return whole or (baseline is not None and len(baseline.logp) == vocab_size)
 
 
 def _same(mine: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
@@ -102,6 +114,7 @@ def _audit_expert(
     blind: np.ndarray | None,
     bodies: Sequence[bytes] | None,
     column: int,
+    baseline: Law | None,
 ) -> ExpertAudit:
     hotkey = sheet.hotkeys[column]
     items = np.flatnonzero(sheet.log_q[:, column] > LOG_Q_UNANSWERED).tolist()
@@ -112,7 +125,7 @@ def _audit_expert(
     unseen = sum(bool(blind[i, column]) for i in signed)
     agreeing = None
     if bodies is not None:
-        agreeing = sum(_agrees(sheet, receipts, bodies[i], i, column) for i in signed)
+        agreeing = sum(_agrees(sheet, receipts, bodies, i, column, baseline) for i in signed)
     return ExpertAudit(hotkey, len(items), committed, len(signed), unseen, agreeing)
 
 
@@ -154,8 +167,8 @@ def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool
     return True
 
 
-def _law(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> Law | None:
-    """float32 [V]: the law in an answer; None unless it is the one that the record names."""
+def _rows(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> StepRows | None:
+    """An answer; None unless it is the one that the record names."""
     if hashlib.sha256(body).digest() != receipts.records["body_sha256"][item, column].tobytes():
         return None
     try:
@@ -163,27 +176,61 @@ def _law(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) 
         answer = StepResponse.from_bytes(body, request, receipts.vocab_size)
     except (WireError, ValueError):
         return None
-    law: Law = answer.rows[0].dense(receipts.vocab_size)[-1]
-    return law
+    return answer.rows[0]
 
 
-def _agrees(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> bool:
-    """Whether this is the signed answer, and says what the sheet says of it."""
-    law = _law(sheet, receipts, body, item, column)
-    if law is None:
+def _agrees(
+    sheet: Sheet,
+    receipts: Receipts,
+    bodies: Sequence[bytes],
+    item: int,
+    column: int,
+    baseline: Law | None,
+) -> bool:
+    """Whether a kept answer is the signed one and says what the sheet says of it."""
+    rows = _rows(sheet, receipts, bodies[item], item, column)
+    if rows is None:
         return False
-    label = sheet.walks[sheet.walk[item]][sheet.position[item]]
-    said = max(float(law[label]), LOG_Q_FLOOR) * MICRO
-    entropy = float(entropy_nats(law)) * MICRO
-    differs = max(
-        abs(said - float(sheet.log_q[item, column])),
-        abs(entropy - float(sheet.entropy[item, column])),
-    )
+    law, in_sheet = law_of(rows, -1, baseline), int(sheet.log_q[item, column])
+    differs = abs(law.entropy_nats * MICRO - float(sheet.entropy[item, column]))
+    label = int(sheet.walks[sheet.walk[item]][sheet.position[item]])
+    if isinstance(rows.bound, Commitment) and rows.ids is not None and label not in rows.ids[-1]:
+        least, most = _shown(sheet, receipts, bodies, item, column, rows.bound)
+    else:
+        least = most = float(law.at(label))
+    least, most = (max(value, LOG_Q_FLOOR) * MICRO for value in (least, most))
+    differs = max(differs, least - in_sheet, in_sheet - most)
     return differs <= TOLERANCE_MICRO_NATS
 
 
+def _shown(
+    sheet: Sheet,
+    receipts: Receipts,
+    bodies: Sequence[bytes],
+    item: int,
+    column: int,
+    bound: Commitment,
+) -> tuple[float, float]:
+    """Between what the log-probability of an unlisted label was: what a later item's answer shows,
+    or that it shows none. The last leaf of a walk comes in no item: then at most the tail."""
+    walk, position = sheet.walk[item], int(sheet.position[item])
+    asked = receipts.records["reveal"][:, column] == 2 + position
+    for later in np.flatnonzero(asked & (sheet.walk == walk)).tolist():
+        rows = _rows(sheet, receipts, bodies[later], later, column)
+        if rows is not None and rows.proof is not None:
+            try:
+                value = bound.shown(int(sheet.walks[walk][position]), rows.proof)
+            except BadReveal:
+                value = bound.withheld()
+            return value, value
+    return LOG_Q_FLOOR, math.log(max(bound.tail_mass, 1e-30)) - bound.log_mass
+
+
 def _is_clustered(
-    sheet: Sheet, receipts: Receipts | None, answers: Mapping[Hotkey, Sequence[bytes]]
+    sheet: Sheet,
+    receipts: Receipts | None,
+    answers: Mapping[Hotkey, Sequence[bytes]],
+    baseline: Law | None,
 ) -> bool | None:
     """Who of a cluster leads is between the sheet and the chain; who belongs to it shows here."""
     answered = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
@@ -192,11 +239,11 @@ def _is_clustered(
         return None
     distances = Distances(len(sheet.hotkeys))
     for item in range(len(sheet.walk)):
-        laws = {
-            i: law
+        given = {
+            i: _rows(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i)
             for i in np.flatnonzero(answered[item]).tolist()
-            if (law := _law(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i)) is not None
         }
+        laws = {i: law_of(rows, -1, baseline) for i, rows in given.items() if rows is not None}
         distances.add(laws)
     mean, leads = distances.mean, sorted(set(sheet.leaders))
     joined = all(mean[i, j] < CLONE_DISTANCE for i, j in enumerate(sheet.leaders) if i != j)

@@ -104,16 +104,24 @@ def explain(
     hotkey: Annotated[str, typer.Argument(help="The miner's hotkey (SS58), or //URI.")],
     state_dir: StateDir = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="A published sheet's file instead of your own last one.")
+        str | None,
+        typer.Option(
+            help="A published sheet instead of your own last one: its file, or its hash "
+            "(`moesubnet weights show` lists them) together with --axon."
+        ),
+    ] = None,
+    axon: Annotated[
+        str | None, typer.Option(help="IP:PORT of the validator that publishes --sheet HASH.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say on one screen why a miner earns what it earns.
 
-    From your own newest sheet, also while your validator runs, or from any validator's: fetch
-    `http://AXON/v1/sheet/HASH` (the hash is on chain, `LastReveal`) and pass it with --sheet. The
-    vote is recounted from it.
+    From your own newest sheet, also while your validator runs, or from any validator's. The vote
+    is recounted from it. A miner reads what all validators say of it with `moesubnet miner status`.
     """
+    import asyncio
+
     from moesubnet.chain.wallet import hotkey_address
     from moesubnet.errors import ConfigError
     from moesubnet.mixture.sheet import Sheet
@@ -121,10 +129,17 @@ def explain(
     from moesubnet.validator.explain import explain as explain_sheet
     from moesubnet.validator.explain import facts
 
-    if sheet is not None:
-        found: Sheet | None = Sheet.from_bytes(_read(sheet))
+    found: Sheet | None
+    if axon is not None:
+        from moesubnet.validator.published import fetched
+
+        if sheet is None:
+            raise ConfigError("which sheet? --sheet HASH; `moesubnet weights show` lists them")
+        found = asyncio.run(fetched(axon, *_named(sheet), evidence=False)).sheet
+    elif sheet is not None:
+        found = Sheet.from_bytes(_read(Path(sheet)))
     else:
-        with contextlib.closing(_own_archive(state_dir, "--sheet")) as archive:
+        with contextlib.closing(_own_archive(state_dir, "--sheet HASH --axon")) as archive:
             found = archive.newest_sheet()
     if found is None:
         raise ConfigError("no epoch is closed yet: wait for the middle of the next one")
@@ -138,6 +153,13 @@ def audit(
     axon: Annotated[
         str | None,
         typer.Option(help="IP:PORT of the validator to ask; your own state if not given."),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            help="The subnet's spec folder. Answers that list part of a vocabulary (above 8,192 "
+            "tokens) are checked only with its baseline."
+        ),
     ] = None,
     state_dir: StateDir = None,
     chain: Annotated[
@@ -159,29 +181,40 @@ def audit(
     import asyncio
 
     from moesubnet.chain.commands.console import ask_chain
+    from moesubnet.mixture.baseline import load_baseline
+    from moesubnet.spec.content import load_spec
     from moesubnet.types import NetUid
     from moesubnet.validator.audit import as_json as to_json
     from moesubnet.validator.audit import as_text
     from moesubnet.validator.audit import audit as audit_sheet
     from moesubnet.validator.published import fetched, own
 
-    name = sheet if len(sheet) == 64 and not Path(sheet).exists() else None
-    body = None if name else _read(Path(sheet))
+    name, body = _named(sheet)
     if axon is None:
         with contextlib.closing(_own_archive(state_dir, "--axon")) as archive:
             found = own(archive, name, body)
     else:
         found = asyncio.run(fetched(axon, name, body))
+    baseline = None
+    if spec is not None:
+        baseline = load_baseline(load_spec(spec, found.sheet.spec_sha256.hex())).law
     public_s = None
     if chain is not None:
         netuid, following = NetUid(found.sheet.netuid), found.sheet.epoch + 1
         public_s = ask_chain(chain, lambda client: client.epoch_begun_s(netuid, following))
         if public_s is None:
             typer.echo(f"{chain} does not say when epoch {following} began: not checked", err=True)
-    result = audit_sheet(found.sheet, found.receipts, found.answers, public_s)
+    result = audit_sheet(found.sheet, found.receipts, found.answers, baseline, public_s)
     typer.echo(json.dumps(to_json(result)) if as_json else as_text(found.sheet, result))
     if not result.is_clean:
         raise typer.Exit(1)
+
+
+def _named(sheet: str) -> tuple[str | None, bytes | None]:
+    """(hash, None) or (None, content of the file)."""
+    if len(sheet) == 64 and not Path(sheet).exists():
+        return sheet, None
+    return None, _read(Path(sheet))
 
 
 def _own_archive(state_dir: Path | None, instead: str) -> Archive:
@@ -190,7 +223,12 @@ def _own_archive(state_dir: Path | None, instead: str) -> Archive:
 
     path = (state_dir or _default_state_dir()) / "validator.sqlite3"
     if not path.exists():
-        raise ConfigError(f"{path} does not exist: give --state-dir or {instead}")
+        raise ConfigError(
+            f"{path} does not exist: no validator runs here. Give --state-dir, or ask one that "
+            f"publishes its sheets: {instead} IP:PORT (hashes: moesubnet weights show; "
+            "addresses: moesubnet subnet metagraph). "
+            "What a miner earns and why: moesubnet miner status"
+        )
     return Archive.open(path)
 
 

@@ -70,3 +70,5 @@ class Experts:
             log.info("expert uid=%d hotkey=%s name=%r met", neuron.uid, neuron.hotkey, card.name)
         if known is None or known.axon != neuron.axon:
             self.clients[neuron.hotkey] = client
+        else:
+            known.commits = card.commits

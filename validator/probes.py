@@ -10,21 +10,25 @@ from __future__ import annotations
 import asyncio
 import glob
 import hashlib
+import itertools
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
+import random
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
+from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.mixing import Walk
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import Batch, Step, Window
-from moesubnet.validator.scoring import Distances, entropy_nats
+from moesubnet.validator.scoring import Distances
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 
@@ -32,9 +36,8 @@ PREFIX_TOKENS = 32
 STEP_TOKENS = 16
 WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
 CALLS_AT_ONCE = 512  # of one batch, to all experts: as many as the HTTP session has connections
+PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks share our one loop
 LOGGED_FAILURES = 8  # experts named in a batch's line
-
-Law = npt.NDArray[np.float32]  # [V] log-probabilities
 
 log = logging.getLogger(__name__)
 
@@ -68,36 +71,72 @@ class TextPool:
             raise ConfigError(f"no text in {pattern!r}")
         return cls({key: np.array(encode(text), np.uint32) for key, text in texts.items()})
 
-    def free_windows(self, used: Mapping[bytes, set[int] | None]) -> list[tuple[bytes, int]]:
-        """(document, start) of what was never used. `used` as `State.used_starts` gives it."""
-        return [
-            (document, start)
-            for document, ids in sorted(self._documents.items())
-            if (starts := used.get(document, set())) is not None
-            for start in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
-            if start not in starts
-        ]
+    def free_windows(self, used: Mapping[bytes, Set[int] | None]) -> int:
+        """How many windows were never used. `used` as `State.used_starts` gives it."""
+        return sum(self._free(document, used) for document in self._documents)
 
-    def draw(self, count: int, used: Mapping[bytes, set[int] | None], seed: bytes) -> list[Window]:
+    def repeats(
+        self, used: Mapping[bytes, Set[int] | None], published: Sequence[npt.NDArray[np.uint32]]
+    ) -> list[tuple[bytes, int]]:
+        """(document, start) of unused windows that begin as a used one, an earlier one, or a
+        published walk: their labels may be known. Costs what windows there are."""
+        known = {_beginning(ids) for ids in published}
+        unused: dict[bytes, tuple[bytes, int]] = {}
+        again: list[tuple[bytes, int]] = []
+        for document, ids in sorted(self._documents.items()):
+            taken = used.get(document, frozenset())
+            if taken is None:
+                continue
+            for start in _starts(ids):
+                begins = _beginning(ids[start:])
+                if start in taken:
+                    known.add(begins)
+                elif begins in unused:
+                    again.append((document, start))
+                else:
+                    unused[begins] = (document, start)
+        return again + [window for begins, window in unused.items() if begins in known]
+
+    def draw(self, count: int, used: Mapping[bytes, Set[int] | None], seed: bytes) -> list[Window]:
         """`count` fresh windows, chosen by `seed`; fewer when fewer are left.
 
-        Raises PoolSpent when none is.
+        Costs what documents there are, not what windows. Raises PoolSpent when none is left.
         """
-        free = self.free_windows(used)
-        if not free:
+        documents = sorted(self._documents)
+        ends = np.cumsum([self._free(document, used) for document in documents])
+        if not ends[-1]:
             raise PoolSpent(
                 f"all {self.tokens:,} tokens of private text are used, and none is used twice: "
                 "the last vote is repeated until you add fresh text under --text and restart"
             )
-        order = sorted(free, key=lambda window: _lot(seed, *window))
-        return [
-            Window(document, start, self._documents[document][start : start + WINDOW_TOKENS])
-            for document, start in order[:count]
-        ]
+        total = int(ends[-1])
+        places = random.Random(seed).sample(range(total), min(count, total))
+        windows = []
+        for place in places:
+            index = int(np.searchsorted(ends, place, side="right"))
+            document, ids = documents[index], self._documents[documents[index]]
+            taken = used.get(document) or set()
+            fresh = (start for start in _starts(ids) if start not in taken)
+            nth = place - (int(ends[index - 1]) if index else 0)
+            start = next(itertools.islice(fresh, nth, None))
+            windows.append(Window(document, start, ids[start : start + WINDOW_TOKENS]))
+        return windows
+
+    def _free(self, document: bytes, used: Mapping[bytes, Set[int] | None]) -> int:
+        starts = used.get(document, frozenset())
+        if starts is None:  # another spec cut it into other windows
+            return 0
+        windows = _starts(self._documents[document])
+        return len(windows) - sum(start in windows for start in starts)
 
 
-def _lot(seed: bytes, document: bytes, start: int) -> bytes:
-    return hashlib.sha256(seed + document + start.to_bytes(8, "little")).digest()
+def _starts(ids: npt.NDArray[np.uint32]) -> range:
+    """Where the windows of a document begin."""
+    return range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
+
+
+def _beginning(ids: npt.NDArray[np.uint32]) -> bytes:
+    return ids[:PREFIX_TOKENS].astype("<u4").tobytes()
 
 
 def _read_texts(path: Path) -> Iterator[str]:
@@ -121,16 +160,19 @@ async def walk_batch(
     panels: Sequence[Panel],
     batch: Batch,
     walk: Walk,
-    baseline_logp: npt.NDArray[np.float32],
-) -> AsyncIterator[Step]:
+    baseline: Law,
+) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
 
     A walk is asked as a router asks: its own session, one sequence a request, the prefix and then
     token by token. Store a step before asking for the next one: that sends its labels, and only
-    when all who were asked have answered or been cut. Who failed or was cut has dropped out of
-    that walk: it is not asked again, so it never gets a label that it still owes an answer for,
-    and the rest of the walk counts as unanswered.
+    when all who were asked have answered or been cut. (Where somebody had not listed a label, only
+    the answer to the request that brings it shows what it was given: that step comes after it.)
+    After the prefix, late is who a router would call late, with more patience. Who failed or was
+    cut has dropped out of that walk: it is not asked again but for a leaf that it owes, so it
+    never gets a label that it still owes an answer for, and the rest of the walk counts as
+    unanswered.
     """
     walk.show(batch.walks[:, :PREFIX_TOKENS])
     sequences = [PanelSequence(session) for session in batch.sessions]
@@ -138,36 +180,78 @@ async def walk_batch(
     there = [set(batch.hotkeys) for _ in sequences]  # who has not dropped out
     errors: dict[Hotkey, PanelError] = {}  # each one's last
     sent = 0
+    unshown: Step | None = None
 
     async def advance(k: int, position: int) -> dict[Hotkey, StepResponse | PanelError]:
         async with slots:
             ids = batch.walks[k, sent:position]
-            answers = await panels[k].advance([sequences[k]], [ids], members=there[k])
+            answers = await panels[k].advance(
+                [sequences[k]],
+                [ids],
+                members=there[k],
+                weights=dict(zip(batch.hotkeys, worth[k].tolist(), strict=True)) if sent else None,
+                least_patience_s=PATIENCE_S,
+            )
+            errors.update(await panels[k].reveal([sequences[k]]))
         failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
         errors.update(failed)
         there[k] -= failed.keys()
         return answers
 
-    for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
-        answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
-        sent = position
-        laws = [
-            [_last_law(answer.get(hotkey), len(baseline_logp)) for answer in answers]
-            for hotkey in batch.hotkeys
-        ]
-        proofs = [[_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys]
-        labels = batch.walks[:, position]
-        yield await asyncio.to_thread(
-            score_step, walk, position, labels, laws, baseline_logp, proofs
-        )
-        if not any(there):
-            break
-    _log_failures(there, errors)
+    try:
+        for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
+            log_w = walk.log_weights()[:, :-1]
+            worth = np.exp(log_w - log_w.max(axis=1, keepdims=True))
+            answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
+            sent = position
+            if unshown is not None:
+                yield _shown(unshown, walk, batch.hotkeys, sequences)
+            laws = [
+                [_last_law(answer.get(hotkey), baseline) for answer in answers]
+                for hotkey in batch.hotkeys
+            ]
+            proofs = [
+                [_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys
+            ]
+            labels = batch.walks[:, position]
+            step = await asyncio.to_thread(
+                score_step, walk, position, labels, laws, baseline, proofs
+            )
+            owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
+            unshown = step if owed else None
+            if unshown is None:
+                yield step
+            if not any(there):
+                break
+        if unshown is not None:
+            for sequence, label in zip(sequences, batch.walks[:, sent], strict=True):
+                sequence.append([label])
+            pairs = zip(panels, sequences, strict=True)
+            for failed in await asyncio.gather(*(panel.reveal([s]) for panel, s in pairs)):
+                errors.update(failed)
+            yield _shown(unshown, walk, batch.hotkeys, sequences)
+    finally:  # also where the epoch's close ends the batch
+        _log_failures(there, errors)
 
 
-def _last_law(answer: StepResponse | PanelError | None, vocab_size: int) -> Law | None:
-    """float32 [V]: the law of the next token."""
-    return answer.rows[0].dense(vocab_size)[-1] if isinstance(answer, StepResponse) else None
+def _shown(
+    step: Step, walk: Walk, hotkeys: Sequence[Hotkey], sequences: Sequence[PanelSequence]
+) -> Step:
+    """A step with what leaves have shown of its labels since, or that they have not. Amends
+    `walk`."""
+    log_q = step.log_q.copy()
+    for k, sequence in enumerate(sequences):
+        for column, hotkey in enumerate(hotkeys):
+            said = sequence.said(hotkey)
+            if said is not None and said[0] == step.position:
+                walk.amend(k, column, *said)
+                log_q[k, column] = micro_nats(np.maximum(said[1], LOG_Q_FLOOR))
+    return replace(step, log_q=log_q)
+
+
+def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | None:
+    """The law of the next token."""
+    return law_of(answer.rows[0], -1, baseline) if isinstance(answer, StepResponse) else None
 
 
 def _proof(answer: StepResponse | PanelError | None) -> Proof | None:
@@ -191,26 +275,23 @@ def score_step(
     position: int,
     labels: npt.NDArray[np.uint32],
     laws: Sequence[Sequence[Law | None]],
-    baseline_logp: npt.NDArray[np.float32],
+    baseline: Law,
     proofs: Sequence[Sequence[Proof | None]] | None = None,
 ) -> Step:
-    """Score the labels [N] against each expert's laws, n × N of [V] or None: no answer. Moves
-    `walk` on."""
+    """Score the labels [N] against each expert's laws, n × N or None: no answer. Moves `walk`
+    on."""
     count, n = len(labels), len(laws)
     proofs = proofs or [[None] * count] * n
-    log_q = np.tile(baseline_logp[labels].astype(np.float64)[:, None], (1, n + 1))
+    log_q = np.tile(baseline.at(labels)[:, None], (1, n + 1))
     answered = np.ones((count, n + 1), np.bool_)
     entropy = np.zeros((count, n))
     distances = Distances(n)
     for k, label in enumerate(labels):
         given = {i: law for i, of_walks in enumerate(laws) if (law := of_walks[k]) is not None}
         answered[k, :-1] = [i in given for i in range(n)]
-        if not given:
-            continue
-        there = list(given)
-        stacked = np.stack([given[i] for i in there])  # [there, V]
-        log_q[k, there] = stacked[:, label]
-        entropy[k, there] = entropy_nats(stacked)
+        for i, law in given.items():
+            log_q[k, i] = law.at(label)
+            entropy[k, i] = law.entropy_nats
         distances.add(given)
     log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
     log_w = walk.log_weights(answered)

@@ -45,8 +45,11 @@ def own(archive: Archive, sha256: str | None, body: bytes | None) -> Published:
     return _published(sheet, receipts, answers)
 
 
-async def fetched(address: str, sha256: str | None, body: bytes | None) -> Published:
-    """The same from a validator at `address`, IP:PORT, which the user chose.
+async def fetched(
+    address: str, sha256: str | None, body: bytes | None, *, evidence: bool = True
+) -> Published:
+    """The same from a validator at `address`, IP:PORT, which the user chose; the sheet alone
+    without `evidence`.
 
     Raises ConfigError, PeerError, WireError.
     """
@@ -77,6 +80,8 @@ async def fetched(address: str, sha256: str | None, body: bytes | None) -> Publi
         if sha256 is not None and hashlib.sha256(body).digest() != _digest(sha256):
             raise FrameError("another sheet than the one asked for")
         sheet = Sheet.from_bytes(body)
+        if not evidence:
+            return Published(sheet, None, {})
         base = f"/v1/sheet/{sheet.sha256.hex()}"
         receipts = await get(f"{base}/receipts", MAX_RECEIPTS_BYTES)
         answers = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeVar
 
 import msgpack
@@ -22,12 +22,18 @@ from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import MAX_ITEMS, MAX_WALKS, Sheet
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, base_hash, want_for
 
-RECEIPTS_FORMAT = "moesubnet-receipts/1"
+RECEIPTS_FORMAT = "moesubnet-receipts/2"
 ANSWERS_FORMAT = "moesubnet-answers/1"
 MAX_RECEIPTS_BYTES = 2**26
 MAX_ANSWERS_BYTES = 2**27  # of one expert: 2,048 items, f32, a vocabulary of 8,192
 RECORD = np.dtype(
-    [("nonce_ns", "<u8"), ("held", "<u4"), ("receipt", "u1", 64), ("body_sha256", "u1", 32)]
+    [
+        ("nonce_ns", "<u8"),
+        ("held", "<u4"),
+        ("reveal", "<u4"),  # 0: no commitment was asked, 1: one, 2 + p: and position p's leaf
+        ("receipt", "u1", 64),
+        ("body_sha256", "u1", 32),
+    ]
 )
 
 Wire = TypeVar("Wire", bound=BaseModel)
@@ -39,6 +45,8 @@ def record_of(proof: Proof | None) -> npt.NDArray[np.void]:
     record = np.zeros((), RECORD)
     if proof is not None:
         record["nonce_ns"], record["held"] = proof.nonce_ns, proof.base_lens[0]
+        if proof.reveals is not None:
+            record["reveal"] = 2 + proof.reveals[0][0] if proof.reveals[0] else 1
         record["receipt"] = np.frombuffer(proof.receipt, np.uint8)
         record["body_sha256"] = np.frombuffer(hashlib.sha256(proof.body).digest(), np.uint8)
     return record
@@ -87,9 +95,18 @@ class Receipts:
         held = int(self.records["held"][item, column])
         if held > position:
             raise ValueError("more tokens held than were sent")
-        ids = sheet.walks[walk]
-        step = SequenceStep(self.sessions[walk], held, base_hash(ids[:held]), ids[held:position])
-        return StepRequest((step,), want_for(self.vocab_size))
+        ids, reveal = sheet.walks[walk], int(self.records["reveal"][item, column])
+        shows = reveal - 2
+        if shows >= position:
+            raise ValueError("a leaf asked before its token was sent")
+        step = SequenceStep(
+            self.sessions[walk],
+            held,
+            base_hash(ids[:held]),
+            ids[held:position],
+            reveal=(shows, int(ids[shows])) if shows >= 0 else None,
+        )
+        return StepRequest((step,), replace(want_for(self.vocab_size), committed=reveal > 0))
 
 
 def pack_answers(bodies: Sequence[bytes]) -> bytes:
@@ -107,7 +124,7 @@ def unpack_answers(data: bytes, sheet: Sheet) -> list[bytes]:
 
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["moesubnet-receipts/1"]
+    format: Literal["moesubnet-receipts/2"]
     vocab_size: Annotated[int, Field(ge=2, le=1_000_000)]
     sessions: Annotated[
         list[Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]], Field(max_length=MAX_WALKS)
@@ -126,6 +143,9 @@ def _unpack(kind: type[Wire], data: bytes, max_bytes: int) -> Wire:
         raise FrameError(f"more than {max_bytes} bytes")
     try:
         content = msgpack.unpackb(data, max_array_len=MAX_ITEMS, max_map_len=4, max_ext_len=0)
-        return kind.model_validate(content)
+        found = kind.model_validate(content)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise FrameError(f"not {kind.model_fields['format'].annotation}") from error
+    if msgpack.packb(content) != data:  # a key that is repeated, among others
+        raise FrameError(f"not a canonical {kind.model_fields['format'].annotation}")
+    return found

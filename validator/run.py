@@ -65,7 +65,7 @@ async def run_validator(config: ValidatorConfig) -> None:
             log.warning("votes are timelocked here: nothing on chain will name the score sheets")
         spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
         pool = await asyncio.to_thread(_load_pool, config.text, spec)
-        log.info("private text: %d tokens, %d windows", pool.tokens, len(pool.free_windows({})))
+        log.info("private text: %d tokens, %d windows", pool.tokens, pool.free_windows({}))
 
         state = State(config.state_dir / "validator.sqlite3")
         stack.callback(state.close)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moesubnet.mixture.law import Law, hellinger_squared
 from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.units import max_upscale_u16
 
@@ -153,11 +154,11 @@ class Distances:
     def __init__(self, n: int) -> None:
         self.distance, self.together = np.zeros((n, n)), np.zeros((n, n), np.int64)
 
-    def add(self, laws: Mapping[int, npt.NDArray[np.float32]]) -> None:
-        """Log-laws [V] of one position, by column."""
+    def add(self, laws: Mapping[int, Law]) -> None:
+        """Laws of one position, by column."""
         if laws:
             pairs = np.ix_(list(laws), list(laws))
-            self.distance[pairs] += hellinger_squared(np.stack(list(laws.values())))
+            self.distance[pairs] += hellinger_squared(list(laws.values()))
             self.together[pairs] += 1
 
     @property
@@ -166,18 +167,6 @@ class Distances:
         mean: Float = np.full(self.distance.shape, np.nan)
         np.divide(self.distance, self.together, out=mean, where=self.together > 0)
         return mean
-
-
-def hellinger_squared(laws: npt.NDArray[np.floating]) -> Float:
-    """1 − Σ_x √(p_i p_j) between log-laws [E, V] of one position: float64 [E, E] in [0, 1]."""
-    roots = np.exp(0.5 * laws)
-    overlap: Float = (roots @ roots.T).astype(np.float64)
-    return np.clip(1.0 - overlap, 0.0, 1.0)
-
-
-def entropy_nats(laws: npt.NDArray[np.floating]) -> Float:
-    """−Σ_x p(x) ln p(x) of log-laws [.., V], at least 0: float64 [..]."""
-    return np.maximum(-np.sum(np.exp(laws) * laws, axis=-1, dtype=np.float64), 0.0)
 
 
 def _cluster_terms(sheet: Sheet, leaders: list[int]) -> tuple[Float, Float, Float, Float]:

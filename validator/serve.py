@@ -18,9 +18,9 @@ from moesubnet.errors import Forbidden
 from moesubnet.types import Hotkey, Signer
 from moesubnet.validator.archive import Archive
 from moesubnet.validator.state import State
-from moesubnet.wire.limits import RateLimiter, SharedBudget
+from moesubnet.wire.limits import RateLimiter, SharedBudget, address_key
 from moesubnet.wire.nonces import NonceStore
-from moesubnet.wire.server import address_key, auth_middleware, loopback_only, public
+from moesubnet.wire.server import auth_middleware, loopback_only, public
 
 SHEET = "/v1/sheet/{sha256:[0-9a-f]{64}}"
 SENDING_BYTES = 2**28  # evidence under way to strangers, who may read nothing of it

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import msgpack
 import numpy as np
 
 from moesubnet.errors import ConfigError
 from moesubnet.host.paths import held_alone
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
+from moesubnet.validator.answers import AnswerFiles
 from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
 from moesubnet.validator.receipts import RECORD
 from moesubnet.validator.records import Batch, Phase, Step, Vote, Window
@@ -41,9 +41,7 @@ CREATE TABLE IF NOT EXISTS batch (
 CREATE TABLE IF NOT EXISTS step (
     batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, distance BLOB,
     together BLOB, records BLOB, epoch INTEGER, PRIMARY KEY (batch, position));
-CREATE TABLE IF NOT EXISTS answer (
-    batch INTEGER, position INTEGER, hotkey TEXT, bodies BLOB,
-    PRIMARY KEY (batch, position, hotkey)) WITHOUT ROWID;
+DROP TABLE IF EXISTS answer;
 CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
 CREATE TABLE IF NOT EXISTS vote (
     epoch INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, sheet BLOB, salt TEXT, phase TEXT,
@@ -74,6 +72,11 @@ class State:
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"{path} is not a validator's state: {error}") from error
         self.archive = Archive(path, self._db)
+        self._answers = AnswerFiles(path)
+        self._used: dict[bytes, set[int]] = {}  # starts by document, whoever cut it
+        self._cut_by: dict[bytes, set[str]] = {}  # specs by document
+        for document, start, spec in self._db.execute("SELECT document, start, spec FROM used"):
+            self._note_used(document, start, spec)
 
     def claim(self, owner: str, epoch: int) -> None:
         """Tie the state to a chain, subnet and hotkey, now in `epoch`. ConfigError if it cannot be
@@ -90,20 +93,32 @@ class State:
             )
 
     def close(self) -> None:
+        self._answers.close()
         self._db.close()
 
     # --- text and answers ----------------------------------------------------------------------
 
     def used_starts(self, spec_sha256: str) -> dict[bytes, set[int] | None]:
         """Used starts by document; None for a document cut into windows by another spec."""
-        used: dict[bytes, set[int] | None] = {}
-        for document, start, spec in self._db.execute("SELECT document, start, spec FROM used"):
-            starts = used.setdefault(document, set())
-            if spec != spec_sha256:
-                used[document] = None
-            elif starts is not None:
-                starts.add(start)
-        return used
+        ours = {spec_sha256}
+        return {
+            document: starts if self._cut_by[document] == ours else None
+            for document, starts in self._used.items()
+        }
+
+    def _note_used(self, document: bytes, start: int, spec_sha256: str) -> None:
+        self._used.setdefault(document, set()).add(start)
+        self._cut_by.setdefault(document, set()).add(spec_sha256)
+
+    def mark_used(self, windows: Sequence[tuple[bytes, int]], spec_sha256: str) -> None:
+        """Use up windows, by document and start, without asking about them."""
+        with self._db:
+            self._db.executemany(
+                "INSERT INTO used VALUES (?, ?, ?)",
+                [(document, start, spec_sha256) for document, start in windows],
+            )
+        for document, start in windows:
+            self._note_used(document, start, spec_sha256)
 
     def start_batch(
         self, epoch: int, hotkeys: Sequence[Hotkey], windows: Sequence[Window], spec_sha256: str
@@ -120,6 +135,8 @@ class State:
                 "INSERT INTO batch (epoch, hotkeys, walks, sessions) VALUES (?, ?, ?, ?)",
                 (epoch, json.dumps(hotkeys), walks.tobytes(), json.dumps(sessions)),
             )
+        for window in windows:
+            self._note_used(window.document, window.start, spec_sha256)
         assert row.lastrowid is not None
         return Batch(row.lastrowid, tuple(hotkeys), walks, sessions, ())
 
@@ -127,8 +144,18 @@ class State:
         query = "SELECT coalesce(sum(json_array_length(sessions)), 0) FROM batch WHERE epoch = ?"
         return int(self._db.execute(query, (epoch,)).fetchone()[0])
 
-    def add_step(self, batch: Batch, step: Step) -> None:
-        """Its answers' bodies are kept apart, for fewer epochs."""
+    def add_step(self, batch: Batch, step: Step) -> bool:
+        """Whether it was stored: not if a sheet was closed since the batch began, which may have
+        its text. Answers' bodies are kept apart, for fewer epochs; they are written first, so that
+        no step is without its evidence."""
+        query = (
+            "SELECT epoch, EXISTS (SELECT 1 FROM vote WHERE vote.epoch >= batch.epoch) "
+            "FROM batch WHERE id = ?"
+        )
+        epoch, is_closed = self._db.execute(query, (batch.id,)).fetchone()
+        if is_closed:
+            return False
+        self._answers.add(epoch, batch, step)
         with self._db:
             self._db.execute(
                 "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
@@ -143,13 +170,7 @@ class State:
                     step.records.tobytes(),
                 ),
             )
-            self._db.executemany(
-                "INSERT INTO answer VALUES (?, ?, ?, ?)",
-                [
-                    (batch.id, step.position, hotkey, msgpack.packb(bodies))
-                    for hotkey, bodies in zip(batch.hotkeys, step.bodies, strict=True)
-                ],
-            )
+        return True
 
     def open_batches(self) -> list[Batch]:
         """Batches with steps that are in no sheet yet, oldest first."""
@@ -200,10 +221,8 @@ class State:
         batches: Sequence[Batch],
         receipts: bytes,
     ) -> None:
-        """Store the epoch's sheet and its vote, move the averages, and close its steps.
-
-        `batches` are those that the sheet was made of: answers that came since stay open.
-        """
+        """Store the epoch's sheet and its vote, move the averages, and close the `batches` that it
+        was made of: `add_step` takes nothing more of what began by then."""
         with self._db:
             self._db.execute(
                 "INSERT INTO vote VALUES (?, ?, ?, ?, ?, NULL, NULL, ?)",
@@ -222,6 +241,9 @@ class State:
                 [(sheet.epoch, b.id, step.position) for b in batches for step in b.steps],
             )
             self._forget(sheet.epoch)
+        # By the sheet that has the step: one whose close was missed is in a later sheet.
+        query = "SELECT DISTINCT batch.epoch FROM batch JOIN step ON batch = id"
+        self._answers.keep_only({epoch for (epoch,) in self._db.execute(query)})
 
     def reopen(self, vote: Vote) -> None:
         """Undo `close_epoch` of a vote that is not on chain, for the epoch to be closed again."""
@@ -239,11 +261,6 @@ class State:
         long_ago, old = epoch - 2 * SERVED_SHEETS, epoch - KEPT_ANSWERS
         for query, before in (
             ("DELETE FROM vote WHERE epoch <= ?", long_ago),
-            (  # by the sheet that has the step: a late one is in a later sheet than its batch's
-                "DELETE FROM answer WHERE (batch, position) IN "
-                "(SELECT batch, position FROM step WHERE epoch <= ?)",
-                old,
-            ),
             ("DELETE FROM step WHERE epoch <= ?", old),
             ("DELETE FROM batch WHERE epoch <= ? AND id NOT IN (SELECT batch FROM step)", old),
         ):

@@ -64,6 +64,14 @@ class ChainClient(ChainConnection):
             lambda view, head: reads.read_metagraph(view, head.number, netuid), block_hash
         )
 
+    async def metagraph_at(self, netuid: NetUid, block: BlockNumber) -> Metagraph | None:
+        """The subnet after an earlier block; None if the node has forgotten it."""
+        try:
+            block_hash = await self._run(lambda link: link.request("chain_getBlockHash", block))
+            return None if block_hash is None else await self.metagraph(netuid, block_hash)
+        except (RpcError, NoSuchBlock):
+            return None
+
     async def epoch(self, netuid: NetUid) -> Epoch:
         """Where the subnet stands in its epochs at the head."""
         return await self._read(lambda view, head: reads.read_epoch(view, head.number, netuid))

@@ -16,7 +16,7 @@ import nacl.pwhash.argon2i
 import nacl.secret
 from substrateinterface import Keypair
 
-from moesubnet.errors import WalletError
+from moesubnet.errors import WalletError, WrongPassword
 
 SS58_FORMAT = 42
 MAX_KEYFILE_BYTES = 65_536
@@ -79,7 +79,7 @@ def encrypt(plain: bytes, password: str) -> bytes:
 
 
 def decrypt(data: bytes, password: str) -> bytes:
-    """The plain content. Raises WalletError when the password is wrong. Takes seconds."""
+    """The plain content. Raises WrongPassword, WalletError. Takes seconds."""
     if data.startswith(_LEGACY_PREFIXES):
         raise WalletError(
             "this key file has a legacy encryption; open and save it once with `btcli wallet`"
@@ -87,7 +87,7 @@ def decrypt(data: bytes, password: str) -> bytes:
     try:
         return bytes(_box(password).decrypt(data.removeprefix(NACL_PREFIX)))
     except (nacl.exceptions.CryptoError, ValueError) as error:
-        raise WalletError("wrong password, or the key file is damaged") from error
+        raise WrongPassword("wrong password, or the key file is damaged") from error
 
 
 def read(path: Path) -> bytes:

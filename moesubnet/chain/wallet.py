@@ -20,7 +20,7 @@ from pathlib import Path
 from substrateinterface import Keypair
 
 from moesubnet.chain import keyfile
-from moesubnet.errors import WalletError
+from moesubnet.errors import WalletError, WrongPassword
 from moesubnet.types import Coldkey, Hotkey
 
 DEFAULT_NAME = "default"
@@ -28,6 +28,10 @@ ROOT_VARIABLE = "BT_WALLET_PATH"
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _PUBLIC_SUFFIX = "pub.txt"
+
+PASSWORD_ATTEMPTS = 3
+MIN_PASSWORD_CHARS = 8
+MIN_DISTINCT_CHARS = 5
 
 AskPassword = Callable[[str], str]  # prompt → password
 
@@ -190,6 +194,11 @@ def password_from_environment(path: Path) -> str | None:
     return None
 
 
+def is_weak(password: str) -> bool:
+    """Whether who stole the key file would find the password: each guess costs them seconds."""
+    return len(password) < MIN_PASSWORD_CHARS or len(set(password)) < MIN_DISTINCT_CHARS
+
+
 def ask_on_terminal(prompt: str) -> str:
     """Read a password without echo. Raises WalletError when nobody can answer."""
     if not sys.stdin.isatty():
@@ -203,14 +212,24 @@ def ask_on_terminal(prompt: str) -> str:
 def _load(path: Path, ask: AskPassword | None) -> Keypair:
     data = keyfile.read(path)
     if keyfile.is_encrypted(data):
-        password = password_from_environment(path) or (ask or ask_on_terminal)(
-            f"password for {path}: "
-        )
-        data = keyfile.decrypt(data, password)
+        data = _decrypt(path, data, ask or ask_on_terminal)
     keypair = keyfile.load(data)
     if keypair.private_key is None:
         raise WalletError(f"{path} holds only an address; the key itself is needed to sign")
     return keypair
+
+
+def _decrypt(path: Path, data: bytes, ask: AskPassword) -> bytes:
+    """With the environment's password, or with a person's, who may mistype it twice."""
+    if password := password_from_environment(path):
+        return keyfile.decrypt(data, password)
+    said = ""
+    for _ in range(PASSWORD_ATTEMPTS - 1):
+        try:
+            return keyfile.decrypt(data, ask(f"{said}password for {path}: "))
+        except WrongPassword:
+            said = "wrong; once more, "
+    return keyfile.decrypt(data, ask(f"{said}password for {path}: "))
 
 
 def _create(path: Path, public: Path, password: str | None, mnemonic: str | None) -> NewKey:

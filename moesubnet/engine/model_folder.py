@@ -107,8 +107,10 @@ def check_tokenizer(folder: Path, spec: LoadedSpec) -> None:
         difference = f"{' and '.join(differing)} of tokenizer.json differ"
     raise EngineError(
         f"{folder} does not have the tokenizer of subnet {spec.spec.name!r}: {difference}. "
-        "Experts are mixed token by token, so all share one. Train an expert that has it: "
-        f"moesubnet expert train --spec {spec.root} --text 'my/**/*.txt' --out my-expert"
+        "Experts are mixed token by token, so all share one. Take a model of the family that the "
+        "subnet is of, or make an expert from one (--from), or where the vocabulary is small from "
+        f"nothing: moesubnet expert train --spec {spec.root} [--from MODEL] --text 'my/**/*.txt' "
+        "--out my-expert"
     )
 
 

@@ -16,7 +16,7 @@ from moesubnet.errors import ConfigError
 def data_dir(*parts: str) -> Path:
     """State that must survive (`MOESUBNET_HOME` overrides the platform's place)."""
     home = os.environ.get("MOESUBNET_HOME")
-    root = Path(home) if home else Path(platformdirs.user_data_dir("moesubnet"))
+    root = Path(home).expanduser() if home else Path(platformdirs.user_data_dir("moesubnet"))
     return root.joinpath(*parts)
 
 

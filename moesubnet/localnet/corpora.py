@@ -24,9 +24,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError
-from moesubnet.localnet.dedup import Deduplicator
 from moesubnet.localnet.sources import SOURCES, Source
 from moesubnet.training.dataset import Document, encode, write_documents
+from moesubnet.training.dedup import Deduplicator
 from moesubnet.training.tokenizer import train_tokenizer
 
 VOCAB_SIZE = 2048

@@ -154,6 +154,7 @@ class Plan:
             "--spec", str(self.spec_dir),
             "--out", str(self.student_dir),
             "--test", str(test_dir),
+            "--min-steps", "300",  # also on a machine where they take longer
             "--chain", self.chain_url,
             "--netuid", str(NETUID),
             "--allow-private",

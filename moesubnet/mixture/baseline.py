@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import SpecError
+from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec
 
 MAX_VOCAB_BYTES = 4 * 1_000_000 + 4096
@@ -45,9 +46,10 @@ class Unigram:
             raise SpecError(f"{path} is not a distribution")
         return cls(logp)
 
-    def rows(self, shape: Sequence[int] = ()) -> npt.NDArray[np.float32]:
-        """The law, repeated without copying: float32 [*shape, V]."""
-        return np.broadcast_to(self.logp, (*shape, len(self.logp)))
+    @cached_property
+    def law(self) -> Law:
+        """The law of every position; the shape of the experts' tails."""
+        return Law(self.logp)
 
 
 def load_baseline(spec: LoadedSpec) -> Unigram:

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ import aiohttp
 from moesubnet.errors import FrameError, PeerError, WireError
 from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
 from moesubnet.mixture.sheet import MAX_SHEET_BYTES, Sheet
-from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Neuron
+from moesubnet.types import Axon, BlockNumber, Hotkey, Metagraph, NetUid, Neuron
 from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.client import get_public
 
@@ -49,6 +50,8 @@ class RevealReader(Protocol):
 
     async def last_reveal(self, netuid: NetUid, hotkey: Hotkey) -> RevealedSheet | None: ...
 
+    async def metagraph_at(self, netuid: NetUid, block: BlockNumber) -> Metagraph | None: ...
+
 
 class GateSync:
     """The gate of the current epoch. Call `refresh` once an epoch; `gate` is uniform before."""
@@ -69,21 +72,40 @@ class GateSync:
         self.sheets: list[WeightedSheet] = []  # everything revealed, the newest epoch included
 
     async def refresh(self, metagraph: Metagraph) -> Gate:
-        """Fetch what is new and fit again. Raises ChainError; a peer's failure costs its sheet."""
+        """Fetch what is new and fit again. Raises ChainError; a peer's failure costs its sheet.
+
+        Who is registered, who may vote and with how much stake is taken from the epoch's first
+        block, so that all fit the same gate whenever in the epoch they ask.
+        """
+        first = await self._at_first_block(metagraph)
         self.sheets = await fetch_revealed_sheets(
             self._chain,
-            metagraph,
+            first,
             self._http,
             self._cache_dir,
             allow_private=self._allow_private,
+            axons={neuron.hotkey: neuron.axon for neuron in metagraph.neurons},
         )
         newest = metagraph.epoch_index - NEWEST_AGE_EPOCHS
         settled = [item for item in self.sheets if item.sheet.epoch <= newest]
-        self.gate = await asyncio.to_thread(fit, settled, metagraph.by_hotkey.keys())
+        self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys())
         log.info(
             "gate=%s epoch=%d sheets=%d", self.gate.sha256.hex()[:16], newest + 2, len(settled)
         )
         return self.gate
+
+    async def _at_first_block(self, metagraph: Metagraph) -> Metagraph:
+        if not metagraph.last_epoch_block:  # no epoch has run
+            return metagraph
+        first = await self._chain.metagraph_at(metagraph.netuid, metagraph.last_epoch_block)
+        if first is None:
+            log.warning(
+                "the node has forgotten block %d, in which this epoch began: the gate is fit on "
+                "block %d and may differ a little from others'",
+                metagraph.last_epoch_block,
+                metagraph.block,
+            )
+        return first or metagraph
 
 
 async def fetch_revealed_sheets(
@@ -93,10 +115,12 @@ async def fetch_revealed_sheets(
     cache_dir: Path,
     *,
     allow_private: bool = False,
+    axons: Mapping[Hotkey, Axon | None] | None = None,
 ) -> list[WeightedSheet]:
     """Every sheet of the last epochs that a validator of `metagraph` revealed, with its stake.
 
-    Unreachable validators count with what the cache holds of them. Raises ChainError.
+    axons: where they are now, if that may be elsewhere than at that block. Unreachable validators
+    count with what the cache holds of them. Raises ChainError.
     """
     oldest = metagraph.epoch_index - NEWEST_AGE_EPOCHS - SHEET_EPOCHS + 1
     known = await asyncio.to_thread(_read_cache, cache_dir, metagraph.netuid, oldest)
@@ -133,8 +157,9 @@ async def fetch_revealed_sheets(
     with contextlib.suppress(TimeoutError):  # what came in time counts; the rest comes next time
         async with asyncio.timeout(REFRESH_TIMEOUT_S), asyncio.TaskGroup() as group:
             for neuron, reveal in reveals:
-                if reveal and (digest := reveal.sheet_sha256) and neuron.axon:
-                    group.create_task(follow(neuron, neuron.axon, reveal.epoch, digest))
+                axon = neuron.axon if axons is None else axons.get(neuron.hotkey)
+                if reveal and (digest := reveal.sheet_sha256) and axon:
+                    group.create_task(follow(neuron, axon, reveal.epoch, digest))
     stake_rao = {neuron.hotkey: neuron.stake_rao for neuron in voters}
     return [
         WeightedSheet(sheet, stake_rao[sheet.validator])

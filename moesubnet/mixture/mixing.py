@@ -1,4 +1,4 @@
-"""The mixture's mathematics: posterior weights, mixing, sampling. Pure numpy, no I/O.
+"""The mixture's posterior: how much each member is trusted. Pure numpy, no I/O.
 
 Notation: N sequences, E members, V tokens. Members are expert hotkeys in sorted order and then
 `BASELINE_MEMBER`, so the baseline (unigram or student) is always column E − 1. All probabilities
@@ -28,6 +28,7 @@ Ids = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
 
 GAMMA = 0.95  # forgetting per token; 1 would freeze on one member after some tens of tokens
+MAX_AMENDED_TOKENS = 64  # 4 % of a token's evidence is left after so many
 LOG_P_FLOOR = -30.0  # evidence of one token is bounded, so that it can be forgotten
 
 
@@ -79,49 +80,6 @@ def update_evidence(
     return math.pow(gamma, token_weight) * evidence + token_weight * gained
 
 
-def mix(log_w: Logs, log_p: Logs) -> Logs:
-    """The mixture: log_w [.., E], log_p [.., E, V] → log m [.., V], in log_p's precision.
-
-    Rows of dead members (log_w = −inf) are ignored whatever they hold, if it is finite.
-    """
-    return log_sum_exp(np.asarray(log_w, log_p.dtype)[..., None] + log_p, axis=-2)
-
-
-def apply_sampling(
-    log_m: Logs, temperature: float, top_p: float, listed: Mask | None = None
-) -> Float:
-    """Next-token probabilities after temperature and top-p, float64 [.., V], each summing to 1.
-
-    Both act on the mixture, never on its parts. temperature 0 is greedy (the lowest id wins a
-    tie). `listed` (bool, [.., V]) says which tokens some expert listed by name: unless
-    temperature and top_p are both 1 the others, whose mass is only a spread tail, are dropped.
-    """
-    logits = np.asarray(log_m, np.float64)
-    if listed is not None and (temperature != 1.0 or top_p < 1.0):
-        logits = np.where(listed, logits, -np.inf)
-    if temperature == 0.0:
-        probs = np.zeros_like(logits)
-        np.put_along_axis(probs, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
-        return probs
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
-        logits = (logits - np.max(logits, axis=-1, keepdims=True)) / temperature
-    probs = np.exp(logits - log_sum_exp(logits)[..., None])
-    if top_p < 1.0:
-        order = np.argsort(-probs, axis=-1, kind="stable")
-        ranked = np.take_along_axis(probs, order, axis=-1)
-        before = np.cumsum(ranked, axis=-1) - ranked  # the first token is always kept
-        np.put_along_axis(probs, order, np.where(before < top_p, ranked, 0.0), axis=-1)
-    normalised: Float = probs / np.sum(probs, axis=-1, keepdims=True)
-    return normalised
-
-
-def sample(probs: Float, rng: np.random.Generator) -> int:
-    """One token id from probs [V], by inversion of one uniform number."""
-    cumulative = np.cumsum(probs)
-    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    return min(drawn, int(np.flatnonzero(probs)[-1]))
-
-
 class Walk:
     """The posterior of N sequences that move through text in lockstep.
 
@@ -136,6 +94,10 @@ class Walk:
         self._gate = gate
         self._features = initial_features((count,))
         self._evidence = np.zeros((count, len(self.members)))
+        self._length, self._age = 0, 0.0  # tokens so far; tokens as forgetting counts them
+        # By position: its age, the token's weight, the log-probabilities [N, E] that count for it
+        # (NaN: not blind). Replaced, never changed.
+        self._counted: dict[int, tuple[float, float, Float]] = {}
 
     def log_weights(self, alive: Mask | bool = True) -> Float:
         """Log weights for the next token, float64 [N, E]. alive: broadcast to [N, E]."""
@@ -146,6 +108,8 @@ class Walk:
         """Append visible tokens, ids [N, n]: they move the gate's features, never the evidence."""
         self._features = update_features(self._features, ids)
         self._evidence = GAMMA ** ids.shape[-1] * self._evidence
+        self._length += ids.shape[-1]
+        self._age += ids.shape[-1]
 
     def observe(
         self,
@@ -164,3 +128,24 @@ class Walk:
         self._evidence = update_evidence(
             self._evidence, log_p_token, blind=blind, token_weight=token_weight
         )
+        self._age += token_weight
+        kept = {p: c for p, c in self._counted.items() if p > self._length - MAX_AMENDED_TOKENS}
+        counted = np.clip(np.asarray(log_p_token, np.float64), LOG_P_FLOOR, 0.0)
+        counted = np.where(blind, counted, np.nan)
+        self._counted = kept | {self._length: (self._age, token_weight, counted)}
+        self._length += 1
+
+    def amend(self, row: int, column: int, position: int, log_p: float) -> None:
+        """Count for a token that was observed blind what its expert had bound itself to give it,
+        which is known only now. The same again changes nothing, and what has faded is past."""
+        if position not in self._counted:
+            return
+        age, token_weight, counted = self._counted[position]
+        now, was = max(min(log_p, 0.0), LOG_P_FLOOR), counted[row, column]
+        if math.isnan(was):  # not blind: it counted as the baseline did
+            return
+        amended, evidence = counted.copy(), self._evidence.copy()
+        amended[row, column] = now
+        evidence[row, column] += token_weight * math.pow(GAMMA, self._age - age) * (now - was)
+        self._counted = self._counted | {position: (age, token_weight, amended)}
+        self._evidence = evidence

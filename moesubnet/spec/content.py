@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.errors import SpecError
+from moesubnet.wire.strict_json import parse_as
 
 SPEC_FORMAT: Final = "moesubnet-spec/1"
 MAX_SPEC_BYTES = 65_536
@@ -110,8 +111,8 @@ def load_spec(root: Path, expected_sha256: str | None = None) -> LoadedSpec:
             "fetch the spec that the subnet's owner published"
         )
     try:
-        spec = Spec.model_validate_json(raw)
-    except ValidationError as error:
+        spec = parse_as(Spec, raw)
+    except ValueError as error:
         raise SpecError(f"{source} is not a {SPEC_FORMAT}: {error}") from error
     for file in (spec.tokenizer, spec.public_text, spec.baseline.file):
         path = root / file.path

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
 
-from pydantic import ValidationError
-
 from moesubnet.errors import SpecError
 from moesubnet.host.paths import cache_dir
 from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, Spec, load_spec
 from moesubnet.wire.addresses import checked_sockets
+from moesubnet.wire.strict_json import parse_as
 
 if TYPE_CHECKING:
     import aiohttp
@@ -69,12 +68,13 @@ async def _fetch_spec(base_url: str, sha256: str, root: Path, *, allow_private: 
         ) as http:
             unproven = root / "spec.json.part"
             await _download(http, base_url + "spec.json", unproven, sha256, MAX_SPEC_BYTES)
-            spec = Spec.model_validate_json(unproven.read_bytes())
+            try:
+                spec = parse_as(Spec, unproven.read_bytes())
+            except ValueError as error:
+                raise SpecError(f"the owner's spec is malformed: {error}") from error
             for file in (spec.tokenizer, spec.public_text, spec.baseline.file):
                 path, url = root / file.path, urljoin(base_url, file.path)
                 await _download(http, url, path, file.sha256, MAX_FILE_BYTES)
-    except ValidationError as error:
-        raise SpecError(f"the owner's spec is malformed: {error}") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise SpecError(
             f"cannot fetch the spec from {base_url}: {error or type(error).__name__}. "

@@ -1,4 +1,7 @@
-"""Training state on disk: one safetensors file, replaced atomically; a kill loses seconds."""
+"""Training state on disk: one safetensors file, replaced atomically; a kill loses seconds.
+
+Only what is trained is in it: of an adapter's run, the adapter.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,8 @@ def save_checkpoint(
 
     tensors = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         tensors[f"model/{name}"] = parameter.detach()
         for optimizer in optimizers:
             for key, value in optimizer.state.get(parameter, {}).items():
@@ -74,5 +79,6 @@ def load_checkpoint(
             if key == "model":
                 parameter.copy_(value)
             else:
-                owner[parameter].state[parameter][key] = value
+                place = parameter.device if value.ndim else value.device
+                owner[parameter].state[parameter][key] = value.to(place)
     return position

@@ -19,54 +19,205 @@ from moesubnet.types import NetUid
 
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient
+    from moesubnet.training.expert import ExpertReport
+    from moesubnet.training.finetune import FineTuneReport, FineTuning
+    from moesubnet.training.progress import OnProgress
 
 SLOW_TOKENS_PER_S = 1_500
+SMALL_EXPERT_S = 120.0
+STOPPED = 130  # as a shell says of what Ctrl-C ended
 
 
 def train(
     text: Annotated[list[str], typer.Option(help="Files to learn from; a glob, may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder of the expert; an interrupted run continues.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Start from this model: its folder, or its hub id. It needs the subnet's "
+            "tokenizer. Without it a small model is trained from nothing.",
+        ),
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train an adapter of this rank (8 to 64 are usual) instead of all weights of "
+            "--from: a fraction of the memory. Needs moesubnet[lora].",
+        ),
+    ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="Write base and adapter as one model, not as an adapter."),
+    ] = False,
     spec: Annotated[
         Path | None,
         typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
     ] = None,
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
-    seconds: Annotated[float, typer.Option(min=0, help="Training time, seconds.")] = 120.0,
-    min_steps: Annotated[int, typer.Option(min=1, help="Steps to do however long it takes.")] = 300,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Training time, seconds: 120 by default; with --from an end before --epochs are "
+            "done, none by default.",
+        ),
+    ] = None,
+    min_steps: Annotated[
+        int, typer.Option(min=1, help="Without --from: steps to do however long it takes.")
+    ] = 300,
+    epochs: Annotated[
+        float, typer.Option(min=0.01, help="With --from: how often the text is read.")
+    ] = 2.0,
+    window: Annotated[
+        int, typer.Option(min=32, help="With --from: tokens that the model sees at once.")
+    ] = 1_024,
+    batch: Annotated[
+        int, typer.Option(min=1, help="With --from: windows of a step, over all devices.")
+    ] = 8,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="With --from: the highest; by default 2e-4 of an adapter, else 2e-5."),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="With --from: bf16, f32, or auto: bf16 where the device is made for it."),
+    ] = "auto",
+    track: Annotated[
+        str | None, typer.Option(help="Also write the losses for `tensorboard` or `wandb`.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights and the batches.")] = 0,
     fresh: Annotated[bool, typer.Option(help="Start over instead of continuing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
 ) -> None:
-    """Train a small expert from raw text with the subnet's tokenizer."""
+    """Train an expert on your own text: from a model that you have, or a small one from nothing.
+
+    \b
+        moesubnet expert train --text '~/notes/**/*.md' --out my-expert
+        moesubnet expert train --from google/gemma-3-270m --lora 16 \\
+            --text '~/code/**/*.py' --out my-adapter
+
+    With --from it says first what memory and time it will take. One text in twenty is held out
+    (none that also occurs in the rest) and measured before and after. Ctrl-C keeps the work, twice
+    ends at once; the same command goes on. On several devices, the same command behind
+    `torchrun --nproc-per-node N -m` or `accelerate launch -m`.
+    """
     paths = sorted({Path(name) for pattern in text for name in glob.glob(pattern, recursive=True)})
     paths = [path for path in paths if path.is_file()]
     if not paths:
         raise ConfigError(f"no file matches {' '.join(text)}")
+    if precision not in ("auto", "bf16", "f32"):
+        raise ConfigError(f"--precision {precision} is none of auto, bf16 and f32")
+    if base is None and (lora is not None or merge):
+        raise ConfigError("--lora and --merge need a model to start --from")
     loaded = load_spec(spec) if spec else ask_chain(chain, partial(_published_spec, netuid))
 
-    from moesubnet.training.expert import train_expert
     from moesubnet.training.progress import json_lines, on_terminal
+    from moesubnet.training.tracking import tracked
 
-    run = partial(
-        train_expert, paths, out, loaded, budget_s=seconds, min_steps=min_steps, seed=seed
-    )
+    def run(progress: OnProgress) -> ExpertReport | FineTuneReport | None:
+        with tracked(track, out, progress) as progress:
+            if base is None:
+                from moesubnet.training.expert import train_expert
+
+                return train_expert(
+                    paths,
+                    out,
+                    loaded,
+                    budget_s=SMALL_EXPERT_S if seconds is None else seconds,
+                    min_steps=min_steps,
+                    seed=seed,
+                    resume=not fresh,
+                    progress=progress,
+                )
+            from moesubnet.training.finetune import FineTuning
+
+            settings = FineTuning(
+                base=base,
+                lora_rank=lora,
+                merge=merge,
+                window=min(window, loaded.spec.context_tokens),
+                batch=batch,
+                epochs=epochs,
+                seconds=seconds,
+                lr=learning_rate,
+                precision=precision,  # type: ignore[arg-type]  # one of the three
+                seed=seed,
+            )
+            return _fine_tune(paths, out, loaded, settings, progress, fresh=fresh)
+
     if as_json:
-        report = run(resume=not fresh, progress=json_lines)
-        print(json.dumps({"report": asdict(report)}), flush=True)
-        return
-    with on_terminal() as progress:
-        report = run(resume=not fresh, progress=progress)
-    typer.echo(
+        report = run(json_lines)
+        print(json.dumps({"report": report and asdict(report)}), flush=True)
+    else:
+        with on_terminal() as progress:
+            report = run(progress)
+    if report is None:
+        typer.echo(f"stopped; {out} holds what there is, and the same command goes on", err=True)
+        raise typer.Exit(STOPPED)
+    if not as_json:
+        typer.echo(_in_words(out, report))
+
+
+def _fine_tune(
+    paths: list[Path],
+    out: Path,
+    spec: LoadedSpec,
+    settings: FineTuning,
+    progress: OnProgress,
+    *,
+    fresh: bool,
+) -> FineTuneReport | None:
+    from moesubnet.host.interrupt import first_interrupt
+    from moesubnet.training.finetune import fine_tune
+    from moesubnet.training.team import team_of_this_process
+
+    with team_of_this_process() as team, first_interrupt() as should_stop:
+        report = fine_tune(
+            paths,
+            out,
+            spec,
+            settings,
+            resume=not fresh,
+            on_progress=progress,
+            say=lambda text: typer.echo(text, err=True) if team.rank == 0 else None,
+            should_stop=should_stop,
+            team=team,
+        )
+    if team.rank != 0:
+        raise typer.Exit(STOPPED if report is None else 0)
+    return report
+
+
+def _in_words(out: Path, report: ExpertReport | FineTuneReport) -> str:
+    from moesubnet.training.expert import ExpertReport
+
+    if not isinstance(report, ExpertReport):
+        gained = report.perplexity_after < report.perplexity_before
+        return (
+            f"{out}: {report.trained_parameters:,} of {report.parameters:,} parameters trained, "
+            f"{report.steps} steps over {report.train_tokens:,} tokens in {report.elapsed_s:.0f} s"
+            f"\nheld-out perplexity {report.perplexity_before:.2f} before, "
+            f"{report.perplexity_after:.2f} after"
+            + (
+                ""
+                if gained
+                else "\nIt got worse: give more text, fewer --epochs, or a smaller --learning-rate."
+            )
+        )
+    text = (
         f"{out}: {report.parameters:,} parameters, {report.steps} steps over "
         f"{report.train_tokens:,} tokens in {report.elapsed_s:.0f} s\n"
         f"held-out perplexity {report.held_out_perplexity:.1f}"
     )
     if report.seen_tokens < SLOW_TOKENS_PER_S * report.elapsed_s:
-        typer.echo(
-            f"This machine trains slowly ({report.seen_tokens / report.elapsed_s:,.0f} tokens/s): "
-            "a longer --seconds makes a better expert."
+        text += (
+            f"\nThis machine trains slowly ({report.seen_tokens / report.elapsed_s:,.0f} "
+            "tokens/s): a longer --seconds makes a better expert."
         )
+    return text
 
 
 async def _published_spec(netuid: int, client: ChainClient) -> LoadedSpec:

@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss, train
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from transformers import LlamaForCausalLM
 
 BATCH_TOKENS = 1_024  # small batches: in two minutes, steps are what is scarce
@@ -68,10 +69,14 @@ def train_expert(
 
     Ends when `budget_s` and `min_steps` are both spent. Continues an interrupted run of the same
     text and settings unless `resume` is false; a finished one returns its report at once. One
-    torch thread unless OMP_NUM_THREADS says more. Raises ConfigError on too little text.
+    torch thread unless OMP_NUM_THREADS says more. Raises ConfigError on too little text, or for a
+    vocabulary too large for a small model.
     """
     import torch
 
+    from moesubnet.training.head import split_model
+
+    config = small_config(spec)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     run = run_name(texts, spec, budget_s=budget_s, min_steps=min_steps, seed=seed)
     checkpoint = out / "training.state"  # no model file: miners load *.safetensors
@@ -84,7 +89,7 @@ def train_expert(
 
     cpu_started_s = time.process_time()
     window = spec.spec.context_tokens
-    documents = _encoded(texts, spec, progress)
+    documents = encoded(texts, spec, progress)
     ids, held_out = split_held_out(documents, spec.spec.eos_id, window - 1, HELD_OUT_EVERY)
     held_out = held_out[:MAX_HELD_OUT_WINDOWS]
     if len(ids) < MIN_WINDOWS * window:
@@ -92,14 +97,15 @@ def train_expert(
             f"{len(ids):,} tokens are too little text to train on; "
             f"{MIN_WINDOWS * window:,} is the least, a few hundred thousand make an expert"
         )
-    model = new_model(small_config(spec), seed)
+    model = new_model(config, seed)
+    split = split_model(model)
 
     def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
         # Half the context most of the time, for diversity; all of it often enough to be served.
         length = window if step % 4 == 3 else window // 2
         rng = np.random.default_rng([seed, step])
         windows = random_windows(ids, max(1, BATCH_TOKENS // length), length, start_id(spec), rng)
-        return next_token_loss(model, windows), windows.size
+        return next_token_loss(split, windows), windows.size
 
     outcome = train(
         model,
@@ -115,12 +121,12 @@ def train_expert(
         train_tokens=len(ids),
         seen_tokens=outcome.tokens,
         held_out_tokens=held_out.size,
-        held_out_perplexity=math.exp(held_out_loss(model, held_out, start_id(spec))),
+        held_out_perplexity=math.exp(held_out_loss(split, held_out, start_id(spec))),
         steps=outcome.steps,
         elapsed_s=outcome.elapsed_s,
         cpu_s=time.process_time() - cpu_started_s,
     )
-    _write_report(out, run, report)
+    write_report(out, run, report)
     checkpoint.unlink(missing_ok=True)
     return report
 
@@ -129,21 +135,37 @@ def run_name(
     texts: list[Path], spec: LoadedSpec, *, budget_s: float, min_steps: int, seed: int
 ) -> str:
     """What a run depends on: same name, same expert."""
-    hashes = "".join(file_sha256(path) for path in texts)
-    text_sha256 = hashlib.sha256(hashes.encode()).hexdigest()
-    return f"{spec.sha256}/{text_sha256}/{budget_s:g}s/{min_steps}/{seed}"
+    return f"{spec.sha256}/{text_sha256(texts)}/{budget_s:g}s/{min_steps}/{seed}"
 
 
 def read_report(out: Path, run: str) -> ExpertReport | None:
     """The report of a finished run, or None if it is missing or of another run."""
+    fields = saved_report(out, run)
+    return None if fields is None else ExpertReport(**fields)
+
+
+def saved_report(out: Path, run: str) -> dict[str, Any] | None:
+    """The fields of what `write_report` wrote for this very run."""
     try:
         saved = json.loads((out / REPORT).read_text())
     except FileNotFoundError:
         return None
-    return ExpertReport(**saved["report"]) if saved["run"] == run else None
+    return dict(saved["report"]) if saved["run"] == run else None
 
 
-def _encoded(texts: list[Path], spec: LoadedSpec, progress: OnProgress) -> list[Ids]:
+def write_report(out: Path, run: str, report: DataclassInstance) -> None:
+    """Last of all: a folder with a report is finished."""
+    temporary = out / f"{REPORT}.tmp"
+    temporary.write_text(json.dumps({"run": run, "report": asdict(report)}, indent=1) + "\n")
+    os.replace(temporary, out / REPORT)
+
+
+def text_sha256(texts: list[Path]) -> str:
+    """Of the hashes of all files, in order."""
+    return hashlib.sha256("".join(file_sha256(path) for path in texts).encode()).hexdigest()
+
+
+def encoded(texts: list[Path], spec: LoadedSpec, progress: OnProgress) -> list[Ids]:
     tokenizer = load_tokenizer(spec.tokenizer_path)
     total_bytes = max(1, sum(path.stat().st_size for path in texts))
     started_s, read_bytes = time.monotonic(), 0
@@ -155,9 +177,3 @@ def _encoded(texts: list[Path], spec: LoadedSpec, progress: OnProgress) -> list[
             elapsed_s = time.monotonic() - started_s
             progress(Progress(READING, min(1.0, read_bytes / total_bytes), None, elapsed_s))
     return documents
-
-
-def _write_report(out: Path, run: str, report: ExpertReport) -> None:
-    temporary = out / f"{REPORT}.tmp"
-    temporary.write_text(json.dumps({"run": run, "report": asdict(report)}, indent=1) + "\n")
-    os.replace(temporary, out / REPORT)

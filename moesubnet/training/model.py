@@ -6,19 +6,31 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moesubnet.errors import ConfigError
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.tokenizer import END
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
 
+MAX_VOCAB_SIZE = 32_000  # there, five sixths of a small model are its embedding
+
 
 def small_config(
     spec: LoadedSpec, *, hidden: int = 192, layers: int = 4, heads: int = 6
 ) -> LlamaConfig:
-    """About 1.7 M parameters at V = 2,048: tied embeddings, grouped keys, narrow MLP."""
+    """About 1.7 M parameters at V = 2,048: tied embeddings, grouped keys, narrow MLP.
+
+    Raises ConfigError for a vocabulary that would be nearly all of the model.
+    """
     from transformers import LlamaConfig
 
+    if (vocab_size := spec.spec.vocab_size) > MAX_VOCAB_SIZE:
+        raise ConfigError(
+            f"this subnet's vocabulary has {vocab_size:,} tokens: a small model would be an "
+            f"embedding of {vocab_size * hidden / 1e6:.1f} M parameters and little else. Start "
+            "--from a model that has this tokenizer"
+        )
     return LlamaConfig(
         vocab_size=spec.spec.vocab_size,
         hidden_size=hidden,

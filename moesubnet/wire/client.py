@@ -12,14 +12,14 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NoReturn
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from yarl import URL
 
 from moesubnet import __version__
@@ -53,11 +53,14 @@ from moesubnet.wire.signing import (
     signed_text,
     verify_receipt,
 )
+from moesubnet.wire.strict_json import parse_as
 
 CONNECT_TIMEOUT_S = 3.0
 MAX_SMALL_BYTES = 16_384  # errors, cards
 MAX_LINE_BYTES = 2**18
 OFF_LOOP_BYTES = 2**20  # larger answers are decoded in a thread
+MAX_CONNECTIONS = 512  # callers ask less at once
+MAX_STEPS = 64  # at once to one neuron, which lets one address have more connections
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
 
@@ -80,7 +83,7 @@ def open_http_session() -> aiohttp.ClientSession:
     """A session for strangers. Share one among all clients of a process, and close it."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            resolver=_NoDns(), use_dns_cache=False, limit=512, limit_per_host=16
+            resolver=_NoDns(), use_dns_cache=False, limit=MAX_CONNECTIONS
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": f"moesubnet/{__version__}"},
@@ -107,25 +110,38 @@ class ExpertClient:
         check_axon(axon, allow_private=allow_private)
         self.hotkey = hotkey
         self.axon = axon
+        self.commits = False  # whether its last card says that it commits to rows
         self._http = http
         self._signer = signer
         self._vocab_size = vocab_size
         self._last_nonce_ns = 0
+        self._places = asyncio.Semaphore(MAX_STEPS)
 
-    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+    async def step(
+        self,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
         """One `/v1/step`.
+
+        `timeout_s` begins when its turn has come, and `on_its_way` is called then: that we ask
+        too much at once is not the expert's fault.
 
         Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
         AuthError (the receipt is missing or wrong).
         """
-        deadline = time.monotonic() + timeout_s
-        try:
-            status, data, proof = await self._step_once(request, timeout_s)
-        except PeerUnavailable as error:
-            # An idle connection may be closed just as we use it; a step is safe to repeat.
-            if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
-                raise
-            status, data, proof = await self._step_once(request, deadline - time.monotonic())
+        async with self._places:
+            on_its_way()
+            deadline = time.monotonic() + timeout_s
+            try:
+                status, data, proof = await self._step_once(request, timeout_s)
+            except PeerUnavailable as error:
+                # An idle connection may be closed just as we use it; a step is safe to repeat.
+                if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                    raise
+                status, data, proof = await self._step_once(request, deadline - time.monotonic())
         if status == 409:
             raise _unknown_base(data, request)
         if len(data) < OFF_LOOP_BYTES:
@@ -162,8 +178,8 @@ class ExpertClient:
                     return
                 hasher.update(line)
                 try:
-                    chunk = GenerateChunk.model_validate_json(line)
-                except ValidationError:
+                    chunk = parse_as(GenerateChunk, line)
+                except ValueError:
                     raise WireError("a chunk of the stream is malformed") from None
                 left -= len(chunk.ids)
                 if left < 0 or any(token >= self._vocab_size for token in chunk.ids):
@@ -178,11 +194,12 @@ class ExpertClient:
         """What the expert says of itself; WireError when it is malformed or another's."""
         raw = await self.get_public("/v1/expert", max_bytes=MAX_SMALL_BYTES, timeout_s=timeout_s)
         try:
-            card = ExpertCard.model_validate_json(raw)
-        except ValidationError:
+            card = parse_as(ExpertCard, raw)
+        except ValueError:
             raise WireError("the expert's card is malformed") from None
         if card.hotkey != self.hotkey:
             raise WireError("the card is another expert's")
+        self.commits = card.commits
         return card
 
     async def get_public(self, path: str, *, max_bytes: int, timeout_s: float) -> bytes:
@@ -208,7 +225,9 @@ class ExpertClient:
         self._check_receipt(receipt, response.status, request_sha256, digest)
         base_lens = tuple(s.base_len for s in request.sequences)
         signature = bytes.fromhex(receipt.removeprefix("0x"))
-        return response.status, data, Proof(int(headers[NONCE]), base_lens, signature, data)
+        reveals = tuple(s.reveal for s in request.sequences) if request.want.committed else None
+        proof = Proof(int(headers[NONCE]), base_lens, signature, data, reveals)
+        return response.status, data, proof
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""
@@ -301,23 +320,23 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 async def _refusal(response: aiohttp.ClientResponse) -> PeerError:
     """The error for another status, with the peer's error code only if it looks like one."""
     try:
-        code = _ErrorBody.model_validate_json(bytes(await _read(response, MAX_SMALL_BYTES))).error
-    except (ValidationError, WireError):
+        code = parse_as(_ErrorBody, bytes(await _read(response, MAX_SMALL_BYTES))).error
+    except (ValueError, WireError):
         code = ""
     return PeerRefused(response.status, code if _ERROR_CODE.fullmatch(code) else "")
 
 
 def _receipt_of(line: bytes) -> str:
     try:
-        return StreamReceipt.model_validate_json(line).receipt
-    except ValidationError:
+        return parse_as(StreamReceipt, line).receipt
+    except ValueError:
         raise MalformedAuth("the stream's last line is not a receipt") from None
 
 
 def _unknown_base(data: bytearray, request: StepRequest) -> PeerError | WireError:
     try:
-        held = _ErrorBody.model_validate_json(bytes(data)).held_tokens
-    except ValidationError:
+        held = parse_as(_ErrorBody, bytes(data)).held_tokens
+    except ValueError:
         return WireError("a 409 without held_tokens")
     bases = [s.base_len for s in request.sequences]
     if len(held) != len(bases) or not all(0 <= h <= b for h, b in zip(held, bases, strict=True)):

@@ -97,6 +97,18 @@ def spread(ids: Ids, logprobs: Rows, tail_mass: Rows, vocab_size: int) -> Rows:
     return rows
 
 
+def nucleus(logprobs: NDArray[np.floating], k: int, mass: float) -> list[NDArray[np.intp]]:
+    """For each row [V] the columns, ascending, of the fewest tokens that hold `mass`, at most k."""
+    k = min(k, logprobs.shape[1])
+    best = np.argpartition(-logprobs, k - 1, axis=1)[:, :k]
+    values = np.take_along_axis(logprobs, best, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    held = np.exp(np.take_along_axis(values, order, axis=1), dtype=np.float64)
+    counts = (np.cumsum(held, axis=1) - held < mass).sum(axis=1)
+    ranked = np.take_along_axis(best, order, axis=1)
+    return [np.sort(row[:count]) for row, count in zip(ranked, counts, strict=True)]
+
+
 def draw(logprobs: Rows, count: int, rng: np.random.Generator) -> Ids:
     """u32 [rows, count]: tokens drawn from each row's law, with replacement."""
     edges = np.cumsum(np.exp(logprobs, dtype=np.float64), axis=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 
 class RateLimiter:
@@ -35,12 +37,17 @@ class RateLimiter:
         return allowed
 
 
-class SharedBudget:
-    """`capacity` units that many keys hold at once; a key, at most a third of what is left free.
+def is_fair(held: int, free: int) -> bool:
+    """Whether one of many may hold so much while so much is left: at most a third of it.
 
-    So one key alone may hold a quarter of the whole, and k keys that take all they can leave
-    (3/4)^k of it: the dynamic thresholds of Choudhury and Hahne (1998), with factor 1/3.
+    So one alone may hold a quarter of the whole, and k that take all they can leave (3/4)^k of
+    it: the dynamic thresholds of Choudhury and Hahne (1998), with factor 1/3.
     """
+    return 3 * held <= free
+
+
+class SharedBudget:
+    """`capacity` units that many keys hold at once, each no more than `is_fair`."""
 
     def __init__(self, capacity: int) -> None:
         self._free = capacity
@@ -48,7 +55,7 @@ class SharedBudget:
 
     def take(self, key: str, amount: int) -> bool:
         """Hold `amount` more; False, and nothing taken, when the key's part has no room for it."""
-        if 3 * (self._held[key] + amount) > self._free - amount:
+        if not is_fair(self._held[key] + amount, self._free - amount):
             return False
         self._held[key] += amount
         self._free -= amount
@@ -59,3 +66,15 @@ class SharedBudget:
         self._held[key] -= amount
         if not self._held[key]:
             del self._held[key]
+
+
+@lru_cache(maxsize=4_096)
+def address_key(remote: str | None) -> str:
+    """An IPv4 address, or the /64 of an IPv6 one: what a stranger cannot change for free."""
+    try:
+        address = ip_address(remote or "")
+    except ValueError:
+        return ""
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or int(address) >> 64)
+    return str(address)

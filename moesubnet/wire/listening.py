@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import socket
 from dataclasses import dataclass
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from moesubnet.errors import ConfigError
+from moesubnet.wire.limits import address_key, is_fair
 
-IDLE_TIMEOUT_S = 60.0  # also for a connection that never completes its first header
+IDLE_TIMEOUT_S = 60.0  # also for a header that is never completed, and for who reads nothing
 LINGER_S = 2.0  # how long we read and ignore the rest of a refused body
 MAX_CONNECTIONS = 1_024
-MAX_CONNECTIONS_PER_ADDRESS = 128  # loopback is not counted: this machine's own processes
+_OWN = {address_key("127.0.0.1"), address_key("::1")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ async def serve(
 ) -> Listening:
     """Serve `app`; port 0 picks a free one. ConfigError when the address cannot be bound.
 
+    Of the connections no address (IPv6: a /64) may have more than `is_fair`; this machine's own
+    processes may. Bytes that a peer does not take for IDLE_TIMEOUT_S end its connection.
     A handler is cancelled as soon as its caller has left: nobody works for those who are gone.
     """
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
@@ -62,9 +66,9 @@ async def serve(
 
     def refuse_when_crowded(protocol: web.RequestHandler) -> None:
         peer = _peer(protocol)
+        free = most - len(web_server.connections)
         same = sum(_peer(other) == peer for other in web_server.connections)
-        crowded = same > MAX_CONNECTIONS_PER_ADDRESS and peer not in ("127.0.0.1", "::1")
-        if crowded or len(web_server.connections) > most:
+        if free < 0 or not (peer in _OWN or is_fair(same, free)):
             protocol.force_close()
 
     def accept() -> web.RequestHandler:
@@ -77,12 +81,16 @@ async def serve(
     except OSError as error:
         await runner.cleanup()
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
+        for listener in server.sockets:
+            milliseconds = round(IDLE_TIMEOUT_S * 1_000)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return Listening(host, server.sockets[0].getsockname()[1], runner, server)
 
 
 def _peer(protocol: web.RequestHandler) -> str:
     name = protocol.peername
-    return name[0] if isinstance(name, tuple) else ""
+    return address_key(name[0] if isinstance(name, tuple) else None)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from moesubnet.errors import (
     AuthError,
+    BadReveal,
     PeerError,
     PeerLate,
     PeerResting,
@@ -26,14 +29,69 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
-from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, StepResponse, Want, base_hash
+from moesubnet.wire.commitment import Commitment
+from moesubnet.wire.patience import LEAST_PATIENCE_S, Paces, cut_stragglers, deadline_s
+from moesubnet.wire.protocol import (
+    Ids,
+    SequenceStep,
+    StepRequest,
+    StepResponse,
+    StepRows,
+    Want,
+    base_hash,
+)
 
-_Bases = tuple[tuple[int, str], ...]  # of each sequence: ids held, and the parent's name
 PanelError = PeerError | WireError | AuthError
+_Requests = dict[tuple[object, ...], StepRequest]  # by what an expert lacks, commits to and owes
 MAX_REST_DOUBLINGS = 5
-PATIENCE = 2.0  # times as long as half of the weight took, …
-LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
+
+
+class Asked(Protocol):
+    """Whoever answers steps: a miner over HTTP (`client.ExpertClient`), a recording, a simulation.
+
+    An answer is checked and normalised by whoever implements this: `StepResponse.from_bytes` does
+    it for what strangers send.
+    """
+
+    @property
+    def hotkey(self) -> Hotkey: ...
+
+    @property
+    def commits(self) -> bool:
+        """Whether it commits to the tails of laws of which it lists a part."""
+        ...
+
+    async def step(
+        self,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
+        """on_its_way: called when the request leaves, after any wait for a place of our own.
+
+        Raises PeerError, WireError, AuthError; UnknownBase where it holds less than the base.
+        """
+        ...
+
+    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
+        """Say that these sessions are over. Raises PeerError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bound:
+    """An expert's committed law of `position`, the ids that it lists, and the token that came."""
+
+    position: int
+    commitment: Commitment
+    listed: Ids
+    token_id: int = -1
+
+    @property
+    def owes(self) -> bool:
+        """The token came, and only a leaf can tell what it was given."""
+        return self.token_id >= 0
 
 
 class PanelSequence:
@@ -43,15 +101,28 @@ class PanelSequence:
         self.session = session
         self.ids: Ids = np.array(ids, np.uint32)  # replaced, never changed in place
         self._held: dict[Hotkey, int] = {}
+        self._bound: dict[Hotkey, _Bound] = {}
+        self._said: dict[Hotkey, tuple[int, float]] = {}
         self._parents: dict[Hotkey, str] = {}  # the session by which an expert knows these ids
 
     def append(self, ids: ArrayLike) -> None:
-        self.ids = np.concatenate([self.ids, np.asarray(ids, np.uint32)])
+        """Whoever committed to the law of the first new token and did not list it owes a leaf."""
+        new, end = np.asarray(ids, np.uint32), len(self.ids)
+        owing = self.unlisted(int(new[0])) if len(new) else set()
+        self.ids = np.concatenate([self.ids, new])
+        for hotkey, bound in list(self._bound.items()):
+            if hotkey in owing:
+                self._bound[hotkey] = replace(bound, token_id=int(new[0]))
+                self._said[hotkey] = end, bound.commitment.withheld()
+            elif len(new) and bound.position == end:
+                del self._bound[hotkey]
 
     def truncate(self, length: int) -> None:
         """Forget all ids from position `length`; the experts roll back at the next call."""
         self.ids = self.ids[:length]
         self._held = {hotkey: min(held, length) for hotkey, held in self._held.items()}
+        self._bound = {h: bound for h, bound in self._bound.items() if bound.position < length}
+        self._said = {h: said for h, said in self._said.items() if said[0] < length}
 
     def fork(self, session: str) -> PanelSequence:
         """The same text under another name; experts are told to go on from what they hold."""
@@ -81,24 +152,72 @@ class PanelSequence:
         if length < self.held_by(hotkey):
             self.set_held(hotkey, 0 if hotkey in self._parents else length)
 
+    def unlisted(self, token_id: int) -> set[Hotkey]:
+        """Who is bound to the law of the next token and would owe a leaf if it is this one."""
+        end = len(self.ids)
+        return {
+            hotkey
+            for hotkey, bound in self._bound.items()
+            if bound.position == end and token_id not in bound.listed
+        }
+
+    def said(self, hotkey: Hotkey) -> tuple[int, float] | None:
+        """The last position whose token this expert was bound to and had not listed, with the
+        log-probability that its leaf showed, or that of a withheld one as long as none did."""
+        return self._said.get(hotkey)
+
+    def owed(self, hotkey: Hotkey) -> tuple[int, int] | None:
+        """(position, token id) that this expert has yet to show."""
+        bound = self._bound.get(hotkey)
+        return (bound.position, bound.token_id) if bound and bound.owes else None
+
+    def give_up(self, hotkeys: Collection[Hotkey]) -> None:
+        """What they owe is withheld for good."""
+        self._bound = {h: b for h, b in self._bound.items() if h not in hotkeys or not b.owes}
+
+    def settle(self, hotkey: Hotkey, rows: StepRows) -> None:
+        """Take what an answer shows and binds to. Raises BadReveal where what was owed is not
+        shown; that is final."""
+        bound = self._bound.pop(hotkey, None)
+        if rows.proof is not None and bound is not None:
+            value = bound.commitment.shown(bound.token_id, rows.proof)
+            self._said[hotkey] = bound.position, value
+        if isinstance(rows.bound, Commitment) and rows.ids is not None:
+            position = rows.first + len(rows.ids) - 1
+            self._bound[hotkey] = _Bound(position, rows.bound, rows.ids[-1])
+
+
+@dataclass(slots=True)
+class _Call:
+    """One `advance` or `reveal`."""
+
+    sequences: Sequence[PanelSequence]
+    build: Callable[[Asked], StepRequest]
+    patient_until_s: dict[Hotkey, float] = field(default_factory=dict)  # of those on their way
+
 
 class Panel:
     """A set of experts. `clients` is read anew at each call and may change between calls.
 
-    deadline_s: for one expert's answer, catching up included. rest_s: how long an expert that
-    failed is left alone, doubling with each failure in a row up to 32 times; 0 asks it every time.
+    base_s: how long one expert may take for a call that asks nothing of it; what it has to read,
+    catching up included, adds to that (`deadline_s`). rest_s: how long an expert that failed is
+    left alone, doubling with each failure in a row up to 32 times; 0 asks it every time. want:
+    `committed` of those alone whose cards say that they commit. paces: what is known of the
+    experts' speed; share one among all panels of a process.
     """
 
     def __init__(
         self,
-        clients: Mapping[Hotkey, ExpertClient],
+        clients: Mapping[Hotkey, Asked],
         *,
-        deadline_s: float,
+        base_s: float,
         want: Want,
         rest_s: float = 0.0,
+        paces: Paces | None = None,
     ) -> None:
         self._clients = clients
-        self._deadline_s = deadline_s
+        self._base_s = base_s
+        self._paces = paces or Paces()
         self._want = want
         self._rest_s = rest_s
         self._failures: dict[Hotkey, int] = {}
@@ -112,105 +231,165 @@ class Panel:
         first: int | None = None,
         members: Collection[Hotkey] | None = None,
         weights: Mapping[Hotkey, float] | None = None,
+        least_patience_s: float = LEAST_PATIENCE_S,
     ) -> dict[Hotkey, StepResponse | PanelError]:
         """Append ids to each sequence, then ask every expert (or `members`) for the laws.
 
         Rows are those of positions `first` … len(ids); None asks only for the law of the next
         token. The ids are appended whatever the experts do. Cancelling cancels every request.
         weights: what each one's answer is worth; with it, who is late by the measure of those
-        that hold the greater part is cut off with PeerLate. Without, all have until the deadline.
+        that hold the greater part, and by `least_patience_s` at least, or by its own, is cut off
+        with PeerLate. Without, all have until the deadline.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
         wanted = list(self._clients if members is None else members)
-        requests: dict[_Bases, StepRequest] = {}
+        requests: _Requests = {}
+        call = _Call(sequences, lambda client: self._request(client, sequences, first, requests))
         async with asyncio.TaskGroup() as group:
-            tasks = {
-                hotkey: group.create_task(self._answer(hotkey, sequences, first, requests))
-                for hotkey in wanted
-            }
+            tasks = {hotkey: group.create_task(self._answer(hotkey, call)) for hotkey in wanted}
             if weights is not None:
-                await _cut_stragglers({tasks[key]: weights.get(key, 0.0) for key in wanted})
-        late = PeerLate("the others had answered long before")
+                await cut_stragglers(tasks, weights, call.patient_until_s, least_patience_s)
         return {
-            hotkey: self._failed(hotkey, late) if task.cancelled() else task.result()
+            hotkey: self._late(hotkey) if task.cancelled() else task.result()
             for hotkey, task in tasks.items()
         }
 
+    async def reveal(self, sequences: Sequence[PanelSequence]) -> dict[Hotkey, PanelError]:
+        """Ask everybody for the leaves that are owed, and for nothing else: at the end of a walk
+        (append its last token to the sequence first), or once more for what did not come.
+
+        The errors of those who did not show theirs, which is final; `PanelSequence.said` has what
+        the others showed.
+        """
+
+        async def ask(hotkey: Hotkey) -> StepResponse | PanelError:
+            owing = [s for s in sequences if s.owed(hotkey)]
+            call = _Call(owing, lambda client: self._reveals(client, owing))
+            return await self._answer(hotkey, call, rested=True)
+
+        debtors = [h for h in self._clients if any(s.owed(h) for s in sequences)]
+        async with asyncio.TaskGroup() as group:
+            tasks = {hotkey: group.create_task(ask(hotkey)) for hotkey in debtors}
+        answers = {hotkey: task.result() for hotkey, task in tasks.items()}
+        failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
+        for sequence in sequences:
+            sequence.give_up(failed)
+        return failed
+
     async def _answer(
-        self,
-        hotkey: Hotkey,
-        sequences: Sequence[PanelSequence],
-        first: int | None,
-        requests: dict[_Bases, StepRequest],
+        self, hotkey: Hotkey, call: _Call, *, rested: bool = False
     ) -> StepResponse | PanelError:
         """One expert's answer or its error, and what follows for the next call."""
         client = self._clients.get(hotkey)
         if client is None:
             return PeerUnavailable("left the panel")
-        if asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
+        if not rested and asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
             return PeerResting("resting after a failure")
         try:
-            async with asyncio.timeout(self._deadline_s):
-                response = await self._ask(client, sequences, first, requests)
-        except TimeoutError:
-            return self._failed(hotkey, PeerUnavailable(f"no answer in {self._deadline_s} s"))
+            request, response = await self._ask(client, call)
         except (PeerError, WireError, AuthError) as error:
             return self._failed(hotkey, error)
+        for sequence, step in zip(call.sequences, request.sequences, strict=True):
+            sequence.set_held(hotkey, step.end)
+        try:
+            _settle(hotkey, call.sequences, response)
+        except BadReveal as error:
+            return self._failed(hotkey, error)
         self._failures.pop(hotkey, None)
-        for sequence in sequences:
-            sequence.set_held(hotkey, len(sequence.ids))
         return response
 
-    async def _ask(
-        self,
-        client: ExpertClient,
-        sequences: Sequence[PanelSequence],
-        first: int | None,
-        requests: dict[_Bases, StepRequest],
-    ) -> StepResponse:
+    async def _ask(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
         """One step; if the expert holds less than we believed, once more from what it holds."""
         try:
-            request = self._request(client.hotkey, sequences, first, requests)
-            return await client.step(request, timeout_s=self._deadline_s)
+            return await self._step(client, call)
         except UnknownBase as error:
-            for sequence, held in zip(sequences, error.held_tokens, strict=True):
+            for sequence, held in zip(call.sequences, error.held_tokens, strict=True):
                 sequence.set_missing(client.hotkey, held)
         try:
-            request = self._request(client.hotkey, sequences, first, requests)
-            return await client.step(request, timeout_s=self._deadline_s)
+            return await self._step(client, call)
         except UnknownBase:
-            for sequence in sequences:
+            for sequence in call.sequences:
                 sequence.set_held(client.hotkey, 0)
             raise
 
+    async def _step(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
+        """One request, timed from when it is on its way."""
+        loop, hotkey = asyncio.get_running_loop(), client.hotkey
+        request = call.build(client)
+        tokens = sum(s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences)
+        patience_s = self._paces.patience_s(hotkey, tokens)
+        call.patient_until_s.pop(hotkey, None)
+
+        def on_its_way() -> None:
+            call.patient_until_s[hotkey] = loop.time() + patience_s
+
+        response = await client.step(
+            request, timeout_s=deadline_s(self._base_s, tokens), on_its_way=on_its_way
+        )
+        if (until_s := call.patient_until_s.get(hotkey)) is not None:
+            self._paces.took(hotkey, tokens, loop.time() - (until_s - patience_s))
+        return request, response
+
+    def _late(self, hotkey: Hotkey) -> PanelError:
+        self._paces.late(hotkey)
+        return self._failed(hotkey, PeerLate("it was time to go on without it"))
+
     def _request(
         self,
-        hotkey: Hotkey,
+        client: Asked,
         sequences: Sequence[PanelSequence],
         first: int | None,
-        requests: dict[_Bases, StepRequest],
+        requests: _Requests,
     ) -> StepRequest:
-        """What this expert lacks; experts that hold the same share one encoded request."""
-        bases = tuple((s.held_by(hotkey), s.parent_at(hotkey)) for s in sequences)
-        if bases not in requests:
+        """What this expert lacks and owes; those alike in that share one encoded request."""
+        bases = tuple((s.held_by(client.hotkey), s.parent_at(client.hotkey)) for s in sequences)
+        owed = tuple(sequence.owed(client.hotkey) for sequence in sequences)
+        want = replace(self._want, committed=self._want.committed and client.commits)
+        key = (want, bases, owed)
+        if key not in requests:
             steps = [
                 SequenceStep(
-                    s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=first, parent=parent
+                    s.session,
+                    n,
+                    base_hash(s.ids[:n]),
+                    s.ids[n:],
+                    first=first,
+                    reveal=reveal,
+                    parent=parent,
                 )
-                for s, (n, parent) in zip(sequences, bases, strict=True)
+                for s, (n, parent), reveal in zip(sequences, bases, owed, strict=True)
             ]
-            requests[bases] = StepRequest(tuple(steps), self._want)
-        return requests[bases]
+            requests[key] = StepRequest(tuple(steps), want)
+        return requests[key]
+
+    def _reveals(self, client: Asked, owing: Sequence[PanelSequence]) -> StepRequest:
+        """A step of each sequence that brings no ids and asks for no rows."""
+        steps = []
+        for sequence in owing:
+            owed = sequence.owed(client.hotkey)
+            assert owed is not None
+            base = sequence.ids[: owed[0]]
+            steps.append(
+                SequenceStep(
+                    sequence.session,
+                    len(base),
+                    base_hash(base),
+                    base[:0],
+                    first=len(base) + 1,
+                    reveal=owed,
+                )
+            )
+        return StepRequest(tuple(steps), replace(self._want, committed=True))
 
     async def close(self, sequences: Sequence[PanelSequence]) -> None:
         """Tell every expert that holds any of these that they are over; never fails."""
 
-        async def tell(client: ExpertClient) -> None:
+        async def tell(client: Asked) -> None:
             names = [s.session for s in sequences if s.is_open_at(client.hotkey)]
             if names:
                 with contextlib.suppress(PeerError):
-                    await client.close_sessions(names, timeout_s=self._deadline_s)
+                    await client.close_sessions(names, timeout_s=self._base_s)
 
         await asyncio.gather(*map(tell, list(self._clients.values())))
 
@@ -224,32 +403,13 @@ class Panel:
         return error
 
 
-async def _cut_stragglers(
-    weights: Mapping[asyncio.Task[StepResponse | PanelError], float],
-) -> None:
-    """Return when all tasks are done, the late ones cancelled.
-
-    Late is who has not answered PATIENCE times as long after the start as it took until the
-    answers weighed at least what was still to come.
-    """
-    loop = asyncio.get_running_loop()
-    start_s, limit_s, waiting = loop.time(), None, set(weights)
-    while waiting:
-        left_s = None if limit_s is None else limit_s - loop.time()
-        done, waiting = await asyncio.wait(
-            waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if not done:
-            for task in waiting:
-                task.cancel()
-            return
-        if limit_s is None:
-            given, to_come = 0.0, 0.0
-            for task, weight in weights.items():
-                if task in waiting:
-                    to_come += weight
-                elif isinstance(task.result(), StepResponse):
-                    given += weight
-            if given > 0 and given >= to_come:
-                took_s = loop.time() - start_s
-                limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)
+def _settle(hotkey: Hotkey, sequences: Sequence[PanelSequence], response: StepResponse) -> None:
+    """Take what every sequence's rows show, then raise the first BadReveal."""
+    refused: list[BadReveal] = []
+    for sequence, rows in zip(sequences, response.rows, strict=True):
+        try:
+            sequence.settle(hotkey, rows)
+        except BadReveal as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]

@@ -62,6 +62,7 @@ class ExpertCard(_Model):
     context_tokens: int = Field(ge=1, le=2**24)
     vocab_size: int = Field(ge=2, le=2**24)
     max_sequences: int = Field(ge=1, le=4_096)
+    commits: bool = False  # to the tails of rows, when asked
     engine: str = Field(max_length=64)
     version: str = Field(max_length=32)
     price_rao_per_mtoken: int = Field(ge=0, lt=2**63)

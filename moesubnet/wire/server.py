@@ -8,13 +8,12 @@ defence: size and header checks, then policy, then the body, then the signature,
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -35,7 +34,8 @@ from moesubnet.errors import (
     WrongReceiver,
 )
 from moesubnet.types import Hotkey, MetagraphSource, Signer
-from moesubnet.wire.limits import RateLimiter, SharedBudget
+from moesubnet.wire.bodies import Bodies
+from moesubnet.wire.limits import RateLimiter, address_key
 from moesubnet.wire.nonces import NonceStore
 from moesubnet.wire.protocol import GenerateChunk, StreamReceipt
 from moesubnet.wire.signing import RECEIPT, Caller, prove_claim, read_claim, sha256_of, sign_receipt
@@ -61,6 +61,9 @@ _STATUS: tuple[tuple[type[MoesubnetError], int, str], ...] = (
     (StaleMetagraph, 503, "stale_metagraph"),
     (EngineError, 503, "engine_unavailable"),
 )
+
+# Of a body that could not be read (`Bodies`).
+_BODY_ERRORS = {400: "malformed_request", 408: "body_incomplete", 413: "too_large", 503: "busy"}
 
 CallerPolicy = Callable[[Hotkey], None]
 log = logging.getLogger(__name__)
@@ -112,22 +115,8 @@ def auth_middleware(
 ) -> Middleware:
     """The one door of a neuron's server. `public_limiter` None: 10 a second, bursts of 50."""
     own_hotkey = Hotkey(own_signer.ss58_address)
-    unproven = SharedBudget(MAX_UNPROVEN_BYTES)
+    unproven = Bodies(MAX_UNPROVEN_BYTES, BODY_TIMEOUT_S)
     limiter = public_limiter or RateLimiter(rate_per_s=10.0, burst=50.0)
-
-    async def read_body(request: web.Request) -> bytes:
-        """The body of a claim. Nobody is proven yet, so what has come of all such bodies shares
-        one budget, and no address can use it up."""
-        address, body = address_key(request.remote), bytearray()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                async for chunk in request.content.iter_any():
-                    if not unproven.take(address, len(chunk)):
-                        raise web.HTTPServiceUnavailable
-                    body += chunk
-            return bytes(body)
-        finally:
-            unproven.give_back(address, len(body))
 
     async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.match_info.http_exception is not None:
@@ -135,25 +124,22 @@ def auth_middleware(
         access = getattr(request.match_info.handler, "moesubnet_access", "signed")
         if access != "signed":
             return await unsigned(request, handler, access)
-        length = request.content_length or 0
         unsized = request.body_exists and request.content_length is None
         if unsized or "Content-Encoding" in request.headers:
             return _refuse(request, 411, "length_required")
-        if length > max_body_bytes:
+        if (request.content_length or 0) > max_body_bytes:
             return _refuse(request, 413, "too_large")
         try:
             claim = read_claim(request.headers, own_hotkey, clock_ns())
             callers(claim.sender)
-            body = await read_body(request)
-            now_ns = clock_ns()
-            caller = prove_claim(claim, request.method, request.raw_path, body, now_ns, nonces)
+            async with unproven.read(request, address_key(request.remote), max_body_bytes) as body:
+                now_ns = clock_ns()
+                caller = prove_claim(claim, request.method, request.raw_path, body, now_ns, nonces)
         except MoesubnetError as error:
             log.debug("refused remote=%s reason=%s", request.remote, type(error).__name__)
             return _refuse(request, *_status_of(error))
-        except (TimeoutError, asyncio.IncompleteReadError, web.RequestPayloadError):
-            return _refuse(request, 408, "body_incomplete")
-        except web.HTTPServiceUnavailable:
-            return _refuse(request, 503, "busy")
+        except web.HTTPException as error:
+            return _refuse(request, error.status, _BODY_ERRORS[error.status])
         request[CALLER], request[BODY] = caller, body
         return await receipted(await _answer(request, handler), caller)
 
@@ -252,14 +238,3 @@ def is_local(request: web.Request) -> bool:
         return ip_address(request.remote or "").is_loopback and not forwarded
     except ValueError:
         return False
-
-
-def address_key(remote: str | None) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one: what a stranger cannot change for free."""
-    try:
-        address = ip_address(remote or "")
-    except ValueError:
-        return ""
-    if isinstance(address, IPv6Address):
-        return str(address.ipv4_mapped or int(address) >> 64)
-    return str(address)

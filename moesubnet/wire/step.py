@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import numpy as np
@@ -34,19 +34,26 @@ def base_hash(ids: Ids) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What each row should hold: every token, the `k` likeliest, or `k` drawn from the law."""
+    """What each row should hold: every token, the `k` likeliest, or `k` drawn from the law.
+
+    committed: each sequence's last row comes with the root of a tree over its tail, of which the
+    next step may ask one token (`SequenceStep.reveal`); see commitment.py.
+    """
 
     kind: Kind
     k: int = 0  # 0 for full
+    committed: bool = False
 
     def __post_init__(self) -> None:
+        if self.committed and self.kind != "top_k":
+            raise FrameError("only rows that list the likeliest tokens are committed")
         if self.kind not in ("full", "top_k", "sampled_n") or (self.k > 0) == (self.kind == "full"):
             raise FrameError("want is full with k = 0, or top_k or sampled_n with k > 0")
 
 
 def want_for(vocab_size: int) -> Want:
-    """Whole laws of small vocabularies, else the 256 likeliest tokens with the tail's mass."""
-    return Want("full") if vocab_size <= MAX_FULL_VOCAB else Want("top_k", TOP_K)
+    """Whole laws of small vocabularies, else the 256 likeliest tokens and a committed tail."""
+    return Want("full") if vocab_size <= MAX_FULL_VOCAB else Want("top_k", TOP_K, committed=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +61,9 @@ class SequenceStep:
     """One sequence of a step: after `base_len` ids hashed in `base_hash` come the given ids.
 
     Answered are the rows `first_row` … `end`, where row p is the law of token p given ids < p.
-    `first` None means after the appended ids: one row for each draft id and one more.
+    `first` None means after the appended ids: one row for each draft id and one more. `reveal`
+    asks what the committed row of a position held for a token id; a step that only asks that has
+    no rows, brings no ids, and `first` is end + 1.
     `parent` is another session of the same sender, whose first `base_len` ids the session begins
     with, in place of what it held; empty means that it goes on from its own.
     """
@@ -65,6 +74,7 @@ class SequenceStep:
     append_ids: Ids
     draft_ids: Ids = field(default_factory=_NO_IDS.copy)
     first: int | None = None
+    reveal: tuple[int, int] | None = None
     parent: str = ""
 
     @property
@@ -130,6 +140,14 @@ class StepRequest:
         ]
         hashes = b"".join(s.base_hash for s in self.sequences)
         ids = [part for s in self.sequences for part in (s.append_ids, s.draft_ids)]
+        tensors: dict[str, frames.Tensor] = {
+            "spans": np.array(spans, np.uint32).reshape(-1, 4),
+            "base_hashes": np.frombuffer(hashes, np.uint8).reshape(-1, 32),
+            "ids": np.concatenate([_NO_IDS, *ids]).astype(np.uint32, copy=False),
+        }
+        if self.want.committed:
+            asked = [(i, *s.reveal) for i, s in enumerate(self.sequences) if s.reveal]
+            tensors["reveals"] = np.array(asked, np.uint32).reshape(-1, 3)
         fields: dict[str, frames.Field] = {
             "kind": self.want.kind,
             "k": self.want.k,
@@ -137,15 +155,7 @@ class StepRequest:
         }
         if any(s.parent for s in self.sequences):
             fields["parents"] = [s.parent for s in self.sequences]
-        return frames.encode(
-            STEP_SCHEMA,
-            fields,
-            {
-                "spans": np.array(spans, np.uint32).reshape(-1, 4),
-                "base_hashes": np.frombuffer(hashes, np.uint8).reshape(-1, 32),
-                "ids": np.concatenate([_NO_IDS, *ids]).astype(np.uint32, copy=False),
-            },
-        )
+        return frames.encode(STEP_SCHEMA, fields, tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview, limits: StepLimits) -> StepRequest:
@@ -159,12 +169,15 @@ class StepRequest:
         ids = frame.tensor("ids", "u32", (None,))
         sessions = frame.texts("sessions", count)
         kind, k = frame.fields.get("kind"), frame.fields.get("k")
+        committed = "reveals" in frame.tensors
+        tensors = {"spans", "base_hashes", "ids"} | ({"reveals"} if committed else set())
         parents = _parents(frame, sessions)
         optional = {"parents"} & frame.fields.keys()
-        frame.holds_only({"kind", "k", "sessions"} | optional, {"spans", "base_hashes", "ids"})
+        frame.holds_only({"kind", "k", "sessions"} | optional, tensors)
         if not (isinstance(kind, str) and type(k) is int):
             raise FrameError("want is malformed")
-        want = Want(kind, k)  # type: ignore[arg-type]  # checked by Want itself
+        want = Want(kind, k, committed)  # type: ignore[arg-type]  # checked by Want itself
+        reveals = _reveals(frame, count, limits.vocab_size) if committed else {}
         if not 1 <= count <= limits.max_sequences or want.k > limits.vocab_size:
             raise FrameError("too many sequences or too large a k")
         if len(set(sessions)) < count or not all(map(_SESSION.fullmatch, sessions)):
@@ -172,15 +185,16 @@ class StepRequest:
         if len(ids) and int(ids.max()) >= limits.vocab_size:
             raise FrameError("a token id is outside the vocabulary")
         sequences, begin = [], 0
-        for session, parent, span, digest in zip(
-            sessions, parents, spans.tolist(), hashes, strict=True
-        ):
-            base_len, appended, drafted, first = span
+        parts = zip(sessions, parents, spans.tolist(), hashes, strict=True)
+        for i, (session, parent, (base_len, appended, drafted, first), digest) in enumerate(parts):
             middle, end = begin + appended, begin + appended + drafted
-            new_ids = ids[begin:middle], ids[middle:end]
-            step = SequenceStep(session, base_len, digest.tobytes(), *new_ids, first, parent)
+            new, draft, reveal = ids[begin:middle], ids[middle:end], reveals.get(i)
+            step = SequenceStep(
+                session, base_len, digest.tobytes(), new, draft, first, reveal, parent
+            )
             # The engine feeds one token (bos) before the sequence, hence the strict inequality.
-            if end > len(ids) or step.end >= limits.context_tokens or first > step.end:
+            last = base_len + 1 if reveal and step.end == base_len else step.end
+            if end > len(ids) or step.end >= limits.context_tokens or first > last:
                 raise FrameError("a sequence is longer than its ids or the context")
             sequences.append(step)
             begin = end
@@ -191,6 +205,17 @@ class StepRequest:
         if request.row_offsets[-1] * width > limits.max_answer_values:
             raise FrameError("the answer would be too large; ask for fewer rows")
         return request
+
+
+def _reveals(frame: frames.Frame, count: int, vocab_size: int) -> dict[int, tuple[int, int]]:
+    """(position, token id) by sequence: ascending, at most one each."""
+    rows = frame.tensor("reveals", "u32", (None, 3)).tolist()
+    places = [place for place, _, _ in rows]
+    if any(a >= b for a, b in pairwise([*places, count])):
+        raise FrameError("reveals are not one for a sequence, in order")
+    if any(token >= vocab_size for _, _, token in rows):
+        raise FrameError("a token to reveal is outside the vocabulary")
+    return {place: (position, token) for place, position, token in rows}
 
 
 def _parents(frame: frames.Frame, sessions: Sequence[str]) -> Sequence[str]:

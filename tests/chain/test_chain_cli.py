@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from moesubnet.chain import keyfile, wallet
 from moesubnet.chain.commands.tables import metagraph_table
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ConfigError, MoesubnetError, WalletError
@@ -49,6 +50,21 @@ def test_a_newcomer_gets_from_nothing_to_a_staked_neuron(moesubnet: Commands) ->
     assert "0 τ" in moesubnet.says("stake", "remove", "all", "-w", "mine", "-y")
     assert "staked nothing" in moesubnet.says("stake", "list", "-w", "mine")
     assert "no stake" in moesubnet.fails(ConfigError, "stake", "remove", "all", "-w", "mine", "-y")
+
+
+def test_a_weak_password_is_used_only_by_who_insists(
+    moesubnet: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyfile, "_ARGON2I_BYTES", 8192)
+    typed = iter(["pw", "", "four random words", "mistyped", "pw", "pw"])
+    monkeypatch.setattr(wallet, "ask_on_terminal", lambda prompt: next(typed))
+    said = moesubnet("wallet", "new", "mine", typed="n\ny\n")
+    assert said.exit_code == 0
+    assert said.stderr.count("weak") == 3
+    assert said.stderr.count("Use it all the same?") == 2
+    assert "the passwords differ" in said.stderr
+    monkeypatch.setenv("BT_WALLET_PASSWORD", "pw")
+    assert "warning: this password is weak" in moesubnet("wallet", "new", "other").stderr
 
 
 def test_tokens_are_sent_to_an_address_or_a_name(moesubnet: Commands) -> None:

@@ -73,11 +73,18 @@ async def test_watched_keys_are_counted_over_the_connection(served: Server) -> N
         assert "result" in await ask(opened, "state_subscribeStorage", keys(5000, 1))
 
 
-@pytest.mark.parametrize("text", ["1e999", "NaN", "1.5", "[]"])
+@pytest.mark.parametrize("text", ["1e999", "1.5", "[]"])
 async def test_an_id_is_a_whole_number_a_text_or_null(served: Server, text: str) -> None:
     async with socket(served) as opened:
         await opened.send_str(f'{{"id":{text},"method":"system_name"}}')
         assert (await opened.receive_json(timeout=10))["error"]["code"] == -32600
+
+
+@pytest.mark.parametrize("text", ['{"id":NaN}', '{"id":1,"method":"system_name","id":2}'])
+async def test_what_has_no_one_meaning_is_no_request(served: Server, text: str) -> None:
+    async with socket(served) as opened:
+        await opened.send_str(text)
+        assert (await opened.receive_json(timeout=10))["error"]["code"] == -32700
 
 
 async def test_a_client_that_asks_and_never_reads_is_not_worked_for(
@@ -131,14 +138,25 @@ async def test_silent_connections_cannot_use_up_the_descriptors(
     assert not caplog.records
 
 
-async def test_a_body_that_never_ends_is_given_up(
-    served: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_BODY_TIMEOUT_S", 0.2)
-    reader, writer = await asyncio.open_connection(served.host, served.port)
-    writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
-    assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
-    writer.close()
+    async with DevChain.open(seal="manual") as chain, serve_chain(chain) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+
+
+async def test_posts_that_trickle_shut_nobody_out(served: Server) -> None:
+    silent = [await asyncio.open_connection(served.host, served.port) for _ in range(300)]
+    for _, writer in silent:
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16000000\r\n\r\n{")
+    url = f"http://{served.host}:{served.port}"
+    async with aiohttp.ClientSession() as http:
+        async with http.post(url, json={"id": 1, "method": "system_name"}) as answer:
+            assert (await answer.json())["result"]
+    for _, writer in silent:
+        writer.close()
 
 
 async def test_no_flipped_bit_of_an_extrinsic_is_taken() -> None:

@@ -10,7 +10,7 @@ import pytest
 from substrateinterface import Keypair
 
 from moesubnet.chain import keyfile, wallet
-from moesubnet.errors import WalletError
+from moesubnet.errors import WalletError, WrongPassword
 
 GOLDEN = Path(__file__).parents[1] / "vectors" / "wallet"
 GOLDEN_PASSWORD = "correct horse"
@@ -54,9 +54,38 @@ def test_a_new_wallet_is_encrypted_private_and_opens_with_its_password_only(
     assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
     with pytest.raises(WalletError, match="wrong password"):
         wallet.load_coldkey("alice", tmp_path / "wallets", ask=lambda _: "another")
-    opened = wallet.load_coldkey("alice", tmp_path / "wallets", ask=lambda _: "a password")
+    typed = iter(["a pasword", "a password"])
+    opened = wallet.load_coldkey("alice", tmp_path / "wallets", ask=lambda _: next(typed))
     assert opened.ss58_address == made.address
     assert opened.mnemonic == made.mnemonic
+
+
+def test_a_mistyped_password_is_asked_for_again_three_times_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyfile, "_ARGON2I_BYTES", 8192)  # three of them cost seconds
+    wallet.create_coldkey("alice", "a password", root=tmp_path)
+    asked: list[str] = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return "another"
+
+    with pytest.raises(WrongPassword):
+        wallet.load_coldkey("alice", tmp_path, ask=ask)
+    assert len(asked) == 3
+    assert [prompt.startswith("wrong; once more") for prompt in asked] == [False, True, True]
+    monkeypatch.setenv("BT_WALLET_PASSWORD", "another")
+    with pytest.raises(WrongPassword):
+        wallet.load_coldkey("alice", tmp_path, ask=refuse_to_ask)
+
+
+@pytest.mark.parametrize(
+    ("password", "weak"),
+    [("pw", True), ("aaaaaaaaaaaa", True), ("1234567", True), ("four random words", False)],
+)
+def test_a_weak_password_is_known(password: str, weak: bool) -> None:
+    assert wallet.is_weak(password) is weak
 
 
 def test_addresses_are_read_without_a_password(tmp_path: Path) -> None:

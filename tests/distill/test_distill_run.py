@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from moesubnet.distill import run
 from moesubnet.distill.evaluate import Row, verdicts
 from moesubnet.distill.manifest import read_manifest
 from moesubnet.distill.run import Settings, Teacher, distill
@@ -24,11 +23,10 @@ A, B = Hotkey("a"), Hotkey("b")
 
 @pytest.mark.slow
 async def test_a_distillation_ends_in_a_student_a_table_and_a_manifest(
-    panel_of, tiny_spec: LoadedSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    panel_of, tiny_spec: LoadedSpec, tmp_path: Path
 ):
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr(run, "MIN_STEPS", 12)
     vocab = tiny_spec.spec.vocab_size
     test = tmp_path / "test"
     test.mkdir()
@@ -39,7 +37,7 @@ async def test_a_distillation_ends_in_a_student_a_table_and_a_manifest(
         clients = [LocalClient(k, BigramEngine(n, vocab)) for n, k in enumerate((A, B))]
         return Teacher(panel_of(*clients, vocab_size=vocab), {A: "aa", B: "bb"}, {})
 
-    settings = Settings(tmp_path / "out", test, student_s=0.1, window=32)
+    settings = Settings(tmp_path / "out", test, student_s=0.1, min_steps=12, window=32)
     seen: list[Progress] = []
     report = await distill(tiny_spec, teacher(), settings, seen.append)
     assert [row.name for row in report.rows] == [
@@ -68,6 +66,28 @@ async def test_a_distillation_ends_in_a_student_a_table_and_a_manifest(
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     with pytest.raises(SpecError, match="not those of its manifest"):
         read_manifest(settings.out)
+
+
+async def test_a_student_may_begin_as_a_model_and_be_given_little_time(
+    panel_of, tiny_spec: LoadedSpec, tiny_model: Path, tmp_path: Path, caplog
+):
+    from transformers import AutoModelForCausalLM
+
+    vocab = tiny_spec.spec.vocab_size
+    members = panel_of(LocalClient(A, BigramEngine(0, vocab)), vocab_size=vocab)
+    settings = Settings(tmp_path / "out", student_s=0.01, base=str(tiny_model), window=32)
+    report = await distill(tiny_spec, Teacher(members, {A: "aa"}, {}), settings)
+    assert report.student.steps == 1, "as many as fit, and no least number"
+    assert "give more --student-seconds" in caplog.text
+    base, student = (
+        AutoModelForCausalLM.from_pretrained(folder) for folder in (tiny_model, settings.out)
+    )
+    moved = [
+        (old - new).abs().max().item()
+        for old, new in zip(base.parameters(), student.parameters(), strict=True)
+    ]
+    assert 0 < max(moved) < 1e-3
+    assert read_manifest(settings.out).files["tokenizer.json"] == tiny_spec.spec.tokenizer.sha256
 
 
 def test_verdicts_compare_mixed_perplexities():

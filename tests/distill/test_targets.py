@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from moesubnet.distill.collect import collect
-from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form, target_want
-from moesubnet.distill.walks import walk
+from moesubnet.distill.reading import TargetReader
+from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form
+from moesubnet.distill.walks import call_groups, walk
 from moesubnet.errors import PeerUnavailable
-from moesubnet.mixture.mixing import mix
+from moesubnet.mixture.law import mix
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import Want
 
 from .conftest import VOCAB, BigramEngine, LocalClient
 
 A, B = Hotkey("a"), Hotkey("b")
-SPEC = TargetSpec("full", VOCAB, 6, 300, False, "t", "s", "g", (("a", "1"), ("b", "2")))
+SPEC = TargetSpec("full", VOCAB, 1.0, 6, 300, False, "t", "s", "g", (("a", "1"), ("b", "2")))
 WINDOWS = np.random.default_rng(1).integers(0, VOCAB, (300, 6)).astype(np.uint32)
 
 
@@ -26,31 +28,63 @@ def two() -> tuple[LocalClient, LocalClient]:
     return LocalClient(A, BigramEngine(1)), LocalClient(B, BigramEngine(2))
 
 
+def every(store: TargetStore) -> Targets:
+    """All targets of a store."""
+    reader = TargetReader(store)
+    return reader.take(np.arange(len(reader)))
+
+
+def mixed(log_w, laws) -> np.ndarray:
+    return mix(log_w, laws).law.logp
+
+
 async def test_full_targets_are_the_routers_mixture(panel_of, tmp_path: Path):
     store = TargetStore(tmp_path, SPEC)
     await collect(panel_of(*two()), WINDOWS, store)
-    targets = Targets.load(store)
+    targets = every(store)
     assert store.kept_mass() == 1.0
     np.testing.assert_array_equal(targets.ids, WINDOWS)
     part = WINDOWS[:100]
     async for turn in walk(panel_of(*two()), part, "again"):
-        log_m = mix(turn.log_w, turn.log_p)
+        log_m = np.stack([*map(mixed, turn.log_w, turn.laws)])
         np.testing.assert_allclose(targets.log_m[:100, turn.position], log_m, atol=5e-3)
         label = targets.label_log_p[:100, turn.position]
-        np.testing.assert_allclose(label[:, -1], log_m[np.arange(100), part[:, turn.position]])
+        np.testing.assert_allclose(
+            label[:, -1], log_m[np.arange(100), part[:, turn.position]], rtol=1e-5
+        )
         np.testing.assert_allclose(np.exp(targets.log_w[:100, turn.position]).sum(-1), 1, atol=1e-5)
 
 
 async def test_the_head_is_the_largest_and_the_mass_is_reported(panel_of, tmp_path: Path):
-    full, head = TargetStore(tmp_path, SPEC), replace(SPEC, kind="top_k", kept=5)
+    full, head = TargetStore(tmp_path, SPEC), replace(SPEC, kind="listed", kept=5)
     for store in (full, TargetStore(tmp_path, head)):
         await collect(panel_of(*two()), WINDOWS, store)
-    dense, listed = Targets.load(full), Targets.load(TargetStore(tmp_path, head))
-    best = np.sort(dense.log_m.astype(np.float32), axis=-1)[..., -5:]
-    np.testing.assert_allclose(np.sort(listed.log_m, axis=-1), best, atol=5e-3)
+    dense, listed = every(full), TargetReader(TargetStore(tmp_path, head))
+    picks = np.array([250, 3])  # of two shards
+    rows, ids, log_m, tail = listed.take(picks).listed()
+    law = dense.log_m.astype(np.float32)[picks].reshape(-1, VOCAB)
+    assert rows.tolist() == np.repeat(np.arange(12), 5).tolist()
+    best = np.sort(law, axis=-1)[:, -5:]
+    np.testing.assert_allclose(np.sort(log_m.reshape(-1, 5), axis=-1), best, atol=5e-3)
+    np.testing.assert_allclose(log_m, law[rows, ids], atol=5e-3)
+    np.testing.assert_allclose(tail, 1 - np.exp(best).sum(-1), atol=1e-3)
     kept_mass = TargetStore(tmp_path, head).kept_mass()
+    best = np.sort(dense.log_m.astype(np.float32), axis=-1)[..., -5:]
     assert kept_mass == pytest.approx(np.exp(best).sum(-1).mean(), abs=1e-3)
     assert 0.3 < kept_mass < 1.0
+
+
+async def test_from_listed_rows_as_little_is_kept_as_holds_the_mass(panel_of, tmp_path: Path):
+    spec = replace(SPEC, kind="listed", kept=8, mass=0.6)
+    store = TargetStore(tmp_path, spec)
+    members = panel_of(*two(), want=Want("top_k", 12))
+    await collect(members, WINDOWS, store)
+    targets = every(store)
+    mass = np.add.reduceat(np.exp(targets.log_m.astype(np.float64)), targets.ends[:-1])
+    np.testing.assert_allclose(mass + targets.tail.ravel(), 1.0, atol=5e-3)
+    counts = targets.counts.ravel()
+    assert counts.min() < counts.max() <= 8
+    assert np.all((mass >= 0.595) | (counts == 8))
 
 
 async def test_drawn_labels_are_distributed_like_the_mixture(panel_of, tmp_path: Path):
@@ -58,10 +92,10 @@ async def test_drawn_labels_are_distributed_like_the_mixture(panel_of, tmp_path:
     same = np.repeat(WINDOWS[:1], 300, axis=0)
     store = TargetStore(tmp_path, spec)
     await collect(panel_of(*two()), same, store)
-    targets = Targets.load(store)
+    targets = every(store)
     async for turn in walk(panel_of(*two()), same[:1], "law"):
         seen = np.bincount(targets.kept[:, turn.position].ravel(), minlength=VOCAB) / (300 * 32)
-        law = np.exp(mix(turn.log_w, turn.log_p)[0])
+        law = np.exp(mixed(turn.log_w[0], turn.laws[0]))
         np.testing.assert_allclose(seen, law, atol=0.025)
 
 
@@ -90,8 +124,32 @@ def test_other_experts_or_another_gate_never_share_shards(tmp_path: Path):
 
 
 def test_small_vocabularies_are_kept_whole():
-    assert target_form(2_048) == ("full", 2_048)
-    assert target_form(32_000) == ("top_k", 256)
-    assert target_form(32_000, samples=True) == ("samples", 32)
-    assert target_want(8_192).kind == "full"
-    assert target_want(8_193).k == 256
+    assert target_form(2_048) == ("full", 2_048, 1.0)
+    assert target_form(32_000)[0] == "listed"
+    assert target_form(32_000, samples=True) == ("samples", 32, 1.0)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("full", VOCAB), ("listed", 5), ("samples", 3)])
+async def test_windows_are_read_in_any_order_from_several_shards(
+    panel_of, tmp_path: Path, kind: str, kept: int
+):
+    store = TargetStore(tmp_path, replace(SPEC, kind=kind, kept=kept, mass=0.6))
+    await collect(panel_of(*two()), WINDOWS, store)
+    assert len(store.shards()) == 3
+    reader, picks = TargetReader(store), [299, 0, 130, 0, 99, 100]
+    assert len(reader) == 300
+    together = reader.take(np.array(picks))
+    np.testing.assert_array_equal(together.ids, WINDOWS[picks])
+    alone = [reader.take(np.array([pick])) for pick in picks]
+    for name in ("label_log_p", "log_w", "log_m", "kept", "tail", "counts"):
+        parts = [getattr(one, name) for one in alone]
+        if parts[0] is None:
+            assert getattr(together, name) is None
+        else:
+            np.testing.assert_array_equal(getattr(together, name), np.concatenate(parts))
+
+
+async def test_of_a_large_vocabulary_a_stop_loses_few_windows(panel_of, tmp_path: Path):
+    small, large = (call_groups(300, vocab_size=size, prefill=False) for size in (2_048, 262_144))
+    assert max(map(len, small)) == 100
+    assert max(map(len, large)) <= 16

@@ -37,7 +37,7 @@ async def test_weights_start_equal_and_follow_who_was_right(panel_of):
     np.testing.assert_allclose(path[0].log_w, -math.log(3))
     for turn, later in pairwise(path):
         label = windows[:, turn.position]
-        gained = turn.log_p[np.arange(3), :, label]
+        gained = turn.at(label)
         expected = 0.95 * (turn.log_w - turn.log_w[:, -1:]) + gained - gained[:, -1:]
         np.testing.assert_allclose(later.log_w - later.log_w[:, -1:], expected, atol=1e-5)
 
@@ -60,7 +60,9 @@ async def test_prefill_gives_honest_experts_the_same_numbers(
     prefilled = await turns(members, windows, prefill=True)
     assert (asked, members.panel._clients[A].asked) == (12, 1)
     for one, other in zip(blind, prefilled, strict=True):
-        np.testing.assert_allclose(one.log_p, other.log_p, atol=1e-4)
+        for ours, theirs in zip(one.laws, other.laws, strict=True):
+            for law, same in zip(ours, theirs, strict=True):
+                np.testing.assert_allclose(law.logp, same.logp, atol=1e-4)
         np.testing.assert_allclose(one.log_w, other.log_w, atol=1e-3)
 
 
@@ -73,7 +75,8 @@ async def test_an_expert_that_dies_loses_its_weight_and_nobody_elses(panel_of):
         np.testing.assert_allclose(weights.sum(-1), 1.0)
         assert (weights[:, 1] > 0).all() == (turn.position < 3)
     alone = await turns(panel_of(LocalClient(A, BigramEngine(1))), windows)
-    np.testing.assert_array_equal(path[-1].log_p[:, 0], alone[-1].log_p[:, 0])
+    for mine, its in zip(path[-1].laws, alone[-1].laws, strict=True):
+        np.testing.assert_array_equal(mine[0].logp, its[0].logp)
 
 
 async def test_with_nobody_left_the_walk_says_so(panel_of):
@@ -89,7 +92,7 @@ async def test_the_table_adds_up_what_the_turns_say(panel_of):
     for domain, windows in (("red", red), ("blue", blue)):
         nll: dict[str, list[float]] = {"a": [], "uniform": [], "gated": []}
         for turn in await turns(members, windows):
-            p = np.exp(turn.log_p[np.arange(len(windows)), :, windows[:, turn.position]])
+            p = np.exp(turn.at(windows[:, turn.position]))
             nll["a"] += (-np.log(p[:, 0])).tolist()
             nll["uniform"] += (-np.log(p[:, :2].mean(-1))).tolist()
             nll["gated"] += (-np.log((np.exp(turn.log_w) * p).sum(-1))).tolist()

@@ -165,4 +165,4 @@ def step_of(
     parent: str = "",
 ) -> SequenceStep:
     drafted = u32() if draft is None else draft
-    return SequenceStep(session, len(base), base_hash(base), append, drafted, first, parent)
+    return SequenceStep(session, len(base), base_hash(base), append, drafted, first, parent=parent)

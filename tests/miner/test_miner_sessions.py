@@ -15,7 +15,6 @@ from moesubnet.miner.sessions import (
     AnswerTable,
     Exclusive,
     SessionTable,
-    engine_session,
 )
 from moesubnet.types import Hotkey
 
@@ -41,7 +40,7 @@ programs = st.lists(
 def test_a_base_is_known_exactly_when_it_is_a_prefix_of_what_was_sent(
     program: list[tuple[Hotkey, str, str, list[int], list[int], list[int]]],
 ) -> None:
-    table = SessionTable(lambda _: None)
+    table = SessionTable(lambda *_: None)
     truth: dict[tuple[Hotkey, str], tuple[list[int], int]] = {}
     for caller, session, parent, base, append, draft in program:
         sent, firm = truth.get((caller, parent or session), ([], 0))
@@ -59,26 +58,26 @@ def test_a_base_is_known_exactly_when_it_is_a_prefix_of_what_was_sent(
 
 def test_sessions_expire_and_the_engine_is_told() -> None:
     now_s, forgotten = [0.0], []
-    table = SessionTable(forgotten.append, ttl_s=10, clock_s=lambda: now_s[0])
+    table = SessionTable(lambda *of: forgotten.append(of), ttl_s=10, clock_s=lambda: now_s[0])
     table.keep(ALICE, [step_of("old", u32(), u32(1))], [u32(1)])
     now_s[0] = 6
     table.keep(ALICE, [step_of("new", u32(), u32(1))], [u32(1)])
     now_s[0] = 11
     assert table.has_open(ALICE)
-    assert forgotten == [engine_session(ALICE, "old")]
+    assert forgotten == [(ALICE, "old")]
     now_s[0] = 17
     assert not table.has_open(ALICE)
     assert len(table) == 0
 
 
 def test_what_a_caller_closes_is_gone_for_it_alone() -> None:
-    forgotten: list[str] = []
-    table = SessionTable(forgotten.append)
+    forgotten: list[tuple[str, str]] = []
+    table = SessionTable(lambda *of: forgotten.append(of))
     for caller in (ALICE, EVE):
         steps = [step_of(name, u32(), u32(1, 2)) for name in ("s", "t")]
         table.keep(caller, steps, table.extend(caller, steps))
     table.close(EVE, ["s", "t", "never heard of"])
-    assert forgotten == [engine_session(EVE, "s"), engine_session(EVE, "t")]
+    assert forgotten == [(EVE, "s"), (EVE, "t")]
     assert not table.has_open(EVE)
     assert len(table) == 2
     table.close(EVE, ["s"])
@@ -86,13 +85,15 @@ def test_what_a_caller_closes_is_gone_for_it_alone() -> None:
 
 
 def test_the_greediest_callers_oldest_sessions_make_room() -> None:
-    forgotten: list[str] = []
-    table = SessionTable(forgotten.append, budget_bytes=10 * (SESSION_OVERHEAD_BYTES + 4))
+    forgotten: list[tuple[str, str]] = []
+    table = SessionTable(
+        lambda *of: forgotten.append(of), budget_bytes=10 * (SESSION_OVERHEAD_BYTES + 4)
+    )
     table.keep(ALICE, [step_of("mine", u32(), u32(1))], [u32(1)])
     for i in range(50):
         table.keep(EVE, [step_of(str(i), u32(), u32(1))], [u32(1)])
     assert len(table) == 10
-    assert forgotten == [engine_session(EVE, str(i)) for i in range(41)]
+    assert forgotten == [(EVE, str(i)) for i in range(41)]
     (ids,) = table.extend(ALICE, [step_of("mine", u32(1), u32(2))])
     assert ids.tolist() == [1, 2]
 

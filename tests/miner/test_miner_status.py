@@ -105,9 +105,20 @@ def test_the_screen_shows_rank_value_and_pay() -> None:
             sheets=[sheet_of(BIG.hotkey, 250_000_000), sheet_of(SMALL.hotkey, 150_000_000)],
         )
     )
-    for text in ("1 of 1", "+0.2000 nats/token", "300 rao", "last paid  77 rao", "70.0% of the"):
+    for text in (
+        "1 of 2 miners; 1 earn",
+        "+0.2000 nats/token",
+        "300 rao",
+        "last paid  77 rao",
+        "70.0% of the",
+    ):
         assert text in screen, text
     assert "not known" in render(status(pool_rao=None))
+
+
+def test_the_rank_is_among_all_who_were_measured_not_only_those_who_earn() -> None:
+    unpaid = status(sheets=[sheet_of(BIG.hotkey, -1)])
+    assert "rank       none yet, of 2 miners; 0 earn" in render(unpaid)
 
 
 def test_a_stranger_is_told_how_to_register() -> None:

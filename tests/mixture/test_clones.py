@@ -15,7 +15,8 @@ from moesubnet.mixture.gate import (
     uniform_gate,
     update_features,
 )
-from moesubnet.mixture.mixing import Walk, members_of, mix
+from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.types import Hotkey
 
 HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(3))
@@ -59,7 +60,7 @@ def mixtures(gate, hotkeys, laws, text, alive=None):
     walk, out = Walk(gate, members), []
     for token in text:
         weights = walk.log_weights(here)[0]
-        out.append(mix(weights, rows))
+        out.append(mix(weights, list(map(Law, rows))).law.logp)
         walk.observe(np.array([token]), rows[None, :, token], blind=here)
     return np.array(out), dict(zip(members, np.exp(weights), strict=True))
 

@@ -25,6 +25,11 @@ class Reveal:
 class FakeChain:
     def __init__(self):
         self.reveals = {}
+        self.first_block = None  # the metagraph that the epoch began with, if it is still known
+
+    async def metagraph_at(self, netuid, block):
+        assert block == 300
+        return self.first_block
 
     async def last_reveal(self, netuid, hotkey):
         return self.reveals.get(hotkey)
@@ -98,6 +103,32 @@ async def test_a_newcomer_fetches_the_whole_history_and_fits_what_is_settled(
         await validators.server.close()
         again = await fetch_revealed_sheets(chain, graph, http, tmp_path, allow_private=True)
         assert len(again) == 4
+
+
+async def test_all_who_ask_within_an_epoch_fit_the_same_gate(validators, make_sheet, tmp_path):
+    """Between two of them a validator lost its permit, moved, and an expert left."""
+    sheets = history(make_sheet, [6, 7, 8])
+    validators.files = {sheet.sha256.hex(): sheet.to_bytes() for sheet in sheets}
+    chain, home = FakeChain(), Axon("127.0.0.1", validators.server.port)
+    chain.reveals[Hotkey("validator")] = Reveal(8, sheets[-1].sha256.hex())
+    experts = [neuron(i + 1, hotkey, None, 0, False) for i, hotkey in enumerate(EXPERTS)]
+    chain.first_block = metagraph([neuron(0, "validator", Axon("127.0.0.1", 1)), *experts])
+    late = metagraph([neuron(0, "validator", home, 5, permit=False), *experts[:-1]])
+    gates = []
+    async with open_http_session() as http:
+        for name, graph in (("early", chain.first_block), ("late", late)):
+            folder = tmp_path / name
+            sync = GateSync(chain, http, folder, allow_private=True)
+            if name == "early":  # nobody answers at the old address, but the cache has it all
+                folder.mkdir()
+                for sheet in sheets:
+                    (folder / f"{sheet.sha256.hex()}.sheet").write_bytes(sheet.to_bytes())
+            gates.append(await sync.refresh(graph))
+        assert gates[0].sha256 == gates[1].sha256
+        assert gates[0].hotkeys
+        chain.first_block = None  # a node that has forgotten the block: what it knows must do
+        other = await GateSync(chain, http, tmp_path / "other", allow_private=True).refresh(late)
+        assert other.sha256 != gates[0].sha256
 
 
 async def test_lies_about_hash_author_subnet_and_epoch_are_ignored(

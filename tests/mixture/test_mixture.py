@@ -1,4 +1,6 @@
-"""The mixture's mathematics: weights, blind evidence, mixing, sampling, walks."""
+"""The mixture's mathematics: weights, blind evidence, walks."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -11,11 +13,8 @@ from moesubnet.mixture.mixing import (
     GAMMA,
     LOG_P_FLOOR,
     Walk,
-    apply_sampling,
     log_weights,
     members_of,
-    mix,
-    sample,
     update_evidence,
 )
 from moesubnet.types import Hotkey
@@ -43,26 +42,6 @@ def test_dead_members_get_nothing_and_the_rest_keep_their_proportions():
     left = np.exp(log_weights(prior, np.zeros(5), alive))
     np.testing.assert_array_equal(left[~alive], 0)
     np.testing.assert_allclose(left[alive], full[alive] / full[alive].sum())
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_the_mixture_is_a_distribution_and_beats_no_member_by_more_than_its_weight(seed):
-    rng = np.random.default_rng(seed)
-    log_p = log_laws(rng, 4, 6)
-    log_w = log_weights(rng.normal(size=(4, 6)), rng.normal(size=(4, 6)))
-    log_m = mix(log_w, log_p)
-    np.testing.assert_allclose(np.exp(log_m).sum(-1), 1.0)
-    np.testing.assert_allclose(np.exp(log_m), np.einsum("ne,nev->nv", np.exp(log_w), np.exp(log_p)))
-    # One liar cannot veto: m ≥ w_i p_i for every member.
-    assert np.all(log_m[:, None] >= log_w[..., None] + log_p - 1e-9)
-
-
-def test_mixing_keeps_the_precision_of_the_rows_and_ignores_dead_ones():
-    log_p = log_laws(np.random.default_rng(1), 3).astype(np.float32)
-    log_p[1] = -1e30
-    log_m = mix(np.log([0.5, 1e-300, 0.5]), log_p)
-    assert log_m.dtype == np.float32
-    np.testing.assert_allclose(mix(np.array([0.0, -np.inf, -np.inf]), log_p), log_p[0])
 
 
 def test_evidence_is_the_discounted_sum_of_blind_log_probabilities():
@@ -96,45 +75,6 @@ def test_one_absurd_token_is_bounded_and_forgotten():
     for _ in range(100):
         evidence = update_evidence(evidence, np.array([-1.0, -1.0]), blind=True)
     assert evidence[1] - evidence[0] < 0.2
-
-
-def test_sampling_law_at_the_edges():
-    rng = np.random.default_rng(3)
-    log_m = log_laws(rng, 7)
-    np.testing.assert_allclose(apply_sampling(log_m, 1.0, 1.0), np.exp(log_m))
-    greedy = apply_sampling(log_m, 0.0, 1.0)
-    np.testing.assert_array_equal(greedy.argmax(-1), log_m.argmax(-1))
-    np.testing.assert_array_equal(np.count_nonzero(greedy, -1), 1)
-    np.testing.assert_array_equal(apply_sampling(log_m, 1.0, 1e-9) > 0, greedy > 0)
-    listed = np.zeros(VOCAB, bool)
-    listed[:5] = True
-    assert np.all(apply_sampling(log_m, 0.7, 1.0, listed)[:, 5:] == 0)
-    np.testing.assert_allclose(apply_sampling(log_m, 1.0, 1.0, listed), np.exp(log_m))
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0), st.floats(0.1, 3.0))
-def test_top_p_keeps_the_smallest_head_with_enough_mass(seed, top_p, temperature):
-    log_m = log_laws(np.random.default_rng(seed))
-    full = apply_sampling(log_m, temperature, 1.0)
-    kept = apply_sampling(log_m, temperature, top_p) > 0
-    mass = full[kept].sum()
-    assert mass >= top_p - 1e-9
-    assert mass - full[kept].min() < top_p + 1e-9
-    assert full[kept].min() >= full[~kept].max(initial=0.0)
-
-
-@pytest.mark.parametrize("temperature", [1e-4, 1e-300, 5e-324])
-def test_a_tiny_temperature_is_greedy_and_never_not_a_number(temperature):
-    probs = apply_sampling(np.log([0.3, 0.5, 0.2]), temperature, 1.0)
-    assert probs.tolist() == [0.0, 1.0, 0.0]
-
-
-def test_sample_follows_the_law_and_never_draws_an_impossible_token():
-    probs = np.array([0.0, 0.25, 0.0, 0.75, 0.0])
-    rng = np.random.default_rng(4)
-    drawn = np.bincount([sample(probs, rng) for _ in range(4000)], minlength=5)
-    assert drawn[[0, 2, 4]].sum() == 0
-    assert abs(drawn[3] / 4000 - 0.75) < 0.03
 
 
 def trained_gate(rng, hotkeys):
@@ -217,3 +157,34 @@ def test_an_echo_with_p_one_never_outweighs_the_best_honest_expert(echo):
         if echo == "visible drafts" and t % 2:  # it saw this token as a draft, and says p = 1
             token_p[:, 0], blind[:, 0] = 0.0, False
         walk.observe(ids[:, t], token_p, blind=blind)
+
+
+@given(st.integers(0, 70), st.floats(-40, 0), st.floats(0.1, 1.0))
+def test_a_value_that_is_shown_late_counts_as_if_it_had_been_known(later, shown, token_weight):
+    def walked(value):
+        walk = Walk(uniform_gate(), members_of([Hotkey("a")]))
+        walk.show(np.array([[1, 2, 3]]))
+        log_p = np.array([[value, -5.0]])
+        walk.observe(np.array([4]), log_p, blind=True, token_weight=token_weight)
+        for _ in range(later):
+            walk.observe(np.array([5]), np.array([[-2.0, -5.0]]))
+        return walk
+
+    amended = walked(-20.0)
+    before = amended.log_weights()
+    amended.amend(0, 0, 2, shown)  # a position that was not blind
+    np.testing.assert_array_equal(amended.log_weights(), before)
+    fork = copy.copy(amended)
+    for _ in range(2):  # the same again changes nothing
+        amended.amend(0, 0, 3, shown)
+    want = walked(shown if later < 64 else -20.0).log_weights()
+    np.testing.assert_allclose(amended.log_weights(), want, atol=1e-9)
+    np.testing.assert_array_equal(fork.log_weights(), before)
+
+
+def test_a_token_that_was_not_blind_is_not_amended():
+    walk = Walk(uniform_gate(), members_of([Hotkey("a")]))
+    walk.observe(np.array([4]), np.array([[-20.0, -5.0]]), blind=np.array([[False, True]]))
+    before = walk.log_weights()
+    walk.amend(0, 0, 0, -1.0)
+    np.testing.assert_array_equal(walk.log_weights(), before)

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = ("miner", "validator", "router", "distill")
 PURE = (
+    "moesubnet/mixture/law.py",
     "moesubnet/mixture/mixing.py",
     "moesubnet/mixture/gate.py",
     "moesubnet/mixture/sheet.py",

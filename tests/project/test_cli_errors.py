@@ -7,6 +7,8 @@ import pytest
 import typer
 
 from moesubnet import cli
+from moesubnet.chain.nouns import LastReveal
+from moesubnet.doctor import check_sheets
 from moesubnet.errors import (
     CallRejected,
     ChainError,
@@ -16,6 +18,7 @@ from moesubnet.errors import (
     PeerResting,
     WalletError,
 )
+from moesubnet.types import Uid
 
 
 async def _raise(error: Exception) -> None:
@@ -46,6 +49,36 @@ def _end_of(fail: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> object
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code
+
+
+def test_a_home_folder_is_found_where_the_shell_leaves_it_alone(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    seen: list[str] = []
+
+    def command(text: str, out: str, name: str) -> None:
+        seen.extend([text, out, name])
+
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(command)
+    monkeypatch.setattr(cli, "build_app", lambda: app)
+    monkeypatch.setattr("sys.argv", ["moesubnet", "~/notes/**/*.md", "~", "a~/b"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert seen == ["/home/ann/notes/**/*.md", "/home/ann", "a~/b"]
+    assert cli._at_home("--out=~/x") == "--out=/home/ann/x"
+    assert cli._at_home("--out=~x/y") == "--out=~x/y"
+
+
+def test_the_doctor_takes_who_never_votes_for_no_fault() -> None:
+    voted = LastReveal(7, "ab" * 32)
+    found = check_sheets([(Uid(0), None), (Uid(1), voted), (Uid(2), LastReveal(7, None))])
+    assert [(finding.ok, finding.text[:5]) for finding in found] == [
+        (True, "uid 1"),
+        (False, "uid 2"),
+    ]
+    assert [f.text for f in check_sheets([(Uid(0), None)])] == [
+        "no validator has revealed a vote yet"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
+from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router.app import build_app
 from moesubnet.router.mixed import unavailable
-from moesubnet.router.model import Law
+from moesubnet.router.model import Forecast
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.listening import Listening
@@ -60,23 +61,23 @@ class ParrotSession:
         self.at = 0
         self.waited_s = 0.0
 
-    def law(self) -> Law:
+    def forecast(self) -> Forecast:
         after = self.model.fail_after
         if after is not None and self.at >= after:
             raise self.model.failure
         token_id = self.model.ids[self.at] if self.at < len(self.model.ids) else 0
         logprobs = np.full(TINY_VOCAB, np.log(0.01 / (TINY_VOCAB - 1)), np.float32)
         logprobs[token_id] = np.log(0.99)
-        return Law(logprobs, {"parrot": 0.75, "baseline": 0.25})
+        return Forecast(mix(np.zeros(1), [Law(logprobs)]), {"parrot": 0.75, "baseline": 0.25})
 
-    async def start(self, prompt_ids: np.ndarray) -> Law:
+    async def start(self, prompt_ids: np.ndarray) -> Forecast:
         self.at = len(prompt_ids)
-        return self.law()
+        return self.forecast()
 
-    async def append(self, token_id: int, temperature: float) -> Law:
+    async def append(self, token_id: int, temperature: float) -> Forecast:
         self.at += 1
         await asyncio.sleep(self.model.pause_s)
-        return self.law()
+        return self.forecast()
 
     def fork(self) -> ParrotSession:
         self.model.opened += 1

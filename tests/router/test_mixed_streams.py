@@ -15,11 +15,13 @@ from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import FEATURES_DIM, SCALE, Gate, uniform_gate
-from moesubnet.mixture.mixing import Walk, members_of, mix
+from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.router import mixed
 from moesubnet.router.app import build_app as build_router
 from moesubnet.router.experts import BENCH_AFTER_LATE, ExpertBook
 from moesubnet.router.mixed import MixtureModel, choose
+from moesubnet.router.model import Forecast
 from moesubnet.router.openai_api import ApiError
 from moesubnet.router.service import Service
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
@@ -36,6 +38,15 @@ def sharp(token_id: int, p: float = 0.9) -> np.ndarray:
     law = np.full(TINY_VOCAB, (1 - p) / (TINY_VOCAB - 1))
     law[token_id] = p
     return np.log(law).astype(np.float32)
+
+
+def likeliest(forecast: Forecast) -> int:
+    return forecast.mixture.likeliest(1)[0][0]
+
+
+def mass(forecast: Forecast) -> float:
+    law = forecast.mixture.law
+    return float(np.exp(law.logp, dtype=np.float64).sum() + law.tail)
 
 
 class LawEngine:
@@ -66,6 +77,7 @@ class Network:
         self.spec = spec
         self.neurons: list[Neuron] = []
         self.servers: dict[Hotkey, object] = {}
+        self.experts: dict[Hotkey, Expert] = {}
         self._add(Hotkey(ROUTER.ss58_address), None, spec.spec.min_caller_stake_rao)
 
     def _add(self, hotkey: Hotkey, axon: Axon | None, stake_rao: int) -> None:
@@ -86,7 +98,7 @@ class Network:
         engine = law if isinstance(law, LawEngine) else LawEngine(law)
         expert = Expert(engine, self.spec, self, hotkey=hotkey, name=name)
         listening = await listen(build_miner(expert, self.spec, signer, self), "127.0.0.1", 0)
-        self.servers[hotkey] = listening
+        self.servers[hotkey], self.experts[hotkey] = listening, expert
         self._add(hotkey, Axon("127.0.0.1", listening.port), 0)
         return hotkey
 
@@ -129,17 +141,17 @@ async def test_the_law_is_the_posterior_mixture_of_the_experts_laws(network, ope
     model = await open_model()
     session = model.open()
     prompt = np.array([5, 5, 9, 5], np.uint32)
-    law = await session.start(prompt)
+    forecast = await session.start(prompt)
 
     members = members_of(hotkeys)
     walk = Walk(uniform_gate(), members)
     rows = np.stack([*(hotkeys[m](prompt) for m in members[:-1]), model.baseline.logp])
     for token_id in prompt:
         walk.observe(np.array([token_id]), rows[None, :, token_id])
-    expected = mix(walk.log_weights()[0], rows)
-    assert np.allclose(law.logprobs, expected, atol=2e-2)
-    assert list(law.weights) == list(members)
-    assert max(law.weights, key=law.weights.get) == next(
+    expected = mix(walk.log_weights()[0], list(map(Law, rows))).law.logp
+    assert np.allclose(forecast.mixture.law.logp, expected, atol=2e-2)
+    assert list(forecast.weights) == list(members)
+    assert max(forecast.weights, key=forecast.weights.get) == next(
         k for k, v in hotkeys.items() if v is laws["fives"]
     )
 
@@ -152,12 +164,14 @@ async def test_an_empty_prompt_is_a_prompt_also_over_listed_tokens(
     model = await open_model()
     model.want = want
     session = model.open()
-    law = await session.start(np.empty(0, np.uint32))
+    forecast = await session.start(np.empty(0, np.uint32))
     for token_id in (5, 5, 6):
-        assert int(np.argmax(law.logprobs)) == token_id
-        assert np.isclose(np.exp(law.logprobs, dtype=np.float64).sum(), 1.0, atol=1e-2)
-        assert law.listed is None if want.kind == "full" else int(law.listed.sum()) == want.k
-        law = await session.append(token_id, 1.0)
+        assert likeliest(forecast) == token_id
+        assert mass(forecast) == pytest.approx(1.0, abs=1e-2)
+        ids = forecast.mixture.law.ids
+        assert ids is None if want.kind == "full" else len(ids) == want.k
+        assert (forecast.mixture.left_out > 0) == (want.kind != "full")
+        forecast = await session.append(token_id, 1.0)
 
 
 async def test_an_expert_that_echoes_what_it_sees_gains_nothing(network, open_model) -> None:
@@ -172,10 +186,10 @@ async def test_an_expert_that_echoes_what_it_sees_gains_nothing(network, open_mo
 
     honest_key, echo_key = await network.mine("honest", honest), await network.mine("echo", echo)
     session = (await open_model()).open()
-    law = await session.start(text[:20])
+    forecast = await session.start(text[:20])
     for token_id in text[20:50]:
-        law = await session.append(int(token_id), 1.0)
-        assert law.weights.get(echo_key, 0.0) < law.weights[honest_key]
+        forecast = await session.append(int(token_id), 1.0)
+        assert forecast.weights.get(echo_key, 0.0) < forecast.weights[honest_key]
 
 
 class Rememberer(LawEngine):
@@ -193,9 +207,9 @@ class Rememberer(LawEngine):
 
 async def weights_along(session, prompt: np.ndarray, text: np.ndarray) -> list[dict[str, float]]:
     """The weights after the prompt and after each token of `text`."""
-    laws = [await session.start(prompt)]
-    laws += [await session.append(int(token_id), 1.0) for token_id in text]
-    return [dict(law.weights) for law in laws]
+    forecasts = [await session.start(prompt)]
+    forecasts += [await session.append(int(token_id), 1.0) for token_id in text]
+    return [dict(forecast.weights) for forecast in forecasts]
 
 
 async def test_an_expert_that_meets_a_text_again_gains_nothing(network, open_model) -> None:
@@ -211,8 +225,8 @@ async def test_an_expert_that_meets_a_text_again_gains_nothing(network, open_mod
     # Where the text leaves what was met, being sure of the old one costs it.
     session = model.open()
     await weights_along(session, text[:20], text[20:25])
-    law = await session.append(int(text[25]) ^ 1, 1.0)
-    assert law.weights[rememberer] < once[6][rememberer] / 100
+    forecast = await session.append(int(text[25]) ^ 1, 1.0)
+    assert forecast.weights[rememberer] < once[6][rememberer] / 100
 
 
 async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, open_model) -> None:
@@ -243,28 +257,28 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
 async def test_a_stream_survives_the_death_and_return_of_experts(network, open_model) -> None:
     keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(3)]
     session = (await open_model()).open()
-    law = await session.start(np.array([5] * 12, np.uint32))
-    assert set(keys) < set(law.weights)
+    forecast = await session.start(np.array([5] * 12, np.uint32))
+    assert set(keys) < set(forecast.weights)
     for victim in keys[:2]:
         await network.kill(victim)
-        law = await session.append(5, 1.0)
-        assert victim not in law.weights
-        assert np.isclose(np.exp(law.logprobs, dtype=np.float64).sum(), 1.0, atol=1e-3)
-        assert int(np.argmax(law.logprobs)) == 5
+        forecast = await session.append(5, 1.0)
+        assert victim not in forecast.weights
+        assert mass(forecast) == pytest.approx(1.0, abs=1e-3)
+        assert likeliest(forecast) == 5
 
 
 async def test_when_all_chosen_experts_die_the_others_take_over(network, open_model) -> None:
     """However sure the gate is, a stream is lost only with the last expert of the subnet."""
     keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(3)]
     session = (await open_model(top_k=1)).open()
-    law = await session.start(np.array([5] * 12, np.uint32))
+    forecast = await session.start(np.array([5] * 12, np.uint32))
     for _ in range(2):
-        victim = next(iter(law.weights))
-        assert [key for key in keys if key in law.weights] == [victim]
+        victim = next(iter(forecast.weights))
+        assert [key for key in keys if key in forecast.weights] == [victim]
         await network.kill(victim)
-        law = await session.append(5, 1.0)
-        assert victim not in law.weights
-        assert int(np.argmax(law.logprobs)) == 5
+        forecast = await session.append(5, 1.0)
+        assert victim not in forecast.weights
+        assert likeliest(forecast) == 5
 
 
 async def test_lateness_benches_only_who_is_never_in_time(network, open_model) -> None:
@@ -316,10 +330,10 @@ async def test_a_hung_expert_is_left_out_long_before_the_deadline(network, open_
 
     hung = model.book.known()[keys[1]]
     hung.client.step = never
-    law = await model.open().start(np.array([5] * 12, np.uint32))
-    assert set(law.weights) == {keys[0], keys[2], "baseline"}
-    assert sum(law.weights.values()) == pytest.approx(1.0)
-    assert np.isclose(np.exp(law.logprobs, dtype=np.float64).sum(), 1.0, atol=1e-3)
+    forecast = await model.open().start(np.array([5] * 12, np.uint32))
+    assert set(forecast.weights) == {keys[0], keys[2], "baseline"}
+    assert sum(forecast.weights.values()) == pytest.approx(1.0)
+    assert mass(forecast) == pytest.approx(1.0, abs=1e-3)
     assert hung.late > 0
     assert hung.failures == 0
 
@@ -367,11 +381,11 @@ async def test_streams_run_side_by_side_without_mixing_up(network, open_model) -
 
     async def write(first: int) -> list[int]:
         session = model.open()
-        law = await session.start(np.array([first] * 3, np.uint32))
+        forecast = await session.start(np.array([first] * 3, np.uint32))
         written = []
         for _ in range(10):
-            written.append(int(np.argmax(law.logprobs)))
-            law = await session.append(written[-1], 1.0)
+            written.append(likeliest(forecast))
+            forecast = await session.append(written[-1], 1.0)
         return written
 
     results = await asyncio.gather(*(write(5 + i % 2) for i in range(8)))

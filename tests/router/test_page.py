@@ -15,7 +15,7 @@ import pytest
 
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router.epochs import describe_epochs
-from moesubnet.router.model import Law
+from moesubnet.router.model import Forecast
 from tests.router.conftest import ParrotModel, ParrotSession
 from tests.sheets import synthetic_sheet
 
@@ -27,11 +27,12 @@ Serve = Callable[..., Any]
 class Weighed(ParrotSession):
     """Two experts take turns."""
 
-    def law(self) -> Law:
-        law = super().law()
+    def forecast(self) -> Forecast:
+        forecast = super().forecast()
         share = 0.9 if self.at % 5 < 3 else 0.2
         return replace(
-            law, weights={"5Prose": 0.95 * share, "5Code": 0.95 * (1 - share), "baseline": 0.05}
+            forecast,
+            weights={"5Prose": 0.95 * share, "5Code": 0.95 * (1 - share), "baseline": 0.05},
         )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 
 import aiohttp
 import openai
@@ -9,6 +10,8 @@ import pytest
 from aiohttp import web
 
 from moesubnet.router import answering, door
+from moesubnet.router.openai_api import ApiError
+from moesubnet.router.prompts import CHARS_A_TOKEN, SHORT_CHARS, Prompts
 from tests.conftest import TINY_CONTEXT, TINY_TEXT
 
 from .conftest import client
@@ -35,8 +38,7 @@ async def refusal(url: str, path: str = "completions", **body: object) -> dict[s
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"temperature": "1"}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"top_p": float("inf")}, "top_p"),
+        ({"temperature": -1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"stream": "yes"}, "stream"),
         ({"stream": 1}, "stream"),
@@ -112,6 +114,116 @@ async def test_a_huge_max_tokens_is_a_matter_of_context(serve, huge) -> None:
     assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
     error = await refusal(url, "chat/completions", messages=[HELLO], max_tokens=huge)
     assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key"),
+    [
+        ("completions", '{"prompt": "a", "model": "mixture", "prompt": "b"}', "prompt"),
+        ("chat/completions", '{"messages": [{"role": "user", "content": "", "role": ""}]}', "role"),
+        ("responses", '{"model": "mixture", "input": "", "metadata": {"a": "", "a": ""}}', "a"),
+    ],
+)
+async def test_a_repeated_key_is_refused_by_name(serve, parrot, path, body, key) -> None:
+    url = await serve()
+    async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/{path}", data=body) as r:
+        error = (await r.json())["error"]
+        assert (r.status, error["code"]) == (400, "invalid_json")
+        assert f'"{key}"' in error["message"]
+    assert parrot.opened == 0
+
+
+class CountedTokenizer:
+    """Counts the characters that are tokenised."""
+
+    def __init__(self, real) -> None:
+        self.real, self.chars = real, 0
+
+    def encode_batch_fast(self, texts, **options):
+        self.chars += sum(map(len, texts))
+        return self.real.encode_batch_fast(texts, **options)
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[CountedTokenizer]:
+    """The tokenizers of the services that are made from here on."""
+    made: list[CountedTokenizer] = []
+    build = Prompts.__init__
+
+    def init(self, spec, tokenizer) -> None:
+        build(self, spec, tokenizer)
+        made.append(CountedTokenizer(tokenizer))
+        self._tokenizer = made[-1]
+
+    monkeypatch.setattr(Prompts, "__init__", init)
+    return made
+
+
+@pytest.mark.parametrize("text", ["a", " ", "the quick brown fox ", "\U0001f600"])
+async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(
+    serve, counted, text
+) -> None:
+    url = await serve()
+    long = text * (900_000 // len(text.encode()))
+    halves = [{"role": "user", "content": long[: len(long) // 2]}] * 2
+    parts = [{"role": "user", "content": [{"type": "text", "text": long[:250]}] * 700}]
+    for path, body in (
+        ("completions", {"prompt": long}),
+        ("completions", {"prompt": [long]}),
+        ("completions", {"prompt": ["the"] * 3 + [long[:30_000]]}),
+        ("completions", {"prompt": [1] * TINY_CONTEXT, "max_tokens": 0}),
+        ("chat/completions", {"messages": halves}),
+        ("chat/completions", {"messages": parts}),
+        ("responses", {"input": long}),
+        ("responses", {"input": "hi", "instructions": long}),
+    ):
+        error = await refusal(url, path, **body)
+        assert (error["status"], error["code"]) == (400, "context_length_exceeded")
+        assert "at least" in str(error["message"])
+    [tokenizer] = counted
+    assert tokenizer.chars < 20
+
+
+async def test_of_a_text_that_is_far_too_long_only_the_beginning_is_tokenised(
+    serve, counted, monkeypatch
+) -> None:
+    url = await serve()
+    monkeypatch.setattr(Prompts, "_check_bytes", lambda *_: None)
+    error = await refusal(url, prompt="the quick brown fox " * 10_000)
+    assert error["code"] == "context_length_exceeded"
+    [tokenizer] = counted
+    assert tokenizer.chars <= TINY_CONTEXT * CHARS_A_TOKEN
+
+
+async def test_a_text_is_read_the_same_at_once_or_in_a_thread(spec, tokenizer, monkeypatch) -> None:
+    prompts = Prompts(spec, tokenizer)
+    expected = tokenizer.encode(TINY_TEXT, add_special_tokens=False).ids
+    assert len(TINY_TEXT) <= SHORT_CHARS
+    assert (await prompts.ids(TINY_TEXT, "prompt")).tolist() == expected
+    monkeypatch.setattr("moesubnet.router.prompts.SHORT_CHARS", 0)
+    assert (await prompts.ids(TINY_TEXT, "prompt")).tolist() == expected
+    # A space more than fits is refused, by a count that is never above the true one.
+    for words in range(1, 4 * TINY_CONTEXT, 7):
+        text = "fox " * words
+        true = len(tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            assert len(await prompts.ids(text, "prompt")) == true
+        except ApiError as error:
+            least = int(re.findall(r"at least (\d+) tokens", str(error))[0])
+            assert TINY_CONTEXT <= least <= true
+
+
+async def test_messages_in_too_many_pieces_are_refused(serve) -> None:
+    url = await serve()
+    parts = [{"type": "text", "text": ""}] * 5_000
+    for messages in (
+        [HELLO | {"content": parts}],
+        [HELLO | {"content": parts[:500]}] * 10,
+        [HELLO | {f"k{i}": None for i in range(100)}],
+        [HELLO] * 1_025,
+    ):
+        error = await refusal(url, "chat/completions", messages=messages)
+        assert (error["status"], error["param"]) == (400, "messages")
 
 
 @pytest.mark.parametrize("prompt", ["", [], [""], [[]], None])
@@ -226,7 +338,7 @@ async def raw(url: str, head: str):
 
 async def test_a_body_that_trickles_is_given_up(serve, monkeypatch) -> None:
     monkeypatch.setattr(door, "BODY_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(door, "MAX_READING_BYTES", 150)
+    monkeypatch.setattr(door, "MAX_READING_BYTES", 400)
     url = await serve()
     reader, writer = await raw(
         url, "POST /v1/completions HTTP/1.1\nHost: x\nContent-Length: 100\n\n{"
@@ -239,8 +351,33 @@ async def test_a_body_that_trickles_is_given_up(serve, monkeypatch) -> None:
     async with aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/completions", json=body) as response:
             assert response.status == 200
-        async with http.post(f"{url}/v1/completions", data=b" " * 151) as response:
+        async with http.post(f"{url}/v1/completions", data=b" " * 101) as response:
             assert response.status == 429
+
+
+async def test_lengths_that_are_claimed_and_never_come_take_nothing_from_anybody(serve) -> None:
+    url = await serve()
+    head = f"POST /v1/completions HTTP/1.1\nHost: x\nContent-Length: {door.MAX_BODY_BYTES}\n\n"
+    silent = [await raw(url, head) for _ in range(64)]
+    answer = await client(url).completions.create(model="mixture", prompt="the", max_tokens=1)
+    assert answer.choices
+    for _, writer in silent:
+        writer.close()
+
+
+async def test_a_body_that_is_too_large_is_refused_claimed_or_not(serve, monkeypatch) -> None:
+    monkeypatch.setattr(door, "MAX_BODY_BYTES", 100)
+    url = await serve()
+
+    async def chunks():
+        for _ in range(20):
+            yield b" " * 10
+
+    async with aiohttp.ClientSession() as http:
+        for data in (b" " * 101, chunks()):
+            async with http.post(f"{url}/v1/completions", data=data) as response:
+                assert response.status == 413
+                assert (await response.json())["error"]["code"] == "request_too_large"
 
 
 async def test_a_reader_that_takes_nothing_loses_its_stream(serve, parrot, monkeypatch) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from moesubnet.errors import ConfigError
 from moesubnet.localnet import corpora
-from moesubnet.localnet.dedup import shingles
 from moesubnet.localnet.sources import SOURCES, Source
+from moesubnet.training.dedup import shingles
 
 WORDS = [
     "law",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.localnet.dedup import SHINGLE_WORDS, Deduplicator, shingles
+from moesubnet.training.dedup import SHINGLE_WORDS, Deduplicator, shingles
 
 LICENCE = (
     "Permission is hereby granted, free of charge, to any person obtaining a copy of this "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_too_little_text_is_refused_with_a_number(tiny_spec: LoadedSpec, tmp_pat
     path.write_text("short")
     with pytest.raises(ConfigError, match="tokens are too little"):
         train_expert([path], tmp_path / "expert", tiny_spec, budget_s=0.0, min_steps=1)
+
+
+def test_a_vocabulary_too_large_for_a_small_expert_leads_to_a_model_to_start_from(
+    tiny_spec: LoadedSpec, text_file: Path, tmp_path: Path
+):
+    spec = tiny_spec.spec.model_copy(update={"vocab_size": 262_144})
+    with pytest.raises(ConfigError, match=r"50\.3 M parameters.*--from a model"):
+        train_expert([text_file], tmp_path / "expert", replace(tiny_spec, spec=spec))
 
 
 def test_what_is_no_text_is_named(tmp_path: Path):

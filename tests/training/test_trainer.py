@@ -12,6 +12,7 @@ import torch
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.dataset import cold_windows, random_windows, stream
+from moesubnet.training.head import split_model
 from moesubnet.training.model import new_model, small_config
 from moesubnet.training.trainer import (
     Schedule,
@@ -35,7 +36,7 @@ def tiny(spec: LoadedSpec, seed: int = 0):
 def batches(model, step: int):
     rng = np.random.default_rng(step)
     windows = rng.integers(0, 20, (4, 16)).cumsum(1) % 20
-    return next_token_loss(model, windows), windows.size
+    return next_token_loss(split_model(model), windows), windows.size
 
 
 def test_windows_begin_with_the_start_token_and_continue_the_text():
@@ -55,18 +56,22 @@ def test_a_run_ends_when_both_seconds_and_steps_are_spent():
     assert progress_fraction(1, 50.0, schedule) == pytest.approx(0.2)
     assert progress_fraction(5, 10.0, schedule) == 1.0
     assert progress_fraction(7, 0.0, Schedule("r", "t", 0.0, 7)) == 1.0
+    whole = Schedule("r", "t", budget_s=100.0, min_steps=1, max_steps=8)
+    assert progress_fraction(4, 10.0, whole) == 0.5
+    assert progress_fraction(4, 80.0, whole) == 0.8
 
 
 def test_the_learning_rate_warms_up_and_falls_to_almost_nothing():
-    assert learning_rate(0, 0.0, 1.0) < 0.1
-    assert learning_rate(100, 0.0, 1.0) == pytest.approx(1.0)
-    assert learning_rate(100, 0.5, 1.0) == pytest.approx(0.51)
-    assert learning_rate(100, 1.0, 1.0) == pytest.approx(0.02)
+    schedule = Schedule("r", "t", 0.0, 1, peak_lr=1.0)
+    assert learning_rate(0, 0.0, schedule) < 0.1
+    assert learning_rate(100, 0.0, schedule) == pytest.approx(1.0)
+    assert learning_rate(100, 0.5, schedule) == pytest.approx(0.51)
+    assert learning_rate(100, 1.0, schedule) == pytest.approx(0.02)
 
 
 def test_training_learns(tiny_spec: LoadedSpec):
     model = tiny(tiny_spec)
-    before = next_token_loss(model, np.arange(16)[None] % 20).item()
+    before = next_token_loss(split_model(model), np.arange(16)[None] % 20).item()
     outcome = train(model, batches, Schedule("r", "t", 0.0, 60))
     assert outcome.steps == 60
     assert outcome.loss < before - 1.0
@@ -109,5 +114,6 @@ def test_held_out_loss_counts_every_token_of_a_cold_window(tiny_spec: LoadedSpec
     with torch.inference_mode():
         logp = model(input_ids=torch.from_numpy(started)).logits.log_softmax(-1)[:, :-1]
     expected = -logp.gather(-1, torch.from_numpy(started[:, 1:, None])).mean().item()
-    assert held_out_loss(model, windows, 0, batch=2) == pytest.approx(expected, abs=1e-5)
-    assert math.isnan(held_out_loss(model, windows[:0], 0))
+    split = split_model(model)
+    assert held_out_loss(split, windows, 0, batch=2) == pytest.approx(expected, abs=1e-5)
+    assert math.isnan(held_out_loss(split, windows[:0], 0))

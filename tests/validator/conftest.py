@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.state import State
 from moesubnet.wire.client import get_public, open_http_session
+from moesubnet.wire.commitment import proof_bytes
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.listening import serve
 from moesubnet.wire.nonces import NonceStore
@@ -92,6 +93,9 @@ class FakeChain:
             self.last_epoch_block + self.tempo, Hotkey("o"), Coldkey("o"), self.commit_reveal,
             self.spec_sha256, None, tuple(self.neurons),
         )  # fmt: skip
+
+    async def metagraph_at(self, netuid, block):
+        return await self.metagraph(netuid)
 
     async def serve_axon(self, netuid, ip, port, hotkey):
         self._refuse()
@@ -178,6 +182,8 @@ class FakeExpert:
         self.card_fails = False
         self.in_thread = False  # whether its law may take its time
         self.requests = []
+        self.commits, self.withholds = False, False
+        self.tails = {}  # by session: position and tree of the newest law
 
     async def start(self):
         limits = StepLimits(self.spec.spec.vocab_size, self.spec.spec.context_tokens)
@@ -189,7 +195,7 @@ class FakeExpert:
             body = ExpertCard(
                 hotkey=self.hotkey, spec_sha256=self.spec.sha256, model_commitment="0" * 64,
                 name="fake", context_tokens=64, vocab_size=limits.vocab_size, max_sequences=64,
-                engine="fake", version="0", price_rao_per_mtoken=0,
+                engine="fake", version="0", price_rao_per_mtoken=0, commits=self.commits,
             )  # fmt: skip
             return web.Response(text=body.model_dump_json(), content_type="application/json")
 
@@ -213,10 +219,15 @@ class FakeExpert:
                 self.sessions[sequence.session] = ids
                 asked_of = [ids[:p] for p in range(sequence.first_law, sequence.end + 1)]
                 if self.in_thread:
-                    laws = np.stack(await asyncio.to_thread(_each, self.law, asked_of))
+                    laws = await asyncio.to_thread(_each, self.law, asked_of)
                 else:
-                    laws = np.stack([self.law(prefix) for prefix in asked_of])
-                rows.append(StepRows.answer(sequence, laws.astype(np.float32), asked.want, rng))
+                    laws = [self.law(prefix) for prefix in asked_of]
+                laws = np.array(laws, np.float32).reshape(len(laws), limits.vocab_size)
+                proof = self._show(sequence)
+                answer = StepRows.answer(sequence, laws, asked.want, rng)
+                if answer.bound is not None:
+                    self.tails[sequence.session] = sequence.end, answer.bound
+                rows.append(replace(answer, proof=proof))
             return web.Response(
                 body=StepResponse(tuple(rows)).to_bytes(), content_type=CONTENT_TYPE
             )
@@ -231,6 +242,15 @@ class FakeExpert:
         self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
         self.axon = Axon("127.0.0.1", self.server.port)
         return self
+
+    def _show(self, sequence):
+        if sequence.reveal is None:
+            return None
+        position, token_id = sequence.reveal
+        kept, tail = self.tails.get(sequence.session, (-1, None))
+        if kept != position or self.withholds:
+            return bytes(proof_bytes(self.spec.spec.vocab_size))
+        return tail.open(token_id)
 
 
 def _each(law, prefixes):

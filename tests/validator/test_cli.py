@@ -1,5 +1,6 @@
 """The validator's commands, as a person types them."""
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -7,6 +8,8 @@ import sqlite3
 
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 from moesubnet.errors import ConfigError, FrameError
@@ -33,7 +36,7 @@ def sheet():
         hotkeys=(MINER,),
         uids=(3,),
         leaders=(0,),
-        walks=tuple(np.zeros(40, "<u4") for _ in range(4)),
+        walks=tuple(np.zeros(34, "<u4") for _ in range(4)),
         walk=np.repeat(np.arange(4, dtype="<u4"), 2),
         position=np.tile(np.array([32, 33], "<u4"), 4),
         log_q=micro_nats(log_q),
@@ -77,7 +80,9 @@ def test_explain_sees_a_vote_that_does_not_follow_from_its_sheet(tmp_path, sheet
 
 def test_explain_says_what_is_missing(tmp_path, sheet):
     for arguments, words in (
-        (("--state-dir", str(tmp_path / "none")), "--state-dir or --sheet"),
+        (("--state-dir", str(tmp_path / "none")), "moesubnet miner status"),
+        (("--state-dir", str(tmp_path / "none")), "--sheet HASH --axon IP:PORT"),
+        (("--axon", "127.0.0.1:1"), "which sheet?"),
         (("--sheet", str(tmp_path / "none")), "cannot read"),
     ):
         result = run("explain", MINER, *arguments)
@@ -89,6 +94,32 @@ def test_explain_says_what_is_missing(tmp_path, sheet):
     (tmp_path / "some.sheet").write_bytes(sheet.to_bytes())
     result = run("explain", "5Nobody", "--sheet", str(tmp_path / "some.sheet"))
     assert "not in this sheet" in str(result.exception)
+
+
+def test_audit_without_a_state_folder_leads_to_the_axon_and_a_miner_to_its_status(tmp_path):
+    result = run("audit", "ab" * 32, "--state-dir", str(tmp_path / "none"))
+    assert isinstance(result.exception, ConfigError)
+    assert "--axon IP:PORT" in str(result.exception)
+    assert "moesubnet miner status" in str(result.exception)
+
+
+async def test_explain_reads_a_sheet_from_the_validator_that_publishes_it(sheet):
+    async def serve(request):
+        known = request.match_info["sha256"] == sheet.sha256.hex()
+        return web.Response(body=sheet.to_bytes(), status=200 if known else 404)
+
+    app = web.Application()
+    app.router.add_get("/v1/sheet/{sha256}", serve)
+    async with TestServer(app) as server:
+        address = f"127.0.0.1:{server.port}"
+        result = await asyncio.to_thread(
+            run, "explain", MINER, "--sheet", sheet.sha256.hex(), "--axon", address
+        )
+        assert "It earns because" in result.output
+        missing = await asyncio.to_thread(
+            run, "explain", MINER, "--sheet", "ab" * 32, "--axon", address
+        )
+        assert "does not publish" in str(missing.exception)
 
 
 def test_help_says_that_the_text_becomes_public():

@@ -15,6 +15,7 @@ import pytest
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Axon, Hotkey
@@ -106,8 +107,8 @@ class TwoSteps(Measurement):
                 skill = skills.get(hotkey, np.full(len(labels), 1e-4))
                 law = np.full((len(labels), 300), np.log((1 - skill[:, None]) / 299))
                 law[np.arange(len(labels)), labels] = np.log(skill)
-                laws.append(law.astype(np.float32))
-            step = score_step(walk, position, labels, laws, self._baseline.logp)
+                laws.append([Law(row) for row in law.astype(np.float32)])
+            step = score_step(walk, position, labels, laws, self._baseline.law)
             self._state.add_step(batch, step)
             await asyncio.sleep(0)
 
@@ -280,6 +281,17 @@ async def test_killed_again_and_again(folder, make_world):
         with contextlib.suppress(Killed, ExceptionGroup):
             await world.live(100, Faults(int(rng.integers(1, 25))))
     check(world, [0, 1, 2])
+
+
+async def test_no_walk_begins_in_an_epoch_whose_sheet_is_closed(world):
+    """It woke up in the second half, closed an empty sheet, and a fork led back to the first."""
+    world.chain.block = 15
+    await world.live(16)
+    world.chain.block = 5
+    await world.live(12)
+    assert world.sent == []
+    await world.live(100)
+    check(world, [1, 2])
 
 
 async def test_a_commit_still_in_the_pool_is_not_sent_again_after_a_crash(world):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.law import Law, hellinger_squared
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import (
     LOG_Q_ABSENT,
@@ -29,8 +30,6 @@ from moesubnet.validator.scoring import (
     cluster_leaders,
     coalitions,
     ema,
-    entropy_nats,
-    hellinger_squared,
     recount,
     value_and_bound,
 )
@@ -139,7 +138,7 @@ def test_distances_see_a_noisy_copy_and_not_a_sibling():
     other = rng.dirichlet(np.full(500, 0.1))
     copy = 0.99 * law + 0.01 / 500
     laws = np.log(np.maximum([law, copy, other], 1e-12)).astype(np.float16).astype(np.float32)
-    distance = hellinger_squared(laws)
+    distance = hellinger_squared([Law(row) for row in laws])
     np.testing.assert_allclose(np.diag(distance), 0, atol=1e-2)
     assert distance[0, 1] < 0.01
     assert distance[0, 2] > 0.2
@@ -165,7 +164,7 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         for column, name in enumerate(hotkeys):
             for k in range(walks):
                 law = np.maximum(experts[name](laws, domain[k], ids[k, step - 1]), 1e-300)
-                q[k, column], nats_of[k, column] = law[label[k]], entropy_nats(np.log(law))
+                q[k, column], nats_of[k, column] = law[label[k]], Law(np.log(law)).entropy_nats
         q[:, -1] = baseline[label]
         nats = np.maximum(np.log(np.maximum(q, 1e-300)), LOG_Q_FLOOR)
         answered = np.ones(q.shape, bool)

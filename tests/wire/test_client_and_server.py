@@ -156,6 +156,25 @@ async def test_a_step_over_a_real_socket(stage: Any) -> None:
     assert held == (ALICE_HOTKEY, "s")
 
 
+async def test_waiting_for_our_own_calls_is_no_part_of_the_deadline(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moesubnet.wire.client.MAX_STEPS", 1)
+    running = most = 0
+
+    async def step(request: web.Request) -> web.Response:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.3)
+        running -= 1
+        return await ok(request)
+
+    client, _ = await bob(stage, step)
+    await asyncio.gather(*(client.step(one_step(), timeout_s=1.5) for _ in range(8)))
+    assert most == 1
+
+
 async def test_each_attempt_has_its_own_nonce(stage: Any) -> None:
     nonces: list[str] = []
 
@@ -873,6 +892,53 @@ async def test_a_connection_that_says_nothing_is_closed(
         start = time.monotonic()
         assert b" 200 " not in await raw_exchange(port, said)
         assert time.monotonic() - start < 3
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has it")
+async def test_who_takes_no_byte_of_an_answer_is_cut_off(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moesubnet.wire.listening.IDLE_TIMEOUT_S", 0.3)
+    ended = asyncio.Event()
+
+    @public
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(bytes(2**20))
+        finally:
+            ended.set()
+
+    app = web.Application(middlewares=[door()])
+    app.router.add_get("/endless", endless)
+    _, writer = await asyncio.open_connection("127.0.0.1", (await stage.serve(app)).port)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+    await asyncio.wait_for(ended.wait(), 20)
+    writer.close()
+
+
+@needs_loopback_net
+async def test_however_many_connections_some_addresses_open_the_next_one_gets_its_part(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moesubnet.wire.listening.MAX_CONNECTIONS", 64)
+    client, port = await bob(stage, ok)
+    pairs, held = [], []
+    for host in (2, 3, 4):
+        address = (f"127.0.0.{host}", 0)
+        opened = [
+            await asyncio.open_connection("127.0.0.1", port, local_addr=address) for _ in range(40)
+        ]
+        await asyncio.sleep(0.2)
+        held.append(sum(not reader.at_eof() for reader, _ in opened))
+        pairs += opened
+    assert held == [16, 12, 9]
+    await client.step(one_step(), timeout_s=5)
+    for _, writer in pairs:
+        writer.close()
 
 
 async def test_too_many_connections_of_one_address_are_closed(

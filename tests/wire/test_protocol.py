@@ -35,7 +35,7 @@ from moesubnet.wire.protocol import (
 V = 50
 LIMITS = StepLimits(vocab_size=V, context_tokens=64, max_sequences=8)
 FUZZ_S = 3.0
-WANTS = [Want("full"), Want("top_k", 8), Want("sampled_n", 8)]
+WANTS = [Want("full"), Want("top_k", 8), Want("sampled_n", 8), Want("top_k", 8, committed=True)]
 
 
 def u32(*ids: int) -> np.ndarray:
@@ -157,7 +157,7 @@ def test_top_k_lists_the_likeliest_tokens() -> None:
 
 def test_large_vocabularies_send_the_likeliest_tokens_only() -> None:
     assert want_for(8_192) == Want("full")
-    assert want_for(8_193) == Want("top_k", 256)
+    assert want_for(8_193) == Want("top_k", 256, committed=True)
 
 
 def test_probability_zero_survives_the_wire() -> None:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 wallet_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
+_WEAK = (
+    "this password is weak, and nothing else protects a stolen key file: "
+    "8 characters are the least, four random words are good"
+)
+
 Name = Annotated[str, typer.Argument(help="Name of the wallet.")]
 
 
@@ -87,15 +92,21 @@ def show(name: Name = DEFAULT_WALLET, *, at: Keys) -> None:
 
 
 def _new_password(path: Path) -> str:
-    from moesubnet.chain.wallet import ask_on_terminal, password_from_environment
+    from moesubnet.chain.wallet import ask_on_terminal, is_weak, password_from_environment
 
     if password := password_from_environment(path):
+        if is_weak(password):
+            typer.echo(f"warning: {_WEAK}", err=True)
         return password
     while True:
         password = ask_on_terminal(f"new password for {path}: ")
-        if password and password == ask_on_terminal("again: "):
+        if is_weak(password):
+            typer.echo(_WEAK, err=True)
+            if not password or not typer.confirm("Use it all the same?", err=True):
+                continue
+        if password == ask_on_terminal("again: "):
             return password
-        typer.echo("the passwords are empty or differ; once more", err=True)
+        typer.echo("the passwords differ; once more", err=True)
 
 
 def _fields(entry: WalletEntry) -> dict[str, object]:

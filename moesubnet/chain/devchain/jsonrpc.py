@@ -14,6 +14,7 @@ from moesubnet.chain.devchain.chain import StateDiscarded, UnknownBlock
 from moesubnet.chain.devchain.executor import RuntimeTrap
 from moesubnet.chain.devchain.validity import PoolError
 from moesubnet.errors import ChainError
+from moesubnet.wire.strict_json import parse_json
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Method: TypeAlias = Callable[..., Awaitable[Json]]
@@ -56,8 +57,8 @@ class Methods:
         At most MOST_ANSWER_BYTES, all answers of a batch together.
         """
         try:
-            message: Json = json.loads(text)
-        except (ValueError, RecursionError):
+            message: Json = parse_json(text.encode() if isinstance(text, str) else text)
+        except ValueError:
             return _failure(None, RpcError(_PARSE_ERROR, "Parse error"))
         if not isinstance(message, list):
             return await self._answer_one(message)

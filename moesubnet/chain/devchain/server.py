@@ -18,10 +18,12 @@ from moesubnet.chain.devchain.rpc import Queries
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.devchain.subscriptions import Session, all_methods
 from moesubnet.wire.addresses import is_loopback, names_loopback
+from moesubnet.wire.bodies import Bodies
+from moesubnet.wire.limits import address_key
 from moesubnet.wire.listening import serve
 
 MOST_REQUEST_BYTES = 16 * 1024 * 1024
-MOST_CONNECTIONS = 256
+_MOST_BODIES_BYTES = 16 * MOST_REQUEST_BYTES  # of all posts, from arrival to answer
 # A client that reads slower than it is written to is cut off, not waited for.
 _MOST_QUEUED_BYTES = 32 * 1024 * 1024
 _SEND_TIMEOUT_S = _BODY_TIMEOUT_S = 30.0
@@ -47,7 +49,7 @@ async def serve_chain(
     Raises ConfigError if the port cannot be had.
     """
     rpc = _Rpc(chain, local_only=is_loopback(host))
-    app = web.Application(client_max_size=MOST_REQUEST_BYTES)
+    app = web.Application()
     app.router.add_route("*", "/{path:.*}", rpc.handle)
     listening = await serve(app, host, port, grace_s=1.0)
     try:
@@ -68,7 +70,7 @@ class _Rpc:
         self._queries = Queries(chain)
         self._http_methods = Methods(all_methods(self._queries, None))
         self._sockets: set[web.WebSocketResponse] = set()
-        self._posts = 0  # under way
+        self._bodies = Bodies(_MOST_BODIES_BYTES, _BODY_TIMEOUT_S)
 
     async def close(self) -> None:
         for socket in tuple(self._sockets):
@@ -92,24 +94,12 @@ class _Rpc:
             return web.Response(status=204, headers=cors)
         if request.method != "POST":
             raise web.HTTPMethodNotAllowed(request.method, ["POST"])
-        if self._posts >= MOST_CONNECTIONS:
-            raise web.HTTPServiceUnavailable(text="too many requests at once")
-        self._posts += 1
-        try:
-            async with asyncio.timeout(_BODY_TIMEOUT_S):
-                body = await request.read()
+        sender = address_key(request.remote)
+        async with self._bodies.read(request, sender, MOST_REQUEST_BYTES) as body:
             answer = await self._http_methods.answer(body)
-        except ConnectionError as error:
-            raise web.HTTPBadRequest(text="the request was broken off") from error
-        except TimeoutError as error:
-            raise web.HTTPRequestTimeout(text="the request does not end") from error
-        finally:
-            self._posts -= 1
         return web.Response(text=answer or "", content_type="application/json", headers=cors)
 
     async def _serve_socket(self, request: web.Request) -> web.WebSocketResponse:
-        if len(self._sockets) >= MOST_CONNECTIONS:
-            raise web.HTTPServiceUnavailable(text="too many connections")
         socket = web.WebSocketResponse(max_msg_size=MOST_REQUEST_BYTES, compress=False)
         await socket.prepare(request)
         self._sockets.add(socket)

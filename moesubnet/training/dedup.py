@@ -31,10 +31,14 @@ def _word_hash(word: str) -> int:
 
 def shingles(block: str) -> NDArray[np.uint64]:
     """uint64 [max(0, words − 11)]: one hash for each run of 12 words or symbols."""
-    words = np.array([_word_hash(word) for word in _WORD.findall(block.lower())], np.uint64)
-    if len(words) < SHINGLE_WORDS:
-        return words[:0]
-    windows = np.lib.stride_tricks.sliding_window_view(words, SHINGLE_WORDS)
+    return runs(np.array([_word_hash(word) for word in _WORD.findall(block.lower())], np.uint64))
+
+
+def runs(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """uint64 [max(0, n − 11)]: one hash for each run of 12 consecutive values uint64 [n]."""
+    if len(values) < SHINGLE_WORDS:
+        return values[:0]
+    windows = np.lib.stride_tricks.sliding_window_view(values, SHINGLE_WORDS)
     hashes: NDArray[np.uint64] = (windows * _POWERS).sum(axis=1, dtype=np.uint64)
     return hashes
 

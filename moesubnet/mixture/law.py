@@ -1,0 +1,233 @@
+"""A law of the next token as a value, and the mixture of several. Pure numpy, no I/O.
+
+A law lists some tokens with their log-probabilities and gives one mass r, its *tail*, to all
+others together; the tail has the proportions of another law b, which all members share: the
+baseline's. With S the listed tokens,
+
+    p(x) = listed                  x ∈ S
+    p(x) = a · b(x)                x ∉ S        a = r / (1 − b(S))
+
+A law that lists every token has no tail, and is then the only vector of the whole vocabulary.
+Everything here costs O(members · listed tokens).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.mixture.mixing import Float, Ids, Logs, log_sum_exp
+from moesubnet.wire.distributions import nucleus
+
+if TYPE_CHECKING:
+    from moesubnet.wire.rows import StepRows
+
+LEAST_LOG_P = -65504.0  # stands for probability zero, as on the wire
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """logp: [k], natural logarithms, finite. ids: [k], ascending and distinct; None: `logp` is
+    of every token in order. tail: the mass of all other tokens together. shape: the law whose
+    proportions the tail has; laws that are mixed or compared share it. Together of mass 1."""
+
+    logp: Logs
+    ids: Ids | None = None
+    tail: float = 0.0
+    shape: Law | None = None
+
+    def at(self, tokens: npt.ArrayLike) -> Float:
+        """The exact log-probabilities of token ids of any shape, in that shape, as float64."""
+        tokens = np.asarray(tokens)
+        if self.ids is None:
+            return np.asarray(self.logp[tokens], np.float64)
+        place = np.minimum(np.searchsorted(self.ids, tokens), len(self.ids) - 1)
+        listed = self.ids[place] == tokens
+        found = np.asarray(self.logp[place], np.float64)
+        return found if listed.all() else np.where(listed, found, self._beyond(tokens))
+
+    def head(self, k: int, mass: float = 1.0) -> Law:
+        """The fewest tokens with that mass, at most k of those listed; the rest joins the tail."""
+        best = nucleus(self.logp[None], k, mass)[0]
+        if self.ids is not None and len(best) == len(self.ids):
+            return self
+        ids, logp = np.arange(len(self.logp)) if self.ids is None else self.ids, self.logp[best]
+        tail = max(0.0, 1.0 - float(np.exp(logp, dtype=np.float64).sum()))
+        return Law(logp, ids[best], tail, self.shape)
+
+    @cached_property
+    def share(self) -> float:
+        """a: an unlisted token's part of its probability under `shape`; 0 without a tail."""
+        if self.shape is None or self.tail <= 0.0:
+            return 0.0
+        assert self.ids is not None
+        return self.tail / _unlisted(self.shape, self.ids)
+
+    @cached_property
+    def entropy_nats(self) -> float:
+        """−Σ p ln p over all tokens, listed or not."""
+        listed = -float(np.sum(np.exp(self.logp) * self.logp, dtype=np.float64))
+        if self.ids is None or self.shape is None or self.share == 0.0:
+            return max(listed, 0.0)
+        base = self.shape.at(self.ids)
+        beyond = max(self.shape.entropy_nats + float(np.sum(np.exp(base) * base)), 0.0)
+        return max(listed - self.tail * math.log(self.share) + self.share * beyond, 0.0)
+
+    def _beyond(self, tokens: Ids) -> Float:
+        """Log-probabilities of unlisted tokens."""
+        if self.shape is None or self.share == 0.0:
+            return np.full(tokens.shape, LEAST_LOG_P)
+        return self.shape.at(tokens) + math.log(self.share)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Σ_i w_i p_i as a law, and what of it may be drawn.
+
+    log_drawn: float [k], log Σ w_i p_i(x) over those members that list x. It leaves out the
+    shares of tails: whoever lists a token must not give it another's tail. left_out = Σ w_i r_i
+    is the mass not drawn from, and the most in total variation between what is drawn and the
+    mixture of the members' true laws, whatever shape their tails have. (The members' true laws
+    and the drawn law both lie above Σ w_i p_i over what is listed, whose mass is 1 − left_out.)
+    """
+
+    law: Law
+    log_drawn: Logs
+    left_out: float
+
+    def draw(self, temperature: float, top_p: float, rng: np.random.Generator) -> int:
+        """One token of what is listed, renormalised once, after temperature and top-p."""
+        return self._token(sample(apply_sampling(self.log_drawn, temperature, top_p), rng))
+
+    def draws(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.uint32]:
+        """uint32 [count]: tokens drawn at temperature 1, with replacement."""
+        edges = np.cumsum(np.exp(self.log_drawn, dtype=np.float64))
+        places = np.searchsorted(edges, rng.random(count) * edges[-1], side="right")
+        return np.asarray(places if self.law.ids is None else self.law.ids[places], np.uint32)
+
+    def likeliest(self, count: int) -> list[tuple[int, float]]:
+        """The listed tokens of most probability with its logarithm; the lower id wins a tie."""
+        best = np.argsort(-self.law.logp, kind="stable")[:count].tolist()
+        return [(self._token(place), float(self.law.logp[place])) for place in best]
+
+    def _token(self, place: int) -> int:
+        return place if self.law.ids is None else int(self.law.ids[place])
+
+
+def mix(log_w: Logs, laws: Sequence[Law]) -> Mixture:
+    """The mixture of `laws` under log-weights [E], logsumexp 0.
+
+    The last is the baseline, the shape of the others' tails. Over the union U of what the members
+    list (a baseline that lists everything adds nothing to U, and is listed on all of it)
+
+        m(x) = Σ_{i: x ∈ S_i} w_i p_i(x)  +  b(x) · Σ_{i: x ∉ S_i} w_i a_i            x ∈ U
+
+    where the baseline's own a is 1; outside U the mixture is b(x) · Σ w_i a_i, so it is a law
+    with tail (1 − b(U)) · Σ w_i a_i of the same shape, and nothing is approximated.
+    """
+    base = laws[-1]
+    if all(law.ids is None for law in laws):
+        stacked = np.stack([law.logp for law in laws])
+        log_m = log_sum_exp(np.asarray(log_w, stacked.dtype)[:, None] + stacked, axis=0)
+        np.minimum(log_m, 0.0, out=log_m)  # rounding may leave a sure token a hair above one
+        return Mixture(Law(log_m), log_m, 0.0)
+    weights = np.exp(np.asarray(log_w, np.float64))
+    members = [(w, law) for w, law in zip(weights, laws, strict=True) if law.ids is not None and w]
+    order, starts, ids = _union([law.ids for _, law in members if law.ids is not None])
+    sizes = [len(law.logp) for _, law in members]
+    named = np.concatenate([w * np.exp(law.logp, dtype=np.float64) for w, law in members])
+    drawn = np.add.reduceat(named[order], starts)
+    shares = np.array([w * (1.0 if law is base else law.share) for w, law in members])
+    covered = np.add.reduceat(np.repeat(shares, sizes)[order], starts)
+    base_p = np.exp(base.at(ids))
+    beyond = shares.sum() - covered
+    if base.ids is None:
+        drawn = drawn + weights[-1] * base_p
+    tail = (shares.sum() + weights[-1] * (base.ids is None)) * max(1.0 - base_p.sum(), 0.0)
+    law = Law(_logs(drawn + np.maximum(beyond, 0.0) * base_p), ids, float(tail), base)
+    return Mixture(law, _logs(drawn), max(0.0, 1.0 - float(drawn.sum())))
+
+
+def hellinger_squared(laws: Sequence[Law]) -> Float:
+    """1 − Σ_x √(p_i p_j) between laws of one position and shape: float64 [E, E] in [0, 1].
+
+    Over the union U of what they list, and beyond it √(a_i a_j) · (1 − b(U)).
+    """
+    if all(law.ids is None for law in laws):
+        roots = np.exp(0.5 * np.stack([law.logp for law in laws]))
+        beyond = np.zeros(())
+    else:
+        _, _, ids = _union([law.ids for law in laws if law.ids is not None])
+        roots = np.exp(0.5 * np.stack([law.at(ids) for law in laws]))
+        shape = next(law.shape for law in laws if law.ids is not None)
+        shares = np.sqrt([1.0 if law is shape else law.share for law in laws])
+        left = 0.0 if shape is None else max(1.0 - float(np.exp(shape.at(ids)).sum()), 0.0)
+        beyond = np.outer(shares, shares) * left
+    overlap: Float = (roots @ roots.T).astype(np.float64) + beyond
+    return np.asarray(np.clip(1.0 - overlap, 0.0, 1.0), np.float64)
+
+
+def apply_sampling(log_m: Logs, temperature: float, top_p: float) -> Float:
+    """Probabilities after temperature and top-p, float64 [.., k], each summing to 1.
+
+    log_m: [.., k], log-probabilities up to a constant. temperature 0 is greedy (the first wins
+    a tie).
+    """
+    logits: Float = np.asarray(log_m, np.float64)
+    if temperature == 0.0:
+        probs = np.zeros_like(logits)
+        np.put_along_axis(probs, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
+        return probs
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
+        logits = (logits - np.max(logits, axis=-1, keepdims=True)) / temperature
+    probs = np.exp(logits - log_sum_exp(logits)[..., None])
+    if top_p < 1.0:
+        order = np.argsort(-probs, axis=-1, kind="stable")
+        ranked = np.take_along_axis(probs, order, axis=-1)
+        before = np.cumsum(ranked, axis=-1) - ranked  # the first token is always kept
+        np.put_along_axis(probs, order, np.where(before < top_p, ranked, 0.0), axis=-1)
+    normalised: Float = probs / np.sum(probs, axis=-1, keepdims=True)
+    return normalised
+
+
+def sample(probs: Float, rng: np.random.Generator) -> int:
+    """One index into probs [k], by inversion of one uniform number."""
+    cumulative = np.cumsum(probs)
+    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    return min(drawn, int(np.flatnonzero(probs)[-1]))
+
+
+def law_of(rows: StepRows, row: int, shape: Law | None) -> Law:
+    """One row of an answer, its tail shaped by `shape`."""
+    if rows.ids is None or rows.tail_mass is None:
+        return Law(rows.logprobs[row])
+    ids, first = np.unique(rows.ids[row], return_index=True)
+    return Law(rows.logprobs[row][first], ids, float(rows.tail_mass[row]), shape)
+
+
+def _union(
+    parts: Sequence[Ids],
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Ids]:
+    """How to add up over the union of ascending ids: the order that sorts their concatenation,
+    where each distinct id begins in it, and the distinct ids."""
+    joined = np.concatenate(parts)
+    order = np.argsort(joined, kind="stable")  # merges what is sorted already
+    ranked = joined[order]
+    starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))
+    return order, starts, ranked[starts]
+
+
+def _unlisted(shape: Law, ids: Ids) -> float:
+    """1 − b(S), kept above what rounding leaves of a sum of float32s."""
+    return max(1.0 - float(np.exp(shape.at(ids)).sum()), 1e-6)
+
+
+def _logs(mass: Float) -> Logs:
+    with np.errstate(divide="ignore"):
+        return np.clip(np.log(mass), LEAST_LOG_P, 0.0).astype(np.float32)

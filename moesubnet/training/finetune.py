@@ -1,0 +1,349 @@
+"""Make an expert from a model that somebody has: an adapter for it, or the whole of it anew."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moesubnet.errors import ConfigError
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.training.base_model import (
+    Precision,
+    find_base,
+    load_base,
+    merge_adapter,
+    runs_in_bf16,
+    save_trained,
+    size_of,
+)
+from moesubnet.training.estimate import (
+    Footprint,
+    duration_in_words,
+    footprint,
+    free_bytes,
+    in_words,
+)
+from moesubnet.training.expert import REPORT, encoded, saved_report, text_sha256, write_report
+from moesubnet.training.model import start_id
+from moesubnet.training.optimizers import FULL_LR, LORA_LR, adamw
+from moesubnet.training.packing import NO_LABEL, Packed, pack, split_documents
+from moesubnet.training.progress import OnProgress, Progress, ignore
+from moesubnet.training.team import ALONE, Team, device_of_this_process
+from moesubnet.training.trainer import Schedule, train
+
+if TYPE_CHECKING:
+    import torch
+
+    from moesubnet.training.head import Split
+
+HELD_OUT_EVERY = 20
+MAX_HELD_OUT_TOKENS = 8_192
+MIN_WINDOWS = 4
+STATE, BEFORE, ADAPTER = "training.state", "before.txt", "adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """What a person decides. `batch`: windows of a step; `seconds`: an end before `epochs` are
+    done, None for none; `lr`: None for what usually does."""
+
+    base: str
+    lora_rank: int | None = None
+    merge: bool = False
+    window: int = 1_024
+    batch: int = 8
+    epochs: float = 2.0
+    seconds: float | None = None
+    lr: float | None = None
+    precision: Precision = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneReport:
+    """What came out. Perplexities are per token, of text that occurs nowhere in training."""
+
+    base: str
+    spec_sha256: str
+    parameters: int
+    trained_parameters: int
+    train_tokens: int  # in the text
+    seen_tokens: int  # in the batches of this run
+    held_out_tokens: int
+    perplexity_before: float
+    perplexity_after: float
+    steps: int
+    elapsed_s: float
+    cpu_s: float
+
+
+def fine_tune(
+    texts: list[Path],
+    out: Path,
+    spec: LoadedSpec,
+    settings: FineTuning,
+    *,
+    resume: bool = True,
+    on_progress: OnProgress = ignore,
+    say: Callable[[str], None] = lambda text: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    team: Team = ALONE,
+) -> FineTuneReport | None:
+    """Train on `texts`; write a peft adapter or a model folder, and report.json, to `out`.
+
+    None where it was told to stop: `out` then holds what there is so far, and the same call goes
+    on. A finished run of the same text and settings returns its report at once. `say` is told
+    beforehand what the run will take. Raises ConfigError, EngineError.
+    """
+    run = _name(texts, spec, settings)
+    if resume and (fields := saved_report(out, run)) is not None:
+        return FineTuneReport(**fields)
+    folder, device = find_base(settings.base, spec), device_of_this_process()
+    bf16 = runs_in_bf16(settings.precision, device)
+    plan, fixed = _plan(folder, settings, bf16, device, team)
+    say(fixed)
+    packed, held_out = _windows(texts, spec, settings, on_progress)
+    # With more seconds, or merged, an interrupted run is still the same one.
+    state = _name(texts, spec, replace(settings, seconds=None, merge=False))
+    schedule = _schedule(state, out.name, settings, len(packed), plan, team)
+    if team.rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (REPORT, *([] if resume else [STATE, BEFORE])):
+            (out / name).unlink(missing_ok=True)
+
+    cpu_started_s = time.process_time()
+    model = load_base(
+        folder, lora_rank=settings.lora_rank, low_precision=bf16, seed=settings.seed, device=device
+    )
+    if plan.recomputes:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    learner = _Learner(model, bf16=bf16)
+    before = _known_before(out, state)
+    if before is None:
+        before = learner.held_out_nats(held_out, plan.micro_windows, team, "before", on_progress)
+        if team.rank == 0:
+            (out / BEFORE).write_text(json.dumps([state, before]))
+    if schedule.max_steps is not None:
+        step_s = learner.seconds_per_window(packed) * settings.batch / team.size
+        say(_time_in_words(packed, schedule, step_s, settings.seconds))
+
+    outcome = train(
+        model,
+        partial(learner.batch_loss, packed, min(settings.batch, len(packed)), schedule, settings),
+        schedule,
+        checkpoint=out / STATE,
+        on_progress=on_progress if team.rank == 0 else ignore,
+        optimizers=[adamw(model, schedule.peak_lr, schedule.weight_decay)],
+        should_stop=should_stop,
+        team=team,
+    )
+    after = math.nan
+    if outcome.finished:
+        after = learner.held_out_nats(held_out, plan.micro_windows, team, "after", on_progress)
+    if team.rank == 0:
+        _save(model, folder, settings, out, whole=outcome.finished)
+    if not outcome.finished:
+        return None
+    report = FineTuneReport(
+        base=settings.base,
+        spec_sha256=spec.sha256,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        train_tokens=int((packed.labels != NO_LABEL).sum()),
+        seen_tokens=outcome.tokens,
+        held_out_tokens=int((held_out.labels != NO_LABEL).sum()),
+        perplexity_before=math.exp(before),
+        perplexity_after=math.exp(after),
+        steps=outcome.steps,
+        elapsed_s=outcome.elapsed_s,
+        cpu_s=time.process_time() - cpu_started_s,
+    )
+    if team.rank == 0:
+        write_report(out, run, report)
+        for name in (STATE, BEFORE):
+            (out / name).unlink(missing_ok=True)
+    return report
+
+
+class _Learner:
+    """A model with its chunked loss, in its precision."""
+
+    def __init__(self, model: Any, *, bf16: bool) -> None:
+        from moesubnet.training.head import split_model
+
+        self._model = model
+        self._split: Split = split_model(model, bf16=bf16)
+
+    def batch_loss(
+        self,
+        packed: Packed,
+        batch: int,
+        schedule: Schedule,
+        settings: FineTuning,
+        model: Any,
+        number: int,
+    ) -> tuple[torch.Tensor, int]:
+        """Micro-batch `number` of the run: every window once an epoch, in an order of its own."""
+        step, part = divmod(number, schedule.micro_batches)
+        epoch, slot = divmod(step, max(1, len(packed) // batch))
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(packed))
+        picks = order[slot * batch : (slot + 1) * batch]
+        total, count = self._loss(packed[picks[part :: schedule.micro_batches]])
+        # A token counts alike in whatever micro-batch it is.
+        mean_count = (packed[picks].labels != NO_LABEL).sum() / schedule.micro_batches
+        return total / max(1.0, mean_count), count
+
+    def held_out_nats(
+        self, held_out: Packed, windows: int, team: Team, when: str, on_progress: OnProgress
+    ) -> float:
+        """Mean nats per token; each device reads its part."""
+        import torch
+
+        started_s, sums = time.monotonic(), [0.0, 0.0]
+        self._model.eval()
+        starts = range(team.rank * windows, len(held_out), team.size * windows)
+        for done, start in enumerate(starts, 1):
+            with torch.no_grad():
+                total, count = self._loss(held_out[start : start + windows])
+            sums = [sums[0] + total.item(), sums[1] + count]
+            if team.rank == 0:
+                elapsed_s = time.monotonic() - started_s
+                on_progress(Progress(f"held out, {when}", done / len(starts), None, elapsed_s))
+        nats, tokens = team.add(*sums)
+        return nats / max(1.0, tokens)
+
+    def seconds_per_window(self, packed: Packed) -> float:
+        """Wall seconds, from one that is thrown away; a first one warms up, if it is short."""
+        part, took_s = packed[:1], 0.0
+        self._model.train()
+        for _ in range(2):
+            started_s = time.monotonic()
+            self._loss(part)[0].backward()  # type: ignore[no-untyped-call]
+            self._model.zero_grad()
+            took_s = time.monotonic() - started_s
+            if took_s > 5.0:
+                break
+        return took_s
+
+    def _loss(self, windows: Packed) -> tuple[torch.Tensor, int]:
+        """(summed nats, tokens) of a few windows."""
+        from torch.nn.functional import cross_entropy
+
+        labels = self._split.tensor(windows.labels).flatten()
+        counted = labels != NO_LABEL
+        labels = labels[counted]
+        hidden = self._split.hidden(windows.ids, position_ids=windows.positions)[counted]
+        total = self._split.loss(
+            lambda logits, rows: cross_entropy(logits, labels[rows], reduction="sum"), hidden
+        )
+        return total, len(labels)
+
+
+def _name(texts: list[Path], spec: LoadedSpec, settings: FineTuning) -> str:
+    """What a run depends on: same name, same expert."""
+    return json.dumps([spec.sha256, text_sha256(texts), asdict(settings)])
+
+
+def _plan(
+    folder: Path, settings: FineTuning, bf16: bool, device: torch.device, team: Team
+) -> tuple[Footprint, str]:
+    """How steps are cut to fit into memory, and what to say of it."""
+    from moesubnet.training.head import CHUNK_LOGITS
+
+    size, free = size_of(folder, settings.lora_rank), free_bytes(device)
+    plan = footprint(
+        size,
+        bf16=bf16,
+        chunk_logits=CHUNK_LOGITS[device.type],
+        window=settings.window,
+        batch=settings.batch,
+        free_bytes=free // (team.size if device.type == "cpu" else 1),
+        device_type=device.type,
+    )
+    share = size.trained / size.parameters
+    how = "float32" if not bf16 else "bf16"
+    return plan, (
+        f"{settings.base}: {size.parameters / 1e6:,.1f} M parameters, {size.trained / 1e6:,.1f} M "
+        f"of them trained ({share:.1%}), in {how} on {device.type}. It will take about "
+        f"{in_words(plan.total_bytes)} of memory; {in_words(free)} are free."
+        + (" Layers are computed twice to save memory." if plan.recomputes else "")
+    )
+
+
+def _windows(
+    texts: list[Path], spec: LoadedSpec, settings: FineTuning, on_progress: OnProgress
+) -> tuple[Packed, Packed]:
+    """(to train on, held out). Raises ConfigError on too little text."""
+    documents = encoded(texts, spec, on_progress)
+    kept, held_out = split_documents(documents, HELD_OUT_EVERY)
+    ends = start_id(spec), spec.spec.eos_id
+    packed = pack(kept, settings.window, *ends)
+    judged = pack(held_out, settings.window, *ends)[: -(-MAX_HELD_OUT_TOKENS // settings.window)]
+    if len(packed) < MIN_WINDOWS or not len(judged):
+        tokens = sum(len(document) for document in documents)
+        raise ConfigError(
+            f"{tokens:,} tokens are too little text: a hundred thousand begin to change a model, "
+            f"and {MIN_WINDOWS} windows of {settings.window:,} are the least"
+        )
+    return packed, judged
+
+
+def _schedule(
+    run: str, task: str, settings: FineTuning, windows: int, plan: Footprint, team: Team
+) -> Schedule:
+    batch = min(settings.batch, windows)
+    micro_batches = max(-(-batch // plan.micro_windows), min(team.size, batch))
+    team.check_same(micro_batches, "the size of a micro-batch: give them equal memory")
+    steps = max(1, round(settings.epochs * (windows // batch)))
+    lr = settings.lr or (FULL_LR if settings.lora_rank is None else LORA_LR)
+    return Schedule(
+        run,
+        task,
+        settings.seconds or math.inf,
+        1,
+        peak_lr=lr,
+        weight_decay=0.01,
+        warmup_steps=max(1, min(20, steps // 10)),
+        max_steps=steps,
+        micro_batches=micro_batches,
+    )
+
+
+def _time_in_words(packed: Packed, schedule: Schedule, step_s: float, seconds: float | None) -> str:
+    steps = schedule.max_steps or 0
+    text = (
+        f"{steps} steps over {packed.ids.size:,} tokens: about "
+        f"{duration_in_words(steps * step_s)} here."
+    )
+    if seconds is not None and steps * step_s > seconds:
+        text += f" --seconds ends it after {seconds / (steps * step_s):.0%} of them."
+    return text
+
+
+def _known_before(out: Path, state: str) -> float | None:
+    """The held-out loss before training, of an interrupted run."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        known, before = json.loads((out / BEFORE).read_text())
+        return float(before) if known == state else None
+    return None
+
+
+def _save(model: Any, folder: Path, settings: FineTuning, out: Path, *, whole: bool) -> None:
+    """The adapter or the model; a merged one only of a `whole` run."""
+    name = str(folder.resolve()) if Path(settings.base).expanduser().is_dir() else settings.base
+    if settings.lora_rank is None or not settings.merge:
+        save_trained(model, folder, name, out)
+        return
+    save_trained(model, folder, name, out / ADAPTER)
+    if whole:
+        merge_adapter(folder, out / ADAPTER, out)
