@@ -114,7 +114,7 @@ class SessionTable:
 class AnswerTable:
     """Recent answers by (caller, SHA-256 of the request's body): a retry gets the same bytes."""
 
-    def __init__(self, budget_bytes: int = 64 << 20) -> None:
+    def __init__(self, budget_bytes: int = 16 << 20) -> None:
         self._budget_bytes = budget_bytes
         self._bytes = 0
         self._answers: OrderedDict[tuple[Hotkey, bytes], bytes] = OrderedDict()
