@@ -15,7 +15,7 @@ from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import MetagraphSource, Signer
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.nonces import NonceStore
-from moesubnet.wire.protocol import GenerateRequest
+from moesubnet.wire.protocol import CloseRequest, GenerateRequest
 from moesubnet.wire.server import (
     BODY,
     CALLER,
@@ -38,6 +38,14 @@ def build_app(
     async def step(request: web.Request) -> web.StreamResponse:
         answer = await expert.step(request[CALLER].hotkey, request[BODY])
         return web.Response(body=answer, content_type=CONTENT_TYPE)
+
+    async def close(request: web.Request) -> web.StreamResponse:
+        try:
+            wanted = parse_as(CloseRequest, request[BODY])
+        except ValueError:
+            raise FrameError("the body is not a CloseRequest") from None
+        await expert.forget(request[CALLER].hotkey, wanted)
+        return web.json_response({})
 
     async def generate(request: web.Request) -> web.StreamResponse:
         if len(request[BODY]) > MAX_GENERATE_BYTES:
@@ -86,6 +94,7 @@ def build_app(
     )
     app = web.Application(middlewares=[_count(expert), door])
     app.router.add_post("/v1/step", step)
+    app.router.add_post("/v1/close", close)
     app.router.add_post("/v1/generate", generate)
     app.router.add_get("/v1/expert", card)
     app.router.add_get("/v1/blob/{sha256:[0-9a-f]{64}}", blob)

@@ -24,6 +24,7 @@ from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Hotkey, MetagraphSource
 from moesubnet.wire.commitment import CommittedTail
 from moesubnet.wire.protocol import (
+    CloseRequest,
     ExpertCard,
     GenerateChunk,
     GenerateRequest,
@@ -109,6 +110,11 @@ class Expert:
         self.metrics.tokens.inc(work)
         return answer
 
+    async def forget(self, caller: Hotkey, request: CloseRequest) -> None:
+        """Free the caller's sessions, once a step that is in them has been answered."""
+        async with self._exclusive.hold([engine_session(caller, n) for n in request.sessions]):
+            self._sessions.close(caller, request.sessions)
+
     async def generate(
         self, caller: Hotkey, request: GenerateRequest
     ) -> AsyncGenerator[GenerateChunk]:
@@ -121,7 +127,8 @@ class Expert:
         if room < 1 or (len(ids) and int(ids.max()) >= self.limits.vocab_size):
             raise FrameError("the prompt is longer than the context or not of the vocabulary")
         wanted = min(request.max_tokens, room)
-        session = f"{caller} {next(self._streams)}"  # a space: no step's session has this name
+        # a space: no step's session has this name
+        session = engine_session(caller, f" {next(self._streams)}")
         rng = np.random.default_rng(request.seed)
         with self._admission.enter(caller, len(ids) + wanted):
             try:

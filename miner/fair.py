@@ -50,9 +50,13 @@ class FairStore(Generic[Value]):
         return next(iter(self._values[caller].values()))[0]
 
     def drop_oldest(self, caller: Hotkey) -> None:
-        name = next(iter(self._values[caller]))
-        self.pop(caller, name)
-        self._dropped(caller, name)
+        self.drop(caller, next(iter(self._values[caller])))
+
+    def drop(self, caller: Hotkey, name: str) -> None:
+        """As if the store had let it go by itself; what is not there is fine."""
+        if self.get(caller, name) is not None:
+            self.pop(caller, name)
+            self._dropped(caller, name)
 
     def pop(self, caller: Hotkey, name: str) -> None:
         held = self._values[caller].pop(name, None) if caller in self._values else None

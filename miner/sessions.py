@@ -85,8 +85,13 @@ class SessionTable:
             session = _Session(sequence, step.draft_start, self._clock_s())
             self._sessions.put(caller, step.session, session, session.bytes)
 
+    def close(self, caller: Hotkey, names: Collection[str]) -> None:
+        """Drop sessions that their caller will not go on with; unknown names are fine."""
+        for name in names:
+            self._sessions.drop(caller, name)
+
     def _base(self, caller: Hotkey, step: SequenceStep) -> Ids:
-        session = self._sessions.get(caller, step.session)
+        session = self._sessions.get(caller, step.base_session)
         return np.empty(0, np.uint32) if session is None else session.ids[: step.base_len]
 
     def _known(self, caller: Hotkey, step: SequenceStep) -> int:
@@ -94,7 +99,7 @@ class SessionTable:
         base = self._base(caller, step)
         if len(base) == step.base_len and base_hash(base) == step.base_hash:
             return step.base_len
-        session = self._sessions.get(caller, step.session)
+        session = self._sessions.get(caller, step.base_session)
         if session is None or step.base_len <= session.firm_tokens:
             return 0  # these ids differ, nobody can say from where on
         return session.firm_tokens

@@ -93,6 +93,7 @@ class MixtureModel:
         self.deadline_s = deadline_s
         self.top_k = top_k
         self.firsts = FirstAnswers()
+        self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
 
     def open(self) -> MixtureSession:
         if not self.book.serving():
@@ -131,6 +132,7 @@ class MixtureSession:
         self._model = model
         self._gate = model.gate()
         self._sequence = PanelSequence(secrets.token_hex(16), np.empty(0, np.uint32))
+        self._forked = False
         self._prices: dict[Hotkey, int] = {}
         self._positions: dict[Hotkey, int] = {}  # answered
         self.waited_s = 0.0
@@ -150,9 +152,10 @@ class MixtureSession:
         return self._forecast()
 
     def fork(self) -> MixtureSession:
-        """The experts get its text again, under another name, with its first token."""
+        """The experts go on from what they hold, under another name."""
         other = copy.copy(self)
-        other._sequence = PanelSequence(secrets.token_hex(16), self._sequence.ids)
+        other._sequence = self._sequence.fork(secrets.token_hex(16))
+        other._forked = True
         other._walk = copy.copy(self._walk)
         other._prices, other._positions = dict(self._prices), {}
         other._alive, other._laws = self._alive.copy(), self._laws.copy()
@@ -163,7 +166,12 @@ class MixtureSession:
         return {key: (count, self._prices[key]) for key, count in self._positions.items()}
 
     def close(self) -> None:
-        """Sessions at the experts expire by themselves."""
+        """Tell the experts that a further choice is over. The first one's session is kept until it
+        expires: the next turn of a chat begins with it."""
+        if self._forked:
+            task = asyncio.create_task(self._panel.close([self._sequence]))
+            self._model.closing.add(task)
+            task.add_done_callback(self._model.closing.discard)
 
     def _choose_experts(self, text_ids: TokenIds, clients: Mapping[Hotkey, ExpertClient]) -> None:
         """Begin a posterior over those whom the gate trusts with this text."""

@@ -25,7 +25,8 @@ LogProbs = npt.NDArray[np.float32]
 class Query:
     """Asks for the laws of positions `first` … `len(ids)` of one sequence.
 
-    session: any name; queries of one session should share a prefix, for the engine to reuse.
+    session: any name; queries of one session should share a prefix, for the engine to reuse. What
+        stands before its first `/` names its owner (see `owner`).
     ids: uint32 [n], the whole sequence, n ≤ context_tokens - 1.
     first: 0 … n.
     """
@@ -59,6 +60,14 @@ class Engine(Protocol):
 
 class EngineFactory(Protocol):
     def __call__(self, model: str, spec: LoadedSpec, *, threads: int) -> Engine: ...
+
+
+def owner(session: str) -> str:
+    """Whose session it is. An engine may use what it holds of one session for another of the same
+    owner, never of others (the time it saves tells what they sent), and shares its memory among
+    owners. Sessions without `/` have one owner together."""
+    name, slash, _ = session.partition("/")
+    return name if slash else ""
 
 
 def context_token(spec: Spec) -> int:

@@ -1,34 +1,61 @@
-"""Which queries share a forward pass: pure bookkeeping over sequences and slots."""
+"""Which queries share a forward pass: pure bookkeeping over sequences and where they are held."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesubnet.engine.base import TokenIds
 
-EVEN_GROUP = 8  # this many sequences of one shape are worth a pass of their own, without a mask
 TOKENS_PER_PASS = 16_384  # these two bound the memory of one forward pass
 LOGITS_PER_PASS = 1 << 26
-NO_SLOT = -1
+ROUND_COLUMNS = 64
+MOVED_AGAIN_AFTER = 8  # passes that sequences are expected to stay together once they were moved
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
-    """What a slot holds: `tokens` uint32 [length], the context token first."""
+    """What the engine holds of a session: `tokens` uint32 [length], the context token first."""
 
-    slot: int = NO_SLOT
+    owner: str = ""
     tokens: TokenIds = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
+    home: Home | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class Slab:
+    """pairs: (keys, values) of each layer, tensors [rows, heads, capacity, dim] each."""
+
+    pairs: list[tuple[Any, Any]]
+    rows: list[Held | None]
+    capacity: int
+
+    @property
+    def live(self) -> int:
+        return sum(row is not None for row in self.rows)
+
+
+class Home(NamedTuple):
+    """Where a sequence lies: its token p at column start + p of a slab's row."""
+
+    slab: Slab
+    row: int
+    start: int
+
+
+@dataclass(slots=True, eq=False)
 class Plan:
-    """One query: `tokens[base:]` go through the model, rows are wanted from input `first` on."""
+    """One query: `tokens[base:]` go through the model, rows are wanted from input `first` on.
+
+    source: whose first `base` tokens are these; `held` itself, or a session that it forks.
+    """
 
     index: int
     held: Held
+    source: Held
     tokens: TokenIds
     base: int
     first: int
@@ -37,6 +64,30 @@ class Plan:
     def count(self) -> int:
         return len(self.tokens) - self.base
 
+    @property
+    def end(self) -> int:
+        """The column after its last token, should it stay where it is."""
+        assert self.held.home is not None
+        return self.held.home.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a pass may take.
+
+    pass_positions: reading this many positions' keys and values takes as long as reading the
+        model's weights, which is what a pass of its own costs. budget_positions: at most held.
+    """
+
+    vocab_size: int
+    pass_positions: int
+    budget_positions: int
+
+
+def columns(longest: int) -> int:
+    """Of a new slab: a quarter more than its longest row, so that growing is cheap by the token."""
+    return (longest + longest // 4) // ROUND_COLUMNS * ROUND_COLUMNS + ROUND_COLUMNS
+
 
 def common_prefix(held: TokenIds, wanted: TokenIds) -> int:
     length = min(len(held), len(wanted))
@@ -44,34 +95,79 @@ def common_prefix(held: TokenIds, wanted: TokenIds) -> int:
     return length if same.all() else int(same.argmin())
 
 
-def groups(plans: Sequence[Plan], vocab_size: int) -> list[list[Plan]]:
-    """Which plans share a pass: those of one shape, and the rest by similar length."""
-    shapes: dict[tuple[int, int], list[Plan]] = {}
+def stays(group: Sequence[Plan]) -> bool:
+    """Whether a pass over these can read and write where they lie: neighbours, ends aligned."""
+    home = group[0].held.home
+    if home is None or group[0].end > home.slab.capacity:
+        return False
+    return all(
+        plan.source is plan.held
+        and plan.held.home is not None
+        and plan.held.home.slab is home.slab
+        and plan.held.home.row == home.row + offset
+        and plan.end == group[0].end
+        for offset, plan in enumerate(group)
+    )
+
+
+def passes(plans: Sequence[Plan], costs: Costs) -> list[list[Plan]]:
+    """The plans by pass: those of similar count, as long as joining is cheaper than another pass.
+
+    Joining costs the columns that shorter sequences are padded with, each time, and moving what
+    does not lie side by side, once.
+    """
+    classes: dict[int, list[Plan]] = {}
     for plan in plans:
-        shapes.setdefault((plan.base, plan.count), []).append(plan)
-    uneven: dict[int, list[Plan]] = {}
-    passes = []
-    for (_, count), members in shapes.items():
-        if len(members) >= EVEN_GROUP:
-            passes.append(members)
-        else:
-            uneven.setdefault(count.bit_length(), []).extend(members)
-    passes += uneven.values()
-    chunks = []
-    for group in passes:
-        width = max(plan.count for plan in group)
-        keep = width - min(plan.first - plan.base for plan in group)
-        size = max(1, min(TOKENS_PER_PASS // width, LOGITS_PER_PASS // (keep * vocab_size)))
-        chunks += [group[start : start + size] for start in range(0, len(group), size)]
-    return chunks
+        classes.setdefault(plan.count.bit_length(), []).append(plan)
+    chosen: list[list[Plan]] = []
+    for members in classes.values():
+        groups: list[list[Plan]] = []
+        for run in sorted(_runs(members), key=_longest, reverse=True):
+            if groups and _joining(groups[-1], run) <= costs.pass_positions:
+                groups[-1] += run
+            else:
+                groups.append(run)
+        for group in groups:
+            size = _size(group, costs)
+            chosen += [group[start : start + size] for start in range(0, len(group), size)]
+    return chosen
 
 
-def neighbours(group: Sequence[Plan]) -> list[list[Plan]]:
-    """Cut plans sorted by slot where slots are not consecutive."""
+def _runs(plans: list[Plan]) -> list[list[Plan]]:
+    """Cut into the longest runs that can stay where they are, and single plans."""
     runs: list[list[Plan]] = []
-    for plan in group:
-        if runs and plan.held.slot == runs[-1][-1].held.slot + 1:
+    for plan in sorted(plans, key=_place):
+        if runs and stays([*runs[-1][-1:], plan]):
             runs[-1].append(plan)
         else:
             runs.append([plan])
     return runs
+
+
+def _place(plan: Plan) -> tuple[int, int]:
+    home = plan.held.home
+    return (-1, plan.index) if home is None else (id(home.slab), home.row)
+
+
+def _longest(group: list[Plan]) -> int:
+    return max(len(plan.tokens) for plan in group)
+
+
+def _joining(group: list[Plan], run: list[Plan]) -> int:
+    """Positions that one pass over both reads more, moves shared among the passes they serve."""
+    padding = _longest(group) * len(run) - sum(len(plan.tokens) for plan in run)
+    movers = [*run, *group] if stays(group) else run
+    return padding + 2 * sum(plan.base for plan in movers) // MOVED_AGAIN_AFTER
+
+
+def _size(group: list[Plan], costs: Costs) -> int:
+    width = max(plan.count for plan in group)
+    keep = max(len(plan.tokens) - plan.first for plan in group)
+    return max(
+        1,
+        min(
+            TOKENS_PER_PASS // width,
+            LOGITS_PER_PASS // (keep * costs.vocab_size),
+            costs.budget_positions // columns(_longest(group)),
+        ),
+    )

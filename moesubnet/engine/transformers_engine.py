@@ -1,39 +1,45 @@
 """The default engine: any causal language model that transformers can load.
 
-Sequences are kept as key-value slots (`slots.py`); a query's common prefix with what its session
-holds is not computed again, which makes extending and rolling back one operation. Models whose
-cache is not plain attention over the whole context (recurrent, short sliding windows), or does
-not reproduce their own uncached answer when loaded, are run without one.
+What a session has read is kept as keys and values (`slabs.py`); the prefix that a query shares
+with its session, or with another one of the same owner, is not computed again. That makes
+extending, rolling back and forking one operation. Models with other memories than attention's
+(recurrent, hybrid), and those whose cache does not reproduce their own uncached answers when they
+are loaded, are run without one, and the log says so.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from inspect import signature
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
-from moesubnet.engine.base import LogProbs, Query, check_batch, context_token
+from moesubnet.engine.base import LogProbs, Query, TokenIds, check_batch, context_token, owner
 from moesubnet.engine.model_folder import check_tokenizer, resolve_model, weights_commitment
-from moesubnet.engine.plans import NO_SLOT, Held, Plan, common_prefix, groups, neighbours
-from moesubnet.engine.slots import SlotPool
+from moesubnet.engine.plans import Costs, Held, Plan, common_prefix, passes
+from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_windows
 from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec
 
 log = logging.getLogger(__name__)
 
 MIN_LOGPROB = -100.0  # a model's -inf, as a number
+SHARED_TOKENS = 16  # a prefix that another session holds is worth looking for from here on
+MIN_BUDGET_BYTES = 256 << 20
+_UNCACHED = "this model runs without a cache, so each token costs what its whole text costs: %s"
 
 
 class TransformersEngine:
     """A transformers model as `Engine`.
 
-    kv_budget_bytes: what the sessions held may take, after which the oldest go; by default half
-    of an accelerator's free memory, or half a GiB of a CPU's (taken only as it is used).
+    kv_budget_bytes: what the sessions held may take, after which the oldest of the greediest owner
+    go; by default half of an accelerator's free memory, or of a CPU's memory twice what the weights
+    take, at least 256 MiB, at most half of what is free (taken only as it is used).
     """
 
     name = "transformers"
@@ -61,82 +67,105 @@ class TransformersEngine:
                 f"the model reads {longest} tokens at most, the subnet's context has "
                 f"{self.context_tokens}"
             )
+        self._takes_positions = "position_ids" in signature(self._model.forward).parameters
         self._sessions: OrderedDict[str, Held] = OrderedDict()
-        self._pool: SlotPool | None = None
+        self._weights_bytes: int = sum(weight.nbytes for weight in self._model.parameters())
+        self._budget_bytes = kv_budget_bytes or self._default_budget()
+        self._pool: SlabPool | None = None
         with torch.inference_mode():
-            self._pool = self._make_pool(kv_budget_bytes or _default_budget(self._device))
+            self._pool = self._make_pool()
 
     def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
         """See `Engine.rows`."""
         check_batch(batch, self.vocab_size, self.context_tokens)
-        answers: list[LogProbs] = []
-        size = len(batch) if self._pool is None else self._pool.slots
         try:
             with torch.inference_mode():
-                for start in range(0, len(batch), max(1, size)):
-                    answers += self._rows(batch[start : start + size])
+                return self._rows(batch)
         except RuntimeError as error:  # out of memory, or a kernel that failed
             raise EngineError(f"the model failed: {error}") from error
-        return answers
 
     def forget(self, session: str) -> None:
         """See `Engine.forget`."""
         held = self._sessions.pop(session, None)
-        if held is not None and held.slot != NO_SLOT and self._pool is not None:
-            self._pool.free[held.slot] = True
+        if held is not None and self._pool is not None:
+            self._pool.release(held)
 
     def _rows(self, batch: Sequence[Query]) -> list[LogProbs]:
         plans = [self._plan(index, query) for index, query in enumerate(batch)]
         answers: dict[int, LogProbs] = {}
-        if self._pool is not None:
-            self._take_slots(self._pool, plans)
-        for group in groups(plans, self.vocab_size):
-            for run in [group] if self._pool is None else self._runs(self._pool, group):
-                answers.update(self._forward(run))
+        for run in passes(plans, self._costs()):
+            answers.update(self._forward(run))
+        for session in [name for name, held in self._sessions.items() if held.home is None]:
+            del self._sessions[session]  # evicted meanwhile
         return [answers[index] for index in range(len(batch))]
+
+    def _costs(self) -> Costs:
+        if self._pool is None:
+            return Costs(self.vocab_size, self.context_tokens, 1 << 62)
+        position_bytes = self._pool.position_bytes
+        return Costs(
+            self.vocab_size,
+            self._weights_bytes // position_bytes,
+            self._budget_bytes // position_bytes,
+        )
 
     def _plan(self, index: int, query: Query) -> Plan:
         tokens = np.concatenate((self._start, query.ids))
         if self._pool is None:
-            return Plan(index, Held(), tokens, 0, query.first)
-        held = self._sessions.setdefault(query.session, Held())
+            return Plan(index, Held(), Held(), tokens, 0, query.first)
+        held = self._sessions.setdefault(query.session, Held(owner(query.session)))
         self._sessions.move_to_end(query.session)
-        base = min(common_prefix(held.tokens, tokens), query.first)
-        held.tokens = held.tokens[:base]  # so that a pass that fails leaves nothing to trust
-        return Plan(index, held, tokens, base, query.first)
+        source, base = held, common_prefix(held.tokens, tokens)
+        if query.first - base >= SHARED_TOKENS:
+            source, base = self._longest_prefix(held, base, tokens)
+        return Plan(index, held, source, tokens, min(base, query.first), query.first)
 
-    def _take_slots(self, pool: SlotPool, plans: Sequence[Plan]) -> None:
-        """Give every plan a slot. Its sessions are the newest, so eviction never reaches them."""
-        homeless = [plan.held for plan in plans if plan.held.slot == NO_SLOT]
-        while pool.free.sum() < len(homeless):
-            self.forget(next(iter(self._sessions)))
-        for held, slot in zip(homeless, pool.take(len(homeless)) if homeless else [], strict=True):
-            held.slot = slot
+    def _longest_prefix(self, held: Held, base: int, tokens: TokenIds) -> tuple[Held, int]:
+        """Of the owner's sessions the one that holds most of `tokens`, and how many of them."""
+        source = held
+        for other in self._sessions.values():
+            # one token is compared before all: most sessions share nothing
+            further = base + SHARED_TOKENS - 1
+            if other.owner != held.owner or len(other.tokens) <= further:
+                continue
+            if other.tokens[further] == tokens[further]:
+                common = common_prefix(other.tokens, tokens)
+                if common > further:
+                    source, base = other, common
+        return source, base
 
-    def _runs(self, pool: SlotPool, group: list[Plan]) -> list[list[Plan]]:
-        """Split a group into passes over neighbouring slots; ideally one, moving slots for it."""
-        group.sort(key=lambda plan: plan.held.slot)
-        runs = neighbours(group)
-        if len(runs) == 1:
-            return runs
-        lo = pool.gather([plan.held.slot for plan in group], max(plan.base for plan in group))
-        if lo is None:
-            return runs
-        for offset, plan in enumerate(group):
-            plan.held.slot = lo + offset
-        return [group]
+    def _make_room(self, pool: SlabPool, run: list[Plan]) -> None:
+        """Make room for a pass: of the greediest owner, the session that was used longest ago."""
+        kept = {id(held) for plan in run for held in (plan.held, plan.source)}
+        while pool.bytes + pool.bytes_for(run) > self._budget_bytes:
+            if pool.repack():
+                continue
+            idle = [
+                held
+                for held in self._sessions.values()
+                if held.home is not None and id(held) not in kept
+            ]
+            if not idle:
+                break
+            taken: Counter[str] = Counter()
+            for held in idle:
+                taken[held.owner] += len(held.tokens)
+            greediest = max(taken, key=taken.__getitem__)
+            pool.release(next(held for held in idle if held.owner == greediest))
 
     def _forward(self, run: list[Plan]) -> Iterable[tuple[int, LogProbs]]:
         """One pass of the model; (index, rows) of each plan."""
+        arguments = self._arguments(run)
         width = max(plan.count for plan in run)
         inputs = np.zeros((len(run), width), dtype=np.int64)
         for row, plan in zip(inputs, run, strict=True):
-            row[: plan.count] = plan.tokens[plan.base :]
+            begin = max(0, -plan.base)
+            row[begin : plan.count] = plan.tokens[plan.base + begin :]
         keep = width - min(plan.first - plan.base for plan in run)
         logits = self._model(
             input_ids=torch.from_numpy(inputs).to(self._device),
             logits_to_keep=keep,
-            **self._arguments(run, width),
+            **arguments,
         ).logits[:, -keep:, : self.vocab_size]
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         if bool(torch.isnan(logprobs[..., 0]).any()):  # one not-a-number spoils its whole row
@@ -147,32 +176,28 @@ class TransformersEngine:
             plan.held.tokens = plan.tokens
             yield plan.index, row[plan.first - plan.base - skipped : plan.count - skipped]
 
-    def _arguments(self, run: list[Plan], width: int) -> dict[str, Any]:
-        """Point the pool's window at a run; the model arguments that go with it."""
-        if self._pool is None:  # padding stands on the right, where no real token sees it
+    def _arguments(self, run: list[Plan]) -> dict[str, Any]:
+        """Settle where a pass reads and writes; the model arguments that go with it."""
+        pool = self._pool
+        if pool is None:  # padding stands on the right, where no real token sees it
             return {"use_cache": False}
-        window = self._pool.window
-        window.lo = run[0].held.slot
-        window.hi = window.lo + len(run)
-        window.base = base = run[0].base
-        arguments: dict[str, Any] = {"past_key_values": self._pool.cache, "use_cache": True}
-        if all(plan.base == base and plan.count == width for plan in run):
-            window.end, window.positions = base + width, None
-            return arguments
-        bases = torch.tensor([plan.base for plan in run])[:, None]
-        # Padding writes past its own sequence, at worst into the last place, which none reaches.
-        positions = (bases + torch.arange(width)).clamp_(max=self.context_tokens)
-        window.end = int(positions.max()) + 1
-        visible = torch.arange(window.end) <= positions[:, :, None]
-        blocked = torch.finfo(self._model.dtype).min
-        mask = torch.zeros(visible.shape, dtype=self._model.dtype).masked_fill_(~visible, blocked)
-        window.positions = positions.to(self._device)
-        arguments["attention_mask"] = mask[:, None].to(self._device)
-        arguments["position_ids"] = window.positions.clamp(max=self.context_tokens - 1)
+        for plan in run:  # what it builds on may have gone, or moved on, since it was planned
+            plan.base = min(plan.base, common_prefix(plan.source.tokens, plan.tokens))
+        self._make_room(pool, run)
+        mask = pool.place(run)
+        for plan in run:  # so that a pass that fails leaves nothing to trust
+            plan.held.tokens = plan.tokens[: max(0, plan.base)]
+        arguments: dict[str, Any] = {"past_key_values": pool.cache, "use_cache": True}
+        if mask is not None:
+            arguments["attention_mask"] = mask.long().to(self._device)
+            if self._takes_positions:
+                bases = torch.tensor([plan.base for plan in run])[:, None]
+                positions = (bases + torch.arange(pool.view.width)).clamp_(min=0)
+                arguments["position_ids"] = positions.to(self._device)
         return arguments
 
-    def _make_pool(self, budget_bytes: int) -> SlotPool | None:
-        """The slots for this model, or None when it is better run without."""
+    def _make_pool(self) -> SlabPool | None:
+        """Where sessions are kept, or None when the model is better run without."""
         start = torch.tensor(self._start[None].astype(np.int64), device=self._device)
         output = self._model(input_ids=start, use_cache=True)
         if output.logits.shape[-1] < self.vocab_size:
@@ -181,35 +206,49 @@ class TransformersEngine:
                 f"{self.vocab_size} tokens: it is not a model of this tokenizer"
             )
         layers = getattr(output.get("past_key_values"), "layers", [])
-        if (
-            not layers
-            or not all(_attends_to_all(layer, self.context_tokens) for layer in layers)
-            or "position_ids" not in signature(self._model.forward).parameters
-        ):
-            log.info("engine cache=none reason=architecture")
+        other = {type(layer).__name__ for layer in layers if not attends(layer)}
+        if other or not any(layer.keys is not None for layer in layers):
+            log.warning(_UNCACHED, f"its memory is not attention's ({', '.join(other) or 'none'})")
             return None
-        pairs = [(layer.keys, layer.values) for layer in layers]
-        pool = SlotPool(pairs, self.context_tokens + 1, budget_bytes)
-        return pool if self._agrees(pool) else None
+        pool = SlabPool(layers, self.context_tokens)
+        with short_windows(self._model, pool):
+            wrong = self._disagreement(pool)
+        if wrong:
+            log.warning(_UNCACHED, wrong)
+        return None if wrong else pool
 
-    def _agrees(self, pool: SlotPool) -> bool:
-        """Whether the cache, extended unevenly and rolled back, gives the uncached answers."""
-        ids = np.random.default_rng(0).integers(0, self.vocab_size, (2, 9), dtype=np.uint32)
-        probe = [Query("a", ids[0, :9], 3), Query("b", ids[1, :7], 7)]
-        expected = self.rows(probe)
+    def _disagreement(self, pool: SlabPool) -> str:
+        """Why the cache must not be used: what is kept, extended unevenly, rolled back and forked,
+        has to give the uncached answers. Empty when it does."""
+        length = min(3 * PROBE_WINDOW, self.context_tokens - 1)
+        ids = np.random.default_rng(0).integers(0, self.vocab_size, (2, length), dtype=np.uint32)
+        half = length // 2
+        probe = [Query("a", ids[0], 1), Query("b", ids[1, :half], half), Query("c", ids[0], length)]
+        expected = self._rows(probe)
         self._pool = pool
-        self.rows([Query("a", ids[0, :2], 2), Query("b", ids[1], 1)])
-        found = self.rows(probe)
-        self.forget("a")
-        self.forget("b")
-        self._pool = None
-        error = max(
-            float(np.abs(np.exp(a) - np.exp(b)).sum(-1).max())
+        try:
+            self._rows([Query("a", ids[0, : half - 1], 0), Query("b", ids[1], 1)])
+            self._rows([Query("a", ids[0, :half], half), Query("b", ids[1, : half - 1], 0)])
+            found = self._rows(probe)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            return f"with one it fails: {error}"
+        finally:
+            for query in probe:
+                self.forget(query.session)
+            self._pool = None
+        distance = max(
+            float(np.abs(np.exp(a) - np.exp(b)).sum(-1).max()) / 2
             for a, b in zip(expected, found, strict=True)
         )
-        if error > 0.05:  # half precision stays well below, a wrong cache well above
-            log.warning("engine cache=none reason=disagrees total_variation=%.3f", error / 2)
-        return error <= 0.05
+        if distance <= 0.025:  # half precision stays well below, a wrong cache well above
+            return ""
+        return f"with one its answers differ (total variation {distance:.3f})"
+
+    def _default_budget(self) -> int:
+        if self._device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self._device)[0]) // 2
+        free_bytes = int(psutil.virtual_memory().available)
+        return min(max(2 * self._weights_bytes, MIN_BUDGET_BYTES), free_bytes // 2)
 
 
 def _load_model(folder: str) -> Any:
@@ -230,18 +269,3 @@ def _load_model(folder: str) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise EngineError(f"cannot load {folder} as a causal language model: {error}") from error
     return model.to(device).eval()
-
-
-def _default_budget(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2
-    return 1 << 29
-
-
-def _attends_to_all(layer: Any, context_tokens: int) -> bool:
-    """Plain attention, or a sliding window that the context never fills."""
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    if type(layer) is DynamicSlidingWindowLayer:
-        return bool(layer.sliding_window > context_tokens)
-    return type(layer) is DynamicLayer

@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NoReturn
@@ -35,6 +35,7 @@ from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.protocol import (
+    CloseRequest,
     ExpertCard,
     GenerateChunk,
     GenerateRequest,
@@ -136,6 +137,14 @@ class ExpertClient:
                 StepResponse.from_bytes, data, request, self._vocab_size
             )
         return replace(response, proof=proof)
+
+    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
+        """Tell the expert that nobody goes on with these (at most 256). Raises PeerError."""
+        body = CloseRequest(sessions=list(sessions)).model_dump_json().encode()
+        headers, _ = self._sign("/v1/close", body, "application/json")
+        call = _open(self._http, self.axon, "POST", "/v1/close", body, headers, timeout_s)
+        async with call:
+            pass  # whether it kept its word does not matter to us
 
     async def generate(
         self, request: GenerateRequest, *, timeout_s: float

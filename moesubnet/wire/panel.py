@@ -10,6 +10,7 @@ loop's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -70,6 +71,7 @@ class PanelSequence:
         self._held: dict[Hotkey, int] = {}
         self._bound: dict[Hotkey, _Bound] = {}
         self._said: dict[Hotkey, tuple[int, float]] = {}
+        self._parents: dict[Hotkey, str] = {}  # the session by which an expert knows these ids
 
     def append(self, ids: ArrayLike) -> None:
         """Whoever committed to the law of the first new token and did not list it owes a leaf."""
@@ -90,12 +92,33 @@ class PanelSequence:
         self._bound = {h: bound for h, bound in self._bound.items() if bound.position < length}
         self._said = {h: said for h, said in self._said.items() if said[0] < length}
 
+    def fork(self, session: str) -> PanelSequence:
+        """The same text under another name; experts are told to go on from what they hold."""
+        other = PanelSequence(session, self.ids)
+        other._held = self._held.copy()
+        other._parents = {hotkey: self.parent_at(hotkey) or self.session for hotkey in self._held}
+        return other
+
+    def parent_at(self, hotkey: Hotkey) -> str:
+        """The session that this expert holds the ids as, where it is not yet this one's."""
+        return self._parents.get(hotkey, "") if self.held_by(hotkey) else ""
+
+    def is_open_at(self, hotkey: Hotkey) -> bool:
+        return self.held_by(hotkey) > 0 and hotkey not in self._parents
+
     def held_by(self, hotkey: Hotkey) -> int:
         """How many of the ids this expert is believed to hold."""
         return self._held.get(hotkey, 0)
 
     def set_held(self, hotkey: Hotkey, length: int) -> None:
+        """What the expert holds as this very session."""
         self._held[hotkey] = min(length, len(self.ids))
+        self._parents.pop(hotkey, None)
+
+    def set_missing(self, hotkey: Hotkey, length: int) -> None:
+        """The expert says that of what we believed it holds only so many ids."""
+        if length < self.held_by(hotkey):
+            self.set_held(hotkey, 0 if hotkey in self._parents else length)
 
     def unlisted(self, token_id: int) -> set[Hotkey]:
         """Who is bound to the law of the next token and would owe a leaf if it is this one."""
@@ -257,7 +280,7 @@ class Panel:
             return request, await client.step(request, timeout_s=self._deadline_s)
         except UnknownBase as error:
             for sequence, held in zip(sequences, error.held_tokens, strict=True):
-                sequence.set_held(client.hotkey, held)
+                sequence.set_missing(client.hotkey, held)
         try:
             request = build(client)
             return request, await client.step(request, timeout_s=self._deadline_s)
@@ -274,16 +297,22 @@ class Panel:
         requests: _Requests,
     ) -> StepRequest:
         """What this expert lacks and owes; those alike in that share one encoded request."""
-        held = tuple(sequence.held_by(client.hotkey) for sequence in sequences)
+        bases = tuple((s.held_by(client.hotkey), s.parent_at(client.hotkey)) for s in sequences)
         owed = tuple(sequence.owed(client.hotkey) for sequence in sequences)
         want = replace(self._want, committed=self._want.committed and client.commits)
-        key = (want, held, owed)
+        key = (want, bases, owed)
         if key not in requests:
             steps = [
                 SequenceStep(
-                    s.session, n, base_hash(s.ids[:n]), s.ids[n:], first=first, reveal=reveal
+                    s.session,
+                    n,
+                    base_hash(s.ids[:n]),
+                    s.ids[n:],
+                    first=first,
+                    reveal=reveal,
+                    parent=parent,
                 )
-                for s, n, reveal in zip(sequences, held, owed, strict=True)
+                for s, (n, parent), reveal in zip(sequences, bases, owed, strict=True)
             ]
             requests[key] = StepRequest(tuple(steps), want)
         return requests[key]
@@ -306,6 +335,17 @@ class Panel:
                 )
             )
         return StepRequest(tuple(steps), replace(self._want, committed=True))
+
+    async def close(self, sequences: Sequence[PanelSequence]) -> None:
+        """Tell every expert that holds any of these that they are over; never fails."""
+
+        async def tell(client: ExpertClient) -> None:
+            names = [s.session for s in sequences if s.is_open_at(client.hotkey)]
+            if names:
+                with contextlib.suppress(PeerError):
+                    await client.close_sessions(names, timeout_s=self._deadline_s)
+
+        await asyncio.gather(*map(tell, list(self._clients.values())))
 
     def _failed(self, hotkey: Hotkey, error: PanelError) -> PanelError:
         now_s = asyncio.get_running_loop().time()

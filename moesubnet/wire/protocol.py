@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moesubnet.wire.distributions import Rows
 from moesubnet.wire.rows import ROWS_SCHEMA, Proof, StepResponse, StepRows, max_answer_bytes
 from moesubnet.wire.step import (
+    SESSION_PATTERN,
     STEP_SCHEMA,
     Ids,
     Kind,
@@ -23,6 +24,7 @@ from moesubnet.wire.step import (
 __all__ = [
     "ROWS_SCHEMA",
     "STEP_SCHEMA",
+    "CloseRequest",
     "ExpertCard",
     "GenerateChunk",
     "GenerateRequest",
@@ -64,6 +66,14 @@ class ExpertCard(_Model):
     engine: str = Field(max_length=64)
     version: str = Field(max_length=32)
     price_rao_per_mtoken: int = Field(ge=0, lt=2**63)
+
+
+class CloseRequest(_Model):
+    """`POST /v1/close`, JSON; answered with `{}`: these sessions of the sender are over."""
+
+    sessions: list[Annotated[str, Field(pattern=SESSION_PATTERN)]] = Field(
+        min_length=1, max_length=256
+    )
 
 
 class GenerateRequest(_Model):

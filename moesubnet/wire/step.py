@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -18,6 +19,7 @@ from moesubnet.wire import frames
 STEP_SCHEMA = "moesubnet-step/1"
 MAX_FULL_VOCAB = 8_192
 TOP_K = 256
+SESSION_PATTERN = r"^[!-~]{1,64}$"
 _SESSION = re.compile(r"[!-~]{1,64}")
 _NO_IDS = np.empty(0, np.uint32)
 
@@ -62,6 +64,8 @@ class SequenceStep:
     `first` None means after the appended ids: one row for each draft id and one more. `reveal`
     asks what the committed row of a position held for a token id; a step that only asks that has
     no rows, brings no ids, and `first` is end + 1.
+    `parent` is another session of the same sender, whose first `base_len` ids the session begins
+    with, in place of what it held; empty means that it goes on from its own.
     """
 
     session: str
@@ -71,6 +75,11 @@ class SequenceStep:
     draft_ids: Ids = field(default_factory=_NO_IDS.copy)
     first: int | None = None
     reveal: tuple[int, int] | None = None
+    parent: str = ""
+
+    @property
+    def base_session(self) -> str:
+        return self.parent or self.session
 
     @property
     def draft_start(self) -> int:
@@ -139,15 +148,14 @@ class StepRequest:
         if self.want.committed:
             asked = [(i, *s.reveal) for i, s in enumerate(self.sequences) if s.reveal]
             tensors["reveals"] = np.array(asked, np.uint32).reshape(-1, 3)
-        return frames.encode(
-            STEP_SCHEMA,
-            {
-                "kind": self.want.kind,
-                "k": self.want.k,
-                "sessions": [s.session for s in self.sequences],
-            },
-            tensors,
-        )
+        fields: dict[str, frames.Field] = {
+            "kind": self.want.kind,
+            "k": self.want.k,
+            "sessions": [s.session for s in self.sequences],
+        }
+        if any(s.parent for s in self.sequences):
+            fields["parents"] = [s.parent for s in self.sequences]
+        return frames.encode(STEP_SCHEMA, fields, tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview, limits: StepLimits) -> StepRequest:
@@ -163,7 +171,9 @@ class StepRequest:
         kind, k = frame.fields.get("kind"), frame.fields.get("k")
         committed = "reveals" in frame.tensors
         tensors = {"spans", "base_hashes", "ids"} | ({"reveals"} if committed else set())
-        frame.holds_only({"kind", "k", "sessions"}, tensors)
+        parents = _parents(frame, sessions)
+        optional = {"parents"} & frame.fields.keys()
+        frame.holds_only({"kind", "k", "sessions"} | optional, tensors)
         if not (isinstance(kind, str) and type(k) is int):
             raise FrameError("want is malformed")
         want = Want(kind, k, committed)  # type: ignore[arg-type]  # checked by Want itself
@@ -175,11 +185,13 @@ class StepRequest:
         if len(ids) and int(ids.max()) >= limits.vocab_size:
             raise FrameError("a token id is outside the vocabulary")
         sequences, begin = [], 0
-        parts = zip(sessions, spans.tolist(), hashes, strict=True)
-        for i, (session, (base_len, appended, drafted, first), digest) in enumerate(parts):
+        parts = zip(sessions, parents, spans.tolist(), hashes, strict=True)
+        for i, (session, parent, (base_len, appended, drafted, first), digest) in enumerate(parts):
             middle, end = begin + appended, begin + appended + drafted
             new, draft, reveal = ids[begin:middle], ids[middle:end], reveals.get(i)
-            step = SequenceStep(session, base_len, digest.tobytes(), new, draft, first, reveal)
+            step = SequenceStep(
+                session, base_len, digest.tobytes(), new, draft, first, reveal, parent
+            )
             # The engine feeds one token (bos) before the sequence, hence the strict inequality.
             last = base_len + 1 if reveal and step.end == base_len else step.end
             if end > len(ids) or step.end >= limits.context_tokens or first > last:
@@ -204,3 +216,13 @@ def _reveals(frame: frames.Frame, count: int, vocab_size: int) -> dict[int, tupl
     if any(token >= vocab_size for _, _, token in rows):
         raise FrameError("a token to reveal is outside the vocabulary")
     return {place: (position, token) for place, position, token in rows}
+
+
+def _parents(frame: frames.Frame, sessions: Sequence[str]) -> Sequence[str]:
+    """One a session, empty for none; the field is there only if any has one."""
+    if "parents" not in frame.fields:
+        return [""] * len(sessions)
+    parents = frame.texts("parents", len(sessions))
+    if not any(parents) or not all(map(_SESSION.fullmatch, filter(None, parents))):
+        raise FrameError("a parent is no session's name, or no sequence has one")
+    return parents

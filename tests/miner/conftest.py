@@ -162,7 +162,7 @@ def step_of(
     append: np.ndarray,
     draft: np.ndarray | None = None,
     first: int | None = None,
+    parent: str = "",
 ) -> SequenceStep:
-    return SequenceStep(
-        session, len(base), base_hash(base), append, u32() if draft is None else draft, first
-    )
+    drafted = u32() if draft is None else draft
+    return SequenceStep(session, len(base), base_hash(base), append, drafted, first, parent=parent)

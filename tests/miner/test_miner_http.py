@@ -147,6 +147,37 @@ async def test_nobody_touches_anothers_session(serve_miner: ServeMiner) -> None:
     await alice.step(full(step_of("s", text, u32(4))), timeout_s=30)
 
 
+async def test_a_session_begins_from_another_of_its_caller(serve_miner: ServeMiner) -> None:
+    engine = FakeEngine()
+    served = await serve_miner(engine)
+    alice, bob = await served.client(ALICE), await served.client(BOB)
+    text = u32(1, 2, 3, 4)
+    await alice.step(full(step_of("s", u32(), text)), timeout_s=30)
+    forks = [step_of(f"f{i}", text[:3], u32(i), parent="s") for i in range(2)]
+    answer = await alice.step(full(*forks), timeout_s=30)
+    for i, rows in enumerate(answer.rows):
+        np.testing.assert_allclose(rows.logprobs, engine.laws(u32(1, 2, 3, i), 4), atol=0.01)
+    await alice.step(full(step_of("s", text, u32(5))), timeout_s=30)  # untouched
+    await alice.step(full(step_of("f1", u32(1, 2, 3, 1), u32(5))), timeout_s=30)
+    with pytest.raises(UnknownBase):
+        await bob.step(full(step_of("f", text, u32(5), parent="s")), timeout_s=30)
+    with pytest.raises(UnknownBase):
+        await alice.step(full(step_of("f", u32(1, 2, 9), u32(5), parent="s")), timeout_s=30)
+
+
+async def test_a_caller_closes_its_sessions(serve_miner: ServeMiner) -> None:
+    engine = FakeEngine()
+    served = await serve_miner(engine)
+    alice, bob = await served.client(ALICE), await served.client(BOB)
+    for client in (alice, bob):
+        await client.step(full(step_of("s", u32(), u32(1, 2))), timeout_s=30)
+    await bob.close_sessions(["s", "unheard-of"], timeout_s=30)
+    await alice.step(full(step_of("s", u32(1, 2), u32(3))), timeout_s=30)
+    with pytest.raises(UnknownBase):
+        await bob.step(full(step_of("s", u32(1, 2), u32(3))), timeout_s=30)
+    assert engine.forgotten == [f"{BOB.ss58_address}/s"]
+
+
 async def test_too_little_stake_is_refused(serve_miner: ServeMiner) -> None:
     client = await (await serve_miner(FakeEngine())).client(POOR)
     with pytest.raises(PeerRefused, match="403"):
@@ -222,7 +253,7 @@ async def test_garbage_gets_a_4xx(serve_miner: ServeMiner, sent: bytes) -> None:
     await (await served.client(ALICE)).step(full(step_of("s", u32(), u32(1))), timeout_s=30)
 
 
-@pytest.mark.parametrize("path", ["/v1/step", "/v1/generate"])
+@pytest.mark.parametrize("path", ["/v1/step", "/v1/generate", "/v1/close"])
 @pytest.mark.parametrize("body", [b"", b"\xff" * 100, b"{}", b"MOE\x01" + b"\xff" * 60])
 async def test_signed_garbage_gets_a_400(serve_miner: ServeMiner, path: str, body: bytes) -> None:
     import time
@@ -286,7 +317,7 @@ async def test_generate_stops_when_the_caller_leaves(serve_miner: ServeMiner) ->
             break
     for _ in range(100):
         await asyncio.sleep(0.05)
-        if any(name.startswith(ALICE.ss58_address + " ") for name in engine.forgotten):
+        if any(name.startswith(ALICE.ss58_address + "/ ") for name in engine.forgotten):
             break
     else:
         pytest.fail("the stream went on")

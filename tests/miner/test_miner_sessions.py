@@ -26,6 +26,7 @@ programs = st.lists(
     st.tuples(
         st.sampled_from([ALICE, EVE]),
         st.sampled_from(["s", "t"]),
+        st.sampled_from(["", "s", "t"]),  # the parent
         st.lists(st.integers(0, 2), max_size=6),  # the base that the caller believes in
         st.lists(st.integers(0, 2), max_size=3),
         st.lists(st.integers(0, 2), max_size=3),
@@ -37,13 +38,13 @@ programs = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(programs)
 def test_a_base_is_known_exactly_when_it_is_a_prefix_of_what_was_sent(
-    program: list[tuple[Hotkey, str, list[int], list[int], list[int]]],
+    program: list[tuple[Hotkey, str, str, list[int], list[int], list[int]]],
 ) -> None:
     table = SessionTable(lambda *_: None)
     truth: dict[tuple[Hotkey, str], tuple[list[int], int]] = {}
-    for caller, session, base, append, draft in program:
-        sent, firm = truth.get((caller, session), ([], 0))
-        steps = [step_of(session, u32(*base), u32(*append), u32(*draft))]
+    for caller, session, parent, base, append, draft in program:
+        sent, firm = truth.get((caller, parent or session), ([], 0))
+        steps = [step_of(session, u32(*base), u32(*append), u32(*draft), parent=parent)]
         if sent[: len(base)] == base:
             (ids,) = table.extend(caller, steps)
             assert ids.tolist() == base + append + draft
@@ -67,6 +68,20 @@ def test_sessions_expire_and_the_engine_is_told() -> None:
     now_s[0] = 17
     assert not table.has_open(ALICE)
     assert len(table) == 0
+
+
+def test_what_a_caller_closes_is_gone_for_it_alone() -> None:
+    forgotten: list[tuple[str, str]] = []
+    table = SessionTable(lambda *of: forgotten.append(of))
+    for caller in (ALICE, EVE):
+        steps = [step_of(name, u32(), u32(1, 2)) for name in ("s", "t")]
+        table.keep(caller, steps, table.extend(caller, steps))
+    table.close(EVE, ["s", "t", "never heard of"])
+    assert forgotten == [(EVE, "s"), (EVE, "t")]
+    assert not table.has_open(EVE)
+    assert len(table) == 2
+    table.close(EVE, ["s"])
+    table.extend(ALICE, [step_of("s", u32(1, 2), u32(3))])
 
 
 def test_the_greediest_callers_oldest_sessions_make_room() -> None:

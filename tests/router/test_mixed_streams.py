@@ -57,6 +57,7 @@ class LawEngine:
     def __init__(self, law: LawOf) -> None:
         self.law = law
         self.met: list[np.ndarray] = []
+        self.forgotten: list[str] = []
 
     def rows(self, batch):
         self.met += [query.ids for query in batch]
@@ -66,7 +67,7 @@ class LawEngine:
         ]
 
     def forget(self, session: str) -> None:
-        pass
+        self.forgotten.append(session)
 
 
 class Network:
@@ -233,7 +234,8 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
     memory = Rememberer()
     await network.mine("honest", lambda ids: sharp(int(text[len(ids)]), 0.5))
     await network.mine("rememberer", memory)
-    session = (await open_model()).open()
+    model = await open_model()
+    session = model.open()
     await session.start(text[:20])
     assert len(memory.met) == 9  # all but eight tokens, then one by one
     choices = [session, *(session.fork() for _ in range(3))]
@@ -245,6 +247,11 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
         for mine, yours in zip(first, other, strict=True):
             assert yours == pytest.approx(mine, abs=0.0)
     assert len(memory.met) == 9 + 4 * 6
+    for choice in choices:
+        choice.close()
+    await asyncio.gather(*model.closing)
+    await session.append(int(text[26]), 1.0)  # kept for the next turn of a chat
+    assert len(set(memory.forgotten)) == 3
 
 
 async def test_a_stream_survives_the_death_and_return_of_experts(network, open_model) -> None:

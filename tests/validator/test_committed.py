@@ -28,7 +28,7 @@ def few_listed(monkeypatch):
 
 @pytest.fixture
 async def walked(measure, start_expert, laws):
-    """`await walked(change)` → batch, state, metagraph, the laws by hotkey."""
+    """`await walked(change)` → batch, state, metagraph, laws by hotkey, experts, baseline."""
 
     async def walk(change=lambda experts: None):
         known = [0.9 * laws[0] + 0.1 / 300, 0.9 * laws[1] + 0.1 / 300]
@@ -44,7 +44,8 @@ async def walked(measure, start_expert, laws):
         batch = await measurement.open_batch(metagraph, 4)
         await measurement.run(batch)
         by_hotkey = {e.hotkey: np.log(law) for e, law in zip(experts, known, strict=True)}
-        return state.open_batches()[0], state, metagraph, by_hotkey, experts
+        baseline = measurement._baseline.law
+        return state.open_batches()[0], state, metagraph, by_hotkey, experts, baseline
 
     return walk
 
@@ -55,7 +56,7 @@ def log_q(batch):
 
 
 async def test_every_label_scores_what_the_law_gave_it(walked):
-    batch, _, _, by_hotkey, experts = await walked()
+    batch, _, _, by_hotkey, experts, _ = await walked()
     assert [step.position for step in batch.steps] == list(range(PREFIX_TOKENS, WINDOW_TOKENS))
     labels = batch.walks[:, PREFIX_TOKENS:]
     for column, hotkey in enumerate(batch.hotkeys):
@@ -71,7 +72,7 @@ async def test_who_withholds_a_leaf_has_the_least_and_is_asked_no_more(walked):
     def change(experts):
         experts[0].withholds = True
 
-    batch, _, _, _, experts = await walked(change)
+    batch, _, _, _, experts, _ = await walked(change)
     column = batch.hotkeys.index(experts[0].hotkey)
     for of_walk in log_q(batch)[..., column]:
         withheld = np.flatnonzero(of_walk == -20 * MICRO)
@@ -84,7 +85,7 @@ async def test_who_does_not_commit_is_scored_by_its_tail(walked):
     def change(experts):
         experts[0].commits = False
 
-    batch, _, _, _, experts = await walked(change)
+    batch, _, _, _, experts, _ = await walked(change)
     column = batch.hotkeys.index(experts[0].hotkey)
     assert not any(request.want.committed for request in experts[0].requests)
     values = log_q(batch)[..., column]
@@ -93,7 +94,7 @@ async def test_who_does_not_commit_is_scored_by_its_tail(walked):
 
 
 async def test_an_audit_finds_each_leaf_in_the_answer_after_it(walked):
-    batch, state, metagraph, _, _ = await walked()
+    batch, state, metagraph, _, _, baseline = await walked()
     sheet, receipts = close_sheet(
         [batch],
         metagraph,
@@ -109,7 +110,7 @@ async def test_an_audit_finds_each_leaf_in_the_answer_after_it(walked):
     answers = {
         h: unpack_answers(state.archive.answers(sheet.sha256, h), sheet) for h in sheet.hotkeys
     }
-    result = audit(sheet, receipts, answers)
+    result = audit(sheet, receipts, answers, baseline)
     assert [e.answered for e in result.experts] == [4 * STEPS] * 2
     assert [e.signed for e in result.experts] == [4 * STEPS] * 2
     assert [e.agreeing for e in result.experts] == [4 * STEPS] * 2
@@ -120,5 +121,5 @@ async def test_an_audit_finds_each_leaf_in_the_answer_after_it(walked):
     for better in (-50_000, 50_000):
         lie = sheet.log_q.copy()
         lie[items[0], 0] += better
-        lied = audit(dataclasses.replace(sheet, log_q=lie), receipts, answers)
+        lied = audit(dataclasses.replace(sheet, log_q=lie), receipts, answers, baseline)
         assert lied.experts[0].agreeing == 4 * STEPS - 1

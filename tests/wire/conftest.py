@@ -19,7 +19,15 @@ from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.listening import Listening, serve
 from moesubnet.wire.nonces import NonceStore
-from moesubnet.wire.protocol import Ids, StepLimits, StepRequest, StepResponse, StepRows, base_hash
+from moesubnet.wire.protocol import (
+    CloseRequest,
+    Ids,
+    StepLimits,
+    StepRequest,
+    StepResponse,
+    StepRows,
+    base_hash,
+)
 from moesubnet.wire.server import BODY, CALLER, auth_middleware
 
 V = 40
@@ -50,7 +58,7 @@ class FakeExpert:
             return answer
         caller = request[CALLER].hotkey
         empty = np.empty(0, np.uint32)
-        caches = [self.held.get((caller, s.session), empty) for s in asked.sequences]
+        caches = [self.held.get((caller, s.base_session), empty) for s in asked.sequences]
         known = [
             s.base_len if base_hash(cache[: s.base_len]) == s.base_hash else 0
             for s, cache in zip(asked.sequences, caches, strict=True)
@@ -64,6 +72,11 @@ class FakeExpert:
             laws = np.stack([law_of(self.seed, ids[:p]) for p in range(s.first_law, s.end + 1)])
             rows.append(StepRows.answer(s, laws, asked.want, np.random.default_rng(0)))
         return web.Response(body=StepResponse(tuple(rows)).to_bytes(), content_type=CONTENT_TYPE)
+
+    async def close(self, request: web.Request) -> web.Response:
+        for name in CloseRequest.model_validate_json(request[BODY]).sessions:
+            del self.held[request[CALLER].hotkey, name]
+        return web.json_response({})
 
 
 @dataclass
@@ -94,6 +107,7 @@ class Stage:
         )
         app = web.Application(middlewares=[door])
         app.router.add_post("/v1/step", expert.step)
+        app.router.add_post("/v1/close", expert.close)
         listening = await self.serve(app)
         return expert, await self.client(uri, listening.port)
 

@@ -219,6 +219,55 @@ async def test_a_truncated_sequence_rolls_every_expert_back(stage: Any) -> None:
     assert experts[0].requests[-1].sequences[0].base_len == 2
 
 
+async def test_a_fork_sends_only_what_is_new_and_goes_its_own_way(stage: Any) -> None:
+    experts, clients = await three(stage)
+    panel = panel_of(clients)
+    sequence = PanelSequence("s")
+    await panel.advance([sequence], [[1, 2, 3]])
+    fork = sequence.fork("f")
+    grandchild = fork.fork("g")  # before anybody has heard of its parent
+    for text, ids in ((fork, [1, 2, 3, 7]), (grandchild, [1, 2, 3, 8]), (sequence, [1, 2, 3, 9])):
+        answers = await panel.advance([text], [[ids[-1]]])
+        for seed, answer in enumerate(answers.values()):
+            assert_law(rows(answer)[0].logprobs[0], seed, ids)
+    answers = await panel.advance([fork, grandchild], [[5], [6]])
+    assert_law(rows(next(iter(answers.values())))[1].logprobs[0], 0, [1, 2, 3, 8, 6])
+    sent = [[(s.parent, s.append_ids.tolist()) for s in r.sequences] for r in experts[0].requests]
+    assert sent == [
+        [("", [1, 2, 3])],
+        [("s", [7])],
+        [("s", [8])],
+        [("", [9])],
+        [("", [5]), ("", [6])],
+    ]
+
+
+async def test_a_fork_whose_parent_is_gone_is_sent_whole(stage: Any) -> None:
+    experts, clients = await three(stage)
+    panel = panel_of(clients)
+    sequence = PanelSequence("s")
+    await panel.advance([sequence], [[1, 2, 3]])
+    experts[1].held.clear()
+    answers = await panel.advance([sequence.fork("f")], [[4]])
+    for seed, answer in enumerate(answers.values()):
+        assert_law(rows(answer)[0].logprobs[0], seed, [1, 2, 3, 4])
+    (last,) = experts[1].requests[-1].sequences
+    assert (last.parent, last.append_ids.tolist()) == ("", [1, 2, 3, 4])
+
+
+async def test_closing_frees_what_experts_hold_and_nothing_else(stage: Any) -> None:
+    experts, clients = await three(stage)
+    panel = panel_of(clients)
+    sequence, other = PanelSequence("s"), PanelSequence("o")
+    await panel.advance([sequence, other], [[1, 2, 3], [4]])
+    unborn = sequence.fork("f")
+    clients.pop(next(iter(clients)))
+    await panel.close([sequence, unborn])
+    held = [sorted(name for _, name in expert.held) for expert in experts]
+    assert held == [["o", "s"], ["o"], ["o"]]
+    await panel.close([sequence])  # the fakes fail now, and nobody minds
+
+
 async def test_a_new_expert_joins_and_another_leaves_mid_text(stage: Any) -> None:
     _, clients = await three(stage)
     names = list(clients)

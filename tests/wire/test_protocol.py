@@ -55,7 +55,8 @@ def step(session: str = "s", base: int = 0, append: int = 3, draft: int = 0, **m
 
 
 steps = st.builds(
-    lambda base, append, draft, where: step(
+    lambda base, append, draft, where, parent: step(
+        parent=parent,
         base=base,
         append=append,
         draft=draft,
@@ -65,6 +66,7 @@ steps = st.builds(
     st.integers(0, 20),
     st.integers(0, 20),
     st.none() | st.floats(0, 1),
+    st.sampled_from(["", "other", "s0"]),
 )
 
 
@@ -100,14 +102,20 @@ def test_requests_round_trip(sequences: list[SequenceStep], want: Want) -> None:
     assert got.want == want
     assert got.to_bytes() == request.to_bytes()
     for ours, theirs in zip(request.sequences, got.sequences, strict=True):
-        assert (ours.session, ours.base_len, ours.base_hash) == (
-            theirs.session,
-            theirs.base_len,
-            theirs.base_hash,
-        )
+        for name in ("session", "parent", "base_len", "base_hash"):
+            assert getattr(ours, name) == getattr(theirs, name)
         assert ours.append_ids.tolist() == theirs.append_ids.tolist()
         assert ours.draft_ids.tolist() == theirs.draft_ids.tolist()
         assert ours.first_row == theirs.first_row
+
+
+@pytest.mark.parametrize("parents", [[""], ["a b"], ["x" * 65], ["p", "q"], [], [7], "p"])
+def test_parents_are_sessions_of_which_there_is_one_at_least(parents: Any) -> None:
+    request = StepRequest((step(parent="p"),), Want("full"))
+    frame = frames.decode(request.to_bytes(), schema=STEP_SCHEMA, limits=frames.Limits())
+    forged = frames.encode(STEP_SCHEMA, frame.fields | {"parents": parents}, frame.tensors)
+    with pytest.raises(FrameError):
+        StepRequest.from_bytes(forged, LIMITS)
 
 
 def test_the_default_rows_are_one_for_each_draft_id_and_one_more() -> None:

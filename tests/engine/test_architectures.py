@@ -1,0 +1,179 @@
+"""Every mainstream architecture keeps what it has read, and answers as if it had kept nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moesubnet.engine.base import Query
+from moesubnet.engine.transformers_engine import TransformersEngine
+from moesubnet.spec.content import LoadedSpec
+
+V = 300
+WINDOW = 11
+
+# Names differ between families; each config takes those that it knows. Weights are drawn wide,
+# for a random model with small ones hardly looks at its text.
+SHAPE: dict[str, Any] = {
+    "vocab_size": 320,  # cut to the subnet's 300 and renormalised
+    "hidden_size": 32,
+    "n_embd": 32,
+    "d_model": 32,
+    "word_embed_proj_dim": 32,
+    "intermediate_size": 64,
+    "ffn_dim": 64,
+    "num_hidden_layers": 4,
+    "n_layer": 4,
+    "n_layers": 4,
+    "num_attention_heads": 4,
+    "n_head": 4,
+    "n_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rotary_dim": 8,
+    "max_position_embeddings": 128,
+    "n_positions": 128,
+    "max_seq_len": 128,
+    "sliding_window": WINDOW,
+    "attention_chunk_size": WINDOW,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 320,
+    "num_kv_shared_layers": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+CACHED: dict[str, dict[str, Any]] = {
+    "bloom": {},
+    "cohere2": {},
+    "deepseek_v3": {"num_key_value_heads": 4},
+    "falcon": {"alibi": True},
+    "gemma": {},
+    "gemma2": {},
+    "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma3n_text": {},
+    "glm4": {},
+    "gpt2": {},
+    "gpt_neox": {},
+    "gpt_oss": {},
+    "gptj": {},
+    "granite": {},
+    "llama": {},
+    "llama4_text": {},
+    "mistral": {},
+    "mixtral": {},
+    "mpt": {},
+    "olmo2": {},
+    "olmo3": {},
+    "opt": {},
+    "phi": {},
+    "phi3": {},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 2},
+    "qwen3": {},
+    "qwen3_moe": {},
+    "smollm3": {},
+    "stablelm": {},
+    "starcoder2": {},
+}
+
+
+@pytest.fixture
+def random_model(save_tiny_model: Callable[..., Path]) -> Callable[..., Path]:
+    from transformers import AutoConfig
+
+    def save(model_type: str, **overrides: Any) -> Path:
+        default = AutoConfig.for_model(model_type)
+        known = {*default.to_dict(), *default.attribute_map, *overrides}
+        shape = {name: value for name, value in (SHAPE | overrides).items() if name in known}
+        return save_tiny_model(
+            config=AutoConfig.for_model(model_type, initializer_range=0.3, **shape)
+        )
+
+    return save
+
+
+def check_rows(engine: TransformersEngine) -> None:
+    """Sessions grow unevenly, roll back, run beyond the window and fork; rows stay uncached ones.
+
+    A batch step is the length of each session's text afterwards.
+    """
+    import torch
+
+    texts = np.random.default_rng(1).integers(0, V, (4, 60), dtype=np.uint32)
+    texts[3, :25] = texts[2, :25]
+    for lengths in ((3, 20, 40, 0), (4, 21, 41, 1), (30, 10, 59, 2), (31, 22, 12, 30), (5, 23, 13)):
+        queries = [
+            Query(f"me/{text}", texts[text, :length], max(0, length - 2))
+            for text, length in enumerate(lengths)
+        ]
+        for query, rows in zip(queries, engine.rows(queries), strict=True):
+            ids = torch.tensor([[0, *query.ids.tolist()]])
+            with torch.inference_mode():
+                logits = engine._model(input_ids=ids, use_cache=False).logits[0, query.first :, :V]
+            expected = torch.log_softmax(logits.double(), -1).numpy()
+            np.testing.assert_allclose(rows, expected, atol=5e-4)
+
+
+@pytest.mark.parametrize("model_type", CACHED)
+def test_an_architecture_with_its_cache(
+    random_model: Callable[..., Path], tiny_spec: LoadedSpec, model_type: str
+) -> None:
+    engine = TransformersEngine(str(random_model(model_type, **CACHED[model_type])), tiny_spec)
+    assert engine._pool is not None
+    check_rows(engine)
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "qwen3_next"])
+def test_a_recurrent_model_runs_without_one_and_says_so(
+    random_model: Callable[..., Path],
+    tiny_spec: LoadedSpec,
+    caplog: pytest.LogCaptureFixture,
+    model_type: str,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        engine = TransformersEngine(str(random_model(model_type)), tiny_spec)
+    assert engine._pool is None
+    assert "runs without a cache" in caplog.text
+    check_rows(engine)
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "gemma3_text", "llama4_text"])
+def test_windows_are_probed_beyond_their_end(
+    random_model: Callable[..., Path],
+    tiny_spec: LoadedSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    model_type: str,
+) -> None:
+    """One column too few beyond the window is noticed on loading, however long the window is."""
+    from moesubnet.engine import slabs
+
+    right = slabs.SlabLayer.get_mask_sizes
+
+    def wrong(layer: slabs.SlabLayer, query_length: int) -> tuple[int, int]:
+        shown, hidden = right(layer, query_length)
+        return (shown - 1, hidden + 1) if hidden else (shown, hidden)
+
+    monkeypatch.setattr(slabs.SlabLayer, "get_mask_sizes", wrong)
+    folder = random_model(model_type, sliding_window=4096, attention_chunk_size=4096)
+    engine = TransformersEngine(str(folder), tiny_spec)
+    assert engine._pool is None
+    assert "its answers differ" in caplog.text
