@@ -61,7 +61,7 @@ async def meet_experts(
         clients = {hotkey: client for hotkey, (client, _) in met.items()}
         panel = Panel(
             clients,
-            deadline_s=STEP_DEADLINE_S,
+            base_s=STEP_DEADLINE_S,
             want=want_for(spec.spec.vocab_size),
             rest_s=REST_S,
         )

@@ -52,7 +52,11 @@ def run(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, max=64, help="Most experts per stream.")] = 8,
     deadline_s: Annotated[
-        float, typer.Option(min=0.1, help="An expert slower than this sits out.")
+        float,
+        typer.Option(
+            min=0.1,
+            help="An expert slower than this sits out; each token that it has to read adds 20 ms.",
+        ),
     ] = 5.0,
     max_running: Annotated[
         int, typer.Option(min=1, help="Choices written at once; more get 429.")

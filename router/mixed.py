@@ -29,6 +29,7 @@ from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
+from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import StepResponse, base_hash, want_for
 
 BLIND_PROMPT_TOKENS = 8
@@ -94,6 +95,7 @@ class MixtureModel:
         self.top_k = top_k
         self.firsts = FirstAnswers()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
+        self.paces = Paces()
 
     def open(self) -> MixtureSession:
         if not self.book.serving():
@@ -179,9 +181,10 @@ class MixtureSession:
         self._walk = Walk(self._gate, members_of(self._experts))
         self._panel = Panel(
             {hotkey: clients[hotkey] for hotkey in self._experts},
-            deadline_s=self._model.deadline_s,
+            base_s=self._model.deadline_s,
             want=self._model.want,
             rest_s=REST_S,
+            paces=self._model.paces,
         )
         known = self._model.book.known()
         for hotkey in self._experts:

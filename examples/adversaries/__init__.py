@@ -1,6 +1,7 @@
 """Miners that want the money without the work: one file an attacker, each with its claim.
 
 Each is an engine's law, `law(ids) -> log-law [V]`, or a way of answering, so that live tests and
-simulated economies play the same attacker. They are examples of what the subnet must survive, not
-of what to run: none of them earns what an honest expert earns.
+simulated economies (`benchmarks/economy.py`) play the same attacker; `served.as_engine` makes a
+law an engine for `moesubnet miner run`. They are examples of what the subnet must survive, not of
+what to run: none of them earns what an honest expert earns.
 """

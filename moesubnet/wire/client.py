@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NoReturn
@@ -59,6 +59,8 @@ CONNECT_TIMEOUT_S = 3.0
 MAX_SMALL_BYTES = 16_384  # errors, cards
 MAX_LINE_BYTES = 2**18
 OFF_LOOP_BYTES = 2**20  # larger answers are decoded in a thread
+MAX_CONNECTIONS = 512  # callers ask less at once
+MAX_STEPS = 64  # at once to one neuron, which lets one address have more connections
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
 
@@ -81,7 +83,7 @@ def open_http_session() -> aiohttp.ClientSession:
     """A session for strangers. Share one among all clients of a process, and close it."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            resolver=_NoDns(), use_dns_cache=False, limit=512, limit_per_host=16
+            resolver=_NoDns(), use_dns_cache=False, limit=MAX_CONNECTIONS
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": f"moesubnet/{__version__}"},
@@ -113,21 +115,33 @@ class ExpertClient:
         self._signer = signer
         self._vocab_size = vocab_size
         self._last_nonce_ns = 0
+        self._places = asyncio.Semaphore(MAX_STEPS)
 
-    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+    async def step(
+        self,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
         """One `/v1/step`.
+
+        `timeout_s` begins when its turn has come, and `on_its_way` is called then: that we ask
+        too much at once is not the expert's fault.
 
         Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
         AuthError (the receipt is missing or wrong).
         """
-        deadline = time.monotonic() + timeout_s
-        try:
-            status, data, proof = await self._step_once(request, timeout_s)
-        except PeerUnavailable as error:
-            # An idle connection may be closed just as we use it; a step is safe to repeat.
-            if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
-                raise
-            status, data, proof = await self._step_once(request, deadline - time.monotonic())
+        async with self._places:
+            on_its_way()
+            deadline = time.monotonic() + timeout_s
+            try:
+                status, data, proof = await self._step_once(request, timeout_s)
+            except PeerUnavailable as error:
+                # An idle connection may be closed just as we use it; a step is safe to repeat.
+                if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                    raise
+                status, data, proof = await self._step_once(request, deadline - time.monotonic())
         if status == 409:
             raise _unknown_base(data, request)
         if len(data) < OFF_LOOP_BYTES:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,8 +29,8 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
-from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.commitment import Commitment
+from moesubnet.wire.patience import LEAST_PATIENCE_S, Paces, cut_stragglers, deadline_s
 from moesubnet.wire.protocol import (
     Ids,
     SequenceStep,
@@ -43,8 +44,39 @@ from moesubnet.wire.protocol import (
 PanelError = PeerError | WireError | AuthError
 _Requests = dict[tuple[object, ...], StepRequest]  # by what an expert lacks, commits to and owes
 MAX_REST_DOUBLINGS = 5
-PATIENCE = 2.0  # times as long as half of the weight took, …
-LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
+
+
+class Asked(Protocol):
+    """Whoever answers steps: a miner over HTTP (`client.ExpertClient`), a recording, a simulation.
+
+    An answer is checked and normalised by whoever implements this: `StepResponse.from_bytes` does
+    it for what strangers send.
+    """
+
+    @property
+    def hotkey(self) -> Hotkey: ...
+
+    @property
+    def commits(self) -> bool:
+        """Whether it commits to the tails of laws of which it lists a part."""
+        ...
+
+    async def step(
+        self,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
+        """on_its_way: called when the request leaves, after any wait for a place of our own.
+
+        Raises PeerError, WireError, AuthError; UnknownBase where it holds less than the base.
+        """
+        ...
+
+    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
+        """Say that these sessions are over. Raises PeerError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,24 +187,37 @@ class PanelSequence:
             self._bound[hotkey] = _Bound(position, rows.bound, rows.ids[-1])
 
 
+@dataclass(slots=True)
+class _Call:
+    """One `advance` or `reveal`."""
+
+    sequences: Sequence[PanelSequence]
+    build: Callable[[Asked], StepRequest]
+    patient_until_s: dict[Hotkey, float] = field(default_factory=dict)  # of those on their way
+
+
 class Panel:
     """A set of experts. `clients` is read anew at each call and may change between calls.
 
-    deadline_s: for one expert's answer, catching up included. rest_s: how long an expert that
-    failed is left alone, doubling with each failure in a row up to 32 times; 0 asks it every time.
-    want: `committed` of those alone whose cards say that they commit.
+    base_s: how long one expert may take for a call that asks nothing of it; what it has to read,
+    catching up included, adds to that (`deadline_s`). rest_s: how long an expert that failed is
+    left alone, doubling with each failure in a row up to 32 times; 0 asks it every time. want:
+    `committed` of those alone whose cards say that they commit. paces: what is known of the
+    experts' speed; share one among all panels of a process.
     """
 
     def __init__(
         self,
-        clients: Mapping[Hotkey, ExpertClient],
+        clients: Mapping[Hotkey, Asked],
         *,
-        deadline_s: float,
+        base_s: float,
         want: Want,
         rest_s: float = 0.0,
+        paces: Paces | None = None,
     ) -> None:
         self._clients = clients
-        self._deadline_s = deadline_s
+        self._base_s = base_s
+        self._paces = paces or Paces()
         self._want = want
         self._rest_s = rest_s
         self._failures: dict[Hotkey, int] = {}
@@ -186,32 +231,27 @@ class Panel:
         first: int | None = None,
         members: Collection[Hotkey] | None = None,
         weights: Mapping[Hotkey, float] | None = None,
+        least_patience_s: float = LEAST_PATIENCE_S,
     ) -> dict[Hotkey, StepResponse | PanelError]:
         """Append ids to each sequence, then ask every expert (or `members`) for the laws.
 
         Rows are those of positions `first` … len(ids); None asks only for the law of the next
         token. The ids are appended whatever the experts do. Cancelling cancels every request.
         weights: what each one's answer is worth; with it, who is late by the measure of those
-        that hold the greater part is cut off with PeerLate. Without, all have until the deadline.
+        that hold the greater part, and by `least_patience_s` at least, or by its own, is cut off
+        with PeerLate. Without, all have until the deadline.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
         wanted = list(self._clients if members is None else members)
         requests: _Requests = {}
-
-        def build(client: ExpertClient) -> StepRequest:
-            return self._request(client, sequences, first, requests)
-
+        call = _Call(sequences, lambda client: self._request(client, sequences, first, requests))
         async with asyncio.TaskGroup() as group:
-            tasks = {
-                hotkey: group.create_task(self._answer(hotkey, sequences, build))
-                for hotkey in wanted
-            }
+            tasks = {hotkey: group.create_task(self._answer(hotkey, call)) for hotkey in wanted}
             if weights is not None:
-                await _cut_stragglers({tasks[key]: weights.get(key, 0.0) for key in wanted})
-        late = PeerLate("the others had answered long before")
+                await cut_stragglers(tasks, weights, call.patient_until_s, least_patience_s)
         return {
-            hotkey: self._failed(hotkey, late) if task.cancelled() else task.result()
+            hotkey: self._late(hotkey) if task.cancelled() else task.result()
             for hotkey, task in tasks.items()
         }
 
@@ -225,9 +265,8 @@ class Panel:
 
         async def ask(hotkey: Hotkey) -> StepResponse | PanelError:
             owing = [s for s in sequences if s.owed(hotkey)]
-            return await self._answer(
-                hotkey, owing, lambda client: self._reveals(client, owing), rested=True
-            )
+            call = _Call(owing, lambda client: self._reveals(client, owing))
+            return await self._answer(hotkey, call, rested=True)
 
         debtors = [h for h in self._clients if any(s.owed(h) for s in sequences)]
         async with asyncio.TaskGroup() as group:
@@ -239,12 +278,7 @@ class Panel:
         return failed
 
     async def _answer(
-        self,
-        hotkey: Hotkey,
-        sequences: Sequence[PanelSequence],
-        build: Callable[[ExpertClient], StepRequest],
-        *,
-        rested: bool = False,
+        self, hotkey: Hotkey, call: _Call, *, rested: bool = False
     ) -> StepResponse | PanelError:
         """One expert's answer or its error, and what follows for the next call."""
         client = self._clients.get(hotkey)
@@ -253,45 +287,57 @@ class Panel:
         if not rested and asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
             return PeerResting("resting after a failure")
         try:
-            async with asyncio.timeout(self._deadline_s):
-                request, response = await self._ask(client, sequences, build)
-        except TimeoutError:
-            return self._failed(hotkey, PeerUnavailable(f"no answer in {self._deadline_s} s"))
+            request, response = await self._ask(client, call)
         except (PeerError, WireError, AuthError) as error:
             return self._failed(hotkey, error)
-        for sequence, step in zip(sequences, request.sequences, strict=True):
+        for sequence, step in zip(call.sequences, request.sequences, strict=True):
             sequence.set_held(hotkey, step.end)
         try:
-            _settle(hotkey, sequences, response)
+            _settle(hotkey, call.sequences, response)
         except BadReveal as error:
             return self._failed(hotkey, error)
         self._failures.pop(hotkey, None)
         return response
 
-    async def _ask(
-        self,
-        client: ExpertClient,
-        sequences: Sequence[PanelSequence],
-        build: Callable[[ExpertClient], StepRequest],
-    ) -> tuple[StepRequest, StepResponse]:
+    async def _ask(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
         """One step; if the expert holds less than we believed, once more from what it holds."""
         try:
-            request = build(client)
-            return request, await client.step(request, timeout_s=self._deadline_s)
+            return await self._step(client, call)
         except UnknownBase as error:
-            for sequence, held in zip(sequences, error.held_tokens, strict=True):
+            for sequence, held in zip(call.sequences, error.held_tokens, strict=True):
                 sequence.set_missing(client.hotkey, held)
         try:
-            request = build(client)
-            return request, await client.step(request, timeout_s=self._deadline_s)
+            return await self._step(client, call)
         except UnknownBase:
-            for sequence in sequences:
+            for sequence in call.sequences:
                 sequence.set_held(client.hotkey, 0)
             raise
 
+    async def _step(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
+        """One request, timed from when it is on its way."""
+        loop, hotkey = asyncio.get_running_loop(), client.hotkey
+        request = call.build(client)
+        tokens = sum(s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences)
+        patience_s = self._paces.patience_s(hotkey, tokens)
+        call.patient_until_s.pop(hotkey, None)
+
+        def on_its_way() -> None:
+            call.patient_until_s[hotkey] = loop.time() + patience_s
+
+        response = await client.step(
+            request, timeout_s=deadline_s(self._base_s, tokens), on_its_way=on_its_way
+        )
+        if (until_s := call.patient_until_s.get(hotkey)) is not None:
+            self._paces.took(hotkey, tokens, loop.time() - (until_s - patience_s))
+        return request, response
+
+    def _late(self, hotkey: Hotkey) -> PanelError:
+        self._paces.late(hotkey)
+        return self._failed(hotkey, PeerLate("it was time to go on without it"))
+
     def _request(
         self,
-        client: ExpertClient,
+        client: Asked,
         sequences: Sequence[PanelSequence],
         first: int | None,
         requests: _Requests,
@@ -317,7 +363,7 @@ class Panel:
             requests[key] = StepRequest(tuple(steps), want)
         return requests[key]
 
-    def _reveals(self, client: ExpertClient, owing: Sequence[PanelSequence]) -> StepRequest:
+    def _reveals(self, client: Asked, owing: Sequence[PanelSequence]) -> StepRequest:
         """A step of each sequence that brings no ids and asks for no rows."""
         steps = []
         for sequence in owing:
@@ -339,11 +385,11 @@ class Panel:
     async def close(self, sequences: Sequence[PanelSequence]) -> None:
         """Tell every expert that holds any of these that they are over; never fails."""
 
-        async def tell(client: ExpertClient) -> None:
+        async def tell(client: Asked) -> None:
             names = [s.session for s in sequences if s.is_open_at(client.hotkey)]
             if names:
                 with contextlib.suppress(PeerError):
-                    await client.close_sessions(names, timeout_s=self._deadline_s)
+                    await client.close_sessions(names, timeout_s=self._base_s)
 
         await asyncio.gather(*map(tell, list(self._clients.values())))
 
@@ -367,34 +413,3 @@ def _settle(hotkey: Hotkey, sequences: Sequence[PanelSequence], response: StepRe
             refused.append(error)
     if refused:
         raise refused[0]
-
-
-async def _cut_stragglers(
-    weights: Mapping[asyncio.Task[StepResponse | PanelError], float],
-) -> None:
-    """Return when all tasks are done, the late ones cancelled.
-
-    Late is who has not answered PATIENCE times as long after the start as it took until the
-    answers weighed at least what was still to come.
-    """
-    loop = asyncio.get_running_loop()
-    start_s, limit_s, waiting = loop.time(), None, set(weights)
-    while waiting:
-        left_s = None if limit_s is None else limit_s - loop.time()
-        done, waiting = await asyncio.wait(
-            waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if not done:
-            for task in waiting:
-                task.cancel()
-            return
-        if limit_s is None:
-            given, to_come = 0.0, 0.0
-            for task, weight in weights.items():
-                if task in waiting:
-                    to_come += weight
-                elif isinstance(task.result(), StepResponse):
-                    given += weight
-            if given > 0 and given >= to_come:
-                took_s = loop.time() - start_s
-                limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)

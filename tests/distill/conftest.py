@@ -40,7 +40,7 @@ class LocalClient:
         self._fails = fails
         self._ids: dict[str, np.ndarray] = {}
 
-    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+    async def step(self, request: StepRequest, **_: object) -> StepResponse:
         self.asked += 1
         if self._fails(self.asked):
             raise PeerUnavailable("gone")
@@ -62,7 +62,7 @@ class LocalClient:
 def panel_of() -> Callable[..., Members]:
     def build(*clients: LocalClient, vocab_size: int = VOCAB, want: Want | None = None) -> Members:
         by_hotkey = {client.hotkey: client for client in clients}
-        panel = Panel(by_hotkey, deadline_s=30.0, want=want or Want("full"))  # type: ignore[arg-type]
+        panel = Panel(by_hotkey, base_s=30.0, want=want or Want("full"))  # type: ignore[arg-type]
         baseline = Unigram(np.full(vocab_size, -np.log(vocab_size), np.float32))
         return Members(panel, tuple(sorted(by_hotkey)), uniform_gate(), baseline)
 

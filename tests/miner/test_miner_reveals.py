@@ -27,7 +27,7 @@ async def panel_over(serve_miner: Callable[..., Any]) -> tuple[FakeEngine, Any, 
     served = await serve_miner(engine)
     client = await served.client(ALICE)
     client.commits = True
-    return engine, served, Panel({EXPERT: client}, deadline_s=5.0, want=WANT)
+    return engine, served, Panel({EXPERT: client}, base_s=5.0, want=WANT)
 
 
 def unlisted(answer: object) -> int:

@@ -156,6 +156,25 @@ async def test_a_step_over_a_real_socket(stage: Any) -> None:
     assert held == (ALICE_HOTKEY, "s")
 
 
+async def test_waiting_for_our_own_calls_is_no_part_of_the_deadline(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moesubnet.wire.client.MAX_STEPS", 1)
+    running = most = 0
+
+    async def step(request: web.Request) -> web.Response:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.3)
+        running -= 1
+        return await ok(request)
+
+    client, _ = await bob(stage, step)
+    await asyncio.gather(*(client.step(one_step(), timeout_s=1.5) for _ in range(8)))
+    assert most == 1
+
+
 async def test_each_attempt_has_its_own_nonce(stage: Any) -> None:
     nonces: list[str] = []
 

@@ -51,7 +51,7 @@ async def three(stage: Any) -> tuple[list[Any], dict[Any, ExpertClient]]:
 
 
 def panel_of(clients: dict[Any, ExpertClient], **more: Any) -> Panel:
-    return Panel(clients, **({"deadline_s": 5.0, "want": FULL} | more))
+    return Panel(clients, **({"base_s": 5.0, "want": FULL} | more))
 
 
 def after(seconds: float) -> Any:
@@ -120,7 +120,7 @@ async def test_a_dead_expert_loses_only_its_own_answer(stage: Any) -> None:
 
 async def test_a_slow_expert_costs_the_deadline_once_and_catches_up(stage: Any) -> None:
     experts, clients = await three(stage)
-    panel = panel_of(clients, deadline_s=0.4)
+    panel = panel_of(clients, base_s=0.4)
     sequence = PanelSequence("s")
     await panel.advance([sequence], [[1]])
     experts[1].manner = after(5.0)
@@ -374,7 +374,7 @@ async def test_cancelling_cancels_every_request(stage: Any) -> None:
                 raise
 
         client.step = watched  # type: ignore[method-assign]
-    panel = panel_of(clients, deadline_s=20.0)
+    panel = panel_of(clients, base_s=20.0)
     sequence = PanelSequence("s")
     task = asyncio.create_task(panel.advance([sequence], [[1]]))
     await asyncio.wait_for(arrived.wait(), 5)
@@ -393,7 +393,7 @@ async def test_cancelling_cancels_every_request(stage: Any) -> None:
 async def test_a_deadline_of_the_caller_is_not_mistaken_for_the_experts(stage: Any) -> None:
     experts, clients = await three(stage)
     experts[0].manner = after(5.0)
-    panel = panel_of(clients, deadline_s=4.0)
+    panel = panel_of(clients, base_s=4.0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await panel.advance([PanelSequence("s")], [[1]])
@@ -427,7 +427,7 @@ async def test_top_k_through_the_panel_is_dense_again(stage: Any) -> None:
 async def test_experts_that_die_at_random_never_break_the_text(stage: Any) -> None:
     rng = np.random.default_rng(5)
     experts, clients = await three(stage)
-    panel, sequences = panel_of(clients, deadline_s=0.5), [PanelSequence(str(i)) for i in range(4)]
+    panel, sequences = panel_of(clients, base_s=0.5), [PanelSequence(str(i)) for i in range(4)]
     troubles = [
         None,
         None,

@@ -11,10 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesubnet.errors import PeerLate, PeerRefused, PeerResting, PeerUnavailable
-from moesubnet.wire.panel import LEAST_PATIENCE_S, PATIENCE, Panel, PanelSequence
+from moesubnet.wire.panel import Panel, PanelSequence
+from moesubnet.wire.patience import (
+    LATE_IN_A_ROW,
+    LEAST_PATIENCE_S,
+    LEAST_S,
+    MULTIPLE,
+    PATIENCE,
+    REMEMBERED,
+    TOKEN_S,
+    UNKNOWN_S,
+    Paces,
+    deadline_s,
+)
 from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want
 
-DEADLINE_S = 60.0
+BASE_S = 60.0
+TOKENS = 2  # of a call for one more token: the token and the law after it
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
@@ -37,12 +50,21 @@ class Expert:
     def __init__(self, hotkey: str, takes_s: float, error: Exception | None = None) -> None:
         self.hotkey, self.takes_s, self.error = hotkey, takes_s, error
         self.asked: list[tuple[float, int, int]] = []  # when, from which base, how many ids
+        self.waits_s = 0.0  # for a connection of ours
 
-    async def step(self, request: StepRequest, *, timeout_s: float) -> StepResponse:
+    async def step(
+        self, request: StepRequest, *, timeout_s: float, on_its_way: Any
+    ) -> StepResponse:
         (step,) = request.sequences
         now_s = asyncio.get_running_loop().time()
         self.asked.append((now_s, step.base_len, len(step.append_ids)))
-        await asyncio.sleep(self.takes_s)
+        await asyncio.sleep(self.waits_s)
+        on_its_way()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.sleep(self.takes_s)
+        except TimeoutError:
+            raise PeerUnavailable("no answer") from None
         if self.error is not None:
             raise self.error
         return StepResponse((StepRows(step.first_row, np.zeros((1, 4), np.float32)),))
@@ -53,16 +75,27 @@ def run(main: Any) -> Any:
         return runner.run(main)
 
 
-def panel_of(*experts: Expert, rest_s: float = 1.0) -> Panel:
+def panel_of(*experts: Expert, rest_s: float = 1.0, paces: Paces | None = None) -> Panel:
     clients: Any = {expert.hotkey: expert for expert in experts}
-    return Panel(clients, deadline_s=DEADLINE_S, want=Want("full"), rest_s=rest_s)
+    return Panel(clients, base_s=BASE_S, want=Want("full"), rest_s=rest_s, paces=paces)
 
 
-def ask_once(weights: dict[str, float] | None, *experts: Expert) -> tuple[float, dict[str, type]]:
+def known(*experts: Expert) -> Paces:
+    """What answers of these have shown."""
+    paces = Paces()
+    for expert in experts:
+        paces.took(expert.hotkey, 1, expert.takes_s)  # type: ignore[arg-type]
+    return paces
+
+
+def ask_once(
+    weights: dict[str, float] | None, *experts: Expert, paces: Paces | None = None
+) -> tuple[float, dict[str, type]]:
     """How long one call takes, and what each expert's answer was."""
 
     async def main() -> tuple[float, dict[str, type]]:
-        answers = await panel_of(*experts).advance([PanelSequence("s")], [[1]], weights=weights)
+        panel = panel_of(*experts, paces=paces)
+        answers = await panel.advance([PanelSequence("s")], [[1]], weights=weights)
         now_s = asyncio.get_running_loop().time()
         return now_s, {hotkey: type(answer) for hotkey, answer in answers.items()}
 
@@ -87,10 +120,88 @@ def test_a_distant_expert_has_a_moment_even_after_very_quick_ones() -> None:
     assert took_s == pytest.approx(0.001 + LEAST_PATIENCE_S)
 
 
-def test_the_one_that_matters_is_waited_for() -> None:
-    took_s, answers = ask_once({"heavy": 0.6, "light": 0.4}, Expert("heavy", 9), Expert("light", 1))
+def test_the_one_that_matters_is_waited_for_as_long_as_it_usually_takes_and_more() -> None:
+    weights = {"heavy": 0.6, "light": 0.4}
+    heavy, light = Expert("heavy", 9), Expert("light", 1)
+    took_s, answers = ask_once(weights, heavy, light, paces=known(heavy, light))
     assert took_s == 9
     assert set(answers.values()) == {StepResponse}
+
+
+def test_one_that_is_frozen_is_cut_by_its_own_measure_however_much_it_weighs() -> None:
+    weights = {"heavy": 0.9, "light": 0.1}
+    for usual_s, cut_s in ((0.03, LEAST_S), (0.3, MULTIPLE * 0.3)):
+        paces = known(Expert("heavy", usual_s))
+        frozen, light = Expert("heavy", 1e9), Expert("light", 0.1)
+        took_s, answers = ask_once(weights, frozen, light, paces=paces)
+        assert took_s == pytest.approx(cut_s + TOKENS * TOKEN_S)
+        assert answers == {"heavy": PeerLate, "light": StepResponse}
+    took_s, _ = ask_once(weights, Expert("heavy", 1e9), Expert("light", 0.1))
+    assert took_s == pytest.approx(UNKNOWN_S + TOKENS * TOKEN_S)
+
+
+def test_who_is_alone_has_until_the_deadline_whatever_is_usual() -> None:
+    paces = known(Expert("heavy", 0.03))
+    frozen, broken = Expert("heavy", 50), Expert("light", 0.1, PeerRefused(503))
+    took_s, answers = ask_once({"heavy": 0.9, "light": 0.1}, frozen, broken, paces=paces)
+    assert took_s == 50
+    assert answers == {"heavy": StepResponse, "light": PeerRefused}
+
+
+def test_a_long_prompt_has_the_time_that_it_takes() -> None:
+    """By what the expert needed for a token of earlier prompts; an unknown one has more."""
+
+    async def main(takes_s: float, paces: Paces) -> type:
+        experts = Expert("heavy", takes_s), Expert("light", 0.1)
+        answers = await panel_of(*experts, paces=paces).advance(
+            [PanelSequence("s")], [[1] * 999], weights={"heavy": 0.9, "light": 0.1}
+        )
+        return type(answers["heavy"])
+
+    tokens = 1_000
+    assert run(main(UNKNOWN_S + tokens * TOKEN_S - 0.1, Paces())) is StepResponse
+    paces = known(Expert("heavy", 0.03))
+    paces.took("heavy", 500, 1.0)  # type: ignore[arg-type]
+    limit_s = LEAST_S + MULTIPLE * 1.0 / 500 * tokens
+    assert run(main(limit_s - 0.1, paces)) is StepResponse
+    assert run(main(limit_s * 3, paces)) is PeerLate
+
+
+def test_waiting_for_a_connection_of_ours_is_not_the_experts_fault() -> None:
+    heavy, light = Expert("heavy", 0.03), Expert("light", 0.1)
+    paces = known(heavy, light)
+    heavy.waits_s = 30.0
+    took_s, answers = ask_once({"heavy": 0.9, "light": 0.1}, heavy, light, paces=paces)
+    assert took_s == pytest.approx(30.03)
+    assert set(answers.values()) == {StepResponse}
+    assert paces.patience_s("heavy", 0) == LEAST_S  # type: ignore[arg-type]
+
+
+def test_who_is_always_cut_off_may_have_become_slower_and_is_met_anew() -> None:
+    heavy, light = Expert("heavy", 1.5), Expert("light", 0.03)
+    paces = known(Expert("heavy", 0.03), light)
+    weights = {"heavy": 0.9, "light": 0.1}
+    seen = [ask_once(weights, heavy, light, paces=paces)[1]["heavy"] for _ in range(20)]
+    assert seen == [PeerLate] * LATE_IN_A_ROW + [StepResponse] * (20 - LATE_IN_A_ROW)
+
+
+@given(st.lists(st.floats(0.001, 100.0), min_size=1, max_size=3 * REMEMBERED), st.data())
+def test_fewer_odd_answers_than_usual_ones_move_no_patience_out_of_their_range(
+    usual: list[float], data: st.DataObject
+) -> None:
+    recent = usual[-REMEMBERED:]
+    odd = data.draw(st.lists(st.floats(0.0, 1e9), max_size=(min(len(recent), 16) - 1) // 2))
+    paces = Paces()
+    for seconds in [*usual, *odd]:
+        paces.took("a", 1, seconds)  # type: ignore[arg-type]
+    patience_s = paces.patience_s("a", 0)  # type: ignore[arg-type]
+    least, most = (max(LEAST_S, MULTIPLE * f(recent)) for f in (min, max))
+    assert least <= patience_s <= most
+
+
+def test_deadlines_grow_with_what_is_asked() -> None:
+    assert deadline_s(5.0, 0) == 5.0
+    assert deadline_s(5.0, 1_000) == pytest.approx(5.0 + 1_000 * TOKEN_S)
 
 
 def test_who_fails_leaves_the_decision_to_the_others() -> None:
@@ -106,17 +217,17 @@ def test_who_fails_leaves_the_decision_to_the_others() -> None:
 
 def test_without_weights_everybody_has_until_the_deadline() -> None:
     took_s, answers = ask_once(None, Expert("a", 0.1), Expert("hung", 1e9))
-    assert took_s == DEADLINE_S
+    assert took_s == pytest.approx(deadline_s(BASE_S, TOKENS))
     assert answers["hung"] is PeerUnavailable
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.001, 10.0)), min_size=1, max_size=8))
 def test_nobody_whose_answer_came_in_time_is_cut(them: list[tuple[float, float]]) -> None:
-    """Whatever the weights and times: the call ends by twice the time of the greater part, and
-    exactly the answers that came until then are there."""
+    """Whatever the weights and the usual times: the call ends by twice the time of the greater
+    part, and exactly the answers that came until then are there."""
     experts = [Expert(str(i), takes_s) for i, (_, takes_s) in enumerate(them)]
     weights = {str(i): weight for i, (weight, _) in enumerate(them)}
-    took_s, answers = ask_once(weights, *experts)
+    took_s, answers = ask_once(weights, *experts, paces=known(*experts))
     limit_s, given = np.inf, 0.0
     for takes_s in sorted(t for _, t in them):
         given = sum(w for w, t in them if t <= takes_s)

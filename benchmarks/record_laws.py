@@ -1,0 +1,142 @@
+"""Record the laws that real experts give along walks, for economies that are played without models.
+
+    python benchmarks/record_laws.py FOLDER [--walks 1280]
+
+Trains what is missing (about 15 minutes on one quiet core) and writes:
+
+    FOLDER/corpora, spec, experts   as a localnet has them
+    FOLDER/walks.npy                u32 [walks, 48]: windows of the first validator's private text
+    FOLDER/laws/<expert>.npy        float16 [walks, 16, V]: the law of each token after the prefix
+
+Nothing is invented: honest experts are models trained on one kind of text or on all, siblings are
+short further trainings of one checkpoint, and cheap selves are one model with rounded weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+
+from moesubnet.engine.base import Query
+from moesubnet.engine.transformers_engine import TransformersEngine
+from moesubnet.localnet.prepare import prepare_corpora, prepare_spec
+from moesubnet.spec.content import LoadedSpec, load_spec
+from moesubnet.training.dataset import encode, random_windows, read_documents, stream
+from moesubnet.training.expert import BATCH_TOKENS, train_expert
+from moesubnet.training.model import save_model, start_id
+from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.training.trainer import Schedule, next_token_loss, train
+from moesubnet.validator.probes import PREFIX_TOKENS, TextPool
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from adversaries.cheap_self import round_weights
+
+DOMAINS = ("python", "cpp", "prose", "maths")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an expert comes about: trained on `domains` for `steps`, from noise or from another
+    expert; or another expert with its matrices rounded to `bits`."""
+
+    domains: tuple[str, ...] = ()
+    steps: int = 0
+    seed: int = 0
+    parent: str | None = None
+    bits: int | None = None
+
+
+RECIPES = {
+    **{domain: Recipe((domain,), 300, seed) for seed, domain in enumerate(DOMAINS)},
+    "all": Recipe(DOMAINS, 400, 10),
+    "python-rival": Recipe(("python",), 300, 11),  # as good, of its own making
+    "cpp-better": Recipe(("cpp",), 700, 12),
+    "prose-weak": Recipe(("prose",), 100, 13),
+    **{f"all-{domain}": Recipe((domain,), 80, 20, parent="all") for domain in DOMAINS},
+    "maths-1": Recipe(("maths",), 60, 21, parent="maths"),
+    "maths-2": Recipe(("maths",), 60, 22, parent="maths"),
+    "maths-8bit": Recipe(parent="maths", bits=8),
+    "maths-4bit": Recipe(parent="maths", bits=4),
+}
+FURTHER_LR = 1e-3  # a sibling stays near its parent
+
+
+def make_expert(root: Path, name: str, spec: LoadedSpec) -> Path:
+    """The model folder of RECIPES[name], made unless it is there."""
+    recipe, out = RECIPES[name], root / "experts" / name
+    texts = [root / "corpora" / "experts" / f"{domain}.jsonl" for domain in recipe.domains]
+    if recipe.parent is None:
+        train_expert(texts, out, spec, budget_s=0, min_steps=recipe.steps, seed=recipe.seed)
+    elif not (out / "model.safetensors").exists():
+        model = LlamaForCausalLM.from_pretrained(make_expert(root, recipe.parent, spec))
+        if recipe.bits is None:
+            train_further(model, texts, spec, name, recipe)
+        else:
+            round_weights(model, recipe.bits)
+        save_model(model, spec, out)
+    return out
+
+
+def train_further(
+    model: LlamaForCausalLM, texts: list[Path], spec: LoadedSpec, name: str, recipe: Recipe
+) -> None:
+    """The whole model, a few steps at a low rate."""
+    torch.set_num_threads(1)
+    documents = [document.text for path in texts for document in read_documents(path)]
+    ids = stream(encode(documents, load_tokenizer(spec.tokenizer_path)), spec.spec.eos_id)
+    window = spec.spec.context_tokens
+
+    def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
+        rng = np.random.default_rng([recipe.seed, step])
+        windows = random_windows(ids, BATCH_TOKENS // window, window, start_id(spec), rng)
+        return next_token_loss(model, windows), windows.size
+
+    train(model, batch_loss, Schedule(name, name, 0.0, recipe.steps, peak_lr=FURTHER_LR))
+
+
+def record(folder: Path, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
+    """float16 [walks, tokens − prefix, V]."""
+    engine = TransformersEngine(str(folder), spec)
+    laws = np.empty((len(walks), walks.shape[1] - PREFIX_TOKENS, spec.spec.vocab_size), np.float16)
+    for k, ids in enumerate(walks):
+        (laws[k],) = engine.rows([Query(f"{k}", ids[:-1], PREFIX_TOKENS)])
+        engine.forget(f"{k}")
+    return laws
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--walks", type=int, default=1280)
+    parser.add_argument("--experts", nargs="*", default=list(RECIPES), choices=list(RECIPES))
+    arguments = parser.parse_args()
+    root = arguments.folder.expanduser()
+    if not (root / "spec" / "spec.json").exists():  # else what is there belongs together
+        prepare_corpora(root / "corpora", 0, 2)
+        prepare_spec(root / "corpora", root / "spec")
+    spec = load_spec(root / "spec")
+    tokenizer = load_tokenizer(spec.tokenizer_path)
+    pool = TextPool.load(
+        str(root / "corpora/validators/0.jsonl"),
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+    )
+    walks = np.stack([window.ids for window in pool.draw(arguments.walks, {}, b"recording")])
+    np.save(root / "walks.npy", walks.astype("<u4"))
+    (root / "laws").mkdir(exist_ok=True)
+    torch.set_num_threads(1)
+    for name in arguments.experts:
+        laws = record(make_expert(root, name, spec), spec, walks)
+        np.save(root / "laws" / f"{name}.npy", laws)
+        labels = walks[:, PREFIX_TOKENS:].astype(np.intp)
+        said = np.take_along_axis(laws, labels[:, :, None], 2).astype(np.float64)
+        print(f"{name:14} {said.mean():.3f} nats a token on {len(walks)} walks", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""A whole subnet in one process, without sockets and without waiting: for economies.
+
+The chain is the embedded one, so the real runtime; validators run their real loop, gate, sheets,
+commits and reveals. Miners are laws (`Law`), recorded from models or adversaries of
+`examples/adversaries`, behind the same protocol (`panel.Asked`) as miners over HTTP. Time is
+virtual (`virtual_time`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.chain.client import ChainClient
+from moesubnet.chain.devchain.jsonrpc import Methods
+from moesubnet.chain.devchain.rpc import Queries
+from moesubnet.chain.devchain.service import DevChain
+from moesubnet.chain.devchain.subscriptions import all_methods
+from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.errors import UnknownBase
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate import Gate
+from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.sheet import Sheet
+from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
+from moesubnet.units import RAO_PER_TOKEN
+from moesubnet.validator.loop import Validator
+from moesubnet.validator.measure import Measurement
+from moesubnet.validator.probes import TextPool
+from moesubnet.validator.serve import Health, Metrics
+from moesubnet.validator.state import State
+from moesubnet.wire.distributions import LOWEST, check_dense
+from moesubnet.wire.protocol import Ids, StepRequest, StepResponse, StepRows, base_hash
+
+Law = Callable[[Ids], npt.NDArray[np.floating]]  # ids before the token → log-law [V]
+
+NETUID = NetUid(1)
+BANK = "//Alice"  # pays for every registration and stake
+GENESIS_S = 1_800_000_000.0
+MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would be waited for
+SPEC_SHA256 = sha256(b"economy").hexdigest()
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A hotkey: a miner if it has a law, a validator if it has stake. Members register in their
+    order at the beginning, or when epoch `joins` begins."""
+
+    name: str
+    law: Law | None = None
+    stake_tokens: int = 0
+    joins: int = 0
+    delay_s: float = 0.0  # of each answer
+
+    @property
+    def uri(self) -> str:
+        return f"//economy/{self.name}"
+
+    @property
+    def hotkey(self) -> Hotkey:
+        return Hotkey(keypair_from_uri(self.uri).ss58_address)
+
+
+class Simulated:
+    """A member as validators meet it: `panel.Asked`. Sends what would come through the wire."""
+
+    commits = False
+
+    def __init__(self, member: Member) -> None:
+        assert member.law is not None
+        self.hotkey = member.hotkey
+        self._law, self._delay_s = member.law, member.delay_s
+        self._sessions: dict[str, Ids] = {}
+
+    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
+        for name in sessions:
+            self._sessions.pop(name, None)
+
+    async def step(
+        self,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
+        on_its_way()
+        if self._delay_s:
+            await asyncio.sleep(self._delay_s)
+        rows = []
+        for step in request.sequences:
+            held = self._sessions.get(step.session, np.empty(0, np.uint32))[: step.base_len]
+            if base_hash(held) != step.base_hash:
+                raise UnknownBase(tuple(0 for _ in request.sequences))
+            ids = np.concatenate([held, step.append_ids, step.draft_ids])
+            self._sessions[step.session] = ids
+            laws = [self._law(ids[:n]) for n in range(step.first_law, step.end + 1)]
+            sent = np.clip(np.stack(laws), LOWEST, 0.0).astype(np.float16)
+            rows.append(
+                StepRows.answer(step, check_dense(sent), request.want, np.random.default_rng(0))
+            )
+        return StepResponse(tuple(rows))
+
+
+class Present:
+    """The members that are registered: `measure.Roster`."""
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self._all = {member.hotkey: Simulated(member) for member in members if member.law}
+        self.clients: dict[Hotkey, Simulated] = {}
+
+    async def refresh(self, metagraph: Metagraph) -> None:
+        self.clients = {h: asked for h, asked in self._all.items() if h in metagraph.by_hotkey}
+
+
+class SharedGate(GateSync):
+    """One gate for all validators, fitted once an epoch: they have the same sheets."""
+
+    _epoch = -1
+
+    async def refresh(self, metagraph: Metagraph) -> Gate:
+        if metagraph.epoch_index != self._epoch:
+            self._epoch = metagraph.epoch_index
+            await super().refresh(metagraph)
+        return self.gate
+
+
+class _Socket:
+    """In a link's place of a WebSocket: asks the chain's RPC methods in the event loop."""
+
+    def __init__(self, methods: Methods, loop: asyncio.AbstractEventLoop) -> None:
+        self._methods, self._loop = methods, loop
+        self._answer = ""
+
+    def send(self, text: str) -> None:
+        answer = asyncio.run_coroutine_threadsafe(self._methods.answer(text), self._loop)
+        self._answer = answer.result() or "{}"
+
+    def recv(self) -> str:
+        return self._answer
+
+    def settimeout(self, timeout_s: float) -> None: ...
+
+    def abort(self) -> None: ...
+
+    shutdown = abort
+
+
+@contextlib.asynccontextmanager
+async def direct_client(dev: DevChain) -> AsyncIterator[ChainClient]:
+    """A chain client of an embedded chain in the same process."""
+    client = ChainClient("ws://in-process", timeout_s=60.0)
+    methods = Methods(all_methods(Queries(dev), None))
+    client._link._socket = _Socket(methods, asyncio.get_running_loop())
+    client.block_seconds = await client._run(lambda link: link.block_seconds())
+    async with client:
+        yield client
+
+
+@dataclass
+class Ledger:
+    """What an economy came to, by member's name and epoch of payment, and every sheet of it."""
+
+    paid_rao: list[dict[str, int]] = field(default_factory=list)
+    sheets: list[Sheet] = field(default_factory=list)
+
+    def tokens(self, name: str, since: int = 0) -> float:
+        return sum(epoch.get(name, 0) for epoch in self.paid_rao[since:]) / RAO_PER_TOKEN
+
+    def share(self, name: str, since: int = 0) -> float:
+        """Of what all miners were paid."""
+        sheets = {h for sheet in self.sheets for h in sheet.hotkeys}
+        total = sum(
+            paid
+            for epoch in self.paid_rao[since:]
+            for who, paid in epoch.items()
+            if Member(who).hotkey in sheets
+        )
+        return self.tokens(name, since) * RAO_PER_TOKEN / total if total else 0.0
+
+
+async def play(
+    members: Sequence[Member],
+    texts: Mapping[str, npt.NDArray[np.uint32]],
+    baseline: Unigram,
+    *,
+    epochs: int,
+    walks_per_epoch: int = 32,
+    on_epoch: Callable[[int, Ledger], None] = lambda epoch, ledger: None,
+) -> Ledger:
+    """Play `epochs` epochs, from an empty subnet on.
+
+    texts: by validator's name, its private text as walks u32 [N, 48]. Run it on virtual time.
+    """
+    ledger = Ledger()
+    loop = asyncio.get_running_loop()
+    async with contextlib.AsyncExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY)))
+        chain = DevChain.open(root / "chain", clock=lambda: GENESIS_S + loop.time())
+        dev = await stack.enter_async_context(chain)
+        client = await stack.enter_async_context(direct_client(dev))
+        gates = SharedGate(client, None, root / "sheets")  # type: ignore[arg-type]
+        validators = []
+        for port, member in enumerate(m for m in members if m.stake_tokens):
+            state = State(root / member.name / "validator.sqlite3")
+            stack.callback(state.close)
+            pool = TextPool({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
+            signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
+            present = Present(members)
+            measurement = Measurement(state, pool, SPEC_SHA256, baseline, present, gates, metrics)
+            validators.append(
+                Validator(
+                    client,
+                    NETUID,
+                    signer,
+                    SPEC_SHA256,
+                    Axon("127.0.0.1", 1_000 + port),
+                    state,
+                    measurement,
+                    root / "sheets",
+                    health,
+                    metrics,
+                    walks_per_epoch,
+                )
+            )
+        await _join(client, [m for m in members if not m.joins])
+        runs = [asyncio.create_task(validator.run()) for validator in validators]
+        try:
+            await _watch(client, members, epochs, ledger, validators, on_epoch)
+        finally:
+            for task in runs:
+                task.cancel()
+            for result in await asyncio.gather(*runs, return_exceptions=True):
+                if not isinstance(result, asyncio.CancelledError):
+                    log.error("a validator ended: %r", result)
+    return ledger
+
+
+async def _join(client: ChainClient, members: Sequence[Member]) -> None:
+    """Register in order, then stake."""
+    bank = keypair_from_uri(BANK)
+    price = await client.burn_price_rao(NETUID)
+    limit_rao = max(price, RAO_PER_TOKEN) * 10**6
+    await asyncio.gather(
+        *(client.register(NETUID, m.hotkey, bank, limit_rao) for m in members),
+    )
+    staking = [(m.hotkey, m.stake_tokens * RAO_PER_TOKEN) for m in members if m.stake_tokens]
+    await asyncio.gather(*(client.add_stake(NETUID, h, rao, bank) for h, rao in staking))
+
+
+async def _watch(
+    client: ChainClient,
+    members: Sequence[Member],
+    epochs: int,
+    ledger: Ledger,
+    validators: Sequence[Validator],
+    on_epoch: Callable[[int, Ledger], None],
+) -> None:
+    """Write down each epoch's pay until `epochs` are over."""
+    names = {member.hotkey: member.name for member in members}
+    last = (await client.epoch(NETUID)).epoch_index
+    first = last
+    seen: set[bytes] = set()
+    async for _ in client.heads():
+        epoch = await client.epoch(NETUID)
+        if epoch.epoch_index == last:
+            continue
+        last = epoch.epoch_index
+        metagraph = await client.metagraph(NETUID)
+        ledger.paid_rao.append({names[n.hotkey]: n.emission_rao for n in metagraph.neurons})
+        for validator in validators:
+            for body in reversed(validator.state.archive.public_sheets()):
+                if (digest := sha256(body).digest()) not in seen:
+                    seen.add(digest)
+                    ledger.sheets.append(Sheet.from_bytes(body))
+        on_epoch(last, ledger)
+        if last - first >= epochs:
+            return
+        if joiners := [m for m in members if m.joins == last - first]:
+            await _join(client, joiners)

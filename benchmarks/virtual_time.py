@@ -1,0 +1,61 @@
+"""An event loop whose clock does not wait: when nothing is left to do, it is the next timer's time.
+
+Sleeps, deadlines and block times take no real time, and happen in the order in which they would.
+Work in threads is waited for while the clock stands, as if it took no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _Selector(selectors.DefaultSelector):
+    """Instead of waiting for a timer it moves the loop's clock; real events are still seen."""
+
+    loop: VirtualTimeLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or timeout <= 0 or self.loop.in_threads:
+            return super().select(0 if timeout is not None and timeout <= 0 else None)
+        ready = super().select(0)
+        if not ready:
+            self.loop.now_s += timeout
+        return ready
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """`now_s` is what `time()` says: seconds since the loop was made."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.in_threads = 0  # jobs that a thread is working at
+        selector = _Selector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now_s
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        future = super().run_in_executor(executor, func, *args)
+        self.in_threads += 1
+
+        def done(_: object) -> None:
+            self.in_threads -= 1
+
+        future.add_done_callback(done)
+        return future
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` on virtual time."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main)

@@ -1,0 +1,45 @@
+"""A law as an engine, to serve an adversary for real.
+
+class Liar(served.as_engine(lambda spec: liar.Liar(honest_law_of(spec)))): ...
+
+PYTHONPATH=examples moesubnet miner run --engine my_module:Liar --model none …
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.engine.base import LogProbs, Query, check_batch
+from moesubnet.spec.content import LoadedSpec
+
+Law = Callable[[npt.NDArray[np.uint32]], npt.NDArray[np.floating]]
+
+
+def as_engine(make: Callable[[LoadedSpec], Law]) -> type:
+    """A class that `moesubnet miner run --engine` can construct."""
+
+    class LawEngine:
+        name = "law"
+
+        def __init__(self, model: str, spec: LoadedSpec, *, threads: int = 1) -> None:
+            self.vocab_size = spec.spec.vocab_size
+            self.context_tokens = spec.spec.context_tokens
+            self.commitment = hashlib.sha256(model.encode()).hexdigest()
+            self._law = make(spec)
+
+        def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
+            check_batch(batch, self.vocab_size, self.context_tokens)
+            return [
+                np.stack(
+                    [self._law(query.ids[:n]) for n in range(query.first, len(query.ids) + 1)]
+                ).astype(np.float32)
+                for query in batch
+            ]
+
+        def forget(self, session: str) -> None: ...
+
+    return LawEngine
