@@ -83,6 +83,10 @@ class Simulated:
         self._law, self._delay_s = member.law, member.delay_s
         self._sessions: dict[str, Ids] = {}
 
+    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
+        for name in sessions:
+            self._sessions.pop(name, None)
+
     async def step(
         self,
         request: StepRequest,
@@ -90,6 +94,7 @@ class Simulated:
         timeout_s: float,
         on_its_way: Callable[[], None] = lambda: None,
     ) -> StepResponse:
+        on_its_way()
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
         rows = []
@@ -105,10 +110,6 @@ class Simulated:
                 StepRows.answer(step, check_dense(sent), request.want, np.random.default_rng(0))
             )
         return StepResponse(tuple(rows))
-
-    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
-        for session in sessions:
-            self._sessions.pop(session, None)
 
 
 class Present:

@@ -94,8 +94,8 @@ class MixtureModel:
         self.deadline_s = deadline_s
         self.top_k = top_k
         self.firsts = FirstAnswers()
-        self.paces = Paces()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
+        self.paces = Paces()
 
     def open(self) -> MixtureSession:
         if not self.book.serving():

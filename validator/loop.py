@@ -67,14 +67,15 @@ class Validator:
         if epoch.epoch_index != self._begun_epoch:
             await self._begin_epoch()
             self._begun_epoch = epoch.epoch_index
+        is_closed = self.state.voted(epoch.epoch_index)
         due = self._walks_due(epoch) - self.state.walks_started(epoch.epoch_index)
-        if due > 0 and not self._is_opening:
+        if due > 0 and not is_closed and not self._is_opening:
             metagraph = await self._read_metagraph()
             self._is_opening = True
             task = walking.create_task(self._walk(metagraph, due))
             self._walks.add(task)
             task.add_done_callback(self._walks.discard)
-        if self._is_closing_time(epoch) and not self.state.voted(epoch.epoch_index):
+        if self._is_closing_time(epoch) and not is_closed:
             await self._close_epoch(epoch.epoch_index)
         await self._votes.commit_due(epoch, commit_reveal=self._commit_reveal)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Protocol
@@ -21,7 +23,7 @@ from moesubnet.validator.state import State
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import want_for
 
-DEADLINE_S = 5.0  # for one expert's answer to one step of a walk
+DEADLINE_S = 5.0  # for one expert's answer to one step of a walk, as a router's by default
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Measurement:
         """
         if metagraph.epoch_index != self._gate_epoch:
             await self._gates.refresh(metagraph)
+            await self._pass_over_known()
             self._gate_epoch = metagraph.epoch_index
         await self._experts.refresh(metagraph)
         scored = {hotkey for hotkey, score in self._state.scores().items() if score > 0}
@@ -92,15 +95,29 @@ class Measurement:
         self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
         return batch
 
+    async def _pass_over_known(self) -> None:
+        """Text that was asked before, or stands in anybody's revealed sheet, is used: its labels
+        are known, whoever has it a second time."""
+        published = [ids for item in self._gates.sheets for ids in item.sheet.walks]
+        used = self._state.used_starts(self._spec_sha256)
+        again = await asyncio.to_thread(self._pool.repeats, used, published)
+        self._state.mark_used(again, self._spec_sha256)
+        if again:
+            log.warning("%d windows of the private text are in it twice, or public", len(again))
+
     async def run(self, batch: Batch) -> None:
-        """Walk the batch to its end, or until cancelled; each position is on disk before its labels
-        are sent, but where a leaf has to show what a label was given: then right after."""
+        """Walk the batch to its end, until cancelled, or until its sheet is closed. Each position
+        is on disk before its labels are sent, but where a leaf has to show what a label was given:
+        then right after."""
         want = want_for(self.vocab_size)
         panels = [Panel(self._experts.clients, base_s=DEADLINE_S, want=want) for _ in batch.walks]
         walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
-        async for step in walk_batch(panels, batch, walk, self._baseline.law):
-            self._state.add_step(batch, step)
-            silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
-            self._metrics.answers.labels("missing").inc(silent)
-            self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
+        steps = walk_batch(panels, batch, walk, self._baseline.law)
+        async with contextlib.aclosing(steps):
+            async for step in steps:
+                if not self._state.add_step(batch, step):
+                    break
+                silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
+                self._metrics.answers.labels("missing").inc(silent)
+                self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
         log.info("walked walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))

@@ -14,7 +14,7 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ PREFIX_TOKENS = 32
 STEP_TOKENS = 16
 WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
 CALLS_AT_ONCE = 512  # of one batch, to all experts: as many as the HTTP session has connections
+PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks share our one loop
 LOGGED_FAILURES = 8  # experts named in a batch's line
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,28 @@ class TextPool:
     def free_windows(self, used: Mapping[bytes, Set[int] | None]) -> int:
         """How many windows were never used. `used` as `State.used_starts` gives it."""
         return sum(self._free(document, used) for document in self._documents)
+
+    def repeats(
+        self, used: Mapping[bytes, Set[int] | None], published: Sequence[npt.NDArray[np.uint32]]
+    ) -> list[tuple[bytes, int]]:
+        """(document, start) of unused windows that begin as a used one, an earlier one, or a
+        published walk: their labels may be known. Costs what windows there are."""
+        known = {_beginning(ids) for ids in published}
+        unused: dict[bytes, tuple[bytes, int]] = {}
+        again: list[tuple[bytes, int]] = []
+        for document, ids in sorted(self._documents.items()):
+            taken = used.get(document, frozenset())
+            if taken is None:
+                continue
+            for start in _starts(ids):
+                begins = _beginning(ids[start:])
+                if start in taken:
+                    known.add(begins)
+                elif begins in unused:
+                    again.append((document, start))
+                else:
+                    unused[begins] = (document, start)
+        return again + [window for begins, window in unused.items() if begins in known]
 
     def draw(self, count: int, used: Mapping[bytes, Set[int] | None], seed: bytes) -> list[Window]:
         """`count` fresh windows, chosen by `seed`; fewer when fewer are left.
@@ -112,6 +135,10 @@ def _starts(ids: npt.NDArray[np.uint32]) -> range:
     return range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
 
 
+def _beginning(ids: npt.NDArray[np.uint32]) -> bytes:
+    return ids[:PREFIX_TOKENS].astype("<u4").tobytes()
+
+
 def _read_texts(path: Path) -> Iterator[str]:
     try:
         content = path.read_text(encoding="utf-8")
@@ -134,7 +161,7 @@ async def walk_batch(
     batch: Batch,
     walk: Walk,
     baseline: Law,
-) -> AsyncIterator[Step]:
+) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
 
@@ -142,9 +169,10 @@ async def walk_batch(
     token by token. Store a step before asking for the next one: that sends its labels, and only
     when all who were asked have answered or been cut. (Where somebody had not listed a label, only
     the answer to the request that brings it shows what it was given: that step comes after it.)
-    Who failed or was cut has dropped out of that walk: it is not asked again but for a leaf that
-    it owes, so it never gets a label that it still owes an answer for, and the rest of the walk
-    counts as unanswered.
+    After the prefix, late is who a router would call late, with more patience. Who failed or was
+    cut has dropped out of that walk: it is not asked again but for a leaf that it owes, so it
+    never gets a label that it still owes an answer for, and the rest of the walk counts as
+    unanswered.
     """
     walk.show(batch.walks[:, :PREFIX_TOKENS])
     sequences = [PanelSequence(session) for session in batch.sessions]
@@ -157,39 +185,53 @@ async def walk_batch(
     async def advance(k: int, position: int) -> dict[Hotkey, StepResponse | PanelError]:
         async with slots:
             ids = batch.walks[k, sent:position]
-            answers = await panels[k].advance([sequences[k]], [ids], members=there[k])
+            answers = await panels[k].advance(
+                [sequences[k]],
+                [ids],
+                members=there[k],
+                weights=dict(zip(batch.hotkeys, worth[k].tolist(), strict=True)) if sent else None,
+                least_patience_s=PATIENCE_S,
+            )
             errors.update(await panels[k].reveal([sequences[k]]))
         failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
         errors.update(failed)
         there[k] -= failed.keys()
         return answers
 
-    for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
-        answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
-        sent = position
+    try:
+        for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
+            log_w = walk.log_weights()[:, :-1]
+            worth = np.exp(log_w - log_w.max(axis=1, keepdims=True))
+            answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
+            sent = position
+            if unshown is not None:
+                yield _shown(unshown, walk, batch.hotkeys, sequences)
+            laws = [
+                [_last_law(answer.get(hotkey), baseline) for answer in answers]
+                for hotkey in batch.hotkeys
+            ]
+            proofs = [
+                [_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys
+            ]
+            labels = batch.walks[:, position]
+            step = await asyncio.to_thread(
+                score_step, walk, position, labels, laws, baseline, proofs
+            )
+            owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
+            unshown = step if owed else None
+            if unshown is None:
+                yield step
+            if not any(there):
+                break
         if unshown is not None:
+            for sequence, label in zip(sequences, batch.walks[:, sent], strict=True):
+                sequence.append([label])
+            pairs = zip(panels, sequences, strict=True)
+            for failed in await asyncio.gather(*(panel.reveal([s]) for panel, s in pairs)):
+                errors.update(failed)
             yield _shown(unshown, walk, batch.hotkeys, sequences)
-        laws = [
-            [_last_law(answer.get(hotkey), baseline) for answer in answers]
-            for hotkey in batch.hotkeys
-        ]
-        proofs = [[_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys]
-        labels = batch.walks[:, position]
-        step = await asyncio.to_thread(score_step, walk, position, labels, laws, baseline, proofs)
-        owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
-        unshown = step if owed else None
-        if unshown is None:
-            yield step
-        if not any(there):
-            break
-    if unshown is not None:
-        for sequence, label in zip(sequences, batch.walks[:, sent], strict=True):
-            sequence.append([label])
-        pairs = zip(panels, sequences, strict=True)
-        for failed in await asyncio.gather(*(panel.reveal([s]) for panel, s in pairs)):
-            errors.update(failed)
-        yield _shown(unshown, walk, batch.hotkeys, sequences)
-    _log_failures(there, errors)
+    finally:  # also where the epoch's close ends the batch
+        _log_failures(there, errors)
 
 
 def _shown(

@@ -110,6 +110,16 @@ class State:
         self._used.setdefault(document, set()).add(start)
         self._cut_by.setdefault(document, set()).add(spec_sha256)
 
+    def mark_used(self, windows: Sequence[tuple[bytes, int]], spec_sha256: str) -> None:
+        """Use up windows, by document and start, without asking about them."""
+        with self._db:
+            self._db.executemany(
+                "INSERT INTO used VALUES (?, ?, ?)",
+                [(document, start, spec_sha256) for document, start in windows],
+            )
+        for document, start in windows:
+            self._note_used(document, start, spec_sha256)
+
     def start_batch(
         self, epoch: int, hotkeys: Sequence[Hotkey], windows: Sequence[Window], spec_sha256: str
     ) -> Batch:
@@ -134,11 +144,17 @@ class State:
         query = "SELECT coalesce(sum(json_array_length(sessions)), 0) FROM batch WHERE epoch = ?"
         return int(self._db.execute(query, (epoch,)).fetchone()[0])
 
-    def add_step(self, batch: Batch, step: Step) -> None:
-        """Its answers' bodies are kept apart, for fewer epochs; they are written first, so that no
-        step is without its evidence."""
-        query = "SELECT epoch FROM batch WHERE id = ?"
-        (epoch,) = self._db.execute(query, (batch.id,)).fetchone()
+    def add_step(self, batch: Batch, step: Step) -> bool:
+        """Whether it was stored: not if a sheet was closed since the batch began, which may have
+        its text. Answers' bodies are kept apart, for fewer epochs; they are written first, so that
+        no step is without its evidence."""
+        query = (
+            "SELECT epoch, EXISTS (SELECT 1 FROM vote WHERE vote.epoch >= batch.epoch) "
+            "FROM batch WHERE id = ?"
+        )
+        epoch, is_closed = self._db.execute(query, (batch.id,)).fetchone()
+        if is_closed:
+            return False
         self._answers.add(epoch, batch, step)
         with self._db:
             self._db.execute(
@@ -154,6 +170,7 @@ class State:
                     step.records.tobytes(),
                 ),
             )
+        return True
 
     def open_batches(self) -> list[Batch]:
         """Batches with steps that are in no sheet yet, oldest first."""
@@ -204,10 +221,8 @@ class State:
         batches: Sequence[Batch],
         receipts: bytes,
     ) -> None:
-        """Store the epoch's sheet and its vote, move the averages, and close its steps.
-
-        `batches` are those that the sheet was made of: answers that came since stay open.
-        """
+        """Store the epoch's sheet and its vote, move the averages, and close the `batches` that it
+        was made of: `add_step` takes nothing more of what began by then."""
         with self._db:
             self._db.execute(
                 "INSERT INTO vote VALUES (?, ?, ?, ?, ?, NULL, NULL, ?)",

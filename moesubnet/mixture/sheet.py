@@ -44,7 +44,8 @@ class Sheet:
     """One validator's measurements of one epoch, and the vote that follows from them.
 
     n experts (columns, sorted by hotkey) and the baseline as column n; M items; W walks.
-    Item k asked for the law of token `position[k]` of walk `walk[k]`, given the ids before it.
+    Item k asked for the law of token `position[k]` of walk `walk[k]`, given the ids before it. A
+    walk ends at its last item: text that was not asked for stays private.
     """
 
     netuid: int
@@ -167,9 +168,10 @@ class _Wire(BaseModel):
         walk, position = np.frombuffer(self.walk, "<u4"), np.frombuffer(self.position, "<u4")
         if len(walk) != len(position) or np.any(walk >= len(walks)):
             raise ValueError("an item without a walk")
-        lengths = np.array([len(ids) for ids in walks], np.uint32)
-        if np.any(position >= lengths[walk]):
-            raise ValueError("an item without a label")
+        measured = np.zeros(len(walks), np.int64)  # ids up to each walk's last label
+        np.maximum.at(measured, walk, position.astype(np.int64) + 1)
+        if measured.tolist() != [len(ids) for ids in walks]:
+            raise ValueError("a walk lacks a label, or has ids that nobody was asked for")
         log_q = np.frombuffer(self.log_q, "<i4").reshape(len(walk), n + 1)
         log_w = np.frombuffer(self.log_w, "<i4").reshape(len(walk), n + 1)
         entropy = np.frombuffer(self.entropy, "<i4").reshape(len(walk), n)

@@ -30,7 +30,7 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Hotkey
 from moesubnet.wire.commitment import Commitment
-from moesubnet.wire.patience import Paces, cut_stragglers, deadline_s
+from moesubnet.wire.patience import LEAST_PATIENCE_S, Paces, cut_stragglers, deadline_s
 from moesubnet.wire.protocol import (
     Ids,
     SequenceStep,
@@ -68,14 +68,14 @@ class Asked(Protocol):
         timeout_s: float,
         on_its_way: Callable[[], None] = lambda: None,
     ) -> StepResponse:
-        """`on_its_way` is called when the time begins, if ever: until then nobody is late.
+        """on_its_way: called when the request leaves, after any wait for a place of our own.
 
         Raises PeerError, WireError, AuthError; UnknownBase where it holds less than the base.
         """
         ...
 
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
-        """Raises PeerError."""
+        """Say that these sessions are over. Raises PeerError."""
         ...
 
 
@@ -231,14 +231,15 @@ class Panel:
         first: int | None = None,
         members: Collection[Hotkey] | None = None,
         weights: Mapping[Hotkey, float] | None = None,
+        least_patience_s: float = LEAST_PATIENCE_S,
     ) -> dict[Hotkey, StepResponse | PanelError]:
         """Append ids to each sequence, then ask every expert (or `members`) for the laws.
 
         Rows are those of positions `first` … len(ids); None asks only for the law of the next
         token. The ids are appended whatever the experts do. Cancelling cancels every request.
         weights: what each one's answer is worth; with it, who is late by the measure of those
-        that hold the greater part, or by its own, is cut off with PeerLate. Without, all have
-        until the deadline.
+        that hold the greater part, and by `least_patience_s` at least, or by its own, is cut off
+        with PeerLate. Without, all have until the deadline.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
@@ -248,7 +249,7 @@ class Panel:
         async with asyncio.TaskGroup() as group:
             tasks = {hotkey: group.create_task(self._answer(hotkey, call)) for hotkey in wanted}
             if weights is not None:
-                await cut_stragglers(tasks, weights, call.patient_until_s)
+                await cut_stragglers(tasks, weights, call.patient_until_s, least_patience_s)
         return {
             hotkey: self._late(hotkey) if task.cancelled() else task.result()
             for hotkey, task in tasks.items()

@@ -70,13 +70,14 @@ async def cut_stragglers(
     tasks: Mapping[Hotkey, asyncio.Task[object]],
     weights: Mapping[Hotkey, float],
     patient_until_s: Mapping[Hotkey, float],
+    least_patience_s: float = LEAST_PATIENCE_S,
 ) -> None:
     """Return when all tasks are done, the late ones cancelled.
 
     Late is who has not answered PATIENCE times as long after the start as it took until the
-    answers weighed at least what was still to come. However much it weighs, late is also who has
-    taken much longer than it usually does (`patient_until_s`) and PATIENCE times as long as
-    those that have answered.
+    answers weighed at least what was still to come, and `least_patience_s` longer. However much
+    it weighs, late is also who has taken much longer than it usually does (`patient_until_s`) and
+    PATIENCE times as long as those that have answered.
     """
     loop = asyncio.get_running_loop()
     start_s, limit_s, waiting = loop.time(), inf, set(tasks.values())
@@ -112,4 +113,4 @@ async def cut_stragglers(
                 given += weights.get(hotkey, 0.0)
         if limit_s == inf and given > 0 and given >= to_come:
             took_s = loop.time() - start_s
-            limit_s = start_s + max(PATIENCE * took_s, took_s + LEAST_PATIENCE_S)
+            limit_s = start_s + max(PATIENCE * took_s, took_s + least_patience_s)

@@ -19,7 +19,7 @@ from moesubnet.validator.receipts import (
     pack_answers,
     unpack_answers,
 )
-from moesubnet.validator.records import Batch, Phase, Step
+from moesubnet.validator.records import Batch, Phase, Step, Window
 
 
 @pytest.fixture
@@ -244,10 +244,12 @@ async def test_answers_go_with_the_file_of_their_epoch(measured, tmp_path):
     assert not list(tmp_path.glob("answers-*"))
 
 
-async def test_answers_to_late_steps_are_kept_as_long_as_the_sheet_that_has_them(measured):
-    state, sheet = measured
-    late = Step(
-        position=60,
+def begin(state, hotkeys, epoch):
+    """A batch of three walks with one step to store."""
+    windows = [Window(bytes([epoch, i]), 0, np.zeros(48, np.uint32)) for i in range(3)]
+    batch = state.start_batch(epoch, hotkeys, windows, "ab" * 32)
+    step = Step(
+        position=32,
         log_q=np.zeros((3, 3), "<i4"),
         log_w=np.zeros((3, 3), "<i4"),
         entropy=np.zeros((3, 2), "<i4"),
@@ -256,15 +258,30 @@ async def test_answers_to_late_steps_are_kept_as_long_as_the_sheet_that_has_them
         records=np.zeros((3, 2), RECORD),
         bodies=((b"x",) * 3, (b"y",) * 3),
     )
-    batch = Batch(1, sheet.hotkeys, np.zeros((3, 61), "<u4"), ("a", "b", "c"), (late,))
-    state.add_step(batch, late)
+    return batch, step
+
+
+async def test_nothing_of_a_walk_is_stored_once_a_sheet_may_have_its_text(measured):
+    state, sheet = measured
+    assert not state.add_step(*begin(state, sheet.hotkeys, sheet.epoch))
+    assert state.open_batches() == []
+    assert state.add_step(*begin(state, sheet.hotkeys, sheet.epoch + 1))
+    assert [batch.steps[0].position for batch in state.open_batches()] == [32]
+
+
+async def test_answers_are_kept_as_long_as_the_sheet_that_has_them(measured):
+    """The close of their own epoch was missed."""
+    state, sheet = measured
+    state.add_step(*begin(state, sheet.hotkeys, sheet.epoch + 1))
     items = {k: getattr(sheet, k)[:3] for k in ("walk", "position", "log_q", "log_w", "entropy")}
-    seed = sheet_seed(sheet.previous_sha256, sheet.epoch + 1)
-    later = dataclasses.replace(sheet, epoch=sheet.epoch + 1, seed=seed, **items)
-    state.close_epoch(later, (1,), Phase.REVEALED, [batch], b"")
-    for epoch in range(2, KEPT_ANSWERS + 1):
-        newer = dataclasses.replace(sheet, epoch=sheet.epoch + epoch)
-        state.close_epoch(newer, (1,), Phase.REVEALED, [], b"")
+    epoch = sheet.epoch + 2
+    seed = sheet_seed(sheet.previous_sha256, epoch)
+    walks = tuple(ids[:33] for ids in sheet.walks[:3])
+    later = dataclasses.replace(sheet, epoch=epoch, seed=seed, walks=walks, **items)
+    state.close_epoch(later, (1,), Phase.REVEALED, state.open_batches(), b"")
+    for newer in range(3, KEPT_ANSWERS + 2):
+        newest = dataclasses.replace(sheet, epoch=sheet.epoch + newer)
+        state.close_epoch(newest, (1,), Phase.REVEALED, [], b"")
     kept = state.archive.answers(later.sha256, sheet.hotkeys[0])
     assert unpack_answers(kept, later) == [b"x"] * 3
 

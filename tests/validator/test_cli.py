@@ -36,7 +36,7 @@ def sheet():
         hotkeys=(MINER,),
         uids=(3,),
         leaders=(0,),
-        walks=tuple(np.zeros(40, "<u4") for _ in range(4)),
+        walks=tuple(np.zeros(34, "<u4") for _ in range(4)),
         walk=np.repeat(np.arange(4, dtype="<u4"), 2),
         position=np.tile(np.array([32, 33], "<u4"), 4),
         log_q=micro_nats(log_q),

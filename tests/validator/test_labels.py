@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import Sheet
+from moesubnet.types import Hotkey
+from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.receipts import RECORD
+from moesubnet.validator.records import Batch, Step
 
 ADVERSARIES = Path(__file__).resolve().parents[2] / "examples" / "adversaries"
 
@@ -106,6 +116,99 @@ async def test_after_a_restart_nothing_of_an_unfinished_walk_is_asked_again(
     assert not asked & begun
     [vote] = second.state.waiting_votes()
     assert len(vote.sheet.walk) > 0
+
+
+async def test_killed_while_it_closes_it_publishes_what_was_measured_and_asks_no_more(
+    tmp_path, new_chain, keypair, tiny_spec, make_documents, start_expert, laws, open_node
+):
+    """Walks are stopped and the sheet is made, and then the process dies before it is stored."""
+
+    class Killed(Exception):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    chain, signer = new_chain(), keypair("//Validator")
+    chain.add(signer)
+    expert = await start_expert(
+        "//slow", adversary("slow_partner").SlowPartner(knows(laws[1]), 0.1)
+    )
+    expert.in_thread = True
+    chain.add(expert.signer, expert.axon, stake_rao=0)
+    first = await open_node(tmp_path, chain, signer, tiny_spec, make_documents())
+    first.state.close_epoch = die
+
+    async def live():
+        async with asyncio.TaskGroup() as walking:
+            while True:
+                chain.next_block()
+                await first.validator.on_block(walking)
+                while not first.state.open_batches():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+    with pytest.raises(ExceptionGroup) as died:
+        await live()
+    assert died.group_contains(Killed)
+    stored = {
+        batch.walks[k, : batch.steps[-1].position + 1].tobytes()
+        for batch in first.state.open_batches()
+        for k in range(len(batch.walks))
+    }
+    await first.close()
+
+    expert.in_thread, expert.law = False, knows(laws[1])
+    expert.requests.clear()
+    second = await open_node(tmp_path, chain, signer, tiny_spec, make_documents())
+    await _on_block(second)
+    assert second.state.voted(0)
+    assert expert.requests == []
+    sheet = second.state.archive.newest_sheet()
+    assert {ids.tobytes() for ids in sheet.walks} == stored
+    assert max(len(ids) for ids in sheet.walks) < WINDOW_TOKENS
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 16)), min_size=1, max_size=5))
+def test_no_sheet_holds_an_id_beyond_what_was_measured(sizes):
+    """sizes: walks and positions of each batch."""
+    keys, rng = (Hotkey("a"), Hotkey("b")), np.random.default_rng(0)
+    batches = []
+    for number, (walks, positions) in enumerate(sizes):
+        steps = tuple(
+            Step(
+                PREFIX_TOKENS + position,
+                np.full((walks, 3), -1_000_000, "<i4"),
+                np.full((walks, 3), -1_098_612, "<i4"),
+                np.zeros((walks, 2), "<i4"),
+                np.ones((2, 2)),
+                np.full((2, 2), walks),
+                np.zeros((walks, 2), RECORD),
+                (),
+            )
+            for position in range(positions)
+        )
+        ids = rng.integers(0, 300, (walks, WINDOW_TOKENS)).astype("<u4")
+        names = tuple(f"{number}.{k}" for k in range(walks))
+        batches.append(Batch(number, keys, ids, names, steps))
+    neurons = {h: SimpleNamespace(uid=i, registered_at_block=i) for i, h in enumerate(keys)}
+    sheet, _ = close_sheet(
+        batches,
+        SimpleNamespace(netuid=1, epoch_index=3, by_hotkey=neurons),
+        validator=Hotkey("v"),
+        spec_sha256="ab" * 32,
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        scores={},
+        vocab_size=300,
+    )
+    for k, ids in enumerate(sheet.walks):
+        assert len(ids) == sheet.position[sheet.walk == k].max() + 1
+    assert Sheet.from_bytes(sheet.to_bytes()).sha256 == sheet.sha256
+    more = (*sheet.walks[:-1], np.append(sheet.walks[-1], np.uint32(7)).astype("<u4"))
+    less = (*sheet.walks[:-1], sheet.walks[-1][:-1])
+    for wrong in (more, less, (*sheet.walks, sheet.walks[0])):  # the last: nobody was asked
+        with pytest.raises(FrameError):
+            Sheet.from_bytes(dataclasses.replace(sheet, walks=wrong).to_bytes())
 
 
 async def _on_block(node):

@@ -1,6 +1,8 @@
 """Probes against experts behind real sockets: blind, fair, and robust to whoever fails."""
 
 import json
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,6 +129,37 @@ async def test_who_fails_once_has_dropped_out_of_that_walk_and_of_no_other(
     assert f"{expert.hotkey} of 1" in line
 
 
+async def test_who_is_late_by_the_measure_of_the_others_drops_out_of_the_walk(
+    measure, start_expert, laws, monkeypatch
+):
+    """Nobody waits for the deadline, and the late answer counts nowhere."""
+    monkeypatch.setattr("moesubnet.validator.measure.DEADLINE_S", 3_600.0)
+    monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 0.1)
+    released = threading.Event()
+
+    def hangs(ids):
+        if len(ids) > 40:
+            released.wait()
+        return knows(laws[0])(ids)  # as the others do: no text makes it the greater part
+
+    quick = [await start_expert(f"//Quick{i}", knows(laws[0])) for i in range(2)]
+    slow = await start_expert("//Slow", hangs)
+    slow.in_thread = True
+    measurement, state, chain, _ = await measure([*quick, slow])
+    batch = await measurement.open_batch(await chain.metagraph(1), 2)
+    try:
+        await measurement.run(batch)
+    finally:
+        released.set()
+    [measured] = state.open_batches()
+    answered = np.stack([step.log_q[:, :-1] > LOG_Q_UNANSWERED for step in measured.steps])
+    assert len(measured.steps) == WINDOW_TOKENS - PREFIX_TOKENS
+    column = batch.hotkeys.index(slow.hotkey)
+    assert answered[:9, :, column].all()
+    assert not answered[9:, :, column].any()
+    assert max(len(ids) for ids in slow.sessions.values()) == 41
+
+
 async def test_ten_dead_experts_fill_one_line_of_the_log(measure, start_expert, laws, caplog):
     experts = [await start_expert(f"//Dead{i}", knows(laws[0])) for i in range(10)]
     measurement, _, chain, _ = await measure(experts)
@@ -192,6 +225,37 @@ def test_every_window_comes_once_and_none_overlaps(make_documents):
     assert {start for _, start in drawn} == {0, 48, 96}
 
 
+def test_text_that_the_pool_has_twice_is_asked_once(make_documents):
+    (ids,) = make_documents(1, tokens=2 * WINDOW_TOKENS).values()
+    again = np.concatenate([ids[WINDOW_TOKENS:], ids[:WINDOW_TOKENS] + 1])
+    pool = TextPool({b"a": ids, b"b": again})
+    assert pool.repeats({}, []) == [(b"b", 0)]
+    assert pool.repeats({b"b": {0}}, []) == [(b"a", 48)]
+    assert pool.repeats({b"a": {48}, b"b": {0}}, [ids[:40]]) == [(b"a", 0)]
+    assert pool.repeats({b"a": None}, [ids]) == []
+
+
+async def test_text_that_stands_in_anybody_s_sheet_is_not_asked(
+    measure, start_expert, laws, make_documents
+):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    documents = make_documents(2, tokens=3 * WINDOW_TOKENS)
+    measurement, _, chain, _ = await measure([expert], documents)
+    public = [ids[:40] for ids in documents.values()]
+    sheet = SimpleNamespace(sheet=SimpleNamespace(walks=public))
+
+    async def refresh(metagraph):
+        measurement._gates.sheets = [sheet]
+
+    measurement._gates.refresh = refresh
+    batch = await measurement.open_batch(await chain.metagraph(1), 6)
+    begins = {row[:40].tobytes() for row in batch.walks}
+    assert len(begins) == 4
+    assert not begins & {ids.tobytes() for ids in public}
+    with pytest.raises(PoolSpent):
+        await measurement.open_batch(await chain.metagraph(1), 6)
+
+
 def test_another_seed_draws_other_text_and_another_spec_spends_the_document(make_documents):
     pool = TextPool(make_documents())
     first = [(w.document, w.start) for w in pool.draw(8, {}, b"a")]
@@ -206,10 +270,10 @@ def test_another_seed_draws_other_text_and_another_spec_spends_the_document(make
 def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec):
     tokenizer = Tokenizer.from_file(str(tiny_spec.tokenizer_path))
     long = "def answer(): return 42\n" * 40
-    lines = [json.dumps({"domain": "a", "text": long + str(i)}, ensure_ascii=False) for i in (1, 1)]
-    lines.append(json.dumps({"text": long + "\u2028 odd"}, ensure_ascii=False))
+    lines = [json.dumps({"domain": "a", "text": str(i) + long}, ensure_ascii=False) for i in (1, 1)]
+    lines.append(json.dumps({"text": "odd \u2028" + long}, ensure_ascii=False))
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n\n")
-    (tmp_path / "b.txt").write_text(long + "3")
+    (tmp_path / "b.txt").write_text("3" + long)
     pool = TextPool.load(str(tmp_path / "*"), lambda text: tokenizer.encode(text).ids)
     assert len({window.document for window in pool.draw(10_000, {}, b"")}) == 3
 

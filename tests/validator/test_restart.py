@@ -283,6 +283,17 @@ async def test_killed_again_and_again(folder, make_world):
     check(world, [0, 1, 2])
 
 
+async def test_no_walk_begins_in_an_epoch_whose_sheet_is_closed(world):
+    """It woke up in the second half, closed an empty sheet, and a fork led back to the first."""
+    world.chain.block = 15
+    await world.live(16)
+    world.chain.block = 5
+    await world.live(12)
+    assert world.sent == []
+    await world.live(100)
+    check(world, [1, 2])
+
+
 async def test_a_commit_still_in_the_pool_is_not_sent_again_after_a_crash(world):
     await world.live(14)
     with pytest.raises((Killed, ExceptionGroup)):
