@@ -111,10 +111,6 @@ class Simulated:
             )
         return StepResponse(tuple(rows))
 
-    async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
-        for session in sessions:
-            self._sessions.pop(session, None)
-
 
 class Present:
     """The members that are registered: `measure.Roster`."""

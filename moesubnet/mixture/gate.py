@@ -57,7 +57,7 @@ def initial_features(shape: tuple[int, ...] = ()) -> Float:
 def update_features(features: Float, ids: npt.NDArray[np.integer]) -> Float:
     """Decayed hashed counts after appending ids [.., n] to prefixes with features [.., F]."""
     flat = features.reshape(-1, FEATURES_DIM)
-    bucket = _bucket(ids).reshape(len(flat), -1)[:, -MEMORY_TOKENS:]
+    bucket = _bucket(ids[..., -MEMORY_TOKENS:]).reshape(len(flat), -1)
     powers = COUNT_DECAY ** np.arange(bucket.shape[1], -1.0, -1.0)
     places = bucket + FEATURES_DIM * np.arange(len(flat))[:, None]
     added = np.bincount(
