@@ -165,7 +165,7 @@ class TransformersEngine:
         for other in self._sessions.values():
             # one token is compared before all: most sessions share nothing
             further = base + SHARED_TOKENS - 1
-            if other.owner != held.owner or len(other.tokens) <= further:
+            if other.owner != held.owner or min(len(other.tokens), len(tokens)) <= further:
                 continue
             if other.tokens[further] == tokens[further]:
                 common = common_prefix(other.tokens, tokens)
