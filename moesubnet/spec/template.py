@@ -33,10 +33,11 @@ class Template:
         """The conversation as text, up to where the assistant goes on. Raises PromptError."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        render: Any = render_jinja_template  # its annotations promise one text
         try:
-            (text,), _ = render_jinja_template(
+            [text], _ = render(
                 conversations=[[_without_none(message) for message in messages]],
-                tools=list(tools) if tools is not None else None,
+                tools=tools and list(tools),
                 chat_template=self.source,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
