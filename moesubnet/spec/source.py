@@ -47,11 +47,11 @@ async def find_spec(
     root = cache_dir("specs", sha256.removeprefix("0x"))
     if not (root / "spec.json").is_file():
         base_url, digest = url.rstrip("/") + "/", sha256.removeprefix("0x")
-        await _fetch_spec(base_url, digest, root, allow_private=allow_private)
+        await fetch_spec(base_url, digest, root, allow_private=allow_private)
     return load_spec(root, sha256)
 
 
-async def _fetch_spec(base_url: str, sha256: str, root: Path, *, allow_private: bool) -> None:
+async def fetch_spec(base_url: str, sha256: str, root: Path, *, allow_private: bool) -> None:
     """Download the files, spec.json last, so that a folder with one is complete."""
     import aiohttp
 
