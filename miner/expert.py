@@ -67,7 +67,7 @@ class Expert:
             version=__version__,
             price_rao_per_mtoken=price_rao_per_mtoken,
         )
-        self._eos_id = spec.spec.eos_id
+        self._stop_ids = frozenset(spec.spec.stop_ids)
         self.metrics = metrics or Metrics()
         self._batcher = Batcher(engine, self.metrics.batch)
         self._steps = Admission(metagraphs, queue_tokens)
@@ -143,7 +143,7 @@ class Expert:
                     known = len(ids)
                     law = laws[-1]
                     token = sample(apply_sampling(law, request.temperature, request.top_p), rng)
-                    if token == self._eos_id:
+                    if token in self._stop_ids:
                         yield GenerateChunk(finish_reason="stop")
                         return
                     yield GenerateChunk(

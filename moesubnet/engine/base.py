@@ -79,8 +79,8 @@ def owner(session: str) -> str:
 
 
 def context_token(spec: Spec) -> int:
-    """The id that stands before every sequence: bos, or eos where the spec has no bos."""
-    return spec.eos_id if spec.bos_id is None else spec.bos_id
+    """The id that stands before every sequence."""
+    return spec.bos_id
 
 
 def load_engine(

@@ -32,7 +32,6 @@ from moesubnet.training.estimate import (
 )
 from moesubnet.training.expert import REPORT, encoded, saved_report, text_sha256, write_report
 from moesubnet.training.learner import Learner
-from moesubnet.training.model import start_id
 from moesubnet.training.optimizers import FULL_LR, LORA_LR, adamw
 from moesubnet.training.packing import NO_LABEL, Packed, pack, split_documents
 from moesubnet.training.progress import OnProgress, ignore
@@ -216,7 +215,7 @@ def _windows(
     """(to train on, held out). Raises ConfigError on too little text."""
     documents = encoded(texts, spec, on_progress)
     kept, held_out = split_documents(documents, HELD_OUT_EVERY)
-    ends = start_id(spec), spec.spec.eos_id
+    ends = spec.spec.bos_id, spec.spec.end_id
     packed = pack(kept, settings.window, *ends)
     judged = pack(held_out, settings.window, *ends)[: -(-MAX_HELD_OUT_TOKENS // settings.window)]
     if len(packed) < MIN_WINDOWS or not len(judged):

@@ -307,6 +307,17 @@ async def test_generate_streams_the_models_own_text(
     assert reason in ("length", "stop")
 
 
+async def test_any_stop_id_ends_generated_text_and_is_not_sent(serve_miner: ServeMiner) -> None:
+    engine = FakeEngine()
+    first = int(engine.laws(u32(1), 1)[0].argmax())
+    second = int(engine.laws(u32(1, first), 2)[0].argmax())
+    client = await (await serve_miner(engine, stop_ids=(0, second))).client(ALICE)
+    request = GenerateRequest(prompt_ids=[1], max_tokens=9, temperature=0.0)
+    chunks = [chunk async for chunk in client.generate(request, timeout_s=30)]
+    assert [token for chunk in chunks for token in chunk.ids] == [first]
+    assert chunks[-1].finish_reason == "stop"
+
+
 async def test_generate_stops_when_the_caller_leaves(serve_miner: ServeMiner) -> None:
     engine = FakeEngine(context_tokens=4_096)
     served = await serve_miner(engine)
