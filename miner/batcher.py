@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesubnet.engine.base import Engine, LogProbs, Query
+from moesubnet.engine.base import Engine, Query
 from moesubnet.errors import EngineError
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import StepRows, Want
 
 MAX_BATCH_SEQUENCES = 256
 MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 128 MiB
@@ -26,7 +27,8 @@ MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 1
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     queries: Sequence[Query]
-    answer: asyncio.Future[list[LogProbs]]
+    want: Want
+    answer: asyncio.Future[list[StepRows]]
 
     @property
     def rows(self) -> int:
@@ -48,9 +50,9 @@ class Batcher:
         self._waiting: OrderedDict[Hotkey, deque[_Job]] = OrderedDict()
         self._runner: asyncio.Task[None] | None = None
 
-    async def rows(self, caller: Hotkey, queries: Sequence[Query]) -> list[LogProbs]:
+    async def rows(self, caller: Hotkey, queries: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`; sessions must be distinct from those of every call under way."""
-        job = _Job(queries, asyncio.get_running_loop().create_future())
+        job = _Job(queries, want, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(caller, deque()).append(job)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
@@ -71,7 +73,8 @@ class Batcher:
             await self._answer(jobs)
 
     def _next_batch(self) -> list[_Job]:
-        """One job of each caller in turn, the longest unserved first, as far as a batch holds."""
+        """One job of each caller in turn, the longest unserved first, as far as a batch holds and
+        they want the same."""
         jobs: list[_Job] = []
         sequences = values = 0
         while self._waiting:
@@ -82,8 +85,10 @@ class Batcher:
                 del self._waiting[caller]
                 continue
             sequences += len(queue[0].queries)
-            values += queue[0].rows * self._engine.vocab_size
+            values += queue[0].rows * queue[0].want.width(self._engine.vocab_size)
             if jobs and (sequences > MAX_BATCH_SEQUENCES or values > MAX_BATCH_VALUES):
+                break
+            if jobs and queue[0].want != jobs[0].want:
                 break
             jobs.append(queue.popleft())
             if queue:
@@ -96,7 +101,7 @@ class Batcher:
         queries = [query for job in jobs for query in job.queries]
         loop = asyncio.get_running_loop()
         start_s = loop.time()
-        running = self._thread.submit(self._compute, queries)
+        running = self._thread.submit(self._compute, queries, jobs[0].want)
         await asyncio.wait([asyncio.wrap_future(running)])
         if running.exception() is not None and len(jobs) > 1:
             for job in jobs:  # one caller's request must not spoil the others'
@@ -108,19 +113,30 @@ class Batcher:
             _settle(job.answer, running, begin, begin + len(job.queries))
             begin += len(job.queries)
 
-    def _compute(self, queries: Sequence[Query]) -> list[LogProbs]:
-        answers = self._engine.rows(queries)
+    def _compute(self, queries: Sequence[Query], want: Want) -> list[StepRows]:
+        answers = self._engine.rows(queries, want)
         if len(answers) != len(queries):
             raise EngineError(f"the engine answered {len(answers)} of {len(queries)} queries")
         for query, rows in zip(queries, answers, strict=True):
-            shape = (len(query.ids) - query.first + 1, self._engine.vocab_size)
-            if rows.shape != shape or not np.isfinite(rows).all():
-                raise EngineError(f"the engine's rows are not finite float32 {shape}")
+            _check(query, rows, want, self._engine.vocab_size)
         return answers
 
 
+def _check(query: Query, rows: StepRows, want: Want, vocab_size: int) -> None:
+    """Raises EngineError, in words for who wrote the engine."""
+    count = len(query.ids) - query.first + 1
+    if want.kind == "full" and rows.logprobs.shape != (count, vocab_size):
+        raise EngineError(f"the engine's rows are not float32 {(count, vocab_size)}")
+    if (rows.ids is None) != (want.kind == "full") or rows.count != count:
+        raise EngineError(f"the engine's answer is not {count} rows of what was wanted, {want}")
+    if len(rows.draft_logprobs) != query.draft:
+        raise EngineError("the engine gave no log-probability for each draft id")
+    if not (np.isfinite(rows.logprobs).all() and np.isfinite(rows.draft_logprobs).all()):
+        raise EngineError("the engine's log-probabilities are not finite")
+
+
 def _settle(
-    answer: asyncio.Future[list[LogProbs]], done: Future[list[LogProbs]], begin: int, end: int
+    answer: asyncio.Future[list[StepRows]], done: Future[list[StepRows]], begin: int, end: int
 ) -> None:
     if answer.done():  # its caller has gone
         return

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.mixture.mixing import Float, Ids, Logs, log_sum_exp
-from moesubnet.wire.distributions import nucleus
+from moesubnet.wire.distributions import enough, likeliest
 
 if TYPE_CHECKING:
     from moesubnet.wire.rows import StepRows
@@ -54,7 +54,8 @@ class Law:
 
     def head(self, k: int, mass: float = 1.0) -> Law:
         """The fewest tokens with that mass, at most k of those listed; the rest joins the tail."""
-        best = nucleus(self.logp[None], k, mass)[0]
+        best = likeliest(self.logp[None], k)
+        best = np.sort(best[enough(np.take_along_axis(self.logp[None], best, 1), mass)])
         if self.ids is not None and len(best) == len(self.ids):
             return self
         ids, logp = np.arange(len(self.logp)) if self.ids is None else self.ids, self.logp[best]
@@ -118,6 +119,11 @@ class Mixture:
 
     def _token(self, place: int) -> int:
         return place if self.law.ids is None else int(self.law.ids[place])
+
+
+def alone(law: Law) -> Mixture:
+    """A law as the mixture of nothing else."""
+    return Mixture(law, law.logp, law.tail)
 
 
 def mix(log_w: Logs, laws: Sequence[Law]) -> Mixture:
@@ -205,10 +211,11 @@ def sample(probs: Float, rng: np.random.Generator) -> int:
 
 def law_of(rows: StepRows, row: int, shape: Law | None) -> Law:
     """One row of an answer, its tail shaped by `shape`."""
-    if rows.ids is None or rows.tail_mass is None:
-        return Law(rows.logprobs[row])
-    ids, first = np.unique(rows.ids[row], return_index=True)
-    return Law(rows.logprobs[row][first], ids, float(rows.tail_mass[row]), shape)
+    ids, logp, tail = rows.row(row)
+    if ids is None:
+        return Law(logp)
+    new = np.concatenate(([True], ids[1:] != ids[:-1]))  # drawn tokens repeat
+    return Law(logp[new], ids[new], tail, shape)
 
 
 def _union(

@@ -14,9 +14,11 @@ from moesubnet.errors import Overloaded, StaleMetagraph
 from moesubnet.miner.batcher import Batcher
 from moesubnet.miner.limits import Admission, allowed_tokens
 from moesubnet.types import Hotkey, Metagraph
+from moesubnet.wire.protocol import StepRows, Want
 
 from .conftest import ALICE, BOB, POOR, FakeEngine, FixedMetagraph, u32
 
+FULL = Want("full")
 A, B, C = (Hotkey(keypair.ss58_address) for keypair in (ALICE, BOB, POOR))
 
 
@@ -67,7 +69,7 @@ async def test_callers_take_turns() -> None:
 
     def ask(caller: Hotkey, name: str, sequences: int) -> asyncio.Task[object]:
         queries = [Query(f"{caller}{name}{i}", u32(1), 1) for i in range(sequences)]
-        return asyncio.create_task(batcher.rows(caller, queries))
+        return asyncio.create_task(batcher.rows(caller, queries, FULL))
 
     engine.gate.clear()
     tasks = [ask(A, "first", 1)]
@@ -85,13 +87,13 @@ async def test_nothing_is_computed_for_a_caller_who_left_while_waiting() -> None
     engine = FakeEngine()
     batcher = Batcher(engine)
     engine.gate.clear()
-    running = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)]))
+    running = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)], FULL))
     await asyncio.sleep(0.05)
-    gone = [asyncio.create_task(batcher.rows(c, [Query(f"{c}", u32(2), 1)])) for c in (A, B)]
+    gone = [asyncio.create_task(batcher.rows(c, [Query(f"{c}", u32(2), 1)], FULL)) for c in (A, B)]
     await asyncio.sleep(0.05)
     for task in gone:
         task.cancel()
-    again = asyncio.create_task(batcher.rows(A, [Query(f"{A}", u32(2, 3), 2)]))
+    again = asyncio.create_task(batcher.rows(A, [Query(f"{A}", u32(2, 3), 2)], FULL))
     await asyncio.sleep(0.05)
     engine.gate.set()
     await asyncio.gather(running, again)
@@ -103,10 +105,31 @@ async def test_a_caller_who_has_gone_leaves_the_batch_whole() -> None:
     engine = FakeEngine()
     batcher = Batcher(engine)
     engine.gate.clear()
-    gone = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)]))
-    stays = asyncio.create_task(batcher.rows(B, [Query("b", u32(2), 1)]))
+    gone = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)], FULL))
+    stays = asyncio.create_task(batcher.rows(B, [Query("b", u32(2), 1)], FULL))
     await asyncio.sleep(0.05)
     gone.cancel()
     engine.gate.set()
     assert len(await stays) == 1
+    await batcher.close()
+
+
+async def test_what_wants_something_else_is_a_batch_of_its_own_and_keeps_its_turn() -> None:
+    engine = FakeEngine()
+    batcher = Batcher(engine)
+
+    def ask(caller: Hotkey, name: str, want: Want) -> asyncio.Task[list[StepRows]]:
+        return asyncio.create_task(batcher.rows(caller, [Query(name, u32(1), 1)], want))
+
+    engine.gate.clear()
+    running = ask(A, "first", FULL)
+    await asyncio.sleep(0.05)
+    few = Want("top_k", 3)
+    tasks = [ask(A, "few", few), ask(B, "whole", FULL), ask(C, "also few", few)]
+    await asyncio.sleep(0.05)
+    engine.gate.set()
+    answers = await asyncio.gather(running, *tasks)
+    assert [row.ids is None for (row,) in answers] == [True, False, True, False]
+    batches = [[query.session for query in batch] for batch in engine.batches]
+    assert batches == [["first"], ["few"], ["whole"], ["also few"]]
     await batcher.close()
