@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.mixture.mixing import Float, Ids, Logs, log_sum_exp
+from moesubnet.mixture.mixing import Float, Ids, Logs
 from moesubnet.wire.distributions import enough, likeliest
 
 if TYPE_CHECKING:
@@ -140,7 +140,10 @@ def mix(log_w: Logs, laws: Sequence[Law]) -> Mixture:
     base = laws[-1]
     if all(law.ids is None for law in laws):
         stacked = np.stack([law.logp for law in laws])
-        log_m = log_sum_exp(np.asarray(log_w, stacked.dtype)[:, None] + stacked, axis=0)
+        stacked += np.asarray(log_w, stacked.dtype)[:, None]
+        top = stacked.max(axis=0)  # finite: somebody has a weight
+        np.exp(np.subtract(stacked, top, out=stacked), out=stacked)
+        log_m = np.log(stacked.sum(axis=0)) + top
         np.minimum(log_m, 0.0, out=log_m)  # rounding may leave a sure token a hair above one
         return Mixture(Law(log_m), log_m, 0.0)
     weights = np.exp(np.asarray(log_w, np.float64))
@@ -187,19 +190,20 @@ def apply_sampling(log_m: Logs, temperature: float, top_p: float) -> Float:
     """
     logits: Float = np.asarray(log_m, np.float64)
     if temperature == 0.0:
-        probs = np.zeros_like(logits)
-        np.put_along_axis(probs, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
-        return probs
+        greedy = np.zeros_like(logits)
+        np.put_along_axis(greedy, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
+        return greedy
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
         logits = (logits - np.max(logits, axis=-1, keepdims=True)) / temperature
-    probs = np.exp(logits - log_sum_exp(logits)[..., None])
+    probs: Float = np.exp(logits)
+    probs /= np.sum(probs, axis=-1, keepdims=True)
     if top_p < 1.0:
         order = np.argsort(-probs, axis=-1, kind="stable")
         ranked = np.take_along_axis(probs, order, axis=-1)
         before = np.cumsum(ranked, axis=-1) - ranked  # the first token is always kept
         np.put_along_axis(probs, order, np.where(before < top_p, ranked, 0.0), axis=-1)
-    normalised: Float = probs / np.sum(probs, axis=-1, keepdims=True)
-    return normalised
+        probs /= np.sum(probs, axis=-1, keepdims=True)
+    return probs
 
 
 def sample(probs: Float, rng: np.random.Generator) -> int:
