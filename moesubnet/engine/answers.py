@@ -44,8 +44,11 @@ def _parts(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 def _whole(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want) -> list[StepRows]:
-    rows = np.split(laws.cpu().numpy(), ends[:-1])
-    return [query.answer(part, want) for query, part in zip(queries, rows, strict=True)]
+    rows = laws.cpu().numpy()
+    return [
+        query.answer(rows[begin:end], want)
+        for query, begin, end in zip(queries, [0, *ends], ends, strict=False)
+    ]
 
 
 def _listed(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want) -> list[StepRows]:

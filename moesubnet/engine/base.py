@@ -49,9 +49,11 @@ class Query:
     def answer(self, laws: LogProbs, want: Want) -> StepRows:
         """The answer of an engine that has whole laws: float32 [n - first_law + 1, V], normalised
         log-probabilities of the positions from `first_law`."""
+        rows = laws[self.first - self.first_law :]
+        if not self.draft:
+            return StepRows.of(self.first, rows, want, seed=self.seed)
         begin = len(self.ids) - self.draft
         scores = laws[begin - self.first_law + np.arange(self.draft), self.ids[begin:]]
-        rows = laws[self.first - self.first_law :]
         return StepRows.of(self.first, rows, want, draft_logprobs=scores, seed=self.seed)
 
 
