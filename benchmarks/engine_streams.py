@@ -68,7 +68,7 @@ def _engine(folder: str) -> TransformersEngine:
     """An engine over `folder`, whatever its tokenizer: ids are random here."""
     config = json.loads((Path(folder) / "config.json").read_text())
     spec: Any = SimpleNamespace(
-        vocab_size=config["vocab_size"], context_tokens=2_048, bos_id=0, eos_id=0
+        vocab_size=config["vocab_size"], context_tokens=2_048, bos_id=0, stop_ids=(0,)
     )
     with patch.object(transformers_engine, "check_tokenizer"):
         return TransformersEngine(folder, SimpleNamespace(spec=spec), threads=1)

@@ -29,7 +29,7 @@ from moesubnet.localnet.prepare import prepare_corpora, prepare_spec
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.dataset import encode, random_windows, read_documents, stream
 from moesubnet.training.expert import BATCH_TOKENS, train_expert
-from moesubnet.training.model import save_model, start_id
+from moesubnet.training.model import save_model
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.training.trainer import Schedule, next_token_loss, train
 from moesubnet.validator.probes import PREFIX_TOKENS, TextPool
@@ -89,12 +89,12 @@ def train_further(
     """The whole model, a few steps at a low rate."""
     torch.set_num_threads(1)
     documents = [document.text for path in texts for document in read_documents(path)]
-    ids = stream(encode(documents, load_tokenizer(spec.tokenizer_path)), spec.spec.eos_id)
+    ids = stream(encode(documents, load_tokenizer(spec.tokenizer_path)), spec.spec.bos_id)
     window = spec.spec.context_tokens
 
     def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
         rng = np.random.default_rng([recipe.seed, step])
-        windows = random_windows(ids, BATCH_TOKENS // window, window, start_id(spec), rng)
+        windows = random_windows(ids, BATCH_TOKENS // window, window, spec.spec.bos_id, rng)
         return next_token_loss(model, windows), windows.size
 
     train(model, batch_loss, Schedule(name, name, 0.0, recipe.steps, peak_lr=FURTHER_LR))

@@ -26,14 +26,14 @@ def public_windows(spec: LoadedSpec, window: int, seed: int) -> Ids:
     """Cold windows uint32 [M, window] of the whole public set, in random order."""
     texts = sorted(read_documents(spec.path(spec.spec.public_text)), key=lambda d: d.domain)
     documents = encode([text.text for text in texts], load_tokenizer(spec.tokenizer_path))
-    windows = cold_windows(stream(documents, spec.spec.eos_id), window)
+    windows = cold_windows(stream(documents, spec.spec.bos_id), window)
     return windows[np.random.default_rng(seed).permutation(len(windows))]
 
 
 def public_streams(spec: LoadedSpec, window: int) -> tuple[Ids, Ids]:
     """For a plain run: (uint32 [n] to train on, cold windows [M, window] held out of it)."""
     documents = _encoded(spec, spec.path(spec.spec.public_text))
-    return split_held_out(documents, spec.spec.eos_id, window, HELD_OUT_EVERY)
+    return split_held_out(documents, spec.spec.bos_id, window, HELD_OUT_EVERY)
 
 
 def test_windows(spec: LoadedSpec, folder: Path, window: int) -> dict[str, Ids]:
@@ -42,7 +42,7 @@ def test_windows(spec: LoadedSpec, folder: Path, window: int) -> dict[str, Ids]:
     if not files:
         raise ConfigError(f"{folder} holds no <domain>.jsonl to test on")
     return {
-        path.stem: cold_windows(stream(_encoded(spec, path), spec.spec.eos_id), window)
+        path.stem: cold_windows(stream(_encoded(spec, path), spec.spec.bos_id), window)
         for path in files
     }
 

@@ -18,7 +18,6 @@ import numpy as np
 from moesubnet.distill.walks import Ids, Members, call_groups, walk
 from moesubnet.mixture.mixing import log_sum_exp
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training.model import start_id
 from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.trainer import held_out_loss
 from moesubnet.types import Hotkey
@@ -103,7 +102,7 @@ def folder_losses(folder: Path, windows: Mapping[str, Ids], spec: LoadedSpec) ->
     from moesubnet.training.head import split_model
 
     split = split_model(AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True))
-    start = start_id(spec)
+    start = spec.spec.bos_id
     return {domain: held_out_loss(split, part, start) for domain, part in windows.items()}
 
 

@@ -18,7 +18,7 @@ from moesubnet.distill.targets import TargetSpec, TargetStore
 from moesubnet.distill.train import Pupil, plain_cycles, student_loss, train_plain, train_student
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.base_model import find_base, load_base, runs_in_bf16, save_trained
-from moesubnet.training.model import new_model, save_model, small_config, start_id
+from moesubnet.training.model import new_model, save_model, small_config
 from moesubnet.training.optimizers import FULL_LR
 from moesubnet.training.progress import OnProgress, json_lines
 from moesubnet.training.team import device_of_this_process
@@ -77,7 +77,7 @@ def run(job: Job, on_progress: OnProgress) -> JobReport:
     spec = load_spec(job.spec_root)
     pupil = first_pupil(job, spec)
     run_name = job.model_dump_json()
-    start = start_id(spec)
+    start = spec.spec.bos_id
     if job.kind == "student":
         assert job.targets is not None
         assert job.target_spec is not None
@@ -150,7 +150,7 @@ def pace(job: Job) -> float:
     targets = TargetReader(TargetStore(job.targets, job.target_spec))
     return seconds_per_step(
         pupil.model,
-        student_loss(pupil, targets, start_id=start_id(spec), seed=job.seed),
+        student_loss(pupil, targets, start_id=spec.spec.bos_id, seed=job.seed),
         optimizers=pupil.optimizers(),
         steps=PACE_STEPS if job.base is None else BASE_PACE_STEPS,
     )

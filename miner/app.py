@@ -117,5 +117,6 @@ def _count(expert: Expert) -> Middleware:
 
 def _spec_files(spec: LoadedSpec) -> dict[str, Path]:
     """The files of the spec by SHA-256: whoever joins the subnet may fetch them here."""
-    files = (spec.spec.tokenizer, spec.spec.public_text, spec.spec.baseline.file)
-    return {spec.sha256: spec.root / "spec.json"} | {f.sha256: spec.path(f) for f in files}
+    return {spec.sha256: spec.root / "spec.json"} | {
+        f.sha256: spec.path(f) for f in spec.spec.files
+    }

@@ -1,8 +1,10 @@
 """Joins what callers ask at the same time into one batch after another for the engine.
 
 While a batch runs, the next one gathers; nobody waits for a batch to fill. Callers take turns, so
-one with many requests delays the others by one request each round. The engine has a thread of its
-own and is never called from anywhere else.
+one with many requests delays the others by one request each round. Work has two classes: steps of
+a few tokens, and prompts. They take turns too, and of prompts a batch reads no more than some
+tenths of a second's worth, so that a long one delays steps by that and not by its length. The
+engine has a thread of its own and is never called from anywhere else.
 """
 
 from __future__ import annotations
@@ -10,27 +12,105 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from moesubnet.engine.base import Engine, LogProbs, Query
 from moesubnet.errors import EngineError
+from moesubnet.miner.limits import is_step
 from moesubnet.types import Hotkey
 
 MAX_BATCH_SEQUENCES = 256
 MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 128 MiB
+LEAST_CHUNK_TOKENS, FIRST_CHUNK_TOKENS, MOST_CHUNK_TOKENS = 32, 256, 2_048  # of prompts a batch
+CHUNK_S = 0.2  # a chunk that took longer is followed by a smaller one
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Job:
+    """What one call asks, and how far it is answered.
+
+    read: for each query, how many of its inputs (the context token, then its ids) the engine has.
+    """
+
+    caller: Hotkey
     queries: Sequence[Query]
+    read: list[int]
     answer: asyncio.Future[list[LogProbs]]
+    rows: list[list[LogProbs]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = [[] for _ in self.queries]
 
     @property
-    def rows(self) -> int:
+    def row_count(self) -> int:
         return sum(len(query.ids) - query.first + 1 for query in self.queries)
+
+    @property
+    def left(self) -> list[int]:
+        """Of each query, the inputs that have not been read."""
+        return [len(q.ids) + 1 - read for q, read in zip(self.queries, self.read, strict=True)]
+
+    def pieces(self, tokens: int) -> list[tuple[int, Query]]:
+        """What to ask next, by index of its query: up to `tokens` inputs."""
+        found = []
+        for index, (query, left) in enumerate(zip(self.queries, self.left, strict=True)):
+            size = min(tokens, left)
+            if size > 0:
+                last = self.read[index] + size - 1
+                first = min(last, max(query.first, self.read[index]))
+                found.append((index, Query(query.session, query.ids[:last], first)))
+                tokens -= size
+        return found
+
+    def take(self, index: int, piece: Query, rows: LogProbs) -> None:
+        """Note a piece's rows; of one that ends before `first` its last law was not asked for."""
+        self.read[index] = len(piece.ids) + 1
+        if self.queries[index].first <= len(piece.ids):
+            self.rows[index].append(rows)
+
+    def settle(self, error: BaseException | None = None) -> bool:
+        """Answer if all is read, or with the error; whether nothing is left to do."""
+        if self.answer.done():  # its caller has gone
+            return True
+        if error is not None:
+            self.answer.set_exception(error)
+        elif not any(self.left):
+            self.answer.set_result([r[0] if len(r) == 1 else np.concatenate(r) for r in self.rows])
+        return self.answer.done()
+
+
+_Pieces = list[tuple[_Job, list[tuple[int, Query]]]]
+
+
+class _Turns:
+    """Waiting jobs. Callers take turns, and so do a caller's jobs that are not done at once."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Hotkey, deque[_Job]] = OrderedDict()
+
+    def add(self, job: _Job) -> None:
+        self._waiting.setdefault(job.caller, deque()).append(job)
+
+    def head(self) -> _Job | None:
+        """The next job whose caller has not left."""
+        while self._waiting:
+            caller, queue = next(iter(self._waiting.items()))
+            while queue and queue[0].answer.done():
+                queue.popleft()
+            if queue:
+                return queue[0]
+            del self._waiting[caller]
+        return None
+
+    def pop(self) -> None:
+        """Take the head away; its caller's turn comes again after the others'."""
+        caller, queue = self._waiting.popitem(last=False)
+        queue.popleft()
+        if queue:
+            self._waiting[caller] = queue
 
 
 class Batcher:
@@ -45,13 +125,22 @@ class Batcher:
         self._engine = engine
         self._on_batch = on_batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._waiting: OrderedDict[Hotkey, deque[_Job]] = OrderedDict()
+        self._steps, self._prompts = _Turns(), _Turns()
+        self._in_chunks = getattr(engine, "caches", False)
+        self._chunk_tokens = FIRST_CHUNK_TOKENS
         self._runner: asyncio.Task[None] | None = None
 
-    async def rows(self, caller: Hotkey, queries: Sequence[Query]) -> list[LogProbs]:
-        """See `Engine.rows`; sessions must be distinct from those of every call under way."""
-        job = _Job(queries, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(caller, deque()).append(job)
+    async def rows(
+        self, caller: Hotkey, queries: Sequence[Query], known: Sequence[int] | None = None
+    ) -> list[LogProbs]:
+        """See `Engine.rows`; sessions must be distinct from those of every call under way.
+
+        known: how many ids of each query the engine should hold; None for none.
+        """
+        future = asyncio.get_running_loop().create_future()
+        read = [min(k, q.first) for k, q in zip(known or [0] * len(queries), queries, strict=True)]
+        job = _Job(caller, queries, read, future)
+        (self._steps if is_step(job.left) else self._prompts).add(job)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
         return await job.answer
@@ -67,46 +156,74 @@ class Batcher:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self) -> None:
-        while jobs := self._next_batch():
-            await self._answer(jobs)
+        while True:
+            steps = self._next_steps()
+            await self._answer(steps)
+            prompts = self._next_prompts()
+            begin_s = asyncio.get_running_loop().time()
+            await self._answer(prompts)
+            self._fit_chunk(prompts, asyncio.get_running_loop().time() - begin_s)
+            if not steps and not prompts:
+                return
 
-    def _next_batch(self) -> list[_Job]:
-        """One job of each caller in turn, the longest unserved first, as far as a batch holds."""
-        jobs: list[_Job] = []
+    def _next_steps(self) -> _Pieces:
+        """Whole jobs, as far as a batch holds."""
+        batch: _Pieces = []
         sequences = values = 0
-        while self._waiting:
-            caller, queue = next(iter(self._waiting.items()))
-            while queue and queue[0].answer.done():  # its caller has left
-                queue.popleft()
-            if not queue:
-                del self._waiting[caller]
-                continue
-            sequences += len(queue[0].queries)
-            values += queue[0].rows * self._engine.vocab_size
-            if jobs and (sequences > MAX_BATCH_SEQUENCES or values > MAX_BATCH_VALUES):
+        while (job := self._steps.head()) is not None:
+            sequences += len(job.queries)
+            values += job.row_count * self._engine.vocab_size
+            if batch and (sequences > MAX_BATCH_SEQUENCES or values > MAX_BATCH_VALUES):
                 break
-            jobs.append(queue.popleft())
-            if queue:
-                self._waiting.move_to_end(caller)
-            else:
-                del self._waiting[caller]
-        return jobs
+            self._steps.pop()
+            batch.append((job, list(enumerate(job.queries))))
+        return batch
 
-    async def _answer(self, jobs: Sequence[_Job]) -> None:
-        queries = [query for job in jobs for query in job.queries]
+    def _next_prompts(self) -> _Pieces:
+        """Parts of jobs, of one chunk together; whole jobs where a part costs as much."""
+        batch: _Pieces = []
+        tokens, values = self._chunk_tokens, 0
+        while tokens > 0 and (job := self._prompts.head()) is not None:
+            values += job.row_count * self._engine.vocab_size
+            if batch and values > MAX_BATCH_VALUES:
+                break
+            self._prompts.pop()
+            left = sum(job.left)
+            batch.append((job, job.pieces(tokens if self._in_chunks else left)))
+            tokens -= left
+        return batch
+
+    def _fit_chunk(self, batch: _Pieces, took_s: float) -> None:
+        """Halve what took too long, double what was full and short."""
+        tokens = self._chunk_tokens
+        if took_s > CHUNK_S:
+            self._chunk_tokens = max(LEAST_CHUNK_TOKENS, tokens // 2)
+        elif took_s < CHUNK_S / 4 and any(not job.answer.done() for job, _ in batch):
+            self._chunk_tokens = min(MOST_CHUNK_TOKENS, tokens * 2)
+
+    async def _answer(self, batch: _Pieces) -> None:
+        """Compute the pieces; jobs that are not done by that wait for their next turn."""
+        if not batch:
+            return
+        queries = [query for _, pieces in batch for _, query in pieces]
         loop = asyncio.get_running_loop()
         start_s = loop.time()
-        running = self._thread.submit(self._compute, queries)
-        await asyncio.wait([asyncio.wrap_future(running)])
-        if running.exception() is not None and len(jobs) > 1:
-            for job in jobs:  # one caller's request must not spoil the others'
-                await self._answer([job])
+        computing = loop.run_in_executor(self._thread, self._compute, queries)
+        [laws] = await asyncio.gather(computing, return_exceptions=True)
+        if isinstance(laws, BaseException):
+            if len(batch) == 1:
+                batch[0][0].settle(laws)
+                return
+            for part in batch:  # one caller's request must not spoil the others'
+                await self._answer([part])
             return
         self._on_batch(len(queries), loop.time() - start_s)
-        begin = 0
-        for job in jobs:
-            _settle(job.answer, running, begin, begin + len(job.queries))
-            begin += len(job.queries)
+        given = iter(laws)
+        for job, pieces in batch:
+            for index, piece in pieces:
+                job.take(index, piece, next(given))
+            if not job.settle():
+                self._prompts.add(job)
 
     def _compute(self, queries: Sequence[Query]) -> list[LogProbs]:
         answers = self._engine.rows(queries)
@@ -117,15 +234,3 @@ class Batcher:
             if rows.shape != shape or not np.isfinite(rows).all():
                 raise EngineError(f"the engine's rows are not finite float32 {shape}")
         return answers
-
-
-def _settle(
-    answer: asyncio.Future[list[LogProbs]], done: Future[list[LogProbs]], begin: int, end: int
-) -> None:
-    if answer.done():  # its caller has gone
-        return
-    error = done.exception()
-    if error is None:
-        answer.set_result(done.result()[begin:end])
-    else:
-        answer.set_exception(error)

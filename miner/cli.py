@@ -71,6 +71,24 @@ def run(
             help="What runs the model: a class `package.module:Class` that can be imported."
         ),
     ] = DEFAULT_ENGINE,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Precision: float32, bfloat16, float16, or int8 (weights in 8 bits, extra int8). "
+            "By default as the folder has it, where the device computes in that."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, …, or auto: spread over all devices, memory and disk (by "
+            "accelerate). By default the accelerator, if there is one."
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="Folder of a LoRA of this model, as peft saves it (extra lora)."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
     name: Annotated[
         str | None, typer.Option(help="What the expert calls itself; the model's by default.")
@@ -106,6 +124,7 @@ def run(
     from moesubnet.units import parse_rao
 
     set_up_logging(log_level)
+    options = {"dtype": dtype, "device": device, "adapter": adapter}
     config = MinerConfig(
         chain_url=chain,
         netuid=NetUid(netuid),
@@ -115,6 +134,7 @@ def run(
         max_price_rao=parse_rao(max_price),
         model=model,
         engine=engine,
+        engine_options={key: value for key, value in options.items() if value is not None},
         threads=threads,
         spec_dir=spec,
         host=host,

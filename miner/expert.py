@@ -15,7 +15,7 @@ from moesubnet import __version__
 from moesubnet.engine.base import Engine, LogProbs, Query
 from moesubnet.errors import BadDistribution, EngineError, FrameError
 from moesubnet.miner.batcher import MAX_BATCH_VALUES, Batcher
-from moesubnet.miner.limits import Admission
+from moesubnet.miner.limits import LEAST_SHARE, Admission, is_step
 from moesubnet.miner.metrics import Metrics
 from moesubnet.miner.sessions import AnswerTable, Exclusive, SessionTable, engine_session
 from moesubnet.miner.tails import TailTable
@@ -67,10 +67,13 @@ class Expert:
             version=__version__,
             price_rao_per_mtoken=price_rao_per_mtoken,
         )
-        self._eos_id = spec.spec.eos_id
+        self._stop_ids = frozenset(spec.spec.stop_ids)
         self.metrics = metrics or Metrics()
         self._batcher = Batcher(engine, self.metrics.batch)
-        self._admission = Admission(metagraphs, queue_tokens)
+        self._steps = Admission(metagraphs, queue_tokens)
+        # Of prompts everybody may have so much waiting: they cost memory alone until it is their
+        # turn, and nothing if their caller has left by then.
+        self._prompts = Admission(metagraphs, LEAST_SHARE * queue_tokens)
         self._tails = TailTable(engine.vocab_size)
         self._sessions = SessionTable(self._forget)
         self._answers = AnswerTable()
@@ -78,7 +81,7 @@ class Expert:
         self._secret = secrets.token_bytes(32)
         self._streams = itertools.count()
         self.metrics.watch(
-            lambda: self._admission.waiting_tokens,
+            lambda: self._steps.waiting_tokens + self._prompts.waiting_tokens,
             lambda: len(self._sessions),
             lambda: self._tails.lost,
         )
@@ -98,16 +101,17 @@ class Expert:
         rows = sum(s.end - s.first_law + 1 for s in request.sequences)
         if rows * self.limits.vocab_size > MAX_BATCH_VALUES:
             raise FrameError("the rows would be too many to compute; ask for fewer")
-        work = sum(s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences)
+        tokens = [s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences]
         names = [engine_session(caller, s.session) for s in request.sequences]
         digest = hashlib.sha256(body).digest()
-        with self._admission.enter(caller, work):
+        admission = self._steps if is_step(tokens) else self._prompts
+        with admission.enter(caller, sum(tokens)):
             async with self._exclusive.hold(names):
                 answer = self._answers.get(caller, digest)
                 if answer is None:
                     answer = await self._answer(caller, request, names, digest)
                     self._answers.keep(caller, digest, answer)
-        self.metrics.tokens.inc(work)
+        self.metrics.tokens.inc(sum(tokens))
         return answer
 
     async def forget(self, caller: Hotkey, request: CloseRequest) -> None:
@@ -130,13 +134,16 @@ class Expert:
         # a space: no step's session has this name
         session = engine_session(caller, f" {next(self._streams)}")
         rng = np.random.default_rng(request.seed)
-        with self._admission.enter(caller, len(ids) + wanted):
+        known = 0
+        with self._prompts.enter(caller, len(ids) + wanted):
             try:
                 for left in range(wanted - 1, -1, -1):
-                    (laws,) = await self._batcher.rows(caller, [Query(session, ids, len(ids))])
+                    query = Query(session, ids, len(ids))
+                    (laws,) = await self._batcher.rows(caller, [query], [known])
+                    known = len(ids)
                     law = laws[-1]
                     token = sample(apply_sampling(law, request.temperature, request.top_p), rng)
-                    if token == self._eos_id:
+                    if token in self._stop_ids:
                         yield GenerateChunk(finish_reason="stop")
                         return
                     yield GenerateChunk(
@@ -158,7 +165,8 @@ class Expert:
             for name, sequence, step in zip(names, ids, steps, strict=True)
             if step.rows
         ]
-        given = iter(await self._batcher.rows(caller, asked) if asked else ())
+        known = [step.base_len for step in steps if step.rows]
+        given = iter(await self._batcher.rows(caller, asked, known) if asked else ())
         no_laws = np.empty((0, self.limits.vocab_size), np.float32)
         laws = [next(given) if step.rows else no_laws for step in steps]
         self._sessions.keep(caller, steps, ids)

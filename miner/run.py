@@ -1,4 +1,4 @@
-"""A miner's life: load the spec and the model, join the subnet, serve, drain, stop."""
+"""A miner's life: load the spec, join the subnet, load the model, serve, drain, stop."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.chain.wallet import is_uri, load_coldkey, split_spec, wallets_root
-from moesubnet.engine.base import load_engine
+from moesubnet.engine.base import check_engine, load_engine
 from moesubnet.errors import ChainError, ConfigError
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
@@ -42,6 +43,7 @@ class MinerConfig:
     max_price_rao: int  # for the registration
     model: str
     engine: str
+    engine_options: Mapping[str, str]  # of dtype, device and adapter those that were given
     threads: int
     spec_dir: Path | None
     host: str
@@ -68,12 +70,14 @@ async def run_miner(config: MinerConfig) -> None:
         metagraph = await chain.metagraph(config.netuid)
         spec = await find_spec(config.spec_dir, metagraph)
         payer = await _payer(chain, config, metagraph)
+        options = config.engine_options
+        await asyncio.to_thread(check_engine, config.engine, config.model, spec, **options)
+        if payer is not None:  # before the model is loaded, which may take minutes
+            await _register(chain, config, payer)
         engine = await asyncio.to_thread(
-            load_engine, config.engine, config.model, spec, threads=config.threads
+            load_engine, config.engine, config.model, spec, threads=config.threads, **options
         )
         log.info("model=%s engine=%s sha256=%s", config.model, engine.name, engine.commitment)
-        if payer is not None:
-            await _register(chain, config, payer)
 
         metagraphs = MetagraphCache(chain, config.netuid)
         await metagraphs.refresh()

@@ -114,7 +114,7 @@ class SessionTable:
 class AnswerTable:
     """Recent answers by (caller, SHA-256 of the request's body): a retry gets the same bytes."""
 
-    def __init__(self, budget_bytes: int = 64 << 20) -> None:
+    def __init__(self, budget_bytes: int = 16 << 20) -> None:
         self._budget_bytes = budget_bytes
         self._bytes = 0
         self._answers: OrderedDict[tuple[Hotkey, bytes], bytes] = OrderedDict()
@@ -137,17 +137,17 @@ class Exclusive:
 
     def __init__(self) -> None:
         self._held: set[str] = set()
-        self._released = asyncio.Condition()
+        self._released = asyncio.Event()  # another one after each release
 
     @asynccontextmanager
     async def hold(self, names: Collection[str]) -> AsyncIterator[None]:
         """All names are taken at once, so that two steps never wait for each other."""
-        async with self._released:
-            await self._released.wait_for(lambda: self._held.isdisjoint(names))
-            self._held.update(names)
+        while not self._held.isdisjoint(names):
+            await self._released.wait()
+        self._held.update(names)
         try:
             yield
-        finally:
+        finally:  # without awaiting: who is cancelled once more must not leave the others asleep
             self._held.difference_update(names)
-            async with self._released:
-                self._released.notify_all()
+            self._released.set()
+            self._released = asyncio.Event()

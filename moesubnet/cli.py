@@ -46,6 +46,7 @@ def build_app() -> typer.Typer:
     from moesubnet.doctor import doctor
     from moesubnet.localnet.cli import localnet_app
     from moesubnet.miner.cli import expert_app, miner_app
+    from moesubnet.owner.cli import spec_app
     from moesubnet.router.cli import router_app
     from moesubnet.validator.cli import validator_app
 
@@ -68,6 +69,7 @@ def build_app() -> typer.Typer:
     app.command()(doctor)
     app.add_typer(chain_app, name="chain", help="Run a chain: embedded, or several nodes.")
     app.add_typer(localnet_app, name="localnet")
+    app.add_typer(spec_app, name="spec", help="Make and publish what a subnet's experts share.")
     app.add_typer(miner_app, name="miner", help="Serve an expert and earn with it.")
     app.add_typer(expert_app, name="expert", help="Train an expert from your own text.")
     app.add_typer(validator_app, name="validator", help="Measure experts and vote.")

@@ -3,6 +3,7 @@
 MoesubnetError
 ├── ConfigError          what the user typed or wrote into a file cannot work
 ├── SpecError            a subnet spec or one of its files is missing, altered or malformed
+├── PromptError          a conversation cannot become token ids under the subnet's template
 ├── Declined             a person was asked and did not agree
 ├── WalletError          a key file cannot be read, decrypted or written
 │   └── WrongPassword        the password does not open it
@@ -43,6 +44,10 @@ class ConfigError(MoesubnetError):
 
 class SpecError(MoesubnetError):
     """A subnet spec or one of its files is missing, altered or malformed."""
+
+
+class PromptError(MoesubnetError):
+    """A conversation or text that cannot become token ids under the subnet's template."""
 
 
 class Declined(MoesubnetError):

@@ -15,6 +15,7 @@ from moesubnet.router.metrics import Metrics
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, Neuron, Signer
 from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.limits import Backoff
 from moesubnet.wire.panel import PanelError
 from moesubnet.wire.protocol import ExpertCard, StepResponse
 
@@ -61,6 +62,7 @@ class ExpertBook:
         self._clock = clock
         self.metrics = metrics or Metrics()
         self._experts: dict[Hotkey, Expert] = {}
+        self._backoff = Backoff(clock_s=clock)
 
     def known(self) -> Mapping[Hotkey, Expert]:
         return self._experts
@@ -102,13 +104,15 @@ class ExpertBook:
         for hotkey in [known for known in self._experts if known not in wanted]:
             del self._experts[hotkey]
         self.metrics.keep_only(wanted)
+        self._backoff.keep_only({(key, neuron.axon) for key, neuron in wanted.items()})
         async with asyncio.TaskGroup() as group:
             for hotkey, neuron in wanted.items():
                 assert neuron.axon is not None
                 known = self._experts.get(hotkey)
                 if known is not None:
                     known.incentive_u16 = neuron.incentive_u16
-                if known is None or known.axon != neuron.axon:
+                is_new = known is None or known.axon != neuron.axon
+                if is_new and self._backoff.is_due((hotkey, neuron.axon)):
                     group.create_task(self._meet(neuron, neuron.axon))
 
     async def _meet(self, neuron: Neuron, axon: Axon) -> None:
@@ -126,12 +130,15 @@ class ExpertBook:
         except (PeerError, WireError, AuthError) as error:
             # Validators and routers have axons too, and miners may be starting: asked again later.
             log.debug("no card from uid=%d: %s", uid, error)
+            self._backoff.failed((hotkey, axon))
             self._experts.pop(hotkey, None)
             return
         if card.hotkey != hotkey or card.spec_sha256 != self._spec.sha256:
             log.info("uid=%d serves another spec or hotkey; not asked", uid)
+            self._backoff.failed((hotkey, axon))
             self._experts.pop(hotkey, None)
             return
+        self._backoff.answered((hotkey, axon))
         self._experts[hotkey] = Expert(uid, axon, client, card, incentive_u16=neuron.incentive_u16)
         log.info("expert uid=%d name=%r joined", uid, card.name)
 

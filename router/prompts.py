@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from moesubnet.errors import PromptError
 from moesubnet.router import openai_api as api
 from moesubnet.router.model import TokenIds
 from moesubnet.router.text import is_byte_level
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.prompt import Prompt, PromptEncoder
 
 READERS = 2  # texts that are tokenised at once
 SHORT_CHARS = 2_048  # read at once, so that no long text is ahead of it; a millisecond at most
@@ -31,14 +32,14 @@ class Prompts:
         size = len if is_byte_level(tokenizer) else lambda token: len(token.encode())
         self._longest_bytes = max(map(size, tokenizer.get_vocab()), default=1)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="prompt")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        self._template = environment.from_string(spec.spec.chat_template)
+        self._encoder = PromptEncoder(spec.spec, tokenizer)
 
     async def ids(self, prompt: str | list[int], source: str) -> TokenIds:
         """Token ids of a prompt. Raises ApiError 400 for ids outside the vocabulary, and
         `context_length_exceeded`."""
         if isinstance(prompt, str):
-            return await self._read(prompt, source)
+            self._check_bytes(len(prompt.encode()), source)
+            return await self._read(len(prompt), partial(self._encoder.text, prompt), source)
         self._check(len(prompt), source)
         if any(token_id >= self._vocab_size for token_id in prompt):
             text = f"Token ids must be below {self._vocab_size}."
@@ -47,30 +48,30 @@ class Prompts:
 
     async def chat_ids(self, messages: Sequence[api.Message], source: str) -> TokenIds:
         """Token ids of a conversation under the spec's template."""
-        rendered = [{"role": message.role, "content": message.text()} for message in messages]
-        self._check_bytes(sum(len(message["content"].encode()) for message in rendered), source)
-        try:
-            text = self._template.render(messages=rendered, add_generation_prompt=True)
-        except TemplateError as error:
-            raise api.ApiError(400, f"These messages do not fit: {error}", param=source) from None
-        return await self._read(text, source)
+        said = [{"role": message.role, "content": message.text()} for message in messages]
+        self._check_bytes(sum(len(message["content"].encode()) for message in said), source)
+        chars = sum(len(message["content"]) for message in said)
+        return await self._read(chars, partial(self._encoder.chat, said), source)
 
-    async def _read(self, text: str, source: str) -> TokenIds:
-        self._check_bytes(len(text.encode()), source)
-        if len(text) <= SHORT_CHARS:
-            return self._encode(text)
+    async def _read(self, chars: int, made: Callable[[], Prompt], source: str) -> TokenIds:
+        if chars <= SHORT_CHARS:
+            return self._encode(made, source)
         loop = asyncio.get_running_loop()
-        beginning = text[: self.room_tokens * CHARS_A_TOKEN]
-        if 2 * len(beginning) < len(text):
-            tokens = len(await loop.run_in_executor(self._readers, self._encode, beginning))
-            # Where it was cut, less than a longest token may have been read as several.
-            self._check(tokens - self._longest_bytes, source)
-        return await loop.run_in_executor(self._readers, self._encode, text)
+        return await loop.run_in_executor(self._readers, self._encode, made, source)
 
-    def _encode(self, text: str) -> TokenIds:
-        # Only the batch form lets other threads run; the fast one keeps no offsets.
-        [encoded] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        return np.asarray(encoded.ids, np.uint32)
+    def _encode(self, made: Callable[[], Prompt], source: str) -> TokenIds:
+        try:
+            prompt = made()
+            self._check_bytes(len(prompt.text.encode()), source)
+            beginning = prompt.text[: self.room_tokens * CHARS_A_TOKEN]
+            if 2 * len(beginning) < len(prompt.text):
+                tokens = len(self._encoder.ids(self._encoder.text(beginning)))
+                # Where it was cut, less than a longest token may have been read as several.
+                self._check(tokens - self._longest_bytes, source)
+            return np.asarray(self._encoder.ids(prompt), np.uint32)
+        except PromptError as error:
+            text = f"This {source} cannot be read: {error}."
+            raise api.ApiError(400, text, param=source, code="invalid_value") from None
 
     def _check_bytes(self, size: int, source: str) -> None:
         self._check(-(-size // self._longest_bytes), source)

@@ -239,7 +239,7 @@ class Service:
             return
         for written in range(1, job.max_tokens + 1):
             token_id = forecast.mixture.draw(job.temperature, job.top_p, rng)
-            if token_id == self.spec.eos_id:
+            if token_id in self.spec.stop_ids:
                 yield Delta(text.finish(), waiting, "stop")
                 return
             now_s = time.monotonic()

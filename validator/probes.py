@@ -8,7 +8,6 @@ measured on it again.
 from __future__ import annotations
 
 import asyncio
-import glob
 import hashlib
 import itertools
 import json
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
+from moesubnet.host.paths import text_files
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.mixing import Walk
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
@@ -59,11 +59,9 @@ class TextPool:
 
         Raises ConfigError.
         """
-        paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
         texts = {
             hashlib.sha256(text.encode()).digest(): text
-            for path in paths
-            if path.is_file()
+            for path in text_files([pattern])
             for text in _read_texts(path)
         }
         if not texts:

@@ -7,8 +7,9 @@ a query carries the whole sequence, and whatever the engine remembers of a sessi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Protocol, cast
 
 import numpy as np
@@ -37,7 +38,11 @@ class Query:
 
 
 class Engine(Protocol):
-    """Constructed as `Class(model, spec, threads=…)`; called from one thread at a time."""
+    """Constructed as `Class(model, spec, threads=…)`; called from one thread at a time.
+
+    One that has a true attribute `caches` computes only what is new in a session that it was
+    asked about before; then a miner gives it long texts in parts, other work between them.
+    """
 
     name: str
     vocab_size: int
@@ -59,7 +64,10 @@ class Engine(Protocol):
 
 
 class EngineFactory(Protocol):
-    def __call__(self, model: str, spec: LoadedSpec, *, threads: int) -> Engine: ...
+    """May have a static `check` of the same arguments but `threads`, which raises early, without
+    loading, what loading would."""
+
+    def __call__(self, model: str, spec: LoadedSpec, *, threads: int, **options: str) -> Engine: ...
 
 
 def owner(session: str) -> str:
@@ -71,15 +79,32 @@ def owner(session: str) -> str:
 
 
 def context_token(spec: Spec) -> int:
-    """The id that stands before every sequence: bos, or eos where the spec has no bos."""
-    return spec.eos_id if spec.bos_id is None else spec.bos_id
+    """The id that stands before every sequence."""
+    return spec.bos_id
 
 
-def load_engine(target: str, model: str, spec: LoadedSpec, *, threads: int = 1) -> Engine:
+def load_engine(
+    target: str, model: str, spec: LoadedSpec, *, threads: int = 1, **options: str
+) -> Engine:
     """Import `package.module:Class` and construct it over `model` (a folder or a hub id).
 
-    Raises ConfigError when the class cannot be imported, EngineError when it cannot load `model`.
+    options: what the engine takes besides, as on the command line. Raises ConfigError when the
+    class cannot be imported or knows no such option, EngineError when it cannot load `model`.
     """
+    factory = find_engine(target)
+    _know_options(target, factory, options)
+    return factory(model, spec, threads=threads, **options)
+
+
+def check_engine(target: str, model: str, spec: LoadedSpec, **options: str) -> None:
+    """What `load_engine` would raise, as far as the engine can tell without loading."""
+    factory = find_engine(target)
+    _know_options(target, factory, options)
+    if (check := getattr(factory, "check", None)) is not None:
+        check(model, spec, **options)
+
+
+def find_engine(target: str) -> EngineFactory:
     module_name, _, class_name = target.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), class_name)
@@ -87,7 +112,14 @@ def load_engine(target: str, model: str, spec: LoadedSpec, *, threads: int = 1) 
         raise ConfigError(
             f"no engine {target!r}: write package.module:Class, importable from here ({error})"
         ) from error
-    return cast(EngineFactory, factory)(model, spec, threads=threads)
+    return cast(EngineFactory, factory)
+
+
+def _know_options(target: str, factory: EngineFactory, options: Mapping[str, str]) -> None:
+    known = signature(factory).parameters
+    unknown = [f"--{name}" for name in options if name not in known]
+    if unknown:
+        raise ConfigError(f"the engine {target} takes no {' and no '.join(unknown)}")
 
 
 def check_batch(batch: Sequence[Query], vocab_size: int, context_tokens: int) -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec, file_sha256
 
-# Decides which ids a text gets. Post-processing, truncation and padding do not.
+ADAPTER_CONFIG = "adapter_config.json"
+_GGUF = (
+    "{file} is a GGUF file, which no engine here serves yet. Convert it to a folder "
+    "(pip install gguf accelerate, then in Python):\n"
+    "  from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+    "  for kind in (AutoModelForCausalLM, AutoTokenizer):\n"
+    "      kind.from_pretrained({parent!r}, gguf_file={file!r}).save_pretrained('my-model')"
+)
+# Decide which ids a text gets. Post-processing, truncation and padding do not.
 _ENCODING_PARTS = ("model", "pre_tokenizer", "normalizer", "added_tokens")
 
 
@@ -19,7 +27,13 @@ def resolve_model(model: str) -> Path:
     Downloads only weights as safetensors and JSON. Raises EngineError.
     """
     folder = Path(model).expanduser()
+    if folder.suffix == ".gguf":
+        raise EngineError(_GGUF.format(file=folder.name, parent=str(folder.parent)))
+    if folder.is_file():
+        raise EngineError(f"{folder} is a file: give the folder that it lies in, {folder.parent}")
     if not folder.is_dir():
+        if model.startswith(("/", ".", "~")) or model.count("/") != 1:
+            raise EngineError(f"there is no folder {folder}, and a hub id looks like owner/name")
         folder = _download(model)
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
@@ -47,9 +61,32 @@ def _download(model: str) -> Path:
         ) from error
 
 
-def weights_commitment(folder: Path) -> str:
-    """What `sha256sum config.json *.safetensors | sha256sum` prints in the folder (C locale)."""
-    names = ["config.json", *sorted(path.name for path in folder.glob("*.safetensors"))]
+def resolve_adapter(adapter: str) -> Path:
+    """The folder of a LoRA as peft saves it. Raises EngineError."""
+    folder = Path(adapter).expanduser()
+    for name in (ADAPTER_CONFIG, "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise EngineError(
+                f"{folder} has no {name}: --adapter is a folder that peft's save_pretrained wrote"
+            )
+    return folder
+
+
+def weights_commitment(folder: Path, adapter: str | None = None) -> str:
+    """What `sha256sum config.json *.safetensors | sha256sum` prints in the folder (C locale).
+
+    With an adapter, what `printf '%s\\n%s\\n' MODEL ADAPTER | sha256sum` prints, each of the two
+    made so in its folder, the adapter's with adapter_config.json.
+    """
+    base = _folder_commitment(folder, "config.json")
+    if adapter is None:
+        return base
+    own = _folder_commitment(resolve_adapter(adapter), ADAPTER_CONFIG)
+    return hashlib.sha256(f"{base}\n{own}\n".encode()).hexdigest()
+
+
+def _folder_commitment(folder: Path, config: str) -> str:
+    names = [config, *sorted(path.name for path in folder.glob("*.safetensors"))]
     lines = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 

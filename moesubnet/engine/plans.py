@@ -11,7 +11,7 @@ import numpy as np
 from moesubnet.engine.base import TokenIds
 
 TOKENS_PER_PASS = 16_384  # these two bound the memory of one forward pass
-LOGITS_PER_PASS = 1 << 26
+LOGITS_PER_PASS = 1 << 24
 ROUND_COLUMNS = 64
 MOVED_AGAIN_AFTER = 8  # passes that sequences are expected to stay together once they were moved
 

@@ -10,36 +10,45 @@ are loaded, are run without one, and the log says so.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from inspect import signature
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from moesubnet.engine.base import LogProbs, Query, TokenIds, check_batch, context_token, owner
-from moesubnet.engine.model_folder import check_tokenizer, resolve_model, weights_commitment
+from moesubnet.engine.loading import check_memory, input_device, load_model
+from moesubnet.engine.model_folder import (
+    check_tokenizer,
+    resolve_adapter,
+    resolve_model,
+    weights_commitment,
+)
 from moesubnet.engine.plans import Costs, Held, Plan, common_prefix, passes
 from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_windows
 from moesubnet.errors import EngineError
+from moesubnet.host.memory import free_memory_bytes, trim_memory
 from moesubnet.spec.content import LoadedSpec
 
 log = logging.getLogger(__name__)
 
 MIN_LOGPROB = -100.0  # a model's -inf, as a number
 SHARED_TOKENS = 16  # a prefix that another session holds is worth looking for from here on
-MIN_BUDGET_BYTES = 256 << 20
+TRIM_EVERY_S = 30.0
+MIN_BUDGET_BYTES = 192 << 20
 _UNCACHED = "this model runs without a cache, so each token costs what its whole text costs: %s"
 
 
 class TransformersEngine:
     """A transformers model as `Engine`.
 
+    dtype, device: see `load_model`. adapter: the folder of a LoRA of this model.
     kv_budget_bytes: what the sessions held may take, after which the oldest of the greediest owner
     go; by default half of an accelerator's free memory, or of a CPU's memory twice what the weights
-    take, at least 256 MiB, at most half of what is free (taken only as it is used).
+    take, at least 192 MiB, at most half of what is free (taken only as it is used).
     """
 
     name = "transformers"
@@ -50,17 +59,20 @@ class TransformersEngine:
         spec: LoadedSpec,
         *,
         threads: int = 1,
+        dtype: str = "auto",
+        device: str = "",
+        adapter: str | None = None,
         kv_budget_bytes: int | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         folder = resolve_model(model)
-        check_tokenizer(folder, spec)
+        self.check(str(folder), spec, dtype=dtype, device=device, adapter=adapter)
         self.vocab_size = spec.spec.vocab_size
         self.context_tokens = spec.spec.context_tokens
-        self.commitment = weights_commitment(folder)
+        self.commitment = weights_commitment(folder, adapter)
         self._start = np.array([context_token(spec.spec)], dtype=np.uint32)
-        self._model = _load_model(str(folder))
-        self._device = self._model.device
+        self._model = load_model(folder, dtype=dtype, device=device, adapter=adapter)
+        self._device = input_device(self._model)
         longest = getattr(self._model.config, "max_position_embeddings", None)
         if longest is not None and longest < self.context_tokens:
             raise EngineError(
@@ -68,12 +80,35 @@ class TransformersEngine:
                 f"{self.context_tokens}"
             )
         self._takes_positions = "position_ids" in signature(self._model.forward).parameters
+        self._trim_at_s = 0.0
         self._sessions: OrderedDict[str, Held] = OrderedDict()
         self._weights_bytes: int = sum(weight.nbytes for weight in self._model.parameters())
         self._budget_bytes = kv_budget_bytes or self._default_budget()
         self._pool: SlabPool | None = None
         with torch.inference_mode():
             self._pool = self._make_pool()
+
+    @property
+    def caches(self) -> bool:
+        """See `Engine`."""
+        return self._pool is not None
+
+    @staticmethod
+    def check(
+        model: str,
+        spec: LoadedSpec,
+        *,
+        dtype: str = "auto",
+        device: str = "",
+        adapter: str | None = None,
+    ) -> None:
+        """Why it could not be loaded, as far as that shows without loading it. Raises EngineError,
+        ConfigError."""
+        folder = resolve_model(model)
+        check_tokenizer(folder, spec)
+        if adapter is not None:
+            resolve_adapter(adapter)
+        check_memory(folder, dtype, device)
 
     def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
         """See `Engine.rows`."""
@@ -83,6 +118,10 @@ class TransformersEngine:
                 return self._rows(batch)
         except RuntimeError as error:  # out of memory, or a kernel that failed
             raise EngineError(f"the model failed: {error}") from error
+        finally:
+            if time.monotonic() > self._trim_at_s:
+                trim_memory()
+                self._trim_at_s = time.monotonic() + TRIM_EVERY_S
 
     def forget(self, session: str) -> None:
         """See `Engine.forget`."""
@@ -126,7 +165,7 @@ class TransformersEngine:
         for other in self._sessions.values():
             # one token is compared before all: most sessions share nothing
             further = base + SHARED_TOKENS - 1
-            if other.owner != held.owner or len(other.tokens) <= further:
+            if other.owner != held.owner or min(len(other.tokens), len(tokens)) <= further:
                 continue
             if other.tokens[further] == tokens[further]:
                 common = common_prefix(other.tokens, tokens)
@@ -247,25 +286,4 @@ class TransformersEngine:
     def _default_budget(self) -> int:
         if self._device.type == "cuda":
             return int(torch.cuda.mem_get_info(self._device)[0]) // 2
-        free_bytes = int(psutil.virtual_memory().available)
-        return min(max(2 * self._weights_bytes, MIN_BUDGET_BYTES), free_bytes // 2)
-
-
-def _load_model(folder: str) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    loader: Any = AutoModelForCausalLM
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = loader.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype="auto" if device == "cuda" else torch.float32,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise EngineError(f"cannot load {folder} as a causal language model: {error}") from error
-    return model.to(device).eval()
+        return min(max(2 * self._weights_bytes, MIN_BUDGET_BYTES), free_memory_bytes() // 2)

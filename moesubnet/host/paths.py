@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,16 @@ def data_dir(*parts: str) -> Path:
 def cache_dir(*parts: str) -> Path:
     """What can be made again."""
     return Path(platformdirs.user_cache_dir("moesubnet")).joinpath(*parts)
+
+
+def text_files(patterns: Iterable[str]) -> list[Path]:
+    """The files that globs name (`~` and `**` too), each once, sorted. ConfigError if there are
+    none."""
+    patterns = list(patterns)
+    found = {Path(n) for p in patterns for n in glob.glob(os.path.expanduser(p), recursive=True)}
+    if files := sorted(path for path in found if path.is_file()):
+        return files
+    raise ConfigError(f"no file matches {' '.join(patterns)}")
 
 
 @contextmanager

@@ -24,9 +24,14 @@ class Unigram:
 
     @classmethod
     def build(cls, ids: npt.NDArray[np.integer], vocab_size: int) -> Unigram:
-        """Add-one counts of token ids [n]."""
-        counts = np.bincount(ids, minlength=vocab_size).astype(np.float64) + 1.0
-        return cls(np.log(counts / np.sum(counts)).astype(np.float32))
+        """Of token ids [n]."""
+        return cls.of_counts(np.bincount(ids, minlength=vocab_size))
+
+    @classmethod
+    def of_counts(cls, counts: npt.NDArray[np.integer]) -> Unigram:
+        """Of how often each token occurs [V], one more each."""
+        counted = counts.astype(np.float64) + 1.0
+        return cls(np.log(counted / np.sum(counted)).astype(np.float32))
 
     def save(self, path: Path) -> None:
         np.save(path, self.logp, allow_pickle=False)

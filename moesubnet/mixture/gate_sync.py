@@ -187,18 +187,27 @@ def _read_cache(cache_dir: Path, netuid: int, oldest: int) -> dict[str, Sheet]:
     for path in cache_dir.glob("*.sheet"):
         try:
             sheet = _verified(path.read_bytes(), path.stem)
-        except FrameError:
-            path.unlink(missing_ok=True)
+            if sheet.netuid == netuid and sheet.epoch >= oldest:
+                known[path.stem] = sheet
+                continue
+        except OSError as error:
+            log.warning("sheet not read from %s: %s", path, error.strerror or error)
             continue
-        if sheet.netuid == netuid and sheet.epoch >= oldest:
-            known[path.stem] = sheet
-        else:
+        except FrameError:
+            pass
+        with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
     return known
 
 
 def _write_cache(cache_dir: Path, digest: str, body: bytes) -> None:
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    """Or say why not: a sheet that is not kept is fetched again."""
     temporary = cache_dir / f"{digest}.{os.getpid()}.tmp"
-    temporary.write_bytes(body)
-    os.replace(temporary, cache_dir / f"{digest}.sheet")
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(body)
+        os.replace(temporary, cache_dir / f"{digest}.sheet")
+    except OSError as error:
+        log.warning("sheet not kept in %s: %s", cache_dir, error.strerror or error)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

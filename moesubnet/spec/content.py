@@ -1,7 +1,8 @@
 """The subnet's spec: what every neuron must agree on, each file by its SHA-256.
 
 A spec is a folder with `spec.json` and the files it names. The owner puts SHA-256(spec.json) on
-chain; whoever joins reads that hash, loads the folder and refuses anything that differs.
+chain; whoever joins reads that hash, loads the folder and refuses anything that differs. A
+spec.json of version 1 goes on being one: it is read as the version 2 that says the same.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moesubnet.errors import SpecError
-from moesubnet.wire.strict_json import parse_as
+from moesubnet.wire.strict_json import parse_json
 
-SPEC_FORMAT: Final = "moesubnet-spec/1"
-MAX_SPEC_BYTES = 65_536
+SPEC_FORMAT: Final = "moesubnet-spec/2"
+MAX_SPEC_BYTES = 262_144
+MAX_TEMPLATE_CHARS = 100_000  # published ones have up to 25,000
 
 
 class SpecFile(BaseModel):
@@ -48,21 +50,53 @@ class Baseline(BaseModel):
     file: SpecFile
 
 
+SpecialName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+SpecialToken = Annotated[str, Field(max_length=256)]
+
+
 class Spec(BaseModel):
-    """The content of spec.json."""
+    """The content of spec.json.
+
+    bos_id: fed before every sequence; documents begin with it.
+    stop_ids: each ends an answer; ascending. A family has several: of texts, of turns, of calls.
+    chat_template: Jinja, rendered as transformers renders it, with `special_tokens` (`bos_token`,
+    `eos_token` …) among its variables. Empty: the models do not chat.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal["moesubnet-spec/1"] = SPEC_FORMAT
+    format: Literal["moesubnet-spec/2"] = SPEC_FORMAT
     name: str = Field(min_length=1, max_length=64)
+    unit: Literal["tokens"] = "tokens"  # what laws are over
     tokenizer: SpecFile  # a Hugging Face `tokenizer.json`
     vocab_size: int = Field(ge=2, le=1_000_000)
-    bos_id: int | None = None
-    eos_id: int
+    bos_id: int = Field(ge=0)
+    stop_ids: tuple[int, ...] = Field(min_length=1, max_length=64)
     context_tokens: int = Field(ge=16, le=1_048_576)
-    chat_template: str = Field(max_length=16_384)  # Jinja, as in transformers
+    chat_template: str = Field(max_length=MAX_TEMPLATE_CHARS)
+    special_tokens: dict[SpecialName, SpecialToken] = Field(default={}, max_length=64)
     min_caller_stake_rao: int = Field(ge=0)
     public_text: SpecFile  # the public transfer set, JSON lines {"domain", "text"}
     baseline: Baseline
+
+    @model_validator(mode="after")
+    def _ids_are_of_the_vocabulary(self) -> Self:
+        if list(self.stop_ids) != sorted(set(self.stop_ids)):
+            raise ValueError("stop_ids must be ascending, each once")
+        for name, token_id in (("bos_id", self.bos_id), *(("stop_ids", i) for i in self.stop_ids)):
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"{name}: {token_id} is not below vocab_size {self.vocab_size}")
+        return self
+
+    @property
+    def end_id(self) -> int:
+        """What ends a document in training: of the stop ids the lowest, for families gain those
+        of turns and calls after that of texts."""
+        return self.stop_ids[0]
+
+    @property
+    def files(self) -> tuple[SpecFile, ...]:
+        """Everything that belongs to the spec besides spec.json."""
+        return self.tokenizer, self.public_text, self.baseline.file
 
     def canonical_bytes(self) -> bytes:
         """What is written to spec.json and hashed."""
@@ -91,6 +125,49 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def parse_spec(raw: bytes, source: str) -> Spec:
+    """The content of a spec.json of either version. Raises SpecError saying what is wrong."""
+    try:
+        content = parse_json(raw)
+        if isinstance(content, dict):
+            if content.get("format") == "moesubnet-spec/1":
+                content = _from_version_1(content)
+            _check_known(content, source)
+        return Spec.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        wrong = f"{place}: {first['msg']}" if place else first["msg"]
+        raise SpecError(f"{source} is not a {SPEC_FORMAT}: {wrong}") from None
+    except ValueError as error:
+        raise SpecError(f"{source} is not a {SPEC_FORMAT}: {error}") from None
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had one `eos_id`, which stood before every sequence where `bos_id` was null."""
+    rest = {key: value for key, value in content.items() if key not in ("eos_id", "bos_id")}
+    eos_id, bos_id = content.get("eos_id"), content.get("bos_id")
+    return rest | {
+        "format": SPEC_FORMAT,
+        "bos_id": eos_id if bos_id is None else bos_id,
+        "stop_ids": [eos_id],
+    }
+
+
+def _check_known(content: dict[str, Any], source: str) -> None:
+    """Raises SpecError for what a later version may know."""
+    kind, unit = content.get("format"), content.get("unit", "tokens")
+    if kind != SPEC_FORMAT:
+        raise SpecError(
+            f"{source} has format {kind!r}; this moesubnet knows {SPEC_FORMAT}: update it"
+        )
+    if unit != "tokens":
+        raise SpecError(
+            f"{source} has unit {unit!r}; this moesubnet mixes models of one tokenizer "
+            "(unit 'tokens') and no others"
+        )
+
+
 def load_spec(root: Path, expected_sha256: str | None = None) -> LoadedSpec:
     """Load and verify the spec in folder `root`.
 
@@ -110,11 +187,8 @@ def load_spec(root: Path, expected_sha256: str | None = None) -> LoadedSpec:
             f"{source} has hash {sha256[:16]}…, the chain says {expected_sha256[:18]}…: "
             "fetch the spec that the subnet's owner published"
         )
-    try:
-        spec = parse_as(Spec, raw)
-    except ValueError as error:
-        raise SpecError(f"{source} is not a {SPEC_FORMAT}: {error}") from error
-    for file in (spec.tokenizer, spec.public_text, spec.baseline.file):
+    spec = parse_spec(raw, str(source))
+    for file in spec.files:
         path = root / file.path
         if not path.is_file():
             raise SpecError(f"{path} is missing")

@@ -10,9 +10,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from moesubnet.errors import SpecError
 from moesubnet.host.paths import cache_dir
-from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, Spec, load_spec
+from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, load_spec, parse_spec
 from moesubnet.wire.addresses import checked_sockets
-from moesubnet.wire.strict_json import parse_as
 
 if TYPE_CHECKING:
     import aiohttp
@@ -48,11 +47,11 @@ async def find_spec(
     root = cache_dir("specs", sha256.removeprefix("0x"))
     if not (root / "spec.json").is_file():
         base_url, digest = url.rstrip("/") + "/", sha256.removeprefix("0x")
-        await _fetch_spec(base_url, digest, root, allow_private=allow_private)
+        await fetch_spec(base_url, digest, root, allow_private=allow_private)
     return load_spec(root, sha256)
 
 
-async def _fetch_spec(base_url: str, sha256: str, root: Path, *, allow_private: bool) -> None:
+async def fetch_spec(base_url: str, sha256: str, root: Path, *, allow_private: bool) -> None:
     """Download the files, spec.json last, so that a folder with one is complete."""
     import aiohttp
 
@@ -68,11 +67,8 @@ async def _fetch_spec(base_url: str, sha256: str, root: Path, *, allow_private: 
         ) as http:
             unproven = root / "spec.json.part"
             await _download(http, base_url + "spec.json", unproven, sha256, MAX_SPEC_BYTES)
-            try:
-                spec = parse_as(Spec, unproven.read_bytes())
-            except ValueError as error:
-                raise SpecError(f"the owner's spec is malformed: {error}") from error
-            for file in (spec.tokenizer, spec.public_text, spec.baseline.file):
+            spec = parse_spec(unproven.read_bytes(), base_url + "spec.json")
+            for file in spec.files:
                 path, url = root / file.path, urljoin(base_url, file.path)
                 await _download(http, url, path, file.sha256, MAX_FILE_BYTES)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:

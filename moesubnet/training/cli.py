@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +13,7 @@ import typer
 from moesubnet.chain.commands.console import ask_chain
 from moesubnet.errors import ConfigError
 from moesubnet.host.options import DEFAULT_CHAIN, Chain, Netuid
+from moesubnet.host.paths import text_files
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import NetUid
 
@@ -104,10 +104,7 @@ def train(
     ends at once; the same command goes on. On several devices, the same command behind
     `torchrun --nproc-per-node N -m` or `accelerate launch -m`.
     """
-    paths = sorted({Path(name) for pattern in text for name in glob.glob(pattern, recursive=True)})
-    paths = [path for path in paths if path.is_file()]
-    if not paths:
-        raise ConfigError(f"no file matches {' '.join(text)}")
+    paths = text_files(text)
     if precision not in ("auto", "bf16", "f32"):
         raise ConfigError(f"--precision {precision} is none of auto, bf16 and f32")
     if base is None and (lora is not None or merge):

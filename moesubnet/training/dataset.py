@@ -72,19 +72,19 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Ids]:
     return [np.asarray(encoding.ids, np.uint32) for encoding in encodings]
 
 
-def stream(documents: Sequence[Ids], eos_id: int) -> Ids:
-    """uint32 [Σ (n_i + 1)]: every document preceded by `eos_id`."""
-    eos = np.array([eos_id], np.uint32)
-    return np.concatenate([part for ids in documents for part in (eos, ids)] or [eos[:0]])
+def stream(documents: Sequence[Ids], start_id: int) -> Ids:
+    """uint32 [Σ (n_i + 1)]: every document preceded by `start_id`."""
+    start = np.array([start_id], np.uint32)
+    return np.concatenate([part for ids in documents for part in (start, ids)] or [start[:0]])
 
 
 def random_windows(
-    ids: Ids, count: int, length: int, eos_id: int, rng: np.random.Generator
+    ids: Ids, count: int, length: int, start_id: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """int64 [count, length]: `eos_id`, then length − 1 consecutive ids from a random offset."""
+    """int64 [count, length]: `start_id`, then length − 1 consecutive ids from a random offset."""
     starts = rng.integers(0, len(ids) - length + 2, size=count)
     body = ids[starts[:, None] + np.arange(length - 1)]
-    return np.concatenate([np.full((count, 1), eos_id), body], axis=1, dtype=np.int64)
+    return np.concatenate([np.full((count, 1), start_id), body], axis=1, dtype=np.int64)
 
 
 def cold_windows(ids: Ids, length: int) -> Ids:
@@ -94,10 +94,12 @@ def cold_windows(ids: Ids, length: int) -> Ids:
 
 
 def split_held_out(
-    documents: Sequence[Ids], eos_id: int, window: int, every: int
+    documents: Sequence[Ids], start_id: int, window: int, every: int
 ) -> tuple[Ids, Ids]:
     """(stream uint32 [n] to train on, cold windows uint32 [m, window]): one piece of 512 tokens
     in `every` is held out, evenly over the documents."""
     pieces = [d[i : i + PIECE_TOKENS] for d in documents for i in range(0, len(d), PIECE_TOKENS)]
     kept = [piece for i, piece in enumerate(pieces) if i % every != FIRST_HELD_OUT]
-    return stream(kept, eos_id), cold_windows(stream(pieces[FIRST_HELD_OUT::every], eos_id), window)
+    return stream(kept, start_id), cold_windows(
+        stream(pieces[FIRST_HELD_OUT::every], start_id), window
+    )

@@ -91,3 +91,11 @@ def duration_in_words(seconds: float) -> str:
         if seconds >= 2 * unit_s:
             return f"{seconds / unit_s:.0f} {unit}"
     return f"{seconds:.0f} seconds"
+
+
+def time_in_words(steps: int, tokens: int, step_s: float, seconds: float | None) -> str:
+    """How long `steps` will take, and how far `seconds` will reach."""
+    text = f"{steps} steps over {tokens:,} tokens: about {duration_in_words(steps * step_s)} here."
+    if seconds is not None and steps * step_s > seconds:
+        text += f" --seconds ends it after {seconds / (steps * step_s):.0%} of them."
+    return text

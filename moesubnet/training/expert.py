@@ -22,7 +22,7 @@ from moesubnet.training.dataset import (
     read_documents,
     split_held_out,
 )
-from moesubnet.training.model import new_model, parameter_count, save_model, small_config, start_id
+from moesubnet.training.model import new_model, parameter_count, save_model, small_config
 from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss, train
@@ -90,7 +90,7 @@ def train_expert(
     cpu_started_s = time.process_time()
     window = spec.spec.context_tokens
     documents = encoded(texts, spec, progress)
-    ids, held_out = split_held_out(documents, spec.spec.eos_id, window - 1, HELD_OUT_EVERY)
+    ids, held_out = split_held_out(documents, spec.spec.bos_id, window - 1, HELD_OUT_EVERY)
     held_out = held_out[:MAX_HELD_OUT_WINDOWS]
     if len(ids) < MIN_WINDOWS * window:
         raise ConfigError(
@@ -104,7 +104,7 @@ def train_expert(
         # Half the context most of the time, for diversity; all of it often enough to be served.
         length = window if step % 4 == 3 else window // 2
         rng = np.random.default_rng([seed, step])
-        windows = random_windows(ids, max(1, BATCH_TOKENS // length), length, start_id(spec), rng)
+        windows = random_windows(ids, max(1, BATCH_TOKENS // length), length, spec.spec.bos_id, rng)
         return next_token_loss(split, windows), windows.size
 
     outcome = train(
@@ -121,7 +121,7 @@ def train_expert(
         train_tokens=len(ids),
         seen_tokens=outcome.tokens,
         held_out_tokens=held_out.size,
-        held_out_perplexity=math.exp(held_out_loss(split, held_out, start_id(spec))),
+        held_out_perplexity=math.exp(held_out_loss(split, held_out, spec.spec.bos_id)),
         steps=outcome.steps,
         elapsed_s=outcome.elapsed_s,
         cpu_s=time.process_time() - cpu_started_s,

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import (
@@ -27,23 +25,21 @@ from moesubnet.training.base_model import (
 )
 from moesubnet.training.estimate import (
     Footprint,
-    duration_in_words,
     footprint,
     free_bytes,
     in_words,
+    time_in_words,
 )
 from moesubnet.training.expert import REPORT, encoded, saved_report, text_sha256, write_report
-from moesubnet.training.model import start_id
+from moesubnet.training.learner import Learner
 from moesubnet.training.optimizers import FULL_LR, LORA_LR, adamw
 from moesubnet.training.packing import NO_LABEL, Packed, pack, split_documents
-from moesubnet.training.progress import OnProgress, Progress, ignore
+from moesubnet.training.progress import OnProgress, ignore
 from moesubnet.training.team import ALONE, Team, device_of_this_process
 from moesubnet.training.trainer import Schedule, train
 
 if TYPE_CHECKING:
     import torch
-
-    from moesubnet.training.head import Split
 
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT_TOKENS = 8_192
@@ -119,6 +115,7 @@ def fine_tune(
         out.mkdir(parents=True, exist_ok=True)
         for name in (REPORT, *([] if resume else [STATE, BEFORE])):
             (out / name).unlink(missing_ok=True)
+    team.add(0.0)  # nobody reads what stands in `out` before that
 
     cpu_started_s = time.process_time()
     model = load_base(
@@ -127,7 +124,7 @@ def fine_tune(
     if plan.recomputes:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    learner = _Learner(model, bf16=bf16)
+    learner = Learner(model, bf16=bf16)
     before = _known_before(out, state)
     if before is None:
         before = learner.held_out_nats(held_out, plan.micro_windows, team, "before", on_progress)
@@ -135,11 +132,17 @@ def fine_tune(
             (out / BEFORE).write_text(json.dumps([state, before]))
     if schedule.max_steps is not None:
         step_s = learner.seconds_per_window(packed) * settings.batch / team.size
-        say(_time_in_words(packed, schedule, step_s, settings.seconds))
+        say(time_in_words(schedule.max_steps, packed.ids.size, step_s, settings.seconds))
 
     outcome = train(
         model,
-        partial(learner.batch_loss, packed, min(settings.batch, len(packed)), schedule, settings),
+        partial(
+            learner.batch_loss,
+            packed,
+            min(settings.batch, len(packed)),
+            schedule.micro_batches,
+            settings.seed,
+        ),
         schedule,
         checkpoint=out / STATE,
         on_progress=on_progress if team.rank == 0 else ignore,
@@ -173,80 +176,6 @@ def fine_tune(
         for name in (STATE, BEFORE):
             (out / name).unlink(missing_ok=True)
     return report
-
-
-class _Learner:
-    """A model with its chunked loss, in its precision."""
-
-    def __init__(self, model: Any, *, bf16: bool) -> None:
-        from moesubnet.training.head import split_model
-
-        self._model = model
-        self._split: Split = split_model(model, bf16=bf16)
-
-    def batch_loss(
-        self,
-        packed: Packed,
-        batch: int,
-        schedule: Schedule,
-        settings: FineTuning,
-        model: Any,
-        number: int,
-    ) -> tuple[torch.Tensor, int]:
-        """Micro-batch `number` of the run: every window once an epoch, in an order of its own."""
-        step, part = divmod(number, schedule.micro_batches)
-        epoch, slot = divmod(step, max(1, len(packed) // batch))
-        order = np.random.default_rng([settings.seed, epoch]).permutation(len(packed))
-        picks = order[slot * batch : (slot + 1) * batch]
-        total, count = self._loss(packed[picks[part :: schedule.micro_batches]])
-        # A token counts alike in whatever micro-batch it is.
-        mean_count = (packed[picks].labels != NO_LABEL).sum() / schedule.micro_batches
-        return total / max(1.0, mean_count), count
-
-    def held_out_nats(
-        self, held_out: Packed, windows: int, team: Team, when: str, on_progress: OnProgress
-    ) -> float:
-        """Mean nats per token; each device reads its part."""
-        import torch
-
-        started_s, sums = time.monotonic(), [0.0, 0.0]
-        self._model.eval()
-        starts = range(team.rank * windows, len(held_out), team.size * windows)
-        for done, start in enumerate(starts, 1):
-            with torch.no_grad():
-                total, count = self._loss(held_out[start : start + windows])
-            sums = [sums[0] + total.item(), sums[1] + count]
-            if team.rank == 0:
-                elapsed_s = time.monotonic() - started_s
-                on_progress(Progress(f"held out, {when}", done / len(starts), None, elapsed_s))
-        nats, tokens = team.add(*sums)
-        return nats / max(1.0, tokens)
-
-    def seconds_per_window(self, packed: Packed) -> float:
-        """Wall seconds, from one that is thrown away; a first one warms up, if it is short."""
-        part, took_s = packed[:1], 0.0
-        self._model.train()
-        for _ in range(2):
-            started_s = time.monotonic()
-            self._loss(part)[0].backward()  # type: ignore[no-untyped-call]
-            self._model.zero_grad()
-            took_s = time.monotonic() - started_s
-            if took_s > 5.0:
-                break
-        return took_s
-
-    def _loss(self, windows: Packed) -> tuple[torch.Tensor, int]:
-        """(summed nats, tokens) of a few windows."""
-        from torch.nn.functional import cross_entropy
-
-        labels = self._split.tensor(windows.labels).flatten()
-        counted = labels != NO_LABEL
-        labels = labels[counted]
-        hidden = self._split.hidden(windows.ids, position_ids=windows.positions)[counted]
-        total = self._split.loss(
-            lambda logits, rows: cross_entropy(logits, labels[rows], reduction="sum"), hidden
-        )
-        return total, len(labels)
 
 
 def _name(texts: list[Path], spec: LoadedSpec, settings: FineTuning) -> str:
@@ -286,7 +215,7 @@ def _windows(
     """(to train on, held out). Raises ConfigError on too little text."""
     documents = encoded(texts, spec, on_progress)
     kept, held_out = split_documents(documents, HELD_OUT_EVERY)
-    ends = start_id(spec), spec.spec.eos_id
+    ends = spec.spec.bos_id, spec.spec.end_id
     packed = pack(kept, settings.window, *ends)
     judged = pack(held_out, settings.window, *ends)[: -(-MAX_HELD_OUT_TOKENS // settings.window)]
     if len(packed) < MIN_WINDOWS or not len(judged):
@@ -317,17 +246,6 @@ def _schedule(
         max_steps=steps,
         micro_batches=micro_batches,
     )
-
-
-def _time_in_words(packed: Packed, schedule: Schedule, step_s: float, seconds: float | None) -> str:
-    steps = schedule.max_steps or 0
-    text = (
-        f"{steps} steps over {packed.ids.size:,} tokens: about "
-        f"{duration_in_words(steps * step_s)} here."
-    )
-    if seconds is not None and steps * step_s > seconds:
-        text += f" --seconds ends it after {seconds / (steps * step_s):.0%} of them."
-    return text
 
 
 def _known_before(out: Path, state: str) -> float | None:

@@ -40,14 +40,9 @@ def small_config(
         num_key_value_heads=2,
         max_position_embeddings=spec.spec.context_tokens,
         tie_word_embeddings=True,
-        bos_token_id=start_id(spec),
-        eos_token_id=spec.spec.eos_id,
+        bos_token_id=spec.spec.bos_id,
+        eos_token_id=list(spec.spec.stop_ids),
     )
-
-
-def start_id(spec: LoadedSpec) -> int:
-    """The id that stands before every sequence."""
-    return spec.spec.eos_id if spec.spec.bos_id is None else spec.spec.bos_id
 
 
 def new_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -44,6 +44,37 @@ def is_fair(held: int, free: int) -> bool:
     it: the dynamic thresholds of Choudhury and Hahne (1998), with factor 1/3.
     """
     return 3 * held <= free
+
+
+class Backoff:
+    """When to ask again whoever did not answer: after `first_s`, then twice as long each time, up
+    to `most_s`."""
+
+    def __init__(
+        self,
+        first_s: float = 5.0,
+        most_s: float = 160.0,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._first_s = first_s
+        self._most_s = most_s
+        self._clock_s = clock_s
+        self._waits: dict[Hashable, tuple[float, float]] = {}  # until, for so long
+
+    def is_due(self, key: Hashable) -> bool:
+        return self._clock_s() >= self._waits.get(key, (0.0, 0.0))[0]
+
+    def failed(self, key: Hashable) -> None:
+        _, waited_s = self._waits.get(key, (0.0, 0.0))
+        wait_s = min(max(self._first_s, 2 * waited_s), self._most_s)
+        self._waits[key] = self._clock_s() + wait_s, wait_s
+
+    def keep_only(self, keys: Collection[Hashable]) -> None:
+        """Forget all others, so that memory stays bounded."""
+        self._waits = {key: wait for key, wait in self._waits.items() if key in keys}
+
+    def answered(self, key: Hashable) -> None:
+        self._waits.pop(key, None)
 
 
 class SharedBudget:

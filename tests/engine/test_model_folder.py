@@ -27,7 +27,20 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 def test_neither_a_folder_nor_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="neither a folder nor a model"):
-        resolve_model("no such folder/at all/here")
+        resolve_model("no such owner/at all")
+    with pytest.raises(EngineError, match=r"there is no folder \S*my-model"):
+        resolve_model("./my-model")
+
+
+def test_a_gguf_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"(?s)gguf_file='model-q4\.gguf'.*save_pretrained"):
+        resolve_model(str(tmp_path / "model-q4.gguf"))
+
+
+def test_a_weights_file_is_not_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(EngineError, match="give the folder that it lies in"):
+        resolve_model(str(tmp_path / "model.safetensors"))
 
 
 def rewritten(tiny_spec: LoadedSpec, folder: Path, **changes: object) -> Path:

@@ -206,6 +206,17 @@ def test_sessions_of_one_owner_share_what_was_read(engine: TransformersEngine, p
     assert fed(engine, [Query("bob/chat", text[:40], 40)]) == 41, "time would tell what Ann asked"
 
 
+def test_a_text_that_is_the_beginning_of_several_is_found_in_one(
+    engine: TransformersEngine, plain: Any
+) -> None:
+    """Found whole in the first, it has no token left to compare with the second."""
+    text = np.random.default_rng(5).integers(0, V, 60, dtype=np.uint32)
+    engine.rows([Query("eve/one", text, 60), Query("eve/two", text, 60)])
+    wanted = Query("eve/three", text[:32], 32)
+    (found,) = engine.rows([wanted])
+    np.testing.assert_allclose(found, plain(wanted), atol=1e-4)
+
+
 def test_a_fork_stands_when_its_parent_moves_on_in_the_same_batch(
     engine: TransformersEngine, plain: Any
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -132,19 +132,24 @@ async def serve_miner(tiny_spec: LoadedSpec) -> AsyncIterator[Callable[..., obje
     async with AsyncExitStack() as stack:
 
         async def start(
-            engine: Engine, metagraphs: FixedMetagraph | None = None, **options: object
+            engine: Engine,
+            metagraphs: FixedMetagraph | None = None,
+            stop_ids: tuple[int, ...] = (0,),
+            **options: object,
         ) -> Served:
+            says = tiny_spec.spec.model_copy(update={"stop_ids": stop_ids})
+            spec = replace(tiny_spec, spec=says)
             metagraphs = metagraphs or FixedMetagraph()
             expert = Expert(
                 engine,
-                tiny_spec,
+                spec,
                 metagraphs,
                 hotkey=Hotkey(MINER.ss58_address),
                 name="test",
                 **options,  # type: ignore[arg-type]
             )
             stack.push_async_callback(expert.close)
-            app = build_app(expert, tiny_spec, MINER, metagraphs)
+            app = build_app(expert, spec, MINER, metagraphs)
             listening = await serve(app, "127.0.0.1", 0, grace_s=0.1)
             stack.push_async_callback(listening.close)
             return Served(expert, listening.port, stack)

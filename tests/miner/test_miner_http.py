@@ -97,7 +97,7 @@ async def test_steps_whose_callers_left_are_not_computed_and_their_session_goes_
         with pytest.raises(PeerUnavailable):
             await client.step(full(step_of("s", text[:2], text[2:end])), timeout_s=0.2)
     for _ in range(500):  # until it has noticed that they left
-        if not served.expert._admission.waiting_tokens:
+        if not served.expert._steps.waiting_tokens:
             break
         await asyncio.sleep(0.01)
     engine.gate.set()
@@ -305,6 +305,17 @@ async def test_generate_streams_the_models_own_text(
     ids, reason = await text(max_tokens=1_000, seed=4, top_p=0.9)
     assert len(ids) <= 62
     assert reason in ("length", "stop")
+
+
+async def test_any_stop_id_ends_generated_text_and_is_not_sent(serve_miner: ServeMiner) -> None:
+    engine = FakeEngine()
+    first = int(engine.laws(u32(1), 1)[0].argmax())
+    second = int(engine.laws(u32(1, first), 2)[0].argmax())
+    client = await (await serve_miner(engine, stop_ids=(0, second))).client(ALICE)
+    request = GenerateRequest(prompt_ids=[1], max_tokens=9, temperature=0.0)
+    chunks = [chunk async for chunk in client.generate(request, timeout_s=30)]
+    assert [token for chunk in chunks for token in chunk.ids] == [first]
+    assert chunks[-1].finish_reason == "stop"
 
 
 async def test_generate_stops_when_the_caller_leaves(serve_miner: ServeMiner) -> None:

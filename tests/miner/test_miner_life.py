@@ -17,6 +17,7 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain import DevChain
 from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import PeerRefused, PeerUnavailable
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, Hotkey, NetUid
@@ -128,10 +129,20 @@ async def test_a_slot_that_costs_too_much_is_not_bought(network: Network) -> Non
     assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
 
 
+async def test_a_model_that_cannot_be_loaded_buys_no_slot(network: Network) -> None:
+    arguments = ("--coldkey", "//Bob", "--engine", DEFAULT_ENGINE, "--model", "my-model.gguf")
+    code, log = await (await network.miner(*arguments)).wait()
+    assert code == 1
+    assert "Convert it to a folder" in log
+    assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
+
+
 @pytest.mark.slow
 async def test_a_miner_joins_serves_drains_and_comes_back_elsewhere(network: Network) -> None:
     miner = await network.miner("--coldkey", "//Bob")
     axon = await network.announced(miner)
+    log = miner.log.read_text()
+    assert log.index("registered hotkey") < log.index("model=none"), "loading may take minutes"
     client = await network.client(axon)
     request = StepRequest((step_of("s", u32(), u32(5, 5)),), Want("full"))
     for _ in range(50):  # until the miner has seen the caller's stake

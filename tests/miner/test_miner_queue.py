@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import ExitStack
+from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesubnet.engine.base import Query
-from moesubnet.errors import Overloaded, StaleMetagraph
+from moesubnet.errors import EngineError, Overloaded, StaleMetagraph
+from moesubnet.miner import batcher as batcher_module
 from moesubnet.miner.batcher import Batcher
-from moesubnet.miner.limits import Admission, allowed_tokens
+from moesubnet.miner.limits import Admission, allowed_tokens, is_step
+from moesubnet.miner.sessions import Exclusive
 from moesubnet.types import Hotkey, Metagraph
+from moesubnet.wire.protocol import StepRequest, Want
 
-from .conftest import ALICE, BOB, POOR, FakeEngine, FixedMetagraph, u32
+from .conftest import ALICE, BOB, POOR, FakeEngine, FixedMetagraph, step_of, u32
 
 A, B, C = (Hotkey(keypair.ss58_address) for keypair in (ALICE, BOB, POOR))
 
@@ -110,3 +117,152 @@ async def test_a_caller_who_has_gone_leaves_the_batch_whole() -> None:
     engine.gate.set()
     assert len(await stays) == 1
     await batcher.close()
+
+
+CHUNKS = ("FIRST_CHUNK_TOKENS", "LEAST_CHUNK_TOKENS", "MOST_CHUNK_TOKENS")
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Prompts are read in parts of eight tokens, whatever that takes."""
+    for name in CHUNKS:
+        monkeypatch.setattr(batcher_module, name, 8)
+    return 8
+
+
+class CachingEngine(FakeEngine):
+    """Knows what it has read; refuses a query that skips what it has not."""
+
+    caches = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.read: dict[str, int] = {}
+        self.computed: list[int] = []  # inputs of each batch
+
+    def rows(self, batch: list[Query]) -> list[np.ndarray]:  # type: ignore[override]
+        self.computed.append(0)
+        for query in batch:
+            base = min(self.read.get(query.session, 0), query.first)
+            self.read[query.session] = len(query.ids) + 1
+            self.computed[-1] += len(query.ids) + 1 - base
+        return super().rows(batch)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.data()), min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_a_text_that_is_read_in_parts_has_the_same_laws(asked: list[tuple[int, Any]]) -> None:
+    engine = CachingEngine()
+    queries, known = [], []
+    for index, (length, data) in enumerate(asked):
+        ids = np.arange(length, dtype=np.uint32) * (index + 1) % engine.vocab_size
+        queries.append(Query(str(index), ids, data.draw(st.integers(0, length))))
+        known.append(data.draw(st.integers(0, length)))
+        engine.read[str(index)] = known[-1] + 1
+
+    async def main() -> list[np.ndarray]:
+        small = dict.fromkeys(CHUNKS, 8)
+        with mock.patch.multiple(batcher_module, **small):
+            batcher = Batcher(engine)
+            answers = await batcher.rows(A, queries, known)
+        await batcher.close()
+        return answers
+
+    for query, rows in zip(queries, asyncio.run(main()), strict=True):
+        np.testing.assert_array_equal(rows, engine.laws(query.ids, query.first))
+    lefts = [len(q.ids) + 1 - min(k, q.first) for q, k in zip(queries, known, strict=True)]
+    assert sum(engine.computed) <= sum(lefts)  # nothing is read twice
+    if not is_step(lefts):
+        assert max(engine.computed) <= 8
+
+
+async def test_steps_are_answered_between_the_parts_of_a_long_prompt(small_chunks: int) -> None:
+    engine = CachingEngine()
+    batcher = Batcher(engine)
+    engine.gate.clear()
+    prompt = asyncio.create_task(batcher.rows(A, [Query("long", u32(*range(60)), 60)]))
+    other = asyncio.create_task(batcher.rows(B, [Query("other", u32(*range(40)), 40)]))
+    await asyncio.sleep(0.05)
+
+    async def stream(name: str) -> None:
+        for length in range(1, 5):
+            await batcher.rows(A, [Query(name, u32(*range(length)), length)], [length - 1])
+        assert not prompt.done()
+        assert not other.done()
+
+    streams = [asyncio.create_task(stream(name)) for name in ("a", "b", "c")]
+    await asyncio.sleep(0.05)
+    engine.gate.set()
+    await asyncio.gather(*streams)
+    assert len((await prompt)[0]) == len((await other)[0]) == 1
+    parts = [[q.session for q in batch] for batch in engine.batches]
+    assert parts[:6] == [["long"], ["a", "b", "c"], ["other"], ["a", "b", "c"], ["long"], [*"abc"]]
+    await batcher.close()
+
+
+async def test_an_engine_that_keeps_nothing_is_given_texts_whole(small_chunks: int) -> None:
+    engine = FakeEngine()
+    batcher = Batcher(engine)
+    await batcher.rows(A, [Query("long", u32(*range(60)), 60)])
+    assert [[len(query.ids) for query in batch] for batch in engine.batches] == [[60]]
+    await batcher.close()
+
+
+async def test_a_prompt_locks_out_no_step_of_the_same_caller(serve_miner: Any) -> None:
+    engine = CachingEngine()
+    served = await serve_miner(engine, queue_tokens=160)  # least share: 10 tokens of steps
+    client = await served.client(BOB)
+
+    def ask(name: str, ids: np.ndarray) -> asyncio.Task[object]:
+        request = StepRequest((step_of(name, u32(), ids),), Want("full"))
+        return asyncio.create_task(client.step(request, timeout_s=30))
+
+    engine.gate.clear()
+    prompts = [ask(f"long{i}", u32(*range(50))) for i in range(2)]
+    steps = [ask(f"short{i}", u32(1)) for i in range(5)]
+    await asyncio.sleep(0.2)
+    engine.gate.set()
+    await asyncio.gather(*prompts, *steps)
+
+
+async def test_a_waiter_that_is_cancelled_twice_leaves_nobody_asleep() -> None:
+    exclusive = Exclusive()
+    inside = asyncio.Event()
+
+    async def hold() -> None:
+        async with exclusive.hold(["s"]):
+            inside.set()
+            await asyncio.Event().wait()
+
+    async def enter() -> None:
+        async with exclusive.hold(["s"]):
+            pass
+
+    holder = asyncio.create_task(hold())
+    await inside.wait()
+    waiters = [asyncio.create_task(enter()) for _ in range(3)]
+    await asyncio.sleep(0)
+    holder.cancel()
+    waiters[0].cancel()
+    await asyncio.sleep(0)
+    holder.cancel()
+    waiters[0].cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiters[1:])
+
+
+async def test_an_error_that_was_handled_is_not_logged_as_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(FakeEngine):
+        def rows(self, batch: Any) -> Any:
+            raise EngineError("no")
+
+    batcher = Batcher(Failing())
+    asked = [batcher.rows(caller, [Query(str(caller), u32(1), 1)]) for caller in (A, B)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [EngineError, EngineError]
+    await batcher.close()
+    del answers, asked
+    gc.collect()
+    assert not caplog.records

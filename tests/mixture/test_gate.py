@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 from moesubnet.errors import FrameError
 from moesubnet.mixture.gate import (
     BASELINE_MEMBER,
+    COUNT_DECAY,
+    FEATURES_DIM,
+    FIT_COPIES,
+    MEMORY_TOKENS,
     NEWCOMERS_PRIOR,
     Gate,
     WeightedSheet,
@@ -99,7 +103,9 @@ def test_stake_decides_and_the_number_of_items_does_not(make_sheet):
 
 
 def test_a_flood_of_sheets_of_little_stake_crowds_nobody_out(make_sheet, monkeypatch):
-    monkeypatch.setattr("moesubnet.mixture.gate.MAX_FIT_ITEMS", 1000)
+    monkeypatch.setattr(
+        "moesubnet.mixture.gate.MAX_FIT_VALUES", 1000 * (FEATURES_DIM + 1 + FIT_COPIES * 4)
+    )
     truth = WeightedSheet(make_sheet(HOTKEYS, domains=True, seed=1), 10**9)
     flood = [WeightedSheet(make_sheet(HOTKEYS, seed=s, epoch=9), s) for s in range(2, 12)]
     assert fit([*flood, truth]).sha256 == fit([truth]).sha256
@@ -126,9 +132,33 @@ def test_features_do_not_care_how_the_tokens_were_cut(ids, cut):
     ids = np.array(ids, np.uint32)
     whole = update_features(initial_features(), ids)
     parts = update_features(update_features(initial_features(), ids[:cut]), ids[cut:])
-    np.testing.assert_array_equal(whole, parts)
+    np.testing.assert_allclose(whole, parts, rtol=1e-12)
+    one_by_one = initial_features()
+    for token in ids:
+        one_by_one = update_features(one_by_one, np.array([token]))
+    np.testing.assert_allclose(whole, one_by_one, rtol=1e-12)
     assert np.all(whole >= 0)
     assert whole.sum() <= 50.0 + 1e-9
+
+
+def test_of_a_long_text_the_newest_tokens_say_it_all():
+    ids = np.random.default_rng(0).integers(0, 2**32, 30_000, dtype=np.uint32)
+    whole = update_features(initial_features(), ids)
+    np.testing.assert_allclose(whole, update_features(initial_features(), ids[-MEMORY_TOKENS:]))
+    np.testing.assert_allclose(whole, update_features(whole, ids), rtol=1e-12)
+    assert whole.sum() == pytest.approx(1 / (1 - COUNT_DECAY))
+
+
+def test_what_a_fit_holds_is_bounded_by_items_and_experts_together(make_sheet, monkeypatch):
+    """A sheet of little stake that names many hotkeys must not cost what many items would."""
+    few = WeightedSheet(make_sheet(HOTKEYS, seed=1), 10**9)
+    many = [Hotkey(f"expert-{i:03}") for i in range(200)]
+    wide = WeightedSheet(make_sheet(many, seed=2, epoch=9), 1)
+    values = len(few.sheet.walk) * (FEATURES_DIM + 1 + FIT_COPIES * len(HOTKEYS))
+    monkeypatch.setattr("moesubnet.mixture.gate.MAX_FIT_VALUES", 3 * values)
+    same = WeightedSheet(make_sheet(HOTKEYS, seed=2, epoch=9), 1)
+    assert fit([few, wide]).hotkeys == fit([few]).hotkeys
+    assert fit([few, same]).sha256 != fit([few]).sha256
 
 
 def test_gate_bytes_round_trip_and_refuse_anything_else(make_sheet):

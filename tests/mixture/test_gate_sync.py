@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from moesubnet.mixture.gate import fit
-from moesubnet.mixture.gate_sync import GateSync, fetch_revealed_sheets
+from moesubnet.mixture.gate_sync import GateSync, fetch_revealed_sheets, keep_sheet
 from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey, Metagraph, Neuron
 from moesubnet.wire.client import open_http_session
@@ -194,3 +195,23 @@ async def test_old_and_damaged_files_leave_the_cache(validators, make_sheet, tmp
         found = await fetch_revealed_sheets(FakeChain(), graph, http, tmp_path)
     assert [item.sheet.epoch for item in found] == [30]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+async def test_a_full_disk_costs_the_cache_and_nothing_else(
+    validators, make_sheet, tmp_path, monkeypatch
+):
+    [sheet] = history(make_sheet, [30])
+    keep_sheet(tmp_path, sheet.to_bytes())
+    with monkeypatch.context() as full:
+
+        def no_space(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        full.setattr(Path, "write_bytes", no_space)
+        full.setattr(Path, "read_bytes", no_space)
+        keep_sheet(tmp_path / "other", sheet.to_bytes())
+        graph = metagraph([neuron(0, "validator", None)], epoch=40)
+        async with open_http_session() as http:
+            assert await fetch_revealed_sheets(FakeChain(), graph, http, tmp_path) == []
+    assert len(list(tmp_path.glob("*.sheet"))) == 1, "what cannot be read now is not damaged"
+    assert not list((tmp_path / "other").iterdir())

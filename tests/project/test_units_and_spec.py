@@ -1,5 +1,6 @@
 """Money text is exact both ways; a spec that differs by one byte is refused."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesubnet.errors import ConfigError, SpecError
-from moesubnet.spec.content import load_spec
+from moesubnet.spec.content import load_spec, save_spec
 from moesubnet.units import format_rao, max_upscale_u16, parse_rao
 
 
@@ -75,5 +76,56 @@ def test_a_spec_cannot_name_files_outside_its_folder(spec_folder, path: str) -> 
     content = json.loads((spec_folder / "spec.json").read_text())
     content["tokenizer"]["path"] = path
     (spec_folder / "spec.json").write_text(json.dumps(content))
-    with pytest.raises(SpecError, match="is not a moesubnet-spec/1"):
+    with pytest.raises(SpecError, match="is not a moesubnet-spec/2"):
+        load_spec(spec_folder)
+
+
+def as_version_1(spec_folder, **changes: object):
+    """The folder's spec.json, as the first version wrote it."""
+    content = json.loads((spec_folder / "spec.json").read_text())
+    del content["unit"], content["stop_ids"], content["special_tokens"]
+    content |= {"format": "moesubnet-spec/1", "bos_id": None, "eos_id": 7} | changes
+    (spec_folder / "spec.json").write_text(json.dumps(content))
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(("bos_id", "start"), [(None, 7), (3, 3)])
+def test_a_spec_of_version_1_keeps_its_hash_and_is_read_as_version_2(
+    spec_folder, bos_id: int | None, start: int
+) -> None:
+    sha256 = as_version_1(spec_folder, bos_id=bos_id)
+    loaded = load_spec(spec_folder, sha256)
+    assert loaded.sha256 == sha256
+    assert loaded.spec.format == "moesubnet-spec/2"
+    assert (loaded.spec.bos_id, loaded.spec.stop_ids, loaded.spec.unit) == (start, (7,), "tokens")
+    assert load_spec(spec_folder).spec == loaded.spec
+    assert save_spec(spec_folder, loaded.spec).spec == loaded.spec  # written anew: version 2
+    assert load_spec(spec_folder).sha256 != sha256
+
+
+def test_a_spec_of_version_1_without_its_end_is_refused(spec_folder) -> None:
+    as_version_1(spec_folder, eos_id=None)
+    with pytest.raises(SpecError, match="bos_id"):
+        load_spec(spec_folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unit": "bytes"}, "unit 'bytes'; this moesubnet .* one tokenizer"),
+        ({"format": "moesubnet-spec/3"}, "format 'moesubnet-spec/3'; this moesubnet"),
+        ({"stop_ids": [5, 2]}, "ascending"),
+        ({"stop_ids": [2, 2]}, "ascending"),
+        ({"stop_ids": []}, "stop_ids"),
+        ({"stop_ids": [8]}, "8 is not below vocab_size"),
+        ({"bos_id": -1}, "bos_id"),
+        ({"eos_id": 1}, "eos_id"),
+        ({"special_tokens": {"Bos Token": "<s>"}}, "special_tokens"),
+        ({"special_tokens": {"bos_token": 1}}, "special_tokens"),
+    ],
+)
+def test_what_a_spec_says_wrongly_is_named(spec_folder, changes: dict, words: str) -> None:
+    content = json.loads((spec_folder / "spec.json").read_text()) | changes
+    (spec_folder / "spec.json").write_text(json.dumps(content))
+    with pytest.raises(SpecError, match=words):
         load_spec(spec_folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import openai
@@ -102,8 +103,10 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
     """Start the app on a real socket; returns its base URL."""
     servers: list[Listening] = []
 
-    async def start(sheets: Sequence[Sheet] = (), **options: object) -> str:
-        service = Service(spec, {"mixture": parrot}, sheets=lambda: sheets)
+    async def start(sheets: Sequence[Sheet] = (), says: object = (), **options: object) -> str:
+        """says: what this spec.json says otherwise."""
+        changed = replace(spec, spec=spec.spec.model_copy(update=dict(says)))  # type: ignore[call-overload]
+        service = Service(changed, {"mixture": parrot}, sheets=lambda: sheets)
         app = build_app(service, **options)  # type: ignore[arg-type]
         servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0))
         return f"http://127.0.0.1:{servers[-1].port}"

@@ -25,9 +25,9 @@ from moesubnet.router.model import Forecast
 from moesubnet.router.openai_api import ApiError
 from moesubnet.router.service import Service
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
-from moesubnet.wire.client import open_http_session
+from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.listening import serve as listen
-from moesubnet.wire.protocol import StepResponse, Want
+from moesubnet.wire.protocol import ExpertCard, StepResponse, Want
 from tests.conftest import TINY_CONTEXT, TINY_VOCAB
 
 ROUTER = Keypair.create_from_uri("//Router")
@@ -349,6 +349,35 @@ async def test_a_miner_of_another_spec_or_hotkey_is_not_asked(network, open_mode
     model = await open_model()
     assert set(model.book.known()) == {good}
     assert bad not in model.book.known()
+
+
+async def test_an_axon_without_a_card_is_asked_more_and_more_rarely(
+    network, spec, monkeypatch
+) -> None:
+    """A miner that starts is found soon, a validator is not asked for a card for ever."""
+    await network.mine("good", lambda ids: sharp(5))
+    network._add(Hotkey("validator"), Axon("127.0.0.1", 9), 0)
+    asked: list[Hotkey] = []
+    card = ExpertClient.card
+
+    async def counted(self: ExpertClient, **options: float) -> ExpertCard:
+        asked.append(self.hotkey)
+        return await card(self, **options)
+
+    monkeypatch.setattr(ExpertClient, "card", counted)
+    now_s = [0.0]
+    async with open_http_session() as http:
+        book = ExpertBook(http, ROUTER, spec, allow_private=True, clock=lambda: now_s[0])
+        for _ in range(120):  # ten minutes
+            await book.refresh(network.current())
+            now_s[0] += 5.0
+        assert len(book.known()) == 1
+        assert len(asked) == 1 + 8
+        moved = network.neurons[-1]
+        network.neurons.remove(moved)
+        network._add(moved.hotkey, Axon("127.0.0.1", 10), 0)
+        await book.refresh(network.current())
+        assert len(asked) == 1 + 9
 
 
 async def test_when_a_client_leaves_its_experts_are_asked_no_more(

@@ -64,6 +64,19 @@ async def test_a_stop_sequence_is_never_shown_even_across_tokens(serve) -> None:
         assert "the quick" + answer.choices[0].text == TINY_TEXT[: TINY_TEXT.index(first)]
 
 
+async def test_any_stop_id_of_the_spec_ends_the_text_and_is_no_part_of_it(
+    serve, parrot, tokenizer
+) -> None:
+    written = parrot.ids[len(tokenizer.encode("the quick", add_special_tokens=False)) :]
+    api = client(await serve(says={"stop_ids": (0, written[4])}))
+    answer = await api.completions.create(
+        model="mixture", prompt="the quick", max_tokens=50, temperature=0
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].text == tokenizer.decode(written[:4])
+    assert answer.usage.completion_tokens == 4
+
+
 async def test_max_tokens_ends_with_length(serve) -> None:
     api = client(await serve())
     answer = await api.completions.create(

@@ -153,7 +153,7 @@ def counted(monkeypatch) -> list[CountedTokenizer]:
     def init(self, spec, tokenizer) -> None:
         build(self, spec, tokenizer)
         made.append(CountedTokenizer(tokenizer))
-        self._tokenizer = made[-1]
+        self._encoder._tokenizer = made[-1]
 
     monkeypatch.setattr(Prompts, "__init__", init)
     return made

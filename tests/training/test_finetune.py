@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.host.interrupt import first_interrupt
@@ -294,3 +295,14 @@ def test_a_tracker_that_is_missing_is_named(
         tracked(tool, tmp_path, lambda progress: None).__enter__()
     with pytest.raises(ConfigError, match="neither"):
         tracked("paper", tmp_path, lambda progress: None).__enter__()
+
+
+def test_options_that_need_a_model_say_so(text_file: Path, tiny_spec: LoadedSpec, tmp_path: Path):
+    from moesubnet.miner.cli import expert_app
+
+    def typed(*options: str) -> str:
+        usual = ("--text", str(text_file), "--out", str(tmp_path), "--spec", str(tiny_spec.root))
+        return str(CliRunner().invoke(expert_app, ["train", *usual, *options]).exception)
+
+    assert "need a model to start --from" in typed("--lora", "8")
+    assert "none of auto, bf16" in typed("--from", "x", "--precision", "fp4")

@@ -284,7 +284,7 @@ def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec)
         ("a.jsonl", b"not json\n", "not JSON"),
         ("a.txt", b"\xff\xfe\xff", "cannot read"),
         ("a.txt", b"short", "no document"),
-        (None, b"", "no text"),
+        (None, b"", "no file matches"),
     ],
 )
 def test_text_that_cannot_serve_is_refused_in_words(tmp_path, name, content, words):

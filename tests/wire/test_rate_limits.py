@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.wire.limits import RateLimiter, SharedBudget
+from moesubnet.wire.limits import Backoff, RateLimiter, SharedBudget
 
 
 def test_a_burst_then_the_rate() -> None:
@@ -47,3 +47,21 @@ def test_a_budget_is_never_overdrawn_and_comes_back_whole(takes: list[tuple[str,
         budget.give_back(key, amount)
     assert budget.take("d", 1_024)
     assert len(budget._held) == 1
+
+
+def test_who_does_not_answer_is_asked_more_and_more_rarely() -> None:
+    now_s = [0.0]
+    backoff = Backoff(5.0, 20.0, clock_s=lambda: now_s[0])
+    asked = []
+    while now_s[0] < 100:
+        if backoff.is_due("a"):
+            asked.append(now_s[0])
+            backoff.failed("a")
+        now_s[0] += 1
+    assert asked == [0, 5, 15, 35, 55, 75, 95]
+    assert backoff.is_due("b")
+    backoff.answered("a")
+    assert backoff.is_due("a")
+    backoff.failed("a")
+    backoff.keep_only([])
+    assert backoff.is_due("a")

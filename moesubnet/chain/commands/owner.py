@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -51,7 +52,7 @@ def add_commands(app: typer.Typer) -> None:
         set_name
     )
     app.command(
-        "set-spec", epilog=example("subnet set-spec --spec SPEC --url https://example.org/spec")
+        "set-spec", epilog=example("subnet set-spec 3 --spec SPEC --url https://example.org/spec")
     )(set_spec)
     app.command(epilog=example("subnet trim 2 64 --wallet mine --dry-run"))(trim)
 
@@ -174,7 +175,10 @@ def set_spec(
     spec: Annotated[Path, typer.Option(help="Folder with spec.json and the files it names.")],
     url: Annotated[
         str | None,
-        typer.Option(help="Where others fetch that folder; a file: URL of it by default."),
+        typer.Option(
+            help="Where others fetch that folder, as http(s): `moesubnet spec serve`. Only a chain "
+            "on this machine gets a file: URL without it."
+        ),
     ] = None,
     wallet: WalletSpec = DEFAULT_WALLET,
     at: Changing,
@@ -182,9 +186,19 @@ def set_spec(
     """As the owner, publish the spec that every neuron must follow."""
     from moesubnet.chain import calls
     from moesubnet.spec.content import load_spec
+    from moesubnet.wire.addresses import names_loopback
 
     loaded = load_spec(spec)
     place = url or loaded.root.resolve().as_uri()
+    if url is None:
+        if not names_loopback(at.chain):
+            raise ConfigError(
+                "--url is missing: nobody elsewhere can read a folder of this machine. Serve it "
+                f"(moesubnet spec serve {spec}) and give --url http://YOUR.ADDRESS:8300"
+            )
+        at.remark(f"only this machine's processes can read {place}; for others give --url")
+    elif urlsplit(url).scheme not in ("http", "https", "file"):
+        raise ConfigError(f"{url} is none of http:, https: and file:, so nobody could fetch it")
     receipt = at.submit(
         calls.set_subnet_spec(NetUid(netuid), loaded.sha256, place),
         wallet,

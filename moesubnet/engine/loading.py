@@ -1,0 +1,189 @@
+"""Loading a model folder by transformers: in which precision, where, with which adapter, and
+whether there is memory for it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moesubnet.engine.model_folder import resolve_adapter
+from moesubnet.errors import ConfigError, EngineError
+from moesubnet.host.memory import free_memory_bytes
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 2}  # int8 while it is being made
+_STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_GIB = 1 << 30
+MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "",
+    adapter: str | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+) -> Any:
+    """The causal language model in `folder`, ready for inference.
+
+    dtype: `auto`, or one of BYTES. device: as torch names it, `auto` for all there are and the
+    disk; by default the accelerator, if there is one. adapter: a LoRA that is merged into the
+    weights. max_memory: for `auto`, bytes by device. Raises EngineError, ConfigError.
+    """
+    precision = choose_dtype(folder, dtype, device)
+    try:
+        if device == "auto":
+            model = _spread(folder, precision, max_memory)
+        else:
+            model = _from_pretrained(folder, precision).to(device or _default_device())
+        if adapter is not None:
+            model = _merge(model, resolve_adapter(adapter))
+        if precision == "int8":
+            _quantize(model)
+    except ImportError as error:
+        raise EngineError(_missing(folder, error)) from error
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+        raise EngineError(f"cannot load {folder} as a causal language model: {error}") from error
+    return model.eval()
+
+
+def choose_dtype(folder: Path, dtype: str, device: str = "") -> str:
+    """`auto` takes the weights as they are stored, if the device computes in that.
+
+    On a CPU bfloat16 took 0.7 of the time of float32 where it has instructions for it, and float16
+    three times as long in batches and prompts; benchmarks/results.md.
+    """
+    if dtype != "auto":
+        if dtype not in BYTES:
+            raise ConfigError(f"--dtype is auto, {', '.join(BYTES)}, not {dtype!r}")
+        return dtype
+    stored = [_STORED.get(kind) for kind, _ in _tensors(folder)]
+    most = max(set(stored), key=stored.count, default=None) or "float32"
+    if (device or _default_device()).startswith("cpu"):
+        return "bfloat16" if most == "bfloat16" and _cpu_has_bfloat16() else "float32"
+    return most
+
+
+def check_memory(folder: Path, dtype: str, device: str = "") -> None:
+    """Raises EngineError when the weights alone, by the sizes in their headers, do not fit."""
+    where = device or _default_device()
+    if where == "auto":
+        return
+    free_bytes = _free_bytes(where)
+    weights = sum(count for _, count in _tensors(folder))
+    needed_bytes = weights * BYTES[choose_dtype(folder, dtype, device)]
+    if needed_bytes <= free_bytes:
+        return
+    fitting = [name for name, size in BYTES.items() if weights * size <= free_bytes]
+    way_out = (
+        f"--dtype {fitting[0]} would fit"
+        if fitting
+        else "--device auto spreads it over all devices and the disk, slowly; or take a smaller one"
+    )
+    raise EngineError(
+        f"{folder} needs {needed_bytes / _GIB:.1f} GiB for its weights in "
+        f"{choose_dtype(folder, dtype, device)}, and {where} has {free_bytes / _GIB:.1f} GiB "
+        f"free: {way_out}"
+    )
+
+
+def input_device(model: Any) -> torch.device:
+    """Where ids go in: of a model that is spread, the first accelerator or the CPU."""
+    spread = getattr(model, "hf_device_map", None)
+    if spread is None:
+        return torch.device(model.device)
+    chips = [place for place in spread.values() if place not in ("cpu", "disk")]
+    return torch.device(chips[0] if chips else "cpu")
+
+
+def _from_pretrained(folder: Path, precision: str, **options: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    loader: Any = AutoModelForCausalLM
+    return loader.from_pretrained(
+        str(folder),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        dtype=torch.bfloat16 if precision == "int8" else getattr(torch, precision),
+        **options,
+    )
+
+
+def _spread(folder: Path, precision: str, max_memory: Mapping[int | str, int | str] | None) -> Any:
+    """Over all devices, then the disk; what lies there comes and goes with every pass."""
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        raise EngineError("--device auto needs accelerate: pip install accelerate") from None
+    disk = tempfile.TemporaryDirectory(prefix="moesubnet-offload-")
+    model = _from_pretrained(
+        folder, precision, device_map="auto", max_memory=max_memory, offload_folder=disk.name
+    )
+    model.offload_folder = disk  # gone when the model is
+    return model
+
+
+def _merge(model: Any, adapter: Path) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise EngineError("--adapter needs peft: pip install 'moesubnet[lora]'") from None
+    merged: Any = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+    return merged.merge_and_unload()
+
+
+def _quantize(model: Any) -> None:
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError:
+        raise EngineError("--dtype int8 needs torchao: pip install 'moesubnet[int8]'") from None
+    quantize_(model, Int8WeightOnlyConfig())
+
+
+def _missing(folder: Path, error: ImportError) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method is None:
+        return f"cannot load {folder}: {error}"
+    return (
+        f"{folder} is quantised by {method}, which needs its own package ({error}). Install that, "
+        "or take the folder of the model that was not quantised, with --dtype int8"
+    )
+
+
+def _tensors(folder: Path) -> list[tuple[str, int]]:
+    """(dtype, values) of every tensor, by the headers of the folder's *.safetensors."""
+    found = []
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > MAX_HEADER_BYTES:
+                raise EngineError(f"{path} is no safetensors file")
+            header = json.loads(file.read(size))
+        found += [(t["dtype"], prod(t["shape"])) for n, t in header.items() if n != "__metadata__"]
+    return found
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _free_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return free_memory_bytes()
+
+
+def _cpu_has_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

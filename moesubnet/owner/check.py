@@ -1,0 +1,113 @@
+"""Whether a spec works: its files, and its template on conversations of every shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from moesubnet.errors import MoesubnetError, PromptError
+from moesubnet.mixture.baseline import load_baseline
+from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, Spec
+from moesubnet.spec.prompt import PromptEncoder
+from moesubnet.spec.source import MAX_FILE_BYTES
+from moesubnet.training.dataset import read_documents
+from moesubnet.training.tokenizer import load_tokenizer
+
+_FEW_DOCUMENTS = 1_000  # of the public text that are looked at
+_TYPED = 64  # control tokens that are tried in a message
+_FIRST, _ANSWER, _SECOND, _RULE = "Who was Ada?", "She wrote <b>it</b> {'a': 1}.", "When?", "Brief."
+
+
+@dataclass
+class Findings:
+    """problems: why nobody should join; notes: what the owner may want to know."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_spec(spec: LoadedSpec) -> Findings:
+    """Everything about a spec whose hashes were right when it was loaded."""
+    findings = Findings()
+    for path in (spec.root / "spec.json", *map(spec.path, spec.spec.files)):
+        most = MAX_SPEC_BYTES if path.name == "spec.json" else MAX_FILE_BYTES
+        if (size := path.stat().st_size) > most:
+            findings.problems.append(
+                f"{path.name} has {size:,} bytes and nobody fetches more than {most:,}: shorten it"
+            )
+    for look in (load_baseline, _read_public_text, _check_tokenizer):
+        try:
+            look(spec)
+        except MoesubnetError as error:
+            findings.problems.append(str(error))
+    if not findings.problems:
+        check_template(spec.spec, load_tokenizer(spec.tokenizer_path), findings)
+    return findings
+
+
+def check_template(spec: Spec, tokenizer: Tokenizer, findings: Findings) -> None:
+    """Whether conversations come out whole, and with no control token but the template's; the
+    first problem ends it."""
+    encoder = PromptEncoder(spec, tokenizer)
+    if not spec.chat_template:
+        findings.notes.append("no chat template: /v1/chat/completions will be refused")
+        return
+    for name, messages in _talks():
+        try:
+            prompt = encoder.chat(messages)
+            ids = encoder.ids(prompt)
+        except PromptError as error:
+            if messages[0]["role"] == "system":  # some families have none
+                findings.notes.append(f"the template refuses {name}: {error}")
+                continue
+            findings.problems.append(f"the template cannot render {name}: {error}")
+            return
+        lost = [m["content"] for m in messages if m["content"] not in prompt.text]
+        if lost:
+            findings.problems.append(f"the template leaves {lost[0]!r} out of {name}")
+            return
+        if max(ids, default=0) >= spec.vocab_size:
+            findings.problems.append(
+                f"the template writes token {max(ids)}; the vocabulary has {spec.vocab_size}"
+            )
+            return
+    _check_typed(spec, tokenizer, encoder, findings)
+
+
+def _check_typed(
+    spec: Spec, tokenizer: Tokenizer, encoder: PromptEncoder, findings: Findings
+) -> None:
+    """Type control tokens as a user might; PromptEncoder refuses what it cannot keep apart."""
+    tokens = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+    ends = [text for i in spec.stop_ids if (text := tokenizer.id_to_token(i))]
+    for token in dict.fromkeys([*ends, *islice(tokens, _TYPED)]):
+        for text in (token, f" {token}{token}\n", f"<{token} x"):
+            try:
+                encoder.ids(encoder.chat([{"role": "user", "content": text}]))
+            except PromptError as error:
+                findings.notes.append(f"a message of {text!r} will be refused: {error}")
+
+
+def _talks() -> Iterator[tuple[str, Sequence[dict[str, Any]]]]:
+    user, answer = {"role": "user", "content": _FIRST}, {"role": "assistant", "content": _ANSWER}
+    again, rule = {"role": "user", "content": _SECOND}, {"role": "system", "content": _RULE}
+    yield "a question", [user]
+    yield "a second question", [user, answer, again]
+    yield "a conversation of twenty turns", [*[user, answer] * 10, again]
+    yield "a system message", [rule, user]
+
+
+def _read_public_text(spec: LoadedSpec) -> None:
+    for _ in islice(read_documents(spec.path(spec.spec.public_text)), _FEW_DOCUMENTS):
+        pass
+
+
+def _check_tokenizer(spec: LoadedSpec) -> None:
+    tokenizer = load_tokenizer(spec.tokenizer_path)
+    for token_id in (spec.spec.bos_id, *spec.spec.stop_ids):
+        if tokenizer.id_to_token(token_id) is None:
+            raise PromptError(f"the tokenizer has no token {token_id}, which spec.json names")
