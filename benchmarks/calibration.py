@@ -30,6 +30,7 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration
 from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS, TextPool, score_step
 from moesubnet.validator.scoring import recount
+from moesubnet.wire.step import Want
 
 WALKS, GATE_EPOCHS, EPOCHS = 32, 4, 12
 SHARES = (0.1, 0.25, 0.5, 1.0)
@@ -55,7 +56,8 @@ class Economy:
     def _laws(self, engine: TransformersEngine) -> np.ndarray:
         laws = []
         for k, ids in enumerate(self.walks):
-            laws += engine.rows([Query(f"{k}", ids[:-1], PREFIX_TOKENS)])
+            rows = engine.rows([Query(f"{k}", ids[:-1], PREFIX_TOKENS)], Want("full"))
+            laws.append(rows[0].logprobs)
             engine.forget(f"{k}")
         return np.stack(laws).astype(np.float16)
 

@@ -12,6 +12,7 @@ Prints Markdown. CPU time, one thread:
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import random
@@ -76,23 +77,24 @@ def walk(laws: Sequence[Law], ids: np.ndarray, mass: float, most: int, to: Figur
     held = 0
     for position, law in enumerate(laws, PREFIX_TOKENS):
         label = int(ids[position])
-        best = np.argpartition(law, -most)[-most:]
-        sizes = np.sort(np.exp(law[best], dtype=np.float64))[::-1]
-        count = min(most, int(np.searchsorted(np.cumsum(sizes), mass)) + 1)
-        want = Want("top_k", count, committed=True)
+        want = Want("nucleus", most, mass, committed=True)
         step = SequenceStep("w" * 32, held, base_hash(ids[:held]), ids[held:position], reveal=owed)
         request = StepRequest((step,), want)
-        row = StepRows.answer(step, law[None], want, np.random.default_rng(0))
+        row = StepRows.of(position, law[None], want).bind()
         proof = tail.open(owed[1]) if tail is not None and owed is not None else None
         body = StepResponse((replace(row, proof=proof),)).to_bytes()
         got = StepResponse.from_bytes(body, request, len(law)).rows[0]
         tail = row.bound if isinstance(row.bound, CommittedTail) else None
         assert tail is not None
         assert isinstance(got.bound, Commitment)
-        assert got.ids is not None
-        exact, even = float(law[label]), float(got.dense(len(law))[-1, label])
-        listed = label in got.ids[-1]
-        committed = even if listed else got.bound.shown(label, tail.open(label))
+        ids, logprobs, rest = got.row(-1)
+        assert ids is not None
+        count, listed, exact = len(ids), label in ids, float(law[label])
+        if listed:
+            committed = even = float(logprobs[np.searchsorted(ids, label)])
+        else:
+            even = math.log(max(rest, 1e-30) / (len(law) - count))
+            committed = got.bound.shown(label, tail.open(label))
         to.even.append(exact - even)
         to.committed.append(exact - committed)
         to.listed.append(count)

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from moesubnet.engine import transformers_engine
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
+from moesubnet.wire.protocol import Want
 
 TOKENS, ROUNDS, SEED = 32, 3, 0
 SMOLLM2 = LlamaConfig(
@@ -89,8 +90,9 @@ def _stream(engine: TransformersEngine, texts: list[np.ndarray]) -> float:
     """CPU seconds a step, all streams by one token each."""
 
     def step() -> None:
-        rows = engine.rows([Query(f"{i}", t, len(t)) for i, t in enumerate(texts)])
-        drawn = [np.uint32(row[-1].argmax()) for row in rows]
+        queries = [Query(f"{i}", t, len(t)) for i, t in enumerate(texts)]
+        rows = engine.rows(queries, Want("full"))
+        drawn = [np.uint32(row.logprobs[-1].argmax()) for row in rows]
         texts[:] = map(np.append, texts, drawn)
 
     texts = list(texts)

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.wire.step import Want
 
 VOCAB, CONTEXT, SEQUENCES, SEED, ROUNDS = 2048, 256, 64, 0, 3
 
@@ -83,7 +84,9 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _engine_walk(engine: TransformersEngine, texts: np.ndarray, name: str) -> list[float]:
     def step(length: int) -> None:
-        engine.rows([Query(f"{name}-{i}", t[:length], length) for i, t in enumerate(texts)])
+        engine.rows(
+            [Query(f"{name}-{i}", t[:length], length) for i, t in enumerate(texts)], Want("full")
+        )
 
     times = [_seconds(lambda n=length: step(n)) for length in range(texts.shape[1])]
     for i in range(len(texts)):
@@ -105,7 +108,7 @@ def _plain_walk(model: torch.nn.Module, texts: np.ndarray) -> list[float]:
 
 def _engine_prefill(engine: TransformersEngine, texts: np.ndarray, name: str) -> float:
     queries = [Query(f"{name}-{i}", t[:127], 127) for i, t in enumerate(texts)]
-    taken = _seconds(lambda: engine.rows(queries))
+    taken = _seconds(lambda: engine.rows(queries, Want("full")))
     for query in queries:
         engine.forget(query.session)
     return taken

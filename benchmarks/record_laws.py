@@ -33,6 +33,7 @@ from moesubnet.training.model import save_model
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.training.trainer import Schedule, next_token_loss, train
 from moesubnet.validator.probes import PREFIX_TOKENS, TextPool
+from moesubnet.wire.protocol import Want
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from adversaries.cheap_self import round_weights
@@ -105,7 +106,8 @@ def record(folder: Path, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
     engine = TransformersEngine(str(folder), spec)
     laws = np.empty((len(walks), walks.shape[1] - PREFIX_TOKENS, spec.spec.vocab_size), np.float16)
     for k, ids in enumerate(walks):
-        (laws[k],) = engine.rows([Query(f"{k}", ids[:-1], PREFIX_TOKENS)])
+        (rows,) = engine.rows([Query(f"{k}", ids[:-1], PREFIX_TOKENS)], Want("full"))
+        laws[k] = rows.logprobs
         engine.forget(f"{k}")
     return laws
 

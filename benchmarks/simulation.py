@@ -25,6 +25,7 @@ from moesubnet.chain.devchain.rpc import Queries
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.devchain.subscriptions import all_methods
 from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.engine.base import Query
 from moesubnet.errors import UnknownBase
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
@@ -38,7 +39,7 @@ from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State
 from moesubnet.wire.distributions import LOWEST, check_dense
-from moesubnet.wire.protocol import Ids, StepRequest, StepResponse, StepRows, base_hash
+from moesubnet.wire.protocol import Ids, StepRequest, StepResponse, base_hash
 
 Law = Callable[[Ids], npt.NDArray[np.floating]]  # ids before the token → log-law [V]
 
@@ -103,9 +104,8 @@ class Simulated:
             self._sessions[step.session] = ids
             laws = [self._law(ids[:n]) for n in range(step.first_law, step.end + 1)]
             sent = np.clip(np.stack(laws), LOWEST, 0.0).astype(np.float16)
-            rows.append(
-                StepRows.answer(step, check_dense(sent), request.want, np.random.default_rng(0))
-            )
+            query = Query(step.session, ids, step.first_row, len(step.draft_ids))
+            rows.append(query.answer(check_dense(sent), request.want).bind())
         return StepResponse(tuple(rows))
 
 

@@ -56,7 +56,7 @@ def target_form(vocab_size: int, *, samples: bool = False) -> tuple[Kind, int, f
     want = want_for(vocab_size)
     if want.kind == "full":
         return "full", vocab_size, 1.0
-    return ("samples", SAMPLES, 1.0) if samples else ("listed", want.k, 1.0)
+    return ("samples", SAMPLES, 1.0) if samples else ("listed", want.k, want.mass)
 
 
 class TargetStore:

@@ -13,14 +13,15 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from moesubnet.engine.base import Engine, LogProbs, Query
+from moesubnet.engine.base import Engine, Query
 from moesubnet.errors import EngineError
 from moesubnet.miner.limits import is_step
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import StepRows, Want
 
 MAX_BATCH_SEQUENCES = 256
 MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 128 MiB
@@ -37,9 +38,10 @@ class _Job:
 
     caller: Hotkey
     queries: Sequence[Query]
+    want: Want
     read: list[int]
-    answer: asyncio.Future[list[LogProbs]]
-    rows: list[list[LogProbs]] = field(init=False)
+    answer: asyncio.Future[list[StepRows]]
+    rows: list[list[StepRows]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.rows = [[] for _ in self.queries]
@@ -48,24 +50,32 @@ class _Job:
     def row_count(self) -> int:
         return sum(len(query.ids) - query.first + 1 for query in self.queries)
 
+    def values(self, vocab_size: int) -> int:
+        """How many log-probabilities its answer holds at most."""
+        return self.row_count * self.want.width(vocab_size)
+
     @property
     def left(self) -> list[int]:
         """Of each query, the inputs that have not been read."""
         return [len(q.ids) + 1 - read for q, read in zip(self.queries, self.read, strict=True)]
 
     def pieces(self, tokens: int) -> list[tuple[int, Query]]:
-        """What to ask next, by index of its query: up to `tokens` inputs."""
+        """What to ask next, by index of its query: up to `tokens` inputs, but a draft whole."""
         found = []
         for index, (query, left) in enumerate(zip(self.queries, self.left, strict=True)):
             size = min(tokens, left)
             if size > 0:
-                last = self.read[index] + size - 1
-                first = min(last, max(query.first, self.read[index]))
-                found.append((index, Query(query.session, query.ids[:last], first)))
+                read, end = self.read[index], len(query.ids)
+                last = read + size - 1
+                if end - query.draft <= last < end:  # a cut in the draft, or right before it
+                    last = end if read == end - query.draft else end - query.draft - 1
+                first = min(last, max(query.first, read))
+                piece = replace(query, ids=query.ids[:last], first=first)
+                found.append((index, piece if last == end else replace(piece, draft=0)))
                 tokens -= size
         return found
 
-    def take(self, index: int, piece: Query, rows: LogProbs) -> None:
+    def take(self, index: int, piece: Query, rows: StepRows) -> None:
         """Note a piece's rows; of one that ends before `first` its last law was not asked for."""
         self.read[index] = len(piece.ids) + 1
         if self.queries[index].first <= len(piece.ids):
@@ -78,7 +88,7 @@ class _Job:
         if error is not None:
             self.answer.set_exception(error)
         elif not any(self.left):
-            self.answer.set_result([r[0] if len(r) == 1 else np.concatenate(r) for r in self.rows])
+            self.answer.set_result([StepRows.joined(parts) for parts in self.rows])
         return self.answer.done()
 
 
@@ -131,15 +141,20 @@ class Batcher:
         self._runner: asyncio.Task[None] | None = None
 
     async def rows(
-        self, caller: Hotkey, queries: Sequence[Query], known: Sequence[int] | None = None
-    ) -> list[LogProbs]:
+        self,
+        caller: Hotkey,
+        queries: Sequence[Query],
+        want: Want,
+        known: Sequence[int] | None = None,
+    ) -> list[StepRows]:
         """See `Engine.rows`; sessions must be distinct from those of every call under way.
 
         known: how many ids of each query the engine should hold; None for none.
         """
         future = asyncio.get_running_loop().create_future()
-        read = [min(k, q.first) for k, q in zip(known or [0] * len(queries), queries, strict=True)]
-        job = _Job(caller, queries, read, future)
+        held = known or [0] * len(queries)
+        read = [min(k, query.first_law) for k, query in zip(held, queries, strict=True)]
+        job = _Job(caller, queries, want, read, future)
         (self._steps if is_step(job.left) else self._prompts).add(job)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
@@ -167,25 +182,28 @@ class Batcher:
                 return
 
     def _next_steps(self) -> _Pieces:
-        """Whole jobs, as far as a batch holds."""
+        """Whole jobs that want the same, as far as a batch holds."""
         batch: _Pieces = []
         sequences = values = 0
         while (job := self._steps.head()) is not None:
             sequences += len(job.queries)
-            values += job.row_count * self._engine.vocab_size
+            values += job.values(self._engine.vocab_size)
             if batch and (sequences > MAX_BATCH_SEQUENCES or values > MAX_BATCH_VALUES):
+                break
+            if batch and job.want != batch[0][0].want:
                 break
             self._steps.pop()
             batch.append((job, list(enumerate(job.queries))))
         return batch
 
     def _next_prompts(self) -> _Pieces:
-        """Parts of jobs, of one chunk together; whole jobs where a part costs as much."""
+        """Parts of jobs that want the same, of one chunk together; whole jobs where a part costs as
+        much."""
         batch: _Pieces = []
         tokens, values = self._chunk_tokens, 0
         while tokens > 0 and (job := self._prompts.head()) is not None:
-            values += job.row_count * self._engine.vocab_size
-            if batch and values > MAX_BATCH_VALUES:
+            values += job.values(self._engine.vocab_size)
+            if batch and (values > MAX_BATCH_VALUES or job.want != batch[0][0].want):
                 break
             self._prompts.pop()
             left = sum(job.left)
@@ -208,7 +226,7 @@ class Batcher:
         queries = [query for _, pieces in batch for _, query in pieces]
         loop = asyncio.get_running_loop()
         start_s = loop.time()
-        computing = loop.run_in_executor(self._thread, self._compute, queries)
+        computing = loop.run_in_executor(self._thread, self._compute, queries, batch[0][0].want)
         [laws] = await asyncio.gather(computing, return_exceptions=True)
         if isinstance(laws, BaseException):
             if len(batch) == 1:
@@ -225,12 +243,23 @@ class Batcher:
             if not job.settle():
                 self._prompts.add(job)
 
-    def _compute(self, queries: Sequence[Query]) -> list[LogProbs]:
-        answers = self._engine.rows(queries)
+    def _compute(self, queries: Sequence[Query], want: Want) -> list[StepRows]:
+        answers = self._engine.rows(queries, want)
         if len(answers) != len(queries):
             raise EngineError(f"the engine answered {len(answers)} of {len(queries)} queries")
         for query, rows in zip(queries, answers, strict=True):
-            shape = (len(query.ids) - query.first + 1, self._engine.vocab_size)
-            if rows.shape != shape or not np.isfinite(rows).all():
-                raise EngineError(f"the engine's rows are not finite float32 {shape}")
+            _check(query, rows, want, self._engine.vocab_size)
         return answers
+
+
+def _check(query: Query, rows: StepRows, want: Want, vocab_size: int) -> None:
+    """Raises EngineError, in words for who wrote the engine."""
+    count = len(query.ids) - query.first + 1
+    if want.kind == "full" and rows.logprobs.shape != (count, vocab_size):
+        raise EngineError(f"the engine's rows are not float32 {(count, vocab_size)}")
+    if (rows.ids is None) != (want.kind == "full") or rows.count != count:
+        raise EngineError(f"the engine's answer is not {count} rows of what was wanted, {want}")
+    if len(rows.draft_logprobs) != query.draft:
+        raise EngineError("the engine gave no log-probability for each draft id")
+    if not (np.isfinite(rows.logprobs).all() and np.isfinite(rows.draft_logprobs).all()):
+        raise EngineError("the engine's log-probabilities are not finite")

@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from moesubnet import __version__
-from moesubnet.engine.base import Engine, LogProbs, Query
+from moesubnet.engine.base import Engine, Query
 from moesubnet.errors import BadDistribution, EngineError, FrameError
-from moesubnet.miner.batcher import MAX_BATCH_VALUES, Batcher
+from moesubnet.miner.batcher import Batcher
 from moesubnet.miner.limits import LEAST_SHARE, Admission, is_step
 from moesubnet.miner.metrics import Metrics
 from moesubnet.miner.sessions import AnswerTable, Exclusive, SessionTable, engine_session
 from moesubnet.miner.tails import TailTable
-from moesubnet.mixture.law import apply_sampling, sample
+from moesubnet.mixture.law import alone, law_of
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Hotkey, MetagraphSource
 from moesubnet.wire.commitment import CommittedTail
@@ -35,6 +35,7 @@ from moesubnet.wire.protocol import (
     want_for,
 )
 
+MAX_SEQUENCE_VALUES = 1 << 26  # logits of one sequence that an engine may have to hold
 OFF_LOOP_VALUES = 1 << 20  # answers with more log-probabilities are encoded in a thread
 
 
@@ -68,6 +69,7 @@ class Expert:
             price_rao_per_mtoken=price_rao_per_mtoken,
         )
         self._stop_ids = frozenset(spec.spec.stop_ids)
+        self._own_want = want_for(engine.vocab_size, committed=False)
         self.metrics = metrics or Metrics()
         self._batcher = Batcher(engine, self.metrics.batch)
         self._steps = Admission(metagraphs, queue_tokens)
@@ -98,9 +100,9 @@ class Expert:
         Raises FrameError, UnknownBase, Overloaded, EngineError.
         """
         request = StepRequest.from_bytes(body, self.limits)
-        rows = sum(s.end - s.first_law + 1 for s in request.sequences)
-        if rows * self.limits.vocab_size > MAX_BATCH_VALUES:
-            raise FrameError("the rows would be too many to compute; ask for fewer")
+        most = max(s.end - s.first_law + 1 for s in request.sequences)
+        if most * self.limits.vocab_size > MAX_SEQUENCE_VALUES:
+            raise FrameError("a sequence's rows would be too many to compute; ask for fewer")
         tokens = [s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences]
         names = [engine_session(caller, s.session) for s in request.sequences]
         digest = hashlib.sha256(body).digest()
@@ -139,16 +141,16 @@ class Expert:
             try:
                 for left in range(wanted - 1, -1, -1):
                     query = Query(session, ids, len(ids))
-                    (laws,) = await self._batcher.rows(caller, [query], [known])
+                    (rows,) = await self._batcher.rows(caller, [query], self._own_want, [known])
                     known = len(ids)
-                    law = laws[-1]
-                    token = sample(apply_sampling(law, request.temperature, request.top_p), rng)
+                    law = law_of(rows, -1, None)
+                    token = alone(law).draw(request.temperature, request.top_p, rng)
                     if token in self._stop_ids:
                         yield GenerateChunk(finish_reason="stop")
                         return
                     yield GenerateChunk(
                         ids=[token],
-                        logprobs=[min(0.0, float(law[token]))],
+                        logprobs=[min(0.0, float(law.at(token)))],
                         finish_reason=None if left else "length",
                     )
                     ids = np.append(ids, np.uint32(token))
@@ -160,23 +162,27 @@ class Expert:
     ) -> bytes:
         steps = request.sequences
         ids = self._sessions.extend(caller, steps)
+        # Drawn labels are no surprise to a retry, and none can be foreseen by the caller.
+        seed = hashlib.sha256(self._secret + caller.encode() + digest).digest()
+        seeds = itertools.count(int.from_bytes(seed[:7], "little"))
         asked = [
-            Query(name, sequence, step.first_law)
+            Query(name, sequence, step.first_row, len(step.draft_ids), next(seeds))
             for name, sequence, step in zip(names, ids, steps, strict=True)
             if step.rows
         ]
         known = [step.base_len for step in steps if step.rows]
-        given = iter(await self._batcher.rows(caller, asked, known) if asked else ())
-        no_laws = np.empty((0, self.limits.vocab_size), np.float32)
-        laws = [next(given) if step.rows else no_laws for step in steps]
+        answers = await self._batcher.rows(caller, asked, request.want, known) if asked else ()
+        given, nothing = iter(answers), np.empty((0, self.limits.vocab_size), np.float32)
+        rows = [
+            next(given) if step.rows else StepRows.of(step.first_row, nothing, request.want)
+            for step in steps
+        ]
         self._sessions.keep(caller, steps, ids)
         proofs = [s.reveal and self._tails.show(caller, s.session, *s.reveal) for s in steps]
-        # Drawn labels are no surprise to a retry, and none can be foreseen by the caller.
-        seed = hashlib.sha256(self._secret + caller.encode() + digest).digest()
-        if sum(rows.size for rows in laws) < OFF_LOOP_VALUES and not request.want.committed:
-            answer, rows = _encode(request, laws, proofs, seed)
+        if sum(row.logprobs.size for row in rows) < OFF_LOOP_VALUES and not request.want.committed:
+            answer, rows = _encode(rows, proofs)
         else:
-            answer, rows = await asyncio.to_thread(_encode, request, laws, proofs, seed)
+            answer, rows = await asyncio.to_thread(_encode, rows, proofs)
         for step, row in zip(steps, rows, strict=True):
             if isinstance(row.bound, CommittedTail):
                 self._tails.keep(caller, step.session, step.end, row.bound)
@@ -188,18 +194,11 @@ class Expert:
 
 
 def _encode(
-    request: StepRequest,
-    laws: Sequence[LogProbs],
-    proofs: Sequence[bytes | None],
-    seed: bytes,
+    rows: Sequence[StepRows], proofs: Sequence[bytes | None]
 ) -> tuple[bytes, list[StepRows]]:
     """The answer and what it was made of. Raises EngineError for laws that are none."""
-    rng = np.random.default_rng(np.frombuffer(seed, np.uint32))
     try:
-        rows = [
-            replace(StepRows.answer(step, of_step, request.want, rng), proof=proof)
-            for step, of_step, proof in zip(request.sequences, laws, proofs, strict=True)
-        ]
+        bound = [replace(row.bind(), proof=proof) for row, proof in zip(rows, proofs, strict=True)]
     except BadDistribution as error:
         raise EngineError(f"the engine gave what is no law: {error}") from error
-    return StepResponse(tuple(rows)).to_bytes(), rows
+    return StepResponse(tuple(bound)).to_bytes(), bound

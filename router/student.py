@@ -11,10 +11,11 @@ import numpy as np
 from moesubnet.engine.base import Query
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
-from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.law import alone, law_of
 from moesubnet.router.model import Forecast, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import want_for
 
 
 class StudentModel:
@@ -66,9 +67,10 @@ class StudentSession:
 
     async def _forecast(self) -> Forecast:
         query = Query(self._session, self._ids, first=len(self._ids))
+        engine = self._model.engine
         since_s = time.monotonic()
         try:
-            rows = await self._model.engine.rows([query])
+            [rows] = await engine.rows([query], want_for(engine.vocab_size, committed=False))
         except EngineError as error:
             raise ApiError(
                 503,
@@ -79,4 +81,4 @@ class StudentSession:
             ) from error
         finally:
             self.waited_s += time.monotonic() - since_s
-        return Forecast(mix(np.zeros(1), [Law(rows[0][-1])]), {})
+        return Forecast(alone(law_of(rows, -1, None)), {})

@@ -194,7 +194,8 @@ def _agrees(
     law, in_sheet = law_of(rows, -1, baseline), int(sheet.log_q[item, column])
     differs = abs(law.entropy_nats * MICRO - float(sheet.entropy[item, column]))
     label = int(sheet.walks[sheet.walk[item]][sheet.position[item]])
-    if isinstance(rows.bound, Commitment) and rows.ids is not None and label not in rows.ids[-1]:
+    listed, _, _ = rows.row(-1)
+    if isinstance(rows.bound, Commitment) and listed is not None and label not in listed:
         least, most = _shown(sheet, receipts, bodies, item, column, rows.bound)
     else:
         least = most = float(law.at(label))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from moesubnet.engine.base import LogProbs, Query, check_batch
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.protocol import StepRows, Want
 
 Law = Callable[[npt.NDArray[np.uint32]], npt.NDArray[np.floating]]
 
@@ -31,14 +32,13 @@ def as_engine(make: Callable[[LoadedSpec], Law]) -> type:
             self.commitment = hashlib.sha256(model.encode()).hexdigest()
             self._law = make(spec)
 
-        def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
+        def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
             check_batch(batch, self.vocab_size, self.context_tokens)
-            return [
-                np.stack(
-                    [self._law(query.ids[:n]) for n in range(query.first, len(query.ids) + 1)]
-                ).astype(np.float32)
-                for query in batch
-            ]
+            return [query.answer(self._laws(query), want) for query in batch]
+
+        def _laws(self, query: Query) -> LogProbs:
+            positions = range(query.first_law, len(query.ids) + 1)
+            return np.stack([self._law(query.ids[:n]) for n in positions]).astype(np.float32)
 
         def forget(self, session: str) -> None: ...
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.spec.content import LoadedSpec, Spec
+from moesubnet.wire.rows import StepRows
+from moesubnet.wire.step import Want
 
 TokenIds = npt.NDArray[np.uint32]
 LogProbs = npt.NDArray[np.float32]
@@ -24,17 +26,36 @@ LogProbs = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Asks for the laws of positions `first` … `len(ids)` of one sequence.
+    """Asks for the rows of positions `first` … `len(ids)` of one sequence.
 
     session: any name; queries of one session should share a prefix, for the engine to reuse. What
         stands before its first `/` names its owner (see `owner`).
     ids: uint32 [n], the whole sequence, n ≤ context_tokens - 1.
     first: 0 … n.
+    draft: how many of the last ids are a draft, whose log-probabilities are wanted too.
+    seed: of what is drawn, where that is wanted.
     """
 
     session: str
     ids: TokenIds
     first: int
+    draft: int = 0
+    seed: int = 0
+
+    @property
+    def first_law(self) -> int:
+        """The first position whose law the answer needs: a row's or a draft id's."""
+        return min(self.first, len(self.ids) - self.draft) if self.draft else self.first
+
+    def answer(self, laws: LogProbs, want: Want) -> StepRows:
+        """The answer of an engine that has whole laws: float32 [n - first_law + 1, V], normalised
+        log-probabilities of the positions from `first_law`."""
+        rows = laws[self.first - self.first_law :]
+        if not self.draft:
+            return StepRows.of(self.first, rows, want, seed=self.seed)
+        begin = len(self.ids) - self.draft
+        scores = laws[begin - self.first_law + np.arange(self.draft), self.ids[begin:]]
+        return StepRows.of(self.first, rows, want, draft_logprobs=scores, seed=self.seed)
 
 
 class Engine(Protocol):
@@ -49,12 +70,18 @@ class Engine(Protocol):
     context_tokens: int
     commitment: str  # SHA-256 of the weights, lower-case hex
 
-    def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
-        """One float32 [n - first + 1, vocab_size] per query: finite, normalised log-probabilities.
+    def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
+        """One answer per query, of n - first + 1 rows that hold what `want` says: finite,
+        normalised log-probabilities. An engine that cannot list as many tokens lists what it can,
+        with the mass of all others as the tail.
 
         Row j is the law of token first + j given ids[: first + j]. Every engine feeds the spec's
         context token (`context_token`) before the ids, so position 0 is its law given that token
-        alone. Sessions within a batch are distinct. Raises EngineError.
+        alone. Sessions within a batch are distinct. Where `want.committed`, the answer has the
+        last row `whole` too. Raises EngineError.
+
+        `Query.answer` makes the answer out of whole laws, `StepRows.ranked` out of the likeliest
+        tokens.
         """
         ...
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 
-from moesubnet.engine.base import LogProbs, Query, TokenIds, check_batch, context_token, owner
+from moesubnet.engine.answers import answers
+from moesubnet.engine.base import Query, TokenIds, check_batch, context_token, owner
 from moesubnet.engine.loading import check_memory, input_device, load_model
 from moesubnet.engine.model_folder import (
     check_tokenizer,
@@ -32,10 +33,12 @@ from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_window
 from moesubnet.errors import EngineError
 from moesubnet.host.memory import free_memory_bytes, trim_memory
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.rows import StepRows
+from moesubnet.wire.step import Want
 
 log = logging.getLogger(__name__)
 
-MIN_LOGPROB = -100.0  # a model's -inf, as a number
+FULL = Want("full")
 SHARED_TOKENS = 16  # a prefix that another session holds is worth looking for from here on
 TRIM_EVERY_S = 30.0
 MIN_BUDGET_BYTES = 192 << 20
@@ -110,12 +113,12 @@ class TransformersEngine:
             resolve_adapter(adapter)
         check_memory(folder, dtype, device)
 
-    def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
+    def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`."""
         check_batch(batch, self.vocab_size, self.context_tokens)
         try:
             with torch.inference_mode():
-                return self._rows(batch)
+                return self._rows(batch, want)
         except RuntimeError as error:  # out of memory, or a kernel that failed
             raise EngineError(f"the model failed: {error}") from error
         finally:
@@ -129,14 +132,16 @@ class TransformersEngine:
         if held is not None and self._pool is not None:
             self._pool.release(held)
 
-    def _rows(self, batch: Sequence[Query]) -> list[LogProbs]:
+    def _rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         plans = [self._plan(index, query) for index, query in enumerate(batch)]
-        answers: dict[int, LogProbs] = {}
+        rows: dict[int, StepRows] = {}
         for run in passes(plans, self._costs()):
-            answers.update(self._forward(run))
+            given = answers([batch[plan.index] for plan in run], self._forward(run), want)
+            for plan, row in zip(run, given, strict=True):
+                plan.held.tokens, rows[plan.index] = plan.tokens, row
         for session in [name for name, held in self._sessions.items() if held.home is None]:
             del self._sessions[session]  # evicted meanwhile
-        return [answers[index] for index in range(len(batch))]
+        return [rows[index] for index in range(len(batch))]
 
     def _costs(self) -> Costs:
         if self._pool is None:
@@ -151,13 +156,14 @@ class TransformersEngine:
     def _plan(self, index: int, query: Query) -> Plan:
         tokens = np.concatenate((self._start, query.ids))
         if self._pool is None:
-            return Plan(index, Held(), Held(), tokens, 0, query.first)
+            return Plan(index, Held(), Held(), tokens, 0, query.first_law)
         held = self._sessions.setdefault(query.session, Held(owner(query.session)))
         self._sessions.move_to_end(query.session)
         source, base = held, common_prefix(held.tokens, tokens)
-        if query.first - base >= SHARED_TOKENS:
+        first = query.first_law
+        if first - base >= SHARED_TOKENS:
             source, base = self._longest_prefix(held, base, tokens)
-        return Plan(index, held, source, tokens, min(base, query.first), query.first)
+        return Plan(index, held, source, tokens, min(base, first), first)
 
     def _longest_prefix(self, held: Held, base: int, tokens: TokenIds) -> tuple[Held, int]:
         """Of the owner's sessions the one that holds most of `tokens`, and how many of them."""
@@ -192,8 +198,8 @@ class TransformersEngine:
             greediest = max(taken, key=taken.__getitem__)
             pool.release(next(held for held in idle if held.owner == greediest))
 
-    def _forward(self, run: list[Plan]) -> Iterable[tuple[int, LogProbs]]:
-        """One pass of the model; (index, rows) of each plan."""
+    def _forward(self, run: list[Plan]) -> list[torch.Tensor]:
+        """One pass of the model; each plan's logits [rows, V]."""
         arguments = self._arguments(run)
         width = max(plan.count for plan in run)
         inputs = np.zeros((len(run), width), dtype=np.int64)
@@ -206,14 +212,11 @@ class TransformersEngine:
             logits_to_keep=keep,
             **arguments,
         ).logits[:, -keep:, : self.vocab_size]
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        if bool(torch.isnan(logprobs[..., 0]).any()):  # one not-a-number spoils its whole row
-            raise EngineError("the model returned not-a-number")
-        rows: LogProbs = logprobs.clamp_(min=MIN_LOGPROB).cpu().numpy()
         skipped = width - keep
-        for row, plan in zip(rows, run, strict=True):
-            plan.held.tokens = plan.tokens
-            yield plan.index, row[plan.first - plan.base - skipped : plan.count - skipped]
+        return [
+            row[plan.first - plan.base - skipped : plan.count - skipped]
+            for row, plan in zip(logits, run, strict=True)
+        ]
 
     def _arguments(self, run: list[Plan]) -> dict[str, Any]:
         """Settle where a pass reads and writes; the model arguments that go with it."""
@@ -263,12 +266,12 @@ class TransformersEngine:
         ids = np.random.default_rng(0).integers(0, self.vocab_size, (2, length), dtype=np.uint32)
         half = length // 2
         probe = [Query("a", ids[0], 1), Query("b", ids[1, :half], half), Query("c", ids[0], length)]
-        expected = self._rows(probe)
+        expected = self._rows(probe, FULL)
         self._pool = pool
         try:
-            self._rows([Query("a", ids[0, : half - 1], 0), Query("b", ids[1], 1)])
-            self._rows([Query("a", ids[0, :half], half), Query("b", ids[1, : half - 1], 0)])
-            found = self._rows(probe)
+            self._rows([Query("a", ids[0, : half - 1], 0), Query("b", ids[1], 1)], FULL)
+            self._rows([Query("a", ids[0, :half], half), Query("b", ids[1, : half - 1], 0)], FULL)
+            found = self._rows(probe, FULL)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             return f"with one it fails: {error}"
         finally:
@@ -276,7 +279,7 @@ class TransformersEngine:
                 self.forget(query.session)
             self._pool = None
         distance = max(
-            float(np.abs(np.exp(a) - np.exp(b)).sum(-1).max()) / 2
+            float(np.abs(np.exp(a.logprobs) - np.exp(b.logprobs)).sum(-1).max()) / 2
             for a, b in zip(expected, found, strict=True)
         )
         if distance <= 0.025:  # half precision stays well below, a wrong cache well above

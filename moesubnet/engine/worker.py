@@ -1,7 +1,8 @@
 """An engine in a child process, so that an event loop stays free of torch.
 
 Parent and child exchange frames (`moesubnet.wire.frames`), each after its length as a little-endian
-u64, over the child's stdin and stdout; the child ends when its stdin does. Run as
+u64, over the child's stdin and stdout, with steps and rows in them as they are on the wire, in
+float32; the child ends when its stdin does. Run as
 `python -m moesubnet.engine.worker` by `EngineProcess` alone.
 """
 
@@ -20,13 +21,15 @@ from typing import BinaryIO
 
 import numpy as np
 
-from moesubnet.engine.base import Engine, LogProbs, Query, load_engine
+from moesubnet.engine.base import Engine, Query, load_engine
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import EngineError, MoesubnetError
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.wire import frames
+from moesubnet.wire.rows import StepResponse, StepRows
+from moesubnet.wire.step import SequenceStep, StepLimits, StepRequest, Want, base_hash
 
-_SCHEMA = "moesubnet-engine/1"
+_SCHEMA = "moesubnet-engine/2"
 _LENGTH = struct.Struct("<Q")
 _LIMITS = frames.Limits(
     max_frame_bytes=1 << 32, max_header_bytes=1 << 24, max_items=1 << 16, max_text_bytes=8_192
@@ -38,7 +41,8 @@ MAX_BATCH_SEQUENCES = 256
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
     batch: Sequence[Query]
-    rows: asyncio.Future[list[LogProbs]]
+    want: Want
+    rows: asyncio.Future[list[StepRows]]
 
 
 class EngineProcess:
@@ -79,11 +83,12 @@ class EngineProcess:
             await self._spawn()
         return self
 
-    async def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
-        """See `Engine.rows`. Calls that wait while the child computes go to it as one batch."""
+    async def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
+        """See `Engine.rows`, but that nothing is committed. Calls that wait while the child
+        computes go to it as one batch."""
         if not batch:
             return []
-        call = _Call(batch, asyncio.get_running_loop().create_future())
+        call = _Call(batch, want, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
@@ -106,12 +111,14 @@ class EngineProcess:
             await self._answer(calls)
 
     def _next_calls(self) -> list[_Call]:
-        """What waits, oldest first, as far as no session comes twice and a batch holds it."""
+        """What waits, oldest first, as far as it wants the same, no session comes twice and a
+        batch holds it."""
         calls: list[_Call] = []
         sessions: set[str] = set()
         while self._waiting:
             mine = {query.session for query in self._waiting[0].batch}
-            if calls and (mine & sessions or len(mine) + len(sessions) > MAX_BATCH_SEQUENCES):
+            full = mine & sessions or len(mine) + len(sessions) > MAX_BATCH_SEQUENCES
+            if calls and (full or self._waiting[0].want != calls[0].want):
                 break
             call = self._waiting.popleft()
             if not call.rows.done():  # its caller may have left
@@ -120,7 +127,8 @@ class EngineProcess:
         return calls
 
     async def _answer(self, calls: Sequence[_Call]) -> None:
-        computing = asyncio.create_task(self._compute([q for call in calls for q in call.batch]))
+        queries = [query for call in calls for query in call.batch]
+        computing = asyncio.create_task(self._compute(queries, calls[0].want))
         await asyncio.wait([computing])
         error = computing.exception()
         if error is not None and len(calls) > 1 and self._process is not None:
@@ -136,21 +144,18 @@ class EngineProcess:
                 call.rows.set_exception(error)
             begin = end
 
-    async def _compute(self, batch: Sequence[Query]) -> list[LogProbs]:
+    async def _compute(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         forget, self._forgotten = self._forgotten, []
+        request = StepRequest(tuple(map(_step, batch)), want)
         reply = await self._exchange(
             frames.encode(
                 _SCHEMA,
-                {"sessions": [query.session for query in batch], "forget": forget},
-                {
-                    "ids": np.concatenate([query.ids for query in batch]).astype(np.uint32),
-                    "spans": np.array([(len(q.ids), q.first) for q in batch], dtype=np.uint32),
-                },
+                {"forget": forget},
+                {"step": np.frombuffer(request.to_bytes(), np.uint8)},
             )
         )
-        counts = [len(query.ids) - query.first + 1 for query in batch]
-        rows: LogProbs = np.asarray(reply.tensors["rows"], dtype=np.float32)
-        return np.split(rows, np.cumsum(counts)[:-1])
+        rows = reply.tensors["rows"].data
+        return list(StepResponse.from_bytes(rows, request, self.vocab_size).rows)
 
     async def _exchange(self, request: bytes) -> frames.Frame:
         async with self._lock:
@@ -239,20 +244,27 @@ def _introduce(engine: Engine) -> bytes:
     return frames.encode(_SCHEMA, {name: getattr(engine, name) for name in names}, {})
 
 
-def _answer(engine: Engine, request: frames.Frame) -> bytes:
-    sessions, forget = request.fields["sessions"], request.fields["forget"]
-    assert isinstance(sessions, list)
+def _step(query: Query) -> SequenceStep:
+    cut = len(query.ids) - query.draft
+    ids, draft = query.ids[:cut], query.ids[cut:]
+    return SequenceStep(query.session, 0, base_hash(ids[:0]), ids, draft, query.first)
+
+
+def _query(step: SequenceStep) -> Query:
+    ids = np.concatenate((step.append_ids, step.draft_ids))
+    return Query(step.session, ids, step.first_row, len(step.draft_ids))
+
+
+def _answer(engine: Engine, frame: frames.Frame) -> bytes:
+    forget = frame.fields["forget"]
     assert isinstance(forget, list)
     for session in forget:
         engine.forget(str(session))
-    spans = request.tensors["spans"].astype(np.int64)
-    ids = request.tensors["ids"].astype(np.uint32)
-    parts = np.split(ids, np.cumsum(spans[:, 0])[:-1])
-    batch = [
-        Query(str(session), part, int(first))
-        for session, part, first in zip(sessions, parts, spans[:, 1], strict=True)
-    ]
-    return frames.encode(_SCHEMA, {}, {"rows": np.concatenate(engine.rows(batch))})
+    limits = StepLimits(engine.vocab_size, engine.context_tokens, MAX_BATCH_SEQUENCES)
+    request = StepRequest.from_bytes(frame.tensors["step"].data, limits)
+    rows = engine.rows([_query(step) for step in request.sequences], request.want)
+    answer = StepResponse(tuple(rows)).to_bytes("f32")
+    return frames.encode(_SCHEMA, {}, {"rows": np.frombuffer(answer, np.uint8)})
 
 
 def main() -> None:

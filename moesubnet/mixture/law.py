@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.mixture.mixing import Float, Ids, Logs, log_sum_exp
-from moesubnet.wire.distributions import nucleus
+from moesubnet.mixture.mixing import Float, Ids, Logs
+from moesubnet.wire.distributions import enough, likeliest
 
 if TYPE_CHECKING:
     from moesubnet.wire.rows import StepRows
@@ -54,7 +54,8 @@ class Law:
 
     def head(self, k: int, mass: float = 1.0) -> Law:
         """The fewest tokens with that mass, at most k of those listed; the rest joins the tail."""
-        best = nucleus(self.logp[None], k, mass)[0]
+        best = likeliest(self.logp[None], k)
+        best = np.sort(best[enough(np.take_along_axis(self.logp[None], best, 1), mass)])
         if self.ids is not None and len(best) == len(self.ids):
             return self
         ids, logp = np.arange(len(self.logp)) if self.ids is None else self.ids, self.logp[best]
@@ -120,6 +121,11 @@ class Mixture:
         return place if self.law.ids is None else int(self.law.ids[place])
 
 
+def alone(law: Law) -> Mixture:
+    """A law as the mixture of nothing else."""
+    return Mixture(law, law.logp, law.tail)
+
+
 def mix(log_w: Logs, laws: Sequence[Law]) -> Mixture:
     """The mixture of `laws` under log-weights [E], logsumexp 0.
 
@@ -134,7 +140,10 @@ def mix(log_w: Logs, laws: Sequence[Law]) -> Mixture:
     base = laws[-1]
     if all(law.ids is None for law in laws):
         stacked = np.stack([law.logp for law in laws])
-        log_m = log_sum_exp(np.asarray(log_w, stacked.dtype)[:, None] + stacked, axis=0)
+        stacked += np.asarray(log_w, stacked.dtype)[:, None]
+        top = stacked.max(axis=0)  # finite: somebody has a weight
+        np.exp(np.subtract(stacked, top, out=stacked), out=stacked)
+        log_m = np.log(stacked.sum(axis=0)) + top
         np.minimum(log_m, 0.0, out=log_m)  # rounding may leave a sure token a hair above one
         return Mixture(Law(log_m), log_m, 0.0)
     weights = np.exp(np.asarray(log_w, np.float64))
@@ -162,19 +171,20 @@ def apply_sampling(log_m: Logs, temperature: float, top_p: float) -> Float:
     """
     logits: Float = np.asarray(log_m, np.float64)
     if temperature == 0.0:
-        probs = np.zeros_like(logits)
-        np.put_along_axis(probs, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
-        return probs
+        greedy = np.zeros_like(logits)
+        np.put_along_axis(greedy, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
+        return greedy
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
         logits = (logits - np.max(logits, axis=-1, keepdims=True)) / temperature
-    probs = np.exp(logits - log_sum_exp(logits)[..., None])
+    probs: Float = np.exp(logits)
+    probs /= np.sum(probs, axis=-1, keepdims=True)
     if top_p < 1.0:
         order = np.argsort(-probs, axis=-1, kind="stable")
         ranked = np.take_along_axis(probs, order, axis=-1)
         before = np.cumsum(ranked, axis=-1) - ranked  # the first token is always kept
         np.put_along_axis(probs, order, np.where(before < top_p, ranked, 0.0), axis=-1)
-    normalised: Float = probs / np.sum(probs, axis=-1, keepdims=True)
-    return normalised
+        probs /= np.sum(probs, axis=-1, keepdims=True)
+    return probs
 
 
 def sample(probs: Float, rng: np.random.Generator) -> int:
@@ -186,10 +196,11 @@ def sample(probs: Float, rng: np.random.Generator) -> int:
 
 def law_of(rows: StepRows, row: int, shape: Law | None) -> Law:
     """One row of an answer, its tail shaped by `shape`."""
-    if rows.ids is None or rows.tail_mass is None:
-        return Law(rows.logprobs[row])
-    ids, first = np.unique(rows.ids[row], return_index=True)
-    return Law(rows.logprobs[row][first], ids, float(rows.tail_mass[row]), shape)
+    ids, logp, tail = rows.row(row)
+    if ids is None:
+        return Law(logp)
+    new = np.concatenate(([True], ids[1:] != ids[:-1]))  # drawn tokens repeat
+    return Law(logp[new], ids[new], tail, shape)
 
 
 def _union(

@@ -54,74 +54,60 @@ def check_dense(logprobs: NDArray[np.generic]) -> Rows:
 
 
 def check_listed(
+    row: NDArray[np.integer],
     ids: Ids,
     logprobs: NDArray[np.generic],
     tail_mass: NDArray[np.generic],
-    vocab_size: int,
-    *,
-    distinct: bool,
-) -> tuple[Rows, Rows]:
-    """[rows, k] listed tokens and [rows] tail → float32 log-probabilities and tail of mass 1.
+) -> tuple[Rows, Rows, NDArray[np.float64]]:
+    """Tokens listed in ragged rows → float32 log-probabilities [n] and tails [rows], each row's
+    mass now 1, and what was taken from its logarithms, log mass [rows].
 
-    Ids may repeat only where `distinct` is false, and then with one log-probability. Raises
-    BadDistribution.
+    row, ids, logprobs: [n], ascending by row and then by id; tail_mass: [rows]. Where an id
+    repeats it has one log-probability. Raises BadDistribution.
     """
     most = 1.0 + MASS_TOLERANCE[logprobs.dtype]
     values = check_scores(logprobs)
-    if ids.size and int(ids.max()) >= vocab_size:
-        raise BadDistribution("a listed token is outside the vocabulary")
-    order = np.argsort(ids, axis=1, kind="stable")
-    by_id = np.take_along_axis(values, order, axis=1)
-    repeated = _repeats(np.take_along_axis(ids, order, axis=1))
-    if distinct and bool(repeated.any()):
-        raise BadDistribution("a token is listed twice")
-    if bool((repeated[:, 1:] & (by_id[:, 1:] != by_id[:, :-1])).any()):
+    repeated = np.zeros(len(row), np.bool_)
+    repeated[1:] = (row[1:] == row[:-1]) & (ids[1:] == ids[:-1])
+    if bool((values[1:] != values[:-1])[repeated[1:]].any()):
         raise BadDistribution("a token has two log-probabilities")
     tail = tail_mass.astype(np.float64)
     if not bool(((tail >= 0.0) & (tail <= most)).all()):
         raise BadDistribution("a tail mass is outside [0, 1]")
-    mass = np.where(repeated, 0.0, np.exp(by_id, dtype=np.float64)).sum(axis=1) + tail
+    listed = np.where(repeated, 0.0, np.exp(values, dtype=np.float64))
+    mass = np.bincount(row, listed, len(tail)) + tail
     _check_mass(mass, most)
-    values -= np.log(mass)[:, None].astype(np.float32)
-    return np.minimum(values, 0.0, out=values), (tail / mass).astype(np.float32)
+    log_mass: NDArray[np.float64] = np.log(mass)
+    values -= log_mass[row].astype(np.float32)
+    return np.minimum(values, 0.0, out=values), (tail / mass).astype(np.float32), log_mass
 
 
-def spread(ids: Ids, logprobs: Rows, tail_mass: Rows, vocab_size: int) -> Rows:
-    """Listed rows as f32 [rows, vocab_size]: the tail's mass evenly over the unlisted tokens."""
-    listed = (~_repeats(np.sort(ids, axis=1))).sum(axis=1)
-    with np.errstate(divide="ignore"):
-        level = np.log(tail_mass) - np.log(np.maximum(vocab_size - listed, 1))
-    rows = np.empty((len(ids), vocab_size), np.float32)
-    rows[:] = np.maximum(level, LOWEST)[:, None]
-    np.put_along_axis(rows, ids.astype(np.intp), logprobs, axis=1)
-    return rows
-
-
-def nucleus(logprobs: NDArray[np.floating], k: int, mass: float) -> list[NDArray[np.intp]]:
-    """For each row [V] the columns, ascending, of the fewest tokens that hold `mass`, at most k."""
+def likeliest(logprobs: NDArray[np.floating], k: int) -> NDArray[np.intp]:
+    """[rows, k] columns of the k largest of each row [V], the largest first; all of them where
+    there are fewer."""
     k = min(k, logprobs.shape[1])
     best = np.argpartition(-logprobs, k - 1, axis=1)[:, :k]
-    values = np.take_along_axis(logprobs, best, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    held = np.exp(np.take_along_axis(values, order, axis=1), dtype=np.float64)
-    counts = (np.cumsum(held, axis=1) - held < mass).sum(axis=1)
-    ranked = np.take_along_axis(best, order, axis=1)
-    return [np.sort(row[:count]) for row, count in zip(ranked, counts, strict=True)]
+    order = np.argsort(-np.take_along_axis(logprobs, best, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1)
 
 
-def draw(logprobs: Rows, count: int, rng: np.random.Generator) -> Ids:
-    """u32 [rows, count]: tokens drawn from each row's law, with replacement."""
-    edges = np.cumsum(np.exp(logprobs, dtype=np.float64), axis=1)
-    points = rng.random((len(edges), count)) * edges[:, -1:]
-    drawn = [np.searchsorted(row, x, side="right") for row, x in zip(edges, points, strict=True)]
-    return np.array(drawn, np.uint32).reshape(len(edges), count)
+def enough(ranked: NDArray[np.floating], mass: float) -> NDArray[np.bool_]:
+    """Which of each row's log-probabilities [rows, k], the largest first, are the fewest that hold
+    `mass`; all of them where they hold less."""
+    held = np.exp(ranked, dtype=np.float64)
+    kept: NDArray[np.bool_] = np.cumsum(held, axis=1) - held < mass
+    return kept
 
 
-def _repeats(sorted_ids: Ids) -> NDArray[np.bool_]:
-    """Where a sorted row holds the same id as one place before."""
-    repeated = np.zeros(sorted_ids.shape, np.bool_)
-    repeated[:, 1:] = sorted_ids[:, 1:] == sorted_ids[:, :-1]
-    return repeated
+def draw(logprobs: Rows, count: int, seed: int, first: int) -> Ids:
+    """u32 [rows, count]: tokens drawn from each row's law, with replacement; the same for the same
+    seed and position of a row, `first` being that of row 0."""
+    ids = np.empty((len(logprobs), count), np.uint32)
+    for position, (law, row) in enumerate(zip(logprobs, ids, strict=True), first):
+        edges = np.cumsum(np.exp(law, dtype=np.float64))
+        points = np.random.default_rng([seed, position]).random(count) * edges[-1]
+        row[:] = np.searchsorted(edges, points, side="right")
+    return ids
 
 
 def _check_mass(mass: NDArray[np.floating], most: float) -> None:

@@ -182,9 +182,10 @@ class PanelSequence:
         if rows.proof is not None and bound is not None:
             value = bound.commitment.shown(bound.token_id, rows.proof)
             self._said[hotkey] = bound.position, value
-        if isinstance(rows.bound, Commitment) and rows.ids is not None:
-            position = rows.first + len(rows.ids) - 1
-            self._bound[hotkey] = _Bound(position, rows.bound, rows.ids[-1])
+        listed = rows.row(-1)[0] if rows.count else None
+        if isinstance(rows.bound, Commitment) and listed is not None:
+            position = rows.first + rows.count - 1
+            self._bound[hotkey] = _Bound(position, rows.bound, listed)
 
 
 @dataclass(slots=True)

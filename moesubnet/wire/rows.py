@@ -8,13 +8,13 @@ is exactly zero, and nothing on the wire is ever infinite.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.errors import FrameError
+from moesubnet.errors import BadDistribution, FrameError
 from moesubnet.wire import frames
 from moesubnet.wire.commitment import Commitment, CommittedTail, commit, proof_bytes
 from moesubnet.wire.distributions import (
@@ -24,20 +24,25 @@ from moesubnet.wire.distributions import (
     check_listed,
     check_scores,
     draw,
-    spread,
+    enough,
+    likeliest,
 )
-from moesubnet.wire.step import Ids, SequenceStep, StepRequest, Want
+from moesubnet.wire.packing import pack_ids, unpack_ids
+from moesubnet.wire.step import Ids, StepRequest, Want
 
-ROWS_SCHEMA = "moesubnet-rows/1"
+ROWS_SCHEMA = "moesubnet-rows/2"
+_NONE = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepRows:
     """One sequence's answer; all log-probabilities are finite, ≤ 0 and normalised.
 
-    first: position of row 0. full: `ids` None, logprobs f32 [rows, V]. Otherwise ids u32
-    [rows, k] (distinct for top_k, drawn with replacement for sampled_n), logprobs f32 [rows, k]
-    of those ids, tail_mass f32 [rows] of all others together. draft_logprobs f32 [draft].
+    first: position of row 0. full: `ids` None, logprobs f32 [rows, V]. Otherwise the rows follow
+    each other: ids u32 [n], ascending within a row (distinct but for sampled_n), logprobs f32 [n]
+    of those ids, ends int64 [rows] where each row ends, tail_mass f32 [rows] of all other tokens
+    together. draft_logprobs f32 [draft].
+    whole: f32 [V], the last row's law, where it has yet to be bound (the responder's, `bind`).
     bound: where the last row is committed, its tree (the responder's) or what the caller keeps of
     it. proof: of the token whose reveal was asked, zeros where it cannot be shown.
     """
@@ -46,41 +51,104 @@ class StepRows:
     logprobs: Rows
     ids: Ids | None = None
     tail_mass: Rows | None = None
-    draft_logprobs: Rows = field(default_factory=lambda: np.empty(0, np.float32))
+    ends: NDArray[np.int64] | None = None
+    draft_logprobs: Rows = field(default_factory=_NONE.copy)
+    whole: Rows | None = None
     bound: CommittedTail | Commitment | None = None
     proof: bytes | None = None
 
-    def dense(self, vocab_size: int) -> Rows:
-        """f32 [rows, vocab_size] log-probabilities; the tail spread evenly over the unlisted."""
-        if self.ids is None or self.tail_mass is None:
-            return self.logprobs
-        return spread(self.ids, self.logprobs, self.tail_mass, vocab_size)
+    @property
+    def count(self) -> int:
+        return len(self.logprobs if self.tail_mass is None else self.tail_mass)
+
+    def row(self, index: int) -> tuple[Ids | None, Rows, float]:
+        """Ids, their log-probabilities and the tail's mass; −1 is the last row."""
+        if self.ids is None or self.ends is None or self.tail_mass is None:
+            return None, self.logprobs[index], 0.0
+        index %= len(self.ends)
+        part = slice(self.ends[index - 1] if index else 0, self.ends[index])
+        return self.ids[part], self.logprobs[part], float(self.tail_mass[index])
 
     @classmethod
-    def answer(
-        cls, step: SequenceStep, laws: Rows, want: Want, rng: np.random.Generator
+    def of(
+        cls, first: int, laws: Rows, want: Want, *, draft_logprobs: Rows = _NONE, seed: int = 0
     ) -> StepRows:
-        """What a responder sends. laws: f32 [step.end - step.first_law + 1, V], normalised
-        log-probabilities of the positions from `step.first_law`; -inf is allowed. `rng` draws
-        for sampled_n."""
-        offset = step.draft_start - step.first_law
-        scores = laws[np.arange(len(step.draft_ids)) + offset, step.draft_ids]
-        rows = laws[step.first_row - step.first_law :]
+        """What is wanted of whole laws f32 [rows, V], normalised; −inf is allowed. `seed` is for
+        sampled_n."""
         if want.kind == "full":
-            return cls(step.first_row, rows, draft_logprobs=scores)
-        if want.kind == "top_k":
-            ids = np.argpartition(rows, -want.k, axis=1)[:, -want.k :].astype(np.uint32)
+            return cls(first, laws, draft_logprobs=draft_logprobs)
+        if want.kind == "sampled_n":
+            ids = draw(laws, want.k, seed, first)
         else:
-            ids = draw(rows, want.k, rng)
-        listed = np.take_along_axis(rows, ids.astype(np.intp), axis=1)
-        others = rows.copy()
-        np.put_along_axis(others, ids.astype(np.intp), -np.inf, axis=1)
-        tail = np.exp(others, dtype=np.float64).sum(axis=1).astype(np.float32)
-        bound = None
-        if want.committed and len(rows):
-            (bound,) = commit(rows[-1:], [ids[-1]])
-            tail[-1] = bound.tail_mass
-        return cls(step.first_row, listed, ids, tail, scores, bound)
+            ids = likeliest(laws, want.k).astype(np.uint32)
+        at = ids.astype(np.intp)
+        others = laws.copy()
+        np.put_along_axis(others, at, -np.inf, axis=1)
+        beyond = np.exp(others, dtype=np.float64).sum(axis=1)
+        listed = np.take_along_axis(laws, at, axis=1)
+        whole = laws[-1] if want.committed and len(laws) else None
+        return cls.ranked(first, ids, listed, beyond, want, draft_logprobs, whole)
+
+    @classmethod
+    def ranked(
+        cls,
+        first: int,
+        ids: NDArray[np.integer],
+        logprobs: Rows,
+        beyond: NDArray[np.floating],
+        want: Want,
+        draft_logprobs: Rows = _NONE,
+        whole: Rows | None = None,
+    ) -> StepRows:
+        """What is wanted of candidates: ids and log-probabilities [rows, k], the likeliest first
+        (in any order for sampled_n), beyond [rows]: the mass of all other tokens. For engines that
+        know no more, or choose where the laws are."""
+        kept = enough(logprobs, want.mass if want.kind == "nucleus" else np.inf)
+        tail = beyond + np.where(kept, 0.0, np.exp(logprobs, dtype=np.float64)).sum(axis=1)
+        row = np.nonzero(kept)[0]
+        order = np.lexsort((ids[kept], row))
+        return cls(
+            first,
+            logprobs[kept][order],
+            ids[kept][order].astype(np.uint32),
+            tail.astype(np.float32),
+            np.cumsum(kept.sum(axis=1)),
+            draft_logprobs,
+            whole,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[StepRows]) -> StepRows:
+        """Parts of one sequence's rows, in order, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        last = parts[-1]
+        joined = replace(
+            last,
+            first=parts[0].first,
+            logprobs=np.concatenate([p.logprobs for p in parts]),
+            draft_logprobs=np.concatenate([p.draft_logprobs for p in parts]),
+        )
+        if last.ids is None:
+            return joined
+        sizes = [np.diff(p.ends, prepend=0) for p in parts if p.ends is not None]
+        return replace(
+            joined,
+            ids=np.concatenate([p.ids for p in parts if p.ids is not None]),
+            tail_mass=np.concatenate([p.tail_mass for p in parts if p.tail_mass is not None]),
+            ends=np.cumsum(np.concatenate(sizes)),
+        )
+
+    def bind(self) -> StepRows:
+        """With the last row committed, where its law is at hand. Raises BadDistribution."""
+        if self.whole is None or self.tail_mass is None:
+            return self
+        listed = self.row(-1)[0]
+        assert listed is not None
+        (bound,) = commit(self.whole[None], [listed])
+        tail = self.tail_mass.copy()
+        tail[-1] = bound.tail_mass
+        return replace(self, tail_mass=tail, bound=bound, whole=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +172,18 @@ class StepResponse:
     proof: Proof | None = None
 
     def to_bytes(self, dtype: Literal["f16", "f32"] = "f16") -> bytes:
-        offsets = np.cumsum([0, *(len(r.logprobs) for r in self.rows)])
+        offsets = np.cumsum([0, *(r.count for r in self.rows)])
         tensors: dict[str, frames.Tensor] = {
             "row_offsets": offsets.astype(np.uint32),
             "logprobs": _compact([r.logprobs for r in self.rows], dtype),
             "draft_logprobs": _compact([r.draft_logprobs for r in self.rows], dtype),
         }
         ids = [r.ids for r in self.rows if r.ids is not None]
+        sizes = [np.diff(r.ends, prepend=0) for r in self.rows if r.ends is not None]
         tails = [r.tail_mass for r in self.rows if r.tail_mass is not None]
-        if ids and tails:
-            tensors["ids"] = np.concatenate(ids).astype(np.uint32, copy=False)
+        if ids and sizes and tails:
+            row = np.repeat(np.arange(offsets[-1]), np.concatenate(sizes))
+            tensors["ids"] = pack_ids(row, np.concatenate(ids))
             tensors["tail_mass"] = np.concatenate(tails).astype(np.float32, copy=False)
         if roots := [r.bound.root for r in self.rows if r.bound is not None]:
             tensors["roots"] = _bytes(roots)
@@ -130,72 +200,83 @@ class StepResponse:
         Raises FrameError when it has not exactly the rows that were asked for, BadDistribution
         when they are no distributions.
         """
-        total, width = request.row_offsets[-1], request.want.k or vocab_size
+        total, want = request.row_offsets[-1], request.want
         drafted = sum(len(s.draft_ids) for s in request.sequences)
         limits = frames.Limits(max_frame_bytes=max_answer_bytes(request, vocab_size))
         frame = frames.decode(data, schema=ROWS_SCHEMA, limits=limits)
         names = {"row_offsets", "logprobs", "draft_logprobs"}
-        listed = request.want.kind != "full"
-        answering = sum(s.rows > 0 for s in request.sequences) * request.want.committed
+        listed = want.kind != "full"
+        answering = sum(s.rows > 0 for s in request.sequences) * want.committed
         shown = sum(s.reveal is not None for s in request.sequences)
         names |= ({"ids", "tail_mass"} if listed else set()) | ({"roots"} if answering else set())
         frame.holds_only(set(), names | ({"proofs"} if shown else set()))
         offsets = frame.tensor("row_offsets", "u32", (len(request.row_offsets),))
         if offsets.tolist() != request.row_offsets:
             raise FrameError("not the rows that were asked for")
-        logprobs = frame.tensor("logprobs", "f16 f32", (total, width))
         scores = check_scores(frame.tensor("draft_logprobs", "f16 f32", (drafted,)))
-        ids = tail = None
         bound: Iterator[Commitment] = iter(())
         proofs: Iterator[NDArray[np.uint8]] = iter(())
         if listed:
-            ids = frame.tensor("ids", "u32", (total, width))
+            row, ids = unpack_ids(frame.tensor("ids", "u8", (None,)))
+            _check_ids(row, ids, total, want, vocab_size)
+            values = frame.tensor("logprobs", "f16 f32", (len(ids),))
             tail = frame.tensor("tail_mass", "f32", (total,))
-            distinct = request.want.kind == "top_k"
+            bounds = np.searchsorted(row, np.arange(total + 1))
+            logprobs, tails, log_mass = check_listed(row, ids, values, tail)
             if answering:
                 roots = frame.tensor("roots", "u8", (answering, 32))
                 last = np.unique(offsets[1:][np.diff(offsets) > 0]) - 1
-                bound = _commitments(roots, logprobs[last], tail[last], vocab_size)
-            logprobs, tail = check_listed(ids, logprobs, tail, vocab_size, distinct=distinct)
+                sent = zip(roots, tail[last].tolist(), log_mass[last].tolist(), strict=True)
+                bound = (Commitment(r.tobytes(), mass, log, vocab_size) for r, mass, log in sent)
         else:
-            logprobs = check_dense(logprobs)
+            logprobs = check_dense(frame.tensor("logprobs", "f16 f32", (total, vocab_size)))
         if shown:
             proofs = iter(frame.tensor("proofs", "u8", (shown, proof_bytes(vocab_size))))
-        rows, begin = [], 0
+        drafts = np.split(scores, np.cumsum([len(s.draft_ids) for s in request.sequences]))
+        rows = []
         for i, step in enumerate(request.sequences):
-            part = slice(*request.row_offsets[i : i + 2])
-            end = begin + len(step.draft_ids)
-            rows.append(
-                StepRows(
-                    step.first_row,
-                    logprobs[part],
-                    None if ids is None else ids[part],
-                    None if tail is None else tail[part],
-                    scores[begin:end],
-                    next(bound) if answering and step.rows else None,
-                    None if step.reveal is None else next(proofs).tobytes(),
-                )
+            begin, end = request.row_offsets[i : i + 2]
+            answer = StepRows(
+                step.first_row,
+                logprobs[begin:end],
+                draft_logprobs=drafts[i],
+                bound=next(bound) if answering and step.rows else None,
+                proof=None if step.reveal is None else next(proofs).tobytes(),
             )
-            begin = end
+            if listed:
+                part = slice(*bounds[[begin, end]])
+                answer = replace(
+                    answer,
+                    logprobs=logprobs[part],
+                    ids=ids[part],
+                    tail_mass=tails[begin:end],
+                    ends=bounds[begin + 1 : end + 1] - bounds[begin],
+                )
+            rows.append(answer)
         return cls(tuple(rows))
 
 
 def max_answer_bytes(request: StepRequest, vocab_size: int) -> int:
     """The largest honest answer: what a client reads before it gives up."""
-    width = request.want.k or vocab_size
+    width = request.want.width(vocab_size)
     drafted = sum(len(s.draft_ids) for s in request.sequences)
     bound = sum(32 + proof_bytes(vocab_size) * (s.reveal is not None) for s in request.sequences)
-    rows = request.row_offsets[-1] * (8 * width + 8)
+    rows = request.row_offsets[-1] * (8 * width + 8)  # an id takes four bytes at most
     return 4_096 + rows + 4 * drafted + bound * request.want.committed
 
 
-def _commitments(
-    roots: NDArray[np.uint8], logprobs: NDArray[np.generic], tail: Rows, vocab_size: int
-) -> Iterator[Commitment]:
-    """Of rows as they were sent: logprobs [rows, k], tail f32 [rows]. Lazy: check them first."""
-    log_mass = np.log(np.exp(logprobs.astype(np.float64)).sum(axis=1) + tail)
-    for root, row_tail, row_mass in zip(roots, tail.tolist(), log_mass.tolist(), strict=True):
-        yield Commitment(root.tobytes(), row_tail, row_mass, vocab_size)
+def _check_ids(row: NDArray[np.int64], ids: Ids, rows: int, want: Want, vocab_size: int) -> None:
+    """Raises FrameError or BadDistribution unless these are as many tokens as were wanted."""
+    if len(row) and row[-1] >= rows:
+        raise FrameError("more rows than were asked for")
+    if len(ids) and int(ids.max()) >= vocab_size:
+        raise BadDistribution("a listed token is outside the vocabulary")
+    counts = np.bincount(row, minlength=rows)
+    drawn = want.kind == "sampled_n"
+    if bool(((counts > want.k) | (counts < (want.k if drawn else 1))).any()):
+        raise BadDistribution("a row lists nothing, or more or less than was asked for")
+    if not drawn and bool(((row[1:] == row[:-1]) & (ids[1:] == ids[:-1])).any()):
+        raise BadDistribution("a token is listed twice")
 
 
 def _bytes(parts: Sequence[bytes]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from moesubnet.errors import FrameError
 from moesubnet.wire import frames
 
-STEP_SCHEMA = "moesubnet-step/1"
+STEP_SCHEMA = "moesubnet-step/2"
 MAX_FULL_VOCAB = 8_192
-TOP_K = 256
+NUCLEUS_MASS, NUCLEUS_K = 0.98, 2_048  # how they were chosen: docs/log.md
 SESSION_PATTERN = r"^[!-~]{1,64}$"
 _SESSION = re.compile(r"[!-~]{1,64}")
 _NO_IDS = np.empty(0, np.uint32)
 
 Ids = NDArray[np.uint32]
-Kind = Literal["full", "top_k", "sampled_n"]
+Kind = Literal["full", "nucleus", "top_k", "sampled_n"]
 
 
 def base_hash(ids: Ids) -> bytes:
@@ -34,7 +34,8 @@ def base_hash(ids: Ids) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What each row should hold: every token, the `k` likeliest, or `k` drawn from the law.
+    """What each row should hold: every token (`full`), the fewest that hold `mass`, at most k
+    (`nucleus`), the `k` likeliest (`top_k`), or `k` drawn from the law (`sampled_n`).
 
     committed: each sequence's last row comes with the root of a tree over its tail, of which the
     next step may ask one token (`SequenceStep.reveal`); see commitment.py.
@@ -42,18 +43,32 @@ class Want:
 
     kind: Kind
     k: int = 0  # 0 for full
+    mass: float = 1.0  # of nucleus; else 1
     committed: bool = False
 
     def __post_init__(self) -> None:
-        if self.committed and self.kind != "top_k":
+        if self.kind not in get_args(Kind) or (self.k > 0) == (self.kind == "full"):
+            raise FrameError("want is full with k = 0, or nucleus, top_k or sampled_n with k > 0")
+        if not 0.0 < self.mass <= 1.0 or (self.mass < 1.0 and self.kind != "nucleus"):
+            raise FrameError("want's mass is that of a nucleus, above 0 and up to 1")
+        if self.committed and not self.lists_likeliest:
             raise FrameError("only rows that list the likeliest tokens are committed")
-        if self.kind not in ("full", "top_k", "sampled_n") or (self.k > 0) == (self.kind == "full"):
-            raise FrameError("want is full with k = 0, or top_k or sampled_n with k > 0")
+
+    @property
+    def lists_likeliest(self) -> bool:
+        return self.kind in ("nucleus", "top_k")
+
+    def width(self, vocab_size: int) -> int:
+        """The most values that a row holds."""
+        return min(self.k, vocab_size) or vocab_size
 
 
-def want_for(vocab_size: int) -> Want:
-    """Whole laws of small vocabularies, else the 256 likeliest tokens and a committed tail."""
-    return Want("full") if vocab_size <= MAX_FULL_VOCAB else Want("top_k", TOP_K, committed=True)
+def want_for(vocab_size: int, *, committed: bool = True) -> Want:
+    """Whole laws of small vocabularies, else what holds nearly all of them, with a committed tail
+    from who is not trusted."""
+    if vocab_size <= MAX_FULL_VOCAB:
+        return Want("full")
+    return Want("nucleus", NUCLEUS_K, NUCLEUS_MASS, committed=committed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +166,7 @@ class StepRequest:
         fields: dict[str, frames.Field] = {
             "kind": self.want.kind,
             "k": self.want.k,
+            "mass": self.want.mass,
             "sessions": [s.session for s in self.sequences],
         }
         if any(s.parent for s in self.sequences):
@@ -168,15 +184,15 @@ class StepRequest:
         hashes = frame.tensor("base_hashes", "u8", (count, 32))
         ids = frame.tensor("ids", "u32", (None,))
         sessions = frame.texts("sessions", count)
-        kind, k = frame.fields.get("kind"), frame.fields.get("k")
+        kind, k, mass = (frame.fields.get(name) for name in ("kind", "k", "mass"))
         committed = "reveals" in frame.tensors
         tensors = {"spans", "base_hashes", "ids"} | ({"reveals"} if committed else set())
         parents = _parents(frame, sessions)
         optional = {"parents"} & frame.fields.keys()
-        frame.holds_only({"kind", "k", "sessions"} | optional, tensors)
-        if not (isinstance(kind, str) and type(k) is int):
+        frame.holds_only({"kind", "k", "mass", "sessions"} | optional, tensors)
+        if not (isinstance(kind, str) and type(k) is int and isinstance(mass, float)):
             raise FrameError("want is malformed")
-        want = Want(kind, k, committed)  # type: ignore[arg-type]  # checked by Want itself
+        want = Want(kind, k, mass, committed)  # type: ignore[arg-type]  # checked by Want itself
         reveals = _reveals(frame, count, limits.vocab_size) if committed else {}
         if not 1 <= count <= limits.max_sequences or want.k > limits.vocab_size:
             raise FrameError("too many sequences or too large a k")
@@ -201,8 +217,7 @@ class StepRequest:
         if begin != len(ids):
             raise FrameError("more ids than the sequences say")
         request = cls(tuple(sequences), want)
-        width = want.k or limits.vocab_size
-        if request.row_offsets[-1] * width > limits.max_answer_values:
+        if request.row_offsets[-1] * want.width(limits.vocab_size) > limits.max_answer_values:
             raise FrameError("the answer would be too large; ask for fewer rows")
         return request
 

@@ -26,8 +26,10 @@ class BigramEngine:
         logits = np.random.default_rng(seed).normal(0, 2, (vocab_size + 1, vocab_size))
         self._log_p = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
 
-    def rows(self, batch: Sequence[Query]) -> list[np.ndarray]:
-        return [self._log_p[np.concatenate([[-1], q.ids])[q.first :]] for q in batch]
+    def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
+        return [
+            q.answer(self._log_p[np.concatenate([[-1], q.ids])[q.first :]], want) for q in batch
+        ]
 
 
 class LocalClient:
@@ -49,13 +51,7 @@ class LocalClient:
             base = self._ids.get(s.session, np.empty(0, np.uint32))[: s.base_len]
             self._ids[s.session] = np.concatenate([base, s.append_ids])
             queries.append(Query(s.session, self._ids[s.session], s.first_row))
-        rng = np.random.default_rng(0)
-        laws = self._engine.rows(queries)
-        rows = [
-            StepRows.answer(s, law, request.want, rng)
-            for s, law in zip(request.sequences, laws, strict=True)
-        ]
-        return StepResponse(tuple(rows))
+        return StepResponse(tuple(self._engine.rows(queries, request.want)))
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ import pytest
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.step import Want
 
 V = 300
+FULL = Want("full")
 WINDOW = 11
 
 # Names differ between families; each config takes those that it knows. Weights are drawn wide,
@@ -124,12 +126,12 @@ def check_rows(engine: TransformersEngine) -> None:
             Query(f"me/{text}", texts[text, :length], max(0, length - 2))
             for text, length in enumerate(lengths)
         ]
-        for query, rows in zip(queries, engine.rows(queries), strict=True):
+        for query, rows in zip(queries, engine.rows(queries, FULL), strict=True):
             ids = torch.tensor([[0, *query.ids.tolist()]])
             with torch.inference_mode():
                 logits = engine._model(input_ids=ids, use_cache=False).logits[0, query.first :, :V]
             expected = torch.log_softmax(logits.double(), -1).numpy()
-            np.testing.assert_allclose(rows, expected, atol=5e-4)
+            np.testing.assert_allclose(rows.logprobs, expected, atol=5e-4)
 
 
 @pytest.mark.parametrize("model_type", CACHED)

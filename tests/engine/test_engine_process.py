@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.step import Want
 
+FULL = Want("full")
 EXAMPLE = "custom_engine:CacheEngine"
 BATCH = [
     Query("a", np.array([3, 1, 4, 1, 5], dtype=np.uint32), 2),
@@ -35,9 +38,24 @@ async def test_the_model_answers_across_the_pipe_as_it_does_here(
 ) -> None:
     child = await EngineProcess.start(tiny_model, tiny_spec)
     here = TransformersEngine(str(tiny_model), tiny_spec)
-    for ours, theirs in zip(here.rows(BATCH), await child.rows(BATCH), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(here.rows(BATCH, FULL), await child.rows(BATCH, FULL), strict=True):
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-6)
     assert (child.name, child.commitment) == (here.name, here.commitment)
+    await child.close()
+
+
+@pytest.mark.parametrize("want", [Want("nucleus", 50, 0.8), Want("top_k", 3)])
+async def test_listed_rows_and_draft_scores_cross_the_pipe(
+    tiny_model: Path, tiny_spec: LoadedSpec, want: Want
+) -> None:
+    child = await EngineProcess.start(tiny_model, tiny_spec)
+    here = TransformersEngine(str(tiny_model), tiny_spec)
+    batch = [replace(BATCH[0], draft=2), BATCH[1]]
+    for ours, theirs in zip(here.rows(batch, want), await child.rows(batch, want), strict=True):
+        np.testing.assert_array_equal(ours.ids, theirs.ids)
+        np.testing.assert_array_equal(ours.ends, theirs.ends)
+        for name in ("logprobs", "tail_mass", "draft_logprobs"):
+            np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=1e-5)
     await child.close()
 
 
@@ -45,17 +63,17 @@ async def test_the_example_engine_survives_cancellation_and_death(
     tiny_spec: LoadedSpec,
 ) -> None:
     child = await EngineProcess.start("none", tiny_spec, target=EXAMPLE)
-    expected = load_engine(EXAMPLE, "none", tiny_spec).rows(BATCH)
+    expected = load_engine(EXAMPLE, "none", tiny_spec).rows(BATCH, FULL)
 
     async def answers_are_right() -> None:
-        for ours, theirs in zip(expected, await child.rows(BATCH), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        for ours, theirs in zip(expected, await child.rows(BATCH, FULL), strict=True):
+            np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-6)
 
     await answers_are_right()
-    assert await child.rows([]) == []
+    assert await child.rows([], FULL) == []
     child.forget("a")
 
-    cancelled = asyncio.create_task(child.rows(BATCH[1:]))
+    cancelled = asyncio.create_task(child.rows(BATCH[1:], FULL))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     cancelled.cancel()
@@ -64,7 +82,7 @@ async def test_the_example_engine_survives_cancellation_and_death(
     assert child._process is not None
     os.kill(child._process.pid, signal.SIGKILL)
     with pytest.raises(EngineError, match="died"):
-        await child.rows(BATCH)
+        await child.rows(BATCH, FULL)
     await answers_are_right()
     await child.close()
 
@@ -76,9 +94,9 @@ async def counted(tiny_spec: LoadedSpec, monkeypatch: pytest.MonkeyPatch):
     sent: list[int] = []
     compute = child._compute
 
-    async def counting(batch):
+    async def counting(batch, want):
         sent.append(len(batch))
-        return await compute(batch)
+        return await compute(batch, want)
 
     monkeypatch.setattr(child, "_compute", counting)
     yield child, sent
@@ -92,16 +110,16 @@ def query(session: str, *ids: int, first: int | None = None) -> Query:
 async def test_what_waits_while_the_child_computes_is_one_batch(counted, tiny_spec) -> None:
     child, sent = counted
     streams = [query(str(i), *range(i % 5), first=0) for i in range(32)]
-    expected = load_engine(EXAMPLE, "none", tiny_spec).rows(streams)
+    expected = load_engine(EXAMPLE, "none", tiny_spec).rows(streams, FULL)
 
     async def step(stream: Query) -> list:
-        return await child.rows([stream])
+        return await child.rows([stream], FULL)
 
     for _ in range(3):  # 32 streams in step: one call, then all others together
         sent.clear()
         answers = await asyncio.gather(*map(step, streams))
         for (theirs,), ours in zip(answers, expected, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+            np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-6)
         assert sent == [32]
     first = asyncio.create_task(step(streams[0]))
     await asyncio.sleep(0)
@@ -115,8 +133,8 @@ async def test_what_waits_while_the_child_computes_is_one_batch(counted, tiny_sp
 async def test_two_steps_of_one_session_are_two_batches(counted) -> None:
     child, sent = counted
     calls = [query("a", 1), query("b", 1), query("a", 1, 2), query("c", 1)]
-    answers = await asyncio.gather(*(child.rows([call]) for call in calls))
-    assert [len(rows) for (rows,) in answers] == [1, 1, 1, 1]
+    answers = await asyncio.gather(*(child.rows([call], FULL) for call in calls))
+    assert [rows.count for (rows,) in answers] == [1, 1, 1, 1]
     assert sent == [2, 2]
 
 
@@ -126,19 +144,20 @@ async def test_a_query_that_is_refused_spoils_no_other(
     child = await EngineProcess.start(tiny_model, tiny_spec)
     too_long = query("long", *[1] * tiny_spec.spec.context_tokens)
     good, bad = await asyncio.gather(
-        child.rows([query("a", 1, 2)]), child.rows([too_long]), return_exceptions=True
+        child.rows([query("a", 1, 2)], FULL), child.rows([too_long], FULL), return_exceptions=True
     )
     assert isinstance(bad, EngineError)
-    np.testing.assert_array_equal(good, await child.rows([query("b", 1, 2)]))
+    [same] = await child.rows([query("b", 1, 2)], FULL)
+    np.testing.assert_allclose(good[0].logprobs, same.logprobs, atol=1e-6)
     await child.close()
 
 
 async def test_a_caller_that_left_is_not_computed_for(counted) -> None:
     child, sent = counted
-    gone = asyncio.create_task(child.rows([query("gone", 1)]))
+    gone = asyncio.create_task(child.rows([query("gone", 1)], FULL))
     await asyncio.sleep(0)
     gone.cancel()
-    await child.rows([query("here", 1)])
+    await child.rows([query("here", 1)], FULL)
     assert sent == [1]
 
 
@@ -147,11 +166,11 @@ async def test_when_the_child_dies_all_of_its_batch_hear_of_it(counted) -> None:
     assert child._process is not None
     os.kill(child._process.pid, signal.SIGKILL)
     answers = await asyncio.gather(
-        *(child.rows([query(str(i), 1)]) for i in range(4)), return_exceptions=True
+        *(child.rows([query(str(i), 1)], FULL) for i in range(4)), return_exceptions=True
     )
     assert all(isinstance(answer, EngineError) for answer in answers)
     assert sent == [4]
-    assert len(await child.rows([query("0", 1)])) == 1
+    assert len(await child.rows([query("0", 1)], FULL)) == 1
 
 
 async def test_the_childs_refusals_come_through(tiny_spec: LoadedSpec, tmp_path: Path) -> None:

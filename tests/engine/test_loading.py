@@ -20,7 +20,9 @@ from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.protocol import Want
 
+FULL = Want("full")
 TEXT = np.arange(40, dtype=np.uint32) * 7 % 300
 
 
@@ -28,8 +30,8 @@ def laws(folder: Path, spec: LoadedSpec, **options: Any) -> np.ndarray:
     """Probabilities after each id, asked in two steps, so that a cache is used."""
     engine = TransformersEngine(str(folder), spec, **options)
     assert engine._pool is not None
-    engine.rows([Query("s", TEXT[:20], 20)])
-    return np.exp(engine.rows([Query("s", TEXT, 0)])[0])
+    engine.rows([Query("s", TEXT[:20], 20)], FULL)
+    return np.exp(engine.rows([Query("s", TEXT, 0)], FULL)[0].logprobs)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesubnet.engine import answers
 from moesubnet.engine.base import Query, load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.rows import StepRows
+from moesubnet.wire.step import Want
 
 V, CONTEXT = 300, 64
+FULL = Want("full")
 POSITION_BYTES = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, dimensions, float32
 
 
@@ -60,7 +65,8 @@ def test_rows_are_the_models_own(engine: TransformersEngine, plain: Any) -> None
         Query("short", ids(5, 6, 7), 1),
         Query("full", np.arange(CONTEXT - 1, dtype=np.uint32), 0),
     ]
-    for query, rows in zip(queries, engine.rows(queries), strict=True):
+    for query, answer in zip(queries, engine.rows(queries, FULL), strict=True):
+        rows = answer.logprobs
         assert rows.shape == (len(query.ids) - query.first + 1, V)
         assert rows.dtype == np.float32
         np.testing.assert_allclose(rows, plain(query), atol=2e-4)
@@ -98,8 +104,8 @@ def test_any_program_of_appends_and_rollbacks_gives_uncached_rows(
             new = np.concatenate([kept, ids(*append)]).astype(np.uint32)[: CONTEXT - 1]
             held[session] = new
             queries.append(Query(str(session), new, max(0, len(new) - more)))
-        for query, rows in zip(queries, cramped.rows(queries), strict=True):
-            np.testing.assert_allclose(rows, plain(query), atol=2e-4)
+        for query, rows in zip(queries, cramped.rows(queries, FULL), strict=True):
+            np.testing.assert_allclose(rows.logprobs, plain(query), atol=2e-4)
 
 
 def homes(engine: TransformersEngine, *sessions: str) -> list[Any]:
@@ -109,14 +115,14 @@ def homes(engine: TransformersEngine, *sessions: str) -> list[Any]:
 def test_a_walk_of_many_windows_stays_where_it_is(engine: TransformersEngine, plain: Any) -> None:
     texts = np.random.default_rng(1).integers(0, V, (16, 20), dtype=np.uint32)
     for session in range(0, 16, 3):  # some began alone
-        engine.rows([Query(f"walk{session}", texts[session, :1], 1)])
+        engine.rows([Query(f"walk{session}", texts[session, :1], 1)], FULL)
     where = []
     for length in range(20):
         queries = [Query(f"walk{i}", texts[i, :length], length) for i in range(16)]
-        rows = engine.rows(queries)
+        rows = engine.rows(queries, FULL)
         where.append(homes(engine, *(query.session for query in queries)))
     for query, row in zip(queries, rows, strict=True):
-        np.testing.assert_allclose(row, plain(query), atol=2e-4)
+        np.testing.assert_allclose(row.logprobs, plain(query), atol=2e-4)
     assert len({home.slab for home in where[-1]}) == 1
     assert where[2:] == where[2:][:1] * 18
 
@@ -128,8 +134,8 @@ def test_streams_of_different_lengths_settle_in_one_slab(
     where = []
     for step in range(4):
         queries = [Query(f"s{n}", text[: n + step], n + step) for n in (3, 20, 7, 11)]
-        for query, row in zip(queries, engine.rows(queries), strict=True):
-            np.testing.assert_allclose(row, plain(query), atol=2e-4)
+        for query, row in zip(queries, engine.rows(queries, FULL), strict=True):
+            np.testing.assert_allclose(row.logprobs, plain(query), atol=2e-4)
         where.append(homes(engine, "s3", "s20", "s7", "s11"))
     assert len({home.slab for home in where[1]}) == 1
     assert where[1] == where[2] == where[3]
@@ -140,7 +146,7 @@ def test_what_is_kept_grows_with_the_text(tiny_model: Path, tiny_spec: LoadedSpe
     assert engine._pool is not None
     sizes = []
     for length in (1, 20, 63):
-        engine.rows([Query("one", np.full(length, 7, np.uint32), length)])
+        engine.rows([Query("one", np.full(length, 7, np.uint32), length)], FULL)
         sizes.append(engine._pool.bytes // POSITION_BYTES)
     assert sizes == [64, 64, 64]  # a slab has 64 columns at least, and no more than the context
     engine.forget("one")
@@ -152,7 +158,7 @@ def test_the_greediest_owner_pays_for_a_burst(cramped: TransformersEngine) -> No
     for session in list(cramped._sessions):
         cramped.forget(session)
     for session in ("router/1", "router/2", *(f"validator/{i}" for i in range(12))):
-        cramped.rows([Query(session, ids(3, 1, 4, 1, 5), 5)])
+        cramped.rows([Query(session, ids(3, 1, 4, 1, 5), 5)], FULL)
     alive = [name for name, held in cramped._sessions.items() if held.home is not None]
     assert alive == ["router/1", "router/2", "validator/9", "validator/10", "validator/11"]
 
@@ -163,8 +169,8 @@ def test_a_batch_beyond_the_budget_is_answered_all_the_same(
     texts = np.random.default_rng(5).integers(0, V, (12, 40), dtype=np.uint32)
     for length in (17, 18, 30):
         queries = [Query(f"many/{i}", text[: length + i], length) for i, text in enumerate(texts)]
-        for query, row in zip(queries, cramped.rows(queries), strict=True):
-            np.testing.assert_allclose(row, plain(query), atol=2e-4)
+        for query, row in zip(queries, cramped.rows(queries, FULL), strict=True):
+            np.testing.assert_allclose(row.logprobs, plain(query), atol=2e-4)
         assert cramped._pool is not None
         assert cramped._pool.bytes <= 5 * CONTEXT * POSITION_BYTES
 
@@ -172,10 +178,10 @@ def test_a_batch_beyond_the_budget_is_answered_all_the_same(
 def test_holes_are_closed_before_anybody_has_to_go(cramped: TransformersEngine) -> None:
     for session in list(cramped._sessions):
         cramped.forget(session)
-    cramped.rows([Query(f"walk/{i}", ids(1, 2), 2) for i in range(5)])
+    cramped.rows([Query(f"walk/{i}", ids(1, 2), 2) for i in range(5)], FULL)
     for i in (0, 1, 2, 4):
         cramped.forget(f"walk/{i}")
-    cramped.rows([Query(f"next/{i}", ids(1, 2), 2) for i in range(4)])
+    cramped.rows([Query(f"next/{i}", ids(1, 2), 2) for i in range(4)], FULL)
     assert [cramped._sessions[name].home is not None for name in cramped._sessions] == [True] * 5
 
 
@@ -190,7 +196,7 @@ def fed(engine: TransformersEngine, queries: list[Query]) -> int:
 
     engine._model = count
     try:
-        engine.rows(queries)
+        engine.rows(queries, FULL)
     finally:
         engine._model = model
     return max(widths)
@@ -198,11 +204,11 @@ def fed(engine: TransformersEngine, queries: list[Query]) -> int:
 
 def test_sessions_of_one_owner_share_what_was_read(engine: TransformersEngine, plain: Any) -> None:
     text = np.random.default_rng(6).integers(0, V, 50, dtype=np.uint32)
-    engine.rows([Query("ann/chat", text[:40], 40)])
+    engine.rows([Query("ann/chat", text[:40], 40)], FULL)
     forks = [Query(f"ann/{i}", np.append(text[:38], ids(i, i)), 39) for i in range(3)]
     assert fed(engine, forks) == 2
-    for query, row in zip(forks, engine.rows(forks), strict=True):
-        np.testing.assert_allclose(row, plain(query), atol=2e-4)
+    for query, row in zip(forks, engine.rows(forks, FULL), strict=True):
+        np.testing.assert_allclose(row.logprobs, plain(query), atol=2e-4)
     assert fed(engine, [Query("bob/chat", text[:40], 40)]) == 41, "time would tell what Ann asked"
 
 
@@ -211,37 +217,37 @@ def test_a_text_that_is_the_beginning_of_several_is_found_in_one(
 ) -> None:
     """Found whole in the first, it has no token left to compare with the second."""
     text = np.random.default_rng(5).integers(0, V, 60, dtype=np.uint32)
-    engine.rows([Query("eve/one", text, 60), Query("eve/two", text, 60)])
+    engine.rows([Query("eve/one", text, 60), Query("eve/two", text, 60)], FULL)
     wanted = Query("eve/three", text[:32], 32)
-    (found,) = engine.rows([wanted])
-    np.testing.assert_allclose(found, plain(wanted), atol=1e-4)
+    (found,) = engine.rows([wanted], FULL)
+    np.testing.assert_allclose(found.logprobs, plain(wanted), atol=1e-4)
 
 
 def test_a_fork_stands_when_its_parent_moves_on_in_the_same_batch(
     engine: TransformersEngine, plain: Any
 ) -> None:
     text = np.random.default_rng(7).integers(0, V, (2, 50), dtype=np.uint32)
-    engine.rows([Query("eve/parent", text[0, :40], 40)])
+    engine.rows([Query("eve/parent", text[0, :40], 40)], FULL)
     batch = [
         Query("eve/parent", np.append(text[0, :5], text[1, :20]), 25),
         Query("eve/child", text[0, :45], 45),
     ]
-    for query, row in zip(batch, engine.rows(batch), strict=True):
-        np.testing.assert_allclose(row, plain(query), atol=2e-4)
+    for query, row in zip(batch, engine.rows(batch, FULL), strict=True):
+        np.testing.assert_allclose(row.logprobs, plain(query), atol=2e-4)
 
 
 def test_a_pass_that_fails_leaves_nothing_wrong_behind(
     engine: TransformersEngine, plain: Any
 ) -> None:
     text = np.random.default_rng(8).integers(0, V, 30, dtype=np.uint32)
-    engine.rows([Query("x", text[:20], 20)])
+    engine.rows([Query("x", text[:20], 20)], FULL)
     model = engine._model
     engine._model = lambda **_: (_ for _ in ()).throw(RuntimeError("out of memory"))
     with pytest.raises(EngineError, match="out of memory"):
-        engine.rows([Query("x", text[:25], 25)])
+        engine.rows([Query("x", text[:25], 25)], FULL)
     engine._model = model
     query = Query("x", text[:26], 20)
-    np.testing.assert_allclose(engine.rows([query])[0], plain(query), atol=2e-4)
+    np.testing.assert_allclose(engine.rows([query], FULL)[0].logprobs, plain(query), atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +264,7 @@ def test_a_batch_that_breaks_the_contract_is_refused(
     engine: TransformersEngine, queries: list[Query]
 ) -> None:
     with pytest.raises(EngineError):
-        engine.rows(queries)
+        engine.rows(queries, FULL)
 
 
 def test_a_model_with_too_few_logits_is_refused(
@@ -290,3 +296,49 @@ def test_load_engine_by_name(tiny_model: Path, tiny_spec: LoadedSpec) -> None:
         "moesubnet.engine.transformers_engine:TransformersEngine", str(tiny_model), tiny_spec
     )
     assert engine.vocab_size == V
+
+
+WANTS = [
+    *(Want("top_k", 7), Want("nucleus", 40, 0.9), Want("nucleus", 40, 0.9, committed=True)),
+    *(Want("nucleus", V, 0.5), Want("sampled_n", 9)),
+]
+
+
+@pytest.mark.parametrize("want", WANTS)
+@pytest.mark.parametrize("few", [2, 256])
+def test_what_is_wanted_is_chosen_as_from_whole_laws(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, want: Want, few: int
+) -> None:
+    """On the device, whether few candidates are enough or not, many rows or one at a time."""
+    monkeypatch.setattr(answers, "FEW", few)
+    text = np.random.default_rng(4).integers(0, V, (3, 20), dtype=np.uint32)
+    queries = [
+        Query("rows", text[0], 3, seed=5),
+        Query("draft", text[1], 17, draft=3),
+        Query("late", text[2], 20, draft=4),
+    ]
+    whole = engine.rows(queries, FULL)
+    for values in (1, 1 << 24):
+        monkeypatch.setattr(answers, "VALUES_AT_ONCE", values)
+        for query, law, rows in zip(queries, whole, engine.rows(queries, want), strict=True):
+            expected = StepRows.of(query.first, law.logprobs, want, seed=query.seed)
+            np.testing.assert_array_equal(rows.ids, expected.ids)
+            np.testing.assert_array_equal(rows.ends, expected.ends)
+            np.testing.assert_allclose(rows.logprobs, expected.logprobs, atol=1e-5)
+            np.testing.assert_allclose(rows.tail_mass, expected.tail_mass, atol=1e-6)
+            np.testing.assert_allclose(rows.draft_logprobs, law.draft_logprobs, atol=1e-5)
+            if want.committed:
+                np.testing.assert_allclose(rows.whole, law.logprobs[-1], atol=1e-5)
+            else:
+                assert rows.whole is None
+    # A draft id's log-probability is that of its own position.
+    (checked,) = engine.rows([Query("check", text[1], 17)], FULL)
+    scores = checked.logprobs[np.arange(3), text[1, 17:]]
+    np.testing.assert_allclose(whole[1].draft_logprobs, scores, atol=1e-5)
+
+
+def test_a_model_of_not_a_number_is_an_engine_error(engine: TransformersEngine) -> None:
+    logits = torch.zeros(1, V)
+    logits[0, 3] = torch.nan
+    with pytest.raises(EngineError, match="not-a-number"):
+        answers.answers([Query("a", ids(), 0)], [logits], FULL)

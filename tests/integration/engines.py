@@ -28,12 +28,12 @@ class BigramEngine:
         pairs += 2.0 * single / single.sum()
         self.laws = np.log(pairs / pairs.sum(axis=1, keepdims=True)).astype(np.float32)
 
-    def rows(self, batch):
-        out = []
-        for query in batch:
-            before = np.concatenate([[self.start], query.ids]).astype(int)
-            out.append(self.laws[before[query.first :]])
-        return out
+    def rows(self, batch, want):
+        return [query.answer(self.laws[self.before(query)], want) for query in batch]
+
+    def before(self, query):
+        """The token before each position whose law is wanted."""
+        return np.concatenate([[self.start], query.ids]).astype(int)[query.first_law :]
 
     def forget(self, session):
         pass
@@ -44,11 +44,12 @@ class EchoEngine(BigramEngine):
 
     name = "echo"
 
-    def rows(self, batch):
+    def rows(self, batch, want):
         out = []
         for query in batch:
-            before = np.concatenate([[self.start], query.ids]).astype(int)[query.first :]
+            before = self.before(query)
             law = np.full((len(before), self.vocab_size), 1e-6)
             law[np.arange(len(before)), before] = 1.0
-            out.append(np.log(law / law.sum(axis=1, keepdims=True)).astype(np.float32))
+            laws = np.log(law / law.sum(axis=1, keepdims=True)).astype(np.float32)
+            out.append(query.answer(laws, want))
         return out

@@ -18,7 +18,7 @@ from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, BlockNumber, Coldkey, Hotkey, Metagraph, NetUid, Neuron, Uid
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.listening import serve
-from moesubnet.wire.protocol import SequenceStep, base_hash
+from moesubnet.wire.protocol import SequenceStep, StepRows, Want, base_hash
 
 MINER = Keypair.create_from_uri("//Miner")
 ALICE, BOB, POOR = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob", "//Poor"))
@@ -89,10 +89,10 @@ class FakeEngine:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def rows(self, batch: Sequence[Query]) -> list[LogProbs]:
+    def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         self.batches.append(list(batch))
         assert self.gate.wait(30)
-        return [self.laws(query.ids, query.first) for query in batch]
+        return [query.answer(self.laws(query.ids, query.first_law), want) for query in batch]
 
     def laws(self, ids: np.ndarray, first: int) -> LogProbs:
         rows = []

@@ -26,6 +26,7 @@ from moesubnet.wire.protocol import GenerateRequest, StepRequest, Want
 
 from .conftest import ALICE, BOB, MINER, POOR, FakeEngine, step_of, u32
 
+FULL = Want("full")
 V = 300
 ServeMiner = Callable[..., Any]
 
@@ -49,7 +50,8 @@ async def test_a_walk_with_drafts_gets_the_engines_rows(
         draft = text[length : length + 2]
         step = step_of("walk", text[:held], text[held:length], draft)
         (rows,) = (await client.step(full(step), timeout_s=30)).rows
-        (expected,) = model_engine.rows([Query("check", text[: length + 2], length)])
+        (checked,) = model_engine.rows([Query("check", text[: length + 2], length)], FULL)
+        expected = checked.logprobs
         np.testing.assert_allclose(rows.logprobs, expected, atol=0.02)  # float16 on the wire
         np.testing.assert_allclose(rows.draft_logprobs, expected[[0, 1], draft], atol=0.02)
         held = length + 1  # the first draft token was right, the second is rolled back
@@ -61,10 +63,11 @@ async def test_truncated_answers(serve_miner: ServeMiner, want: Want, listed: in
     client = await (await serve_miner(engine)).client(ALICE)
     request = StepRequest((step_of("s", u32(), u32(7, 8)),), want)
     (rows,) = (await client.step(request, timeout_s=30)).rows
-    assert rows.ids is not None
-    assert rows.ids.shape == (1, listed)
+    ids, logprobs, tail = rows.row(0)
+    assert len(ids) == listed
     law = engine.laws(u32(7, 8), 2)[0]
-    np.testing.assert_allclose(rows.logprobs[0], law[rows.ids[0]], atol=0.01)
+    np.testing.assert_allclose(logprobs, law[ids], atol=0.01)
+    assert tail == pytest.approx(1 - np.exp(law[np.unique(ids)]).sum(), abs=0.01)
 
 
 async def test_a_retry_gets_the_same_bytes_and_no_work(serve_miner: ServeMiner) -> None:
@@ -295,8 +298,8 @@ async def test_generate_streams_the_models_own_text(
     greedy, reason = await text(max_tokens=9, temperature=0.0)
     expected = [5, 6]
     while len(expected) < 11:
-        (law,) = model_engine.rows([Query("check", u32(*expected), len(expected))])
-        if (token := int(law[0].argmax())) == 0:
+        (law,) = model_engine.rows([Query("check", u32(*expected), len(expected))], FULL)
+        if (token := int(law.logprobs[0].argmax())) == 0:
             break
         expected.append(token)
     assert greedy == expected[2:]

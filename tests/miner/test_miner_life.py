@@ -33,9 +33,9 @@ import time
 from custom_engine import CacheEngine
 
 class SlowEngine(CacheEngine):
-    def rows(self, batch):
+    def rows(self, batch, want):
         time.sleep(0.1)
-        return super().rows(batch)
+        return super().rows(batch, want)
 """
 
 

@@ -20,10 +20,11 @@ from moesubnet.miner.batcher import Batcher
 from moesubnet.miner.limits import Admission, allowed_tokens, is_step
 from moesubnet.miner.sessions import Exclusive
 from moesubnet.types import Hotkey, Metagraph
-from moesubnet.wire.protocol import StepRequest, Want
+from moesubnet.wire.protocol import StepRequest, StepRows, Want
 
 from .conftest import ALICE, BOB, POOR, FakeEngine, FixedMetagraph, step_of, u32
 
+FULL = Want("full")
 A, B, C = (Hotkey(keypair.ss58_address) for keypair in (ALICE, BOB, POOR))
 
 
@@ -74,7 +75,7 @@ async def test_callers_take_turns() -> None:
 
     def ask(caller: Hotkey, name: str, sequences: int) -> asyncio.Task[object]:
         queries = [Query(f"{caller}{name}{i}", u32(1), 1) for i in range(sequences)]
-        return asyncio.create_task(batcher.rows(caller, queries))
+        return asyncio.create_task(batcher.rows(caller, queries, FULL))
 
     engine.gate.clear()
     tasks = [ask(A, "first", 1)]
@@ -92,13 +93,13 @@ async def test_nothing_is_computed_for_a_caller_who_left_while_waiting() -> None
     engine = FakeEngine()
     batcher = Batcher(engine)
     engine.gate.clear()
-    running = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)]))
+    running = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)], FULL))
     await asyncio.sleep(0.05)
-    gone = [asyncio.create_task(batcher.rows(c, [Query(f"{c}", u32(2), 1)])) for c in (A, B)]
+    gone = [asyncio.create_task(batcher.rows(c, [Query(f"{c}", u32(2), 1)], FULL)) for c in (A, B)]
     await asyncio.sleep(0.05)
     for task in gone:
         task.cancel()
-    again = asyncio.create_task(batcher.rows(A, [Query(f"{A}", u32(2, 3), 2)]))
+    again = asyncio.create_task(batcher.rows(A, [Query(f"{A}", u32(2, 3), 2)], FULL))
     await asyncio.sleep(0.05)
     engine.gate.set()
     await asyncio.gather(running, again)
@@ -110,12 +111,33 @@ async def test_a_caller_who_has_gone_leaves_the_batch_whole() -> None:
     engine = FakeEngine()
     batcher = Batcher(engine)
     engine.gate.clear()
-    gone = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)]))
-    stays = asyncio.create_task(batcher.rows(B, [Query("b", u32(2), 1)]))
+    gone = asyncio.create_task(batcher.rows(A, [Query("a", u32(1), 1)], FULL))
+    stays = asyncio.create_task(batcher.rows(B, [Query("b", u32(2), 1)], FULL))
     await asyncio.sleep(0.05)
     gone.cancel()
     engine.gate.set()
     assert len(await stays) == 1
+    await batcher.close()
+
+
+async def test_what_wants_something_else_is_a_batch_of_its_own_and_keeps_its_turn() -> None:
+    engine = FakeEngine()
+    batcher = Batcher(engine)
+
+    def ask(caller: Hotkey, name: str, want: Want) -> asyncio.Task[list[StepRows]]:
+        return asyncio.create_task(batcher.rows(caller, [Query(name, u32(1), 1)], want))
+
+    engine.gate.clear()
+    running = ask(A, "first", FULL)
+    await asyncio.sleep(0.05)
+    few = Want("top_k", 3)
+    tasks = [ask(A, "few", few), ask(B, "whole", FULL), ask(C, "also few", few)]
+    await asyncio.sleep(0.05)
+    engine.gate.set()
+    answers = await asyncio.gather(running, *tasks)
+    assert [row.ids is None for (row,) in answers] == [True, False, True, False]
+    batches = [[query.session for query in batch] for batch in engine.batches]
+    assert batches == [["first"], ["few"], ["whole"], ["also few"]]
     await batcher.close()
 
 
@@ -140,53 +162,65 @@ class CachingEngine(FakeEngine):
         self.read: dict[str, int] = {}
         self.computed: list[int] = []  # inputs of each batch
 
-    def rows(self, batch: list[Query]) -> list[np.ndarray]:  # type: ignore[override]
+    def rows(self, batch: list[Query], want: Want) -> list[StepRows]:  # type: ignore[override]
         self.computed.append(0)
         for query in batch:
-            base = min(self.read.get(query.session, 0), query.first)
+            base = min(self.read.get(query.session, 0), query.first_law)
             self.read[query.session] = len(query.ids) + 1
             self.computed[-1] += len(query.ids) + 1 - base
-        return super().rows(batch)
+        return super().rows(batch, want)
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.data()), min_size=1, max_size=4))
-@settings(max_examples=30, deadline=None)
-def test_a_text_that_is_read_in_parts_has_the_same_laws(asked: list[tuple[int, Any]]) -> None:
+WANTS = [FULL, Want("nucleus", 9, 0.6, committed=True), Want("sampled_n", 3)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.data()), min_size=1, max_size=4),
+    st.sampled_from(WANTS),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_text_that_is_read_in_parts_has_the_same_rows(
+    asked: list[tuple[int, Any]], want: Want
+) -> None:
     engine = CachingEngine()
     queries, known = [], []
     for index, (length, data) in enumerate(asked):
         ids = np.arange(length, dtype=np.uint32) * (index + 1) % engine.vocab_size
-        queries.append(Query(str(index), ids, data.draw(st.integers(0, length))))
-        known.append(data.draw(st.integers(0, length)))
+        draft = data.draw(st.integers(0, min(length, 12)))
+        first = data.draw(st.integers(0, length))
+        queries.append(Query(str(index), ids, first, draft, seed=index))
+        known.append(data.draw(st.integers(0, length - draft)))
         engine.read[str(index)] = known[-1] + 1
 
-    async def main() -> list[np.ndarray]:
+    async def main() -> list[StepRows]:
         small = dict.fromkeys(CHUNKS, 8)
         with mock.patch.multiple(batcher_module, **small):
             batcher = Batcher(engine)
-            answers = await batcher.rows(A, queries, known)
+            answers = await batcher.rows(A, queries, want, known)
         await batcher.close()
         return answers
 
     for query, rows in zip(queries, asyncio.run(main()), strict=True):
-        np.testing.assert_array_equal(rows, engine.laws(query.ids, query.first))
-    lefts = [len(q.ids) + 1 - min(k, q.first) for q, k in zip(queries, known, strict=True)]
+        expected = query.answer(engine.laws(query.ids, query.first_law), want)
+        for name in ("first", "logprobs", "ids", "ends", "tail_mass", "draft_logprobs", "whole"):
+            np.testing.assert_array_equal(getattr(rows, name), getattr(expected, name), name)
+    lefts = [len(q.ids) + 1 - min(k, q.first_law) for q, k in zip(queries, known, strict=True)]
     assert sum(engine.computed) <= sum(lefts)  # nothing is read twice
     if not is_step(lefts):
-        assert max(engine.computed) <= 8
+        assert max(engine.computed) <= 8 + 12 + 1  # a draft is read whole
 
 
 async def test_steps_are_answered_between_the_parts_of_a_long_prompt(small_chunks: int) -> None:
     engine = CachingEngine()
     batcher = Batcher(engine)
     engine.gate.clear()
-    prompt = asyncio.create_task(batcher.rows(A, [Query("long", u32(*range(60)), 60)]))
-    other = asyncio.create_task(batcher.rows(B, [Query("other", u32(*range(40)), 40)]))
+    prompt = asyncio.create_task(batcher.rows(A, [Query("long", u32(*range(60)), 60)], FULL))
+    other = asyncio.create_task(batcher.rows(B, [Query("other", u32(*range(40)), 40)], FULL))
     await asyncio.sleep(0.05)
 
     async def stream(name: str) -> None:
         for length in range(1, 5):
-            await batcher.rows(A, [Query(name, u32(*range(length)), length)], [length - 1])
+            await batcher.rows(A, [Query(name, u32(*range(length)), length)], FULL, [length - 1])
         assert not prompt.done()
         assert not other.done()
 
@@ -194,7 +228,7 @@ async def test_steps_are_answered_between_the_parts_of_a_long_prompt(small_chunk
     await asyncio.sleep(0.05)
     engine.gate.set()
     await asyncio.gather(*streams)
-    assert len((await prompt)[0]) == len((await other)[0]) == 1
+    assert (await prompt)[0].count == (await other)[0].count == 1
     parts = [[q.session for q in batch] for batch in engine.batches]
     assert parts[:6] == [["long"], ["a", "b", "c"], ["other"], ["a", "b", "c"], ["long"], [*"abc"]]
     await batcher.close()
@@ -203,7 +237,7 @@ async def test_steps_are_answered_between_the_parts_of_a_long_prompt(small_chunk
 async def test_an_engine_that_keeps_nothing_is_given_texts_whole(small_chunks: int) -> None:
     engine = FakeEngine()
     batcher = Batcher(engine)
-    await batcher.rows(A, [Query("long", u32(*range(60)), 60)])
+    await batcher.rows(A, [Query("long", u32(*range(60)), 60)], FULL)
     assert [[len(query.ids) for query in batch] for batch in engine.batches] == [[60]]
     await batcher.close()
 
@@ -255,11 +289,11 @@ async def test_an_error_that_was_handled_is_not_logged_as_forgotten(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Failing(FakeEngine):
-        def rows(self, batch: Any) -> Any:
+        def rows(self, batch: Any, want: Any) -> Any:
             raise EngineError("no")
 
     batcher = Batcher(Failing())
-    asked = [batcher.rows(caller, [Query(str(caller), u32(1), 1)]) for caller in (A, B)]
+    asked = [batcher.rows(caller, [Query(str(caller), u32(1), 1)], FULL) for caller in (A, B)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(answer) for answer in answers] == [EngineError, EngineError]
     await batcher.close()

@@ -63,8 +63,7 @@ async def test_a_listed_token_needs_no_leaf(serve_miner: Callable[..., Any]) -> 
     sequence = PanelSequence("walk", u32())
     answer = (await panel.advance([sequence], [u32(1)]))[EXPERT]
     assert isinstance(answer, StepResponse)
-    assert answer.rows[0].ids is not None
-    await panel.advance([sequence], [u32(int(answer.rows[0].ids[-1, 0]))])
+    await panel.advance([sequence], [u32(int(answer.rows[0].row(-1)[0][0]))])
     assert sequence.said(EXPERT) is None
     assert served.expert._tails.lost == 0
 

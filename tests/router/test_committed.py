@@ -28,7 +28,7 @@ def knowing(token_id, p):
 
 @pytest.fixture
 def committed(monkeypatch):
-    monkeypatch.setattr(mining, "want_for", lambda _: WANT)
+    monkeypatch.setattr(mining, "want_for", lambda *_, **__: WANT)
 
 
 async def opened(open_model):

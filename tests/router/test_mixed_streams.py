@@ -59,12 +59,13 @@ class LawEngine:
         self.met: list[np.ndarray] = []
         self.forgotten: list[str] = []
 
-    def rows(self, batch):
+    def rows(self, batch, want):
         self.met += [query.ids for query in batch]
-        return [
-            np.stack([self.law(query.ids[:at]) for at in range(query.first, len(query.ids) + 1)])
-            for query in batch
-        ]
+        return [query.answer(self.laws(query), want) for query in batch]
+
+    def laws(self, query):
+        positions = range(query.first_law, len(query.ids) + 1)
+        return np.stack([self.law(query.ids[:at]) for at in positions])
 
     def forget(self, session: str) -> None:
         self.forgotten.append(session)

@@ -33,10 +33,10 @@ from moesubnet.wire.protocol import (
     StepLimits,
     StepRequest,
     StepResponse,
-    StepRows,
     base_hash,
 )
 from moesubnet.wire.server import BODY, auth_middleware, public
+from tests.step_answers import answer_to
 
 TEMPO = 30
 
@@ -204,7 +204,6 @@ class FakeExpert:
                 raise web.HTTPServiceUnavailable
             asked = StepRequest.from_bytes(request[BODY], limits)
             self.requests.append(asked)
-            rng = np.random.default_rng(0)
             rows = []
             for sequence in asked.sequences:
                 held = self.sessions.get(sequence.session, np.empty(0, np.uint32))
@@ -224,7 +223,7 @@ class FakeExpert:
                     laws = [self.law(prefix) for prefix in asked_of]
                 laws = np.array(laws, np.float32).reshape(len(laws), limits.vocab_size)
                 proof = self._show(sequence)
-                answer = StepRows.answer(sequence, laws, asked.want, rng)
+                answer = answer_to(sequence, laws, asked.want)
                 if answer.bound is not None:
                     self.tails[sequence.session] = sequence.end, answer.bound
                 rows.append(replace(answer, proof=proof))

@@ -23,7 +23,7 @@ STEPS = WINDOW_TOKENS - PREFIX_TOKENS
 def few_listed(monkeypatch):
     """A law lists 3 of 300 tokens, so most labels are in no list."""
     for module in (measuring, proving):
-        monkeypatch.setattr(module, "want_for", lambda _: Want("top_k", 3, committed=True))
+        monkeypatch.setattr(module, "want_for", lambda *_, **__: Want("top_k", 3, committed=True))
 
 
 @pytest.fixture

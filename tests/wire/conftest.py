@@ -25,10 +25,10 @@ from moesubnet.wire.protocol import (
     StepLimits,
     StepRequest,
     StepResponse,
-    StepRows,
     base_hash,
 )
 from moesubnet.wire.server import BODY, CALLER, auth_middleware
+from tests.step_answers import answer_to
 
 V = 40
 LIMITS = StepLimits(vocab_size=V, context_tokens=256)
@@ -70,7 +70,7 @@ class FakeExpert:
             ids = np.concatenate([cache[: s.base_len], s.append_ids, s.draft_ids])
             self.held[caller, s.session] = ids
             laws = np.stack([law_of(self.seed, ids[:p]) for p in range(s.first_law, s.end + 1)])
-            rows.append(StepRows.answer(s, laws, asked.want, np.random.default_rng(0)))
+            rows.append(answer_to(s, laws, asked.want))
         return web.Response(body=StepResponse(tuple(rows)).to_bytes(), content_type=CONTENT_TYPE)
 
     async def close(self, request: web.Request) -> web.Response:

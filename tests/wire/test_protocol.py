@@ -26,16 +26,19 @@ from moesubnet.wire.protocol import (
     StepLimits,
     StepRequest,
     StepResponse,
-    StepRows,
     Want,
     base_hash,
     want_for,
 )
+from tests.step_answers import answer_to, dense_rows
 
 V = 50
 LIMITS = StepLimits(vocab_size=V, context_tokens=64, max_sequences=8)
 FUZZ_S = 3.0
-WANTS = [Want("full"), Want("top_k", 8), Want("sampled_n", 8), Want("top_k", 8, committed=True)]
+WANTS = [
+    *(Want("full"), Want("top_k", 8), Want("sampled_n", 8), Want("nucleus", 12, 0.7)),
+    *(Want("top_k", 8, committed=True), Want("nucleus", 12, 0.7, committed=True)),
+]
 
 
 def u32(*ids: int) -> np.ndarray:
@@ -84,9 +87,8 @@ def laws(request: StepRequest, seed: int = 0) -> list[np.ndarray]:
 
 
 def answer(request: StepRequest, seed: int = 0) -> StepResponse:
-    rng = np.random.default_rng(seed)
     pairs = zip(request.sequences, laws(request, seed), strict=True)
-    return StepResponse(tuple(StepRows.answer(s, law, request.want, rng) for s, law in pairs))
+    return StepResponse(tuple(answer_to(s, law, request.want) for s, law in pairs))
 
 
 def test_the_base_hash_is_sha256_of_little_endian_u32() -> None:
@@ -134,15 +136,18 @@ def test_answers_round_trip(sequences: list[SequenceStep], want: Want) -> None:
         assert len(got.rows) == len(request.sequences)
         for sequence, law, rows in zip(request.sequences, laws(request), got.rows, strict=True):
             assert rows.first == sequence.first_row
-            assert len(rows.logprobs) == sequence.rows
+            assert rows.count == sequence.rows
             honest = law[sequence.first_row - sequence.first_law :]
-            dense = rows.dense(V)
+            dense = dense_rows(rows, V)
             np.testing.assert_allclose(np.exp(dense).sum(axis=1), 1.0, atol=1e-4)
-            if rows.ids is None:
+            if want.kind == "full":
                 np.testing.assert_allclose(np.exp(dense), np.exp(honest), rtol=0.02, atol=1e-6)
-            else:
-                listed = np.take_along_axis(honest, rows.ids.astype(int), axis=1)
-                np.testing.assert_allclose(np.exp(rows.logprobs), np.exp(listed), rtol=0.02)
+            for index, true in enumerate(honest if want.kind != "full" else []):
+                ids, logprobs, tail = rows.row(index)
+                assert np.all(np.diff(ids.astype(int)) >= (0 if want.kind == "sampled_n" else 1))
+                np.testing.assert_allclose(np.exp(logprobs), np.exp(true[ids]), rtol=0.02)
+                unlisted = np.setdiff1d(np.arange(V), ids)
+                assert tail == pytest.approx(np.exp(true[unlisted]).sum(), abs=0.01)
             for j, token in enumerate(sequence.draft_ids):
                 true = law[sequence.draft_start - sequence.first_law + j, token]
                 assert abs(rows.draft_logprobs[j] - true) < 0.01
@@ -151,20 +156,34 @@ def test_answers_round_trip(sequences: list[SequenceStep], want: Want) -> None:
 def test_top_k_lists_the_likeliest_tokens() -> None:
     request = batch([step()], Want("top_k", 5))
     (law,), (rows,) = laws(request), answer(request).rows
-    assert rows.ids is not None
-    assert set(rows.ids[0].tolist()) == set(np.argsort(-law[0])[:5].tolist())
+    assert rows.row(0)[0].tolist() == np.sort(np.argsort(-law[0])[:5]).tolist()
 
 
-def test_large_vocabularies_send_the_likeliest_tokens_only() -> None:
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0), st.integers(1, V + 9))
+def test_a_nucleus_lists_the_fewest_tokens_that_hold_its_mass(
+    seed: int, mass: float, k: int
+) -> None:
+    request = batch([step(append=3, first=0)], Want("nucleus", k, mass))
+    (law,), (rows,) = laws(request, seed), answer(request, seed).rows
+    for index, row in enumerate(np.exp(law.astype(np.float64))):
+        ids, _, tail = rows.row(index)
+        assert tail == pytest.approx(1 - row[ids].sum(), abs=1e-6)
+        assert row[ids].min() >= np.delete(row, ids).max(initial=0.0)
+        assert len(ids) <= k
+        assert row[ids].sum() >= mass - 1e-6 or len(ids) == min(k, V)
+        assert row[ids].sum() - row[ids].min() < mass + 1e-6
+
+
+def test_large_vocabularies_send_what_holds_nearly_all() -> None:
     assert want_for(8_192) == Want("full")
-    assert want_for(8_193) == Want("top_k", 256, committed=True)
+    assert want_for(8_193) == Want("nucleus", 2_048, 0.98, committed=True)
 
 
 def test_probability_zero_survives_the_wire() -> None:
     request = batch([step(draft=1)], Want("full"))
     law = np.full((2, V), -np.inf, np.float32)
     law[:, 7] = 0.0
-    rows = StepRows.answer(request.sequences[0], law, request.want, np.random.default_rng(0))
+    rows = answer_to(request.sequences[0], law, request.want)
     (got,) = StepResponse.from_bytes(StepResponse((rows,)).to_bytes(), request, V).rows
     assert np.isfinite(got.logprobs).all()
     np.testing.assert_array_equal(np.exp(got.logprobs), np.eye(V)[[7, 7]])
@@ -204,6 +223,11 @@ def test_the_forgery_without_changes_is_valid() -> None:
         {"k": True},
         {"k": 4.0},
         {"k": -4},
+        {"mass": 1},
+        {"mass": None},
+        {"mass": 0.5},  # of a top_k
+        {"kind": "nucleus", "mass": 0.0},
+        {"kind": "nucleus", "mass": 1.5},
         {"sessions": ["a"]},
         {"sessions": ["a", "a"]},
         {"sessions": ["a", ""]},
@@ -259,7 +283,7 @@ def test_an_answer_to_another_question_is_a_frame_error(want: Want) -> None:
             for other in WANTS
             if "full" in (want.kind, other.kind) and other != want
         ),
-        batch([step(draft=2), step()], Want("top_k", 9)),
+        batch([step(draft=2), step()], Want("top_k", 1)),  # fewer than were listed
     ]
     for other in others:
         with pytest.raises(WireError):

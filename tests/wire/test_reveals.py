@@ -21,6 +21,7 @@ from moesubnet.wire.protocol import (
     base_hash,
 )
 from moesubnet.wire.step import STEP_SCHEMA
+from tests.step_answers import answer_to
 
 V, K = 3_000, 20
 LIMITS = StepLimits(vocab_size=V, context_tokens=64)
@@ -43,9 +44,8 @@ def law(seed: int, rows: int = 1) -> np.ndarray:
 
 
 def answered(request: StepRequest, proofs: list[bytes | None] | None = None) -> StepResponse:
-    rng = np.random.default_rng(0)
     rows = [
-        replace(StepRows.answer(s, law(i, s.rows), request.want, rng), proof=proof)
+        replace(answer_to(s, law(i, s.rows), request.want), proof=proof)
         for i, (s, proof) in enumerate(
             zip(request.sequences, proofs or [None] * len(request.sequences), strict=True)
         )
@@ -144,8 +144,7 @@ def bound_sequence() -> tuple[PanelSequence, StepRows, StepRows]:
 
 def test_who_listed_the_token_owes_nothing() -> None:
     sequence, _, got = bound_sequence()
-    assert got.ids is not None
-    sequence.append([int(got.ids[-1, 3])])
+    sequence.append([int(got.row(-1)[0][3])])
     assert sequence.owed(MINER) is None  # type: ignore[arg-type]
     assert sequence.said(MINER) is None  # type: ignore[arg-type]
 

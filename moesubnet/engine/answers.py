@@ -1,0 +1,86 @@
+"""From a model's logits to what is wanted of them, on the device where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moesubnet.engine.base import Query
+from moesubnet.errors import EngineError
+from moesubnet.wire.rows import StepRows
+from moesubnet.wire.step import Want
+
+MIN_LOGPROB = -100.0  # a model's -inf, as a number
+FEW = 256  # hold enough of most laws, in a third of the time that it takes to sort thousands
+VALUES_AT_ONCE = 1 << 24  # bounds what is held beside the logits
+
+
+def answers(queries: Sequence[Query], logits: Sequence[Tensor], want: Want) -> list[StepRows]:
+    """logits: for each query [n - first_law + 1, V]. Raises EngineError for not-a-number."""
+    answer = _listed if want.lists_likeliest else _whole
+    out: list[StepRows] = []
+    for part in _parts([tensor.numel() for tensor in logits]):
+        given = logits[part]
+        laws = torch.log_softmax((torch.cat(list(given)) if given[1:] else given[0]).float(), -1)
+        if bool(torch.isnan(laws[:, 0]).any()):  # one not-a-number spoils its whole row
+            raise EngineError("the model returned not-a-number")
+        ends = np.cumsum([len(tensor) for tensor in given]).tolist()
+        out += answer(queries[part], laws.clamp_(min=MIN_LOGPROB), ends, want)
+    return out
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[slice]:
+    """What is worked on together: as many neighbours as stay within VALUES_AT_ONCE, or one."""
+    begin = values = 0
+    for end, size in enumerate(sizes):
+        if end > begin and values + size > VALUES_AT_ONCE:
+            yield slice(begin, end)
+            begin, values = end, 0
+        values += size
+    yield slice(begin, len(sizes))
+
+
+def _whole(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want) -> list[StepRows]:
+    rows = laws.cpu().numpy()
+    return [
+        query.answer(rows[begin:end], want)
+        for query, begin, end in zip(queries, [0, *ends], ends, strict=False)
+    ]
+
+
+def _listed(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want) -> list[StepRows]:
+    step = max(1, VALUES_AT_ONCE // laws.shape[1])
+    blocks = [laws[begin : begin + step] for begin in range(0, len(laws), step)]
+    found = [_likeliest(rows, want) for rows in blocks]
+    ids, values, beyond = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+    out = []
+    for query, end in zip(queries, ends, strict=True):
+        part = slice(end - (len(query.ids) - query.first + 1), end)
+        drafted = torch.from_numpy(query.ids[len(query.ids) - query.draft :].astype(np.int64))
+        places = torch.arange(end - 1 - query.draft, end - 1)
+        scores = laws[places.to(laws.device), drafted.to(laws.device)].cpu().numpy()
+        whole = laws[end - 1].cpu().numpy() if want.committed else None
+        candidates = ids[part], values[part], beyond[part]
+        out.append(StepRows.ranked(query.first, *candidates, want, scores, whole))
+    return out
+
+
+def _likeliest(laws: Tensor, want: Want) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates as `StepRows.ranked` takes them; where few are enough, padded with nothing."""
+    width = want.width(laws.shape[1])
+    values = laws.new_full((len(laws), width), -torch.inf)
+    ids = torch.zeros(values.shape, dtype=torch.int64, device=laws.device)
+    beyond = laws.new_zeros(len(laws))
+    left = torch.arange(len(laws), device=laws.device)
+    for k in sorted({min(FEW, width) if want.kind == "nucleus" else width, width}):
+        rest = laws[left]
+        best = rest.topk(k)
+        values[left, :k], ids[left, :k] = best.values, best.indices
+        beyond[left] = rest.exp_().scatter_(1, best.indices, 0.0).sum(1)
+        left = left[best.values.exp().sum(1) < want.mass]
+        if not len(left):
+            break
+    return ids, values, beyond

@@ -1,0 +1,51 @@
+"""Token ids in few bytes: sorted, as gaps, each in as many bytes as it needs.
+
+The ids of R rows are one ascending sequence of keys, row · 2^24 + id, and a gap is the difference
+to the key before (to 0 at first). Gaps are LEB128: seven bits a byte, the lowest first, the high
+bit set on all but the last. So a list of ids has one encoding, and its order and where each row
+ends are part of it. The likeliest tokens of a model lie close together: at V = 262,144 an id takes
+1.4 bytes where 256 are listed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesubnet.errors import FrameError
+
+STRIDE = 2**24  # no vocabulary is larger
+MAX_GAP_BYTES = 7  # 2^49: as many rows as no answer has
+
+
+def pack_ids(row: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """row [n], ascending, and ids [n], ascending within each row."""
+    gaps = np.diff(row.astype(np.int64) * STRIDE + ids, prepend=0)
+    sizes = np.ones(len(gaps), np.int64)
+    for k in range(1, MAX_GAP_BYTES):
+        sizes += gaps >= 1 << 7 * k
+    ends = np.cumsum(sizes)
+    place = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
+    packed = np.repeat(gaps, sizes) >> 7 * place & 0x7F
+    packed[place < np.repeat(sizes - 1, sizes)] |= 0x80
+    return np.asarray(packed, np.uint8)
+
+
+def unpack_ids(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """row [n] and ids [n], both as `pack_ids` takes them. Raises FrameError for what it never
+    writes; nothing else is checked."""
+    last = np.flatnonzero(data < 0x80)
+    if not len(data):
+        return np.empty(0, np.int64), np.empty(0, np.uint32)
+    if not len(last) or last[-1] != len(data) - 1:
+        raise FrameError("the packed ids end within a number")
+    starts = np.concatenate(([0], last[:-1] + 1))
+    sizes = last - starts + 1
+    if sizes.max() > MAX_GAP_BYTES or bool((data[last[sizes > 1]] == 0).any()):
+        raise FrameError("a packed id has more bytes than it needs")
+    place = np.arange(len(data)) - np.repeat(starts, sizes)
+    gaps = np.add.reduceat((data & 0x7F).astype(np.int64) << 7 * place, starts)
+    if float(gaps.sum(dtype=np.float64)) >= 2.0**62:
+        raise FrameError("the packed ids go beyond any answer")
+    row, ids = np.divmod(np.cumsum(gaps), STRIDE)
+    return row, ids.astype(np.uint32)
