@@ -48,7 +48,7 @@ BASE_LEAST = 1e-20  # the baseline's least part of all weight
 # What an expert adds counts under the best of these multiples of its weight: a newcomer's prior,
 # or an explained expert's, is small for reasons that say nothing about it.
 SCALES = (1.0, 4.0, 16.0, 64.0, 256.0)
-POWERS = (1.0, 0.5, 0.25)  # of weights: who only weighs others more evenly has nothing to say
+POWERS = (1.0, 0.5, 0.25, 0.1)  # of weights: who only weighs others more evenly has nothing to say
 LOUDER = (0.0, 2.0, 16.0, 128.0)  # who only repeats one senior has nothing to say either
 LACKING_LEAST = 1e-3  # nats
 NOVELTY_ENOUGH = 0.008  # nats added where it speaks, of each nat that its seniors' mixture lacks
@@ -132,7 +132,7 @@ def _ema(before: int, now: int, share: float) -> int:
 
 def _standing_ppm(novelty_ppm: int, distance: float) -> int:
     known = min(1.0, max(0.0, novelty_ppm / MICRO / NOVELTY_ENOUGH))
-    return round(known * min(1.0, distance / DISTANCE_ENOUGH) ** 2 * MICRO)
+    return round(known * min(1.0, distance / DISTANCE_ENOUGH) ** 4 * MICRO)
 
 
 def by_seniority(sheet: Sheet) -> list[int]:

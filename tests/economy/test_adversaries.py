@@ -16,6 +16,7 @@ from adversaries.squatter import Squatter
 from adversaries.swarm import swarm
 
 from moesubnet.engine.base import Query
+from moesubnet.wire.protocol import Want
 
 VOCAB = 40
 
@@ -84,6 +85,5 @@ def test_a_squatter_wakes():
 
 def test_an_adversary_can_be_served(tiny_spec):
     engine = as_engine(lambda spec: Echo(spec.spec.vocab_size))("none", tiny_spec)
-    (rows,) = engine.rows([Query("s", np.arange(5, dtype=np.uint32), 3)])
-    assert rows.shape == (3, tiny_spec.spec.vocab_size)
-    assert rows.dtype == np.float32
+    (rows,) = engine.rows([Query("s", np.arange(5, dtype=np.uint32), 3)], Want("full"))
+    assert rows.logprobs.shape == (3, tiny_spec.spec.vocab_size)
