@@ -17,6 +17,7 @@ from moesubnet.errors import ConfigError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
@@ -65,12 +66,11 @@ async def run_validator(config: ValidatorConfig) -> None:
             log.warning("votes are timelocked here: nothing on chain will name the score sheets")
         spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
         pool = await asyncio.to_thread(_load_pool, config.text, spec)
-        log.info("private text: %d tokens, %d windows", pool.tokens, pool.free_windows({}))
-
         state = State(config.state_dir / "validator.sqlite3")
         stack.callback(state.close)
         owner = f"{chain.genesis_hash} {config.netuid} {config.signer.ss58_address}"
         state.claim(owner, metagraph.epoch_index)
+        state.same_windows(spec.sha256, spec.spec.tokenizer.sha256)
         http = await stack.enter_async_context(open_http_session())
         health, metrics = Health(), Metrics()
         app = build_app(config.signer, state, health, metrics)
@@ -79,22 +79,27 @@ async def run_validator(config: ValidatorConfig) -> None:
         log.info("validator listens on %s:%d", listening.host, listening.port)
 
         sheets_dir = config.state_dir / "sheets"
+        gates = GateSync(chain, http, sheets_dir, allow_private=config.allow_private)
+
+        def measurement(spec: LoadedSpec, pool: TextPool | None = None) -> Measurement:
+            return Measurement(
+                state,
+                pool or _load_pool(config.text, spec),
+                spec.spec.tokenizer.sha256,
+                load_baseline(spec),
+                Experts(http, config.signer, spec, allow_private=config.allow_private),
+                gates,
+                metrics,
+            )
+
         validator = Validator(
             chain,
             config.netuid,
             config.signer,
-            spec.sha256,
+            NextSpec(spec, measurement, folder=config.spec_dir, allow_private=config.allow_private),
             Axon(public_ip, listening.port),
             state,
-            Measurement(
-                state,
-                pool,
-                spec.sha256,
-                load_baseline(spec),
-                Experts(http, config.signer, spec, allow_private=config.allow_private),
-                GateSync(chain, http, sheets_dir, allow_private=config.allow_private),
-                metrics,
-            ),
+            measurement(spec, pool),
             sheets_dir,
             health,
             metrics,
@@ -119,7 +124,9 @@ def _check_registered(config: ValidatorConfig, metagraph: Metagraph) -> None:
 
 def _load_pool(pattern: str, spec: LoadedSpec) -> TextPool:
     tokenizer = load_tokenizer(spec.tokenizer_path)
-    return TextPool.load(pattern, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+    pool = TextPool.load(pattern, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+    log.info("private text: %d tokens, %d windows", pool.tokens, pool.free_windows({}))
+    return pool
 
 
 async def _until_stopped(work: Coroutine[object, object, None]) -> None:

@@ -183,7 +183,13 @@ def set_spec(
     wallet: WalletSpec = DEFAULT_WALLET,
     at: Changing,
 ) -> None:
-    """As the owner, publish the spec that every neuron must follow."""
+    """As the owner, publish the spec that every neuron must follow.
+
+    It holds from the next epoch on. Routers, validators and miners fetch it meanwhile and go over
+    together, without a restart; only miners need another model if its tokenizer, vocabulary or
+    beginning of texts is another, or more context. Publish early in an epoch, in a new folder:
+    those who run serve and read the old one until then.
+    """
     from moesubnet.chain import calls
     from moesubnet.spec.content import load_spec
     from moesubnet.wire.addresses import names_loopback
@@ -204,8 +210,13 @@ def set_spec(
         wallet,
         f"Publish spec {loaded.sha256[:12]}… at {place} on subnet {netuid}?",
     )
-    fields = {"spec_sha256": loaded.sha256, "url": place, **where(receipt)}
-    at.answer(fields, f"spec {loaded.sha256} published in {block_of(receipt)}")
+    published = receipt.event("SubtensorModule", "SubnetSpecSet")
+    epoch = published.fields["from_epoch"] if published else None
+    fields = {"spec_sha256": loaded.sha256, "url": place, "from_epoch": epoch, **where(receipt)}
+    at.answer(
+        fields,
+        f"spec {loaded.sha256} published in {block_of(receipt)}; it holds from epoch {epoch} on",
+    )
 
 
 @with_options
