@@ -21,7 +21,9 @@ from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
+from moesubnet.validator.archive import Archive
 from moesubnet.validator.experts import Experts
+from moesubnet.validator.forecast import Forecast
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
@@ -107,6 +109,43 @@ async def run_validator(config: ValidatorConfig) -> None:
         )
         await _until_stopped(validator.run())
         log.info("stopped; a committed vote is revealed when you start again before its epoch ends")
+
+
+async def dry_run(config: ValidatorConfig) -> str:
+    """What running would take, in words. Reads the chain, the spec and the state; sends nothing.
+
+    Raises ConfigError, SpecError, ChainError for what would keep the validator from running, but
+    for a hotkey that is not registered or staked yet.
+    """
+    async with await ChainClient.connect(config.chain_url) as chain:
+        metagraph = await chain.metagraph(config.netuid)
+        block_s = chain.block_seconds
+    spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
+    pool = await asyncio.to_thread(_load_pool, config.text, spec)
+    path = config.state_dir / "validator.sqlite3"
+    cut_by = {spec.sha256, spec.spec.tokenizer.sha256}
+    used = Archive.used_starts(path, cut_by) if path.exists() else {}
+    hotkey = Hotkey(config.signer.ss58_address)
+    neuron = metagraph.by_hotkey.get(hotkey)
+    forecast = Forecast(
+        windows=pool.free_windows(used),
+        walks=config.walks_per_epoch,
+        experts=sum(n.axon is not None and n.hotkey != hotkey for n in metagraph.neurons),
+        vocab_size=spec.spec.vocab_size,
+        epoch_s=(metagraph.next_epoch_block - metagraph.last_epoch_block) * block_s,
+    )
+    lines = [
+        f"subnet     {config.netuid}, spec {spec.spec.name!r} of {spec.spec.vocab_size:,} tokens; "
+        f"{forecast.experts} neurons have an address, taken for experts here",
+        forecast.as_text(),
+    ]
+    if not forecast.epochs:
+        lines.append("problem    less text than one epoch takes: give more under --text")
+    if neuron is None:
+        lines.append(f"problem    {hotkey} is not registered: moesubnet register")
+    elif neuron.stake_rao == 0:
+        lines.append("problem    no stake on this hotkey: its votes count nothing")
+    return "\n".join([*lines, "nothing was sent, and no text was used"])
 
 
 def _check_registered(config: ValidatorConfig, metagraph: Metagraph) -> None:
