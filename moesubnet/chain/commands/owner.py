@@ -101,7 +101,8 @@ def create(
             **where(receipt),
         },
         f"subnet {netuid} is yours for {format_rao(paid_rao)}; {first} is its uid 0\n"
-        f"next: moesubnet subnet set-spec {netuid} --spec SPEC --wallet {owner},\n"
+        "next: moesubnet spec new --from MODEL --text PUBLIC --out SPEC, publish it with\n"
+        f"moesubnet subnet set-spec {netuid} --spec SPEC --url URL --wallet {owner},\n"
         "and ask root for a share in the emission",
     )
 
