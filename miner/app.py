@@ -30,9 +30,7 @@ from moesubnet.wire.strict_json import parse_as
 MAX_GENERATE_BYTES = 2**20  # 65,536 ids of ten digits, and the rest
 
 
-def build_app(
-    expert: Expert, spec: LoadedSpec, signer: Signer, metagraphs: MetagraphSource
-) -> web.Application:
+def build_app(expert: Expert, signer: Signer, metagraphs: MetagraphSource) -> web.Application:
     """All routes of a miner behind one door (`auth_middleware`)."""
 
     async def step(request: web.Request) -> web.StreamResponse:
@@ -69,7 +67,7 @@ def build_app(
 
     @public
     async def healthz(_: web.Request) -> web.StreamResponse:
-        return web.json_response({"status": "ok", "spec_sha256": spec.sha256})
+        return web.json_response({"status": "ok", "spec_sha256": expert.spec.sha256})
 
     @loopback_only
     async def metrics(_: web.Request) -> web.StreamResponse:
@@ -77,11 +75,9 @@ def build_app(
             body=expert.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    blobs = _spec_files(spec)
-
     @public
     async def blob(request: web.Request) -> web.StreamResponse:
-        path = blobs.get(request.match_info["sha256"])
+        path = _spec_files(expert.spec).get(request.match_info["sha256"])
         if path is None:
             raise web.HTTPNotFound
         return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
@@ -89,7 +85,11 @@ def build_app(
     door = auth_middleware(
         signer,
         nonces=NonceStore(),
-        callers=stake_gate(metagraphs, spec.spec.min_caller_stake_rao, expert.has_open_session),
+        callers=stake_gate(
+            metagraphs,
+            lambda: expert.spec.spec.min_caller_stake_rao,
+            expert.has_open_session,
+        ),
         max_body_bytes=expert.limits.max_body_bytes,
     )
     app = web.Application(middlewares=[_count(expert), door])

@@ -13,7 +13,7 @@ import numpy as np
 
 from moesubnet import __version__
 from moesubnet.engine.base import Engine, Query
-from moesubnet.errors import BadDistribution, EngineError, FrameError
+from moesubnet.errors import BadDistribution, ConfigError, EngineError, FrameError
 from moesubnet.miner.batcher import Batcher
 from moesubnet.miner.limits import LEAST_SHARE, Admission, is_step
 from moesubnet.miner.metrics import Metrics
@@ -68,7 +68,7 @@ class Expert:
             version=__version__,
             price_rao_per_mtoken=price_rao_per_mtoken,
         )
-        self._stop_ids = frozenset(spec.spec.stop_ids)
+        self.spec = spec
         self._own_want = want_for(engine.vocab_size, committed=False)
         self.metrics = metrics or Metrics()
         self._batcher = Batcher(engine, self.metrics.batch)
@@ -87,6 +87,26 @@ class Expert:
             lambda: len(self._sessions),
             lambda: self._tails.lost,
         )
+
+    def check_can_follow(self, spec: LoadedSpec) -> None:
+        """Raises ConfigError for a spec under which this engine, as it was loaded, cannot serve."""
+        was, is_ = self.spec.spec, spec.spec
+        same = (
+            ("tokenizer", was.tokenizer.sha256 == is_.tokenizer.sha256),
+            ("vocabulary", was.vocab_size == is_.vocab_size),
+            ("beginning of texts", was.bos_id == is_.bos_id),
+            ("context, longer than was loaded", is_.context_tokens <= self.limits.context_tokens),
+        )
+        if other := [name for name, is_same in same if not is_same]:
+            raise ConfigError(
+                f"the subnet goes over to spec {spec.sha256[:12]}… with another {other[0]}. When "
+                "it holds, restart the miner with a model that has it, or nobody will ask"
+            )
+
+    def follow(self, spec: LoadedSpec) -> None:
+        """Serve under `spec` from now on; open sessions go on."""
+        self.spec = spec
+        self.card = self.card.model_copy(update={"spec_sha256": spec.sha256})
 
     def has_open_session(self, caller: Hotkey) -> bool:
         return self._sessions.has_open(caller)
@@ -124,7 +144,7 @@ class Expert:
     async def generate(
         self, caller: Hotkey, request: GenerateRequest
     ) -> AsyncGenerator[GenerateChunk]:
-        """This model's own continuation, a token at a time; the eos token itself is not sent.
+        """This model's own continuation, a token at a time; the stop id that ends it is not sent.
 
         Raises FrameError for a prompt that does not fit, Overloaded, EngineError.
         """
@@ -132,7 +152,7 @@ class Expert:
         room = self.limits.context_tokens - len(ids)
         if room < 1 or (len(ids) and int(ids.max()) >= self.limits.vocab_size):
             raise FrameError("the prompt is longer than the context or not of the vocabulary")
-        wanted = min(request.max_tokens, room)
+        wanted, stop_ids = min(request.max_tokens, room), self.spec.spec.stop_ids
         # a space: no step's session has this name
         session = engine_session(caller, f" {next(self._streams)}")
         rng = np.random.default_rng(request.seed)
@@ -145,7 +165,7 @@ class Expert:
                     known = len(ids)
                     law = law_of(rows, -1, None)
                     token = alone(law).draw(request.temperature, request.top_p, rng)
-                    if token in self._stop_ids:
+                    if token in stop_ids:
                         yield GenerateChunk(finish_reason="stop")
                         return
                     yield GenerateChunk(

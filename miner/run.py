@@ -18,6 +18,7 @@ from moesubnet.errors import ChainError, ConfigError
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.units import format_rao
@@ -27,7 +28,7 @@ from moesubnet.wire.listening import serve
 log = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
-ANNOUNCE_CHECK_S = 3.0
+ANNOUNCE_CHECK_S = 1.0
 ANNOUNCE_RETRY_S = 15.0
 
 
@@ -91,7 +92,7 @@ async def run_miner(config: MinerConfig) -> None:
             queue_tokens=config.queue_tokens,
         )
         stack.push_async_callback(expert.close)
-        app = build_app(expert, spec, config.signer, metagraphs)
+        app = build_app(expert, config.signer, metagraphs)
         listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
         stack.push_async_callback(listening.close)
         log.info("serving host=%s port=%d hotkey=%s", config.host, listening.port, config.hotkey)
@@ -101,7 +102,7 @@ async def run_miner(config: MinerConfig) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(metagraphs.run()),
-                group.create_task(_keep_announced(chain, metagraphs, config, spec, axon)),
+                group.create_task(_keep_announced(chain, metagraphs, config, expert, axon)),
             ]
             await stopped.wait()
             for task in tasks:
@@ -153,10 +154,17 @@ async def _keep_announced(
     chain: ChainClient,
     metagraphs: MetagraphCache,
     config: MinerConfig,
-    spec: LoadedSpec,
+    expert: Expert,
     axon: Axon,
 ) -> None:
-    """Publish the axon whenever the chain has another one; say what only a person can repair."""
+    """Publish the axon whenever the chain has another one, follow the subnet's spec; say what only
+    a person can repair."""
+
+    def checked(spec: LoadedSpec) -> LoadedSpec:
+        expert.check_can_follow(spec)
+        return spec
+
+    next_spec = NextSpec(expert.spec, checked, folder=config.spec_dir, allow_private=False)
     said: set[str] = set()
 
     def say_once(problem: str) -> None:
@@ -169,8 +177,9 @@ async def _keep_announced(
         try:
             metagraph = metagraphs.current()
             neuron = metagraph.by_hotkey.get(config.hotkey)
-            if metagraph.spec_sha256 not in (None, spec.sha256):
-                say_once("the owner published another spec: restart with it, or nobody will ask")
+            next_spec.see(metagraph)
+            if (spec := next_spec.take(metagraph.epoch_index)) is not None:
+                expert.follow(spec)
             if neuron is None:
                 say_once("this hotkey has lost its slot: restart the miner to register again")
             elif neuron.axon != axon:

@@ -77,6 +77,7 @@ class Metagraph:
     spec_sha256: str | None
     spec_url: str | None
     neurons: tuple[Neuron, ...]
+    spec_epoch: int | None = None  # the first in which that spec holds
 
     @cached_property
     def by_hotkey(self) -> dict[Hotkey, Neuron]:

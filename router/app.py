@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -27,11 +27,11 @@ from moesubnet.router.responses import ResponseShape, ResponsesRequest
 from moesubnet.router.service import Service
 from moesubnet.router.shapes import ChatShape, CompletionShape
 
-SERVICE: web.AppKey[Service] = web.AppKey("service")
+SERVICE: web.AppKey[Callable[[], Service]] = web.AppKey("service")
 
 
 def build_app(
-    service: Service,
+    service: Callable[[], Service],
     *,
     api_keys: Sequence[str] = (),
     billing: Billing | None = None,
@@ -40,12 +40,13 @@ def build_app(
 ) -> web.Application:
     """The aiohttp application. Without keys of either kind everyone is served: bind it to loopback.
 
+    service: the one for a request that comes now.
     api_keys: spend without limit and are not metered; the keys of `billing` have budgets.
     origins: whose pages may call from a browser, `*` for every page.
     """
     app = web.Application(
         middlewares=[
-            measured(service.metrics),
+            measured(service().metrics),
             cross_origin(origins),
             errors,
             bearer_auth(api_keys, billing),
@@ -58,9 +59,11 @@ def build_app(
 
     async def live(_: web.Request) -> web.Response:
         """Counts for the page. Not part of OpenAI's API."""
-        return web.json_response(service.live() | {"running": admission.running})
+        return web.json_response(service().live() | {"running": admission.running})
 
-    service.metrics.watch(lambda: admission.running, lambda: service.health()["experts_serving"])
+    service().metrics.watch(
+        lambda: admission.running, lambda: service().health()["experts_serving"]
+    )
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/v1/models", _models)
@@ -79,7 +82,7 @@ def build_app(
 
 
 async def _healthz(request: web.Request) -> web.Response:
-    status = request.app[SERVICE].health()
+    status = request.app[SERVICE]().health()
     return web.json_response(status, status=200 if status["ready"] else 503)
 
 
@@ -88,14 +91,14 @@ def _model_object(name: str, created_s: int) -> api.JsonObject:
 
 
 async def _models(request: web.Request) -> web.Response:
-    service = request.app[SERVICE]
+    service = request.app[SERVICE]()
     names = [name for name in service.models() if may_use(request, name)]
     data = [_model_object(name, service.started_s) for name in names]
     return web.json_response({"object": "list", "data": data})
 
 
 async def _model(request: web.Request) -> web.Response:
-    service = request.app[SERVICE]
+    service = request.app[SERVICE]()
     name = request.match_info["model"]
     service.require_model(name)
     return web.json_response(_model_object(name, service.started_s))
@@ -103,12 +106,12 @@ async def _model(request: web.Request) -> web.Response:
 
 async def _epochs(request: web.Request) -> web.Response:
     """What the revealed score sheets say of past epochs. Not part of OpenAI's API."""
-    return web.json_response(await request.app[SERVICE].epochs())
+    return web.json_response(await request.app[SERVICE]().epochs())
 
 
 async def _metrics(request: web.Request) -> web.Response:
     """For Prometheus on this machine, or a caller with a key."""
-    text = request.app[SERVICE].metrics.text()
+    text = request.app[SERVICE]().metrics.text()
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -127,12 +130,12 @@ async def _say_rates(request: web.Request, response: web.StreamResponse) -> None
 
 async def _experts(request: web.Request) -> web.Response:
     """Which experts are asked right now, and how they do. Not part of OpenAI's API."""
-    return web.json_response({"experts": request.app[SERVICE].expert_table()})
+    return web.json_response({"experts": request.app[SERVICE]().expert_table()})
 
 
 def _completions(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        service = request.app[SERVICE]
+        service = request.app[SERVICE]()
         body = await admission.parsed(request, api.CompletionRequest)
         choices = len(body.prompts()) * body.n
         if choices > api.MAX_PROMPTS:
@@ -149,7 +152,7 @@ def _completions(admission: Admission) -> Handler:
 
 def _chat(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        service = request.app[SERVICE]
+        service = request.app[SERVICE]()
         body = await admission.parsed(request, api.ChatRequest)
         with admission.places(body.n):
             ids = await service.prompts.chat_ids(body.messages, body.source)
@@ -164,7 +167,7 @@ def _chat(admission: Admission) -> Handler:
 
 def _responses(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        service = request.app[SERVICE]
+        service = request.app[SERVICE]()
         body = await admission.parsed(request, ResponsesRequest)
         with admission.places(1):
             ids = await service.prompts.chat_ids(body.messages(), body.source)

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from moesubnet.errors import PromptError
 from moesubnet.router import openai_api as api
 from moesubnet.router.model import TokenIds
-from moesubnet.router.text import is_byte_level
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.pieces import Pieces
 from moesubnet.spec.prompt import Prompt, PromptEncoder
 
 READERS = 2  # texts that are tokenised at once
@@ -29,7 +29,7 @@ class Prompts:
         self._tokenizer = tokenizer
         self._vocab_size = spec.spec.vocab_size
         self.room_tokens = spec.spec.context_tokens - 1  # one is the beginning-of-text token
-        size = len if is_byte_level(tokenizer) else lambda token: len(token.encode())
+        size = len if Pieces(tokenizer).is_byte_level else lambda token: len(token.encode())
         self._longest_bytes = max(map(size, tokenizer.get_vocab()), default=1)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="prompt")
         self._encoder = PromptEncoder(spec.spec, tokenizer)

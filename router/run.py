@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
+
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.errors import ChainError, ConfigError, MoesubnetError
@@ -25,6 +27,7 @@ from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Model
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.types import Metagraph, NetUid, Signer
 from moesubnet.wire.addresses import is_loopback
@@ -34,6 +37,7 @@ from moesubnet.wire.listening import serve
 log = logging.getLogger(__name__)
 
 REFRESH_S = 5.0
+LOOKS = 12  # for experts of a new spec, before requests are refused rather than served by the old
 DRAIN_S = 10.0
 MIXTURE = "mixture"
 STUDENT = "student"
@@ -58,6 +62,39 @@ class RouterConfig:
     top_k: int
     max_running: int
     student_dir: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is served under one spec. Requests end under the one that they began with."""
+
+    spec: LoadedSpec
+    book: ExpertBook
+    models: dict[str, Model]
+    service: Service
+
+
+@dataclass
+class Offers:
+    """The offer for new requests, and the one after it while its experts are being met."""
+
+    current: Offer
+    coming: Offer | None = None
+    looks: int = 0  # for the experts of `coming`
+
+    async def refresh(self, metagraph: Metagraph, next_spec: NextSpec[Offer]) -> None:
+        """Meet experts; go over to the spec that holds as soon as one serves it. Until then the
+        experts of the old one are asked: they answer whatever their cards say."""
+        next_spec.see(metagraph)
+        if (made := next_spec.take(metagraph.epoch_index)) is not None:
+            self.coming, self.looks = made, 0
+        if self.coming is None:
+            await self.current.book.refresh(metagraph)
+            return
+        await self.coming.book.refresh(metagraph)
+        self.looks += 1
+        if self.coming.book.known() or self.looks >= LOOKS:
+            self.current, self.coming = self.coming, None
 
 
 def check_exposure(host: str, api_keys: Sequence[str], *, has_keys: bool = False) -> None:
@@ -93,22 +130,16 @@ async def run_router(config: RouterConfig) -> None:
             chain, http, config.state_dir / "sheets", allow_private=config.allow_private
         )
         metrics = Metrics()
-        book = ExpertBook(
-            http, config.signer, spec, allow_private=config.allow_private, metrics=metrics
+
+        def offered(spec: LoadedSpec) -> Offer:
+            return _offer(config, http, gates, metrics, spec)
+
+        offers = Offers(offered(spec))
+        next_spec = NextSpec(
+            spec, offered, folder=config.spec_dir, allow_private=config.allow_private
         )
-        models: dict[str, Model] = {
-            MIXTURE: MixtureModel(
-                book,
-                lambda: gates.gate,
-                load_baseline(spec),
-                vocab_size=spec.spec.vocab_size,
-                deadline_s=config.deadline_s,
-                top_k=config.top_k,
-            )
-        }
-        service = Service(spec, models, metrics, lambda: [item.sheet for item in gates.sheets])
         app = build_app(
-            service,
+            lambda: offers.current.service,
             api_keys=config.api_keys,
             billing=billing,
             origins=config.origins,
@@ -124,21 +155,46 @@ async def run_router(config: RouterConfig) -> None:
             tasks = [
                 group.create_task(cache.run()),
                 group.create_task(billing.run()),
-                group.create_task(_follow(cache, book, gates)),
-                group.create_task(_offer_student(config, spec, models, engines)),
+                group.create_task(_follow(cache, gates, offers, next_spec)),
+                group.create_task(_offer_student(config, offers, engines)),
             ]
             await _stop_signal()
             for task in tasks:
                 task.cancel()
 
 
-async def _follow(cache: MetagraphCache, book: ExpertBook, gates: GateSync) -> None:
-    """Keep the experts and the gate in step with the chain."""
+def _offer(
+    config: RouterConfig,
+    http: aiohttp.ClientSession,
+    gates: GateSync,
+    metrics: Metrics,
+    spec: LoadedSpec,
+) -> Offer:
+    book = ExpertBook(
+        http, config.signer, spec, allow_private=config.allow_private, metrics=metrics
+    )
+    mixture = MixtureModel(
+        book,
+        lambda: gates.gate,
+        load_baseline(spec),
+        vocab_size=spec.spec.vocab_size,
+        deadline_s=config.deadline_s,
+        top_k=config.top_k,
+    )
+    models: dict[str, Model] = {MIXTURE: mixture}
+    service = Service(spec, models, metrics, lambda: [item.sheet for item in gates.sheets])
+    return Offer(spec, book, models, service)
+
+
+async def _follow(
+    cache: MetagraphCache, gates: GateSync, offers: Offers, next_spec: NextSpec[Offer]
+) -> None:
+    """Keep the experts, the gate and the spec in step with the chain."""
     epoch = -1
     while True:
         try:
             metagraph = cache.current()
-            await book.refresh(metagraph)
+            await offers.refresh(metagraph, next_spec)
             if metagraph.epoch_index != epoch:
                 await gates.refresh(metagraph)
                 epoch = metagraph.epoch_index
@@ -149,8 +205,7 @@ async def _follow(cache: MetagraphCache, book: ExpertBook, gates: GateSync) -> N
 
 async def _offer_student(
     config: RouterConfig,
-    spec: LoadedSpec,
-    models: dict[str, Model],
+    offers: Offers,
     stack: contextlib.AsyncExitStack,
 ) -> None:
     """Offer the student as soon as its folder holds a finished model, and each newer one."""
@@ -162,19 +217,22 @@ async def _offer_student(
     manifest = config.student_dir / "manifest.json"
     student: StudentModel | None = None
     offered: bytes | None = None
+    offer = offers.current
     while True:
+        if offer is not offers.current:
+            offer, student, offered = offers.current, None, None
         found = None
         with contextlib.suppress(FileNotFoundError):
             found = manifest.read_bytes()
         if found is not None and found != offered:
             try:
-                engine = await EngineProcess.start(config.student_dir, spec)
+                engine = await EngineProcess.start(config.student_dir, offer.spec)
             except MoesubnetError as error:
                 log.warning("student not offered: %s", error)
             else:
                 stack.push_async_callback(engine.close)
                 if student is None:
-                    models[STUDENT] = student = StudentModel(engine)
+                    offer.models[STUDENT] = student = StudentModel(engine)
                 else:
                     replaced, student.engine = student.engine, engine
                     await replaced.close()

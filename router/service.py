@@ -28,8 +28,9 @@ from moesubnet.router.ledger import Usage
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import Forecast, Model, Session, TokenIds
 from moesubnet.router.prompts import Prompts
-from moesubnet.router.text import TextStream, token_bytes
+from moesubnet.router.text import TextStream
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.pieces import Pieces
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class Job:
 
     model: str
     prompt_ids: TokenIds
+    goes_on: bool  # the text continues the prompt; else it is an answer of its own
     max_tokens: int
     temperature: float
     top_p: float
@@ -105,8 +107,9 @@ class Service:
         self.spec = spec.spec
         self.started_s = int(time.time())
         self._models = models
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
-        self.prompts = Prompts(spec, self._tokenizer)
+        tokenizer: Tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
+        self._pieces = Pieces(tokenizer)
+        self.prompts = Prompts(spec, tokenizer)
 
     # -- what is on offer ------------------------------------------------------------------
 
@@ -177,6 +180,7 @@ class Service:
             Job(
                 model=body.model,
                 prompt_ids=prompt_ids,
+                goes_on=body.source == "prompt",
                 max_tokens=max_tokens,
                 temperature=body.temperature,
                 top_p=body.top_p,
@@ -231,7 +235,8 @@ class Service:
         """
         job, forecast = begun.job, begun.forecast
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
-        text = TextStream(self._tokenizer, job.stops, job.prompt_ids.tolist())
+        before = job.prompt_ids.tolist() if job.goes_on else ()
+        text = TextStream(self._pieces, job.stops, before)
         waiting: list[api.TokenRecord] = []
         metrics, last_s = self.metrics, begun.arrived_s
         if job.max_tokens == 0:
@@ -309,7 +314,7 @@ class Service:
         )
 
     def _spell(self, token_id: int) -> tuple[str, bytes]:
-        raw = token_bytes(self._tokenizer, token_id)
+        raw = self._pieces.inside(token_id)
         return raw.decode("utf-8", errors="replace"), raw
 
 

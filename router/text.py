@@ -4,72 +4,32 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from functools import cache
 
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from moesubnet.spec.pieces import Pieces
 
-
-@cache
-def _byte_of_symbol() -> dict[str, int]:
-    """The byte that each symbol of a byte-level vocabulary stands for (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    table |= {chr(256 + index): byte for index, byte in enumerate(others)}
-    return table
+MOST_BYTES = 4  # of a character
 
 
-def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
-    """The raw bytes of one token of a byte-level tokenizer; of other kinds, its decoded text."""
-    symbols = tokenizer.id_to_token(token_id) or ""
-    table = _byte_of_symbol()
-    if is_byte_level(tokenizer) and all(s in table for s in symbols):
-        return bytes(table[symbol] for symbol in symbols)
-    decoded: str = tokenizer.decode([token_id], skip_special_tokens=False)
-    return decoded.encode()
-
-
-def is_byte_level(tokenizer: Tokenizer) -> bool:
-    return type(tokenizer.decoder).__name__ == "ByteLevel"
-
-
-class _BytesDecoder:
+class _Decoder:
     """Characters as soon as their bytes are there; bytes that are no UTF-8 are U+FFFD at once."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        added = tokenizer.get_added_tokens_decoder()
-        self._hidden = {token_id for token_id, token in added.items() if token.special}
+    def __init__(self, pieces: Pieces, before: Sequence[int]) -> None:
+        self._pieces = pieces
+        self._begins = all(token_id in pieces.hidden for token_id in before)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        for token_id in prompt_ids:
-            self.push(token_id)
+        if not self._begins:
+            for token_id in before[-MOST_BYTES:]:
+                self.push(token_id)
 
     def push(self, token_id: int) -> str:
-        hidden = token_id in self._hidden
-        return self._utf8.decode(b"" if hidden else token_bytes(self._tokenizer, token_id))
+        if token_id in self._pieces.hidden:
+            return ""
+        piece = self._pieces.first if self._begins else self._pieces.inside
+        self._begins = False
+        return self._utf8.decode(piece(token_id))
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)
-
-
-class _AnyDecoder:
-    """For vocabularies whose tokens are no byte strings, such as those that mark words."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
-        # The prompt's last ids prime the decoder, so that a leading space is decoded as one.
-        self._stream = DecodeStream(list(prompt_ids), skip_special_tokens=True)
-        self._tokenizer = tokenizer
-        self._held: list[int] = []
-
-    def push(self, token_id: int) -> str:
-        text = self._stream.step(self._tokenizer, token_id)
-        self._held = [] if text else [*self._held, token_id]
-        return text or ""
-
-    def finish(self) -> str:
-        text: str = self._tokenizer.decode(self._held)
-        return text
 
 
 class TextStream:
@@ -80,11 +40,10 @@ class TextStream:
     nothing more comes; the stop sequence itself is never shown.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str], prompt_ids: Sequence[int]
-    ) -> None:
-        decoder = _BytesDecoder if is_byte_level(tokenizer) else _AnyDecoder
-        self._decoder = decoder(tokenizer, prompt_ids[-8:])
+    def __init__(self, pieces: Pieces, stops: Sequence[str], before: Sequence[int] = ()) -> None:
+        """before: the ids that the text continues; none for a text of its own, such as an answer
+        in a chat, which some tokenizers begin with a space that is not shown."""
+        self._decoder = _Decoder(pieces, before)
         self._stops = tuple(stops)
         self._held = ""
         self._shown_chars = 0

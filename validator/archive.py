@@ -5,7 +5,9 @@ Reads the state's file and changes nothing, so it may be used beside a validator
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Set
 from pathlib import Path
 
 from moesubnet.errors import ConfigError
@@ -38,6 +40,20 @@ class Archive:
         if layout != LAYOUT:
             raise ConfigError(f"{path} is another version's: `moesubnet validator run` renews it")
         return cls(path, db)
+
+    @classmethod
+    def used_starts(cls, path: Path, cut_by: Set[str]) -> dict[bytes, set[int] | None]:
+        """As `State.used_starts`, whoever of `cut_by` cut the windows."""
+        used: dict[bytes, set[int] | None] = {}
+        with contextlib.closing(cls.open(path)) as archive:
+            rows = archive._db.execute("SELECT document, start, spec FROM used").fetchall()
+        for document, start, cutter in rows:
+            starts = used.setdefault(document, set())
+            if cutter not in cut_by:
+                used[document] = None
+            elif starts is not None:
+                starts.add(start)
+        return used
 
     def close(self) -> None:
         self._db.close()

@@ -61,6 +61,14 @@ def run(
         bool,
         typer.Option(help="Also ask experts on private and loopback addresses (local networks)."),
     ] = False,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say how long the text lasts, what becomes public and what an epoch costs; send "
+            "nothing.",
+        ),
+    ] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Score every expert on your private text, and commit and reveal the vote, epoch by epoch.
@@ -71,14 +79,15 @@ def run(
     everyone: that text is public from then on. Do not give text that must stay secret.
 
     Stop and start at any time: nothing is lost, no text is used twice. When the text is spent, the
-    last vote is repeated until you add more. 100,000 tokens last about 65 epochs.
+    last vote is repeated until you add more. 100,000 tokens last about 65 epochs; --dry-run says
+    it for your text and the subnet as it is.
     """
     import asyncio
 
     from moesubnet.chain.wallet import load_hotkey
     from moesubnet.host.log import set_up_logging
     from moesubnet.types import NetUid
-    from moesubnet.validator.run import ValidatorConfig, run_validator
+    from moesubnet.validator.run import ValidatorConfig, dry_run, run_validator
 
     set_up_logging(log_level)
     signer = load_hotkey(hotkey)
@@ -96,6 +105,9 @@ def run(
         allow_private=allow_private,
         walks_per_epoch=walks,
     )
+    if dry:
+        typer.echo(asyncio.run(dry_run(config)))
+        return
     asyncio.run(run_validator(config))
 
 

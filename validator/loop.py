@@ -14,6 +14,7 @@ from pathlib import Path
 from moesubnet.chain.client import ChainClient, Epoch
 from moesubnet.errors import CallRejected, ChainError, PoolSpent
 from moesubnet.mixture.gate_sync import keep_sheet
+from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.measure import Measurement
@@ -23,6 +24,7 @@ from moesubnet.validator.state import State
 from moesubnet.validator.weights import Votes, salt_for
 
 BATCHES_PER_EPOCH = 4
+BLOCKS_TO_GO_OVER = 3  # to another spec, before experts are asked under it
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Validator:
     chain: ChainClient
     netuid: NetUid
     signer: Signer
-    spec_sha256: str
+    next_spec: NextSpec[Measurement]
     axon: Axon  # as published
     state: State
     measurement: Measurement
@@ -50,6 +52,7 @@ class Validator:
         self._commit_reveal = True
         self._is_opening = False  # a batch; the next one waits for it
         self._walks: set[asyncio.Task[None]] = set()
+        self._first_block = 0  # before it no walk begins
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as walking:
@@ -67,6 +70,7 @@ class Validator:
         if epoch.epoch_index != self._begun_epoch:
             await self._begin_epoch()
             self._begun_epoch = epoch.epoch_index
+        self._go_over(epoch)
         is_closed = self.state.voted(epoch.epoch_index)
         due = self._walks_due(epoch) - self.state.walks_started(epoch.epoch_index)
         if due > 0 and not is_closed and not self._is_opening:
@@ -86,8 +90,19 @@ class Validator:
         for body in self.state.archive.public_sheets():
             keep_sheet(self.sheets_dir, body)
 
+    def _go_over(self, epoch: Epoch) -> None:
+        """To the spec that holds from this epoch on; miners get some blocks to do the same."""
+        self._report("spec", self.next_spec.problem)
+        if self.state.walks_started(epoch.epoch_index):
+            return  # its walks are of the other spec, and so is its sheet
+        if (measurement := self.next_spec.take(epoch.epoch_index)) is not None:
+            self.measurement = measurement
+            self._first_block = epoch.block + BLOCKS_TO_GO_OVER
+
     def _walks_due(self, epoch: Epoch) -> int:
         """Walks that should have started by now: batches spread over the epoch's first third."""
+        if epoch.block < self._first_block or self.next_spec.holds(epoch.epoch_index):
+            return 0
         done, spread_blocks = epoch.block - epoch.last_epoch_block, max(1, epoch.tempo_blocks // 3)
         batches = min(BATCHES_PER_EPOCH, 1 + done * BATCHES_PER_EPOCH // spread_blocks)
         return self.walks_per_epoch * batches // BATCHES_PER_EPOCH if done <= spread_blocks else 0
@@ -128,7 +143,7 @@ class Validator:
             batches,
             metagraph,
             validator=self._hotkey,
-            spec_sha256=self.spec_sha256,
+            spec_sha256=self.next_spec.current.sha256,
             gate_sha256=self.measurement.gate.sha256,
             previous_sha256=self.state.previous_sha256(),
             scores=self.state.scores(),
@@ -154,9 +169,8 @@ class Validator:
         metagraph = await self.chain.metagraph(self.netuid)
         self._commit_reveal = metagraph.commit_reveal
         lost_slot = self._hotkey not in metagraph.by_hotkey
-        new_spec = metagraph.spec_sha256 not in (None, self.spec_sha256)
+        self.next_spec.see(metagraph)
         self._report("slot", "the hotkey has no slot: `moesubnet register`" if lost_slot else None)
-        self._report("spec", "the subnet has a new spec: restart with it" if new_spec else None)
         return metagraph
 
     async def _publish_axon(self, metagraph: Metagraph) -> None:

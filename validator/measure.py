@@ -46,7 +46,7 @@ class Measurement:
         self,
         state: State,
         pool: TextPool,
-        spec_sha256: str,
+        tokenizer_sha256: str,
         baseline: Unigram,
         experts: Roster,
         gates: GateSync,
@@ -54,7 +54,7 @@ class Measurement:
     ) -> None:
         self._state = state
         self._pool = pool
-        self._spec_sha256 = spec_sha256
+        self._tokenizer_sha256 = tokenizer_sha256
         self._baseline = baseline
         self._experts = experts
         self._gates = gates
@@ -87,11 +87,13 @@ class Measurement:
             return None
         started = self._state.walks_started(metagraph.epoch_index)
         seed = sheet_seed(self._state.previous_sha256(), metagraph.epoch_index)
-        used = self._state.used_starts(self._spec_sha256)
+        used = self._state.used_starts(self._tokenizer_sha256)
         windows = self._pool.draw(walks, used, seed + started.to_bytes(8, "little"))
         self._metrics.walks.inc(len(windows))
-        batch = self._state.start_batch(metagraph.epoch_index, hotkeys, windows, self._spec_sha256)
-        left = self._pool.free_windows(self._state.used_starts(self._spec_sha256))
+        batch = self._state.start_batch(
+            metagraph.epoch_index, hotkeys, windows, self._tokenizer_sha256
+        )
+        left = self._pool.free_windows(self._state.used_starts(self._tokenizer_sha256))
         self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
         return batch
 
@@ -99,9 +101,9 @@ class Measurement:
         """Text that was asked before, or stands in anybody's revealed sheet, is used: its labels
         are known, whoever has it a second time."""
         published = [ids for item in self._gates.sheets for ids in item.sheet.walks]
-        used = self._state.used_starts(self._spec_sha256)
+        used = self._state.used_starts(self._tokenizer_sha256)
         again = await asyncio.to_thread(self._pool.repeats, used, published)
-        self._state.mark_used(again, self._spec_sha256)
+        self._state.mark_used(again, self._tokenizer_sha256)
         if again:
             log.warning("%d windows of the private text are in it twice, or public", len(again))
 

@@ -17,10 +17,13 @@ from moesubnet.errors import ConfigError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
+from moesubnet.validator.archive import Archive
 from moesubnet.validator.experts import Experts
+from moesubnet.validator.forecast import Forecast
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
@@ -65,12 +68,11 @@ async def run_validator(config: ValidatorConfig) -> None:
             log.warning("votes are timelocked here: nothing on chain will name the score sheets")
         spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
         pool = await asyncio.to_thread(_load_pool, config.text, spec)
-        log.info("private text: %d tokens, %d windows", pool.tokens, pool.free_windows({}))
-
         state = State(config.state_dir / "validator.sqlite3")
         stack.callback(state.close)
         owner = f"{chain.genesis_hash} {config.netuid} {config.signer.ss58_address}"
         state.claim(owner, metagraph.epoch_index)
+        state.same_windows(spec.sha256, spec.spec.tokenizer.sha256)
         http = await stack.enter_async_context(open_http_session())
         health, metrics = Health(), Metrics()
         app = build_app(config.signer, state, health, metrics)
@@ -79,22 +81,27 @@ async def run_validator(config: ValidatorConfig) -> None:
         log.info("validator listens on %s:%d", listening.host, listening.port)
 
         sheets_dir = config.state_dir / "sheets"
+        gates = GateSync(chain, http, sheets_dir, allow_private=config.allow_private)
+
+        def measurement(spec: LoadedSpec, pool: TextPool | None = None) -> Measurement:
+            return Measurement(
+                state,
+                pool or _load_pool(config.text, spec),
+                spec.spec.tokenizer.sha256,
+                load_baseline(spec),
+                Experts(http, config.signer, spec, allow_private=config.allow_private),
+                gates,
+                metrics,
+            )
+
         validator = Validator(
             chain,
             config.netuid,
             config.signer,
-            spec.sha256,
+            NextSpec(spec, measurement, folder=config.spec_dir, allow_private=config.allow_private),
             Axon(public_ip, listening.port),
             state,
-            Measurement(
-                state,
-                pool,
-                spec.sha256,
-                load_baseline(spec),
-                Experts(http, config.signer, spec, allow_private=config.allow_private),
-                GateSync(chain, http, sheets_dir, allow_private=config.allow_private),
-                metrics,
-            ),
+            measurement(spec, pool),
             sheets_dir,
             health,
             metrics,
@@ -102,6 +109,43 @@ async def run_validator(config: ValidatorConfig) -> None:
         )
         await _until_stopped(validator.run())
         log.info("stopped; a committed vote is revealed when you start again before its epoch ends")
+
+
+async def dry_run(config: ValidatorConfig) -> str:
+    """What running would take, in words. Reads the chain, the spec and the state; sends nothing.
+
+    Raises ConfigError, SpecError, ChainError for what would keep the validator from running, but
+    for a hotkey that is not registered or staked yet.
+    """
+    async with await ChainClient.connect(config.chain_url) as chain:
+        metagraph = await chain.metagraph(config.netuid)
+        block_s = chain.block_seconds
+    spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
+    pool = await asyncio.to_thread(_load_pool, config.text, spec)
+    path = config.state_dir / "validator.sqlite3"
+    cut_by = {spec.sha256, spec.spec.tokenizer.sha256}
+    used = Archive.used_starts(path, cut_by) if path.exists() else {}
+    hotkey = Hotkey(config.signer.ss58_address)
+    neuron = metagraph.by_hotkey.get(hotkey)
+    forecast = Forecast(
+        windows=pool.free_windows(used),
+        walks=config.walks_per_epoch,
+        experts=sum(n.axon is not None and n.hotkey != hotkey for n in metagraph.neurons),
+        vocab_size=spec.spec.vocab_size,
+        epoch_s=(metagraph.next_epoch_block - metagraph.last_epoch_block) * block_s,
+    )
+    lines = [
+        f"subnet     {config.netuid}, spec {spec.spec.name!r} of {spec.spec.vocab_size:,} tokens; "
+        f"{forecast.experts} neurons have an address, taken for experts here",
+        forecast.as_text(),
+    ]
+    if not forecast.epochs:
+        lines.append("problem    less text than one epoch takes: give more under --text")
+    if neuron is None:
+        lines.append(f"problem    {hotkey} is not registered: moesubnet register")
+    elif neuron.stake_rao == 0:
+        lines.append("problem    no stake on this hotkey: its votes count nothing")
+    return "\n".join([*lines, "nothing was sent, and no text was used"])
 
 
 def _check_registered(config: ValidatorConfig, metagraph: Metagraph) -> None:
@@ -119,7 +163,9 @@ def _check_registered(config: ValidatorConfig, metagraph: Metagraph) -> None:
 
 def _load_pool(pattern: str, spec: LoadedSpec) -> TextPool:
     tokenizer = load_tokenizer(spec.tokenizer_path)
-    return TextPool.load(pattern, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+    pool = TextPool.load(pattern, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+    log.info("private text: %d tokens, %d windows", pool.tokens, pool.free_windows({}))
+    return pool
 
 
 async def _until_stopped(work: Coroutine[object, object, None]) -> None:

@@ -99,30 +99,47 @@ class State:
 
     # --- text and answers ----------------------------------------------------------------------
 
-    def used_starts(self, spec_sha256: str) -> dict[bytes, set[int] | None]:
-        """Used starts by document; None for a document cut into windows by another spec."""
-        ours = {spec_sha256}
+    def same_windows(self, spec_sha256: str, tokenizer_sha256: str) -> None:
+        """Windows were once remembered by the spec that they were cut under; by its tokenizer they
+        stay known when a spec changes that keeps it."""
+        with self._db:
+            self._db.execute(
+                "UPDATE used SET spec = ? WHERE spec = ?", (tokenizer_sha256, spec_sha256)
+            )
+        for cut_by in self._cut_by.values():
+            if spec_sha256 in cut_by:
+                cut_by.remove(spec_sha256)
+                cut_by.add(tokenizer_sha256)
+
+    def used_starts(self, tokenizer_sha256: str) -> dict[bytes, set[int] | None]:
+        """Used starts by document; None for a document cut into windows by another
+        tokenizer."""
+        ours = {tokenizer_sha256}
         return {
             document: starts if self._cut_by[document] == ours else None
             for document, starts in self._used.items()
         }
 
-    def _note_used(self, document: bytes, start: int, spec_sha256: str) -> None:
+    def _note_used(self, document: bytes, start: int, tokenizer_sha256: str) -> None:
         self._used.setdefault(document, set()).add(start)
-        self._cut_by.setdefault(document, set()).add(spec_sha256)
+        self._cut_by.setdefault(document, set()).add(tokenizer_sha256)
 
-    def mark_used(self, windows: Sequence[tuple[bytes, int]], spec_sha256: str) -> None:
+    def mark_used(self, windows: Sequence[tuple[bytes, int]], tokenizer_sha256: str) -> None:
         """Use up windows, by document and start, without asking about them."""
         with self._db:
             self._db.executemany(
                 "INSERT INTO used VALUES (?, ?, ?)",
-                [(document, start, spec_sha256) for document, start in windows],
+                [(document, start, tokenizer_sha256) for document, start in windows],
             )
         for document, start in windows:
-            self._note_used(document, start, spec_sha256)
+            self._note_used(document, start, tokenizer_sha256)
 
     def start_batch(
-        self, epoch: int, hotkeys: Sequence[Hotkey], windows: Sequence[Window], spec_sha256: str
+        self,
+        epoch: int,
+        hotkeys: Sequence[Hotkey],
+        windows: Sequence[Window],
+        tokenizer_sha256: str,
     ) -> Batch:
         """Mark the windows used for ever, and open a batch of walks over them."""
         walks = np.stack([window.ids for window in windows]).astype("<u4")
@@ -130,14 +147,14 @@ class State:
         with self._db:
             self._db.executemany(
                 "INSERT INTO used VALUES (?, ?, ?)",
-                [(window.document, window.start, spec_sha256) for window in windows],
+                [(window.document, window.start, tokenizer_sha256) for window in windows],
             )
             row = self._db.execute(
                 "INSERT INTO batch (epoch, hotkeys, walks, sessions) VALUES (?, ?, ?, ?)",
                 (epoch, json.dumps(hotkeys), walks.tobytes(), json.dumps(sessions)),
             )
         for window in windows:
-            self._note_used(window.document, window.start, spec_sha256)
+            self._note_used(window.document, window.start, tokenizer_sha256)
         assert row.lastrowid is not None
         return Batch(row.lastrowid, tuple(hotkeys), walks, sessions, ())
 

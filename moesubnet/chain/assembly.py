@@ -84,6 +84,7 @@ def assemble_metagraph(
         spec_sha256=rows.spec["hash"].removeprefix("0x") if rows.spec else None,
         spec_url=rows.spec["url"].decode(errors="replace") if rows.spec else None,
         neurons=neurons,
+        spec_epoch=rows.spec["from_epoch"] if rows.spec else None,
     )
 
 

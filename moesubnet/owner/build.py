@@ -12,7 +12,7 @@ import numpy as np
 
 from moesubnet.errors import ConfigError, SpecError
 from moesubnet.mixture.baseline import Unigram
-from moesubnet.owner.check import Findings, check_template
+from moesubnet.owner.check import Findings, check_template, check_tokenizer
 from moesubnet.owner.family import Family
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
 from moesubnet.training.dataset import Document, encode, read_documents, write_documents
@@ -64,6 +64,7 @@ def build_spec(
         public_text=nothing,
         baseline=Baseline(kind="unigram", file=nothing),
     )
+    check_tokenizer(spec, family.tokenizer)
     findings = Findings()
     check_template(spec, family.tokenizer, findings)
     if findings.problems:

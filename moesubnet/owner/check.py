@@ -9,9 +9,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from moesubnet.errors import MoesubnetError, PromptError
+from moesubnet.errors import MoesubnetError, PromptError, SpecError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, Spec
+from moesubnet.spec.pieces import Pieces
 from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.spec.source import MAX_FILE_BYTES
 from moesubnet.training.dataset import read_documents
@@ -107,7 +108,16 @@ def _read_public_text(spec: LoadedSpec) -> None:
 
 
 def _check_tokenizer(spec: LoadedSpec) -> None:
-    tokenizer = load_tokenizer(spec.tokenizer_path)
-    for token_id in (spec.spec.bos_id, *spec.spec.stop_ids):
+    check_tokenizer(spec.spec, load_tokenizer(spec.tokenizer_path))
+
+
+def check_tokenizer(spec: Spec, tokenizer: Tokenizer) -> None:
+    """Raises SpecError for one that cannot serve this spec."""
+    for token_id in (spec.bos_id, *spec.stop_ids):
         if tokenizer.id_to_token(token_id) is None:
-            raise PromptError(f"the tokenizer has no token {token_id}, which spec.json names")
+            raise SpecError(f"the tokenizer has no token {token_id}, which spec.json names")
+    if not Pieces(tokenizer).is_exact:
+        raise SpecError(
+            "what this tokenizer's tokens add to a text depends on those that follow (its decoder "
+            "is neither byte-level nor of SentencePiece's kind), so answers cannot be streamed"
+        )

@@ -6,7 +6,6 @@ and what it raises is a PromptError.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -63,11 +62,12 @@ class Template:
         from jinja2 import Environment, TemplateSyntaxError
 
         try:
-            tokens = [(kind, text) for _, kind, text in Environment().lex(self.source)]
+            tokens = [
+                (token.type, token.value) for token in Environment().lexer.tokenize(self.source)
+            ]
         except TemplateSyntaxError:
             return []  # rendering says what is wrong
-        literals = [(kind, text) for kind, text in tokens if kind in ("data", "string")]
-        return [(k, ast.literal_eval(t) if k == "string" else t) for k, t in literals]
+        return [(kind, text) for kind, text in tokens if kind in ("data", "string")]
 
 
 def _without_none(message: Message) -> dict[str, Any]:

@@ -71,7 +71,7 @@ log = logging.getLogger(__name__)
 
 def stake_gate(
     metagraphs: MetagraphSource,
-    min_caller_stake_rao: int,
+    min_caller_stake_rao: Callable[[], int],
     has_open_session: Callable[[Hotkey], bool] = lambda _: False,
 ) -> CallerPolicy:
     """A policy: registered and staked callers only; else Forbidden.
@@ -86,7 +86,7 @@ def stake_gate(
             if has_open_session(caller):
                 return
             raise
-        if neuron is None or neuron.stake_rao < min_caller_stake_rao:
+        if neuron is None or neuron.stake_rao < min_caller_stake_rao():
             raise Forbidden("the caller is not registered or has too little stake")
 
     return check

@@ -52,7 +52,7 @@ def subnet_rows(draw: st.DrawFn) -> SubnetRows:
         owner_hotkey=draw(ADDRESS),
         owner_coldkey=draw(ADDRESS),
         commit_reveal=draw(st.booleans()),
-        spec=draw(st.none() | st.just({"hash": "0x" + "ab" * 32, "url": b"file:///spec"})),
+        spec=draw(st.none() | st.just(SPEC)),
     )
 
 
@@ -70,8 +70,10 @@ def test_every_row_becomes_its_neuron(rows: SubnetRows) -> None:
     ):
         assert [getattr(n, ours) for n in metagraph.neurons] == list(getattr(rows, theirs))
     assert metagraph.spec_sha256 == ("ab" * 32 if rows.spec else None)
+    assert metagraph.spec_epoch == (4 if rows.spec else None)
 
 
+SPEC = {"hash": "0x" + "ab" * 32, "url": b"file:///spec", "from_epoch": 4}
 NAMED_OTHERWISE = {"hotkeys", "coldkeys", "axons", "last_update", "registered_at"}
 
 

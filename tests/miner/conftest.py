@@ -149,7 +149,7 @@ async def serve_miner(tiny_spec: LoadedSpec) -> AsyncIterator[Callable[..., obje
                 **options,  # type: ignore[arg-type]
             )
             stack.push_async_callback(expert.close)
-            app = build_app(expert, spec, MINER, metagraphs)
+            app = build_app(expert, MINER, metagraphs)
             listening = await serve(app, "127.0.0.1", 0, grace_s=0.1)
             stack.push_async_callback(listening.close)
             return Served(expert, listening.port, stack)

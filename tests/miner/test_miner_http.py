@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import pytest
 
 from moesubnet.engine.base import Query, load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
-from moesubnet.errors import PeerRefused, PeerUnavailable, UnknownBase
-from moesubnet.spec.content import LoadedSpec
+from moesubnet.errors import ConfigError, PeerRefused, PeerUnavailable, UnknownBase
+from moesubnet.spec.content import LoadedSpec, SpecFile
 from moesubnet.types import Hotkey
 from moesubnet.wire import signing
 from moesubnet.wire.protocol import GenerateRequest, StepRequest, Want
@@ -336,6 +337,34 @@ async def test_generate_stops_when_the_caller_leaves(serve_miner: ServeMiner) ->
     else:
         pytest.fail("the stream went on")
     assert len(engine.batches) < 4_000
+
+
+async def test_a_miner_serves_under_a_new_spec_where_its_engine_can(
+    serve_miner: ServeMiner, tiny_spec: LoadedSpec
+) -> None:
+    served = await serve_miner(FakeEngine())
+    client = await served.client(BOB)
+    request = StepRequest((step_of("s", u32(), u32(5)),), Want("full"))
+    assert (await client.step(request, timeout_s=10)).rows
+
+    def spec(**says: Any) -> LoadedSpec:
+        return replace(tiny_spec, sha256="ab" * 32, spec=tiny_spec.spec.model_copy(update=says))
+
+    other = SpecFile(path="tokenizer.json", sha256="cd" * 32)
+    for says, word in (
+        ({"tokenizer": other}, "tokenizer"),
+        ({"vocab_size": 299}, "vocabulary"),
+        ({"bos_id": 1}, "beginning"),
+        ({"context_tokens": 65}, "context"),
+    ):
+        with pytest.raises(ConfigError, match=f"another {word}.*restart the miner"):
+            served.expert.check_can_follow(spec(**says))
+    new = spec(min_caller_stake_rao=200 * 10**9, stop_ids=(3,), context_tokens=32)
+    served.expert.check_can_follow(new)
+    served.expert.follow(new)
+    assert (await client.card(timeout_s=10)).spec_sha256 == new.sha256
+    with pytest.raises(PeerRefused, match="403"):  # Bob has 100
+        await client.step(request, timeout_s=10)
 
 
 async def test_public_pages(serve_miner: ServeMiner, tiny_spec: LoadedSpec) -> None:

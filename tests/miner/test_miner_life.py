@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import PeerRefused, PeerUnavailable
-from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.content import LoadedSpec, save_spec
 from moesubnet.types import Axon, Hotkey, NetUid
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.protocol import GenerateRequest, StepRequest, Want
@@ -135,6 +136,36 @@ async def test_a_model_that_cannot_be_loaded_buys_no_slot(network: Network) -> N
     assert code == 1
     assert "Convert it to a folder" in log
     assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
+
+
+@pytest.mark.slow
+async def test_a_miner_goes_over_to_a_new_spec_at_its_epoch_without_a_pause(
+    network: Network, tiny_spec: LoadedSpec
+) -> None:
+    miner = await network.miner("--coldkey", "//Bob")
+    client = await network.client(await network.announced(miner))
+    folder = network.tmp_path / "new"
+    shutil.copytree(tiny_spec.root, folder)
+    new = save_spec(folder, tiny_spec.spec.model_copy(update={"name": "new"}))
+    owner = keypair_from_uri("//Alice")
+    await network.chain.set_subnet_spec(NETUID, new.sha256, folder.as_uri(), owner)
+    announced = await network.chain.metagraph(NETUID)
+    assert announced.spec_epoch == announced.epoch_index + 1
+    while True:
+        before = await network.chain.metagraph(NETUID)
+        card = await client.card(timeout_s=10)  # always there
+        after = await network.chain.metagraph(NETUID)
+        if after.epoch_index < announced.spec_epoch:
+            assert card.spec_sha256 == tiny_spec.sha256
+        elif card.spec_sha256 == new.sha256:
+            break
+        assert before.block < before.last_epoch_block + 15 or (
+            before.epoch_index < announced.spec_epoch
+        ), miner.log.read_text()
+        await asyncio.sleep(0.1)
+    miner.process.send_signal(signal.SIGTERM)
+    code, log = await miner.wait()
+    assert (code, "gone over to spec" in log) == (0, True), log
 
 
 @pytest.mark.slow

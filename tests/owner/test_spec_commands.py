@@ -215,6 +215,17 @@ def test_what_cannot_become_a_spec_is_refused_with_the_way_out(
     assert "where a text ends" in refusal("new", "--from", nothing, *common)
 
 
+def test_a_tokenizer_whose_text_cannot_be_streamed_is_refused(
+    save_model: SaveModel, text: Path
+) -> None:
+    folder = save_model("turns")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["decoder"] = {"type": "BPEDecoder", "suffix": "</w>"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    arguments = ("new", "--from", folder, "--text", text, "--out", text.parent / "out")
+    assert "cannot be streamed" in refusal(*arguments, kind=SpecError)
+
+
 def test_check_finds_what_a_hand_has_broken(save_model: SaveModel, text: Path) -> None:
     loaded = made(save_model, text, "turns")
     assert "is sound" in spec_command("check", loaded.root).output

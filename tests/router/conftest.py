@@ -107,7 +107,7 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
         """says: what this spec.json says otherwise."""
         changed = replace(spec, spec=spec.spec.model_copy(update=dict(says)))  # type: ignore[call-overload]
         service = Service(changed, {"mixture": parrot}, sheets=lambda: sheets)
-        app = build_app(service, **options)  # type: ignore[arg-type]
+        app = build_app(lambda: service, **options)  # type: ignore[arg-type]
         servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0))
         return f"http://127.0.0.1:{servers[-1].port}"
 

@@ -98,7 +98,7 @@ class Network:
         hotkey = Hotkey(signer.ss58_address)
         engine = law if isinstance(law, LawEngine) else LawEngine(law)
         expert = Expert(engine, self.spec, self, hotkey=hotkey, name=name)
-        listening = await listen(build_miner(expert, self.spec, signer, self), "127.0.0.1", 0)
+        listening = await listen(build_miner(expert, signer, self), "127.0.0.1", 0)
         self.servers[hotkey], self.experts[hotkey] = listening, expert
         self._add(hotkey, Axon("127.0.0.1", listening.port), 0)
         return hotkey
@@ -386,7 +386,8 @@ async def test_when_a_client_leaves_its_experts_are_asked_no_more(
 ) -> None:
     engine = LawEngine(lambda ids: sharp(5))
     await network.mine("e", engine)
-    app = build_router(Service(spec, {"mixture": await open_model()}))
+    service = Service(spec, {"mixture": await open_model()})
+    app = build_router(lambda: service)
     listening = await listen(app, "127.0.0.1", 0)
     body = {"model": "mixture", "prompt": [5] * 4, "max_tokens": 80, "stream": True, "n": 4}
     async with aiohttp.ClientSession() as http:

@@ -1,10 +1,12 @@
 """What the router refuses before it listens, and a new student under running streams."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from moesubnet.errors import ConfigError
-from moesubnet.router.run import check_exposure
+from moesubnet.router.run import LOOKS, Offers, check_exposure
 from moesubnet.router.student import StudentModel
 
 
@@ -24,6 +26,48 @@ def test_an_empty_key_is_refused_as_it_would_let_everybody_in(host) -> None:
 def test_loopback_needs_no_key() -> None:
     for host in ("127.0.0.1", "::1", "localhost"):
         check_exposure(host, ())
+
+
+class Book:
+    """Knows its experts after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks, self.looked = looks, 0
+
+    async def refresh(self, _: object) -> None:
+        self.looked += 1
+
+    def known(self) -> set[str]:
+        return {"expert"} if self.looked >= self.looks else set()
+
+
+class Announced:
+    """Has one offer to go over to, in epoch 4."""
+
+    def __init__(self, offer: object) -> None:
+        self.offer = offer
+
+    def see(self, _: object) -> None: ...
+
+    def take(self, epoch_index: int) -> object:
+        offer = self.offer if epoch_index >= 4 else None
+        self.offer = None if offer else self.offer
+        return offer
+
+
+@pytest.mark.parametrize(("needed", "looks"), [(1, 1), (3, 3), (10**9, LOOKS)])
+async def test_requests_go_over_to_a_new_spec_when_an_expert_serves_it(needed, looks) -> None:
+    old, new = (SimpleNamespace(book=Book(n), service=n) for n in (0, needed))
+    offers, following = Offers(old), Announced(new)
+    await offers.refresh(SimpleNamespace(epoch_index=3), following)
+    assert (offers.current, old.book.looked) == (old, 1)
+    for look in range(looks):
+        assert offers.current is old, look
+        await offers.refresh(SimpleNamespace(epoch_index=4), following)
+    assert offers.current is new
+    assert old.book.looked == 1  # its experts answer still, whatever their cards say
+    await offers.refresh(SimpleNamespace(epoch_index=4), following)
+    assert new.book.looked == looks + 1
 
 
 class OneLaw:

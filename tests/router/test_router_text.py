@@ -1,12 +1,16 @@
 """Text as it is shown: every byte once, whole characters, nothing of a stop sequence."""
 
+import re
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from moesubnet.router.openai_api import TokenRecord, completion_logprobs
-from moesubnet.router.text import TextStream, token_bytes
+from moesubnet.router.text import TextStream
+from moesubnet.spec.pieces import Pieces
+from tests.families import families
 
 TEXT = "naïve café 世界 🎉 hello"
 
@@ -26,7 +30,8 @@ def byte_level() -> Tokenizer:
 
 
 TOKENIZER = byte_level()
-BYTE_IDS = {token_bytes(TOKENIZER, i): i for i in range(TOKENIZER.get_vocab_size())}
+PIECES = Pieces(TOKENIZER)
+BYTE_IDS = {PIECES.inside(i): i for i in range(TOKENIZER.get_vocab_size())}
 IDS = st.lists(st.integers(0, TOKENIZER.get_vocab_size() - 1), max_size=40)
 
 
@@ -36,7 +41,7 @@ def ids_of(raw: bytes) -> list[int]:
 
 
 def shown(ids: list[int], stops: tuple[str, ...] = (), prompt: tuple[int, ...] = ()) -> list[str]:
-    stream, pieces = TextStream(TOKENIZER, stops, prompt), []
+    stream, pieces = TextStream(PIECES, stops, prompt), []
     for token_id in ids:
         pieces.append(stream.push(token_id))
         if stream.stopped:
@@ -79,11 +84,93 @@ def test_bytes_that_are_no_text_are_shown_at_once() -> None:
     assert shown(ids_of(b"a\xff\xffb")) == ["a", "\ufffd", "\ufffd", "b", ""]
 
 
-def test_a_vocabulary_of_words_keeps_its_spaces() -> None:
-    tokenizer = Tokenizer(models.WordLevel({"▁the": 0, "▁fox": 1, "es": 2}, unk_token="es"))
-    tokenizer.decoder = decoders.Metaspace()
-    stream = TextStream(tokenizer, (), [0])
-    assert "".join([*map(stream.push, [1, 2]), stream.finish()]) == " foxes"
+KINDS = sorted(families())
+WHOLE = {name: Pieces(families()[name].tokenizer) for name in KINDS}
+NO_TEXT = re.compile(r"(<0x[0-9A-F]{2}>)+")
+
+
+def streamed(name: str, ids: list[int], before: list[int]) -> str:
+    stream = TextStream(WHOLE[name], (), before)
+    return "".join([*map(stream.push, ids), stream.finish()])
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=150, deadline=None)
+@given(
+    texts=st.lists(
+        st.sampled_from(
+            ["the fox", " a", "  ", "世🎉", "é", "\n\n", "▁", "<b>", "</s>", "zzz", " "]
+        )
+        | st.text(max_size=5),
+        max_size=4,
+    ),
+    split=st.integers(0, 12),
+)
+@example(texts=["🎉", "世", " the"], split=2)
+def test_every_kind_of_tokenizer_streams_what_it_decodes_at_once(
+    name: str, texts: list[str], split: int
+) -> None:
+    tokenizer = families()[name].tokenizer
+    ids = [i for text in texts for i in tokenizer.encode(text, add_special_tokens=False).ids]
+    assert streamed(name, ids, []) == tokenizer.decode(ids)
+    before, after = ids[:split], ids[split:]
+    shown = tokenizer.decode(before)
+    if "\ufffd" not in shown:  # the prompt ends with a whole character
+        assert shown + streamed(name, after, before) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_ids_stream_as_they_decode_but_for_rows_of_bytes_that_are_no_text(
+    name: str, data: st.DataObject
+) -> None:
+    tokenizer = families()[name].tokenizer
+    ids = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=12))
+    rows = "".join(tokenizer.id_to_token(i) for i in ids if i not in WHOLE[name].hidden)
+    shown, whole = streamed(name, ids, []), tokenizer.decode(ids)
+    if not WHOLE[name].is_byte_level and NO_TEXT.search(rows):
+        bad = [
+            bytes.fromhex(m[0].replace("<0x", "").replace(">", "")) for m in NO_TEXT.finditer(rows)
+        ]
+        if any(raw.decode("utf-8", "ignore").encode() != raw for raw in bad):
+            shown, whole = (re.sub("[^\x21-\x7e]+", "", text) for text in (shown, whole))
+            assert set(whole) <= set(shown)
+            return
+    assert shown == whole
+
+
+@pytest.mark.parametrize("name", ["inst", "inst tokens", "turns", "unigram"])
+def test_the_space_before_a_word_is_kept_behind_a_prompt_and_not_at_the_beginning(
+    name: str,
+) -> None:
+    tokenizer = families()[name].tokenizer
+    the, fox = tokenizer.token_to_id("▁the"), tokenizer.token_to_id("▁fox")
+    assert streamed(name, [fox], [the]) == " fox"
+    begins = " fox" if name == "turns" else "fox"
+    assert streamed(name, [fox], []) == begins == tokenizer.decode([fox])
+    assert streamed(name, [1, fox], [1]) == begins  # a special token is no text
+
+
+def test_a_character_in_bytes_waits_for_the_last_and_stops_work_across_them() -> None:
+    tokenizer, pieces = families()["inst"].tokenizer, WHOLE["inst"]
+    ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in "a世🎉b".encode()]
+    stream = TextStream(pieces, ())
+    assert [stream.push(i) for i in ids] == ["a", "", "", "世", "", "", "", "🎉", "b"]
+    stream = TextStream(pieces, ("世🎉",))
+    assert "".join(map(stream.push, ids)) == "a"
+    assert stream.stopped
+    stream = TextStream(pieces, ())
+    assert [*map(stream.push, ids[:3]), stream.push(tokenizer.token_to_id("▁the"))] == (
+        ["a", "", "", "\ufffd the"]
+    )
+
+
+def test_decoders_that_do_not_work_token_by_token_are_known() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.decoder = decoders.BPEDecoder()
+    assert not Pieces(tokenizer).is_exact
+    assert all(pieces.is_exact for pieces in WHOLE.values())
 
 
 def test_tokens_that_are_no_text_alone_keep_their_own_log_probabilities() -> None:

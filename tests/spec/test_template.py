@@ -70,7 +70,11 @@ def test_whatever_a_template_raises_is_told_in_its_words(source: str, words: str
 
 
 def test_its_own_strings_are_known_without_running_it() -> None:
-    template = Template("<s>{# <c> #}{{ '<a>\\n' + x | f(\"<b>\") }}{% if '<i>' in y %}</s>", {})
-    assert template.strings == ("<a>\n", "<b>", "<i>")
+    template = Template(
+        "<s>{# <c> #}{{ '<a>\\n' + x | f(\"<b>\") }}"
+        "{% if '<i>' in y %}{{ 'two\nlines\\u0041' }}</s>",
+        {},
+    )
+    assert template.strings == ("<a>\n", "<b>", "<i>", "two\nlinesA")
     assert "<s>" in template.literal_text
     assert "<c>" not in template.literal_text

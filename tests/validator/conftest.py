@@ -16,6 +16,7 @@ from moesubnet.chain.weights import weights_commit_hash
 from moesubnet.errors import CallRejected, UnknownBase
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 from moesubnet.validator.experts import Experts
 from moesubnet.validator.loop import Validator
@@ -52,6 +53,8 @@ class FakeChain:
     block: int = 0
     commit_reveal: bool = True
     spec_sha256: str | None = None
+    spec_url: str | None = None
+    spec_epoch: int | None = None
     block_seconds: float = 0.01
     epoch_index: int = 0
     last_epoch_block: int = 0
@@ -91,7 +94,7 @@ class FakeChain:
         return Metagraph(
             netuid, self.block, "0x", self.tempo, self.epoch_index, self.last_epoch_block,
             self.last_epoch_block + self.tempo, Hotkey("o"), Coldkey("o"), self.commit_reveal,
-            self.spec_sha256, None, tuple(self.neurons),
+            self.spec_sha256, self.spec_url, tuple(self.neurons), self.spec_epoch,
         )  # fmt: skip
 
     async def metagraph_at(self, netuid, block):
@@ -326,7 +329,7 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
         measurement = Measurement(
             state,
             pool,
-            tiny_spec.sha256,
+            tiny_spec.spec.tokenizer.sha256,
             baseline,
             known,
             GateSync(chain, http, tmp_path / "sheets"),
@@ -357,23 +360,14 @@ class Node:
         self.axon = Axon("127.0.0.1", self.server.port)
         sheets = self.path / "sheets"
         self.gates = GateSync(self.chain, self.http, sheets, allow_private=True)
-        self.measurement = Measurement(
-            self.state,
-            TextPool(self.documents),
-            self.spec.sha256,
-            Unigram.build(np.concatenate(list(self.documents.values())), 300),
-            Experts(self.http, self.signer, self.spec, allow_private=True),
-            self.gates,
-            self.metrics,
-        )
         self.validator = Validator(
             self.chain,
             1,
             self.signer,
-            self.spec.sha256,
+            NextSpec(self.spec, self._measurement, folder=None, allow_private=False),
             self.axon,
             self.state,
-            self.measurement,
+            self._measurement(self.spec),
             sheets,
             self.health,
             self.metrics,
@@ -381,6 +375,17 @@ class Node:
         )
         self.is_open = True
         return self
+
+    def _measurement(self, spec):
+        return Measurement(
+            self.state,
+            TextPool(self.documents),
+            spec.spec.tokenizer.sha256,
+            Unigram.build(np.concatenate(list(self.documents.values())), 300),
+            Experts(self.http, self.signer, spec, allow_private=True),
+            self.gates,
+            self.metrics,
+        )
 
     async def block(self):
         async with asyncio.TaskGroup() as walking:  # this chain waits for the walks

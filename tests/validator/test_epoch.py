@@ -1,10 +1,14 @@
 """Whole epochs over real sockets: who earns, what is public when, and that it can be checked."""
 
+import asyncio
+import shutil
+
 import numpy as np
 import pytest
 
 from moesubnet.errors import ConfigError, PeerRefused
 from moesubnet.mixture.sheet import Sheet
+from moesubnet.spec.content import save_spec
 from moesubnet.validator.audit import audit
 from moesubnet.validator.explain import explain
 from moesubnet.validator.published import fetched
@@ -69,6 +73,50 @@ async def run_to(chain, nodes, block):
         chain.next_block()
         for node in nodes:
             await node.block()
+
+
+async def test_all_go_over_to_a_new_spec_at_its_epoch_and_nobody_loses_pay(
+    network, tiny_spec, tmp_path
+):
+    chain, nodes, experts = network
+    await run_to(chain, nodes, 10)
+    shutil.copytree(tiny_spec.root, tmp_path / "new")
+    new = save_spec(tmp_path / "new", tiny_spec.spec.model_copy(update={"name": "new"}))
+    chain.spec_sha256, chain.spec_url, chain.spec_epoch = new.sha256, new.root.as_uri(), 1
+    used = [len(node.state.used_starts(tiny_spec.spec.tokenizer.sha256)) for node in nodes]
+    await run_to(chain, nodes, 29)  # it is seen when the sheet is closed, and fetched meanwhile
+    for node in nodes:
+        assert node.validator.next_spec.current.sha256 == tiny_spec.sha256
+        assert len(node.state.archive.newest_sheet().walk) == 16 * 16
+        for _ in range(500):
+            if node.validator.next_spec.is_ready:
+                break
+            await asyncio.sleep(0.01)
+    await run_to(chain, nodes, 31)
+    for expert in experts.values():  # a block later than the validators
+        expert.spec = new
+    await run_to(chain, nodes, 58)
+    for index, node in enumerate(nodes):
+        sheet = node.state.archive.newest_sheet()
+        assert (sheet.epoch, sheet.spec_sha256.hex()) == (1, new.sha256)
+        assert len(sheet.walk) == 16 * 16
+        assert sheet.reliability_ppm == (1_000_000,) * 6
+        assert "spec" not in node.health.problems
+        starts = node.state.used_starts(new.spec.tokenizer.sha256)
+        assert len(starts) >= used[index]
+        assert None not in starts.values()  # the text goes on where it was
+
+
+async def test_nobody_is_measured_under_a_spec_that_no_longer_holds(network, tiny_spec, tmp_path):
+    chain, nodes, _ = network
+    await run_to(chain, nodes, 20)
+    chain.spec_sha256, chain.spec_url, chain.spec_epoch = "ab" * 32, "file:///nowhere", 1
+    await run_to(chain, nodes, 44)
+    await asyncio.sleep(0.3)
+    await run_to(chain, nodes, 45)
+    for node in nodes:
+        assert node.state.walks_started(1) == 0
+        assert "cannot read" in node.health.problems["spec"]
 
 
 async def test_three_epochs_of_a_small_subnet(network):

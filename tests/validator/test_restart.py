@@ -8,6 +8,7 @@ import functools
 import sqlite3
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import Sheet
+from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.experts import Experts
 from moesubnet.validator.loop import Validator
@@ -154,11 +156,12 @@ class World:
             metrics,
             sent=self.sent,
         )
+        spec = SimpleNamespace(sha256="ab" * 32)
         validator = Validator(
             chain,
             NETUID,
             self.signer,
-            "ab" * 32,
+            NextSpec(spec, lambda _: measurement, folder=None, allow_private=False),
             Axon("127.0.0.1", 9),
             state,
             measurement,

@@ -289,7 +289,7 @@ async def test_only_registered_and_staked_callers_come_in_and_others_cost_nothin
     stage: Any,
 ) -> None:
     graph = Metagraphs(metagraph(**{ALICE_HOTKEY: 10}))
-    client, port = await bob(stage, ok, callers=stake_gate(graph, 10))
+    client, port = await bob(stage, ok, callers=stake_gate(graph, lambda: 10))
     await client.step(one_step(), timeout_s=5)
     for stakes in ({ALICE_HOTKEY: 9}, {EVE.ss58_address: 99}):
         graph.value = metagraph(**stakes)
@@ -305,18 +305,20 @@ async def test_only_registered_and_staked_callers_come_in_and_others_cost_nothin
 
 def test_a_stale_metagraph_lets_nobody_new_in_but_open_sessions_go_on() -> None:
     open_sessions = {"a"}
-    check = stake_gate(Metagraphs(None), 10, lambda hotkey: hotkey in open_sessions)
+    check = stake_gate(Metagraphs(None), lambda: 10, lambda hotkey: hotkey in open_sessions)
     check(Hotkey("a"))
     with pytest.raises(StaleMetagraph):
         check(Hotkey("b"))
-    fresh = stake_gate(Metagraphs(metagraph(b=10)), 10, lambda hotkey: hotkey in open_sessions)
+    fresh = stake_gate(
+        Metagraphs(metagraph(b=10)), lambda: 10, lambda hotkey: hotkey in open_sessions
+    )
     fresh(Hotkey("b"))
     with pytest.raises(Forbidden):  # a fresh metagraph decides alone
         fresh(Hotkey("a"))
 
 
 async def test_a_stale_metagraph_answers_503(stage: Any) -> None:
-    client, _ = await bob(stage, ok, callers=stake_gate(Metagraphs(None), 0))
+    client, _ = await bob(stage, ok, callers=stake_gate(Metagraphs(None), lambda: 0))
     with pytest.raises(PeerRefused, match="503: stale_metagraph"):
         await client.step(one_step(), timeout_s=5)
 

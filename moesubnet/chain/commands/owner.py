@@ -101,7 +101,8 @@ def create(
             **where(receipt),
         },
         f"subnet {netuid} is yours for {format_rao(paid_rao)}; {first} is its uid 0\n"
-        f"next: moesubnet subnet set-spec {netuid} --spec SPEC --wallet {owner},\n"
+        "next: moesubnet spec new --from MODEL --text PUBLIC --out SPEC, publish it with\n"
+        f"moesubnet subnet set-spec {netuid} --spec SPEC --url URL --wallet {owner},\n"
         "and ask root for a share in the emission",
     )
 
@@ -183,7 +184,13 @@ def set_spec(
     wallet: WalletSpec = DEFAULT_WALLET,
     at: Changing,
 ) -> None:
-    """As the owner, publish the spec that every neuron must follow."""
+    """As the owner, publish the spec that every neuron must follow.
+
+    It holds from the next epoch on. Routers, validators and miners fetch it meanwhile and go over
+    together, without a restart; only miners need another model if its tokenizer, vocabulary or
+    beginning of texts is another, or more context. Publish early in an epoch, in a new folder:
+    those who run serve and read the old one until then.
+    """
     from moesubnet.chain import calls
     from moesubnet.spec.content import load_spec
     from moesubnet.wire.addresses import names_loopback
@@ -204,8 +211,13 @@ def set_spec(
         wallet,
         f"Publish spec {loaded.sha256[:12]}… at {place} on subnet {netuid}?",
     )
-    fields = {"spec_sha256": loaded.sha256, "url": place, **where(receipt)}
-    at.answer(fields, f"spec {loaded.sha256} published in {block_of(receipt)}")
+    published = receipt.event("SubtensorModule", "SubnetSpecSet")
+    epoch = published.fields["from_epoch"] if published else None
+    fields = {"spec_sha256": loaded.sha256, "url": place, "from_epoch": epoch, **where(receipt)}
+    at.answer(
+        fields,
+        f"spec {loaded.sha256} published in {block_of(receipt)}; it holds from epoch {epoch} on",
+    )
 
 
 @with_options

@@ -102,7 +102,7 @@ def subnet_card(subnet: Subnet, epoch: Epoch) -> str:
             f"pays {format_rao(s.pending_neurons_rao)} to neurons and "
             f"{format_rao(s.pending_owner_rao)} to the owner, so far",
         ),
-        ("spec", s.spec_sha256 or "none yet: moesubnet subnet set-spec"),
+        ("spec", s.spec_sha256 or "none yet: moesubnet spec new, subnet set-spec"),
     ]
     if s.spec_url:
         held = "" if s.spec_from_epoch is None else f"holds from epoch {s.spec_from_epoch:,}"

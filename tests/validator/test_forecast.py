@@ -1,0 +1,115 @@
+"""What `validator run --dry-run` foretells is what then happens."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moesubnet.chain.client import ChainClient
+from moesubnet.types import Axon
+from moesubnet.validator.cli import validator_app
+from moesubnet.validator.forecast import Forecast
+from moesubnet.validator.probes import STEP_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.state import State
+
+
+async def test_an_epoch_asks_as_often_as_was_foretold(
+    measure, start_expert, laws, tiny_spec
+) -> None:
+    experts = [await start_expert(f"//e{i}", lambda ids: np.log(laws[0])) for i in range(3)]
+    measurement, state, chain, _ = await measure(experts)
+    windows = measurement._pool.free_windows({})
+    foretold = Forecast(windows, walks=8, experts=3, vocab_size=300, epoch_s=360.0)
+    batch = await measurement.open_batch(await chain.metagraph(1), 8)
+    await measurement.run(batch)
+    asked = [request for expert in experts for request in expert.requests]
+    assert len(asked) == foretold.questions == 8 * STEP_TOKENS * 3
+    read = sum(len(s.append_ids) for s in (r.sequences[0] for r in experts[0].requests))
+    assert read + 8 == foretold.positions  # the last label is told to nobody
+    assert sum(len(request.to_bytes()) for request in asked) <= foretold.sent_bytes
+    left = measurement._pool.free_windows(state.used_starts(tiny_spec.spec.tokenizer.sha256))
+    assert windows - left == 8
+
+
+@pytest.mark.parametrize("vocab_size", [300, 2_048, 262_144])
+def test_the_words_say_how_long_the_text_lasts_and_call_estimates_so(vocab_size: int) -> None:
+    text = Forecast(6_500, 32, 7, vocab_size, 4_332.0).as_text()
+    for words in (
+        "6,500 unused windows of 48 tokens",
+        "lasts 203 epochs, 10 days",
+        "32 of them (1,536 tokens)",
+        "3,584 questions",
+        "each expert computes 1,536 positions",
+        "estimated",
+    ):
+        assert words in text
+    small, large = (Forecast(1, 32, 7, size, 60.0) for size in (2_048, 262_144))
+    assert large.received_bytes < small.received_bytes  # a listed part, not a whole law
+
+
+def test_no_experts_cost_nothing_and_too_little_text_lasts_no_epoch() -> None:
+    nothing = Forecast(10, 32, 0, 300, 60.0)
+    assert (nothing.epochs, nothing.questions, nothing.cpu_s) == (0, 0, 0.0)
+    assert "lasts 0 epochs" in nothing.as_text()
+
+
+@pytest.fixture
+def dry_run(tiny_spec, tmp_path, new_chain, monkeypatch):
+    """`dry_run(chain)` → what the command says, with 40 windows of text and the state as it is."""
+
+    def run(chain) -> str:
+        @contextlib.asynccontextmanager
+        async def connected():
+            yield chain
+
+        async def connect(url: str):
+            return connected()
+
+        monkeypatch.setattr(ChainClient, "connect", connect)
+        monkeypatch.setattr("moesubnet.host.log.set_up_logging", lambda _: None)  # of all tests
+        text = tmp_path / "text.txt"
+        text.write_text(" ".join(f"{i}" for i in range(1_100)))
+        places = ("--text", text, "--spec", tiny_spec.root, "--state-dir", tmp_path / "state")
+        options = ("--dry-run", "--hotkey", "//Validator", "--walks", "8", *map(str, places))
+        result = CliRunner().invoke(validator_app, ["run", *options])
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.output
+
+    return run
+
+
+def test_a_dry_run_says_it_for_this_subnet_and_this_state_and_changes_neither(
+    dry_run, new_chain, keypair, tiny_spec, tmp_path
+) -> None:
+    chain, validator = new_chain(), keypair("//Validator")
+    for name in ("//a", "//b", "//c"):
+        chain.add(keypair(name), Axon("192.0.2.1", 9) if name != "//c" else None)
+    said = dry_run(chain)
+    assert "is not registered: moesubnet register" in said
+    assert "2 neurons have an address" in said
+    assert f"{8 * STEP_TOKENS * 2} questions an epoch" in said
+    assert not (tmp_path / "state").exists()
+    chain.add(validator, stake_rao=0)
+    assert "no stake on this hotkey" in dry_run(chain)
+
+    unused = int(re.findall(r"([\d,]+) unused windows", said)[0].replace(",", ""))
+    state = State(tmp_path / "state" / "validator.sqlite3")
+    document = hashlib.sha256((tmp_path / "text.txt").read_bytes()).digest()
+    state.mark_used([(document, 0)], tiny_spec.sha256)  # as it was once remembered
+    state.mark_used([(document, WINDOW_TOKENS)], tiny_spec.spec.tokenizer.sha256)
+    state.close()
+    assert f"{unused - 2:,} unused windows" in dry_run(chain)
+
+
+def test_a_dry_run_with_too_little_text_says_so(
+    dry_run, new_chain, keypair, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("moesubnet.validator.probes.TextPool.free_windows", lambda *_: 3)
+    chain = new_chain()
+    chain.add(keypair("//Validator"))
+    assert "less text than one epoch takes" in dry_run(chain)
