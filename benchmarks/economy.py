@@ -211,6 +211,7 @@ def main() -> None:
             play(
                 [*scenario.members, *judges],
                 texts,
+                recorded.spec,
                 recorded.baseline,
                 epochs=arguments.epochs,
                 walks_per_epoch=arguments.walks,

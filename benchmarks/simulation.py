@@ -31,6 +31,8 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import MICRO, Sheet
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
 from moesubnet.units import RAO_PER_TOKEN
 from moesubnet.validator.loop import Validator
@@ -47,7 +49,6 @@ NETUID = NetUid(1)
 BANK = "//Alice"  # pays for every registration and stake
 GENESIS_S = 1_800_000_000.0
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would be waited for
-SPEC_SHA256 = sha256(b"economy").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ class Ledger:
 async def play(
     members: Sequence[Member],
     texts: Mapping[str, npt.NDArray[np.uint32]],
+    spec: LoadedSpec,
     baseline: Unigram,
     *,
     epochs: int,
@@ -213,13 +215,14 @@ async def play(
             pool = TextPool({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
             signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
             present = Present(members)
-            measurement = Measurement(state, pool, SPEC_SHA256, baseline, present, gates, metrics)
+            measurement = Measurement(state, pool, spec.sha256, baseline, present, gates, metrics)
+            same = NextSpec(spec, _unwanted, folder=None, allow_private=False)
             validators.append(
                 Validator(
                     client,
                     NETUID,
                     signer,
-                    SPEC_SHA256,
+                    same,
                     Axon("127.0.0.1", 1_000 + port),
                     state,
                     measurement,
@@ -236,6 +239,10 @@ async def play(
             for task in runs:
                 task.cancel()
     return ledger
+
+
+def _unwanted(spec: LoadedSpec) -> Measurement:
+    raise AssertionError("nobody announces a spec here")
 
 
 async def _join(client: ChainClient, members: Sequence[Member]) -> None:

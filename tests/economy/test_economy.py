@@ -80,7 +80,7 @@ def economy(texts, tiny_spec):
     judges = [Member(name, stake_tokens=1_000) for name in VALIDATORS]
 
     members = [*(Member(name, law) for name, law in (experts | hostile).items()), *judges]
-    return run(play(members, private, baseline, epochs=EPOCHS, walks_per_epoch=WALKS))
+    return run(play(members, private, tiny_spec, baseline, epochs=EPOCHS, walks_per_epoch=WALKS))
 
 
 def test_the_hostile_earn_next_to_nothing(economy):
