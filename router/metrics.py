@@ -63,6 +63,12 @@ class Metrics:
             ["hotkey"],
             registry=registry,
         )
+        self.fallbacks = Counter(
+            "moesubnet_router_fallback_tokens",
+            "Tokens drawn from the baseline alone: a bias or grammar left too little of the rest.",
+            ["model"],
+            registry=registry,
+        )
         self._charged = Counter(
             "moesubnet_router_charged_rao",
             "What keyed callers were charged.",

@@ -75,6 +75,9 @@ class Extension(BaseModel):
 
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
+Bias = Annotated[float, Field(ge=-100.0, le=100.0)]
+TokenKey = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # JSON's keys are text
 Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=4)]
 
 
@@ -91,6 +94,9 @@ class Sampling(BaseModel):
     n: int = Field(default=1, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stops = []
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=MAX_BIASES)] = {}
     stream: bool = False
     stream_options: StreamOptions | None = None
     moesubnet: Extension = Extension()
@@ -105,11 +111,6 @@ class Sampling(BaseModel):
     ] = {}
     store: bool = False  # nothing is stored, whatever is asked
     service_tier: Literal["auto", "default"] | None = None
-
-    # Accepted at the value that changes nothing, refused at any other.
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    logit_bias: Annotated[dict[str, Literal[0]], Field(max_length=MAX_BIASES)] | None = None
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:

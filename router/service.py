@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tokenizers import Tokenizer
 
+from moesubnet.mixture.law import Mixture
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
@@ -28,6 +29,7 @@ from moesubnet.router.ledger import Usage
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import Forecast, Model, Session, TokenIds
 from moesubnet.router.prompts import Prompts
+from moesubnet.router.steering import NO_WISHES, Steering, Wishes
 from moesubnet.router.text import TextStream
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.pieces import Pieces
@@ -48,6 +50,7 @@ class Job:
     seed: tuple[int, int] | None
     stops: tuple[str, ...]
     top_logprobs: int
+    wishes: Wishes = NO_WISHES
 
 
 @dataclass(slots=True)
@@ -166,7 +169,7 @@ class Service:
     ) -> list[Job]:
         """The `n` choices of one prompt, numbered from `first`.
 
-        Raises ApiError 400 (`context_length_exceeded`) or 404.
+        Raises ApiError 400 (`context_length_exceeded`, a bias on no token) or 404.
         """
         self.require_model(body.model)
         prompt_tokens, room = len(prompt_ids), self.prompts.room_tokens
@@ -176,6 +179,7 @@ class Service:
                 f"{max_tokens} for the completion)"
             )
             raise api.context_length_exceeded(asked, room, body.source)
+        wishes = self._wishes(body)
         return [
             Job(
                 model=body.model,
@@ -187,9 +191,17 @@ class Service:
                 seed=None if body.seed is None else (body.seed % 2**64, index),
                 stops=tuple(body.stop),
                 top_logprobs=top_logprobs,
+                wishes=wishes,
             )
             for index in range(first, first + body.n)
         ]
+
+    def _wishes(self, body: api.Sampling) -> Wishes:
+        bias = {int(key): value for key, value in body.logit_bias.items()}
+        if max(bias, default=0) >= self.spec.vocab_size:
+            text = f"Token ids must be below {self.spec.vocab_size}."
+            raise api.ApiError(400, text, param="logit_bias", code="invalid_value")
+        return Wishes(bias, body.frequency_penalty, body.presence_penalty)
 
     def largest_cost(self, prompts: Sequence[Sequence[Job]]) -> Cost:
         """What the largest answer to these jobs takes. prompts: for each its choices."""
@@ -237,13 +249,18 @@ class Service:
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
         before = job.prompt_ids.tolist() if job.goes_on else ()
         text = TextStream(self._pieces, job.stops, before)
+        steering = Steering(job.wishes)
         waiting: list[api.TokenRecord] = []
         metrics, last_s = self.metrics, begun.arrived_s
         if job.max_tokens == 0:
             yield Delta("", [], "length")
             return
         for written in range(1, job.max_tokens + 1):
-            token_id = forecast.mixture.draw(job.temperature, job.top_p, rng)
+            shaped = steering.shaped(forecast.mixture)
+            token_id = shaped.draw(job.temperature, job.top_p, rng)
+            steering.push(token_id)
+            if shaped.is_fallback:
+                metrics.fallbacks.labels(job.model).inc()
             if token_id in self.spec.stop_ids:
                 yield Delta(text.finish(), waiting, "stop")
                 return
@@ -256,7 +273,7 @@ class Service:
                 metrics.between_tokens_s.labels(job.model).observe(now_s - last_s)
             last_s = now_s
             metrics.weights(forecast.weights)
-            waiting.append(self._record(job, forecast, token_id, text.chars))
+            waiting.append(self._record(job, forecast, shaped, token_id, text.chars))
             shown = text.push(token_id)
             if text.stopped:
                 yield Delta(shown, waiting, "stop")
@@ -297,7 +314,9 @@ class Service:
         text = ",".join(f"{hotkey}={total / tokens:.4f}" for hotkey, total in ranked)
         return {"x-moesubnet-experts": text}
 
-    def _record(self, job: Job, forecast: Forecast, token_id: int, offset: int) -> api.TokenRecord:
+    def _record(
+        self, job: Job, forecast: Forecast, shaped: Mixture, token_id: int, offset: int
+    ) -> api.TokenRecord:
         top: list[tuple[str, bytes, float]] = []
         if job.top_logprobs:
             best = forecast.mixture.likeliest(job.top_logprobs)
@@ -310,7 +329,7 @@ class Service:
             top=top,
             offset=offset,
             experts={key: round(weight, 6) for key, weight in forecast.weights.items()} or None,
-            left_out=round(forecast.mixture.left_out, 6),
+            left_out=round(shaped.left_out, 6),
         )
 
     def _spell(self, token_id: int) -> tuple[str, bytes]:

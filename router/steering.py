@@ -1,0 +1,56 @@
+"""What one choice asks of every law before a token is drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moesubnet.mixture.bending import bend
+from moesubnet.mixture.law import Mixture
+from moesubnet.mixture.mixing import Float, Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """As a request states them: OpenAI's biases by token id, and penalties for tokens that this
+    choice has written already (those of the prompt do not count)."""
+
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+
+NO_WISHES = Wishes()
+
+
+class Steering:
+    """Follows one choice as it is written."""
+
+    def __init__(self, wishes: Wishes) -> None:
+        self._wishes = wishes
+        bias = sorted(wishes.logit_bias.items())
+        self._ids: Ids = np.array([token_id for token_id, _ in bias], np.int64)
+        self._offsets: Float = np.array([offset for _, offset in bias], np.float64)
+        self._written: set[int] = set()
+
+    def shaped(self, mixture: Mixture) -> Mixture:
+        """What to draw the next token from."""
+        if not len(self._ids):
+            return mixture
+        return bend(mixture, self._ids, self._offsets)
+
+    def push(self, token_id: int) -> None:
+        """This token was drawn."""
+        penalty = self._wishes.frequency_penalty
+        if token_id not in self._written:
+            self._written.add(token_id)
+            penalty += self._wishes.presence_penalty
+        if penalty == 0.0:
+            return
+        place = int(np.searchsorted(self._ids, token_id))
+        if place == len(self._ids) or self._ids[place] != token_id:
+            self._ids = np.insert(self._ids, place, token_id)
+            self._offsets = np.insert(self._offsets, place, 0.0)
+        self._offsets[place] -= penalty
