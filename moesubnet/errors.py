@@ -23,6 +23,7 @@ MoesubnetError
 │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
 │   │   ├── PeerLate             the others had answered long before
 │   │   └── PeerResting          failed a moment ago, so it was not asked at all
+│   ├── NobodyAnswers        not one of all the experts that could be asked; ask again later
 │   ├── PeerRefused          a 4xx/5xx status; `.status` says which
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
 ├── PoolSpent            private text is used up; it is never used twice
@@ -144,6 +145,10 @@ class PeerLate(PeerUnavailable):
 
 class PeerResting(PeerUnavailable):
     """It failed a moment ago, so it was not asked."""
+
+
+class NobodyAnswers(PeerError):
+    """Not one of all the experts that could be asked answers. Safe to retry."""
 
 
 class PeerRefused(PeerError):

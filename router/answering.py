@@ -103,10 +103,11 @@ async def _stream(
                 begun[index].delivered += len(delta.tokens)
                 await write(shape.piece(index, delta))
             await write(shape.closing(prompt_tokens, sum(choice.delivered for choice in begun)))
-        except api.ApiError as error:
+        except (api.ApiError, *api.UNAVAILABLE) as error:
             if not response.prepared:
                 raise
-            await write(shape.failure(error))
+            shown = error if isinstance(error, api.ApiError) else api.unavailable(error)
+            await write(shape.failure(shown))
     except ConnectionResetError:
         log.debug("a reader has left")
     except TimeoutError:

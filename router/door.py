@@ -168,6 +168,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except api.ApiError as error:
         return _error_response(error)
+    except api.UNAVAILABLE as error:
+        return _error_response(api.unavailable(error))
     except web.HTTPRequestEntityTooLarge:
         text = f"The request body is larger than {MAX_BODY_BYTES} bytes."
         return _error_response(api.ApiError(413, text, code="request_too_large"))

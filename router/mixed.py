@@ -8,70 +8,31 @@ why the last tokens of a prompt are sent one at a time.
 from __future__ import annotations
 
 import asyncio
-import copy
-import hashlib
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
-from moesubnet.mixture.gate import NEWCOMER, Gate, initial_features, update_features
-from moesubnet.mixture.law import law_of, mix
-from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of
+from moesubnet.mixture.gate import Gate
+from moesubnet.router import asking
+from moesubnet.router.choosing import choose
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import Forecast, TokenIds
-from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.openai_api import JsonObject
+from moesubnet.router.weighing import Heard, Posterior
 from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.panel import Panel, PanelError, PanelSequence
+from moesubnet.wire.panel import PanelSequence
 from moesubnet.wire.patience import Paces
-from moesubnet.wire.protocol import StepResponse, base_hash, want_for
+from moesubnet.wire.protocol import want_for
 
 BLIND_PROMPT_TOKENS = 8
-CHOSEN_MASS = 0.95
-REST_S = 1.0  # an expert that failed is left alone so long, doubling while it fails
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
-
-
-def choose(gate: Gate, text_ids: TokenIds, serving: Collection[Hotkey], top_k: int) -> list[Hotkey]:
-    """Whom to ask about a text, sorted: the experts that hold most of the prior, and a few others.
-
-    The smallest set with 95 % of the mass, at most `top_k`, one hotkey of each cluster of clones:
-    its leader, if that serves. Of the places left a quarter of `top_k` goes to hotkeys that no
-    sheet has measured yet, of which only this very text can tell, and to clones, in case the
-    leader serves validators only. They come by a lot that the text draws, so no hotkey can be
-    made to come first.
-    """
-    salt = base_hash(text_ids)
-    lots = {hotkey: hashlib.sha256(salt + hotkey.encode()).digest() for hotkey in serving}
-    drawn = sorted(serving, key=lots.__getitem__)
-    heads: dict[int, Hotkey] = {}
-    for hotkey, cluster in zip(drawn, gate.clusters(drawn).tolist(), strict=True):
-        if cluster != NEWCOMER and (cluster not in heads or gate.hotkeys[cluster] == hotkey):
-            heads[cluster] = hotkey
-    measured = list(heads.values()) or drawn
-    features = update_features(initial_features(), text_ids)
-    log_prior = gate.log_prior(features, members_of(measured))[:-1]
-    share = dict(zip(sorted(measured), np.exp(log_prior - log_sum_exp(log_prior)), strict=True))
-    ranked = sorted(measured, key=lambda hotkey: (-share[hotkey], lots[hotkey]))
-    enough = np.searchsorted(np.cumsum([share[hotkey] for hotkey in ranked]), CHOSEN_MASS) + 1
-    others = [hotkey for hotkey in drawn if hotkey not in measured][: max(1, top_k // 4)]
-    return sorted((ranked[:enough] + others)[:top_k])
-
-
-def unavailable() -> ApiError:
-    return ApiError(
-        503,
-        "No expert can answer right now. Please retry shortly.",
-        kind="server_error",
-        code="no_expert_available",
-        retry_after_s=5.0,
-    )
 
 
 class MixtureModel:
@@ -99,7 +60,7 @@ class MixtureModel:
 
     def open(self) -> MixtureSession:
         if not self.book.serving():
-            raise unavailable()
+            raise NobodyAnswers("no expert serves this subnet's spec now")
         return MixtureSession(self)
 
     def dearest_rao_per_mtoken(self) -> int:
@@ -128,7 +89,8 @@ class MixtureModel:
 
 
 class MixtureSession:
-    """One stream. Members are the chosen experts in hotkey order, then the baseline."""
+    """One stream: who is asked (`choose`), how they are asked (`asking.Asking`), what each weighs
+    (`Posterior`)."""
 
     def __init__(self, model: MixtureModel) -> None:
         self._model = model
@@ -143,25 +105,23 @@ class MixtureSession:
         self._choose_experts(prompt_ids, self._model.book.serving())
         split = max(0, len(prompt_ids) - BLIND_PROMPT_TOKENS)
         seen, blind = prompt_ids[:split], prompt_ids[split:]
-        self._walk.show(seen[None, :])
-        await self._advance(seen)
+        self.posterior.show(seen)
+        await self.extend(seen)
         for token_id in blind:
             await self._observe(int(token_id), token_weight=1.0)
-        return self._forecast()
+        return self.posterior.forecast(self._heard)
 
     async def append(self, token_id: int, temperature: float) -> Forecast:
         await self._observe(token_id, token_weight=min(1.0, temperature))
-        return self._forecast()
+        return self.posterior.forecast(self._heard)
 
     def fork(self) -> MixtureSession:
         """The experts go on from what they hold, under another name."""
-        other = copy.copy(self)
+        other = MixtureSession(self._model)
+        other._gate, other._forked, other.waited_s = self._gate, True, self.waited_s
         other._sequence = self._sequence.fork(secrets.token_hex(16))
-        other._forked = True
-        other._walk = copy.copy(self._walk)
-        other._prices, other._positions = dict(self._prices), {}
-        other._alive, other._laws = self._alive.copy(), self._laws.copy()
-        other._first, other._said = {}, {}
+        other._asking, other.posterior = self._asking, self.posterior.fork()
+        other._prices, other._heard = dict(self._prices), self._heard
         return other
 
     def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
@@ -171,91 +131,60 @@ class MixtureSession:
         """Tell the experts that a further choice is over. The first one's session is kept until it
         expires: the next turn of a chat begins with it."""
         if self._forked:
-            task = asyncio.create_task(self._panel.close([self._sequence]))
+            task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)
             task.add_done_callback(self._model.closing.discard)
 
-    def _choose_experts(self, text_ids: TokenIds, clients: Mapping[Hotkey, ExpertClient]) -> None:
-        """Begin a posterior over those whom the gate trusts with this text."""
-        self._experts = choose(self._gate, text_ids, clients, self._model.top_k)
-        self._walk = Walk(self._gate, members_of(self._experts))
-        self._panel = Panel(
-            {hotkey: clients[hotkey] for hotkey in self._experts},
-            base_s=self._model.deadline_s,
-            want=self._model.want,
-            rest_s=REST_S,
-            paces=self._model.paces,
-        )
-        known = self._model.book.known()
-        for hotkey in self._experts:
-            self._prices.setdefault(hotkey, known[hotkey].card.price_rao_per_mtoken)
-        members = len(self._experts) + 1
-        self._alive = np.ones(members, bool)  # the baseline, last, always is
-        self._laws = [self._model.baseline.law] * members
-        self._first: dict[int, NDArray[np.bool_]] = {}  # by position: of whom its law counted
-        self._said: dict[Hotkey, tuple[int, float]] = {}  # what was last amended
+    async def extend(self, ids: TokenIds, *, laws: int = 1) -> Heard:
+        """Send ids, all in one call, and hear the laws of the last `laws` positions: 1 is that of
+        the next token alone, len(ids) + 1 that of each of these ids too. What the posterior makes
+        of them is the caller's (`Posterior.show`, `Posterior.observe`).
 
-    async def _observe(self, token_id: int, token_weight: float) -> None:
-        """Weigh the members by how they would have guessed this token, then send it."""
-        append_ids = np.array([token_id], np.uint32)
-        log_p, blind, first = self._model.firsts.settle(
-            np.append(self._sequence.ids, append_ids),
-            self._walk.members,
-            np.array([law.at(token_id) for law in self._laws]),
-            self._alive,
-        )
-        self._walk.observe(append_ids, log_p[None], blind=blind, token_weight=token_weight)
-        self._first[len(self._sequence.ids)] = first
-        await self._advance(append_ids)
-
-    async def _advance(self, append_ids: TokenIds) -> None:
-        """Send ids, collect laws. When every chosen expert stays silent the others take over.
-
-        Raises ApiError 503 when nobody answers.
+        When every chosen expert stays silent the others take over. Raises NobodyAnswers.
         """
         silent: set[Hotkey] = set()
+        first = len(self._sequence.ids) + len(ids) + 1 - laws
         for attempt in range(ATTEMPTS):
-            log_w = self._walk.log_weights()[0, :-1]
-            worth = np.exp(log_w - log_w.max())  # by the heaviest expert, not by the baseline
-            weights = dict(zip(self._experts, worth.tolist(), strict=True))
             since_s = time.monotonic()
-            answers = await self._panel.advance([self._sequence], [append_ids], weights=weights)
+            heard = await self._asking.extend(self._sequence, ids, first, self.posterior.worth())
             self.waited_s += time.monotonic() - since_s
-            self._take(answers)
-            if self._alive[:-1].any():
-                return
-            append_ids = np.empty(0, np.uint32)  # the sequence holds them now
-            silent.update(self._experts)
+            self._heard = heard
+            self.posterior.amend(self._sequence.ids, heard.said)
+            for hotkey, is_alive in zip(self._asking.experts, heard.alive, strict=False):
+                if is_alive:
+                    self._positions[hotkey] = len(self._sequence.ids)
+            if heard.alive[:-1].any():
+                return heard
+            ids = ids[:0]  # the sequence holds them now
+            silent.update(self._asking.experts)
             serving = self._model.book.serving()
             if others := {key: client for key, client in serving.items() if key not in silent}:
                 self._choose_experts(self._sequence.ids, others)
-                self._walk.show(self._sequence.ids[None, :])
+                self.posterior.show(self._sequence.ids)
             elif attempt < ATTEMPTS - 1:
-                await asyncio.sleep(REST_S * 2**attempt)
-        raise unavailable()
+                await asyncio.sleep(asking.REST_S * 2**attempt)
+        raise NobodyAnswers("none of the experts answers")
 
-    def _take(self, answers: Mapping[Hotkey, StepResponse | PanelError]) -> None:
-        """Keep the laws that came; who gave none has no say in the next token."""
-        for index, hotkey in enumerate(self._experts):
-            answer = answers[hotkey]
-            self._alive[index] = isinstance(answer, StepResponse)
-            if isinstance(answer, StepResponse):
-                self._positions[hotkey] = len(self._sequence.ids)
-                self._laws[index] = law_of(answer.rows[0], -1, self._laws[-1])
-            self._model.book.report(hotkey, answer)
-            said = self._sequence.said(hotkey)
-            if said is not None and said != self._said.get(hotkey):
-                self._said[hotkey] = said
-                self._amend(index, hotkey, *said)
+    def _choose_experts(self, text_ids: TokenIds, clients: Mapping[Hotkey, ExpertClient]) -> None:
+        """Begin a posterior over those whom the gate trusts with this text."""
+        model = self._model
+        experts = choose(self._gate, text_ids, clients, model.top_k)
+        self.posterior = Posterior(self._gate, experts, model.firsts)
+        self._asking = asking.Asking(
+            {hotkey: clients[hotkey] for hotkey in experts},
+            model.baseline.law,
+            base_s=model.deadline_s,
+            want=model.want,
+            paces=model.paces,
+            report=model.book.report,
+        )
+        known = model.book.known()
+        for hotkey in experts:
+            self._prices.setdefault(hotkey, known[hotkey].card.price_rao_per_mtoken)
 
-    def _amend(self, index: int, hotkey: Hotkey, position: int, log_p: float) -> None:
-        """Count what an expert's leaf showed for a token, or that it showed none."""
-        if position in self._first and self._first[position][index]:
-            self._walk.amend(0, index, position, log_p)
-            self._model.firsts.amend(self._sequence.ids[: position + 1], hotkey, log_p)
-
-    def _forecast(self) -> Forecast:
-        log_w = self._walk.log_weights(self._alive)[0]
-        weights = zip(self._walk.members, np.exp(log_w), strict=True)
-        shares = {str(name): float(weight) for name, weight in weights if weight > 0}
-        return Forecast(mix(log_w, self._laws), shares)
+    async def _observe(self, token_id: int, token_weight: float) -> None:
+        """Weigh the members by how they would have guessed this token, then send it."""
+        ids = np.array([token_id], np.uint32)
+        text_ids = np.append(self._sequence.ids, ids)
+        self.posterior.observe(text_ids, self._heard, token_weight)
+        await self.extend(ids)

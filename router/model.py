@@ -25,7 +25,7 @@ class Forecast:
 
 
 class Session(Protocol):
-    """One growing sequence under one model."""
+    """One growing sequence under one model. What asks raises NobodyAnswers, or EngineError."""
 
     async def start(self, prompt_ids: TokenIds) -> Forecast:
         """The forecast of the first new token. Called once."""
@@ -56,7 +56,7 @@ class Model(Protocol):
     """A model that the router offers."""
 
     def open(self) -> Session:
-        """Raises ApiError 503 when nothing can answer now."""
+        """Raises NobodyAnswers when nothing can answer now."""
         ...
 
     def dearest_rao_per_mtoken(self) -> int:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from moesubnet.errors import EngineError, MoesubnetError, NobodyAnswers
 from moesubnet.wire.strict_json import parse_as
 
 MAX_CHOICES = 8
@@ -27,6 +28,7 @@ MAX_MESSAGE_FIELDS = 16
 MAX_BIASES = 1_024
 
 JsonObject = dict[str, Any]
+UNAVAILABLE = (NobodyAnswers, EngineError)  # what models raise; see `unavailable`
 
 
 class ApiError(Exception):
@@ -48,6 +50,16 @@ class ApiError(Exception):
         self.body: JsonObject = {
             "error": {"message": message, "type": kind, "param": param, "code": code}
         }
+
+
+def unavailable(error: MoesubnetError) -> ApiError:
+    """The 503 for a model that cannot answer now."""
+    if isinstance(error, NobodyAnswers):
+        text, code = "No expert can answer right now.", "no_expert_available"
+    else:
+        text, code = "The student is restarting.", "student_unavailable"
+    text += " Please retry shortly."
+    return ApiError(503, text, kind="server_error", code=code, retry_after_s=5.0)
 
 
 def context_length_exceeded(asked: str, context_tokens: int, param: str) -> ApiError:

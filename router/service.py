@@ -65,11 +65,11 @@ class Begun:
 
 
 async def run_all(tasks: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """Run all; the first ApiError stops the others and is raised as itself."""
+    """Run all; the first that no model can answer stops the others and is raised as itself."""
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(task) for task in tasks]
-    except* api.ApiError as errors:
+    except* api.UNAVAILABLE as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in running]
 
@@ -223,7 +223,7 @@ class Service:
         """Read the prompts, each once for all its choices; at the end every session is closed.
 
         prompts: for each the jobs that continue it. arrived_s: by time.monotonic(), when the
-        request came; by default now. Raises ApiError 503 when no expert answers.
+        request came; by default now. Raises NobodyAnswers, EngineError.
         """
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
         with contextlib.ExitStack() as stack:
@@ -243,7 +243,7 @@ class Service:
     async def run(self, begun: Begun) -> AsyncGenerator[Delta, None]:
         """Write one choice. The last delta carries the finish reason, and only it.
 
-        Raises ApiError 503 when no expert answers any more.
+        Raises NobodyAnswers, EngineError.
         """
         job, forecast = begun.job, begun.forecast
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))

@@ -10,10 +10,9 @@ import numpy as np
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.worker import EngineProcess
-from moesubnet.errors import EngineError
 from moesubnet.mixture.law import alone, law_of
 from moesubnet.router.model import Forecast, TokenIds
-from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.openai_api import JsonObject
 from moesubnet.types import Hotkey
 from moesubnet.wire.protocol import want_for
 
@@ -71,14 +70,6 @@ class StudentSession:
         since_s = time.monotonic()
         try:
             [rows] = await engine.rows([query], want_for(engine.vocab_size, committed=False))
-        except EngineError as error:
-            raise ApiError(
-                503,
-                "The student is restarting. Please retry shortly.",
-                kind="server_error",
-                code="student_unavailable",
-                retry_after_s=5.0,
-            ) from error
         finally:
             self.waited_s += time.monotonic() - since_s
         return Forecast(alone(law_of(rows, -1, None)), {})

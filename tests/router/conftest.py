@@ -11,10 +11,10 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
+from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router.app import build_app
-from moesubnet.router.mixed import unavailable
 from moesubnet.router.model import Forecast
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
@@ -41,7 +41,7 @@ class ParrotModel:
         self.opened = 0
         self.closed = 0
         self.fail_after: int | None = None
-        self.failure: Exception = unavailable()
+        self.failure: Exception = NobodyAnswers()
         self.pause_s = 0.0
         self.price_rao_per_mtoken = 0
 

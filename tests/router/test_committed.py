@@ -53,7 +53,7 @@ async def test_evidence_is_what_the_experts_were_bound_to(committed, network, op
     for token, weight in [*((token, 1.0) for token in prompt), (9, 0.7)]:
         log_p = np.array([[laws[m][token] for m in members[:-1]] + [base[token]]])
         exact.observe(np.array([token]), log_p, token_weight=weight)
-    np.testing.assert_allclose(session._walk.log_weights(), exact.log_weights(), atol=5e-3)
+    np.testing.assert_allclose(session.posterior.walk.log_weights(), exact.log_weights(), atol=5e-3)
 
 
 async def test_who_shows_no_leaf_has_no_say(committed, network, open_model, monkeypatch) -> None:
@@ -76,8 +76,8 @@ async def test_who_shows_no_leaf_has_no_say(committed, network, open_model, monk
     assert hidden == [3]
     assert silent not in law.weights  # its answer was a failure …
     law = await session.append(1, temperature=1.0)
-    share = np.exp(session._walk.log_weights()[0])
-    members = session._walk.members
+    share = np.exp(session.posterior.walk.log_weights()[0])
+    members = session.posterior.walk.members
     assert share[members.index(silent)] < 1e-3 * share[members.index(honest)]  # … and is no secret
 
 

@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from substrateinterface import Keypair
 
-from moesubnet.errors import PeerLate
+from moesubnet.errors import NobodyAnswers, PeerLate
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import FEATURES_DIM, SCALE, Gate, uniform_gate
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
-from moesubnet.router import mixed
+from moesubnet.router import asking
 from moesubnet.router.app import build_app as build_router
+from moesubnet.router.choosing import choose
 from moesubnet.router.experts import BENCH_AFTER_LATE, ExpertBook
-from moesubnet.router.mixed import MixtureModel, choose
+from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Forecast
-from moesubnet.router.openai_api import ApiError
 from moesubnet.router.service import Service
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 from moesubnet.wire.client import ExpertClient, open_http_session
@@ -117,7 +117,7 @@ async def network(spec):
 
 @pytest.fixture
 async def open_model(network, spec, monkeypatch):
-    monkeypatch.setattr(mixed, "REST_S", 0.05)
+    monkeypatch.setattr(asking, "REST_S", 0.05)
     async with open_http_session() as http:
 
         async def start(top_k: int = 8) -> MixtureModel:
@@ -300,7 +300,7 @@ async def test_lateness_benches_only_who_is_never_in_time(network, open_model) -
 async def test_one_failure_is_counted_once_while_the_expert_rests(
     network, open_model, monkeypatch
 ) -> None:
-    monkeypatch.setattr(mixed, "REST_S", 60.0)
+    monkeypatch.setattr(asking, "REST_S", 60.0)
     keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(2)]
     model = await open_model()
     session = model.open()
@@ -316,9 +316,31 @@ async def test_when_every_expert_is_dead_the_stream_fails_loudly(network, open_m
     session = (await open_model()).open()
     await session.start(np.array([5, 5], np.uint32))
     await network.kill(key)
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(NobodyAnswers):
         await session.append(5, 1.0)
-    assert caught.value.status == 503
+
+
+async def test_one_call_brings_the_laws_after_each_of_several_ids(network, open_model) -> None:
+    """What a block is judged by: the same laws as one id at a time, and evidence of nothing."""
+    key = await network.mine("counts", lambda ids: sharp(len(ids) % 7))
+    model = await open_model()
+    session, alone = model.open(), model.open()
+    ids = np.array([5, 9, 5, 30], np.uint32)
+    await session.start(ids)
+    await alone.start(ids)
+    before = model.book.known()[key].answers
+    weights = session.posterior.walk.log_weights()
+    heard = await session.extend(ids, laws=5)
+    assert model.book.known()[key].answers == before + 1
+    np.testing.assert_array_equal(session.posterior.walk.log_weights(), weights)
+    assert [int(law[0].logp.argmax()) for law in heard.laws] == [4, 5, 6, 0, 1]
+    for position, token_id in enumerate(ids):
+        forecast = session.posterior.forecast(heard, position + 1)
+        session.posterior.show(ids[position : position + 1])
+        await alone.append(int(token_id), 1.0)
+        assert likeliest(forecast) == (5 + position) % 7
+        one = alone._heard.laws[0][0]
+        np.testing.assert_array_equal(heard.laws[position + 1][0].logp, one.logp)
 
 
 async def test_a_hung_expert_is_left_out_long_before_the_deadline(network, open_model) -> None:

@@ -9,7 +9,7 @@ import aiohttp
 import openai
 import pytest
 
-from moesubnet.router.mixed import unavailable
+from moesubnet.errors import NobodyAnswers
 from tests.router.conftest import ParrotModel, client
 
 Serve = Callable[..., Any]
@@ -83,7 +83,7 @@ async def test_a_failure_in_the_middle_ends_a_response_as_failed(
     serve: Serve, parrot: ParrotModel
 ) -> None:
     url = await serve()
-    parrot.fail_after, parrot.failure = 12, unavailable()
+    parrot.fail_after, parrot.failure = 12, NobodyAnswers()
     stream = await client(url).responses.create(
         model="mixture", input="the quick", max_output_tokens=40, stream=True
     )

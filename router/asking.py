@@ -1,0 +1,66 @@
+"""How the chosen experts of one stream are asked: a panel whose answers become laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from moesubnet.mixture.law import Law, law_of
+from moesubnet.router.model import TokenIds
+from moesubnet.router.weighing import Heard
+from moesubnet.types import Hotkey
+from moesubnet.wire.panel import Asked, Panel, PanelError, PanelSequence
+from moesubnet.wire.patience import Paces
+from moesubnet.wire.protocol import StepResponse, Want
+
+REST_S = 1.0  # an expert that failed is left alone so long, doubling while it fails
+
+
+class Asking:
+    """report: told of each expert what became of every call to it."""
+
+    def __init__(
+        self,
+        clients: Mapping[Hotkey, Asked],
+        baseline: Law,
+        *,
+        base_s: float,
+        want: Want,
+        paces: Paces,
+        report: Callable[[Hotkey, StepResponse | PanelError], None],
+    ) -> None:
+        self.experts: Sequence[Hotkey] = sorted(clients)
+        self._panel = Panel(clients, base_s=base_s, want=want, rest_s=REST_S, paces=paces)
+        self._baseline = baseline
+        self._report = report
+
+    async def extend(
+        self,
+        sequence: PanelSequence,
+        ids: TokenIds,
+        first: int,
+        worth: Mapping[Hotkey, float],
+    ) -> Heard:
+        """Append ids to the sequence and hear the laws of the positions `first` … len(sequence),
+        in one call to each. worth: what each one's answer is worth waiting for."""
+        answers = await self._panel.advance([sequence], [ids], first=first, weights=worth)
+        rows = {}
+        for hotkey, answer in answers.items():
+            self._report(hotkey, answer)
+            if isinstance(answer, StepResponse):
+                rows[hotkey] = answer.rows[0]
+        laws = [
+            [
+                law_of(rows[hotkey], row, self._baseline) if hotkey in rows else self._baseline
+                for hotkey in self.experts
+            ]
+            + [self._baseline]
+            for row in range(len(sequence.ids) - first + 1)
+        ]
+        said = {key: s for key in self.experts if (s := sequence.said(key)) is not None}
+        return Heard(laws, np.array([*(key in rows for key in self.experts), True]), said)
+
+    async def close(self, sequence: PanelSequence) -> None:
+        """Tell the experts that it is over; never fails."""
+        await self._panel.close([sequence])

@@ -1,0 +1,89 @@
+"""How the members of one stream are weighed: the gate's prior, and what was blind of the text."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesubnet.mixture.gate import Gate
+from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.router.firsts import FirstAnswers
+from moesubnet.router.model import Forecast, TokenIds
+from moesubnet.types import Hotkey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """What one call brought.
+
+    laws: [positions][members], the experts in sorted order, then the baseline, whose law stands
+    in for who said nothing. alive: bool [members], who answered. said: of experts that were bound
+    to a law, the last position that its leaf is known of, and the log-probability there.
+    """
+
+    laws: Sequence[Sequence[Law]]
+    alive: NDArray[np.bool_]
+    said: Mapping[Hotkey, tuple[int, float]]
+
+
+class Posterior:
+    """Members are the experts in sorted order, then the baseline."""
+
+    def __init__(self, gate: Gate, experts: Sequence[Hotkey], firsts: FirstAnswers) -> None:
+        self._firsts = firsts
+        self.walk = Walk(gate, members_of(experts))
+        self._counts: dict[int, NDArray[np.bool_]] = {}  # by position: of whom its law counted
+        self._said: dict[Hotkey, tuple[int, float]] = {}  # what was last amended
+
+    def fork(self) -> Posterior:
+        """That of another stream which goes on from here."""
+        other = copy.copy(self)
+        other.walk = copy.copy(self.walk)
+        other._counts, other._said = {}, {}
+        return other
+
+    def show(self, ids: TokenIds) -> None:
+        """Append ids that are no evidence: who was asked has seen them, or could have."""
+        self.walk.show(ids[None, :])
+
+    def observe(self, text_ids: TokenIds, heard: Heard, token_weight: float) -> None:
+        """Append the last of `text_ids`, which nobody was sent yet: members are weighed by how
+        they would have guessed it, that is by the last laws that were heard."""
+        token_id, position = int(text_ids[-1]), len(text_ids) - 1
+        log_p, blind, counts = self._firsts.settle(
+            text_ids,
+            self.walk.members,
+            np.array([law.at(token_id) for law in heard.laws[-1]]),
+            heard.alive,
+        )
+        self.walk.observe(text_ids[-1:], log_p[None], blind=blind, token_weight=token_weight)
+        self._counts[position] = counts
+
+    def amend(self, text_ids: TokenIds, said: Mapping[Hotkey, tuple[int, float]]) -> None:
+        """Count what experts' leaves showed for a token of the text, or that they showed none."""
+        for column, hotkey in enumerate(self.walk.members):
+            if hotkey not in said or said[hotkey] == self._said.get(hotkey):
+                continue
+            self._said[hotkey] = position, log_p = said[hotkey]
+            if position in self._counts and self._counts[position][column]:
+                self.walk.amend(0, column, position, log_p)
+                self._firsts.amend(text_ids[: position + 1], hotkey, log_p)
+
+    def worth(self) -> dict[Hotkey, float]:
+        """Each expert's weight in proportion to that of the heaviest: the baseline, which is
+        always there, makes nobody dispensable."""
+        log_w = self.walk.log_weights()[0, :-1]
+        return dict(zip(self.walk.members, np.exp(log_w - log_w.max()).tolist(), strict=False))
+
+    def forecast(self, heard: Heard, position: int = -1) -> Forecast:
+        """The mixture of the laws of one of the positions that were heard; who gave none has no
+        say in it."""
+        log_w = self.walk.log_weights(heard.alive)[0]
+        weights = zip(self.walk.members, np.exp(log_w), strict=True)
+        shares = {str(name): float(weight) for name, weight in weights if weight > 0}
+        return Forecast(mix(log_w, heard.laws[position]), shares)
