@@ -87,7 +87,7 @@ class Economy:
             seed=sheet_seed(bytes(32), epoch),
             hotkeys=tuple(map(Hotkey, self.names)),
             uids=columns,
-            leaders=columns,
+            age_millis=(0,) * n,
             walks=tuple(ids),
             walk=np.tile(np.arange(WALKS, dtype="<u4"), STEP_TOKENS),
             position=np.repeat(np.arange(PREFIX_TOKENS, ids.shape[1], dtype="<u4"), WALKS),
@@ -98,6 +98,10 @@ class Economy:
             reliability_ppm=(0,) * n,
             ema_before=(None,) * n,
             ema_after=(None,) * n,
+            novelty_before=(None,) * n,
+            novelty_after=(None,) * n,
+            since=(None,) * n,
+            standing_ppm=(0,) * n,
             row_u16=(0,) * n,
         )
 

@@ -1,11 +1,11 @@
 """Record the laws that real experts give along walks, for economies that are played without models.
 
-    python benchmarks/record_laws.py FOLDER [--walks 1280]
+    python benchmarks/record_laws.py FOLDER [--walks 1280] [--pool 0]
 
 Trains what is missing (about 15 minutes on one quiet core) and writes:
 
     FOLDER/corpora, spec, experts   as a localnet has them
-    FOLDER/walks.npy                u32 [walks, 48]: windows of the first validator's private text
+    FOLDER/walks.npy                u32 [walks, 48]: windows of a validator's private text
     FOLDER/laws/<expert>.npy        float16 [walks, 16, V]: the law of each token after the prefix
 
 Nothing is invented: honest experts are models trained on one kind of text or on all, siblings are
@@ -112,10 +112,25 @@ def record(folder: Path, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
     return laws
 
 
+def draw_walks(root: Path, spec: LoadedSpec, count: int, pool_index: int) -> np.ndarray:
+    """u32 [count, 48]: those that were drawn before, or new ones."""
+    path = root / "walks.npy"
+    if not path.exists():
+        tokenizer = load_tokenizer(spec.tokenizer_path)
+        pool = TextPool.load(
+            str(root / f"corpora/validators/{pool_index}.jsonl"),
+            lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        )
+        windows = pool.draw(count, {}, b"recording")
+        np.save(path, np.stack([window.ids for window in windows]).astype("<u4"))
+    return np.load(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--walks", type=int, default=1280)
+    parser.add_argument("--pool", type=int, default=0, choices=(0, 1), help="whose private text")
     parser.add_argument("--experts", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     arguments = parser.parse_args()
     root = arguments.folder.expanduser()
@@ -123,13 +138,7 @@ def main() -> None:
         prepare_corpora(root / "corpora", 0, 2)
         prepare_spec(root / "corpora", root / "spec")
     spec = load_spec(root / "spec")
-    tokenizer = load_tokenizer(spec.tokenizer_path)
-    pool = TextPool.load(
-        str(root / "corpora/validators/0.jsonl"),
-        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-    )
-    walks = np.stack([window.ids for window in pool.draw(arguments.walks, {}, b"recording")])
-    np.save(root / "walks.npy", walks.astype("<u4"))
+    walks = draw_walks(root, spec, arguments.walks, arguments.pool)
     (root / "laws").mkdir(exist_ok=True)
     torch.set_num_threads(1)
     for name in arguments.experts:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -31,7 +30,9 @@ from moesubnet.errors import UnknownBase
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
-from moesubnet.mixture.sheet import Sheet
+from moesubnet.mixture.sheet import MICRO, Sheet
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
 from moesubnet.units import RAO_PER_TOKEN
 from moesubnet.validator.loop import Validator
@@ -48,9 +49,6 @@ NETUID = NetUid(1)
 BANK = "//Alice"  # pays for every registration and stake
 GENESIS_S = 1_800_000_000.0
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would be waited for
-SPEC_SHA256 = sha256(b"economy").hexdigest()
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -177,21 +175,21 @@ class Ledger:
     def tokens(self, name: str, since: int = 0) -> float:
         return sum(epoch.get(name, 0) for epoch in self.paid_rao[since:]) / RAO_PER_TOKEN
 
-    def share(self, name: str, since: int = 0) -> float:
-        """Of what all miners were paid."""
-        sheets = {h for sheet in self.sheets for h in sheet.hotkeys}
-        total = sum(
-            paid
-            for epoch in self.paid_rao[since:]
-            for who, paid in epoch.items()
-            if Member(who).hotkey in sheets
-        )
-        return self.tokens(name, since) * RAO_PER_TOKEN / total if total else 0.0
+    def standing(self, hotkeys: Collection[Hotkey]) -> float:
+        """Their mean standing in all sheets that have them; NaN for none."""
+        found = [
+            standing_ppm / MICRO
+            for sheet in self.sheets
+            for hotkey, standing_ppm in zip(sheet.hotkeys, sheet.standing_ppm, strict=True)
+            if hotkey in hotkeys
+        ]
+        return sum(found) / len(found) if found else float("nan")
 
 
 async def play(
     members: Sequence[Member],
     texts: Mapping[str, npt.NDArray[np.uint32]],
+    spec: LoadedSpec,
     baseline: Unigram,
     *,
     epochs: int,
@@ -217,13 +215,14 @@ async def play(
             pool = TextPool({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
             signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
             present = Present(members)
-            measurement = Measurement(state, pool, SPEC_SHA256, baseline, present, gates, metrics)
+            measurement = Measurement(state, pool, spec.sha256, baseline, present, gates, metrics)
+            same = NextSpec(spec, _unwanted, folder=None, allow_private=False)
             validators.append(
                 Validator(
                     client,
                     NETUID,
                     signer,
-                    SPEC_SHA256,
+                    same,
                     Axon("127.0.0.1", 1_000 + port),
                     state,
                     measurement,
@@ -234,16 +233,16 @@ async def play(
                 )
             )
         await _join(client, [m for m in members if not m.joins])
-        runs = [asyncio.create_task(validator.run()) for validator in validators]
-        try:
+        async with asyncio.TaskGroup() as running:  # a validator that fails ends the economy
+            runs = [running.create_task(validator.run()) for validator in validators]
             await _watch(client, members, epochs, ledger, validators, on_epoch)
-        finally:
             for task in runs:
                 task.cancel()
-            for result in await asyncio.gather(*runs, return_exceptions=True):
-                if not isinstance(result, asyncio.CancelledError):
-                    log.error("a validator ended: %r", result)
     return ledger
+
+
+def _unwanted(spec: LoadedSpec) -> Measurement:
+    raise AssertionError("nobody announces a spec here")
 
 
 async def _join(client: ChainClient, members: Sequence[Member]) -> None:

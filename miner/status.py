@@ -8,9 +8,11 @@ from statistics import median
 
 from moesubnet.chain.nouns import WeightRow
 from moesubnet.errors import ConfigError
-from moesubnet.mixture.sheet import NANO, Sheet
+from moesubnet.mixture.sheet import MICRO, NANO, Sheet
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.units import format_rao, u16_fraction
+
+EXPLAINED = 0.1  # of standing: with less, by far the most of its pay is for what it adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Opinion:
     vote: float | None  # fraction of its row; None if it has no row on chain
     sheet_epoch: int | None  # None: no sheet could be fetched
     value_nats: float | None  # moving average of what the miner adds to the mixture, per token
-    clone_of: Hotkey | None
+    standing: float | None  # 1: something of its own; 0: those before it say the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +144,12 @@ def _opinions(
         sheet = newest.get(voter.hotkey)
         if sheet is None and voter.uid not in weights:
             continue  # a router or distiller: staked, and votes on nobody
-        value = clone_of = None
+        value = standing = None
         if sheet is not None and neuron.hotkey in sheet.hotkeys:
             column = sheet.hotkeys.index(neuron.hotkey)
             nano = sheet.ema_after[column]
             value = None if nano is None else nano / NANO
-            leader = sheet.leaders[column]
-            clone_of = sheet.hotkeys[leader] if leader != column else None
+            standing = sheet.standing_ppm[column] / MICRO
         row = weights.get(voter.uid)
         opinions.append(
             Opinion(
@@ -158,7 +159,7 @@ def _opinions(
                 vote=None if row is None else _share(row, neuron.uid),
                 sheet_epoch=sheet.epoch if sheet else None,
                 value_nats=value,
-                clone_of=clone_of,
+                standing=standing,
             )
         )
     return tuple(opinions)
@@ -201,10 +202,10 @@ def _line(opinion: Opinion) -> str:
         measured = f"not measured in epoch {opinion.sheet_epoch}"
     else:
         measured = f"value {opinion.value_nats:+.4f} in epoch {opinion.sheet_epoch}"
-    clone = f", a clone of {opinion.clone_of}" if opinion.clone_of else ""
+    standing = "" if opinion.standing is None else f", standing {opinion.standing:.2f}"
     return (
         f"validator {opinion.uid:>3}  {opinion.stake_share:6.1%} of the stake  "
-        f"{vote}  {measured}{clone}"
+        f"{vote}  {measured}{standing}"
     )
 
 
@@ -214,11 +215,11 @@ def explain(status: Status) -> str:
         return "Nobody can ask it: no axon is on chain. Start it: moesubnet miner run …"
     if not status.opinions:
         return "No validator votes yet. Votes count from the epoch after they are revealed."
-    clones = [o.clone_of for o in status.opinions if o.clone_of]
-    if clones:
+    standings = [o.standing for o in status.opinions if o.standing is not None]
+    if standings and max(standings) < EXPLAINED:
         return (
-            f"It answers like {clones[0]}, which was there first, and shares one place with it: "
-            "train on other text."
+            "What it says, those that were there before say too, and it is paid for what it adds "
+            "to them: train on other text."
         )
     if status.forecast > 0:
         clipped = [o for o in status.opinions if o.vote and o.vote > status.forecast * 1.5]

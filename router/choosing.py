@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from moesubnet.mixture.gate import NEWCOMER, Gate, initial_features, update_features
+from moesubnet.mixture.gate import Gate, initial_features, update_features
 from moesubnet.mixture.mixing import log_sum_exp, members_of
 from moesubnet.router.model import TokenIds
 from moesubnet.types import Hotkey
@@ -19,20 +19,17 @@ CHOSEN_MASS = 0.95
 def choose(gate: Gate, text_ids: TokenIds, serving: Collection[Hotkey], top_k: int) -> list[Hotkey]:
     """Whom to ask about a text, sorted: the experts that hold most of the prior, and a few others.
 
-    The smallest set with 95 % of the mass, at most `top_k`, one hotkey of each cluster of clones:
-    its leader, if that serves. Of the places left a quarter of `top_k` goes to hotkeys that no
-    sheet has measured yet, of which only this very text can tell, and to clones, in case the
-    leader serves validators only. They come by a lot that the text draws, so no hotkey can be
-    made to come first.
+    The smallest set of those with standing that has 95 % of the mass, at most `top_k`. Of the
+    places left a quarter of `top_k` goes to hotkeys that no sheet has measured yet, of which only
+    this very text can tell, and to those whom their seniors explain, in case a senior serves
+    validators only. They come by a lot that the text draws, so no hotkey can be made to come
+    first.
     """
     salt = base_hash(text_ids)
     lots = {hotkey: hashlib.sha256(salt + hotkey.encode()).digest() for hotkey in serving}
     drawn = sorted(serving, key=lots.__getitem__)
-    heads: dict[int, Hotkey] = {}
-    for hotkey, cluster in zip(drawn, gate.clusters(drawn).tolist(), strict=True):
-        if cluster != NEWCOMER and (cluster not in heads or gate.hotkeys[cluster] == hotkey):
-            heads[cluster] = hotkey
-    measured = list(heads.values()) or drawn
+    standing = zip(drawn, gate.standing(drawn).tolist(), strict=True)
+    measured = [hotkey for hotkey, part in standing if part > 0] or drawn
     features = update_features(initial_features(), text_ids)
     log_prior = gate.log_prior(features, members_of(measured))[:-1]
     share = dict(zip(sorted(measured), np.exp(log_prior - log_sum_exp(log_prior)), strict=True))

@@ -46,7 +46,7 @@ def synthetic_sheet(
         seed=sheet_seed(bytes(32), epoch),
         hotkeys=tuple(hotkeys),
         uids=tuple(range(n)),
-        leaders=tuple(range(n)),
+        age_millis=tuple(range(1_000, 1_000 + n)),
         walks=walks,
         walk=walk,
         position=position,
@@ -57,5 +57,9 @@ def synthetic_sheet(
         reliability_ppm=(1_000_000,) * n,
         ema_before=(None,) * n,
         ema_after=(5,) * n,
+        novelty_before=(None,) * n,
+        novelty_after=(0,) * n,
+        since=(None,) * n,
+        standing_ppm=(1_000_000,) * n,
         row_u16=(65_535,) * n,
     )

@@ -14,7 +14,7 @@ from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import Receipts, column_sha256
-from moesubnet.validator.scoring import CLONE_DISTANCE, Distances, recount
+from moesubnet.validator.scoring import recount
 from moesubnet.wire.commitment import Commitment
 from moesubnet.wire.protocol import StepResponse, StepRows, want_for
 from moesubnet.wire.signing import signed_text, verify_receipt
@@ -38,13 +38,11 @@ class ExpertAudit:
 @dataclass(frozen=True, slots=True)
 class Audit:
     """Of a whole sheet. vote_differs: the largest difference of a u16; more than 1 is wrong.
-    averaged: whether averages and reliability follow from the items and the averages before.
-    clustered: whether the experts that answer alike are those that the sheet says; None: not all
-    answers are there."""
+    averaged: whether averages, reliability and standing follow from the items and from what was
+    before."""
 
     vote_differs: int
     averaged: bool
-    clustered: bool | None
     experts: tuple[ExpertAudit, ...]
 
     @property
@@ -53,7 +51,6 @@ class Audit:
         return (
             self.vote_differs <= 1
             and self.averaged
-            and self.clustered is not False
             and all(
                 e.committed is not False
                 and e.signed in (None, e.answered)
@@ -85,8 +82,11 @@ def audit(
     rows = zip(sheet.row_u16, again.row_u16, strict=True)
     return Audit(
         max((abs(a - b) for a, b in rows), default=0),
-        again.reliability_ppm == sheet.reliability_ppm and _same(again.ema_after, sheet.ema_after),
-        _is_clustered(sheet, receipts, answers, baseline),
+        again.reliability_ppm == sheet.reliability_ppm
+        and again.since == sheet.since
+        and _same(again.ema_after, sheet.ema_after)
+        and _same(again.novelty_after, sheet.novelty_after)
+        and _same(again.standing_ppm, sheet.standing_ppm),
         tuple(
             _audit_expert(sheet, receipts, blind, answers.get(hotkey), column, baseline)
             for column, hotkey in enumerate(sheet.hotkeys)
@@ -227,30 +227,6 @@ def _shown(
     return LOG_Q_FLOOR, math.log(max(bound.tail_mass, 1e-30)) - bound.log_mass
 
 
-def _is_clustered(
-    sheet: Sheet,
-    receipts: Receipts | None,
-    answers: Mapping[Hotkey, Sequence[bytes]],
-    baseline: Law | None,
-) -> bool | None:
-    """Who of a cluster leads is between the sheet and the chain; who belongs to it shows here."""
-    answered = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
-    missing = [i for i, hotkey in enumerate(sheet.hotkeys) if hotkey not in answers]
-    if receipts is None or answered[:, missing].any():
-        return None
-    distances = Distances(len(sheet.hotkeys))
-    for item in range(len(sheet.walk)):
-        given = {
-            i: _rows(sheet, receipts, answers[sheet.hotkeys[i]][item], item, i)
-            for i in np.flatnonzero(answered[item]).tolist()
-        }
-        laws = {i: law_of(rows, -1, baseline) for i, rows in given.items() if rows is not None}
-        distances.add(laws)
-    mean, leads = distances.mean, sorted(set(sheet.leaders))
-    joined = all(mean[i, j] < CLONE_DISTANCE for i, j in enumerate(sheet.leaders) if i != j)
-    return joined and not any(mean[a, b] < CLONE_DISTANCE for a in leads for b in leads if a < b)
-
-
 def as_json(result: Audit) -> dict[str, object]:
     return {"clean": result.is_clean} | asdict(result)
 
@@ -266,11 +242,6 @@ def as_text(sheet: Sheet, result: Audit) -> str:
         "recounted: the averages are right"
         if result.averaged
         else "THE AVERAGES DO NOT FOLLOW FROM THE ITEMS",
-        {
-            None: "who answers alike: not checked, not all answers are kept",
-            True: "who answers alike: as the sheet says",
-            False: "THE EXPERTS THAT ANSWER ALIKE ARE OTHERS THAN THE SHEET SAYS",
-        }[result.clustered],
         "",
         f"{'expert':48}  answered  signed   blind  agreeing",
     ]

@@ -17,10 +17,10 @@ from moesubnet.mixture.sheet import (
     Sheet,
     sheet_seed,
 )
-from moesubnet.types import Hotkey, Metagraph
+from moesubnet.types import Hotkey, Metagraph, Neuron
 from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
-from moesubnet.validator.records import Batch
-from moesubnet.validator.scoring import Distances, cluster_leaders, recount
+from moesubnet.validator.records import Batch, Merit
+from moesubnet.validator.scoring import recount
 
 
 def close_sheet(
@@ -32,12 +32,13 @@ def close_sheet(
     gate_sha256: bytes,
     previous_sha256: bytes,
     scores: Mapping[Hotkey, int],
+    merits: Mapping[Hotkey, Merit],
     vocab_size: int,
 ) -> tuple[Sheet, Receipts]:
     """The sheet of the metagraph's epoch, and what proves its items; pure.
 
     Columns are the registered hotkeys that were asked or have a score to lose: who is absent
-    fades. Clones follow the one that registered first. Of too many items the newest count.
+    fades. Of too many items the newest count.
     Of a walk the sheet holds what was measured: what comes after its last item stays private.
     """
     batches = _newest(batches)
@@ -48,6 +49,7 @@ def close_sheet(
     walks = [ids[: batch.steps[-1].position + 1] for batch in batches for ids in batch.walks]
     receipts = _receipts(batches, hotkeys, vocab_size)
     walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
+    known = [merits.get(hotkey, Merit(None, None)) for hotkey in hotkeys]
     unvoted = Sheet(
         netuid=metagraph.netuid,
         epoch=metagraph.epoch_index,
@@ -58,7 +60,7 @@ def close_sheet(
         seed=sheet_seed(previous_sha256, metagraph.epoch_index),
         hotkeys=hotkeys,
         uids=tuple(int(registered[hotkey].uid) for hotkey in hotkeys),
-        leaders=_leaders(batches, metagraph, hotkeys),
+        age_millis=tuple(_age_millis(metagraph, registered[hotkey]) for hotkey in hotkeys),
         walks=tuple(np.asarray(ids, "<u4") for ids in walks),
         walk=walk,
         position=position,
@@ -69,6 +71,10 @@ def close_sheet(
         reliability_ppm=(0,) * len(hotkeys),
         ema_before=tuple(scores.get(hotkey) for hotkey in hotkeys),
         ema_after=(None,) * len(hotkeys),
+        novelty_before=tuple(merit.novelty_ppm for merit in known),
+        novelty_after=(None,) * len(hotkeys),
+        since=tuple(merit.since for merit in known),
+        standing_ppm=(0,) * len(hotkeys),
         row_u16=(0,) * len(hotkeys),
     )
     vote = recount(unvoted)
@@ -76,6 +82,9 @@ def close_sheet(
         unvoted,
         reliability_ppm=vote.reliability_ppm,
         ema_after=vote.ema_after,
+        novelty_after=vote.novelty_after,
+        since=vote.since,
+        standing_ppm=vote.standing_ppm,
         row_u16=vote.row_u16,
     )
     return sheet, receipts
@@ -117,27 +126,11 @@ def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U3
     return np.concatenate(walk), np.concatenate(position), q, w, h
 
 
-def _leaders(
-    batches: Sequence[Batch],
-    metagraph: Metagraph,
-    hotkeys: Sequence[Hotkey],
-) -> tuple[int, ...]:
-    """Clusters by mean squared Hellinger distance over everything answered together."""
-    total = Distances(len(hotkeys))
-    for batch in batches:
-        mine = [i for i, hotkey in enumerate(hotkeys) if hotkey in batch.hotkeys]
-        theirs = [batch.hotkeys.index(hotkeys[i]) for i in mine]
-        for step in batch.steps:
-            total.distance[np.ix_(mine, mine)] += step.distance[np.ix_(theirs, theirs)]
-            total.together[np.ix_(mine, mine)] += step.together[np.ix_(theirs, theirs)]
-    given = total.together.diagonal()
-    rarely = 2 * given < given.max(initial=0)  # who hardly answers leads nobody
-    neurons = [metagraph.by_hotkey[hotkey] for hotkey in hotkeys]
-    seniority = [
-        (int(seldom), int(neuron.registered_at_block), int(neuron.uid))
-        for seldom, neuron in zip(rarely, neurons, strict=True)
-    ]
-    return cluster_leaders(total.mean, seniority)
+def _age_millis(metagraph: Metagraph, neuron: Neuron) -> int:
+    """Thousandths of an epoch from a neuron's registration to the end of this epoch."""
+    end = metagraph.last_epoch_block + metagraph.tempo_blocks
+    blocks = max(0, end - neuron.registered_at_block)
+    return blocks * 1_000 // max(1, metagraph.tempo_blocks)
 
 
 def _receipts(batches: Sequence[Batch], hotkeys: Sequence[Hotkey], vocab_size: int) -> Receipts:

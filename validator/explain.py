@@ -10,7 +10,9 @@ from moesubnet.errors import ConfigError
 from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import Gap, calibration
-from moesubnet.validator.scoring import EMA_SHARE, Recount, recount
+from moesubnet.validator.scoring import EMA_SHARE, Recount, by_seniority, recount
+
+EXPLAINED_PPM = 100_000
 
 
 def facts(sheet: Sheet, hotkey: Hotkey) -> dict[str, object]:
@@ -28,7 +30,11 @@ def facts(sheet: Sheet, hotkey: Hotkey) -> dict[str, object]:
         "items_answered": int(np.sum(answered)),
         "vote_u16": sheet.row_u16[column],
         "recounted_u16": result.row_u16[column],
-        "leader": sheet.hotkeys[sheet.leaders[column]],
+        "standing": sheet.standing_ppm[column] / MICRO,
+        "senior_since_epoch": sheet.since[column],
+        "seniors": _seniors(sheet, column),
+        "added_nats": float(result.added_nats[column]),
+        "distance": float(result.distance[column]),
         "score_nats": result.score_nano[column] / NANO,
         "value_nats": float(result.value_nats[column]),
         "bound_nats": float(result.bound_nats[column]),
@@ -49,8 +55,6 @@ def explain(sheet: Sheet, hotkey: Hotkey) -> str:
     """Text of about 20 lines. Raises ConfigError when the sheet does not have the hotkey."""
     column = _column_of(sheet, hotkey)
     result = recount(sheet)
-    leader = sheet.leaders[column]
-    clones = [h for h, lead in zip(sheet.hotkeys, sheet.leaders, strict=True) if lead == leader]
     total = sum(sheet.row_u16)
     share = sheet.row_u16[column] / total if total else 0.0
     lines = [
@@ -63,14 +67,17 @@ def explain(sheet: Sheet, hotkey: Hotkey) -> str:
         f"{_nats(sheet.ema_before[column])} ({EMA_SHARE:.0%} of each new epoch)",
         f"this epoch    {_nats(result.score_nano[column])}  = value x reliability, "
         "or 0 if the bound is not above 0",
-        f"  value       {result.value_nats[column]:+.4f}  nats/token that it, with whoever answers "
-        "alike, adds to the mixture",
+        f"  value       {result.value_nats[column]:+.4f}  nats/token: what it adds to the others, "
+        "or without standing to its seniors",
         f"  lower bound {result.bound_nats[column]:+.4f}  with 90 % certainty over the walks",
+        f"  standing    {sheet.standing_ppm[column] / MICRO:7.2%}  by what it adds to its "
+        f"{_seniors(sheet, column)} seniors ({result.added_nats[column]:+.4f}) and how unlike them "
+        f"it is ({result.distance[column]:.2f})",
         f"  reliability {result.reliability_ppm[column] / MICRO:7.2%}  of what it was asked",
         "",
         *_beside_others(sheet, column),
         "",
-        _verdict(sheet, result, column, clones),
+        _verdict(sheet, result, column),
         _agreement(sheet, result),
     ]
     return "\n".join(lines)
@@ -120,20 +127,22 @@ def _calibration(alone: Gap, in_mixture: Gap) -> list[str]:
     ]
 
 
-def _verdict(sheet: Sheet, result: Recount, column: int, clones: list[Hotkey]) -> str:
-    leader = sheet.leaders[column]
-    if leader != column:
-        return (
-            f"It earns nothing: it answers as {sheet.hotkeys[leader]} does, which registered "
-            "first. Train on other text."
-        )
+def _seniors(sheet: Sheet, column: int) -> int:
+    return by_seniority(sheet).index(column)
+
+
+def _verdict(sheet: Sheet, result: Recount, column: int) -> str:
     if result.score_nano[column] > 0:
-        copied = f" Answering alike, and unpaid: {len(clones) - 1}." if len(clones) > 1 else ""
-        return f"It earns because the mixture predicts unseen text better with it.{copied}"
+        return "It earns because the mixture predicts unseen text better with it."
     if result.reliability_ppm[column] == 0:
         return "It earns nothing: no valid answer came. Check that its axon can be reached."
     if not any(result.score_nano):
         return "Nobody was worth anything this epoch, so the last vote stands."
+    if sheet.standing_ppm[column] < EXPLAINED_PPM:
+        return (
+            "It earns nothing: those that were there before say what it says, and it adds nothing "
+            "to them. Train on other text."
+        )
     return (
         "It earns nothing now: with 90 % certainty it adds nothing that the others and the "
         "baseline lack. Better on some kind of text beats average on all."

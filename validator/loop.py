@@ -147,6 +147,7 @@ class Validator:
             gate_sha256=self.measurement.gate.sha256,
             previous_sha256=self.state.previous_sha256(),
             scores=self.state.scores(),
+            merits=self.state.merits(),
             vocab_size=self.measurement.vocab_size,
         )
         is_worth_voting = any(sheet.row_u16)

@@ -28,7 +28,6 @@ from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import Batch, Step, Window
-from moesubnet.validator.scoring import Distances
 from moesubnet.wire.panel import Panel, PanelError, PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 
@@ -283,14 +282,12 @@ def score_step(
     log_q = np.tile(baseline.at(labels)[:, None], (1, n + 1))
     answered = np.ones((count, n + 1), np.bool_)
     entropy = np.zeros((count, n))
-    distances = Distances(n)
     for k, label in enumerate(labels):
         given = {i: law for i, of_walks in enumerate(laws) if (law := of_walks[k]) is not None}
         answered[k, :-1] = [i in given for i in range(n)]
         for i, law in given.items():
             log_q[k, i] = law.at(label)
             entropy[k, i] = law.entropy_nats
-        distances.add(given)
     log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
     log_w = walk.log_weights(answered)
     walk.observe(labels, log_q, blind=answered)
@@ -299,8 +296,6 @@ def score_step(
         np.where(answered, micro_nats(log_q), LOG_Q_UNANSWERED).astype(np.int32),
         micro_nats(log_w),
         np.rint(entropy * MICRO).astype(np.int32),
-        distances.distance,
-        distances.together,
         np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
         tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
     )

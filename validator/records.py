@@ -35,17 +35,14 @@ class Window:
 class Step:
     """One position of all walks of a batch, scored. n experts, N walks.
 
-    log_q, log_w: int32 [N, n + 1] and entropy: int32 [N, n] as in a sheet; distance: float64
-    [n, n], summed squared Hellinger distances over `together` int64 [n, n] walks;
-    records: RECORD [N, n]; bodies: the answers as they came, empty for none.
+    log_q, log_w: int32 [N, n + 1] and entropy: int32 [N, n] as in a sheet; records: RECORD [N, n];
+    bodies: the answers as they came, empty for none.
     """
 
     position: int
     log_q: npt.NDArray[np.int32]
     log_w: npt.NDArray[np.int32]
     entropy: npt.NDArray[np.int32]
-    distance: npt.NDArray[np.float64]
-    together: npt.NDArray[np.int64]
     records: Records
     bodies: tuple[tuple[bytes, ...], ...]  # [n, N]; empty once stored
 
@@ -59,6 +56,15 @@ class Batch:
     walks: npt.NDArray[np.uint32]  # [N, tokens]
     sessions: tuple[str, ...]  # [N]: their names at the experts
     steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merit:
+    """What earlier epochs said of an expert next to its seniors: the moving average of its
+    novelty, and the epoch in which it first had something of its own, if it ever had."""
+
+    novelty_ppm: int | None
+    since: int | None
 
 
 @dataclass(frozen=True, slots=True)

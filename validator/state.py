@@ -23,7 +23,7 @@ from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.answers import AnswerFiles
 from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
 from moesubnet.validator.receipts import RECORD
-from moesubnet.validator.records import Batch, Phase, Step, Vote, Window
+from moesubnet.validator.records import Batch, Merit, Phase, Step, Vote, Window
 
 _FORGET_EARLIER_LAYOUT = f"""
 BEGIN;
@@ -39,10 +39,11 @@ CREATE TABLE IF NOT EXISTS used (
 CREATE TABLE IF NOT EXISTS batch (
     id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, sessions TEXT);
 CREATE TABLE IF NOT EXISTS step (
-    batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, distance BLOB,
-    together BLOB, records BLOB, epoch INTEGER, PRIMARY KEY (batch, position));
+    batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, records BLOB,
+    epoch INTEGER, PRIMARY KEY (batch, position));
 DROP TABLE IF EXISTS answer;
 CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
+CREATE TABLE IF NOT EXISTS merit (hotkey TEXT PRIMARY KEY, novelty_ppm INTEGER, since INTEGER);
 CREATE TABLE IF NOT EXISTS vote (
     epoch INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, sheet BLOB, salt TEXT, phase TEXT,
     submitted_block INTEGER, reveal_epoch INTEGER, receipts BLOB);
@@ -175,15 +176,13 @@ class State:
         self._answers.add(epoch, batch, step)
         with self._db:
             self._db.execute(
-                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, NULL)",
                 (
                     batch.id,
                     step.position,
                     step.log_q.astype("<i4").tobytes(),
                     step.log_w.astype("<i4").tobytes(),
                     step.entropy.astype("<i4").tobytes(),
-                    step.distance.astype("<f8").tobytes(),
-                    step.together.astype("<i8").tobytes(),
                     step.records.tobytes(),
                 ),
             )
@@ -205,7 +204,7 @@ class State:
 
     def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:
         query = (
-            "SELECT position, log_q, log_w, entropy, distance, together, records FROM step "
+            "SELECT position, log_q, log_w, entropy, records FROM step "
             "WHERE batch = ? AND epoch IS NULL ORDER BY position"
         )
         return tuple(
@@ -214,19 +213,20 @@ class State:
                 np.frombuffer(log_q, "<i4").reshape(count, n + 1),
                 np.frombuffer(log_w, "<i4").reshape(count, n + 1),
                 np.frombuffer(entropy, "<i4").reshape(count, n),
-                np.frombuffer(distance, "<f8").reshape(n, n),
-                np.frombuffer(together, "<i8").reshape(n, n),
                 np.frombuffer(records, RECORD).reshape(count, n),
                 (),
             )
-            for position, log_q, log_w, entropy, distance, together, records in self._db.execute(
-                query, (batch_id,)
-            )
+            for position, log_q, log_w, entropy, records in self._db.execute(query, (batch_id,))
         )
 
     def scores(self) -> dict[Hotkey, int]:
         """Moving averages in nano-nats, by hotkey."""
         return {Hotkey(k): v for k, v in self._db.execute("SELECT hotkey, ema_nano FROM score")}
+
+    def merits(self) -> dict[Hotkey, Merit]:
+        """By hotkey, of all that were ever measured."""
+        rows = self._db.execute("SELECT hotkey, novelty_ppm, since FROM merit")
+        return {Hotkey(hotkey): Merit(novelty, since) for hotkey, novelty, since in rows}
 
     # --- votes ---------------------------------------------------------------------------------
 
@@ -254,6 +254,10 @@ class State:
                 ],
             )
             self._db.executemany(
+                "INSERT OR REPLACE INTO merit VALUES (?, ?, ?)",
+                zip(sheet.hotkeys, sheet.novelty_after, sheet.since, strict=True),
+            )
+            self._db.executemany(
                 "UPDATE step SET epoch = ? WHERE batch = ? AND position = ?",
                 [(sheet.epoch, b.id, step.position) for b in batches for step in b.steps],
             )
@@ -272,6 +276,10 @@ class State:
                 self._db.execute("DELETE FROM score WHERE hotkey = ?", (hotkey,))
                 if before is not None:
                     self._db.execute("INSERT INTO score VALUES (?, ?)", (hotkey, before))
+            self._db.executemany(
+                "INSERT OR REPLACE INTO merit VALUES (?, ?, ?)",
+                zip(sheet.hotkeys, sheet.novelty_before, sheet.since_before, strict=True),
+            )
 
     def _forget(self, epoch: int) -> None:
         """Drop what nobody can ask for any more. Used text is remembered for ever."""

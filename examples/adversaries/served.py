@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.engine.base import LogProbs, Query, check_batch
+from moesubnet.engine.base import Query, check_batch
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.protocol import StepRows, Want
 
@@ -36,9 +36,9 @@ def as_engine(make: Callable[[LoadedSpec], Law]) -> type:
             check_batch(batch, self.vocab_size, self.context_tokens)
             return [query.answer(self._laws(query), want) for query in batch]
 
-        def _laws(self, query: Query) -> LogProbs:
-            positions = range(query.first_law, len(query.ids) + 1)
-            return np.stack([self._law(query.ids[:n]) for n in positions]).astype(np.float32)
+        def _laws(self, query: Query) -> npt.NDArray[np.float32]:
+            prefixes = range(query.first_law, len(query.ids) + 1)
+            return np.stack([self._law(query.ids[:n]) for n in prefixes]).astype(np.float32)
 
         def forget(self, session: str) -> None: ...
 

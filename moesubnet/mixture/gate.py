@@ -8,10 +8,10 @@ with fixed iterations in canonical order, rounded to 2⁻¹² so that last bits 
 arithmetic do not change its hash. x(h) is the square root of decayed hashed token counts, shrunk
 towards zero while the prefix is short, and a bias.
 
-Hotkeys that serve one model (`clones`) are one expert here: they share one column and one prior,
-so a model is not heard louder for having been registered often. The baseline is a permanent
-member with prior 1/(n + 1), n counting the measured experts so; all hotkeys that no sheet has
-measured yet share 0.02.
+A prior is multiplied by the expert's standing (`Sheet.standing_ppm`): whom its seniors explain, as
+they do a copy however noisy, has none, so a model is not heard louder for having been registered
+often. The baseline is a permanent member with prior 1/(n + 1), n adding up the standing of the
+experts; all hotkeys without standing, and those that no sheet has measured yet, share 0.02.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import FrameError
-from moesubnet.mixture.clones import agreed_leaders
-from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.mixture.standing import agreed_standing
 from moesubnet.types import Hotkey
 
 Float = npt.NDArray[np.float64]
 
 BASELINE_MEMBER = Hotkey("baseline")  # the last member of every mixture
-GATE_FORMAT = "moesubnet-gate/2"
+GATE_FORMAT = "moesubnet-gate/3"
 MAX_GATE_BYTES = 8 * 2**20
 FEATURES_BITS = 8
 FEATURES_DIM = 2**FEATURES_BITS  # hashed token counts; the bias is added inside the gate
 COUNT_DECAY = 0.98  # per token: a memory of about 50 tokens
 MEMORY_TOKENS = 2_000  # what is further back is less than the last bit of a float64
 SHRINK_TOKENS = 10.0  # a prefix this long speaks with half its voice
-NEWCOMERS_PRIOR = 0.02  # of all together: hotkeys are cheap
-NEWCOMER = -1
+NEWCOMERS_PRIOR = 0.02  # of all without standing together: hotkeys are cheap
 L2_ITEMS = 1.0  # ‖θ‖²/2 weighs as much as one item: a prior variance of one
 ITERATIONS = 40
 SCALE = 2**12
@@ -84,51 +83,55 @@ def _design(features: Float) -> Float:
 
 @dataclass(frozen=True)
 class Gate:
-    """A fitted gate. hotkeys sorted; leaders: the column of each one's cluster's leader; theta:
-    int32 [F + 1, len(hotkeys)] in units of 2⁻¹², equal columns within a cluster."""
+    """A fitted gate. hotkeys sorted; theta: int32 [F + 1, len(hotkeys)] in units of 2⁻¹²;
+    standing_ppm: of each, agreed by the sheets (`standing.agreed_standing`)."""
 
     hotkeys: tuple[Hotkey, ...]
     theta: npt.NDArray[np.int32]
-    leaders: tuple[int, ...]
+    standing_ppm: tuple[int, ...]
 
-    def clusters(self, experts: Sequence[Hotkey]) -> npt.NDArray[np.intp]:
-        """The leader's column for each expert; NEWCOMER for one that no sheet has measured."""
-        return np.array([self._leader.get(hotkey, NEWCOMER) for hotkey in experts], np.intp)
+    def standing(self, experts: Sequence[Hotkey]) -> Float:
+        """In [0, 1] for each expert; 0 also for one that no sheet has measured."""
+        return np.array([self._standing.get(hotkey, 0) for hotkey in experts]) / MICRO
 
     @cached_property
-    def _leader(self) -> dict[Hotkey, int]:
-        return dict(zip(self.hotkeys, self.leaders, strict=True))
+    def _column(self) -> dict[Hotkey, int]:
+        return {hotkey: column for column, hotkey in enumerate(self.hotkeys)}
+
+    @cached_property
+    def _standing(self) -> dict[Hotkey, int]:
+        return dict(zip(self.hotkeys, self.standing_ppm, strict=True))
 
     def log_prior(
         self, features: Float, members: Sequence[Hotkey], alive: npt.NDArray[np.bool_] | bool = True
     ) -> Float:
         """Log prior of `members` (experts, then the baseline): [.., F] → [.., E].
 
-        alive: broadcast to [.., E]. Experts of one cluster share its prior among those of them
-        that are alive, as newcomers share theirs. Sums to 1 where all members are alive.
+        alive: broadcast to [.., E]. Those without standing share theirs among those of them that
+        are alive. Sums to 1 where all members are alive.
         """
-        cluster = self.clusters(members[:-1])
         shape = (*features.shape[:-1], len(members))
-        known = cluster != NEWCOMER
-        if not np.any(known):
+        standing = self.standing(members[:-1])
+        if not np.any(standing):
             return np.log(np.full(shape, 1.0 / len(members)))
-        columns, index = np.unique(cluster[known], return_inverse=True)
-        base = 1.0 / (len(columns) + 1)
-        left = 1.0 - base - (0.0 if np.all(known) else NEWCOMERS_PRIOR)
-        same = (cluster[:, None] == cluster).astype(np.float64)
-        sharing = np.broadcast_to(alive, shape)[..., :-1] @ same
+        known = np.flatnonzero(standing)
+        columns = [self._column[members[index]] for index in known.tolist()]
+        logits = _design(features) @ (self.theta[:, columns] / SCALE) + np.log(standing[known])
+        base = 1.0 / (1.0 + max(1.0, standing.sum()))
+        lacking = 1.0 - standing
+        others = NEWCOMERS_PRIOR * min(1.0, lacking.sum())
+        there = np.broadcast_to(alive, shape)[..., :-1] * lacking
         prior = np.full(shape, base)
-        prior[..., :-1] = NEWCOMERS_PRIOR
-        of_cluster = left * _softmax(_design(features) @ (self.theta[:, columns] / SCALE))
-        prior[..., np.flatnonzero(known)] = of_cluster[..., index]
-        prior[..., :-1] /= np.maximum(sharing, 1.0)
+        total = np.sum(there, axis=-1, keepdims=True)
+        prior[..., :-1] = others * lacking / np.where(total > 0, total, 1.0)
+        prior[..., known] += (1.0 - base - others) * _softmax(logits)
         return np.log(np.maximum(prior, np.finfo(np.float64).tiny))
 
     def to_bytes(self) -> bytes:
         """Canonical msgpack, for the hash."""
         theta = np.ascontiguousarray(self.theta, "<i4").tobytes()
         content = {"format": GATE_FORMAT, "hotkeys": list(self.hotkeys), "theta": theta}
-        return bytes(msgpack.packb(content | {"leaders": list(self.leaders)}))
+        return bytes(msgpack.packb(content | {"standing_ppm": list(self.standing_ppm)}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Gate:
@@ -139,14 +142,15 @@ class Gate:
             content = msgpack.unpackb(data, strict_map_key=True)
             hotkeys = tuple(Hotkey(str(key)) for key in content["hotkeys"])
             theta = np.frombuffer(content["theta"], "<i4").reshape(FEATURES_DIM + 1, len(hotkeys))
-            gate = cls(hotkeys, theta.astype(np.int32), tuple(map(int, content["leaders"])))
+            gate = cls(hotkeys, theta.astype(np.int32), tuple(map(int, content["standing_ppm"])))
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise FrameError(f"not a {GATE_FORMAT}") from error
-        columns = set(range(len(hotkeys)))
         if gate.to_bytes() != data or list(hotkeys) != sorted(set(hotkeys)):
             raise FrameError(f"not a canonical {GATE_FORMAT}")
-        if len(gate.leaders) != len(hotkeys) or not columns.issuperset(gate.leaders):
-            raise FrameError("a hotkey without a leader")
+        if len(gate.standing_ppm) != len(hotkeys) or not all(
+            0 <= standing <= MICRO for standing in gate.standing_ppm
+        ):
+            raise FrameError("a hotkey without a standing")
         return gate
 
     @cached_property
@@ -158,7 +162,7 @@ def uniform_gate(hotkeys: Sequence[Hotkey] = ()) -> Gate:
     """The gate before the first sheet: every member the same."""
     ordered = tuple(sorted(hotkeys))
     theta = np.zeros((FEATURES_DIM + 1, len(ordered)), np.int32)
-    return Gate(ordered, theta, tuple(range(len(ordered))))
+    return Gate(ordered, theta, (MICRO,) * len(ordered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,7 @@ class WeightedSheet:
 def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None = None) -> Gate:
     """Fit on `sheets`; columns are the hotkeys in them (that are `registered`, if given).
 
-    A cluster of clones is fitted as one expert, on what its leader said where it was asked. A
+    Whom its seniors explain has no column of its own to fit: it would take its seniors' part. A
     sheet's items together weigh its validator's stake, however many they are; of more than
     MAX_FIT_VALUES those of the largest stakes count. The order in which sheets are given does not
     matter. Nothing to fit on: the uniform gate.
@@ -195,28 +199,31 @@ def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None =
         return uniform_gate()
     blocks = [_sheet_rows(item, hotkeys) for item in used]
     features, log_q, omega = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    leaders = agreed_leaders([(item.sheet, item.stake_rao) for item in used], hotkeys)
-    for column, leader in enumerate(leaders):
-        missing = np.isnan(log_q[:, leader])
-        log_q[missing, leader] = log_q[missing, column]
-    distinct_leaders, index = np.unique(leaders, return_inverse=True)
-    theta = fit_theta(features, log_q[:, [*distinct_leaders, -1]], omega)
-    return Gate(hotkeys, theta[:, index], tuple(leaders))
+    standing_ppm = agreed_standing([(item.sheet, item.stake_rao) for item in used], hotkeys)
+    theta = fit_theta(features, log_q, omega, np.array(standing_ppm) / MICRO)
+    return Gate(hotkeys, theta, tuple(standing_ppm))
 
 
-def fit_theta(features: Float, log_q: Float, omega: Float | None = None) -> npt.NDArray[np.int32]:
+def fit_theta(
+    features: Float,
+    log_q: Float,
+    omega: Float | None = None,
+    standing: Float | None = None,
+) -> npt.NDArray[np.int32]:
     """Fit n experts on any items: `Gate.theta`, int32 [F + 1, n].
 
     features [M, F], log_q [M, n + 1] of the label, the baseline last, omega [M] ≥ 0. NaN marks an
-    expert that was not asked.
+    expert that was not asked. standing [n]: factors of the prior, 1 by default.
     """
+    standing = np.ones(log_q.shape[1] - 1) if standing is None else standing
     share = np.full(len(log_q), 1.0) if omega is None else omega
     share = (share / np.sum(share))[:, None]
     decay = L2_ITEMS / len(log_q)
-    asked = ~np.isnan(log_q[:, :-1])
+    asked = ~np.isnan(log_q[:, :-1]) & (standing > 0)
+    offset = np.log(np.where(standing > 0, standing, 1.0))
     top = np.nanmax(log_q, axis=1, keepdims=True)  # the baseline column is never NaN
     q = np.exp(np.where(np.isnan(log_q), -np.inf, log_q - top))
-    beta = 1.0 / (1.0 + np.sum(asked, axis=1, keepdims=True))  # the baseline's prior
+    beta = 1.0 / (1.0 + np.maximum(1.0, asked @ standing[:, None]))  # the baseline's prior
     design = _design(features)
     # ½ E[x xᵀ] bounds the curvature of the softmax (Böhning 1992): every step ascends.
     bound = 0.5 * design.T @ (share * design) + decay * np.eye(design.shape[1])
@@ -224,7 +231,7 @@ def fit_theta(features: Float, log_q: Float, omega: Float | None = None) -> npt.
     theta = np.zeros((design.shape[1], log_q.shape[1] - 1))
     ahead = theta
     for step in range(ITERATIONS):  # with Nesterov's momentum
-        g = _softmax(np.where(asked, design @ ahead, -np.inf))
+        g = _softmax(np.where(asked, design @ ahead + offset, -np.inf))
         joint = (1.0 - beta) * g * q[:, :-1]
         base = beta * q[:, -1:]
         mixture = np.sum(joint, axis=1, keepdims=True) + base

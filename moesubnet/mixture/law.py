@@ -164,25 +164,6 @@ def mix(log_w: Logs, laws: Sequence[Law]) -> Mixture:
     return Mixture(law, _logs(drawn), max(0.0, 1.0 - float(drawn.sum())))
 
 
-def hellinger_squared(laws: Sequence[Law]) -> Float:
-    """1 − Σ_x √(p_i p_j) between laws of one position and shape: float64 [E, E] in [0, 1].
-
-    Over the union U of what they list, and beyond it √(a_i a_j) · (1 − b(U)).
-    """
-    if all(law.ids is None for law in laws):
-        roots = np.exp(0.5 * np.stack([law.logp for law in laws]))
-        beyond = np.zeros(())
-    else:
-        _, _, ids = _union([law.ids for law in laws if law.ids is not None])
-        roots = np.exp(0.5 * np.stack([law.at(ids) for law in laws]))
-        shape = next(law.shape for law in laws if law.ids is not None)
-        shares = np.sqrt([1.0 if law is shape else law.share for law in laws])
-        left = 0.0 if shape is None else max(1.0 - float(np.exp(shape.at(ids)).sum()), 0.0)
-        beyond = np.outer(shares, shares) * left
-    overlap: Float = (roots @ roots.T).astype(np.float64) + beyond
-    return np.asarray(np.clip(1.0 - overlap, 0.0, 1.0), np.float64)
-
-
 def apply_sampling(log_m: Logs, temperature: float, top_p: float) -> Float:
     """Probabilities after temperature and top-p, float64 [.., k], each summing to 1.
 

@@ -1,6 +1,6 @@
 """Score sheets: everything a vote was computed from, in one canonical file.
 
-A sheet is msgpack `moesubnet-sheet/2` with keys in fixed order, raw little-endian arrays and no
+A sheet is msgpack `moesubnet-sheet/3` with keys in fixed order, raw little-endian arrays and no
 floats: log-probabilities and log-weights are int32 micro-nats, scores int64 nano-nats. Its
 SHA-256 is bound to the vote by the commit's salt; `moesubnet.validator.scoring.recount` repeats
 the vote from it. The text of the walks becomes public with the sheet.
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moesubnet.errors import FrameError
 from moesubnet.types import Hotkey
 
-SHEET_FORMAT = "moesubnet-sheet/2"
+SHEET_FORMAT = "moesubnet-sheet/3"
 MAX_SHEET_BYTES = 8 * 2**20
 MAX_HOTKEYS = 4096
 MAX_WALKS = 1024
@@ -57,7 +57,7 @@ class Sheet:
     seed: bytes  # SHA-256(previous_sha256 ‖ epoch u64 LE): draws the text and the coalitions
     hotkeys: tuple[Hotkey, ...]
     uids: tuple[int, ...]  # [n] when the sheet was closed
-    leaders: tuple[int, ...]  # [n] column of the cluster's leader; its own when it is no clone
+    age_millis: tuple[int, ...]  # [n] since its registration, thousandths of an epoch
     walks: tuple[U32, ...]  # W arrays of token ids
     walk: U32  # [M]
     position: U32  # [M]
@@ -68,7 +68,16 @@ class Sheet:
     reliability_ppm: tuple[int, ...]  # [n] answered / asked
     ema_before: tuple[int | None, ...]  # [n] nano-nats; none: never scored
     ema_after: tuple[int | None, ...]  # [n]
+    novelty_before: tuple[int | None, ...]  # [n] ppm; none: never measured
+    novelty_after: tuple[int | None, ...]  # [n]
+    since: tuple[int | None, ...]  # [n] epoch in which it first had something of its own
+    standing_ppm: tuple[int, ...]  # [n] 0: its seniors explain it
     row_u16: tuple[int, ...]  # [n] the vote
+
+    @property
+    def since_before(self) -> tuple[int | None, ...]:
+        """[n] as it was before this sheet."""
+        return tuple(None if since == self.epoch else since for since in self.since)
 
     def to_bytes(self) -> bytes:
         """The canonical encoding."""
@@ -119,6 +128,7 @@ def _plain(value: object) -> object:
 
 Sha256 = Annotated[bytes, Field(min_length=32, max_length=32)]
 Score = Annotated[int, Field(ge=0, lt=2**53)]
+Novelty = Annotated[int, Field(ge=-MICRO, le=MICRO)]
 U16 = Annotated[int, Field(ge=0, lt=2**16)]
 Address = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -127,7 +137,7 @@ class _Wire(BaseModel):
     """What a stranger's sheet must be before it becomes a Sheet."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["moesubnet-sheet/2"]
+    format: Literal["moesubnet-sheet/3"]
     netuid: U16
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
     validator: Address
@@ -137,7 +147,7 @@ class _Wire(BaseModel):
     seed: Sha256
     hotkeys: Annotated[list[Address], Field(max_length=MAX_HOTKEYS)]
     uids: list[U16]
-    leaders: list[U16]
+    age_millis: list[Score]
     walks: Annotated[list[bytes], Field(max_length=MAX_WALKS)]
     walk: Annotated[bytes, Field(max_length=4 * MAX_ITEMS)]
     position: bytes
@@ -148,6 +158,10 @@ class _Wire(BaseModel):
     reliability_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
     ema_before: list[Score | None]
     ema_after: list[Score | None]
+    novelty_before: list[Novelty | None]
+    novelty_after: list[Novelty | None]
+    since: list[Score | None]
+    standing_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
     row_u16: list[U16]
 
     def sheet(self) -> Sheet:
@@ -156,12 +170,14 @@ class _Wire(BaseModel):
         if self.seed != sheet_seed(self.previous_sha256, self.epoch):
             raise ValueError("a seed of its own choice")
         scores = (self.reliability_ppm, self.ema_before, self.ema_after, self.row_u16)
-        if any(len(column) != n for column in (self.uids, self.leaders, self.receipts, *scores)):
+        ranks = (self.age_millis, self.novelty_before, self.novelty_after, self.standing_ppm)
+        columns = (self.uids, self.receipts, self.since, *scores, *ranks)
+        if any(len(column) != n for column in columns):
             raise ValueError("a column is missing")
         if self.hotkeys != sorted(set(self.hotkeys)) or len(set(self.uids)) != n:
             raise ValueError("hotkeys and uids must be unique, hotkeys sorted")
-        if any(leader >= n or self.leaders[leader] != leader for leader in self.leaders):
-            raise ValueError("a cluster without a leader")
+        if any(since is not None and since > self.epoch for since in self.since):
+            raise ValueError("a senior of the future")
         if any(len(ids) % 4 or len(ids) > 4 * MAX_WALK_TOKENS for ids in self.walks):
             raise ValueError("a walk is too long")
         walks = tuple(np.frombuffer(ids, "<u4") for ids in self.walks)

@@ -306,7 +306,7 @@ def sheet_for(epoch: int) -> Sheet:
         seed=sheet_seed(zeros, epoch),
         hotkeys=(Hotkey(MINER.ss58_address),),
         uids=(1,),
-        leaders=(0,),
+        age_millis=(5_000,) * 1,
         walks=(),
         walk=np.empty(0, "<u4"),
         position=np.empty(0, "<u4"),
@@ -317,6 +317,10 @@ def sheet_for(epoch: int) -> Sheet:
         reliability_ppm=(0,),
         ema_before=(None,),
         ema_after=(None,),
+        novelty_before=(None,) * 1,
+        novelty_after=(None,) * 1,
+        since=(None,) * 1,
+        standing_ppm=(0,) * 1,
         row_u16=(65_535,),
     )
 

@@ -25,7 +25,7 @@ def network(**changes: object) -> Metagraph:
     return metagraph_of([replace(MINER, **(here | changes)), OTHER, BIG, SMALL])
 
 
-def sheet_of(validator: Hotkey, ema_nano: int | None, leader: int = 0) -> Sheet:
+def sheet_of(validator: Hotkey, ema_nano: int | None, standing_ppm: int = 1_000_000) -> Sheet:
     empty = np.zeros((0, 3), np.int32)
     return Sheet(
         netuid=1,
@@ -37,7 +37,7 @@ def sheet_of(validator: Hotkey, ema_nano: int | None, leader: int = 0) -> Sheet:
         seed=bytes(32),
         hotkeys=(MINER.hotkey, OTHER.hotkey),
         uids=(0, 1),
-        leaders=(leader, 1),
+        age_millis=(5_000,) * 2,
         walks=(),
         walk=np.zeros(0, np.uint32),
         position=np.zeros(0, np.uint32),
@@ -48,6 +48,10 @@ def sheet_of(validator: Hotkey, ema_nano: int | None, leader: int = 0) -> Sheet:
         reliability_ppm=(10**6, 10**6),
         ema_before=(None, None),
         ema_after=(ema_nano, 10**9),
+        novelty_before=(None,) * 2,
+        novelty_after=(None,) * 2,
+        since=(None,) * 2,
+        standing_ppm=(standing_ppm, 1_000_000),
         row_u16=(0, 65_535),
     )
 
@@ -88,8 +92,8 @@ def test_the_reason_is_named() -> None:
             weights=votes((0, 9), (0, 9)), sheets=[sheet_of(BIG.hotkey, None)]
         ),
         "Less than half of the stake": status(weights=votes((0, 9), (9, 0))),
-        f"answers like {OTHER.hotkey}": status(
-            weights=votes((0, 9), (0, 9)), sheets=[sheet_of(BIG.hotkey, 10**9, leader=1)]
+        "those that were there before say too": status(
+            weights=votes((0, 9), (0, 9)), sheets=[sheet_of(BIG.hotkey, 10**9, standing_ppm=20_000)]
         ),
     }
     for text, found in said.items():

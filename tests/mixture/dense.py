@@ -23,11 +23,6 @@ def mix_dense(log_w, log_p):
     return log_sum_exp(np.asarray(log_w)[..., None] + log_p, axis=-2)
 
 
-def hellinger_dense(log_p):
-    roots = np.exp(0.5 * log_p)
-    return 1.0 - roots @ roots.T
-
-
 def entropy_dense(log_p):
     p = np.exp(log_p)
     return -np.sum(np.where(p > 0, p * np.where(p > 0, log_p, 0.0), 0.0), axis=-1)

@@ -28,7 +28,7 @@ HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(4))
 
 
 def gate_of(hotkeys, theta):
-    return Gate(hotkeys, theta, tuple(range(len(hotkeys))))
+    return Gate(hotkeys, theta, (1_000_000,) * len(hotkeys))
 
 
 def prior(gate, features, members):

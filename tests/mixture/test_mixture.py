@@ -80,7 +80,7 @@ def test_one_absurd_token_is_bounded_and_forgotten():
 def trained_gate(rng, hotkeys):
     features = rng.exponential(size=(60, FEATURES_DIM))
     theta = fit_theta(features, np.log(rng.uniform(0.01, 1, (60, len(hotkeys) + 1))))
-    return Gate(hotkeys, theta, tuple(range(len(hotkeys))))
+    return Gate(hotkeys, theta, (1_000_000,) * len(hotkeys))
 
 
 def test_a_walk_over_many_sequences_is_the_router_s_one_by_one():

@@ -138,7 +138,7 @@ def voted_sheet() -> Sheet:
         seed=sheet_seed(bytes(32), 3),
         hotkeys=("a", "b", "c"),
         uids=(4, 0, 2),
-        leaders=(0, 0, 2),
+        age_millis=(5_000,) * 3,
         walks=tuple(np.zeros(8, "<u4") for _ in range(16)),
         walk=walk,
         position=np.tile(np.arange(4, 8, dtype="<u4"), 16),
@@ -149,6 +149,10 @@ def voted_sheet() -> Sheet:
         reliability_ppm=(0,) * 3,
         ema_before=(None, 400_000_000, 100_000_000),
         ema_after=(None,) * 3,
+        novelty_before=(None,) * 3,
+        novelty_after=(None,) * 3,
+        since=(None,) * 3,
+        standing_ppm=(0,) * 3,
         row_u16=(0,) * 3,
     )
     vote = recount(unvoted)
@@ -156,6 +160,9 @@ def voted_sheet() -> Sheet:
         unvoted,
         reliability_ppm=vote.reliability_ppm,
         ema_after=vote.ema_after,
+        novelty_after=vote.novelty_after,
+        since=vote.since,
+        standing_ppm=vote.standing_ppm,
         row_u16=vote.row_u16,
     )
 

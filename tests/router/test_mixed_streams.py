@@ -448,12 +448,12 @@ async def test_streams_run_side_by_side_without_mixing_up(network, open_model) -
 TEXT = np.array([5, 9, 5], np.uint32)
 
 
-def gate_with(*mass: float, leaders: tuple[int, ...] | None = None) -> Gate:
+def gate_with(*mass: float, standing: tuple[int, ...] | None = None) -> Gate:
     """A gate whose experts m0, m1, … have prior mass in these proportions, whatever the text."""
     theta = np.zeros((FEATURES_DIM + 1, len(mass)), np.int32)
     theta[-1] = np.rint(np.log(mass) * SCALE)
     names = tuple(Hotkey(f"m{i}") for i in range(len(mass)))
-    return Gate(names, theta, leaders or tuple(range(len(mass))))
+    return Gate(names, theta, standing or (1_000_000,) * len(mass))
 
 
 def test_the_chosen_set_is_the_smallest_with_most_of_the_mass() -> None:
@@ -493,9 +493,9 @@ def test_the_text_draws_which_newcomers_are_asked() -> None:
     assert asked == {"m0", *fresh}
 
 
-def test_of_a_cluster_its_leader_is_asked_first_whatever_the_number_of_copies() -> None:
+def test_whom_its_seniors_explain_is_asked_where_places_are_left() -> None:
     copies = [Hotkey(f"m{i}") for i in range(2, 12)]
-    gate = gate_with(0.4, *[0.6] * 11, leaders=(0, *[1] * 11))
+    gate = gate_with(0.4, *[0.6] * 11, standing=(1_000_000, 1_000_000, *[0] * 10))
     for token in range(20):
         chosen = choose(gate, np.array([token], np.uint32), gate.hotkeys, 8)
         assert {"m0", "m1"} < set(chosen)

@@ -35,7 +35,7 @@ def sheet():
         seed=sheet_seed(bytes(32), 7),
         hotkeys=(MINER,),
         uids=(3,),
-        leaders=(0,),
+        age_millis=(5_000,) * 1,
         walks=tuple(np.zeros(34, "<u4") for _ in range(4)),
         walk=np.repeat(np.arange(4, dtype="<u4"), 2),
         position=np.tile(np.array([32, 33], "<u4"), 4),
@@ -46,9 +46,20 @@ def sheet():
         reliability_ppm=(1_000_000,),
         ema_before=(None,),
         ema_after=(None,),
+        novelty_before=(None,) * 1,
+        novelty_after=(None,) * 1,
+        since=(None,) * 1,
+        standing_ppm=(0,) * 1,
         row_u16=(65_535,),
     )
-    return dataclasses.replace(made, ema_after=recount(made).ema_after)
+    vote = recount(made)
+    return dataclasses.replace(
+        made,
+        ema_after=vote.ema_after,
+        novelty_after=vote.novelty_after,
+        since=vote.since,
+        standing_ppm=vote.standing_ppm,
+    )
 
 
 def run(*arguments):
@@ -162,7 +173,9 @@ def test_explain_answers_programs_in_json(tmp_path, sheet):
     path.write_bytes(sheet.to_bytes())
     result = run("explain", MINER, "--sheet", str(path), "--json")
     found = json.loads(result.output)
-    assert found["hotkey"] == found["leader"] == MINER
+    assert found["hotkey"] == MINER
+    assert found["standing"] == 1.0
+    assert found["seniors"] == 0
     assert found["vote_u16"] == 65_535
     assert found["average_before_nats"] is None
     assert found["items_answered"] == 8

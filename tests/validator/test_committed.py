@@ -103,6 +103,7 @@ async def test_an_audit_finds_each_leaf_in_the_answer_after_it(walked):
         gate_sha256=bytes(32),
         previous_sha256=bytes(32),
         scores={},
+        merits={},
         vocab_size=300,
     )
     state.close_epoch(sheet, (1, 2), Phase.REVEALED, [batch], receipts.to_bytes())

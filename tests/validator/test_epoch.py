@@ -144,7 +144,7 @@ async def test_three_epochs_of_a_small_subnet(network):
         row = dict(zip(newest.hotkeys, newest.row_u16, strict=True))
         paid = {name: row[expert.hotkey] for name, expert in experts.items()}
         assert min(paid["kind0"], paid["kind1"], paid["kind2"]) > 5_000, paid
-        assert paid["copy"] == 0, paid
+        assert paid["copy"] < 0.01 * paid["kind0"], paid
         # The bound is a 90 % one, and the text differs from run to run: signatures are random.
         assert max(paid["noise"], paid["echo"]) < 3_000, paid
         assert len(newest.walk) == 16 * 16
@@ -173,7 +173,7 @@ async def test_three_epochs_of_a_small_subnet(network):
     words = explain(sheet, experts["kind0"].hotkey)
     assert "It earns because" in words
     assert "the vote is right" in words
-    assert "registered first" in explain(sheet, experts["copy"].hotkey)
+    assert "there before say what it says" in explain(sheet, experts["copy"].hotkey)
     assert "recounted" in explain(sheet, experts["noise"].hotkey).lower()
     assert len(words.splitlines()) <= 24
 

@@ -180,8 +180,6 @@ def test_no_sheet_holds_an_id_beyond_what_was_measured(sizes):
                 np.full((walks, 3), -1_000_000, "<i4"),
                 np.full((walks, 3), -1_098_612, "<i4"),
                 np.zeros((walks, 2), "<i4"),
-                np.ones((2, 2)),
-                np.full((2, 2), walks),
                 np.zeros((walks, 2), RECORD),
                 (),
             )
@@ -193,12 +191,15 @@ def test_no_sheet_holds_an_id_beyond_what_was_measured(sizes):
     neurons = {h: SimpleNamespace(uid=i, registered_at_block=i) for i, h in enumerate(keys)}
     sheet, _ = close_sheet(
         batches,
-        SimpleNamespace(netuid=1, epoch_index=3, by_hotkey=neurons),
+        SimpleNamespace(
+            netuid=1, epoch_index=3, tempo_blocks=30, last_epoch_block=90, by_hotkey=neurons
+        ),
         validator=Hotkey("v"),
         spec_sha256="ab" * 32,
         gate_sha256=bytes(32),
         previous_sha256=bytes(32),
         scores={},
+        merits={},
         vocab_size=300,
     )
     for k, ids in enumerate(sheet.walks):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesubnet.mixture.gate import uniform_gate
-from moesubnet.mixture.law import Law, hellinger_squared
+from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import (
     LOG_Q_ABSENT,
@@ -25,11 +25,9 @@ from moesubnet.mixture.sheet import (
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration
 from moesubnet.validator.scoring import (
-    SAMPLED_COALITIONS,
-    banzhaf,
-    cluster_leaders,
-    coalitions,
+    by_seniority,
     ema,
+    random_marginals,
     recount,
     value_and_bound,
 )
@@ -40,63 +38,73 @@ STEPS = 12
 
 
 def terms(rng, items, players):
-    weight = rng.exponential(size=(items, players))
-    q = rng.uniform(0.001, 1, (items, players))
-    base_weight, base_q = rng.exponential(size=items), rng.uniform(0.001, 0.2, items)
-    return weight * q, weight, base_weight * base_q, base_weight
+    """joint, weight: [items, players + 1], the baseline last."""
+    weight = rng.exponential(size=(items, players + 1))
+    q = rng.uniform(0.001, 1, (items, players + 1))
+    q[:, -1] *= 0.2
+    return weight * q, weight
 
 
-def coalition_value(joint, weight, base_joint, base_weight, members):
+def coalition_value(game, members):
     """v(S) + ln q_baseline, item by item, as the definition says it."""
-    members = list(members)
-    top = base_joint + joint[:, members].sum(axis=1)
-    return np.log(top / (base_weight + weight[:, members].sum(axis=1)))
+    joint, weight = (part[:, [*members, -1]].sum(axis=1) for part in game)
+    return np.log(joint / weight)
+
+
+def random_marginals_by_hand(game, presence):
+    """What the definition says, coalition by coalition."""
+    players = game[0].shape[1] - 1
+    out = np.zeros((len(game[0]), players))
+    for player in range(players):
+        others = [p for p in range(players) if p != player]
+        for size in range(players):
+            for group in itertools.combinations(others, size):
+                chance = math.prod(presence[p] if p in group else 1 - presence[p] for p in others)
+                gain = coalition_value(game, (*group, player)) - coalition_value(game, group)
+                out[:, player] += chance * gain
+    return out
 
 
 @pytest.mark.parametrize("players", [1, 2, 5, 7])
-def test_banzhaf_is_the_mean_marginal_over_all_coalitions(players):
-    game = terms(np.random.default_rng(players), 9, players)
-    marginals = banzhaf(*game, b"seed")
-    for player in range(players):
-        others = [p for p in range(players) if p != player]
-        gains = [
-            coalition_value(*game, (*group, player)) - coalition_value(*game, group)
-            for size in range(players)
-            for group in itertools.combinations(others, size)
-        ]
-        np.testing.assert_allclose(marginals[:, player], np.mean(gains, axis=0), atol=1e-12)
+def test_marginals_are_the_mean_over_random_coalitions(players):
+    rng = np.random.default_rng(players)
+    game = terms(rng, 9, players)
+    for presence in (np.full(players, 0.5), rng.uniform(0, 0.5, players), np.zeros(players)):
+        np.testing.assert_allclose(
+            random_marginals(*game, presence), random_marginals_by_hand(game, presence), atol=2e-5
+        )
 
 
-def test_one_player_s_value_is_all_it_adds_and_a_null_player_s_is_zero():
-    joint, weight, base_joint, base_weight = terms(np.random.default_rng(0), 20, 3)
-    alone = banzhaf(joint[:, :1], weight[:, :1], base_joint, base_weight, b"")
-    game = (joint, weight, base_joint, base_weight)
-    whole = coalition_value(*game, [0]) - coalition_value(*game, [])
-    np.testing.assert_allclose(alone[:, 0], whole)
+def test_one_player_s_marginal_is_all_it_adds_and_a_null_player_s_is_zero():
+    joint, weight = terms(np.random.default_rng(0), 20, 3)
+    alone = random_marginals(joint[:, [0, -1]], weight[:, [0, -1]], np.array([0.5]))
+    game = (joint, weight)
+    whole = coalition_value(game, [0]) - coalition_value(game, [])
+    np.testing.assert_allclose(alone[:, 0], whole, atol=1e-5)
     weight[:, 1] = joint[:, 1] = 0
-    assert np.all(banzhaf(*game, b"")[:, 1] == 0)
+    assert np.all(random_marginals(*game, np.full(3, 0.5))[:, 1] == 0)
 
 
-def test_two_players_share_the_whole_exactly():
+def test_two_players_share_the_whole():
     """With two players Banzhaf is Shapley: the values add up to v(N) − v(∅)."""
     game = terms(np.random.default_rng(1), 30, 2)
-    total = banzhaf(*game, b"").sum(axis=1)
-    whole = coalition_value(*game, [0, 1]) - coalition_value(*game, [])
-    np.testing.assert_allclose(total, whole)
+    total = random_marginals(*game, np.full(2, 0.5)).sum(axis=1)
+    whole = coalition_value(game, [0, 1]) - coalition_value(game, [])
+    np.testing.assert_allclose(total, whole, atol=2e-5)
 
 
-def test_many_clusters_are_sampled_near_the_exact_values_and_repeatably():
-    game = terms(np.random.default_rng(2), 40, 13)
-    sampled = banzhaf(*game, b"seed")
-    np.testing.assert_array_equal(sampled, banzhaf(*game, b"seed"))
-    assert coalitions(13, b"seed").shape == (SAMPLED_COALITIONS, 13)
-    assert not np.array_equal(sampled, banzhaf(*game, b"other"))
-    every = np.arange(2**13)[:, None] >> np.arange(13) & 1
-    joint, weight, base_joint, base_weight = game
-    tops, lows = base_joint[:, None] + joint @ every.T, base_weight[:, None] + weight @ every.T
-    value = np.log(tops / lows).mean(axis=0)
-    exact = [value[every[:, p] == 1].mean() - value[every[:, p] == 0].mean() for p in range(13)]
-    np.testing.assert_allclose(sampled.mean(axis=0), exact, atol=0.01)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.floats(1, 15))
+def test_marginals_hold_over_thirty_orders_of_magnitude(seed, players, spread):
+    rng = np.random.default_rng(seed)
+    joint, weight = terms(rng, 4, players)
+    scale = np.exp(rng.normal(0, spread, weight.shape))
+    scale[:, -1] = np.maximum(scale[:, -1], 1e-20 * scale.sum(axis=1))
+    game = joint * scale, weight * scale
+    presence = rng.uniform(0, 0.5, players)
+    np.testing.assert_allclose(
+        random_marginals(*game, presence), random_marginals_by_hand(game, presence), atol=5e-5
+    )
 
 
 def test_the_bound_is_over_walks_because_tokens_of_a_walk_are_not_independent():
@@ -113,38 +121,19 @@ def test_ema_takes_the_first_value_whole_and_forgets_slowly():
     assert ema(0, 100) == 30
 
 
-def test_clones_follow_a_leader_and_nobody_makes_clones_of_others():
-    far, near = 0.5, 0.001
-    distance = np.full((5, 5), far)
-    for a, b in ((0, 1), (1, 3)):
-        distance[a, b] = distance[b, a] = near
-    distance[2, 4] = distance[4, 2] = np.nan
-    seniority = [(9, 0), (8, 1), (1, 2), (3, 3), (2, 4)]
-    assert cluster_leaders(distance, seniority) == (0, 3, 2, 3, 4)  # 0 is near to 1 only
+def test_seniors_are_who_had_something_of_their_own_then_newcomers_then_the_rest():
+    sheet = dataclasses.replace(
+        economy(dict.fromkeys("abcdef", noise), walks=2),
+        age_millis=(9_000, 8_000, 2_000, 2_500, 50_000, 3_000),
+        since=(0, None, None, None, None, 1),  # the sheet's own epoch is 1: not before it
+        uids=(5, 4, 3, 2, 1, 0),
+    )
+    assert by_seniority(sheet) == [0, 5, 3, 2, 4, 1]
+    both = dataclasses.replace(sheet, age_millis=(1,) * 6, since=(None,) * 6)
+    assert by_seniority(both) == [5, 4, 3, 2, 1, 0]
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
-def test_every_clustering_has_leaders_that_lead_themselves(seed, n):
-    rng = np.random.default_rng(seed)
-    distance = rng.uniform(0, 0.03, (n, n))
-    distance = np.minimum(distance, distance.T)
-    leaders = cluster_leaders(distance, [(int(b), i) for i, b in enumerate(rng.integers(0, 3, n))])
-    assert all(leaders[leader] == leader for leader in leaders)
-
-
-def test_distances_see_a_noisy_copy_and_not_a_sibling():
-    rng = np.random.default_rng(3)
-    law = rng.dirichlet(np.full(500, 0.1))
-    other = rng.dirichlet(np.full(500, 0.1))
-    copy = 0.99 * law + 0.01 / 500
-    laws = np.log(np.maximum([law, copy, other], 1e-12)).astype(np.float16).astype(np.float32)
-    distance = hellinger_squared([Law(row) for row in laws])
-    np.testing.assert_allclose(np.diag(distance), 0, atol=1e-2)
-    assert distance[0, 1] < 0.01
-    assert distance[0, 2] > 0.2
-
-
-def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=None, leaders=None):
+def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=None):
     """A sheet of synthetic experts on text of `domains` kinds.
 
     experts: name → f(domain laws [D, V], domain, previous id) giving a law [V].
@@ -187,7 +176,7 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         seed=sheet_seed(bytes(32), 1),
         hotkeys=hotkeys,
         uids=tuple(range(n)),
-        leaders=leaders or tuple(range(n)),
+        age_millis=(5_000,) * n,
         walks=tuple(row.astype("<u4") for row in ids),
         walk=np.concatenate(walk_of).astype("<u4"),
         position=np.concatenate(position).astype("<u4"),
@@ -198,6 +187,10 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         reliability_ppm=(0,) * n,
         ema_before=ema_before or (None,) * n,
         ema_after=(None,) * n,
+        novelty_before=(None,) * n,
+        novelty_after=(None,) * n,
+        since=(None,) * n,
+        standing_ppm=(0,) * n,
         row_u16=(0,) * n,
     )
 
@@ -247,19 +240,77 @@ def test_noise_earns_nothing_on_any_text():
         assert recount(sheet).score_nano[sheet.hotkeys.index("noise")] == 0
 
 
-def test_a_clone_pair_is_one_player_and_its_leader_is_paid():
-    alone = recount(economy(HONEST))
-    pair = HONEST | {"a2": specialist(0)}
-    clustered = economy(pair, leaders=(0, 0, 2, 3))  # columns a, a2, b, c
-    loose = economy(pair)
-    together, apart = recount(clustered), recount(loose)
-    assert together.score_nano[1] == 0
-    assert together.value_nats[0] == together.value_nats[1]
-    # Copying costs the original little of what it earned alone, and pays the copy nothing …
-    assert together.score_nano[0] > 0.8 * alone.score_nano[0]
-    # … where without clusters each of the two would take a part.
-    assert apart.score_nano[1] > 0
-    assert apart.score_nano[0] < together.score_nano[0]
+def copy_of(expert, sigma, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def law(laws, domain, previous):
+        noisy = expert(laws, domain, previous) * np.exp(sigma * rng.standard_normal(VOCAB))
+        return noisy / noisy.sum()
+
+    return law
+
+
+def paid(experts, **more):
+    sheet = economy(experts, walks=64, **more)
+    result = recount(sheet)
+    return dict(zip(sheet.hotkeys, np.array(result.score_nano) / NANO, strict=True))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.2, 0.5, 1.0, 2.0])
+def test_copies_together_earn_next_to_nothing_and_take_nothing_whatever_their_noise(sigma):
+    alone = paid(HONEST)
+    copies = {f"z{k}": copy_of(specialist(0), sigma, k) for k in range(4)}
+    together = paid(HONEST | copies)
+    assert sum(together[name] for name in copies) < 0.05 * alone["a"]
+    for name in HONEST:
+        assert together[name] > 0.9 * alone[name]
+
+
+def test_an_aggregator_earns_next_to_nothing_and_takes_nothing():
+    def mixture(laws, domain, previous):
+        return np.mean([expert(laws, domain, previous) for expert in HONEST.values()], axis=0)
+
+    alone, together = paid(HONEST), paid(HONEST | {"z": mixture})
+    assert together["z"] < 0.05 * alone["a"]
+    for name in HONEST:
+        assert together[name] > 0.9 * alone[name]
+
+
+def test_who_comes_late_and_is_better_is_paid_for_all_of_it():
+    weak = {"b": HONEST["b"], "c": HONEST["c"]} | {"a": copy_of(HONEST["a"], 1.0)}
+    first = {"b": HONEST["b"], "c": HONEST["c"]} | {"a": specialist(0)}
+    late = paid(weak | {"z": specialist(0)})
+    assert late["z"] > 3 * late["a"]
+    assert late["z"] > 0.6 * paid(first)["a"]
+
+
+def test_a_senior_that_hardly_answers_explains_nobody():
+    sheet = economy({"a": specialist(0), "b": specialist(0), "c": specialist(1)})
+    log_q, log_w = sheet.log_q.copy(), sheet.log_w.copy()
+    log_q[9:, 0], log_w[9:, 0] = LOG_Q_UNANSWERED, LOG_W_NONE
+    result = recount(dataclasses.replace(sheet, log_q=log_q, log_w=log_w))
+    assert result.standing_ppm[1] > 900_000
+    assert recount(sheet).standing_ppm[1] == 0
+
+
+def test_novelty_is_remembered_and_seniority_kept():
+    sheet = dataclasses.replace(
+        economy(HONEST), novelty_before=(-20_000, 0, None), since=(None, 0, None)
+    )
+    result = recount(sheet)
+    assert result.since == (1, 0, 1)
+    now = recount(economy(HONEST)).novelty_after
+    order = by_seniority(sheet)
+    assert order[0] == 1
+    assert result.novelty_after[2] is not None
+    assert -20_000 < result.novelty_after[0] < now[0]
+    # Who was never measured keeps what was known.
+    silent = np.full(len(sheet.walk), LOG_Q_UNANSWERED, np.int32)
+    log_q, log_w = sheet.log_q.copy(), sheet.log_w.copy()
+    log_q[:, 0], log_w[:, 0] = silent, LOG_W_NONE
+    result = recount(dataclasses.replace(sheet, log_q=log_q, log_w=log_w))
+    assert result.novelty_after[0] == -20_000
+    assert result.standing_ppm[0] == 0
 
 
 def tempered(expert, power):

@@ -1,0 +1,212 @@
+"""Search the parameters of adversaries against the scoring, on recorded laws, without a chain.
+
+    python benchmarks/search_adversaries.py FOLDER [--trials 200] [--walks 384] [--seed 0] [KIND …]
+
+One sheet of many walks stands for many epochs: honest specialists, registered first, and one
+adversary with random parameters. Prints, for each kind, the best of all trials: what it would be
+paid against the mean honest expert, and the largest loss of an honest one. Every trial is a line
+of FOLDER/trials-KIND.jsonl, so a search can be taken up again and the best replayed
+(`economy.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from adversaries.aggregator import Aggregator
+from adversaries.noisy_copier import NoisyCopier
+from economy import SPECIALISTS, Recordings
+from simulation import Law
+
+from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, Sheet, micro_nats, sheet_seed
+from moesubnet.types import Hotkey
+from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS
+from moesubnet.validator.scoring import recount
+
+Parameters = dict[str, float | str | list[str]]
+OWN = ("all", "python-rival", "prose-weak", "cpp-better")  # what a parasite may know
+
+
+class Trial:
+    """A sheet of recorded experts and one adversary."""
+
+    def __init__(self, recorded: Recordings, walks: np.ndarray) -> None:
+        self.walks = walks
+        self.baseline = recorded.baseline.logp
+        self.said = {name: self.label_nats(recorded.law(name)) for name in SPECIALISTS}
+
+    def label_nats(self, law: Law) -> np.ndarray:
+        """ln q of each label, [walks, steps]."""
+        out = np.empty((len(self.walks), STEP_TOKENS))
+        for k, ids in enumerate(self.walks):
+            for step in range(STEP_TOKENS):
+                position = PREFIX_TOKENS + step
+                out[k, step] = law(ids[:position])[ids[position]]
+        return np.maximum(out, LOG_Q_FLOOR)
+
+    def sheet(self, adversary: np.ndarray | None) -> Sheet:
+        said = self.said | ({"~": adversary} if adversary is not None else {})
+        hotkeys = tuple(sorted(map(Hotkey, said)))
+        n, count = len(hotkeys), len(self.walks)
+        walk = Walk(uniform_gate(hotkeys), members_of(hotkeys), count)
+        walk.show(self.walks[:, :PREFIX_TOKENS])
+        log_q, log_w = [], []
+        for step in range(STEP_TOKENS):
+            labels = self.walks[:, PREFIX_TOKENS + step]
+            nats = np.stack([*(said[h][:, step] for h in hotkeys), self.baseline[labels]], axis=1)
+            log_q.append(micro_nats(nats))
+            log_w.append(micro_nats(walk.log_weights()))
+            walk.observe(labels, nats)
+        none = (None,) * n
+        return Sheet(
+            netuid=1,
+            epoch=0,
+            validator=Hotkey("v"),
+            spec_sha256=bytes(32),
+            gate_sha256=bytes(32),
+            previous_sha256=bytes(32),
+            seed=sheet_seed(bytes(32), 0),
+            hotkeys=hotkeys,
+            uids=tuple(range(n)),
+            age_millis=tuple(1_000 if hotkey == "~" else 2_000 for hotkey in hotkeys),
+            walks=tuple(self.walks.astype("<u4")),
+            walk=np.tile(np.arange(count, dtype="<u4"), STEP_TOKENS),
+            position=np.repeat(np.arange(STEP_TOKENS, dtype="<u4") + PREFIX_TOKENS, count),
+            log_q=np.concatenate(log_q),
+            log_w=np.concatenate(log_w),
+            entropy=np.zeros((count * STEP_TOKENS, n), np.int32),
+            receipts=(bytes(32),) * n,
+            reliability_ppm=(0,) * n,
+            ema_before=none,
+            ema_after=none,
+            novelty_before=none,
+            novelty_after=none,
+            since=none,
+            standing_ppm=(0,) * n,
+            row_u16=(0,) * n,
+        )
+
+    def scores(self, adversary: np.ndarray | None) -> tuple[dict[str, int], float]:
+        """By name, the adversary's as "~", and its standing."""
+        sheet = self.sheet(adversary)
+        result = recount(sheet)
+        standing = result.standing_ppm[-1] / 1e6 if adversary is not None else 0.0
+        return dict(zip(sheet.hotkeys, result.score_nano, strict=True)), standing
+
+
+def kinds(
+    recorded: Recordings,
+) -> dict[str, Callable[[np.random.Generator], tuple[Law, Parameters]]]:
+    """Random adversaries, by kind: a law and what made it."""
+
+    def copier(rng: np.random.Generator) -> tuple[Law, Parameters]:
+        chosen: Parameters = {
+            "source": str(rng.choice(SPECIALISTS)),
+            "sigma": float(rng.choice([0.0, rng.uniform(0, 1.5)])),
+            "flat": float(rng.choice([0.0, 10 ** rng.uniform(-4, -0.5)])),
+            "power": float(rng.uniform(0.6, 1.4)),
+        }
+        source, sigma, flat, power = chosen.values()
+        return NoisyCopier(recorded.law(source), sigma, flat=flat, power=power), chosen
+
+    def aggregator(rng: np.random.Generator) -> tuple[Law, Parameters]:
+        sources = sorted(rng.choice(SPECIALISTS, rng.integers(2, 5), replace=False).tolist())
+        chosen: Parameters = {
+            "sources": sources,
+            "gamma": float(rng.uniform(0.4, 1.0)),
+            "power": float(np.exp(rng.uniform(-1.6, 0.7))),
+            "sigma": float(rng.choice([0.0, rng.uniform(0, 0.7)])),
+            "flat": float(rng.choice([0.0, 10 ** rng.uniform(-4, -1)])),
+        }
+        mixed = Aggregator(
+            [recorded.law(name) for name in sources],
+            gamma=chosen["gamma"],
+            power=chosen["power"],
+            first=PREFIX_TOKENS,
+        )
+        return NoisyCopier(mixed, chosen["sigma"], flat=chosen["flat"]), chosen
+
+    def parasite(rng: np.random.Generator) -> tuple[Law, Parameters]:
+        chosen: Parameters = {
+            "own": str(rng.choice(OWN)),
+            "share": float(rng.uniform(0.01, 0.6)),
+            "gamma": float(rng.uniform(0.5, 0.95)),
+            "power": float(np.exp(rng.uniform(-0.7, 0.7))),
+        }
+        mixed = Aggregator(
+            [recorded.law(name) for name in SPECIALISTS],
+            gamma=chosen["gamma"],
+            power=chosen["power"],
+            first=PREFIX_TOKENS,
+            own=recorded.law(chosen["own"]),
+            share=chosen["share"],
+        )
+        return mixed, chosen
+
+    def honest(rng: np.random.Generator) -> tuple[Law, Parameters]:
+        """Not hostile: what the parasites' own knowledge is worth by itself."""
+        chosen: Parameters = {"own": str(rng.choice(OWN))}
+        return recorded.law(chosen["own"]), chosen
+
+    return {"copier": copier, "aggregator": aggregator, "parasite": parasite, "honest": honest}
+
+
+def search(trial: Trial, make: Callable, trials: int, seed: int, path: Path) -> list[dict]:
+    """What was tried before under `path`, and `trials` in all."""
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    alone, _ = trial.scores(None)
+    mean = sum(alone.values()) / len(alone)
+    with path.open("a") as log:
+        for number in range(len(done), trials):
+            law, chosen = make(np.random.default_rng([seed, number]))
+            scores, standing = trial.scores(trial.label_nats(law))
+            done.append(
+                {
+                    "earns": scores["~"] / mean,
+                    "largest_loss": min(scores[name] / alone[name] - 1 for name in alone),
+                    "standing": standing,
+                    "parameters": chosen,
+                }
+            )
+            log.write(json.dumps(done[-1]) + "\n")
+            log.flush()
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("kind", nargs="*")
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--walks", type=int, default=384)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_intermixed_args()
+    recorded = Recordings(arguments.folder.expanduser())
+    order = np.random.default_rng(arguments.seed).permutation(len(recorded.walks))
+    trial = Trial(recorded, recorded.walks[order[: arguments.walks]])
+    known = kinds(recorded)
+    print("| kind | trials | most that one earns | standing | largest loss of others | with |")
+    print("|---|---|---|---|---|---|")
+    for kind in arguments.kind or known:
+        path = recorded.root / f"trials-{kind}.jsonl"
+        trials = 4 * len(OWN) if kind == "honest" else arguments.trials
+        done = search(trial, known[kind], trials, arguments.seed, path)
+        best = max(done, key=lambda row: row["earns"])
+        loss = min(row["largest_loss"] for row in done)
+        cells = [kind, f"{len(done)}", f"{best['earns']:.2f}", f"{best['standing']:.2f}"]
+        cells += [f"{loss:+.0%}", json.dumps(best["parameters"])]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What the adversaries say: always a law, and what each one's claim says of it."""
+
+import numpy as np
+import pytest
+from adversaries.aggregator import Aggregator
+from adversaries.delayed_copier import DelayedCopier
+from adversaries.echo import Echo
+from adversaries.label_looker import LabelLooker
+from adversaries.liar import Liar
+from adversaries.ngram_cache import NgramCache
+from adversaries.noisy_copier import NoisyCopier
+from adversaries.relay import Relay
+from adversaries.served import as_engine
+from adversaries.sharpened_self import SharpenedSelf
+from adversaries.squatter import Squatter
+from adversaries.swarm import swarm
+
+from moesubnet.engine.base import Query
+from moesubnet.wire.protocol import Want
+
+VOCAB = 40
+
+
+def expert(seed):
+    """After each token another law, the same one always."""
+    laws = np.log(np.random.default_rng(seed).dirichlet(np.full(VOCAB, 0.3), VOCAB) * 0.99 + 2.5e-4)
+    laws -= np.log(np.exp(laws).sum(axis=1, keepdims=True))
+    return lambda ids: laws[ids[-1]]
+
+
+A, B = expert(0), expert(1)
+TEXT = np.random.default_rng(2).integers(0, VOCAB, 20).astype(np.uint32)
+ADVERSARIES = {
+    "copier": NoisyCopier(A, 0.5, flat=0.1, power=1.2),
+    "swarm": swarm(A, 3, 0.3)[2],
+    "aggregator": Aggregator([A, B], first=4),
+    "parasite": Aggregator([A], own=B, share=0.2, first=4),
+    "relay": Relay([A, B], first=4),
+    "delayed": DelayedCopier(A, first=4),
+    "liar": Liar(A),
+    "sharpened": SharpenedSelf(A, 1.5),
+    "echo": Echo(VOCAB),
+    "ngrams": NgramCache([TEXT[:10]], VOCAB),
+    "squatter": Squatter(B, A, 0.1),
+    "looker": LabelLooker(A),
+}
+
+
+@pytest.mark.parametrize("name", ADVERSARIES)
+def test_every_adversary_answers_a_law_and_the_same_one_again(name):
+    law = ADVERSARIES[name]
+    for length in (5, 12, 20):
+        said = np.asarray(law(TEXT[:length]), np.float64)
+        assert said.shape == (VOCAB,)
+        assert np.all(np.isfinite(said))
+        assert np.exp(said).sum() == pytest.approx(1.0, abs=1e-3)
+        np.testing.assert_array_equal(law(TEXT[:length]), law(TEXT[:length]))
+
+
+def test_no_two_of_a_swarm_say_the_same_and_without_noise_a_copy_is_one():
+    first, second = swarm(A, 2, 0.3)
+    assert np.abs(first(TEXT) - second(TEXT)).max() > 0.1
+    np.testing.assert_allclose(NoisyCopier(A, 0.0)(TEXT), A(TEXT), atol=1e-9)
+
+
+def test_an_aggregator_follows_who_was_right():
+    text = [3]
+    for _ in range(12):  # a text as A would have it
+        text.append(int(np.argmax(A(np.array(text)))))
+    text = np.array(text, np.uint32)
+    np.testing.assert_allclose(
+        Aggregator([A, B], first=1)(text[:1]), np.logaddexp(A(text[:1]), B(text[:1])) - np.log(2)
+    )
+    assert np.abs(np.exp(Aggregator([A, B], first=1)(text)) - np.exp(A(text))).max() < 0.05
+    np.testing.assert_array_equal(Relay([B, A], first=1)(text), A(text))
+    assert not Relay([A], validators=["v"]).answers("router")
+
+
+def test_a_squatter_wakes():
+    squatter = Squatter(B, A, 0.0, wakes_as=A)
+    np.testing.assert_array_equal(squatter(TEXT), B(TEXT))
+    squatter.wake()
+    np.testing.assert_array_equal(squatter(TEXT), A(TEXT))
+
+
+def test_an_adversary_can_be_served(tiny_spec):
+    engine = as_engine(lambda spec: Echo(spec.spec.vocab_size))("none", tiny_spec)
+    (rows,) = engine.rows([Query("s", np.arange(5, dtype=np.uint32), 3)], Want("full"))
+    assert rows.logprobs.shape == (3, tiny_spec.spec.vocab_size)
