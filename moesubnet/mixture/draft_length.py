@@ -1,0 +1,84 @@
+"""How long the next draft should be: what is known of time and of acceptance. No I/O, no clock."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.mixture.mixing import Float
+
+MAX_DRAFT = 16
+MISSED_NATS = 4.0  # costs a mixture of five 0.5 % of its nats; without it 1.2 %
+FIRST_KEPT, FIRST_LOST = 1.2, 0.8  # drafts, before any is known
+REMEMBERED_DRAFTS, REMEMBERED_ROUNDS = 32, 32
+FIRST_ROUND_S, FIRST_DRAFTED_S = 0.05, 0.005  # before any is known
+LONGEST = 4.0
+
+
+class Pace:
+    """How long a round trip takes by the length of its draft, drafting it included: a line, fitted
+    to the newest rounds. One for all streams that are drafted for by one drafter."""
+
+    def __init__(self) -> None:
+        # Σ 1, n, n², s, n·s of the rounds, older ones fading; at first one of nothing
+        self._sums = np.array([1.0, 0.0, 0.0, FIRST_ROUND_S, 0.0])
+
+    def took(self, drafted: int, seconds: float) -> None:
+        """Note a round. One pause counts as a few usual rounds at most."""
+        seconds = min(seconds, LONGEST * float(self.round_s(drafted)))
+        now = np.array([1.0, drafted, drafted**2, seconds, drafted * seconds])
+        self._sums = (1.0 - 1.0 / REMEMBERED_ROUNDS) * self._sums + now
+
+    def round_s(self, drafted: npt.ArrayLike) -> Float:
+        """Seconds that a round with so many drafted tokens takes."""
+        count, n, n_squared, seconds, n_seconds = self._sums
+        spread = n_squared - n * n / count
+        slope_s = (n_seconds - n * seconds / count + FIRST_DRAFTED_S) / (spread + 1.0)
+        slope_s = max(slope_s, 0.0)  # a longer draft is never sooner there
+        base_s = max((seconds - slope_s * n) / count, 0.0)
+        return np.asarray(base_s + slope_s * np.asarray(drafted), np.float64)
+
+
+class DraftLength:
+    """How many tokens to draft for one stream, chosen anew for every round.
+
+    A draft of n tokens, each kept with probability α where all before it were, gives
+    (1 − α^(n+1)) / (1 − α) tokens a round; n is what gives most tokens a second. Without drafts
+    what is known of α fades, so that they are tried again. Drafted tokens are no evidence
+    (`drafting.Block.counts`). What is missed of it is at most the entropy of the members' weights
+    a token, and once that is more than MISSED_NATS a round goes undrafted.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._kept, self._lost = FIRST_KEPT, FIRST_LOST
+        self._missed_nats = 0.0
+
+    @property
+    def acceptance(self) -> float:
+        """α as it is known now."""
+        return self._kept / (self._kept + self._lost)
+
+    def choose(self, most: int = MAX_DRAFT) -> int:
+        if self._missed_nats > MISSED_NATS:
+            return 0
+        lengths = np.arange(max(min(most, MAX_DRAFT), 0) + 1)
+        tokens = np.cumsum(self.acceptance**lengths)
+        return int(np.argmax(tokens / self._pace.round_s(lengths)))
+
+    def drafted(self, weights: Float, *, kept: bool) -> None:
+        """A drafted token was kept or not, where the members had these weights [E]."""
+        known = weights[weights > 0.0]
+        self._missed_nats -= float(np.sum(known * np.log(known)))
+        self._fade()
+        self._kept, self._lost = self._kept + kept, self._lost + (not kept)
+
+    def counted(self) -> None:
+        """A token was evidence."""
+        self._missed_nats = 0.0
+        self._fade()
+
+    def _fade(self) -> None:
+        left = 1.0 - 1.0 / REMEMBERED_DRAFTS
+        self._kept = left * self._kept + (1.0 - left) * FIRST_KEPT
+        self._lost = left * self._lost + (1.0 - left) * FIRST_LOST
