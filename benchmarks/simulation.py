@@ -111,7 +111,7 @@ class Simulated:
 
 
 class Present:
-    """The members that are registered: `measure.Roster`."""
+    """The members that are registered: `measure.Experts`."""
 
     def __init__(self, members: Iterable[Member]) -> None:
         self._all = {member.hotkey: Simulated(member) for member in members if member.law}

@@ -1,27 +1,19 @@
-"""Which experts to ask: found on the metagraph, checked by card, benched when they fail."""
+"""Which experts to ask: those of the roster, benched when they fail."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import aiohttp
-
-from moesubnet.errors import AuthError, PeerError, PeerLate, PeerRefused, PeerResting, WireError
+from moesubnet.errors import PeerLate, PeerRefused, PeerResting
 from moesubnet.router.metrics import Metrics
-from moesubnet.spec.content import LoadedSpec
-from moesubnet.types import Axon, Hotkey, Metagraph, Neuron, Signer
+from moesubnet.types import Hotkey, Metagraph
 from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.limits import Backoff
 from moesubnet.wire.panel import PanelError
 from moesubnet.wire.protocol import ExpertCard, StepResponse
+from moesubnet.wire.roster import Met, Roster
 
-log = logging.getLogger(__name__)
-
-CARD_TIMEOUT_S = 5.0
 BENCH_AFTER_FAILURES = 3
 BENCH_AFTER_LATE = 10  # slower than the others on one text may be the one to ask on the next
 BENCH_S = 15.0
@@ -29,17 +21,17 @@ BENCH_S = 15.0
 
 @dataclass(slots=True)
 class Expert:
-    """One miner that serves this subnet's spec."""
+    """One miner that serves this subnet's spec, and how it has answered."""
 
-    uid: int
-    axon: Axon
-    client: ExpertClient
-    card: ExpertCard
+    met: Met
     failures: int = 0  # in a row
     late: int = 0  # in a row
     benched_until: float = 0.0
-    answers: int = field(default=0)
-    incentive_u16: int = 0  # at the last refresh
+    answers: int = 0
+
+    @property
+    def card(self) -> ExpertCard:
+        return self.met.card
 
 
 class ExpertBook:
@@ -47,22 +39,15 @@ class ExpertBook:
 
     def __init__(
         self,
-        http: aiohttp.ClientSession,
-        signer: Signer,
-        spec: LoadedSpec,
+        roster: Roster,
         *,
-        allow_private: bool,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
-        self._http = http
-        self._signer = signer
-        self._spec = spec
-        self._allow_private = allow_private
+        self._roster = roster
         self._clock = clock
         self.metrics = metrics or Metrics()
         self._experts: dict[Hotkey, Expert] = {}
-        self._backoff = Backoff(clock_s=clock)
 
     def known(self) -> Mapping[Hotkey, Expert]:
         return self._experts
@@ -70,8 +55,8 @@ class ExpertBook:
     def serving(self) -> dict[Hotkey, ExpertClient]:
         """Experts to ask. If every one is benched, all are: the fault may be on our side."""
         now = self._clock()
-        ready = {k: e.client for k, e in self._experts.items() if e.benched_until <= now}
-        return ready or {k: e.client for k, e in self._experts.items()}
+        ready = {k: e.met.client for k, e in self._experts.items() if e.benched_until <= now}
+        return ready or {k: e.met.client for k, e in self._experts.items()}
 
     def report(self, hotkey: Hotkey, answer: StepResponse | PanelError) -> None:
         """Count what came of asking; failures or late answers in a row bench the expert."""
@@ -94,53 +79,18 @@ class ExpertBook:
             expert.benched_until = self._clock() + BENCH_S
 
     async def refresh(self, metagraph: Metagraph) -> None:
-        """Add newcomers whose card fits the spec, follow moved axons, drop the deregistered."""
-        own = self._signer.ss58_address
-        wanted = {
-            neuron.hotkey: neuron
-            for neuron in metagraph.neurons
-            if neuron.axon is not None and neuron.hotkey != own
+        """See `Roster.refresh`. Who has moved begins anew."""
+        await self._roster.refresh(metagraph)
+        met = self._roster.met
+        self._experts = {
+            hotkey: known
+            if (known := self._experts.get(hotkey)) is not None and known.met.client is m.client
+            else Expert(m)
+            for hotkey, m in met.items()
         }
-        for hotkey in [known for known in self._experts if known not in wanted]:
-            del self._experts[hotkey]
-        self.metrics.keep_only(wanted)
-        self._backoff.keep_only({(key, neuron.axon) for key, neuron in wanted.items()})
-        async with asyncio.TaskGroup() as group:
-            for hotkey, neuron in wanted.items():
-                assert neuron.axon is not None
-                known = self._experts.get(hotkey)
-                if known is not None:
-                    known.incentive_u16 = neuron.incentive_u16
-                is_new = known is None or known.axon != neuron.axon
-                if is_new and self._backoff.is_due((hotkey, neuron.axon)):
-                    group.create_task(self._meet(neuron, neuron.axon))
-
-    async def _meet(self, neuron: Neuron, axon: Axon) -> None:
-        hotkey, uid = neuron.hotkey, neuron.uid
-        try:
-            client = ExpertClient(
-                self._http,
-                self._signer,
-                hotkey,
-                axon,
-                vocab_size=self._spec.spec.vocab_size,
-                allow_private=self._allow_private,
-            )
-            card = await client.card(timeout_s=CARD_TIMEOUT_S)
-        except (PeerError, WireError, AuthError) as error:
-            # Validators and routers have axons too, and miners may be starting: asked again later.
-            log.debug("no card from uid=%d: %s", uid, error)
-            self._backoff.failed((hotkey, axon))
-            self._experts.pop(hotkey, None)
-            return
-        if card.hotkey != hotkey or card.spec_sha256 != self._spec.sha256:
-            log.info("uid=%d serves another spec or hotkey; not asked", uid)
-            self._backoff.failed((hotkey, axon))
-            self._experts.pop(hotkey, None)
-            return
-        self._backoff.answered((hotkey, axon))
-        self._experts[hotkey] = Expert(uid, axon, client, card, incentive_u16=neuron.incentive_u16)
-        log.info("expert uid=%d name=%r joined", uid, card.name)
+        for hotkey, expert in self._experts.items():
+            expert.met = met[hotkey]
+        self.metrics.keep_only(self._experts)
 
 
 def _is_busy(answer: PanelError) -> bool:

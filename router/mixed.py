@@ -72,19 +72,21 @@ class MixtureModel:
         serving, weights = self.book.serving(), self.book.metrics.weight_by_expert()
         return [
             {
-                "uid": expert.uid,
+                "uid": expert.met.neuron.uid,
                 "hotkey": hotkey,
                 "name": expert.card.name,
-                "axon": expert.axon.url,
+                "axon": expert.met.client.axon.url,
                 "serving": hotkey in serving and expert.failures == 0,
                 "answers": expert.answers,
                 "failures": expert.failures,
                 "late": expert.late,
                 "weight": weights.get(hotkey, 0.0),
-                "incentive": u16_fraction(expert.incentive_u16),
+                "incentive": u16_fraction(expert.met.neuron.incentive_u16),
                 "price_rao_per_mtoken": expert.card.price_rao_per_mtoken,
             }
-            for hotkey, expert in sorted(self.book.known().items(), key=lambda i: i[1].uid)
+            for hotkey, expert in sorted(
+                self.book.known().items(), key=lambda i: i[1].met.neuron.uid
+            )
         ]
 
 

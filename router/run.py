@@ -33,6 +33,7 @@ from moesubnet.types import Metagraph, NetUid, Signer
 from moesubnet.wire.addresses import is_loopback
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
+from moesubnet.wire.roster import Roster
 
 log = logging.getLogger(__name__)
 
@@ -170,9 +171,8 @@ def _offer(
     metrics: Metrics,
     spec: LoadedSpec,
 ) -> Offer:
-    book = ExpertBook(
-        http, config.signer, spec, allow_private=config.allow_private, metrics=metrics
-    )
+    roster = Roster(http, config.signer, spec, allow_private=config.allow_private)
+    book = ExpertBook(roster, metrics=metrics)
     mixture = MixtureModel(
         book,
         lambda: gates.gate,

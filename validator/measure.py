@@ -28,8 +28,8 @@ DEADLINE_S = 5.0  # for one expert's answer to one step of a walk, as a router's
 log = logging.getLogger(__name__)
 
 
-class Roster(Protocol):
-    """Who can be asked: `experts.Experts` over HTTP, or whoever stands in for it in an economy."""
+class Experts(Protocol):
+    """Who can be asked: `wire.roster.Roster` over HTTP, or who stands in for it in an economy."""
 
     @property
     def clients(self) -> Mapping[Hotkey, Asked]: ...
@@ -48,7 +48,7 @@ class Measurement:
         pool: TextPool,
         tokenizer_sha256: str,
         baseline: Unigram,
-        experts: Roster,
+        experts: Experts,
         gates: GateSync,
         metrics: Metrics,
     ) -> None:

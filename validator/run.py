@@ -22,7 +22,6 @@ from moesubnet.spec.source import find_spec
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.archive import Archive
-from moesubnet.validator.experts import Experts
 from moesubnet.validator.forecast import Forecast
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
@@ -32,6 +31,7 @@ from moesubnet.validator.state import State, only_one
 from moesubnet.wire.addresses import published_ip
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
+from moesubnet.wire.roster import Roster
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ async def run_validator(config: ValidatorConfig) -> None:
                 pool or _load_pool(config.text, spec),
                 spec.spec.tokenizer.sha256,
                 load_baseline(spec),
-                Experts(http, config.signer, spec, allow_private=config.allow_private),
+                Roster(http, config.signer, spec, allow_private=config.allow_private),
                 gates,
                 metrics,
             )

@@ -28,6 +28,7 @@ from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.listening import serve as listen
 from moesubnet.wire.protocol import ExpertCard, StepResponse, Want
+from moesubnet.wire.roster import Roster
 from tests.conftest import TINY_CONTEXT, TINY_VOCAB
 
 ROUTER = Keypair.create_from_uri("//Router")
@@ -121,7 +122,7 @@ async def open_model(network, spec, monkeypatch):
     async with open_http_session() as http:
 
         async def start(top_k: int = 8) -> MixtureModel:
-            book = ExpertBook(http, ROUTER, spec, allow_private=True)
+            book = ExpertBook(Roster(http, ROUTER, spec, allow_private=True))
             await book.refresh(network.current())
             return MixtureModel(
                 book,
@@ -352,7 +353,7 @@ async def test_a_hung_expert_is_left_out_long_before_the_deadline(network, open_
         await asyncio.Event().wait()
 
     hung = model.book.known()[keys[1]]
-    hung.client.step = never
+    hung.met.client.step = never
     forecast = await model.open().start(np.array([5] * 12, np.uint32))
     assert set(forecast.weights) == {keys[0], keys[2], "baseline"}
     assert sum(forecast.weights.values()) == pytest.approx(1.0)
@@ -378,7 +379,7 @@ async def test_an_axon_without_a_card_is_asked_more_and_more_rarely(
     network, spec, monkeypatch
 ) -> None:
     """A miner that starts is found soon, a validator is not asked for a card for ever."""
-    await network.mine("good", lambda ids: sharp(5))
+    good = await network.mine("good", lambda ids: sharp(5))
     network._add(Hotkey("validator"), Axon("127.0.0.1", 9), 0)
     asked: list[Hotkey] = []
     card = ExpertClient.card
@@ -390,17 +391,18 @@ async def test_an_axon_without_a_card_is_asked_more_and_more_rarely(
     monkeypatch.setattr(ExpertClient, "card", counted)
     now_s = [0.0]
     async with open_http_session() as http:
-        book = ExpertBook(http, ROUTER, spec, allow_private=True, clock=lambda: now_s[0])
+        roster = Roster(http, ROUTER, spec, allow_private=True, clock_s=lambda: now_s[0])
         for _ in range(120):  # ten minutes
-            await book.refresh(network.current())
+            await roster.refresh(network.current())
             now_s[0] += 5.0
-        assert len(book.known()) == 1
-        assert len(asked) == 1 + 8
+        assert list(roster.met) == [good]
+        assert asked.count(good) == 10
+        assert asked.count(Hotkey("validator")) == 8
         moved = network.neurons[-1]
         network.neurons.remove(moved)
         network._add(moved.hotkey, Axon("127.0.0.1", 10), 0)
-        await book.refresh(network.current())
-        assert len(asked) == 1 + 9
+        await roster.refresh(network.current())
+        assert asked.count(Hotkey("validator")) == 9
 
 
 async def test_when_a_client_leaves_its_experts_are_asked_no_more(

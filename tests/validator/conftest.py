@@ -18,7 +18,6 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
-from moesubnet.validator.experts import Experts
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
@@ -36,6 +35,7 @@ from moesubnet.wire.protocol import (
     StepResponse,
     base_hash,
 )
+from moesubnet.wire.roster import Roster
 from moesubnet.wire.server import BODY, auth_middleware, public
 from tests.step_answers import answer_to
 
@@ -322,7 +322,7 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
         http = open_http_session()
         state = State(tmp_path / "validator.sqlite3")
         opened.append((http, state))
-        known = Experts(http, signer, tiny_spec, allow_private=True)
+        known = Roster(http, signer, tiny_spec, allow_private=True)
         await known.refresh(await chain.metagraph(1))
         pool = TextPool(documents or make_documents())
         baseline = Unigram.build(np.concatenate(list(make_documents().values())), 300)
@@ -382,7 +382,7 @@ class Node:
             TextPool(self.documents),
             spec.spec.tokenizer.sha256,
             Unigram.build(np.concatenate(list(self.documents.values())), 300),
-            Experts(self.http, self.signer, spec, allow_private=True),
+            Roster(self.http, self.signer, spec, allow_private=True),
             self.gates,
             self.metrics,
         )

@@ -15,6 +15,7 @@ from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
+from moesubnet.wire.roster import CARD_AGE_S
 
 
 def knows(law):
@@ -176,6 +177,7 @@ async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert,
     expert = await start_expert("//Expert", knows(laws[0]))
     _, _, chain, known = await measure([expert])
     expert.card_fails = True
+    known.met[expert.hotkey].asked_s -= CARD_AGE_S
     await known.refresh(await chain.metagraph(1))
     assert expert.hotkey in known.clients
     chain.neurons.pop()

@@ -21,7 +21,6 @@ from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey
-from moesubnet.validator.experts import Experts
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
@@ -32,6 +31,15 @@ from moesubnet.validator.weights import VERSION_KEY, row_of
 
 NETUID = 1
 EXPERTS = tuple(Hotkey(f"expert{i}") for i in range(2))
+
+
+class Nobody:
+    """Experts who are known and have no address."""
+
+    clients = dict.fromkeys(EXPERTS)
+
+    async def refresh(self, metagraph) -> None:
+        return
 
 
 class Killed(Exception):
@@ -143,8 +151,7 @@ class World:
         chain = faults.watch(_Link(self.chain, self.submitted), "commit_weights", "reveal_weights")
         metrics = Metrics()
         http = None  # nobody here has an address
-        experts = Experts(http, self.signer, None, allow_private=True)
-        experts.clients = dict.fromkeys(EXPERTS)
+        experts = Nobody()
         sheets = self.path / "sheets"
         measurement = TwoSteps(
             state,
