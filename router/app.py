@@ -158,7 +158,8 @@ def _chat(admission: Admission) -> Handler:
             ids = await service.prompts.chat_ids(body.messages, body.source)
             limit = body.completion_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0
-            jobs = [service.jobs(body, ids, limit, top)]
+            matcher = await service.matcher(body.schema_, body.format_source)
+            jobs = [service.jobs(body, ids, limit, top, matcher=matcher)]
             shape = ChatShape(body, body.n, with_logprobs=body.logprobs)
             return await answer(request, service, jobs, shape, stream=body.stream)
 
@@ -172,7 +173,8 @@ def _responses(admission: Admission) -> Handler:
         with admission.places(1):
             ids = await service.prompts.chat_ids(body.messages(), body.source)
             limit = body.max_output_tokens or service.room(ids)
-            jobs = [service.jobs(body, ids, limit, 0)]
+            matcher = await service.matcher(body.schema_, body.format_source)
+            jobs = [service.jobs(body, ids, limit, 0, matcher=matcher)]
             return await answer(request, service, jobs, ResponseShape(body), stream=body.stream)
 
     return handle

@@ -97,6 +97,7 @@ class Sampling(BaseModel):
     """What both endpoints share. Unknown options are refused."""
 
     source: ClassVar[str]  # the field that holds the prompt
+    format_source: ClassVar[str] = "response_format"
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -214,8 +215,37 @@ class Message(BaseModel):
         return "".join(part.text for part in self.content)
 
 
+FormatName = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
+
+
+class JsonSchema(BaseModel):
+    """A schema that the answer must have; it does, whatever `strict` says."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: FormatName
+    description: str | None = None
+    schema_: JsonObject = Field(alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(BaseModel):
-    type: Literal["text"]
+    model_config = ConfigDict(extra="forbid", strict=True)
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _a_schema_where_one_is_meant(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            text = "response_format has json_schema exactly where its type is json_schema."
+            raise ApiError(400, text, param="response_format", code="invalid_value")
+        return self
+
+    @property
+    def schema_(self) -> JsonObject | None:
+        """Of the text; None for any."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
 
 
 class ChatRequest(Sampling):
@@ -228,6 +258,10 @@ class ChatRequest(Sampling):
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
+
+    @property
+    def schema_(self) -> JsonObject | None:
+        return None if self.response_format is None else self.response_format.schema_
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:

@@ -36,14 +36,18 @@ class InputMessage(BaseModel):
     phase: None = None
 
 
-class TextFormat(BaseModel):
+class PlainFormat(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    type: Literal["text"] = "text"
+    type: Literal["text", "json_object"] = "text"
+
+
+class SchemaFormat(api.JsonSchema):
+    type: Literal["json_schema"]
 
 
 class Text(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: TextFormat = TextFormat()
+    format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] = PlainFormat()
     verbosity: Literal["medium"] | None = None
 
 
@@ -51,6 +55,7 @@ class ResponsesRequest(api.Sampling):
     """POST /v1/responses."""
 
     source: ClassVar[str] = "input"
+    format_source: ClassVar[str] = "text.format"
     n: Literal[1] = 1
     input: (
         str
@@ -67,6 +72,13 @@ class ResponsesRequest(api.Sampling):
     parallel_tool_calls: bool | None = None
     include: list[None] = Field(default=[], max_length=0)
     background: Literal[False] | None = None
+
+    @property
+    def schema_(self) -> api.JsonObject | None:
+        wanted = self.text.format
+        if isinstance(wanted, SchemaFormat):
+            return wanted.schema_
+        return {"type": "object"} if wanted.type == "json_object" else None
 
     def messages(self) -> list[api.Message]:
         """The conversation as chat messages; instructions come first."""
@@ -182,7 +194,7 @@ class ResponseShape:
             "service_tier": "default",
             "store": False,
             "temperature": body.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": body.text.format.model_dump(by_alias=True, exclude_none=True)},
             "tool_choice": "auto",
             "tools": [],
             "top_p": body.top_p,

@@ -25,6 +25,7 @@ from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
 from moesubnet.router.epochs import describe_epochs
+from moesubnet.router.grammar import Grammars, Matcher, json_rule
 from moesubnet.router.ledger import Usage
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import Forecast, Model, Session, TokenIds
@@ -51,6 +52,7 @@ class Job:
     stops: tuple[str, ...]
     top_logprobs: int
     wishes: Wishes = NO_WISHES
+    matcher: Matcher | None = None  # of the grammar that the text must have
 
 
 @dataclass(slots=True)
@@ -113,6 +115,7 @@ class Service:
         tokenizer: Tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
         self._pieces = Pieces(tokenizer)
         self.prompts = Prompts(spec, tokenizer)
+        self.grammars = Grammars(spec.spec, tokenizer, self._pieces)
 
     # -- what is on offer ------------------------------------------------------------------
 
@@ -166,6 +169,7 @@ class Service:
         max_tokens: int,
         top_logprobs: int,
         first: int = 0,
+        matcher: Matcher | None = None,
     ) -> list[Job]:
         """The `n` choices of one prompt, numbered from `first`.
 
@@ -192,9 +196,17 @@ class Service:
                 stops=tuple(body.stop),
                 top_logprobs=top_logprobs,
                 wishes=wishes,
+                matcher=matcher,
             )
             for index in range(first, first + body.n)
         ]
+
+    async def matcher(self, schema: api.JsonObject | None, param: str) -> Matcher | None:
+        """Of answers that must be JSON of this schema. Raises ApiError 400, naming `param`."""
+        if schema is None:
+            return None
+        rules = f"start: {self.grammars.lead} {json_rule(schema, param)}"
+        return await self.grammars.matcher(rules, param)
 
     def _wishes(self, body: api.Sampling) -> Wishes:
         bias = {int(key): value for key, value in body.logit_bias.items()}
@@ -249,7 +261,7 @@ class Service:
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
         before = job.prompt_ids.tolist() if job.goes_on else ()
         text = TextStream(self._pieces, job.stops, before)
-        steering = Steering(job.wishes)
+        steering = Steering(job.wishes, job.matcher and job.matcher.fork())
         waiting: list[api.TokenRecord] = []
         metrics, last_s = self.metrics, begun.arrived_s
         if job.max_tokens == 0:
@@ -275,6 +287,9 @@ class Service:
             metrics.weights(forecast.weights)
             waiting.append(self._record(job, forecast, shaped, token_id, text.chars))
             shown = text.push(token_id)
+            if steering.is_over:
+                yield Delta(shown + text.finish(), waiting, "stop")
+                return
             if text.stopped:
                 yield Delta(shown, waiting, "stop")
                 return

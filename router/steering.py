@@ -10,6 +10,7 @@ import numpy as np
 from moesubnet.mixture.bending import bend
 from moesubnet.mixture.law import Mixture
 from moesubnet.mixture.mixing import Float, Ids
+from moesubnet.router.grammar import Matcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +29,30 @@ NO_WISHES = Wishes()
 class Steering:
     """Follows one choice as it is written."""
 
-    def __init__(self, wishes: Wishes) -> None:
-        self._wishes = wishes
+    def __init__(self, wishes: Wishes, matcher: Matcher | None = None) -> None:
+        """matcher: of the grammar that the text must have, at its beginning."""
+        self._wishes, self._matcher = wishes, matcher
         bias = sorted(wishes.logit_bias.items())
         self._ids: Ids = np.array([token_id for token_id, _ in bias], np.int64)
         self._offsets: Float = np.array([offset for _, offset in bias], np.float64)
         self._written: set[int] = set()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the grammar wants nothing more."""
+        return self._matcher is not None and self._matcher.is_over
+
     def shaped(self, mixture: Mixture) -> Mixture:
         """What to draw the next token from."""
-        if not len(self._ids):
+        if self._matcher is None and not len(self._ids):
             return mixture
-        return bend(mixture, self._ids, self._offsets)
+        allowed = None if self._matcher is None else self._matcher.allowed()
+        return bend(mixture, self._ids, self._offsets, allowed)
 
     def push(self, token_id: int) -> None:
         """This token was drawn."""
+        if self._matcher is not None:
+            self._matcher.push(token_id)
         penalty = self._wishes.frequency_penalty
         if token_id not in self._written:
             self._written.add(token_id)

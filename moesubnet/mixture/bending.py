@@ -40,10 +40,12 @@ def bend(mixture: Mixture, ids: Ids, offsets: Float, allowed: Mask | None = None
         bent = _bent(law.ids, log_drawn, ids, offsets, allowed)
         kept = float(np.exp(bent).sum())
     if kept < LEAST_KEPT and (size := _vocabulary(law, allowed)):
-        every = np.arange(size)
-        base = np.zeros(size) if law.shape is None else law.shape.at(every)
-        bent = _bent(None, base, ids, offsets, allowed)
-        return Mixture(Law(law.at(every)), bent, 1.0, is_fallback=True)
+        every = np.arange(size) if allowed is None else np.flatnonzero(allowed[:size])
+        base = np.zeros(len(every)) if law.shape is None else law.shape.at(every)
+        logp = law.at(every)
+        tail = max(0.0, 1.0 - float(np.exp(logp).sum()))
+        bent = _bent(every, base, ids, offsets, None)
+        return Mixture(Law(logp, every, tail, law.shape), bent, 1.0, is_fallback=True)
     return replace(mixture, law=law, log_drawn=bent, left_out=left_out)
 
 

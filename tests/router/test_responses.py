@@ -70,7 +70,6 @@ async def test_what_a_response_cannot_be_is_refused_by_name(serve: Serve) -> Non
     for option, value in [
         ("previous_response_id", "resp_1"),
         ("tools", [{"type": "web_search"}]),
-        ("text", {"format": {"type": "json_object"}}),
         ("background", True),
         ("reasoning", {"effort": "high"}),
     ]:

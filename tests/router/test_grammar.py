@@ -1,0 +1,240 @@
+"""Answers that must be JSON, through the official client, from models that write anything."""
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import Literal
+
+import numpy as np
+import openai
+import pytest
+from pydantic import BaseModel
+
+from moesubnet.mixture.law import Law, mix
+from moesubnet.router.grammar import Grammars, json_rule
+from moesubnet.router.model import Forecast
+from moesubnet.router.openai_api import ApiError
+from moesubnet.router.steering import NO_WISHES, Steering
+from moesubnet.router.text import TextStream
+from moesubnet.spec.pieces import Pieces
+from tests.conftest import TINY_VOCAB
+from tests.families import families
+
+from .conftest import ParrotModel, ParrotSession, client
+
+ASKED = [{"role": "user", "content": "the"}]
+
+
+class Pet(BaseModel):
+    name: str
+    kind: Literal["cat", "dog"]
+    legs: int
+    tags: list[bool]
+
+
+class Tree(BaseModel):
+    label: Literal["a", "b"]
+    children: list["Tree"]
+
+
+@pytest.fixture
+def babbler(parrot, tokenizer, monkeypatch) -> ParrotModel:
+    """Every law is another, and a few tokens have nearly all of it; as a model that was not
+    trained to write JSON, but one that sometimes closes what it opened."""
+    closing, streams = [tokenizer.token_to_id(text) for text in '}]",'], iter(range(10**6))
+
+    def forecast(self: ParrotSession) -> Forecast:
+        rng = np.random.default_rng([self.at, next(streams)])
+        p = rng.dirichlet(np.full(TINY_VOCAB, 0.05)) + 1e-7
+        p[closing] += 0.01
+        return Forecast(mix(np.zeros(1), [Law(np.log(p / p.sum()))]), {"babbler": 1.0})
+
+    monkeypatch.setattr(ParrotSession, "forecast", forecast)
+    return parrot
+
+
+async def written(api, schema, **options):
+    answer = await api.chat.completions.create(
+        model="mixture",
+        messages=ASKED,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        **options,
+    )
+    return answer.choices
+
+
+@pytest.mark.parametrize("kind", [Pet, Tree])
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+async def test_an_answer_is_of_its_schema_whatever_the_model_would_write(
+    serve, babbler, kind, temperature
+) -> None:
+    api = client(await serve(says={"context_tokens": 512}))
+    choices = await written(api, kind.model_json_schema(), n=8, temperature=temperature)
+    whole = [choice for choice in choices if choice.finish_reason == "stop"]
+    assert whole, "none was finished"
+    for choice in whole:
+        kind.model_validate_json(choice.message.content)
+
+
+async def test_json_object_is_an_object_and_its_stream_joins_to_it(serve, babbler) -> None:
+    api = client(await serve())
+    stream = await api.chat.completions.create(
+        model="mixture", messages=ASKED, response_format={"type": "json_object"}, stream=True
+    )
+    text, finish = "", None
+    async for chunk in stream:
+        text += chunk.choices[0].delta.content or ""
+        finish = chunk.choices[0].finish_reason or finish
+    assert text.lstrip().startswith("{")
+    assert finish == "length" or isinstance(json.loads(text), dict)
+
+
+async def test_responses_take_the_same_schemas(serve, babbler) -> None:
+    api = client(await serve())
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    answer = await api.responses.create(
+        model="mixture",
+        input="the",
+        text={"format": {"type": "json_schema", "name": "x", "schema": schema}},
+    )
+    assert json.loads(answer.output_text)["a"] in (1, 2)
+    assert answer.text.format.schema_ == schema
+    stream = await api.responses.create(
+        model="mixture",
+        input="the",
+        text={"format": {"type": "json_schema", "name": "x", "schema": schema}},
+        stream=True,
+    )
+    last = [event async for event in stream][-1]
+    assert json.loads(last.response.output_text)["a"] in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("schema", "names"),
+    [
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"type": "string", "pattern": "(?=a)b"}, "look"),
+        ({"type": "string", "format": "postcode"}, "postcode"),
+        ({"$ref": "http://example.org/x"}, "example.org"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum"),
+        ({"type": "integer", "multipleOf": 1_000_003}, "multipleOf"),
+        ({"type": "object", "x-guidance": {"lenient": True}, "not": {}}, "not"),
+        ({"enum": ["x" * 40_000]}, "larger"),
+    ],
+)
+async def test_a_schema_that_cannot_be_honoured_is_refused_by_name(serve, schema, names) -> None:
+    api = client(await serve())
+    for call in (
+        written(api, schema),
+        api.responses.create(
+            model="mixture",
+            input="the",
+            text={"format": {"type": "json_schema", "name": "x", "schema": schema}},
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await call
+        assert caught.value.code == "unsupported_schema"
+        assert names in caught.value.message
+        assert caught.value.param in ("response_format", "text.format")
+
+
+async def test_what_only_describes_a_schema_does_not_count(serve, babbler) -> None:
+    schema = {"enum": ["yes"], "description": "x" * 100_000}
+    [choice] = await written(client(await serve()), schema)
+    assert json.loads(choice.message.content) == "yes"
+
+
+def nested(size: int) -> object:
+    kinds = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(size)}
+    return {"$ref": "#/$defs/d0", "$defs": kinds | {f"d{size}": {"type": "string"}}}
+
+
+HOSTILE = {
+    "many optional": {"type": "object", "properties": {f"{i}": {} for i in range(3000)}},
+    "many choices": {"enum": [f"{i}" for i in range(3000)]},
+    "doubling": nested(30),
+    "doubling, and": {
+        "allOf": [
+            {"anyOf": [{"properties": {f"{i}.{k}": {"type": "string"}}} for k in (0, 1)]}
+            for i in range(16)
+        ]
+    },
+    "repeated": {"type": "string", "pattern": "^(([a-z]{1,100}){1,100}){1,100}$"},
+    "remembering": {"type": "string", "pattern": "^((a|b)*a(a|b){200})*$"},
+    "very long": {"type": "array", "minItems": 10**9, "items": {"type": "integer"}},
+    "endless": {"$ref": "#"},
+    "two multiples": {"allOf": [{"multipleOf": 997}, {"multipleOf": 991}], "type": "integer"},
+    "small multiple": {"type": "number", "multipleOf": 1.000003},
+    "patterns": {
+        "type": "object",
+        "patternProperties": {f"^a{i}.*b$": {"type": "string"} for i in range(300)},
+    },
+}
+
+
+@pytest.mark.parametrize("schema", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_a_hostile_schema_takes_little_time_and_no_one_elses(spec, tokenizer, schema) -> None:
+    """Measured in this process's own CPU time: a second at most, with 60 steps; most far less."""
+    grammars = Grammars(spec.spec, tokenizer, Pieces(tokenizer))
+    await grammars.matcher('start: "a"', "x")  # the vocabulary
+    rng, since_s = np.random.default_rng(0), time.process_time()
+    with contextlib.suppress(ApiError):  # refused, now or at some step
+        matcher = await grammars.matcher("start: " + json_rule(schema, "x"), "x")
+        for _ in range(60):
+            token_id = int(rng.choice(np.flatnonzero(matcher.allowed())))
+            matcher.push(token_id)
+            if matcher.is_over or token_id in spec.spec.stop_ids:
+                break
+    assert time.process_time() - since_s < 4.0
+
+
+async def test_compiling_leaves_the_loop_to_others(spec, tokenizer) -> None:
+    grammars = Grammars(spec.spec, tokenizer, Pieces(tokenizer))
+    schema = {"type": "object", "properties": {f"{i}": {"type": "string"} for i in range(1000)}}
+    compiling = asyncio.create_task(grammars.matcher("start: " + json_rule(schema, "x"), "x"))
+    turns = 0
+    while not compiling.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 100
+
+
+async def test_where_nobody_lists_what_the_grammar_wants_the_baseline_writes(
+    spec, tokenizer
+) -> None:
+    grammars = Grammars(spec.spec, tokenizer, Pieces(tokenizer))
+    matcher = await grammars.matcher('start: "xyz"', "x")
+    base = Law(np.full(TINY_VOCAB, -np.log(TINY_VOCAB)))
+    ids = np.array(tokenizer.encode("a b").ids[:1])
+    listed = Law(np.log(np.full(1, 0.999)), ids, 0.001, base)
+    mixture = mix(np.array([0.0, -np.inf]), [listed, base])
+    steering, rng, text = Steering(NO_WISHES, matcher), np.random.default_rng(1), []
+    while not steering.is_over:
+        shaped = steering.shaped(mixture)
+        assert shaped.is_fallback
+        text.append(shaped.draw(1.0, 1.0, rng))
+        steering.push(text[-1])
+    assert tokenizer.decode(text) == "xyz"
+
+
+@pytest.mark.parametrize("name", families())
+async def test_every_kind_of_tokenizer_writes_json_as_its_text_shows_it(name) -> None:
+    family = families()[name]
+    grammars = Grammars(family.spec, family.tokenizer, Pieces(family.tokenizer))
+    key = "q" if name == "unigram" else "é"  # it has no bytes to fall back to
+    schema = {"type": "object", "properties": {key: {"enum": ["世界", "a b"]}}, "required": [key]}
+    schema["additionalProperties"] = False
+    rules = f"start: {grammars.lead} {json_rule(schema, 'x')}"
+    for seed in range(4):
+        matcher, ids = await grammars.matcher(rules, "x"), list[int]()
+        rng = np.random.default_rng(seed)
+        while not matcher.is_over:
+            ids.append(int(rng.choice(np.flatnonzero(matcher.allowed()))))
+            matcher.push(ids[-1])
+        text = TextStream(Pieces(family.tokenizer), ())
+        shown = "".join(text.push(token_id) for token_id in ids) + text.finish()
+        assert json.loads(shown)[key] in ("世界", "a b")
