@@ -22,13 +22,13 @@ from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
 from moesubnet.mixture.law import Law
-from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.mixture.mixing import members_of
 from moesubnet.mixture.sheet import Sheet, sheet_seed
 from moesubnet.spec.content import load_spec
 from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration
-from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS, TextPool, score_step
+from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS, TextPool, Weighed, score_step
 from moesubnet.validator.scoring import recount
 from moesubnet.wire.step import Want
 
@@ -65,17 +65,19 @@ class Economy:
         """The measurements of one epoch while expert `leaning` over-corrects."""
         of_epoch = slice(epoch * WALKS, (epoch + 1) * WALKS)
         ids = self.walks[of_epoch].astype("<u4")
-        walk = Walk(gate, members_of(map(Hotkey, self.names)), WALKS)
-        walk.show(ids[:, :PREFIX_TOKENS])
+        names = members_of(map(Hotkey, self.names))[:-1]
+        weighed = [Weighed(gate, row[:PREFIX_TOKENS], names, names) for row in ids]
+        all_there = np.ones(len(names) + 1, bool)
         steps = []
         for t in range(STEP_TOKENS):
             laws = self.laws[:, of_epoch, t].astype(np.float32)
             laws -= np.log(np.exp(laws).sum(axis=-1, keepdims=True))
             if leaning >= 0:
-                laws[leaning] = self._leaning(laws, np.exp(walk.log_weights()), leaning, share)
+                weight = np.exp([walk.log_weights(all_there) for walk in weighed])
+                laws[leaning] = self._leaning(laws, weight, leaning, share)
             labels = ids[:, PREFIX_TOKENS + t]
             values = [[*map(Law, of)] for of in laws]
-            steps.append(score_step(walk, PREFIX_TOKENS + t, labels, values, self.baseline))
+            steps.append(score_step(weighed, PREFIX_TOKENS + t, labels, values, self.baseline))
         n, columns = len(self.names), tuple(range(len(self.names)))
         return Sheet(
             netuid=1,

@@ -50,7 +50,12 @@ def run(
         Path | None,
         typer.Option(help="Folder of a distilled student; offered as model `student`."),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=64, help="Most experts per stream.")] = 8,
+    top_k: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, help="Most experts per stream. Validators measure with the default."
+        ),
+    ] = 8,
     deadline_s: Annotated[
         float,
         typer.Option(

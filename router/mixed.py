@@ -16,9 +16,9 @@ import numpy as np
 
 from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.choosing import choose
 from moesubnet.mixture.gate import Gate
 from moesubnet.router import asking
-from moesubnet.router.choosing import choose
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import Forecast, TokenIds

@@ -13,7 +13,6 @@ import numpy as np
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
-from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.probes import WINDOW_TOKENS, TextPool, walk_batch
@@ -113,8 +112,7 @@ class Measurement:
         then right after."""
         want = want_for(self.vocab_size)
         panels = [Panel(self._experts.clients, base_s=DEADLINE_S, want=want) for _ in batch.walks]
-        walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
-        steps = walk_batch(panels, batch, walk, self._baseline.law)
+        steps = walk_batch(panels, batch, self.gate, self._baseline.law)
         async with contextlib.aclosing(steps):
             async for step in steps:
                 if not self._state.add_step(batch, step):

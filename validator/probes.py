@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +22,10 @@ import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.host.paths import text_files
+from moesubnet.mixture.choosing import choose
+from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.law import Law, law_of
-from moesubnet.mixture.mixing import Walk
+from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import RECORD, record_of
@@ -156,7 +158,7 @@ def _read_texts(path: Path) -> Iterator[str]:
 async def walk_batch(
     panels: Sequence[Panel],
     batch: Batch,
-    walk: Walk,
+    gate: Gate,
     baseline: Law,
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
@@ -169,9 +171,10 @@ async def walk_batch(
     After the prefix, late is who a router would call late, with more patience. Who failed or was
     cut has dropped out of that walk: it is not asked again but for a leaf that it owes, so it
     never gets a label that it still owes an answer for, and the rest of the walk counts as
-    unanswered.
+    unanswered. All are asked, and only those have a weight whom a router would have asked, of
+    those that answered the prefix.
     """
-    walk.show(batch.walks[:, :PREFIX_TOKENS])
+    weighed: list[Weighed] = []
     sequences = [PanelSequence(session) for session in batch.sessions]
     slots = asyncio.Semaphore(max(1, CALLS_AT_ONCE // len(batch.hotkeys)))
     there = [set(batch.hotkeys) for _ in sequences]  # who has not dropped out
@@ -186,7 +189,7 @@ async def walk_batch(
                 [sequences[k]],
                 [ids],
                 members=there[k],
-                weights=dict(zip(batch.hotkeys, worth[k].tolist(), strict=True)) if sent else None,
+                weights=weighed[k].worth() if weighed else None,
                 least_patience_s=PATIENCE_S,
             )
             errors.update(await panels[k].reveal([sequences[k]]))
@@ -197,12 +200,15 @@ async def walk_batch(
 
     try:
         for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
-            log_w = walk.log_weights()[:, :-1]
-            worth = np.exp(log_w - log_w.max(axis=1, keepdims=True))
             answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
             sent = position
             if unshown is not None:
-                yield _shown(unshown, walk, batch.hotkeys, sequences)
+                yield _shown(unshown, weighed, batch.hotkeys, sequences)
+            if not weighed:
+                weighed = [
+                    Weighed(gate, ids[:PREFIX_TOKENS], batch.hotkeys, serving)
+                    for ids, serving in zip(batch.walks, there, strict=True)
+                ]
             laws = [
                 [_last_law(answer.get(hotkey), baseline) for answer in answers]
                 for hotkey in batch.hotkeys
@@ -212,7 +218,7 @@ async def walk_batch(
             ]
             labels = batch.walks[:, position]
             step = await asyncio.to_thread(
-                score_step, walk, position, labels, laws, baseline, proofs
+                score_step, weighed, position, labels, laws, baseline, proofs
             )
             owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
             unshown = step if owed else None
@@ -226,22 +232,25 @@ async def walk_batch(
             pairs = zip(panels, sequences, strict=True)
             for failed in await asyncio.gather(*(panel.reveal([s]) for panel, s in pairs)):
                 errors.update(failed)
-            yield _shown(unshown, walk, batch.hotkeys, sequences)
+            yield _shown(unshown, weighed, batch.hotkeys, sequences)
     finally:  # also where the epoch's close ends the batch
         _log_failures(there, errors)
 
 
 def _shown(
-    step: Step, walk: Walk, hotkeys: Sequence[Hotkey], sequences: Sequence[PanelSequence]
+    step: Step,
+    weighed: Sequence[Weighed],
+    hotkeys: Sequence[Hotkey],
+    sequences: Sequence[PanelSequence],
 ) -> Step:
     """A step with what leaves have shown of its labels since, or that they have not. Amends
-    `walk`."""
+    `weighed`."""
     log_q = step.log_q.copy()
     for k, sequence in enumerate(sequences):
         for column, hotkey in enumerate(hotkeys):
             said = sequence.said(hotkey)
             if said is not None and said[0] == step.position:
-                walk.amend(k, column, *said)
+                weighed[k].amend(hotkey, *said)
                 log_q[k, column] = micro_nats(np.maximum(said[1], LOG_Q_FLOOR))
     return replace(step, log_q=log_q)
 
@@ -267,15 +276,59 @@ def _log_failures(there: Sequence[Set[Hotkey]], errors: Mapping[Hotkey, PanelErr
     log.info("walks=%d dropped out: %s%s", len(there), ", ".join(named), more)
 
 
+class Weighed:
+    """One walk's members as a router would choose and weigh them. n experts asked, `serving` those
+    of them that a router would find there."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        prefix: npt.NDArray[np.uint32],
+        hotkeys: Sequence[Hotkey],
+        serving: Collection[Hotkey],
+    ) -> None:
+        self._chosen = choose(gate, prefix, serving)
+        self._walk = Walk(gate, members_of(self._chosen))
+        self._walk.show(prefix[None, :])
+        self._columns = [*map(hotkeys.index, self._chosen), len(hotkeys)]
+        self._width = len(hotkeys) + 1
+
+    def log_weights(self, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """answered: [n + 1] → [n + 1], −inf for who was not chosen or is silent."""
+        log_w = np.full(self._width, -np.inf)
+        log_w[self._columns] = self._walk.log_weights(answered[self._columns])[0]
+        return log_w
+
+    def worth(self) -> dict[Hotkey, float]:
+        """By the heaviest expert, not by the baseline."""
+        log_w = self._walk.log_weights()[0, :-1]
+        worth = np.exp(log_w - log_w.max(initial=-np.inf))
+        return dict(zip(self._chosen, worth.tolist(), strict=True))
+
+    def observe(
+        self,
+        label: np.uint32,
+        log_q: npt.NDArray[np.float64],
+        answered: npt.NDArray[np.bool_],
+    ) -> None:
+        """log_q, answered: [n + 1]. Silence counts as the baseline does."""
+        mine = self._columns
+        self._walk.observe(np.array([label]), log_q[None, mine], blind=answered[None, mine])
+
+    def amend(self, hotkey: Hotkey, position: int, log_p: float) -> None:
+        if hotkey in self._chosen:
+            self._walk.amend(0, self._chosen.index(hotkey), position, log_p)
+
+
 def score_step(
-    walk: Walk,
+    weighed: Sequence[Weighed],
     position: int,
     labels: npt.NDArray[np.uint32],
     laws: Sequence[Sequence[Law | None]],
     baseline: Law,
     proofs: Sequence[Sequence[Proof | None]] | None = None,
 ) -> Step:
-    """Score the labels [N] against each expert's laws, n × N or None: no answer. Moves `walk`
+    """Score the labels [N] against each expert's laws, n × N or None: no answer. Moves the N walks
     on."""
     count, n = len(labels), len(laws)
     proofs = proofs or [[None] * count] * n
@@ -289,8 +342,9 @@ def score_step(
             log_q[k, i] = law.at(label)
             entropy[k, i] = law.entropy_nats
     log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
-    log_w = walk.log_weights(answered)
-    walk.observe(labels, log_q, blind=answered)
+    log_w = np.stack([w.log_weights(there) for w, there in zip(weighed, answered, strict=True)])
+    for k, walk in enumerate(weighed):
+        walk.observe(labels[k], log_q[k], answered[k])
     return Step(
         position,
         np.where(answered, micro_nats(log_q), LOG_Q_UNANSWERED).astype(np.int32),

@@ -195,8 +195,9 @@ class _Wire(BaseModel):
         given = log_q > LOG_Q_UNANSWERED
         if np.any(log_q[given] < floor) or np.any(log_q > 0) or np.any(log_w > 0):
             raise ValueError("a logarithm out of range")
-        if not np.all(given[:, -1]) or np.any(given != (log_w != LOG_W_NONE)):
-            raise ValueError("who answered has a weight, and the baseline always answers")
+        weighs = log_w != LOG_W_NONE
+        if not np.all(weighs[:, -1] & given[:, -1]) or np.any(weighs & ~given):
+            raise ValueError("who is silent has no weight, and the baseline always answers")
         if np.any(entropy < 0) or np.any(entropy > MAX_ENTROPY) or np.any(entropy[~given[:, :-1]]):
             raise ValueError("an entropy out of range, or of a law that was not given")
         content = {key: getattr(self, key) for key in _KEYS}

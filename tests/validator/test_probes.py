@@ -9,12 +9,19 @@ import pytest
 from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError, PoolSpent
-from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.gate import FEATURES_DIM, SCALE, Gate, uniform_gate
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
-from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
+from moesubnet.validator.probes import (
+    PREFIX_TOKENS,
+    WINDOW_TOKENS,
+    TextPool,
+    Weighed,
+    score_step,
+)
+from moesubnet.validator.scoring import _terms, beside_seniors
 from moesubnet.wire.roster import CARD_AGE_S
 
 
@@ -95,6 +102,32 @@ async def test_a_probe_asks_as_a_router_asks(measure, start_expert, laws):
             (held, 1) for held in range(PREFIX_TOKENS, WINDOW_TOKENS - 1)
         ]
         assert all(not len(step.draft_ids) and step.rows == 1 for step in steps)
+
+
+async def test_who_would_not_be_asked_is_measured_and_has_no_weight(measure, start_expert, laws):
+    """A router asks for 95 % of the prior: the rest is asked by validators only, for nothing."""
+    experts = [await start_expert(f"//Expert{i}", knows(laws[i])) for i in range(3)]
+    measurement, state, chain, _ = await measure(experts)
+    ordered = tuple(sorted(expert.hotkey for expert in experts))
+    theta = np.zeros((FEATURES_DIM + 1, 3), np.int32)
+    theta[-1] = np.rint(np.log([0.5, 0.01, 0.49]) * SCALE)
+    gate = Gate(ordered, theta, (1_000_000,) * 3)
+    measurement._gate_epoch, measurement._gates.gate = 0, gate
+    batch = await measurement.open_batch(await chain.metagraph(1), 4)
+    await measurement.run(batch)
+    steps = state.open_batches()[0].steps
+    log_q, log_w = (np.concatenate([getattr(s, k) for s in steps]) for k in ("log_q", "log_w"))
+    assert np.all(log_q > LOG_Q_UNANSWERED)
+    assert np.all(log_w[:, 1] == LOG_W_NONE)
+    assert np.all(log_w[:, [0, 2, 3]] != LOG_W_NONE)
+    # The very weights of a router that asks these two.
+    walk = Walk(gate, members_of([ordered[0], ordered[2]]), 4)
+    walk.show(batch.walks[:, :PREFIX_TOKENS])
+    np.testing.assert_allclose(steps[0].log_w[:, [0, 2, 3]] / 1e6, walk.log_weights(), atol=1e-6)
+    sheet = SimpleNamespace(log_q=log_q, log_w=log_w)
+    joint, weight = _terms(sheet)
+    added = beside_seniors(joint, weight, [0, 2, 1]).added.mean(axis=0)
+    assert abs(added[1]) < 1e-12 < abs(added[2])
 
 
 async def test_a_walk_that_goes_unanswered_costs_that_walk_only(measure, start_expert, laws):
@@ -193,15 +226,16 @@ async def test_no_text_is_spent_while_there_is_nobody_to_measure(measure):
 
 def test_scores_of_a_step_are_what_the_rows_say(laws):
     labels = np.array([3, 5], np.uint32)
-    walk = Walk(uniform_gate(), members_of([Hotkey("a"), Hotkey("b")]), 2)
-    walk.show(np.zeros((2, 4), np.uint32))
+    hotkeys = [Hotkey("a"), Hotkey("b")]
+    prefix = np.zeros(4, np.uint32)
+    weighed = [Weighed(uniform_gate(), prefix, hotkeys, hotkeys) for _ in labels]
     law = np.log(laws[:2])[:, None, :].repeat(2, axis=1).astype(np.float32)
     baseline = Law(np.full(300, np.log(1 / 300), np.float32))
-    step = score_step(walk, 4, labels, [list(map(Law, law[0])), [None, None]], baseline)
+    step = score_step(weighed, 4, labels, [list(map(Law, law[0])), [None, None]], baseline)
     np.testing.assert_allclose(step.log_q[:, 0], 1e6 * law[0, [0, 1], labels], atol=1)
     assert np.all(step.log_q[:, 1] == LOG_Q_UNANSWERED)
     np.testing.assert_allclose(step.log_q[:, 2], 1e6 * np.log(1 / 300), atol=1)
-    weights = np.exp(walk.log_weights())
+    weights = np.exp([walk.log_weights(np.ones(3, bool)) for walk in weighed])
     # Silence is worth what the baseline is worth, never more.
     np.testing.assert_allclose(weights[:, 1], weights[:, 2])
 

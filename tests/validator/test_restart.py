@@ -17,13 +17,12 @@ from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.law import Law
-from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, score_step
+from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, Weighed, score_step
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State, only_one
@@ -106,7 +105,10 @@ class TwoSteps(Measurement):
         self.sent = sent
 
     async def run(self, batch):
-        walk = Walk(self.gate, members_of(batch.hotkeys), len(batch.walks))
+        weighed = [
+            Weighed(self.gate, ids[:PREFIX_TOKENS], batch.hotkeys, batch.hotkeys)
+            for ids in batch.walks
+        ]
         self.sent += [row.tobytes() for row in batch.walks]
         for position in (PREFIX_TOKENS, PREFIX_TOKENS + 1):
             labels = batch.walks[:, position]
@@ -118,7 +120,7 @@ class TwoSteps(Measurement):
                 law = np.full((len(labels), 300), np.log((1 - skill[:, None]) / 299))
                 law[np.arange(len(labels)), labels] = np.log(skill)
                 laws.append([Law(row) for row in law.astype(np.float32)])
-            step = score_step(walk, position, labels, laws, self._baseline.law)
+            step = score_step(weighed, position, labels, laws, self._baseline.law)
             self._state.add_step(batch, step)
             await asyncio.sleep(0)
 

@@ -1,4 +1,8 @@
-"""Whom to ask about a text."""
+"""Whom to ask about a text: one rule for routers, and for validators who pay for what they ask.
+
+An expert that this does not choose is not asked, so it has no part in the mixture, and none in
+what a mixture is worth.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,16 @@ import numpy as np
 
 from moesubnet.mixture.gate import Gate, initial_features, update_features
 from moesubnet.mixture.mixing import log_sum_exp, members_of
-from moesubnet.router.model import TokenIds
 from moesubnet.types import Hotkey
-from moesubnet.wire.protocol import base_hash
+from moesubnet.wire.step import Ids, base_hash
 
 CHOSEN_MASS = 0.95
+TOP_K = 8  # a router's by default, and what validators measure with
 
 
-def choose(gate: Gate, text_ids: TokenIds, serving: Collection[Hotkey], top_k: int) -> list[Hotkey]:
+def choose(
+    gate: Gate, text_ids: Ids, serving: Collection[Hotkey], top_k: int = TOP_K
+) -> list[Hotkey]:
     """Whom to ask about a text, sorted: the experts that hold most of the prior, and a few others.
 
     The smallest set of those with standing that has 95 % of the mass, at most `top_k`. Of the
@@ -25,6 +31,8 @@ def choose(gate: Gate, text_ids: TokenIds, serving: Collection[Hotkey], top_k: i
     validators only. They come by a lot that the text draws, so no hotkey can be made to come
     first.
     """
+    if not serving:
+        return []
     salt = base_hash(text_ids)
     lots = {hotkey: hashlib.sha256(salt + hotkey.encode()).digest() for hotkey in serving}
     drawn = sorted(serving, key=lots.__getitem__)
