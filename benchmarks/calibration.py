@@ -91,6 +91,7 @@ class Economy:
             uids=columns,
             age_millis=(0,) * n,
             walks=tuple(ids),
+            chosen=np.concatenate([[w.chosen] for w in weighed]),
             walk=np.tile(np.arange(WALKS, dtype="<u4"), STEP_TOKENS),
             position=np.repeat(np.arange(PREFIX_TOKENS, ids.shape[1], dtype="<u4"), WALKS),
             log_q=np.concatenate([step.log_q for step in steps]),

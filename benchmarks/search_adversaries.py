@@ -80,6 +80,7 @@ class Trial:
             uids=tuple(range(n)),
             age_millis=tuple(1_000 if hotkey == "~" else 2_000 for hotkey in hotkeys),
             walks=tuple(self.walks.astype("<u4")),
+            chosen=np.ones((count, n), np.uint8),
             walk=np.tile(np.arange(count, dtype="<u4"), STEP_TOKENS),
             position=np.repeat(np.arange(STEP_TOKENS, dtype="<u4") + PREFIX_TOKENS, count),
             log_q=np.concatenate(log_q),

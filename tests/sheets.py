@@ -48,6 +48,7 @@ def synthetic_sheet(
         uids=tuple(range(n)),
         age_millis=tuple(range(1_000, 1_000 + n)),
         walks=walks,
+        chosen=np.ones((walk_count, n), np.uint8),
         walk=walk,
         position=position,
         log_q=micro_nats(log_q),

@@ -13,6 +13,7 @@ from moesubnet.mixture.sheet import (
     LOG_W_NONE,
     MAX_ITEMS,
     MAX_WALKS,
+    U8,
     U32,
     Sheet,
     sheet_seed,
@@ -62,6 +63,7 @@ def close_sheet(
         uids=tuple(int(registered[hotkey].uid) for hotkey in hotkeys),
         age_millis=tuple(_age_millis(metagraph, registered[hotkey]) for hotkey in hotkeys),
         walks=tuple(np.asarray(ids, "<u4") for ids in walks),
+        chosen=_chosen(batches, hotkeys),
         walk=walk,
         position=position,
         log_q=log_q,
@@ -124,6 +126,16 @@ def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U3
         begin += count
     q, w, h = (np.concatenate(part).astype("<i4") for part in (log_q, log_w, entropy))
     return np.concatenate(walk), np.concatenate(position), q, w, h
+
+
+def _chosen(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> U8:
+    """[W, n] in columns of `hotkeys`."""
+    parts = [np.zeros((0, len(hotkeys)), np.uint8)]
+    for batch in batches:
+        columns = [batch.hotkeys.index(h) if h in batch.hotkeys else -1 for h in hotkeys]
+        nobody = np.zeros((len(batch.walks), 1), np.uint8)
+        parts.append(np.hstack([batch.steps[-1].chosen, nobody])[:, columns])
+    return np.concatenate(parts)
 
 
 def _age_millis(metagraph: Metagraph, neuron: Neuron) -> int:

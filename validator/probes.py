@@ -171,8 +171,8 @@ async def walk_batch(
     After the prefix, late is who a router would call late, with more patience. Who failed or was
     cut has dropped out of that walk: it is not asked again but for a leaf that it owes, so it
     never gets a label that it still owes an answer for, and the rest of the walk counts as
-    unanswered. All are asked, and only those have a weight whom a router would have asked, of
-    those that answered the prefix.
+    unanswered. All are asked; the chosen are those whom a router would have asked, of those that
+    answered the prefix.
     """
     weighed: list[Weighed] = []
     sequences = [PanelSequence(session) for session in batch.sessions]
@@ -277,8 +277,13 @@ def _log_failures(there: Sequence[Set[Hotkey]], errors: Mapping[Hotkey, PanelErr
 
 
 class Weighed:
-    """One walk's members as a router would choose and weigh them. n experts asked, `serving` those
-    of them that a router would find there."""
+    """One walk's members, weighed. n experts asked, `serving` those of them that a router would
+    find there.
+
+    Whom a router would choose has the weight that it would get; the others have the weight that
+    they would get if all were asked, in the same proportion to the baseline's: what an expert
+    adds to its seniors is known only next to all of them.
+    """
 
     def __init__(
         self,
@@ -287,23 +292,30 @@ class Weighed:
         hotkeys: Sequence[Hotkey],
         serving: Collection[Hotkey],
     ) -> None:
-        self._chosen = choose(gate, prefix, serving)
-        self._walk = Walk(gate, members_of(self._chosen))
-        self._walk.show(prefix[None, :])
-        self._columns = [*map(hotkeys.index, self._chosen), len(hotkeys)]
-        self._width = len(hotkeys) + 1
+        self._hotkeys = hotkeys
+        names = choose(gate, prefix, serving)
+        self._columns = [*map(hotkeys.index, names), len(hotkeys)]
+        self._of_chosen, self._of_all = (
+            Walk(gate, members_of(names)),
+            Walk(gate, members_of(hotkeys)),
+        )
+        for walk in (self._of_chosen, self._of_all):
+            walk.show(prefix[None, :])
+        self.chosen = np.isin(hotkeys, names).astype(np.uint8)
 
     def log_weights(self, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        """answered: [n + 1] → [n + 1], −inf for who was not chosen or is silent."""
-        log_w = np.full(self._width, -np.inf)
-        log_w[self._columns] = self._walk.log_weights(answered[self._columns])[0]
+        """answered: [n + 1] → [n + 1], −inf for who is silent."""
+        chosen = self._of_chosen.log_weights(answered[self._columns])[0]
+        log_w = self._of_all.log_weights(answered)[0]
+        log_w += chosen[-1] - log_w[-1]
+        log_w[self._columns] = chosen
         return log_w
 
     def worth(self) -> dict[Hotkey, float]:
-        """By the heaviest expert, not by the baseline."""
-        log_w = self._walk.log_weights()[0, :-1]
+        """Of the chosen, by the heaviest of them and not by the baseline."""
+        log_w = self._of_chosen.log_weights()[0, :-1]
         worth = np.exp(log_w - log_w.max(initial=-np.inf))
-        return dict(zip(self._chosen, worth.tolist(), strict=True))
+        return dict(zip(self._of_chosen.members, worth.tolist(), strict=False))
 
     def observe(
         self,
@@ -312,12 +324,14 @@ class Weighed:
         answered: npt.NDArray[np.bool_],
     ) -> None:
         """log_q, answered: [n + 1]. Silence counts as the baseline does."""
-        mine = self._columns
-        self._walk.observe(np.array([label]), log_q[None, mine], blind=answered[None, mine])
+        ids, mine = np.array([label]), self._columns
+        self._of_all.observe(ids, log_q[None], blind=answered[None])
+        self._of_chosen.observe(ids, log_q[None, mine], blind=answered[None, mine])
 
     def amend(self, hotkey: Hotkey, position: int, log_p: float) -> None:
-        if hotkey in self._chosen:
-            self._walk.amend(0, self._chosen.index(hotkey), position, log_p)
+        for walk in (self._of_all, self._of_chosen):
+            if hotkey in walk.members:
+                walk.amend(0, walk.members.index(hotkey), position, log_p)
 
 
 def score_step(
@@ -350,6 +364,7 @@ def score_step(
         np.where(answered, micro_nats(log_q), LOG_Q_UNANSWERED).astype(np.int32),
         micro_nats(log_w),
         np.rint(entropy * MICRO).astype(np.int32),
+        np.stack([w.chosen for w in weighed]),
         np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
         tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
     )

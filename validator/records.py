@@ -35,7 +35,7 @@ class Window:
 class Step:
     """One position of all walks of a batch, scored. n experts, N walks.
 
-    log_q, log_w: int32 [N, n + 1] and entropy: int32 [N, n] as in a sheet; records: RECORD [N, n];
+    log_q, log_w: int32 [N, n + 1], entropy: int32 [N, n] and chosen: uint8 [N, n] as in a sheet; records: RECORD [N, n];
     bodies: the answers as they came, empty for none.
     """
 
@@ -43,6 +43,7 @@ class Step:
     log_q: npt.NDArray[np.int32]
     log_w: npt.NDArray[np.int32]
     entropy: npt.NDArray[np.int32]
+    chosen: npt.NDArray[np.uint8]
     records: Records
     bodies: tuple[tuple[bytes, ...], ...]  # [n, N]; empty once stored
 

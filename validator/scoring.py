@@ -92,7 +92,10 @@ def recount(sheet: Sheet) -> Recount:
             novelty[i] = now if before is None else _ema(before, now, NOVELTY_SHARE)
             standing[i] = _standing_ppm(novelty[i] or 0, float(distance[i]))
         t = np.array(standing) / MICRO
-        marginal = t * random_marginals(joint, weight, t / 2) + (1.0 - t) * beside.added
+        # What a router would not have asked has no part in what users get.
+        chosen = np.insert(sheet.chosen[sheet.walk], n, 1, axis=1)
+        alone = chosen[:, :-1] * beside.added
+        marginal = t * random_marginals(chosen * joint, chosen * weight, t / 2) + (1.0 - t) * alone
         for i in range(n):
             value[i], bound[i] = value_and_bound(marginal[:, i], sheet.walk)
     paid = [bool(bound[i] > 0) for i in range(n)]

@@ -37,6 +37,7 @@ LOG_W_NONE = np.int32(-(2**31))  # had no part in the mixture at this item
 
 I32 = npt.NDArray[np.int32]
 U32 = npt.NDArray[np.uint32]
+U8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,8 @@ class Sheet:
 
     n experts (columns, sorted by hotkey) and the baseline as column n; M items; W walks.
     Item k asked for the law of token `position[k]` of walk `walk[k]`, given the ids before it. A
-    walk ends at its last item: text that was not asked for stays private.
+    walk ends at its last item: text that was not asked for stays private. All are asked; `chosen`
+    are those of the mixture that users would have got.
     """
 
     netuid: int
@@ -59,6 +61,7 @@ class Sheet:
     uids: tuple[int, ...]  # [n] when the sheet was closed
     age_millis: tuple[int, ...]  # [n] since its registration, thousandths of an epoch
     walks: tuple[U32, ...]  # W arrays of token ids
+    chosen: U8  # [W, n] 1: a router would have asked this expert about the walk
     walk: U32  # [M]
     position: U32  # [M]
     log_q: I32  # [M, n + 1] micro-nats of the label, or LOG_Q_*
@@ -149,6 +152,7 @@ class _Wire(BaseModel):
     uids: list[U16]
     age_millis: list[Score]
     walks: Annotated[list[bytes], Field(max_length=MAX_WALKS)]
+    chosen: bytes
     walk: Annotated[bytes, Field(max_length=4 * MAX_ITEMS)]
     position: bytes
     log_q: bytes
@@ -188,6 +192,9 @@ class _Wire(BaseModel):
         np.maximum.at(measured, walk, position.astype(np.int64) + 1)
         if measured.tolist() != [len(ids) for ids in walks]:
             raise ValueError("a walk lacks a label, or has ids that nobody was asked for")
+        chosen = np.frombuffer(self.chosen, np.uint8).reshape(len(walks), n)
+        if np.any(chosen > 1):
+            raise ValueError("chosen or not, nothing else")
         log_q = np.frombuffer(self.log_q, "<i4").reshape(len(walk), n + 1)
         log_w = np.frombuffer(self.log_w, "<i4").reshape(len(walk), n + 1)
         entropy = np.frombuffer(self.entropy, "<i4").reshape(len(walk), n)
@@ -195,12 +202,11 @@ class _Wire(BaseModel):
         given = log_q > LOG_Q_UNANSWERED
         if np.any(log_q[given] < floor) or np.any(log_q > 0) or np.any(log_w > 0):
             raise ValueError("a logarithm out of range")
-        weighs = log_w != LOG_W_NONE
-        if not np.all(weighs[:, -1] & given[:, -1]) or np.any(weighs & ~given):
-            raise ValueError("who is silent has no weight, and the baseline always answers")
+        if not np.all(given[:, -1]) or np.any(given != (log_w != LOG_W_NONE)):
+            raise ValueError("who answered has a weight, and the baseline always answers")
         if np.any(entropy < 0) or np.any(entropy > MAX_ENTROPY) or np.any(entropy[~given[:, :-1]]):
             raise ValueError("an entropy out of range, or of a law that was not given")
         content = {key: getattr(self, key) for key in _KEYS}
         content |= {key: tuple(v) for key, v in content.items() if isinstance(v, list)}
-        content |= {"walks": walks, "walk": walk, "position": position}
+        content |= {"walks": walks, "chosen": chosen, "walk": walk, "position": position}
         return Sheet(**content | {"log_q": log_q, "log_w": log_w, "entropy": entropy})

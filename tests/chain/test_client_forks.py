@@ -308,6 +308,7 @@ def sheet_for(epoch: int) -> Sheet:
         uids=(1,),
         age_millis=(5_000,) * 1,
         walks=(),
+        chosen=np.empty((0, 1), np.uint8),
         walk=np.empty(0, "<u4"),
         position=np.empty(0, "<u4"),
         log_q=np.empty((0, 2), "<i4"),

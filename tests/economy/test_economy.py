@@ -111,7 +111,13 @@ def only(sheet, columns):
         if isinstance(getattr(sheet, field.name), tuple) and field.name != "walks"
     }
     items = {name: getattr(sheet, name)[:, [*columns, -1]] for name in ("log_q", "log_w")}
-    return dataclasses.replace(sheet, **per_expert, **items, entropy=sheet.entropy[:, columns])
+    return dataclasses.replace(
+        sheet,
+        **per_expert,
+        **items,
+        entropy=sheet.entropy[:, columns],
+        chosen=sheet.chosen[:, columns],
+    )
 
 
 def test_everything_is_paid_out_and_every_vote_can_be_recounted(economy):

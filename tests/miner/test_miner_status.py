@@ -39,6 +39,7 @@ def sheet_of(validator: Hotkey, ema_nano: int | None, standing_ppm: int = 1_000_
         uids=(0, 1),
         age_millis=(5_000,) * 2,
         walks=(),
+        chosen=np.zeros((0, 2), np.uint8),
         walk=np.zeros(0, np.uint32),
         position=np.zeros(0, np.uint32),
         log_q=empty,

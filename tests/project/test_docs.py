@@ -128,6 +128,7 @@ def voted_sheet() -> Sheet:
     log_q = micro_nats(np.log(rng.uniform(0.02, 0.6, (64, 4)) * [1.0, 1.0, 0.5, 0.2]))
     log_w = micro_nats(np.log(rng.dirichlet(np.ones(4), 64)))
     log_q[:9, 2], log_w[:9, 2] = -(2**31) + 1, -(2**31)
+    chosen = (rng.random((16, 3)) < 0.8).astype(np.uint8)
     unvoted = Sheet(
         netuid=1,
         epoch=3,
@@ -140,6 +141,7 @@ def voted_sheet() -> Sheet:
         uids=(4, 0, 2),
         age_millis=(5_000,) * 3,
         walks=tuple(np.zeros(8, "<u4") for _ in range(16)),
+        chosen=chosen,
         walk=walk,
         position=np.tile(np.arange(4, 8, dtype="<u4"), 16),
         log_q=log_q,

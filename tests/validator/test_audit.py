@@ -249,6 +249,7 @@ def begin(state, hotkeys, epoch):
         log_q=np.zeros((3, 3), "<i4"),
         log_w=np.zeros((3, 3), "<i4"),
         entropy=np.zeros((3, 2), "<i4"),
+        chosen=np.ones((3, 2), np.uint8),
         records=np.zeros((3, 2), RECORD),
         bodies=((b"x",) * 3, (b"y",) * 3),
     )
@@ -271,7 +272,9 @@ async def test_answers_are_kept_as_long_as_the_sheet_that_has_them(measured):
     epoch = sheet.epoch + 2
     seed = sheet_seed(sheet.previous_sha256, epoch)
     walks = tuple(ids[:33] for ids in sheet.walks[:3])
-    later = dataclasses.replace(sheet, epoch=epoch, seed=seed, walks=walks, **items)
+    later = dataclasses.replace(
+        sheet, epoch=epoch, seed=seed, walks=walks, chosen=sheet.chosen[:3], **items
+    )
     state.close_epoch(later, (1,), Phase.REVEALED, state.open_batches(), b"")
     for newer in range(3, KEPT_ANSWERS + 2):
         newest = dataclasses.replace(sheet, epoch=sheet.epoch + newer)

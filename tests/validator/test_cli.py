@@ -37,6 +37,7 @@ def sheet():
         uids=(3,),
         age_millis=(5_000,) * 1,
         walks=tuple(np.zeros(34, "<u4") for _ in range(4)),
+        chosen=np.ones((4, 1), np.uint8),
         walk=np.repeat(np.arange(4, dtype="<u4"), 2),
         position=np.tile(np.array([32, 33], "<u4"), 4),
         log_q=micro_nats(log_q),

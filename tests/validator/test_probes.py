@@ -14,6 +14,7 @@ from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
+from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.probes import (
     PREFIX_TOKENS,
     WINDOW_TOKENS,
@@ -21,7 +22,7 @@ from moesubnet.validator.probes import (
     Weighed,
     score_step,
 )
-from moesubnet.validator.scoring import _terms, beside_seniors
+from moesubnet.validator.scoring import recount
 from moesubnet.wire.roster import CARD_AGE_S
 
 
@@ -104,7 +105,7 @@ async def test_a_probe_asks_as_a_router_asks(measure, start_expert, laws):
         assert all(not len(step.draft_ids) and step.rows == 1 for step in steps)
 
 
-async def test_who_would_not_be_asked_is_measured_and_has_no_weight(measure, start_expert, laws):
+async def test_who_would_not_be_asked_is_measured_and_worth_nothing(measure, start_expert, laws):
     """A router asks for 95 % of the prior: the rest is asked by validators only, for nothing."""
     experts = [await start_expert(f"//Expert{i}", knows(laws[i])) for i in range(3)]
     measurement, state, chain, _ = await measure(experts)
@@ -116,18 +117,26 @@ async def test_who_would_not_be_asked_is_measured_and_has_no_weight(measure, sta
     batch = await measurement.open_batch(await chain.metagraph(1), 4)
     await measurement.run(batch)
     steps = state.open_batches()[0].steps
-    log_q, log_w = (np.concatenate([getattr(s, k) for s in steps]) for k in ("log_q", "log_w"))
-    assert np.all(log_q > LOG_Q_UNANSWERED)
-    assert np.all(log_w[:, 1] == LOG_W_NONE)
-    assert np.all(log_w[:, [0, 2, 3]] != LOG_W_NONE)
+    assert all(np.all(step.log_q > LOG_Q_UNANSWERED) for step in steps)
+    assert all(np.all(step.chosen == [1, 0, 1]) for step in steps)
     # The very weights of a router that asks these two.
     walk = Walk(gate, members_of([ordered[0], ordered[2]]), 4)
     walk.show(batch.walks[:, :PREFIX_TOKENS])
     np.testing.assert_allclose(steps[0].log_w[:, [0, 2, 3]] / 1e6, walk.log_weights(), atol=1e-6)
-    sheet = SimpleNamespace(log_q=log_q, log_w=log_w)
-    joint, weight = _terms(sheet)
-    added = beside_seniors(joint, weight, [0, 2, 1]).added.mean(axis=0)
-    assert abs(added[1]) < 1e-12 < abs(added[2])
+    sheet, _ = close_sheet(
+        state.open_batches(),
+        await chain.metagraph(1),
+        validator=Hotkey("v"),
+        spec_sha256="ab" * 32,
+        gate_sha256=gate.sha256,
+        previous_sha256=bytes(32),
+        scores={},
+        merits={},
+        vocab_size=300,
+    )
+    value = recount(sheet).value_nats
+    assert value[1] == 0.0
+    assert value[0] != 0.0 != value[2]
 
 
 async def test_a_walk_that_goes_unanswered_costs_that_walk_only(measure, start_expert, laws):

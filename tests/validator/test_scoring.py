@@ -178,6 +178,7 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         uids=tuple(range(n)),
         age_millis=(5_000,) * n,
         walks=tuple(row.astype("<u4") for row in ids),
+        chosen=np.ones((walks, n), np.uint8),
         walk=np.concatenate(walk_of).astype("<u4"),
         position=np.concatenate(position).astype("<u4"),
         log_q=np.concatenate(log_q).astype("<i4"),
