@@ -35,8 +35,8 @@ class Window:
 class Step:
     """One position of all walks of a batch, scored. n experts, N walks.
 
-    log_q, log_w: int32 [N, n + 1], entropy: int32 [N, n] and chosen: uint8 [N, n] as in a sheet; records: RECORD [N, n];
-    bodies: the answers as they came, empty for none.
+    log_q, log_w: int32 [N, n + 1], entropy: int32 [N, n] and chosen: uint8 [N, n] as in a sheet;
+    records: RECORD [N, n]; bodies: the answers as they came, empty for none.
     """
 
     position: int
