@@ -42,7 +42,7 @@ class Pieces:
         if token is None:
             return b""
         if self.is_byte_level:
-            table = _byte_of_symbol()
+            table = byte_of_symbol()
             known = all(symbol in table for symbol in token)
             return bytes(table[symbol] for symbol in token) if known else token.encode()
         if self._has_bytes and (byte := _BYTE.fullmatch(token)):
@@ -70,7 +70,7 @@ def _kinds(tokenizer: Tokenizer) -> set[str]:
 
 
 @cache
-def _byte_of_symbol() -> dict[str, int]:
+def byte_of_symbol() -> dict[str, int]:
     """The byte that each symbol of a byte-level vocabulary stands for."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
