@@ -90,6 +90,7 @@ class Economy:
             hotkeys=tuple(map(Hotkey, self.names)),
             uids=columns,
             age_millis=(0,) * n,
+            answer_ms=(None,) * n,
             walks=tuple(ids),
             chosen=np.concatenate([[w.chosen] for w in weighed]),
             walk=np.tile(np.arange(WALKS, dtype="<u4"), STEP_TOKENS),

@@ -1,6 +1,6 @@
 """Record the laws that real experts give along walks, for economies that are played without models.
 
-    python benchmarks/record_laws.py FOLDER [--walks 1280] [--pool 0]
+    python benchmarks/record_laws.py FOLDER [--walks 1280] [--pool 0] [--seed 0]
 
 Trains what is missing (about 15 minutes on one quiet core) and writes:
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +68,15 @@ RECIPES = {
 FURTHER_LR = 1e-3  # a sibling stays near its parent
 
 
-def make_expert(root: Path, name: str, spec: LoadedSpec) -> Path:
-    """The model folder of RECIPES[name], made unless it is there."""
+def make_expert(root: Path, name: str, spec: LoadedSpec, seed: int) -> Path:
+    """The model folder of RECIPES[name], made unless it is there. seed: another makes others."""
     recipe, out = RECIPES[name], root / "experts" / name
+    recipe = replace(recipe, seed=recipe.seed + 1_000 * seed)
     texts = [root / "corpora" / "experts" / f"{domain}.jsonl" for domain in recipe.domains]
     if recipe.parent is None:
         train_expert(texts, out, spec, budget_s=0, min_steps=recipe.steps, seed=recipe.seed)
     elif not (out / "model.safetensors").exists():
-        model = LlamaForCausalLM.from_pretrained(make_expert(root, recipe.parent, spec))
+        model = LlamaForCausalLM.from_pretrained(make_expert(root, recipe.parent, spec, seed))
         if recipe.bits is None:
             train_further(model, texts, spec, name, recipe)
         else:
@@ -112,7 +113,7 @@ def record(folder: Path, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
     return laws
 
 
-def draw_walks(root: Path, spec: LoadedSpec, count: int, pool_index: int) -> np.ndarray:
+def draw_walks(root: Path, spec: LoadedSpec, count: int, pool_index: int, seed: int) -> np.ndarray:
     """u32 [count, 48]: those that were drawn before, or new ones."""
     path = root / "walks.npy"
     if not path.exists():
@@ -121,7 +122,7 @@ def draw_walks(root: Path, spec: LoadedSpec, count: int, pool_index: int) -> np.
             str(root / f"corpora/validators/{pool_index}.jsonl"),
             lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         )
-        windows = pool.draw(count, {}, b"recording")
+        windows = pool.draw(count, {}, b"recording %d" % seed)
         np.save(path, np.stack([window.ids for window in windows]).astype("<u4"))
     return np.load(path)
 
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--walks", type=int, default=1280)
     parser.add_argument("--pool", type=int, default=0, choices=(0, 1), help="whose private text")
+    parser.add_argument("--seed", type=int, default=0, help="of the experts and of the walks")
     parser.add_argument("--experts", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     arguments = parser.parse_args()
     root = arguments.folder.expanduser()
@@ -138,11 +140,11 @@ def main() -> None:
         prepare_corpora(root / "corpora", 0, 2)
         prepare_spec(root / "corpora", root / "spec")
     spec = load_spec(root / "spec")
-    walks = draw_walks(root, spec, arguments.walks, arguments.pool)
+    walks = draw_walks(root, spec, arguments.walks, arguments.pool, arguments.seed)
     (root / "laws").mkdir(exist_ok=True)
     torch.set_num_threads(1)
     for name in arguments.experts:
-        laws = record(make_expert(root, name, spec), spec, walks)
+        laws = record(make_expert(root, name, spec, arguments.seed), spec, walks)
         np.save(root / "laws" / f"{name}.npy", laws)
         labels = walks[:, PREFIX_TOKENS:].astype(np.intp)
         said = np.take_along_axis(laws, labels[:, :, None], 2).astype(np.float64)

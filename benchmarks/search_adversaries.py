@@ -79,6 +79,7 @@ class Trial:
             hotkeys=hotkeys,
             uids=tuple(range(n)),
             age_millis=tuple(1_000 if hotkey == "~" else 2_000 for hotkey in hotkeys),
+            answer_ms=tuple(20 if hotkey == "~" else 10 for hotkey in hotkeys),
             walks=tuple(self.walks.astype("<u4")),
             chosen=np.ones((count, n), np.uint8),
             walk=np.tile(np.arange(count, dtype="<u4"), STEP_TOKENS),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ Law = Callable[[Ids], npt.NDArray[np.floating]]  # ids before the token → log-
 NETUID = NetUid(1)
 BANK = "//Alice"  # pays for every registration and stake
 GENESIS_S = 1_800_000_000.0
+HONEST_S, JITTER_S = 0.02, 0.004  # a model answers in; the mean of what is added by chance
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would be waited for
 
 
@@ -60,7 +62,7 @@ class Member:
     law: Law | None = None
     stake_tokens: int = 0
     joins: int = 0
-    delay_s: float = 0.0  # of each answer
+    delay_s: float = HONEST_S  # of each answer, at least
 
     @property
     def uri(self) -> str:
@@ -80,6 +82,7 @@ class Simulated:
         assert member.law is not None
         self.hotkey = member.hotkey
         self._law, self._delay_s = member.law, member.delay_s
+        self._chance = random.Random(member.name)
         self._sessions: dict[str, Ids] = {}
 
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
@@ -94,8 +97,7 @@ class Simulated:
         on_its_way: Callable[[], None] = lambda: None,
     ) -> StepResponse:
         on_its_way()
-        if self._delay_s:
-            await asyncio.sleep(self._delay_s)
+        await asyncio.sleep(self._delay_s + self._chance.expovariate(1 / JITTER_S))
         rows = []
         for step in request.sequences:
             held = self._sessions.get(step.session, np.empty(0, np.uint32))[: step.base_len]

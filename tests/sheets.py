@@ -47,6 +47,7 @@ def synthetic_sheet(
         hotkeys=tuple(hotkeys),
         uids=tuple(range(n)),
         age_millis=tuple(range(1_000, 1_000 + n)),
+        answer_ms=tuple(range(10, 10 + n)),
         walks=walks,
         chosen=np.ones((walk_count, n), np.uint8),
         walk=walk,

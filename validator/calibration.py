@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
-from moesubnet.validator.scoring import BOUND_Z, Float, by_walk
+from moesubnet.validator.value import BOUND_Z, Float, by_walk
 
 
 @dataclass(frozen=True, slots=True)

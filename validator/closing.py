@@ -62,6 +62,7 @@ def close_sheet(
         hotkeys=hotkeys,
         uids=tuple(int(registered[hotkey].uid) for hotkey in hotkeys),
         age_millis=tuple(_age_millis(metagraph, registered[hotkey]) for hotkey in hotkeys),
+        answer_ms=tuple(_answer_ms(batches, hotkey) for hotkey in hotkeys),
         walks=tuple(np.asarray(ids, "<u4") for ids in walks),
         chosen=_chosen(batches, hotkeys),
         walk=walk,
@@ -136,6 +137,20 @@ def _chosen(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> U8:
         nobody = np.zeros((len(batch.walks), 1), np.uint8)
         parts.append(np.hstack([batch.steps[-1].chosen, nobody])[:, columns])
     return np.concatenate(parts)
+
+
+def _answer_ms(batches: Sequence[Batch], hotkey: Hotkey) -> int | None:
+    """In which nine of ten of its answers came; the rest may have been guessed beforehand, or
+    held up by chance."""
+    steps = [
+        step.answer_ms[:, batch.hotkeys.index(hotkey)]
+        for batch in batches
+        if hotkey in batch.hotkeys
+        for step in batch.steps
+    ]
+    took = np.concatenate([np.empty(0, np.int32), *steps])
+    took = np.sort(took[took >= 0])
+    return int(took[9 * (len(took) - 1) // 10]) if len(took) else None
 
 
 def _age_millis(metagraph: Metagraph, neuron: Neuron) -> int:

@@ -10,7 +10,8 @@ from moesubnet.errors import ConfigError
 from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import Gap, calibration
-from moesubnet.validator.scoring import EMA_SHARE, Recount, by_seniority, recount
+from moesubnet.validator.scoring import EMA_SHARE, Recount, recount
+from moesubnet.validator.seniors import by_seniority
 
 EXPLAINED_PPM = 100_000
 
@@ -33,6 +34,7 @@ def facts(sheet: Sheet, hotkey: Hotkey) -> dict[str, object]:
         "standing": sheet.standing_ppm[column] / MICRO,
         "senior_since_epoch": sheet.since[column],
         "seniors": _seniors(sheet, column),
+        "answer_ms": sheet.answer_ms[column],
         "added_nats": float(result.added_nats[column]),
         "distance": float(result.distance[column]),
         "score_nats": result.score_nano[column] / NANO,

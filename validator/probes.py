@@ -216,9 +216,11 @@ async def walk_batch(
             proofs = [
                 [_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys
             ]
+            took_ms = [[_answer_ms(answer.get(h)) for h in batch.hotkeys] for answer in answers]
+            answer_ms = np.array(took_ms, np.int32)
             labels = batch.walks[:, position]
             step = await asyncio.to_thread(
-                score_step, weighed, position, labels, laws, baseline, proofs
+                score_step, weighed, position, labels, laws, baseline, proofs, answer_ms
             )
             owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
             unshown = step if owed else None
@@ -258,6 +260,11 @@ def _shown(
 def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | None:
     """The law of the next token."""
     return law_of(answer.rows[0], -1, baseline) if isinstance(answer, StepResponse) else None
+
+
+def _answer_ms(answer: StepResponse | PanelError | None) -> int:
+    took_s = answer.took_s if isinstance(answer, StepResponse) else None
+    return -1 if took_s is None else round(1_000 * took_s)
 
 
 def _proof(answer: StepResponse | PanelError | None) -> Proof | None:
@@ -341,11 +348,14 @@ def score_step(
     laws: Sequence[Sequence[Law | None]],
     baseline: Law,
     proofs: Sequence[Sequence[Proof | None]] | None = None,
+    answer_ms: npt.NDArray[np.int32] | None = None,
 ) -> Step:
     """Score the labels [N] against each expert's laws, n × N or None: no answer. Moves the N walks
     on."""
     count, n = len(labels), len(laws)
     proofs = proofs or [[None] * count] * n
+    if answer_ms is None:
+        answer_ms = np.full((count, n), -1, np.int32)
     log_q = np.tile(baseline.at(labels)[:, None], (1, n + 1))
     answered = np.ones((count, n + 1), np.bool_)
     entropy = np.zeros((count, n))
@@ -365,6 +375,7 @@ def score_step(
         micro_nats(log_w),
         np.rint(entropy * MICRO).astype(np.int32),
         np.stack([w.chosen for w in weighed]),
+        answer_ms,
         np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
         tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
     )

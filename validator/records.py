@@ -36,7 +36,8 @@ class Step:
     """One position of all walks of a batch, scored. n experts, N walks.
 
     log_q, log_w: int32 [N, n + 1], entropy: int32 [N, n] and chosen: uint8 [N, n] as in a sheet;
-    records: RECORD [N, n]; bodies: the answers as they came, empty for none.
+    answer_ms: int32 [N, n], −1 for no answer; records: RECORD [N, n]; bodies: the answers as they
+    came, empty for none.
     """
 
     position: int
@@ -44,6 +45,7 @@ class Step:
     log_w: npt.NDArray[np.int32]
     entropy: npt.NDArray[np.int32]
     chosen: npt.NDArray[np.uint8]
+    answer_ms: npt.NDArray[np.int32]
     records: Records
     bodies: tuple[tuple[bytes, ...], ...]  # [n, N]; empty once stored
 

@@ -60,6 +60,7 @@ class Sheet:
     hotkeys: tuple[Hotkey, ...]
     uids: tuple[int, ...]  # [n] when the sheet was closed
     age_millis: tuple[int, ...]  # [n] since its registration, thousandths of an epoch
+    answer_ms: tuple[int | None, ...]  # [n] in which nine of ten answers came; none: no answer
     walks: tuple[U32, ...]  # W arrays of token ids
     chosen: U8  # [W, n] 1: a router would have asked this expert about the walk
     walk: U32  # [M]
@@ -151,6 +152,7 @@ class _Wire(BaseModel):
     hotkeys: Annotated[list[Address], Field(max_length=MAX_HOTKEYS)]
     uids: list[U16]
     age_millis: list[Score]
+    answer_ms: list[Score | None]
     walks: Annotated[list[bytes], Field(max_length=MAX_WALKS)]
     chosen: bytes
     walk: Annotated[bytes, Field(max_length=4 * MAX_ITEMS)]
@@ -174,8 +176,9 @@ class _Wire(BaseModel):
         if self.seed != sheet_seed(self.previous_sha256, self.epoch):
             raise ValueError("a seed of its own choice")
         scores = (self.reliability_ppm, self.ema_before, self.ema_after, self.row_u16)
-        ranks = (self.age_millis, self.novelty_before, self.novelty_after, self.standing_ppm)
-        columns = (self.uids, self.receipts, self.since, *scores, *ranks)
+        ranks = (self.age_millis, self.answer_ms, self.since, self.standing_ppm)
+        merits = (self.novelty_before, self.novelty_after)
+        columns = (self.uids, self.receipts, *scores, *ranks, *merits)
         if any(len(column) != n for column in columns):
             raise ValueError("a column is missing")
         if self.hotkeys != sorted(set(self.hotkeys)) or len(set(self.uids)) != n:

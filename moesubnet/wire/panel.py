@@ -329,7 +329,9 @@ class Panel:
             request, timeout_s=deadline_s(self._base_s, tokens), on_its_way=on_its_way
         )
         if (until_s := call.patient_until_s.get(hotkey)) is not None:
-            self._paces.took(hotkey, tokens, loop.time() - (until_s - patience_s))
+            took_s = loop.time() - (until_s - patience_s)
+            self._paces.took(hotkey, tokens, took_s)
+            response = replace(response, took_s=took_s)
         return request, response
 
     def _late(self, hotkey: Hotkey) -> PanelError:

@@ -166,10 +166,12 @@ class Proof:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResponse:
-    """The rows of each sequence of a StepRequest, in its order; `proof` if it came by wire."""
+    """The rows of each sequence of a StepRequest, in its order; `proof` if it came by wire, and
+    `took_s` since it was asked."""
 
     rows: tuple[StepRows, ...]
     proof: Proof | None = None
+    took_s: float | None = None
 
     def to_bytes(self, dtype: Literal["f16", "f32"] = "f16") -> bytes:
         offsets = np.cumsum([0, *(r.count for r in self.rows)])

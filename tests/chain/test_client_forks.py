@@ -307,6 +307,7 @@ def sheet_for(epoch: int) -> Sheet:
         hotkeys=(Hotkey(MINER.ss58_address),),
         uids=(1,),
         age_millis=(5_000,) * 1,
+        answer_ms=(10,),
         walks=(),
         chosen=np.empty((0, 1), np.uint8),
         walk=np.empty(0, "<u4"),

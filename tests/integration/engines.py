@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,16 @@ class BigramEngine:
 
     def forget(self, session):
         pass
+
+
+class CopierEngine(BigramEngine):
+    """Answers what another expert answers, once it has that one's answer."""
+
+    name = "copier"
+
+    def rows(self, batch, want):
+        time.sleep(0.05)
+        return super().rows(batch, want)
 
 
 class EchoEngine(BigramEngine):

@@ -111,7 +111,7 @@ class LoopPlan(Plan):
         argv = list(process.argv)
         source = "letters" if expert in ("copier", "echo") else expert
         argv[argv.index("--model") + 1] = str(self.root / f"{source}.txt")
-        kind = "EchoEngine" if expert == "echo" else "BigramEngine"
+        kind = {"copier": "CopierEngine", "echo": "EchoEngine"}.get(expert, "BigramEngine")
         return dataclasses.replace(process, argv=(*argv, "--engine", f"{ENGINES}:{kind}"))
 
 
@@ -258,7 +258,7 @@ async def test_a_subnet_comes_alive_pays_what_helps_and_survives_killing(loop: L
     assert incentives["echo"] == 0
     assert incentives["letters"] > 0
     assert incentives["digits"] > 0
-    # A copy registered later adds nothing to what its original already gives.
+    # A copy that waits for its original adds nothing to what its original already gives.
     assert incentives["copier"] <= incentives["letters"]
 
     # Anyone can fetch the revealed sheets and recount the votes.

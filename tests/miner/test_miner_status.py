@@ -38,6 +38,7 @@ def sheet_of(validator: Hotkey, ema_nano: int | None, standing_ppm: int = 1_000_
         hotkeys=(MINER.hotkey, OTHER.hotkey),
         uids=(0, 1),
         age_millis=(5_000,) * 2,
+        answer_ms=(10, 10),
         walks=(),
         chosen=np.zeros((0, 2), np.uint8),
         walk=np.zeros(0, np.uint32),

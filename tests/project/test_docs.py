@@ -140,6 +140,7 @@ def voted_sheet() -> Sheet:
         hotkeys=("a", "b", "c"),
         uids=(4, 0, 2),
         age_millis=(5_000,) * 3,
+        answer_ms=(20, 10, 30),
         walks=tuple(np.zeros(8, "<u4") for _ in range(16)),
         chosen=chosen,
         walk=walk,

@@ -250,6 +250,7 @@ def begin(state, hotkeys, epoch):
         log_w=np.zeros((3, 3), "<i4"),
         entropy=np.zeros((3, 2), "<i4"),
         chosen=np.ones((3, 2), np.uint8),
+        answer_ms=np.full((3, 2), 10, "<i4"),
         records=np.zeros((3, 2), RECORD),
         bodies=((b"x",) * 3, (b"y",) * 3),
     )

@@ -36,6 +36,7 @@ def sheet():
         hotkeys=(MINER,),
         uids=(3,),
         age_millis=(5_000,) * 1,
+        answer_ms=(10,),
         walks=tuple(np.zeros(34, "<u4") for _ in range(4)),
         chosen=np.ones((4, 1), np.uint8),
         walk=np.repeat(np.arange(4, dtype="<u4"), 2),

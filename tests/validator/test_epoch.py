@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +19,17 @@ from moesubnet.validator.scoring import recount
 def knows(law):
     log_law = np.log(0.98 * law + 0.02 / len(law))
     return lambda ids: log_law
+
+
+def copies(law):
+    """Answers as another does, once it has that one's answer."""
+    source = knows(law)
+
+    def late(ids):
+        time.sleep(0.01)
+        return source(ids)
+
+    return late
 
 
 def noise(ids):
@@ -59,12 +71,13 @@ async def network(
         "kind0": knows(laws[0]),
         "kind1": knows(laws[1]),
         "kind2": knows(laws[2]),
-        "copy": knows(0.995 * laws[0] + 0.005 / 300),
+        "copy": copies(0.995 * laws[0] + 0.005 / 300),
         "noise": noise,
         "echo": echo,
     }.items():
         experts[name] = await start_expert(f"//{name}", law)
         chain.add(experts[name].signer, experts[name].axon, stake_rao=0)
+    experts["copy"].in_thread = True
     return chain, nodes, experts
 
 

@@ -181,6 +181,7 @@ def test_no_sheet_holds_an_id_beyond_what_was_measured(sizes):
                 np.full((walks, 3), -1_098_612, "<i4"),
                 np.zeros((walks, 2), "<i4"),
                 np.ones((walks, 2), np.uint8),
+                np.full((walks, 2), 10, "<i4"),
                 np.zeros((walks, 2), RECORD),
                 (),
             )

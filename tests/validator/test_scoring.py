@@ -17,6 +17,7 @@ from moesubnet.mixture.sheet import (
     LOG_Q_FLOOR,
     LOG_Q_UNANSWERED,
     LOG_W_NONE,
+    MICRO,
     NANO,
     Sheet,
     micro_nats,
@@ -24,13 +25,9 @@ from moesubnet.mixture.sheet import (
 )
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration
-from moesubnet.validator.scoring import (
-    by_seniority,
-    ema,
-    random_marginals,
-    recount,
-    value_and_bound,
-)
+from moesubnet.validator.scoring import ema, recount
+from moesubnet.validator.seniors import by_seniority
+from moesubnet.validator.value import random_marginals, value_and_bound
 
 VOCAB = 60
 PREFIX = 8
@@ -125,11 +122,12 @@ def test_seniors_are_who_had_something_of_their_own_then_newcomers_then_the_rest
     sheet = dataclasses.replace(
         economy(dict.fromkeys("abcdef", noise), walks=2),
         age_millis=(9_000, 8_000, 2_000, 2_500, 50_000, 3_000),
+        answer_ms=(9, 8, 7, 6, None, 5),
         since=(0, None, None, None, None, 1),  # the sheet's own epoch is 1: not before it
         uids=(5, 4, 3, 2, 1, 0),
     )
-    assert by_seniority(sheet) == [0, 5, 3, 2, 4, 1]
-    both = dataclasses.replace(sheet, age_millis=(1,) * 6, since=(None,) * 6)
+    assert by_seniority(sheet) == [0, 5, 3, 2, 1, 4]
+    both = dataclasses.replace(sheet, age_millis=(1,) * 6, since=(None,) * 6, answer_ms=(3,) * 6)
     assert by_seniority(both) == [5, 4, 3, 2, 1, 0]
 
 
@@ -177,6 +175,7 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         hotkeys=hotkeys,
         uids=tuple(range(n)),
         age_millis=(5_000,) * n,
+        answer_ms=tuple(range(10, 10 + n)),
         walks=tuple(row.astype("<u4") for row in ids),
         chosen=np.ones((walks, n), np.uint8),
         walk=np.concatenate(walk_of).astype("<u4"),
@@ -283,6 +282,35 @@ def test_who_comes_late_and_is_better_is_paid_for_all_of_it():
     late = paid(weak | {"z": specialist(0)})
     assert late["z"] > 3 * late["a"]
     assert late["z"] > 0.6 * paid(first)["a"]
+
+
+def mean_of_all(laws, domain, previous):
+    return np.mean([expert(laws, domain, previous) for expert in HONEST.values()], axis=0)
+
+
+@pytest.mark.parametrize(
+    "late", [copy_of(HONEST["a"], 0.0), copy_of(HONEST["a"], 0.3), mean_of_all]
+)
+def test_who_registered_first_but_waits_for_its_sources_is_no_senior(late):
+    sheet = dataclasses.replace(
+        economy(HONEST | {"z": late}),
+        age_millis=(2_000, 2_000, 2_000, 2_500),
+        answer_ms=(20, 22, 24, 40),
+    )
+    standing = recount(sheet).standing_ppm
+    assert standing[3] < 0.05 * MICRO
+    assert min(standing[:3]) > 0.5 * MICRO
+
+
+def test_of_two_that_say_the_same_the_sooner_is_the_senior():
+    sheet = dataclasses.replace(
+        economy(HONEST | {"z": copy_of(HONEST["a"], 0.0)}),
+        age_millis=(2_500, 2_500, 2_500, 2_000),
+        answer_ms=(20, 22, 24, 19),
+    )
+    standing = recount(sheet).standing_ppm
+    assert standing[3] > 0.5 * MICRO
+    assert standing[0] == 0
 
 
 def test_a_senior_that_hardly_answers_explains_nobody():

@@ -1,0 +1,180 @@
+"""Who was here before, and what an expert has that they do not.
+
+Experts have an order. What an expert adds to those before it (*novelty*), and how far its words
+are from what they would have said (*distance*), give its *standing* t ∈ [0, 1]: 1 for who knows
+something of its own, 0 for whom its seniors explain, be it a copy with noise or a mixture of them
+all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, MICRO, Sheet
+
+Float = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
+
+# What an expert adds counts under the best of these multiples of its weight: a newcomer's prior,
+# or an explained expert's, is small for reasons that say nothing about it.
+SCALES = (1.0, 4.0, 16.0, 64.0, 256.0)
+# Who only weighs others more evenly, forgets their evidence sooner, or repeats one of them louder
+# has nothing to say.
+POWERS = (1.0, 0.25)  # of weights
+QUICK = 0.5  # instead of a router's memory of 0.95 a token
+LOUDER = (0.0, 2.0, 16.0, 128.0)
+LOG_W_MOST = 600.0  # of quick weights, either way: exp of it is a normal float64
+LACKING_LEAST = 1e-3  # nats
+NOVELTY_ENOUGH = 0.008  # nats added where it speaks, of each nat that its seniors' mixture lacks
+DISTANCE_ENOUGH = 0.5  # mean square, cut to 1, of ln q − ln m
+SENIOR_STANDING = 0.5  # who has so much once is a senior from then on
+GRACE_MILLIS = 3_000  # of an epoch: so long a newcomer comes before those who never added anything
+
+
+def standing_ppm(novelty_ppm: int, distance: float) -> int:
+    known = min(1.0, max(0.0, novelty_ppm / MICRO / NOVELTY_ENOUGH))
+    return round(known * min(1.0, distance / DISTANCE_ENOUGH) ** 4 * MICRO)
+
+
+def by_seniority(sheet: Sheet) -> list[int]:
+    """Columns, the most senior first.
+
+    First those who once had something of their own, by the epoch in which they had it first, then
+    the older registration. Then newcomers, then those who were asked long enough and never had;
+    of these, who answers sooner comes first: who repeats another has to wait for its answer.
+    """
+
+    def rank(i: int) -> tuple[int, float, int, int]:
+        since, age, took_ms = sheet.since_before[i], sheet.age_millis[i], sheet.answer_ms[i]
+        if since is not None:
+            return 0, since, -age, sheet.uids[i]
+        kind = 1 if age <= GRACE_MILLIS else 2
+        return kind, math.inf if took_ms is None else took_ms, -age, sheet.uids[i]
+
+    return sorted(range(len(sheet.uids)), key=rank)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Experts next to their seniors' mixtures. added: [M, n], nats at the weights that they have;
+    novelty, distance: [n], see NOVELTY_ENOUGH and DISTANCE_ENOUGH."""
+
+    added: Float
+    novelty: Float
+    distance: Float
+
+
+@np.errstate(under="ignore")
+def beside_seniors(joint: Float, weight: Float, quick: Float, order: Sequence[int]) -> Beside:
+    """joint, weight: [M, n + 1], w_i q_i(y) and w_i, the baseline last; quick: log-weights with a
+    shorter memory (`quick_log_weights`); order: of the n columns.
+
+    The seniors' mixture is taken as anybody could improve it who has nothing to say (POWERS,
+    QUICK, and with the expert's nearest senior so much louder, LOUDER), and as does them best on
+    these items. Novelty is what an expert adds to that one; distance is the least to any. Both are
+    means weighted by the expert's part r of the mixture that it joins, so what it says where
+    nobody would listen does not count.
+    """
+    columns = list(order)
+    said = weight > 0
+    log_w = np.log(np.where(said, weight, 1.0))
+    log_q = np.log(np.where(said, joint, 1.0)) - log_w
+    plain = _among(log_q, log_w, said, columns)
+    x, part = log_q[:, columns], plain.w / (plain.low + plain.w)
+    near = _nearest(x, said[:, columns], part)
+    best, most = plain, np.full(len(columns), -np.inf)
+    log_ms = []
+    for given in (log_w, quick):
+        for power in POWERS:
+            terms = _among(log_q, power * given, said, columns)
+            loud_j, loud_w = ((near >= 0) * a[:, near] for a in (terms.j, terms.w))
+            for factor in LOUDER:
+                joined = terms._replace(
+                    top=terms.top + factor * loud_j, low=terms.low + factor * loud_w
+                )
+                log_ms.append(np.log(joined.top / joined.low))
+                mean = log_ms[-1].mean(axis=0)
+                best = _where(mean > most, joined, best)
+                most = np.maximum(mean, most)
+    gain, part = _gain(best)
+    lacking = np.maximum(-(part * np.log(best.top / best.low)).sum(axis=0), LACKING_LEAST)
+    novelty = np.clip((part * gain).sum(axis=0) / lacking, -1.0, 1.0)
+    away = [(part * np.minimum((x - log_m) ** 2, 1.0)).sum(axis=0) for log_m in log_ms]
+    added = np.log1p(plain.j / plain.top) - np.log1p(plain.w / plain.low)
+    back = np.argsort(columns)
+    return Beside(added[:, back], novelty[back], np.min(away, axis=0)[back])
+
+
+def quick_log_weights(
+    log_q: Float, log_w: Float, walk: npt.NDArray[np.integer], position: npt.NDArray[np.integer]
+) -> Float:
+    """[M, n + 1] → [M, n + 1]: as `log_w` at a walk's first item; from then on evidence fades by
+    QUICK an item. Relative to the baseline, the last column; silence counts as the baseline does,
+    so both arrays have its values there."""
+    order = np.lexsort((position, walk))
+    log_q, log_w = (a[order] - a[order, -1:] for a in (log_q, log_w))
+    first = np.append(True, np.diff(walk[order]) != 0)
+    nth = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+    out = np.empty_like(log_w)
+    out[first] = log_w[first]
+    for n in range(1, nth.max(initial=0) + 1):
+        rows = np.flatnonzero(nth == n)
+        out[rows] = QUICK * out[rows - 1] + log_q[rows - 1]
+    back = np.argsort(order)
+    return np.clip(out[back], -LOG_W_MOST, LOG_W_MOST)
+
+
+class _Among(NamedTuple):
+    """Experts in their order, each with the mixture of those before it: w q, w, and its Σ of them,
+    all [M, n]."""
+
+    j: Float
+    w: Float
+    top: Float
+    low: Float
+
+
+def _among(log_q: Float, log_w: Float, said: Mask, columns: Sequence[int]) -> _Among:
+    w = np.where(said, np.exp(log_w), 0.0)
+    j = w * np.exp(log_q)
+    top, low = (
+        np.cumsum(np.hstack([part[:, -1:], part[:, columns[:-1]]]), axis=1) for part in (j, w)
+    )
+    return _Among(j[:, columns], w[:, columns], top, low)
+
+
+def _where(column: Mask, yes: _Among, no: _Among) -> _Among:
+    return _Among(*(np.where(column, a, b) for a, b in zip(yes, no, strict=True)))
+
+
+def _nearest(log_q: Float, said: Mask, part: Float) -> Indices:
+    """The column of the senior whose words are most like each one's, −1 for the first: by
+    E_r[(ln q_i − ln q_j)²], where a senior's silence is as far as can be."""
+    r = part / np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)
+    square = (r * log_q**2).sum(axis=0)[:, None] - 2 * (r * log_q).T @ log_q + r.T @ log_q**2
+    square += LOG_Q_FLOOR**2 * (r.T @ ~said)
+    senior = np.tri(len(square), k=-1) > 0
+    found = np.argmin(np.where(senior, square, np.inf), axis=1)
+    return np.where(senior.any(axis=1), found, -1)
+
+
+def _gain(terms: _Among) -> tuple[Float, Float]:
+    """What each one adds to its mixture at the best of SCALES, and its part of it, which sums to 1
+    over the items: [M, n]."""
+    gain, part = np.zeros_like(terms.j), np.zeros_like(terms.j)
+    most = np.full(terms.j.shape[1], -np.inf)
+    for scale in SCALES:
+        j, w = scale * terms.j, scale * terms.w
+        scaled = np.log1p(j / terms.top) - np.log1p(w / terms.low)
+        better = scaled.mean(axis=0) > most
+        gain[:, better] = scaled[:, better]
+        part[:, better] = (w / (terms.low + w))[:, better]
+        most = np.maximum(most, scaled.mean(axis=0))
+    return gain, part / np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)

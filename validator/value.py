@@ -1,0 +1,76 @@
+"""What an expert is worth beside the others: expectations over random sets, and a bound on them.
+
+M items, n experts, the baseline b, which is in every set. Of a set S of experts, at one item,
+
+    m_S = Σ_{i ∈ S ∪ b} w_i q_i(y) / Σ_{i ∈ S ∪ b} w_i         v(S) = ln m_S − ln q_b(y)   (nats)
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+
+BOUND_Z = 1.2816  # the normal law's 90 % quantile
+_STEP, _FIRST_NODE, _LAST_NODE = 0.75, -8.0, math.log(18.0)
+_CHUNK_VALUES = 2**15
+
+
+def random_marginals(joint: Float, weight: Float, presence: Float) -> Float:
+    """E[v(S ∪ i) − v(S)] of every expert i at every item, in nats: float64 [M, n].
+
+    S has each other expert j in it with probability presence[j], independently.
+    """
+    gain = mean_log_gain(joint[:, :-1], joint[:, -1], presence)
+    return gain - mean_log_gain(weight[:, :-1], weight[:, -1], presence)
+
+
+@np.errstate(under="ignore")  # what is next to nothing is nothing
+def mean_log_gain(x: Float, base: Float, presence: Float) -> Float:
+    """E ln(1 + x_i / (base + Σ_{j ∈ S, j ≠ i} x_j)) over random S: [M, n] → [M, n].
+
+    With ln a = ∫ (e^−s − e^−sa) ds / s the expectation is one integral of a product,
+
+        ∫ (1 − e^−s·x_i) e^−s·base ∏_{j ≠ i} (1 − p_j (1 − e^−s·x_j)) ds / s,
+
+    by the trapezoidal rule in ln s, which converges exponentially: within 1e-5 at this step. So it
+    takes n steps instead of 2ⁿ coalitions. base / Σ x must be at least 1e-33.
+    """
+    out = np.empty_like(x)
+    rows_at_once = max(1, _CHUNK_VALUES // max(1, x.shape[1]))
+    for begin in range(0, len(x), rows_at_once):
+        rows = slice(begin, begin + rows_at_once)
+        total = base[rows] + x[rows].sum(axis=1)
+        y, b = x[rows] / total[:, None], base[rows] / total
+        nodes = np.exp(np.arange(_FIRST_NODE, _LAST_NODE - math.log(b.min()) + _STEP, _STEP))
+        gain = y * (_STEP * nodes[0] / math.expm1(_STEP))  # of all nodes before the first
+        for s in nodes:
+            silent = 1.0 - np.exp(-s * y)
+            there = 1.0 - presence * silent
+            gain += silent / there * (there.prod(axis=1) * np.exp(-s * b) * _STEP)[:, None]
+        out[rows] = gain
+    return out
+
+
+def value_and_bound(marginal: Float, walk: npt.NDArray[np.integer]) -> tuple[float, float]:
+    """Mean over items [M], and mean − 1.2816 · s / √walks over the walks' means.
+
+    Tokens of a walk depend on each other, so walks are the sample; one walk bounds nothing.
+    """
+    value = math.fsum(marginal) / len(marginal)
+    means = [math.fsum(part) / len(part) for part in by_walk(marginal, walk)]
+    if len(means) < 2:
+        return value, -math.inf
+    centre = math.fsum(means) / len(means)
+    variance = math.fsum((x - centre) ** 2 for x in means) / (len(means) - 1)
+    return value, value - BOUND_Z * math.sqrt(variance / len(means))
+
+
+def by_walk(values: Float, walk: npt.NDArray[np.integer]) -> list[Float]:
+    """Items' values grouped by walk."""
+    order = np.argsort(walk, kind="stable")
+    cuts = np.flatnonzero(np.diff(walk[order])) + 1
+    return np.split(values[order], cuts)
