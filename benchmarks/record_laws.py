@@ -65,6 +65,7 @@ RECIPES = {
     "maths-8bit": Recipe(parent="maths", bits=8),
     "maths-4bit": Recipe(parent="maths", bits=4),
 }
+WALKS_AT_ONCE = 64
 FURTHER_LR = 1e-3  # a sibling stays near its parent
 
 
@@ -106,10 +107,12 @@ def record(folder: Path, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
     """float16 [walks, tokens − prefix, V]."""
     engine = TransformersEngine(str(folder), spec)
     laws = np.empty((len(walks), walks.shape[1] - PREFIX_TOKENS, spec.spec.vocab_size), np.float16)
-    for k, ids in enumerate(walks):
-        (rows,) = engine.rows([Query(f"{k}", ids[:-1], PREFIX_TOKENS)], Want("full"))
-        laws[k] = rows.logprobs
-        engine.forget(f"{k}")
+    for begin in range(0, len(walks), WALKS_AT_ONCE):
+        part = range(begin, min(begin + WALKS_AT_ONCE, len(walks)))
+        queries = [Query(f"{k}", walks[k][:-1], PREFIX_TOKENS) for k in part]
+        laws[begin : part.stop] = [rows.logprobs for rows in engine.rows(queries, Want("full"))]
+        for query in queries:
+            engine.forget(query.session)
     return laws
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,70 +37,73 @@ Parameters = dict[str, float | str | list[str]]
 OWN = ("all", "python-rival", "prose-weak", "cpp-better")  # what a parasite may know
 
 
+def label_nats(law: Law, walks: np.ndarray) -> np.ndarray:
+    """ln q of each label, [walks, steps]."""
+    out = np.empty((len(walks), STEP_TOKENS))
+    for k, ids in enumerate(walks):
+        for step in range(STEP_TOKENS):
+            position = PREFIX_TOKENS + step
+            out[k, step] = law(ids[:position])[ids[position]]
+    return np.maximum(out, LOG_Q_FLOOR)
+
+
+def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.ndarray) -> Sheet:
+    """A first sheet. said: label_nats by name, which stands for the hotkey; "~" came last."""
+    hotkeys = tuple(sorted(map(Hotkey, said)))
+    n, count = len(hotkeys), len(walks)
+    walk = Walk(uniform_gate(hotkeys), members_of(hotkeys), count)
+    walk.show(walks[:, :PREFIX_TOKENS])
+    log_q, log_w = [], []
+    for step in range(STEP_TOKENS):
+        labels = walks[:, PREFIX_TOKENS + step]
+        nats = np.stack([*(said[h][:, step] for h in hotkeys), baseline[labels]], axis=1)
+        log_q.append(micro_nats(nats))
+        log_w.append(micro_nats(walk.log_weights()))
+        walk.observe(labels, nats)
+    none = (None,) * n
+    return Sheet(
+        netuid=1,
+        epoch=0,
+        validator=Hotkey("v"),
+        spec_sha256=bytes(32),
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        seed=sheet_seed(bytes(32), 0),
+        hotkeys=hotkeys,
+        uids=tuple(range(n)),
+        age_millis=tuple(1_000 if hotkey == "~" else 2_000 for hotkey in hotkeys),
+        answer_ms=tuple(20 if hotkey == "~" else 10 for hotkey in hotkeys),
+        walks=tuple(walks.astype("<u4")),
+        chosen=np.ones((count, n), np.uint8),
+        walk=np.tile(np.arange(count, dtype="<u4"), STEP_TOKENS),
+        position=np.repeat(np.arange(STEP_TOKENS, dtype="<u4") + PREFIX_TOKENS, count),
+        log_q=np.concatenate(log_q),
+        log_w=np.concatenate(log_w),
+        entropy=np.zeros((count * STEP_TOKENS, n), np.int32),
+        receipts=(bytes(32),) * n,
+        reliability_ppm=(0,) * n,
+        ema_before=none,
+        ema_after=none,
+        novelty_before=none,
+        novelty_after=none,
+        since=none,
+        standing_ppm=(0,) * n,
+        row_u16=(0,) * n,
+    )
+
+
 class Trial:
     """A sheet of recorded experts and one adversary."""
 
     def __init__(self, recorded: Recordings, walks: np.ndarray) -> None:
         self.walks = walks
         self.baseline = recorded.baseline.logp
-        self.said = {name: self.label_nats(recorded.law(name)) for name in SPECIALISTS}
-
-    def label_nats(self, law: Law) -> np.ndarray:
-        """ln q of each label, [walks, steps]."""
-        out = np.empty((len(self.walks), STEP_TOKENS))
-        for k, ids in enumerate(self.walks):
-            for step in range(STEP_TOKENS):
-                position = PREFIX_TOKENS + step
-                out[k, step] = law(ids[:position])[ids[position]]
-        return np.maximum(out, LOG_Q_FLOOR)
-
-    def sheet(self, adversary: np.ndarray | None) -> Sheet:
-        said = self.said | ({"~": adversary} if adversary is not None else {})
-        hotkeys = tuple(sorted(map(Hotkey, said)))
-        n, count = len(hotkeys), len(self.walks)
-        walk = Walk(uniform_gate(hotkeys), members_of(hotkeys), count)
-        walk.show(self.walks[:, :PREFIX_TOKENS])
-        log_q, log_w = [], []
-        for step in range(STEP_TOKENS):
-            labels = self.walks[:, PREFIX_TOKENS + step]
-            nats = np.stack([*(said[h][:, step] for h in hotkeys), self.baseline[labels]], axis=1)
-            log_q.append(micro_nats(nats))
-            log_w.append(micro_nats(walk.log_weights()))
-            walk.observe(labels, nats)
-        none = (None,) * n
-        return Sheet(
-            netuid=1,
-            epoch=0,
-            validator=Hotkey("v"),
-            spec_sha256=bytes(32),
-            gate_sha256=bytes(32),
-            previous_sha256=bytes(32),
-            seed=sheet_seed(bytes(32), 0),
-            hotkeys=hotkeys,
-            uids=tuple(range(n)),
-            age_millis=tuple(1_000 if hotkey == "~" else 2_000 for hotkey in hotkeys),
-            answer_ms=tuple(20 if hotkey == "~" else 10 for hotkey in hotkeys),
-            walks=tuple(self.walks.astype("<u4")),
-            chosen=np.ones((count, n), np.uint8),
-            walk=np.tile(np.arange(count, dtype="<u4"), STEP_TOKENS),
-            position=np.repeat(np.arange(STEP_TOKENS, dtype="<u4") + PREFIX_TOKENS, count),
-            log_q=np.concatenate(log_q),
-            log_w=np.concatenate(log_w),
-            entropy=np.zeros((count * STEP_TOKENS, n), np.int32),
-            receipts=(bytes(32),) * n,
-            reliability_ppm=(0,) * n,
-            ema_before=none,
-            ema_after=none,
-            novelty_before=none,
-            novelty_after=none,
-            since=none,
-            standing_ppm=(0,) * n,
-            row_u16=(0,) * n,
-        )
+        self.said = {name: label_nats(recorded.law(name), walks) for name in SPECIALISTS}
 
     def scores(self, adversary: np.ndarray | None) -> tuple[dict[str, int], float]:
         """By name, the adversary's as "~", and its standing."""
-        sheet = self.sheet(adversary)
+        said = self.said | ({"~": adversary} if adversary is not None else {})
+        sheet = sheet_of(said, self.walks, self.baseline)
         result = recount(sheet)
         standing = result.standing_ppm[-1] / 1e6 if adversary is not None else 0.0
         return dict(zip(sheet.hotkeys, result.score_nano, strict=True)), standing
@@ -171,7 +174,7 @@ def search(trial: Trial, make: Callable, trials: int, seed: int, path: Path) -> 
     with path.open("a") as log:
         for number in range(len(done), trials):
             law, chosen = make(np.random.default_rng([seed, number]))
-            scores, standing = trial.scores(trial.label_nats(law))
+            scores, standing = trial.scores(label_nats(law, trial.walks))
             done.append(
                 {
                     "earns": scores["~"] / mean,

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import random
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.devchain.subscriptions import all_methods
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.engine.base import Query
-from moesubnet.errors import UnknownBase
+from moesubnet.errors import PoolSpent, UnknownBase
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
@@ -39,8 +39,10 @@ from moesubnet.units import RAO_PER_TOKEN
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
+from moesubnet.validator.records import Batch, Phase, Window
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State
+from moesubnet.validator.weights import salt_for
 from moesubnet.wire.distributions import LOWEST, check_dense
 from moesubnet.wire.protocol import Ids, StepRequest, StepResponse, base_hash
 
@@ -56,13 +58,18 @@ MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would
 @dataclass(frozen=True)
 class Member:
     """A hotkey: a miner if it has a law, a validator if it has stake. Members register in their
-    order at the beginning, or when epoch `joins` begins."""
+    order at the beginning, or when epoch `joins` begins.
+
+    votes: what a dishonest validator votes instead of its sheet's row: hotkey → u16, of that sheet
+    and of those that are public.
+    """
 
     name: str
     law: Law | None = None
     stake_tokens: int = 0
     joins: int = 0
     delay_s: float = HONEST_S  # of each answer, at least
+    votes: Callable[[Sheet, Sequence[Sheet]], Mapping[Hotkey, int]] | None = None
 
     @property
     def uri(self) -> str:
@@ -110,6 +117,39 @@ class Simulated:
             query = Query(step.session, ids, step.first_row, len(step.draft_ids))
             rows.append(query.answer(check_dense(sent), request.want).bind())
         return StepResponse(tuple(rows))
+
+
+class FreeState(State):
+    """A validator's that votes as `votes` says."""
+
+    def __init__(self, path: Path, member: Member, public: Sequence[Sheet]) -> None:
+        super().__init__(path)
+        self._own_row, self._public = member.votes, public
+
+    def close_epoch(
+        self,
+        sheet: Sheet,
+        salt: Sequence[int],
+        phase: Phase,
+        batches: Sequence[Batch],
+        receipts: bytes,
+    ) -> None:
+        if self._own_row is not None:
+            row = self._own_row(sheet, self._public)
+            sheet = replace(sheet, row_u16=tuple(row.get(hotkey, 0) for hotkey in sheet.hotkeys))
+            salt, phase = salt_for(sheet), Phase.PREPARED if any(sheet.row_u16) else Phase.LOST
+        super().close_epoch(sheet, salt, phase, batches, receipts)
+
+
+class InOrder(TextPool):
+    """Draws what is free in the order in which it was given, so that economies of as many walks
+    have the same text."""
+
+    def draw(self, count: int, used: Mapping[bytes, Set[int] | None], seed: bytes) -> list[Window]:
+        fresh = [d for d in self._documents if not used.get(d)]
+        if not fresh:
+            raise PoolSpent("no text is left")
+        return [Window(d, 0, self._documents[d]) for d in fresh[:count]]
 
 
 class Present:
@@ -172,16 +212,18 @@ class Ledger:
     """What an economy came to, by member's name and epoch of payment, and every sheet of it."""
 
     paid_rao: list[dict[str, int]] = field(default_factory=list)
+    burnt_rao: dict[str, int] = field(default_factory=dict)
     sheets: list[Sheet] = field(default_factory=list)
 
     def tokens(self, name: str, since: int = 0) -> float:
         return sum(epoch.get(name, 0) for epoch in self.paid_rao[since:]) / RAO_PER_TOKEN
 
-    def standing(self, hotkeys: Collection[Hotkey]) -> float:
-        """Their mean standing in all sheets that have them; NaN for none."""
+    def standing(self, hotkeys: Collection[Hotkey], since: int = 0) -> float:
+        """Their mean standing in all sheets from that epoch on that have them; NaN for none."""
         found = [
             standing_ppm / MICRO
             for sheet in self.sheets
+            if sheet.epoch >= since
             for hotkey, standing_ppm in zip(sheet.hotkeys, sheet.standing_ppm, strict=True)
             if hotkey in hotkeys
         ]
@@ -196,7 +238,7 @@ async def play(
     *,
     epochs: int,
     walks_per_epoch: int = 32,
-    on_epoch: Callable[[int, Ledger], None] = lambda epoch, ledger: None,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> Ledger:
     """Play `epochs` epochs, from an empty subnet on.
 
@@ -212,9 +254,9 @@ async def play(
         gates = SharedGate(client, None, root / "sheets")  # type: ignore[arg-type]
         validators = []
         for port, member in enumerate(m for m in members if m.stake_tokens):
-            state = State(root / member.name / "validator.sqlite3")
+            state = FreeState(root / member.name / "validator.sqlite3", member, ledger.sheets)
             stack.callback(state.close)
-            pool = TextPool({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
+            pool = InOrder({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
             signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
             present = Present(members)
             measurement = Measurement(state, pool, spec.sha256, baseline, present, gates, metrics)
@@ -234,7 +276,7 @@ async def play(
                     walks_per_epoch,
                 )
             )
-        await _join(client, [m for m in members if not m.joins])
+        await _join(client, [m for m in members if not m.joins], ledger)
         async with asyncio.TaskGroup() as running:  # a validator that fails ends the economy
             runs = [running.create_task(validator.run()) for validator in validators]
             await _watch(client, members, epochs, ledger, validators, on_epoch)
@@ -247,7 +289,7 @@ def _unwanted(spec: LoadedSpec) -> Measurement:
     raise AssertionError("nobody announces a spec here")
 
 
-async def _join(client: ChainClient, members: Sequence[Member]) -> None:
+async def _join(client: ChainClient, members: Sequence[Member], ledger: Ledger) -> None:
     """Register in order, then stake."""
     bank = keypair_from_uri(BANK)
     price = await client.burn_price_rao(NETUID)
@@ -255,6 +297,7 @@ async def _join(client: ChainClient, members: Sequence[Member]) -> None:
     await asyncio.gather(
         *(client.register(NETUID, m.hotkey, bank, limit_rao) for m in members),
     )
+    ledger.burnt_rao |= dict.fromkeys((m.name for m in members), price)  # the first one's
     staking = [(m.hotkey, m.stake_tokens * RAO_PER_TOKEN) for m in members if m.stake_tokens]
     await asyncio.gather(*(client.add_stake(NETUID, h, rao, bank) for h, rao in staking))
 
@@ -265,7 +308,7 @@ async def _watch(
     epochs: int,
     ledger: Ledger,
     validators: Sequence[Validator],
-    on_epoch: Callable[[int, Ledger], None],
+    on_epoch: Callable[[int], None],
 ) -> None:
     """Write down each epoch's pay until `epochs` are over."""
     names = {member.hotkey: member.name for member in members}
@@ -284,8 +327,8 @@ async def _watch(
                 if (digest := sha256(body).digest()) not in seen:
                     seen.add(digest)
                     ledger.sheets.append(Sheet.from_bytes(body))
-        on_epoch(last, ledger)
+        on_epoch(last - first)
         if last - first >= epochs:
             return
         if joiners := [m for m in members if m.joins == last - first]:
-            await _join(client, joiners)
+            await _join(client, joiners, ledger)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -82,34 +83,37 @@ def beside_seniors(joint: Float, weight: Float, quick: Float, order: Sequence[in
     means weighted by the expert's part r of the mixture that it joins, so what it says where
     nobody would listen does not count.
     """
-    columns = list(order)
-    said = weight > 0
-    log_w = np.log(np.where(said, weight, 1.0))
-    log_q = np.log(np.where(said, joint, 1.0)) - log_w
-    plain = _among(log_q, log_w, said, columns)
-    x, part = log_q[:, columns], plain.w / (plain.low + plain.w)
-    near = _nearest(x, said[:, columns], part)
-    best, most = plain, np.full(len(columns), -np.inf)
+    rows = [-1, *order]  # arrays from here on: [n + 1, M] or, without the baseline, [n, M]
+    said = weight.T[rows] > 0
+    log_w = np.log(np.where(said, weight.T[rows], 1.0))
+    log_q = np.log(np.where(said, joint.T[rows], 1.0)) - log_w
+    q, x = np.exp(log_q), log_q[1:]
+    plain = _among(q, log_w, said)
+    near = _nearest(x, said[1:], _parts(plain.w / (plain.low + plain.w)))
+    best = _Among(*(a.copy() for a in plain))
+    most = np.full(len(x), -np.inf)
     log_ms = []
-    for given in (log_w, quick):
+    for given in (log_w, quick.T[rows]):
         for power in POWERS:
-            terms = _among(log_q, power * given, said, columns)
-            loud_j, loud_w = ((near >= 0) * a[:, near] for a in (terms.j, terms.w))
+            terms = _among(q, power * given, said)
+            loud_j, loud_w = ((near >= 0)[:, None] * a[near] for a in (terms.j, terms.w))
             for factor in LOUDER:
                 joined = terms._replace(
                     top=terms.top + factor * loud_j, low=terms.low + factor * loud_w
                 )
                 log_ms.append(np.log(joined.top / joined.low))
-                mean = log_ms[-1].mean(axis=0)
-                best = _where(mean > most, joined, best)
-                most = np.maximum(mean, most)
+                mean = log_ms[-1].mean(axis=1)
+                better = np.flatnonzero(mean > most)
+                most[better] = mean[better]
+                for kept, found in zip(best, joined, strict=True):
+                    kept[better] = found[better]
     gain, part = _gain(best)
-    lacking = np.maximum(-(part * np.log(best.top / best.low)).sum(axis=0), LACKING_LEAST)
-    novelty = np.clip((part * gain).sum(axis=0) / lacking, -1.0, 1.0)
-    away = [(part * np.minimum((x - log_m) ** 2, 1.0)).sum(axis=0) for log_m in log_ms]
+    lacking = np.maximum(-(part * np.log(best.top / best.low)).sum(axis=1), LACKING_LEAST)
+    novelty = np.clip((part * gain).sum(axis=1) / lacking, -1.0, 1.0)
+    away = [(part * np.minimum((x - log_m) ** 2, 1.0)).sum(axis=1) for log_m in log_ms]
     added = np.log1p(plain.j / plain.top) - np.log1p(plain.w / plain.low)
-    back = np.argsort(columns)
-    return Beside(added[:, back], novelty[back], np.min(away, axis=0)[back])
+    back = np.argsort(order)
+    return Beside(added[back].T, novelty[back], np.min(away, axis=0)[back])
 
 
 def quick_log_weights(
@@ -133,7 +137,7 @@ def quick_log_weights(
 
 class _Among(NamedTuple):
     """Experts in their order, each with the mixture of those before it: w q, w, and its Σ of them,
-    all [M, n]."""
+    all [n, M]."""
 
     j: Float
     w: Float
@@ -141,25 +145,19 @@ class _Among(NamedTuple):
     low: Float
 
 
-def _among(log_q: Float, log_w: Float, said: Mask, columns: Sequence[int]) -> _Among:
+def _among(q: Float, log_w: Float, said: Mask) -> _Among:
+    """Of [n + 1, M], the baseline first."""
     w = np.where(said, np.exp(log_w), 0.0)
-    j = w * np.exp(log_q)
-    top, low = (
-        np.cumsum(np.hstack([part[:, -1:], part[:, columns[:-1]]]), axis=1) for part in (j, w)
-    )
-    return _Among(j[:, columns], w[:, columns], top, low)
+    j = w * q
+    top, low = (np.stack(list(accumulate(part[:-1]))) for part in (j, w))
+    return _Among(j[1:], w[1:], top, low)
 
 
-def _where(column: Mask, yes: _Among, no: _Among) -> _Among:
-    return _Among(*(np.where(column, a, b) for a, b in zip(yes, no, strict=True)))
-
-
-def _nearest(log_q: Float, said: Mask, part: Float) -> Indices:
-    """The column of the senior whose words are most like each one's, −1 for the first: by
+def _nearest(x: Float, said: Mask, r: Float) -> Indices:
+    """The row of the senior whose words are most like each one's, −1 for the first: by
     E_r[(ln q_i − ln q_j)²], where a senior's silence is as far as can be."""
-    r = part / np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)
-    square = (r * log_q**2).sum(axis=0)[:, None] - 2 * (r * log_q).T @ log_q + r.T @ log_q**2
-    square += LOG_Q_FLOOR**2 * (r.T @ ~said)
+    square = (r * x**2).sum(axis=1)[:, None] - 2 * (r * x) @ x.T + r @ (x**2).T
+    square += LOG_Q_FLOOR**2 * (r @ (~said).T.astype(np.float64))
     senior = np.tri(len(square), k=-1) > 0
     found = np.argmin(np.where(senior, square, np.inf), axis=1)
     return np.where(senior.any(axis=1), found, -1)
@@ -167,14 +165,20 @@ def _nearest(log_q: Float, said: Mask, part: Float) -> Indices:
 
 def _gain(terms: _Among) -> tuple[Float, Float]:
     """What each one adds to its mixture at the best of SCALES, and its part of it, which sums to 1
-    over the items: [M, n]."""
+    over the items: [n, M]."""
     gain, part = np.zeros_like(terms.j), np.zeros_like(terms.j)
-    most = np.full(terms.j.shape[1], -np.inf)
+    most = np.full(len(terms.j), -np.inf)
     for scale in SCALES:
         j, w = scale * terms.j, scale * terms.w
         scaled = np.log1p(j / terms.top) - np.log1p(w / terms.low)
-        better = scaled.mean(axis=0) > most
-        gain[:, better] = scaled[:, better]
-        part[:, better] = (w / (terms.low + w))[:, better]
-        most = np.maximum(most, scaled.mean(axis=0))
-    return gain, part / np.maximum(part.sum(axis=0), np.finfo(np.float64).tiny)
+        mean = scaled.mean(axis=1)
+        better = np.flatnonzero(mean > most)
+        gain[better] = scaled[better]
+        part[better] = (w / (terms.low + w))[better]
+        most[better] = mean[better]
+    return gain, _parts(part)
+
+
+def _parts(part: Float) -> Float:
+    """Each row's parts of its own sum; of nothing nothing."""
+    return part / np.maximum(part.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
