@@ -25,7 +25,8 @@ from transformers import LlamaForCausalLM
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
-from moesubnet.localnet.prepare import prepare_corpora, prepare_spec
+from moesubnet.localnet.kinds import Small
+from moesubnet.localnet.prepare import prepare_corpora
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.dataset import encode, random_windows, read_documents, stream
 from moesubnet.training.expert import BATCH_TOKENS, train_expert
@@ -140,8 +141,9 @@ def main() -> None:
     arguments = parser.parse_args()
     root = arguments.folder.expanduser()
     if not (root / "spec" / "spec.json").exists():  # else what is there belongs together
-        prepare_corpora(root / "corpora", 0, 2)
-        prepare_spec(root / "corpora", root / "spec")
+        small = Small(seconds=0.0)  # of its training nothing is used
+        prepare_corpora(root / "corpora", small, 0, 2)
+        small.make_spec(root / "corpora", root / "spec")
     spec = load_spec(root / "spec")
     walks = draw_walks(root, spec, arguments.walks, arguments.pool, arguments.seed)
     (root / "laws").mkdir(exist_ok=True)

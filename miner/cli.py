@@ -30,8 +30,19 @@ def _miner_group() -> None:
 def run(
     model: Annotated[
         str,
-        typer.Option(help="A Hugging Face model: its folder, or its hub id. Safetensors only."),
-    ],
+        typer.Option(
+            help="A Hugging Face model (its folder or its hub id; safetensors only), or what the "
+            "server at --upstream calls it."
+        ),
+    ] = "",
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of a server that runs the model already: llama.cpp's, vLLM, or another that "
+            "takes token ids and gives log-probabilities by id. Its key, if it wants one: "
+            "MOESUBNET_UPSTREAM_KEY."
+        ),
+    ] = None,
     hotkey: Annotated[
         str, typer.Option(help="Key that serves: a wallet `name/hotkey`, or //URI.")
     ] = "default",
@@ -68,7 +79,8 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="What runs the model: a class `package.module:Class` that can be imported."
+            help="What runs the model: transformers, upstream, or a class `package.module:Class` "
+            "that can be imported. auto chooses by the model."
         ),
     ] = DEFAULT_ENGINE,
     dtype: Annotated[
@@ -124,7 +136,9 @@ def run(
     from moesubnet.units import parse_rao
 
     set_up_logging(log_level)
-    options = {"dtype": dtype, "device": device, "adapter": adapter}
+    if not model and upstream is None:
+        raise typer.BadParameter("say what to serve: --model MODEL or --upstream URL")
+    options = {"dtype": dtype, "device": device, "adapter": adapter, "upstream": upstream}
     config = MinerConfig(
         chain_url=chain,
         netuid=NetUid(netuid),
@@ -141,7 +155,7 @@ def run(
         port=port,
         external_ip=external_ip,
         external_port=external_port,
-        name=(name or Path(model).name)[:64],
+        name=(name or Path(model).name or "upstream")[:64],
         price_rao_per_mtoken=price_rao_per_mtoken,
         queue_tokens=queue_tokens,
     )

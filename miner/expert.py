@@ -64,6 +64,8 @@ class Expert:
             vocab_size=engine.vocab_size,
             max_sequences=self.limits.max_sequences,
             commits=want_for(engine.vocab_size).committed,
+            lists=getattr(engine, "lists", 0),
+            tells_prompts=getattr(engine, "tells_prompts", True),
             engine=engine.name,
             version=__version__,
             price_rao_per_mtoken=price_rao_per_mtoken,

@@ -78,6 +78,8 @@ async def run_miner(config: MinerConfig) -> None:
         engine = await asyncio.to_thread(
             load_engine, config.engine, config.model, spec, threads=config.threads, **options
         )
+        if (close := getattr(engine, "close", None)) is not None:
+            stack.push_async_callback(asyncio.to_thread, close)
         log.info("model=%s engine=%s sha256=%s", config.model, engine.name, engine.commitment)
 
         metagraphs = MetagraphCache(chain, config.netuid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from moesubnet.chain import calls, reads
 from moesubnet.chain.hyperparams import (
@@ -293,3 +293,10 @@ class ChainClient(ChainConnection):
     ) -> Receipt:
         """Publish the hash (hex) of the subnet's spec.json, and where it can be fetched."""
         return await self.submit(calls.set_subnet_spec(netuid, sha256, url), owner)
+
+    async def set_hyperparams(
+        self, netuid: NetUid, changes: Mapping[str, Value], owner: Signer
+    ) -> Receipt:
+        """Change those named, in one call; a new tempo holds from the next epoch on."""
+        update = dict.fromkeys(await self.hyperparams(netuid)) | dict(changes)
+        return await self.submit(calls.set_hyperparams(netuid, update), owner)

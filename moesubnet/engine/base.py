@@ -15,7 +15,9 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from moesubnet.engine.target import ENGINES, find_target
 from moesubnet.errors import ConfigError, EngineError
+from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec, Spec
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
@@ -57,12 +59,38 @@ class Query:
         scores = laws[begin - self.first_law + np.arange(self.draft), self.ids[begin:]]
         return StepRows.of(self.first, rows, want, draft_logprobs=scores, seed=self.seed)
 
+    def answer_listed(self, laws: Sequence[Law], vocab_size: int, want: Want) -> StepRows:
+        """The answer of an engine that knows only the likeliest tokens: laws of the positions from
+        `first_law`, n - first_law + 1 of them."""
+        if not want.lists_likeliest:
+            every = np.arange(vocab_size)
+            return self.answer(np.array([law.at(every) for law in laws], np.float32), want)
+        drafted = self.ids[len(self.ids) - self.draft :]
+        before = laws[len(laws) - 1 - self.draft : -1]
+        scores = [law.at(token) for law, token in zip(before, drafted, strict=True)]
+        rows = laws[self.first - self.first_law :]
+        ranked = [np.argsort(-law.logp, kind="stable")[: want.k] for law in rows]
+        logprobs = np.full((len(rows), max(map(len, ranked))), -np.inf, np.float32)
+        ids = np.zeros(logprobs.shape, np.int64)
+        beyond = np.empty(len(rows))
+        for row, (law, best) in enumerate(zip(rows, ranked, strict=True)):
+            logprobs[row, : len(best)] = law.logp[best]
+            ids[row, : len(best)] = best if law.ids is None else law.ids[best]
+            cut = np.delete(law.logp, best)
+            beyond[row] = law.tail + np.exp(cut, dtype=np.float64).sum()
+        whole = rows[-1].at(np.arange(vocab_size)).astype(np.float32) if want.committed else None
+        given = np.array(scores, np.float32)
+        return StepRows.ranked(self.first, ids, logprobs, beyond, want, given, whole)
+
 
 class Engine(Protocol):
     """Constructed as `Class(model, spec, threads=…)`; called from one thread at a time.
 
     One that has a true attribute `caches` computes only what is new in a session that it was
     asked about before; then a miner gives it long texts in parts, other work between them.
+    `lists`: the most tokens of a law that it names, where that may be fewer than asked.
+    `tells_prompts`: False where each position that is asked costs a pass of its own. `close()`
+    is called when it is not needed any more.
     """
 
     name: str
@@ -113,11 +141,12 @@ def context_token(spec: Spec) -> int:
 def load_engine(
     target: str, model: str, spec: LoadedSpec, *, threads: int = 1, **options: str
 ) -> Engine:
-    """Import `package.module:Class` and construct it over `model` (a folder or a hub id).
+    """Construct the engine of that name, or `package.module:Class`, over `model`.
 
     options: what the engine takes besides, as on the command line. Raises ConfigError when the
     class cannot be imported or knows no such option, EngineError when it cannot load `model`.
     """
+    target = find_target(target, model, options)
     factory = find_engine(target)
     _know_options(target, factory, options)
     return factory(model, spec, threads=threads, **options)
@@ -125,6 +154,7 @@ def load_engine(
 
 def check_engine(target: str, model: str, spec: LoadedSpec, **options: str) -> None:
     """What `load_engine` would raise, as far as the engine can tell without loading."""
+    target = find_target(target, model, options)
     factory = find_engine(target)
     _know_options(target, factory, options)
     if (check := getattr(factory, "check", None)) is not None:
@@ -137,7 +167,8 @@ def find_engine(target: str) -> EngineFactory:
         factory = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"no engine {target!r}: write package.module:Class, importable from here ({error})"
+            f"no engine {target!r}: write {', '.join(ENGINES)}, or package.module:Class, "
+            f"importable from here ({error})"
         ) from error
     return cast(EngineFactory, factory)
 

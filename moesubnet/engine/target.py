@@ -1,3 +1,18 @@
-"""The default engine's name, for command lines that must not import numpy to show their help."""
+"""Which engine, by name, for command lines that must not import numpy to show their help."""
 
-DEFAULT_ENGINE = "moesubnet.engine.transformers_engine:TransformersEngine"
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+DEFAULT_ENGINE = "auto"
+ENGINES = {
+    "transformers": "moesubnet.engine.transformers_engine:TransformersEngine",
+    "upstream": "moesubnet.engine.upstream:UpstreamEngine",
+}
+
+
+def find_target(engine: str, model: str, options: Mapping[str, str]) -> str:
+    """`package.module:Class` of an engine's name; of `auto`, by what is to be run."""
+    if engine == "auto":
+        engine = "upstream" if "upstream" in options else "transformers"
+    return ENGINES.get(engine, engine)

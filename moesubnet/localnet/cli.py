@@ -22,10 +22,20 @@ def localnet(
     new_chain: Annotated[
         bool, typer.Option("--new-chain", help="Keep text, experts and student; start a new chain.")
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="A model that you have, its folder or hub id: its family's subnet instead, with "
+            "it and LoRA adapters of it, trained here, as experts. It chats if its template does."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the text split and of training.")] = 0,
     expert_seconds: Annotated[
-        float, typer.Option(min=1, help="Seconds of training for each expert.")
-    ] = 120.0,
+        float | None,
+        typer.Option(
+            min=1, help="Seconds of training for each expert; 120 by default, 300 with --base."
+        ),
+    ] = None,
     distill: Annotated[
         bool, typer.Option(help="Distil a student and print the final table.")
     ] = True,
@@ -41,13 +51,15 @@ def localnet(
         int, typer.Option(help="First port of the miners' and validators' axons.")
     ] = 8100,
     until: Annotated[
-        str, typer.Option(help="`stopped`: stay until Ctrl-C. `table`: end after the table.")
+        str, typer.Option(help="`stopped`: stay until Ctrl-C. `table`, `answer`: end after that.")
     ] = "stopped",
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
 ) -> None:
     """Run a whole subnet on this machine.
 
     Trains experts on text that is here already, then runs everything on them.
+
+    With --base MODEL the experts are that model and adapters of it, one a domain.
 
     Chain, miners, validators, router and distiller run as real processes with real signatures;
     only the text is borrowed from installed packages. The first start takes about a quarter
@@ -59,17 +71,22 @@ def localnet(
     from moesubnet.chain.network.plan import find_binary
     from moesubnet.errors import ConfigError
     from moesubnet.host.paths import data_dir
+    from moesubnet.localnet.kinds import FromBase, Kind, Small
     from moesubnet.localnet.plan import CHAIN_FOLDERS
     from moesubnet.localnet.run import Options, only_one, run_localnet, until_interrupted
     from moesubnet.localnet.view import open_screen
 
-    if until not in ("stopped", "table"):
-        raise ConfigError("--until is `stopped` or `table`")
+    if until not in ("stopped", "table", "answer"):
+        raise ConfigError("--until is `stopped`, `table` or `answer`")
     if chain not in CHAIN_FOLDERS:
         raise ConfigError("--chain is `embedded` or `node`")
     if chain == "node":
         find_binary(None)
+    kind: Kind = Small(expert_seconds or 120.0)
     folder = root or data_dir("localnet")
+    if base is not None:
+        kind = FromBase(base, expert_seconds or 300.0)
+        folder = root or data_dir(f"localnet-{kind.name.replace('/', '-')}")
     if fresh and folder.exists():
         if not (folder / "lock").exists() and any(folder.iterdir()):
             raise ConfigError(f"{folder} is not a localnet's folder; --fresh deletes only those")
@@ -80,16 +97,16 @@ def localnet(
         with only_one(folder):
             for part in (*CHAIN_FOLDERS.values(), "validators", "router", "watch"):
                 shutil.rmtree(folder / part, ignore_errors=True)
-    for kind, part in CHAIN_FOLDERS.items():
-        if kind != chain and (folder / part).exists():
+    for other, part in CHAIN_FOLDERS.items():
+        if other != chain and (folder / part).exists():
             raise ConfigError(
-                f"{folder} was started with --chain {kind}, and votes belong to one chain: say so "
+                f"{folder} was started with --chain {other}, and votes belong to one chain: say so "
                 "again, or add --new-chain, which keeps the experts"
             )
     options = Options(
         root=folder,
         seed=seed,
-        expert_seconds=expert_seconds,
+        kind=kind,
         distill=distill,
         chain_kind=chain,
         chain_port=chain_port,

@@ -17,7 +17,7 @@ The same installation and seed give the same bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +27,25 @@ from moesubnet.errors import ConfigError
 from moesubnet.localnet.sources import SOURCES, Source
 from moesubnet.training.dataset import Document, encode, write_documents
 from moesubnet.training.dedup import Deduplicator
-from moesubnet.training.tokenizer import train_tokenizer
 
-VOCAB_SIZE = 2048
 POOL_CHARS = 2_500_000  # a domain's text before it is dealt
 DOCUMENT_CHARS = range(600, 40_000)  # shorter ones are dropped, longer ones cut
-PUBLIC_CHARS, PUBLIC_EXCERPT_CHARS = 42_000, 1_500  # about 15k tokens a domain
-TEST_TOKENS, TEST_EXCERPT_TOKENS = 22_000, 1_000
-VALIDATOR_TOKENS, VALIDATOR_EXCERPT_TOKENS = 72_000, 8_000  # four domains make ≥ 300k
-MIN_EXPERT_TOKENS = 300_000
+PUBLIC_EXCERPT_CHARS = 1_500
+TEST_EXCERPT_TOKENS = 1_000
+VALIDATOR_EXCERPT_TOKENS = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of a domain goes where."""
+
+    public_chars: int = 42_000  # about 15k tokens of a small vocabulary
+    test_tokens: int = 22_000
+    validator_tokens: int = 72_000  # four domains make ≥ 300k
+    min_expert_tokens: int = 300_000
+
+
+FULL = Sizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +64,13 @@ def build(
     root: Path,
     seed: int,
     *,
+    tokenizer_of: Callable[[Sequence[str]], Tokenizer],
+    sizes: Sizes = FULL,
     validators: int = 2,
     sources: Mapping[str, Callable[[], Source]] = SOURCES,
 ) -> dict[str, DomainReport]:
-    """Write under `root`: `public.jsonl`, `tokenizer.json` (trained on the public part only),
-    `test/<domain>.jsonl`, `validators/<i>.jsonl`, `experts/<domain>.jsonl`.
+    """Write under `root`: `public.jsonl`, `tokenizer.json` (made from the public part only, or
+    given), `test/<domain>.jsonl`, `validators/<i>.jsonl`, `experts/<domain>.jsonl`.
 
     Raises ConfigError when this installation has too little text of a domain.
     """
@@ -70,8 +82,8 @@ def build(
         before = dedup.dropped_chars
         documents = _collect(source(), f"{seed}/{domain}", dedup)
         duplicate_chars[domain] = dedup.dropped_chars - before
-        public[domain], rest[domain] = _deal(documents, PUBLIC_CHARS, PUBLIC_EXCERPT_CHARS)
-    tokenizer = train_tokenizer((text for texts in public.values() for text in texts), VOCAB_SIZE)
+        public[domain], rest[domain] = _deal(documents, sizes.public_chars, PUBLIC_EXCERPT_CHARS)
+    tokenizer = tokenizer_of([text for texts in public.values() for text in texts])
 
     pools: list[list[Document]] = [[] for _ in range(validators)]
     report = {}
@@ -82,10 +94,10 @@ def build(
         def chars(tokens: int, rate: float = chars_per_token) -> int:
             return round(tokens * rate)
 
-        test, left = _deal(documents, chars(TEST_TOKENS), chars(TEST_EXCERPT_TOKENS))
+        test, left = _deal(documents, chars(sizes.test_tokens), chars(TEST_EXCERPT_TOKENS))
         validator_tokens = []
         for pool in pools:
-            part, left = _deal(left, chars(VALIDATOR_TOKENS), chars(VALIDATOR_EXCERPT_TOKENS))
+            part, left = _deal(left, chars(sizes.validator_tokens), chars(VALIDATOR_EXCERPT_TOKENS))
             pool += [Document(domain, text) for text in part]
             validator_tokens.append(_count_tokens(part, tokenizer))
         report[domain] = DomainReport(
@@ -96,7 +108,7 @@ def build(
             validator_tokens=tuple(validator_tokens),
             expert_tokens=_count_tokens(left, tokenizer),
         )
-        if report[domain].expert_tokens < MIN_EXPERT_TOKENS:
+        if report[domain].expert_tokens < sizes.min_expert_tokens:
             raise ConfigError(
                 f"this installation has too little text of {domain!r}: only "
                 f"{report[domain].expert_tokens:,} tokens are left for its expert"

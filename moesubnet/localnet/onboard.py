@@ -11,6 +11,8 @@ from moesubnet.localnet.plan import NETUID, OWNER, Member, Plan
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Coldkey, Hotkey, NetUid
 
+IMMUNITY_EPOCHS = 4  # as the development preset has it
+
 
 async def onboard(
     chain: ChainClient, plan: Plan, spec: LoadedSpec, note: Callable[[str], None]
@@ -45,6 +47,10 @@ async def onboard(
             coldkey = keypair_from_uri(member.coldkey)
             await chain.add_stake(netuid, _hotkey(member), missing_rao, coldkey)
 
+    if metagraph.tempo_blocks != plan.tempo_blocks:
+        tempo = {"tempo": plan.tempo_blocks, "immunity_period": IMMUNITY_EPOCHS * plan.tempo_blocks}
+        await chain.set_hyperparams(netuid, tempo, owner)
+        note(f"an epoch has {plan.tempo_blocks} blocks: what these experts take to be measured")
     await asyncio.gather(*(grant(member) for member in newcomers))
     await asyncio.gather(*(register(member) for member in newcomers))
     await asyncio.gather(*(stake(member) for member in plan.members))

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moesubnet.host.supervisor import Process
+from moesubnet.localnet.kinds import Kind
 from moesubnet.units import RAO_PER_TOKEN
 
 NETUID = 1
+TEMPO_BLOCKS = 30  # of the development preset
 HOST = "127.0.0.1"
 OWNER = "//Alice"  # sudo and subnet owner of the development preset
 VALIDATOR_STAKE_RAO = 1_000 * RAO_PER_TOKEN
@@ -40,11 +42,13 @@ class Plan:
 
     root: Path
     expert_names: Sequence[str]
+    kind: Kind
     chain_kind: str = "embedded"  # or "node": four real nodes
     chain_port: int = 9944
     router_port: int = 8080
     first_port: int = 8100  # axons of miners, then validators
     validators: int = 2
+    tempo_blocks: int = TEMPO_BLOCKS
     members: tuple[Member, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,7 +125,7 @@ class Plan:
         member = self.member(f"miner-{expert}")
         return self._process(
             member.name, "miner", "run",
-            "--model", str(self.expert_dir(expert)),
+            *self.kind.served(expert, self.expert_dir(expert)),
             "--spec", str(self.spec_dir),
             "--hotkey", member.hotkey,
             "--chain", self.chain_url,
@@ -154,7 +158,7 @@ class Plan:
             "--spec", str(self.spec_dir),
             "--out", str(self.student_dir),
             "--test", str(test_dir),
-            "--min-steps", "300",  # also on a machine where they take longer
+            *self.kind.distilling,
             "--chain", self.chain_url,
             "--netuid", str(NETUID),
             "--allow-private",

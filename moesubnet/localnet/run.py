@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,10 @@ from moesubnet.errors import ChainError, ConfigError
 from moesubnet.host.paths import held_alone
 from moesubnet.host.supervisor import Supervisor
 from moesubnet.localnet.distilling import final_table, run_distillation, stored_report
+from moesubnet.localnet.kinds import Kind
 from moesubnet.localnet.onboard import onboard
-from moesubnet.localnet.plan import HOST, NETUID, Plan
+from moesubnet.localnet.plan import HOST, NETUID, TEMPO_BLOCKS, Plan
 from moesubnet.localnet.prepare import Prepared, prepare
-from moesubnet.localnet.sources import SOURCES
 from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import take_snapshot
 from moesubnet.mixture.gate_sync import GateSync
@@ -35,7 +37,12 @@ from moesubnet.wire.client import open_http_session
 
 CHAIN_TIMEOUT_S = 60.0
 SERVING_TIMEOUT_S = 180.0
-FIRST_PAY_TIMEOUT_S = 300.0
+FIRST_PAY_EPOCHS = 10
+FIRST_ANSWER_TIMEOUT_S = 300.0
+WALK_TOKENS = 32 * 48  # of an expert, an epoch and a validator
+WALK_SLACK = 2.0  # routers, the chain and the distiller work beside them
+BLOCK_S = 1.0  # of the development preset
+QUESTION = "Explain in two sentences what a context manager is in Python."
 SNAPSHOT_EVERY_S = 1.0
 
 
@@ -45,13 +52,13 @@ class Options:
 
     root: Path
     seed: int
-    expert_seconds: float
+    kind: Kind
     distill: bool
     chain_kind: str  # "embedded" or "node"
     chain_port: int
     router_port: int
     first_port: int
-    until: str  # "stopped", or "table": end after the final table (for scripts)
+    until: str  # "stopped"; or, for scripts, end after the "table" or the first "answer"
 
 
 async def run_localnet(options: Options, screen: Screen) -> None:
@@ -59,7 +66,8 @@ async def run_localnet(options: Options, screen: Screen) -> None:
     start_s = time.monotonic()
     plan = Plan(
         options.root,
-        tuple(SOURCES),
+        options.kind.experts,
+        options.kind,
         chain_kind=options.chain_kind,
         chain_port=options.chain_port,
         router_port=options.router_port,
@@ -70,11 +78,14 @@ async def run_localnet(options: Options, screen: Screen) -> None:
         screen.stage("text, tokenizer and experts")
         prepared = await prepare(
             options.root,
+            options.kind,
             seed=options.seed,
-            expert_seconds=options.expert_seconds,
             on_progress=lambda p: screen.progress(p.task, p.fraction, training_text(p)),
         )
-        await _run_network(options, plan, prepared, screen, start_s)
+        tempo_blocks = epoch_blocks(plan, prepared)
+        await _run_network(
+            options, replace(plan, tempo_blocks=tempo_blocks), prepared, screen, start_s
+        )
 
 
 async def _run_network(
@@ -93,6 +104,8 @@ async def _run_network(
             await supervisor.start(plan.router())
             await _wait_serving(http, plan, supervisor)
             await _first_answer(http, plan, prepared.prompts, screen, start_s, serve_s)
+            if options.until == "answer":
+                return
             watch = _Watch(chain, http, plan, supervisor, screen)
             async with _background(watch.run()):
                 screen.stage("epochs: measuring, voting, paying")
@@ -101,7 +114,7 @@ async def _run_network(
                     screen.stage("distilling the mixture into one student")
                     await _distill(plan, prepared, supervisor, screen)
                 screen.stage("running; Ctrl-C stops everything")
-                screen.note(next_steps(plan, prepared.prompts))
+                screen.note(next_steps(options, plan, prepared.prompts))
                 if options.until == "stopped":
                     await asyncio.Event().wait()
 
@@ -163,9 +176,14 @@ async def _first_answer(
     serve_s: float,
 ) -> None:
     domain, prompt = next(iter(prompts.items()))
-    body = {"model": "mixture", "prompt": prompt, "max_tokens": 48, "temperature": 0.7, "seed": 1}
-    timeout = aiohttp.ClientTimeout(total=120)
-    url = f"{plan.router_url}/completions"
+    body = {"model": "mixture", "max_tokens": 48, "temperature": 0.7, "seed": 1}
+    if plan.kind.chats:
+        domain, prompt = "a person", QUESTION
+        body["messages"] = [{"role": "user", "content": prompt}]
+    else:
+        body["prompt"] = prompt
+    timeout = aiohttp.ClientTimeout(total=FIRST_ANSWER_TIMEOUT_S)
+    url = f"{plan.router_url}/{'chat/' if plan.kind.chats else ''}completions"
     try:
         async with http.post(url, json=body, timeout=timeout) as response:
             answer = await response.json()
@@ -175,10 +193,11 @@ async def _first_answer(
         raise ConfigError(f"the router answers {response.status}: {answer}")
     written_by = response.headers.get("x-moesubnet-experts", "")
     now_s = time.monotonic()
-    text = prompt + answer["choices"][0]["text"]
+    choice = answer["choices"][0]
+    said = f"\n> {choice['message']['content']}" if plan.kind.chats else choice["text"]
     screen.note(
         f"first mixed answer {now_s - start_s:.0f} s after the start ({now_s - serve_s:.0f} s "
-        f"after the experts were trained); a prompt from {domain}:\n{text}"
+        f"after the experts were trained); a prompt from {domain}:\n{prompt}{said}"
     )
     screen.note(f"written by {name_weights(written_by, names_of(plan))}")
 
@@ -216,12 +235,15 @@ class _Watch:
         self._paid = asyncio.Event()
 
     async def first_pay(self) -> None:
-        """Until some miner has earned incentive; gives up waiting, with a note, after minutes."""
+        """Until some miner has earned incentive; gives up waiting, with a note, after epochs."""
+        timeout_s = FIRST_PAY_EPOCHS * self._plan.tempo_blocks * self._chain.block_seconds
         try:
-            async with asyncio.timeout(FIRST_PAY_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await self._paid.wait()
         except TimeoutError:
-            self._screen.note("no incentive within five minutes: see the validators' logs")
+            self._screen.note(
+                f"no incentive within {timeout_s / 60:.0f} minutes: see the validators' logs"
+            )
 
     async def run(self) -> None:
         while True:
@@ -265,23 +287,41 @@ async def _distill(plan: Plan, prepared: Prepared, supervisor: Supervisor, scree
     screen.table("final", report, final_table(report, prepared, names_of(plan)))
 
 
-def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
+def epoch_blocks(plan: Plan, prepared: Prepared) -> int:
+    """So many that the validators' walks, which begin in the first third of an epoch and end at
+    its half, fit: a token of a walk costs about what one of training did on this machine."""
+    reports = prepared.expert_reports.values()
+    tokens_per_s = sum(r.seen_tokens for r in reports) / sum(r.elapsed_s for r in reports)
+    tokens = WALK_TOKENS * len(plan.expert_names) * plan.validators
+    half_s = WALK_SLACK * tokens / (tokens_per_s * min(os.cpu_count() or 1, len(plan.expert_names)))
+    return max(TEMPO_BLOCKS, math.ceil(2 * half_s / BLOCK_S))
+
+
+def next_steps(options: Options, plan: Plan, prompts: Mapping[str, str]) -> str:
     """What to try now."""
     prompt = next(iter(prompts.values())).strip().splitlines()[0]
-    body = json.dumps({"model": "mixture", "prompt": prompt, "max_tokens": 60})
+    asked: dict[str, object] = {"prompt": prompt}
+    what, create, piece = "completions", "completions", "text"
+    if options.kind.chats:
+        asked = {"messages": [{"role": "user", "content": QUESTION}]}
+        what, create, piece = "chat/completions", "chat.completions", "delta.content or ''"
+    body = json.dumps({"model": "mixture", **asked, "max_tokens": 60})
     quoted = body.replace("'", "'\\''")
     judge = plan.root / "validators" / "0"
-    return f"""Try it. These experts are small: they complete text of their domains and do not chat.
+    ((name, value),) = asked.items()
+    return f"""Try it.{options.kind.about}
 
-  curl {plan.router_url}/completions -H 'Content-Type: application/json' \\
+  curl {plan.router_url}/{what} -H 'Content-Type: application/json' \\
     -d '{quoted}'
 
   {sys.executable} - <<'PY'
   from openai import OpenAI
   client = OpenAI(base_url="{plan.router_url}", api_key="none")
-  stream = client.completions.create(model="mixture", prompt={prompt!r}, max_tokens=60, stream=True)
-  print("".join(chunk.choices[0].text for chunk in stream))
+  stream = client.{create}.create(model="mixture", {name}={value!r}, max_tokens=60, stream=True)
+  print("".join(chunk.choices[0].{piece} for chunk in stream))
   PY
+
+  or open http://{HOST}:{plan.router_port}/ in a browser
 
   . {Path(sys.executable).parent / "activate"}
   moesubnet subnet metagraph --chain {plan.chain_url}

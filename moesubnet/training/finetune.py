@@ -101,8 +101,8 @@ def fine_tune(
     beforehand what the run will take. Raises ConfigError, EngineError.
     """
     run = _name(texts, spec, settings)
-    if resume and (fields := saved_report(out, run)) is not None:
-        return FineTuneReport(**fields)
+    if resume and (report := read_fine_tuned(texts, out, spec, settings)) is not None:
+        return report
     folder, device = find_base(settings.base, spec), device_of_this_process()
     bf16 = runs_in_bf16(settings.precision, device)
     plan, fixed = _plan(folder, settings, bf16, device, team)
@@ -127,7 +127,9 @@ def fine_tune(
     learner = Learner(model, bf16=bf16)
     before = _known_before(out, state)
     if before is None:
-        before = learner.held_out_nats(held_out, plan.micro_windows, team, "before", on_progress)
+        before = learner.held_out_nats(
+            held_out, plan.micro_windows, team, f"{out.name} held out, before", on_progress
+        )
         if team.rank == 0:
             (out / BEFORE).write_text(json.dumps([state, before]))
     if schedule.max_steps is not None:
@@ -152,7 +154,9 @@ def fine_tune(
     )
     after = math.nan
     if outcome.finished:
-        after = learner.held_out_nats(held_out, plan.micro_windows, team, "after", on_progress)
+        after = learner.held_out_nats(
+            held_out, plan.micro_windows, team, f"{out.name} held out, after", on_progress
+        )
     if team.rank == 0:
         _save(model, folder, settings, out, whole=outcome.finished)
     if not outcome.finished:
@@ -176,6 +180,14 @@ def fine_tune(
         for name in (STATE, BEFORE):
             (out / name).unlink(missing_ok=True)
     return report
+
+
+def read_fine_tuned(
+    texts: list[Path], out: Path, spec: LoadedSpec, settings: FineTuning
+) -> FineTuneReport | None:
+    """The report of that very run, if it has finished."""
+    fields = saved_report(out, _name(texts, spec, settings))
+    return None if fields is None else FineTuneReport(**fields)
 
 
 def _name(texts: list[Path], spec: LoadedSpec, settings: FineTuning) -> str:

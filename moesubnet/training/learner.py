@@ -40,7 +40,7 @@ class Learner:
         return total / max(1.0, mean_count), count
 
     def held_out_nats(
-        self, held_out: Packed, windows: int, team: Team, when: str, on_progress: OnProgress
+        self, held_out: Packed, windows: int, team: Team, task: str, on_progress: OnProgress
     ) -> float:
         """Mean nats per token; each device reads its part."""
         import torch
@@ -54,7 +54,7 @@ class Learner:
             sums = [sums[0] + total.item(), sums[1] + count]
             if team.rank == 0:
                 elapsed_s = time.monotonic() - started_s
-                on_progress(Progress(f"held out, {when}", done / len(starts), None, elapsed_s))
+                on_progress(Progress(task, done / len(starts), None, elapsed_s))
         nats, tokens = team.add(*sums)
         return nats / max(1.0, tokens)
 

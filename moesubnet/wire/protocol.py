@@ -63,6 +63,8 @@ class ExpertCard(_Model):
     vocab_size: int = Field(ge=2, le=2**24)
     max_sequences: int = Field(ge=1, le=4_096)
     commits: bool = False  # to the tails of rows, when asked
+    lists: int = Field(default=0, ge=0, le=2**24)  # tokens of a row at most; 0: as many as asked
+    tells_prompts: bool = True  # False: each position that is asked costs it a pass of its own
     engine: str = Field(max_length=64)
     version: str = Field(max_length=32)
     price_rao_per_mtoken: int = Field(ge=0, lt=2**63)

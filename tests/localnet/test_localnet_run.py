@@ -9,6 +9,7 @@ import pytest
 
 from moesubnet.errors import ConfigError
 from moesubnet.localnet import run
+from moesubnet.localnet.kinds import Small
 from moesubnet.localnet.run import Options, run_localnet, until_interrupted
 from moesubnet.localnet.view import JsonScreen, TextScreen
 
@@ -17,7 +18,7 @@ async def test_a_taken_port_is_told_before_anything_is_trained(tmp_path, monkeyp
     monkeypatch.delattr(run, "prepare")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        options = Options(tmp_path, 0, 1.0, False, "embedded", port, 0, 20_000, "table")
+        options = Options(tmp_path, 0, Small(1.0), False, "embedded", port, 0, 20_000, "table")
         with pytest.raises(ConfigError, match=f"port {port}, which chain needs"):
             await run_localnet(options, JsonScreen())
 

@@ -12,6 +12,7 @@ from moesubnet.errors import ConfigError
 from moesubnet.localnet import corpora
 from moesubnet.localnet.sources import SOURCES, Source
 from moesubnet.training.dedup import shingles
+from moesubnet.training.tokenizer import train_tokenizer
 
 WORDS = [
     "law",
@@ -41,23 +42,24 @@ def invented(domain: str, documents: int) -> Source:
     return {f"{index}.txt": lambda index=index: document(index) for index in range(documents)}
 
 
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "VOCAB_SIZE", 300)
-    monkeypatch.setattr(corpora, "PUBLIC_CHARS", 20_000)
-    monkeypatch.setattr(corpora, "TEST_TOKENS", 2_000)
-    monkeypatch.setattr(corpora, "VALIDATOR_TOKENS", 2_000)
-    monkeypatch.setattr(corpora, "MIN_EXPERT_TOKENS", 5_000)
+SIZES = corpora.Sizes(
+    public_chars=20_000, test_tokens=2_000, validator_tokens=2_000, min_expert_tokens=5_000
+)
+
+
+def build_small(root: Path, seed: int, **options):
+    return corpora.build(
+        root, seed, tokenizer_of=lambda public: train_tokenizer(public, 300), sizes=SIZES, **options
+    )
 
 
 def texts(path: Path) -> list[str]:
     return [json.loads(line)["text"] for line in path.read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("small_parts")
 def test_no_text_is_in_two_parts(tmp_path: Path):
     sources = {name: lambda name=name: invented(name, 60) for name in ("red", "blue")}
-    report = corpora.build(tmp_path, 0, sources=sources)
+    report = build_small(tmp_path, 0, sources=sources)
     parts = sorted(p for p in tmp_path.rglob("*.jsonl"))
     assert [p.relative_to(tmp_path).as_posix() for p in parts] == [
         *("experts/blue.jsonl", "experts/red.jsonl", "public.jsonl"),
@@ -76,10 +78,9 @@ def test_no_text_is_in_two_parts(tmp_path: Path):
     }
 
 
-@pytest.mark.usefixtures("small_parts")
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path):
     def build(name: str, seed: int) -> dict[str, bytes]:
-        corpora.build(tmp_path / name, seed, sources={"red": lambda: invented("red", 40)})
+        build_small(tmp_path / name, seed, sources={"red": lambda: invented("red", 40)})
         root = tmp_path / name
         return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.json*")}
 
@@ -88,10 +89,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path)
     assert build("c", 2)["experts/red.jsonl"] != first["experts/red.jsonl"]
 
 
-@pytest.mark.usefixtures("small_parts")
 def test_too_little_text_says_which_domain(tmp_path: Path):
     with pytest.raises(ConfigError, match="'red'"):
-        corpora.build(tmp_path, 0, sources={"red": lambda: invented("red", 14)})
+        build_small(tmp_path, 0, sources={"red": lambda: invented("red", 14)})
 
 
 def test_every_domain_finds_real_text_here():

@@ -76,7 +76,11 @@ def test_an_adapter_is_an_ordinary_peft_folder_and_makes_unseen_text_likelier(
     assert not torch.allclose(logits(PeftModel.from_pretrained(base, out)), plain, atol=0.1)
     assert "GB are free" in said[0]
     assert f"{report.steps} steps over" in said[1]
-    assert {p.task for p in seen} == {"adapter", "held out, before", "held out, after"}
+    assert {p.task for p in seen} == {
+        "adapter",
+        "adapter held out, before",
+        "adapter held out, after",
+    }
     assert not (out / "training.state").exists()
 
     assert fine_tune([text_file], out, tiny_spec, settings) == report, "done is done"
