@@ -181,4 +181,5 @@ def _gain(terms: _Among) -> tuple[Float, Float]:
 
 def _parts(part: Float) -> Float:
     """Each row's parts of its own sum; of nothing nothing."""
-    return part / np.maximum(part.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    total: Float = np.maximum(part.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return part / total
