@@ -23,7 +23,7 @@ from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.answers import AnswerFiles
 from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
 from moesubnet.validator.receipts import RECORD
-from moesubnet.validator.records import Batch, Merit, Phase, Step, Vote, Window
+from moesubnet.validator.records import SENDER, Batch, Merit, Phase, Step, Vote, Window
 
 _FORGET_EARLIER_LAYOUT = f"""
 BEGIN;
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS batch (
     id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, sessions TEXT);
 CREATE TABLE IF NOT EXISTS step (
     batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, chosen BLOB,
-    records BLOB,
+    senders BLOB, records BLOB,
     epoch INTEGER, PRIMARY KEY (batch, position));
 DROP TABLE IF EXISTS answer;
 CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
@@ -177,7 +177,7 @@ class State:
         self._answers.add(epoch, batch, step)
         with self._db:
             self._db.execute(
-                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
                     batch.id,
                     step.position,
@@ -185,6 +185,7 @@ class State:
                     step.log_w.astype("<i4").tobytes(),
                     step.entropy.astype("<i4").tobytes(),
                     step.chosen.tobytes(),
+                    step.senders.tobytes(),
                     step.records.tobytes(),
                 ),
             )
@@ -206,7 +207,7 @@ class State:
 
     def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:
         query = (
-            "SELECT position, log_q, log_w, entropy, chosen, records FROM step "
+            "SELECT position, log_q, log_w, entropy, chosen, senders, records FROM step "
             "WHERE batch = ? AND epoch IS NULL ORDER BY position"
         )
         return tuple(
@@ -216,10 +217,11 @@ class State:
                 np.frombuffer(log_w, "<i4").reshape(count, n + 1),
                 np.frombuffer(entropy, "<i4").reshape(count, n),
                 np.frombuffer(chosen, np.uint8).reshape(count, n),
+                np.frombuffer(senders, SENDER).reshape(count, n),
                 np.frombuffer(records, RECORD).reshape(count, n),
                 (),
             )
-            for position, log_q, log_w, entropy, chosen, records in self._db.execute(
+            for position, log_q, log_w, entropy, chosen, senders, records in self._db.execute(
                 query, (batch_id,)
             )
         )
