@@ -95,6 +95,8 @@ class Economy:
             chosen=np.concatenate([[w.chosen] for w in weighed]),
             walk=np.tile(np.arange(WALKS, dtype="<u4"), STEP_TOKENS),
             position=np.repeat(np.arange(PREFIX_TOKENS, ids.shape[1], dtype="<u4"), WALKS),
+            senders=(Hotkey("v"),),
+            sender=np.zeros((len(ids) * STEP_TOKENS, n), np.uint8),
             log_q=np.concatenate([step.log_q for step in steps]),
             log_w=np.concatenate([step.log_w for step in steps]),
             entropy=np.concatenate([step.entropy for step in steps]),

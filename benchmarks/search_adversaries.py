@@ -77,6 +77,8 @@ def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.nda
         chosen=np.ones((count, n), np.uint8),
         walk=np.tile(np.arange(count, dtype="<u4"), STEP_TOKENS),
         position=np.repeat(np.arange(STEP_TOKENS, dtype="<u4") + PREFIX_TOKENS, count),
+        senders=(Hotkey("v"),),
+        sender=np.zeros((count * STEP_TOKENS, n), np.uint8),
         log_q=np.concatenate(log_q),
         log_w=np.concatenate(log_w),
         entropy=np.zeros((count * STEP_TOKENS, n), np.int32),

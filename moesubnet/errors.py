@@ -147,6 +147,10 @@ class PeerResting(PeerUnavailable):
     """It failed a moment ago, so it was not asked."""
 
 
+class RelayLost(PeerUnavailable):
+    """A router did not bring an answer that proves anything: the expert is not to blame."""
+
+
 class NobodyAnswers(PeerError):
     """Not one of all the experts that could be asked answers. Safe to retry."""
 

@@ -13,9 +13,10 @@ from aiohttp import web
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Account
 from moesubnet.router.billing import Billing
+from moesubnet.router.choices import Begun, Delta, Job, usage_of
 from moesubnet.router.door import ARRIVED_S, KEY, STARTED
 from moesubnet.router.ledger import Usage
-from moesubnet.router.service import Begun, Delta, Job, Service, run_all, usage_of
+from moesubnet.router.service import Service, run_all
 from moesubnet.router.shapes import Shape
 
 BILLING: web.AppKey[Billing] = web.AppKey("billing")

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from moesubnet.router import openai_api as api
 from moesubnet.router.answering import ACCOUNT, BILLING, answer, may_use
 from moesubnet.router.billing import Billing, rate_headers
+from moesubnet.router.chat import ChatRequest
 from moesubnet.router.door import (
     KEY,
     Admission,
@@ -23,7 +24,8 @@ from moesubnet.router.door import (
     say_origin,
 )
 from moesubnet.router.page import add_page
-from moesubnet.router.responses import ResponseShape, ResponsesRequest
+from moesubnet.router.response_shape import ResponseShape
+from moesubnet.router.responses import ResponsesRequest
 from moesubnet.router.service import Service
 from moesubnet.router.shapes import ChatShape, CompletionShape
 
@@ -153,13 +155,12 @@ def _completions(admission: Admission) -> Handler:
 def _chat(admission: Admission) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         service = request.app[SERVICE]()
-        body = await admission.parsed(request, api.ChatRequest)
+        body = await admission.parsed(request, ChatRequest)
         with admission.places(body.n):
-            ids = await service.prompts.chat_ids(body.messages, body.source)
-            limit = body.completion_limit or service.room(ids)
+            ids, manner = await service.conversation(body)
+            limit = body.token_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0
-            matcher = await service.matcher(body.schema_, body.format_source)
-            jobs = [service.jobs(body, ids, limit, top, matcher=matcher)]
+            jobs = [service.jobs(body, ids, limit, top, manner=manner)]
             shape = ChatShape(body, body.n, with_logprobs=body.logprobs)
             return await answer(request, service, jobs, shape, stream=body.stream)
 
@@ -171,10 +172,9 @@ def _responses(admission: Admission) -> Handler:
         service = request.app[SERVICE]()
         body = await admission.parsed(request, ResponsesRequest)
         with admission.places(1):
-            ids = await service.prompts.chat_ids(body.messages(), body.source)
+            ids, manner = await service.conversation(body)
             limit = body.max_output_tokens or service.room(ids)
-            matcher = await service.matcher(body.schema_, body.format_source)
-            jobs = [service.jobs(body, ids, limit, 0, matcher=matcher)]
+            jobs = [service.jobs(body, ids, limit, 0, manner=manner)]
             return await answer(request, service, jobs, ResponseShape(body), stream=body.stream)
 
     return handle

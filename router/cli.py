@@ -33,6 +33,19 @@ def run(
     netuid: Annotated[int, typer.Option(help="Subnet.")] = 1,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    node_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Also serve validators, on this port, which goes on chain: they send their "
+            "questions through routers, so that miners cannot tell them from users'. 0 picks one."
+        ),
+    ] = None,
+    node_host: Annotated[
+        str, typer.Option(help="Address for validators to connect to.")
+    ] = "127.0.0.1",
+    external_ip: Annotated[
+        str | None, typer.Option(help="Address to publish on chain; --node-host if not given.")
+    ] = None,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
@@ -105,6 +118,9 @@ def run(
         state_dir=kept,
         host=host,
         port=port,
+        node_host=node_host,
+        node_port=node_port,
+        external_ip=external_ip,
         api_keys=tuple(api_key or ()),
         accounts=accounts_of(state, kept),
         origins=tuple(allow_origin or ()),

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class Matcher:
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
-            raise _too_much()
+            raise too_much()
         mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
         if not mask.any():
             text = "The grammar of this request wants a character that no token of the spec spells."
@@ -93,7 +94,7 @@ class Matcher:
     def push(self, token_id: int) -> None:
         """An allowed token was drawn."""
         if token_id not in self._stop_ids and not self._matcher.consume_token(token_id):
-            raise _too_much()
+            raise too_much()
 
 
 class Grammars:
@@ -121,7 +122,7 @@ class Grammars:
                 async with asyncio.timeout(COMPILE_TIMEOUT_S):
                     self._compiled[rules] = await compiling
             except TimeoutError:
-                raise _too_much(param) from None
+                raise too_much(param) from None
         self._compiled.move_to_end(rules)
         if len(self._compiled) > KEPT:
             self._compiled.popitem(last=False)
@@ -131,12 +132,20 @@ class Grammars:
         """`text` in a rule, control tokens in it as the tokens that they are."""
         return " ".join(_literals(text, self._control_ids))
 
+    def controls_in(self, text: str) -> frozenset[int]:
+        """The control tokens that `text` names."""
+        return frozenset(id_ for name, id_ in self._control_ids.items() if name in text)
+
+    def control_before(self, text: str) -> str:
+        """The control token that `text` begins with, or nothing."""
+        return max((name for name in self._control_ids if text.startswith(name)), default="")
+
     @property
     def lead(self) -> str:
         """What may stand before a text's beginning: with some tokenizers a space, never shown."""
         return "" if self._pieces.is_byte_level else '" "?'
 
-    @property
+    @cached_property
     def _control_ids(self) -> dict[str, int]:
         names = {id_: self._tokenizer.id_to_token(id_) for id_ in self._pieces.hidden}
         return {name: token_id for token_id, name in names.items() if name}
@@ -256,6 +265,6 @@ def _cannot(param: str, why: str) -> ApiError:
     return ApiError(400, text[:500], param=param, code="unsupported_schema")
 
 
-def _too_much(param: str | None = None) -> ApiError:
+def too_much(param: str | None = None) -> ApiError:
     text = "The grammar of this request takes too much to follow. Please simplify its schema."
     return ApiError(400, text, param=param, code="grammar_too_complex")

@@ -28,6 +28,7 @@ MAX_MESSAGE_FIELDS = 16
 MAX_BIASES = 1_024
 
 JsonObject = dict[str, Any]
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]  # of a schema, of a tool
 UNAVAILABLE = (NobodyAnswers, EngineError)  # what models raise; see `unavailable`
 
 
@@ -185,96 +186,6 @@ class CompletionRequest(Sampling):
         if not self.prompt or isinstance(self.prompt[0], int):
             return [list(self.prompt)]  # type: ignore[arg-type]
         return list(self.prompt)
-
-
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """One chat message; only text. Fields of other kinds of message may be there, but empty."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
-    name: str | None = None
-
-    @model_validator(mode="after")
-    def _nothing_is_dropped(self) -> Self:
-        for key, value in (self.model_extra or {}).items():
-            if value not in (None, [], ""):
-                text = f"Unsupported parameter: '{key}' of a message is not supported."
-                raise ApiError(400, text, param="messages", code="unsupported_parameter")
-        return self
-
-    def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
-FormatName = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
-
-
-class JsonSchema(BaseModel):
-    """A schema that the answer must have; it does, whatever `strict` says."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    name: FormatName
-    description: str | None = None
-    schema_: JsonObject = Field(alias="schema")
-    strict: bool | None = None
-
-
-class ResponseFormat(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _a_schema_where_one_is_meant(self) -> Self:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            text = "response_format has json_schema exactly where its type is json_schema."
-            raise ApiError(400, text, param="response_format", code="invalid_value")
-        return self
-
-    @property
-    def schema_(self) -> JsonObject | None:
-        """Of the text; None for any."""
-        if self.json_schema is not None:
-            return self.json_schema.schema_
-        return {"type": "object"} if self.type == "json_object" else None
-
-
-class ChatRequest(Sampling):
-    """POST /v1/chat/completions."""
-
-    source = "messages"
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
-    max_tokens: int | None = Field(default=None, ge=1, lt=2**53)
-    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**53)
-    logprobs: bool = False
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
-    response_format: ResponseFormat | None = None
-
-    @property
-    def schema_(self) -> JsonObject | None:
-        return None if self.response_format is None else self.response_format.schema_
-
-    @model_validator(mode="after")
-    def _options_agree(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
-        if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
-            text = "max_tokens and max_completion_tokens differ; give one of them."
-            raise ApiError(400, text, param="max_tokens")
-        return self
-
-    @property
-    def completion_limit(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
 
 
 RequestT = TypeVar("RequestT", bound=BaseModel)

@@ -25,19 +25,21 @@ from moesubnet.router.ledger import Ledger
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Model
+from moesubnet.router.node import build_node
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
-from moesubnet.types import Metagraph, NetUid, Signer
-from moesubnet.wire.addresses import is_loopback
-from moesubnet.wire.client import open_http_session
+from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
+from moesubnet.wire.addresses import is_loopback, published_ip
+from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.listening import serve
 from moesubnet.wire.roster import Roster
 
 log = logging.getLogger(__name__)
 
 REFRESH_S = 5.0
+ANNOUNCE_S = 30.0
 LOOKS = 12  # for experts of a new spec, before requests are refused rather than served by the old
 DRAIN_S = 10.0
 MIXTURE = "mixture"
@@ -55,6 +57,9 @@ class RouterConfig:
     state_dir: Path
     host: str
     port: int
+    node_host: str
+    node_port: int | None  # none: validators are not served
+    external_ip: str | None
     api_keys: Sequence[str]
     accounts: str | Path  # an SQLite file or postgresql://…
     origins: Sequence[str]
@@ -151,17 +156,59 @@ async def run_router(config: RouterConfig) -> None:
         listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
         stack.push_async_callback(listening.close)
         log.info("router listens on http://%s:%d/v1", config.host, listening.port)
+        axon = await _open_node(config, stack, cache, offers)
 
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(cache.run()),
                 group.create_task(billing.run()),
                 group.create_task(_follow(cache, gates, offers, next_spec)),
+                group.create_task(_announce(chain, config, cache, axon)),
                 group.create_task(_offer_student(config, offers, engines)),
             ]
             await _stop_signal()
             for task in tasks:
                 task.cancel()
+
+
+async def _open_node(
+    config: RouterConfig,
+    stack: contextlib.AsyncExitStack,
+    cache: MetagraphCache,
+    offers: Offers,
+) -> Axon | None:
+    """Listen for validators, where they may come; the address to publish."""
+    if config.node_port is None:
+        return None
+    public_ip = published_ip(config.external_ip, config.node_host)
+
+    def expert(hotkey: Hotkey) -> ExpertClient | None:
+        known = offers.current.book.known().get(hotkey)
+        return known.met.client if known is not None else None
+
+    node = build_node(config.signer, cache, lambda: offers.current.spec, expert)
+    listening = await serve(node, config.node_host, config.node_port)
+    stack.push_async_callback(listening.close)
+    log.info("node for validators listens on %s:%d", listening.host, listening.port)
+    return Axon(public_ip, listening.port)
+
+
+async def _announce(
+    chain: ChainClient, config: RouterConfig, cache: MetagraphCache, axon: Axon | None
+) -> None:
+    """Say on chain where the node is, if it says something else."""
+    while axon is not None:
+        try:
+            neuron = cache.current().by_hotkey.get(Hotkey(config.signer.ss58_address))
+            if neuron is None:
+                log.warning("no slot on the subnet: no validator finds this router's node")
+            elif neuron.axon != axon:
+                await chain.serve_axon(NetUid(config.netuid), axon.ip, axon.port, config.signer)
+                log.info("announced uid=%d at %s", neuron.uid, axon.url)
+                await cache.refresh()
+        except ChainError as error:
+            log.warning("announcing: %s; trying again", error)
+        await asyncio.sleep(ANNOUNCE_S)
 
 
 def _offer(

@@ -14,7 +14,6 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,75 +23,30 @@ from moesubnet.mixture.law import Mixture
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
+from moesubnet.router.choices import Begun, Choice, Conversation, Delta, Job, Manner
 from moesubnet.router.epochs import describe_epochs
-from moesubnet.router.grammar import Grammars, Matcher, json_rule
-from moesubnet.router.ledger import Usage
+from moesubnet.router.grammar import Grammars, json_rule
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import Forecast, Model, Session, TokenIds
 from moesubnet.router.prompts import Prompts
-from moesubnet.router.steering import NO_WISHES, Steering, Wishes
+from moesubnet.router.reading import END_THINK, THINK, Habits, Reader
+from moesubnet.router.steering import Steering, Wishes
 from moesubnet.router.text import TextStream
+from moesubnet.router.tools import answer_rules
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.pieces import Pieces
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One choice to be written."""
-
-    model: str
-    prompt_ids: TokenIds
-    goes_on: bool  # the text continues the prompt; else it is an answer of its own
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: tuple[int, int] | None
-    stops: tuple[str, ...]
-    top_logprobs: int
-    wishes: Wishes = NO_WISHES
-    matcher: Matcher | None = None  # of the grammar that the text must have
-
-
-@dataclass(slots=True)
-class Begun:
-    """A job whose prompt has been read; `delivered` counts the tokens that its reader was sent."""
-
-    job: Job
-    session: Session
-    forecast: Forecast
-    arrived_s: float = 0.0  # time.monotonic() at which the request came
-    delivered: int = 0
-
-
 async def run_all(tasks: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """Run all; the first that no model can answer stops the others and is raised as itself."""
+    """Run all; the first that cannot be answered stops the others and is raised as itself."""
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(task) for task in tasks]
-    except* api.UNAVAILABLE as errors:
+    except* (api.ApiError, *api.UNAVAILABLE) as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in running]
-
-
-@dataclass(slots=True)
-class Delta:
-    """A piece of a choice: text that may be shown now and the tokens behind it."""
-
-    text: str
-    tokens: list[api.TokenRecord]
-    finish_reason: str | None = None
-
-
-@dataclass(slots=True)
-class Choice:
-    """A whole choice."""
-
-    text: str = ""
-    tokens: list[api.TokenRecord] = field(default_factory=list)
-    finish_reason: str | None = None
-    mean_weights: dict[str, float] = field(default_factory=dict)
 
 
 class Service:
@@ -169,7 +123,7 @@ class Service:
         max_tokens: int,
         top_logprobs: int,
         first: int = 0,
-        matcher: Matcher | None = None,
+        manner: Manner | None = None,
     ) -> list[Job]:
         """The `n` choices of one prompt, numbered from `first`.
 
@@ -196,17 +150,43 @@ class Service:
                 stops=tuple(body.stop),
                 top_logprobs=top_logprobs,
                 wishes=wishes,
-                matcher=matcher,
+                manner=manner,
             )
             for index in range(first, first + body.n)
         ]
 
-    async def matcher(self, schema: api.JsonObject | None, param: str) -> Matcher | None:
-        """Of answers that must be JSON of this schema. Raises ApiError 400, naming `param`."""
-        if schema is None:
-            return None
-        rules = f"start: {self.grammars.lead} {json_rule(schema, param)}"
-        return await self.grammars.matcher(rules, param)
+    async def conversation(self, body: Conversation) -> tuple[TokenIds, Manner]:
+        """What a conversation's prompt is, and how its answer is to be written.
+
+        Raises ApiError 400 for what the family or the grammar cannot do, by name.
+        """
+        use, calls = body.tool_use(), self.prompts.calls
+        if use.choice != "none" and calls is None:
+            text = "The models of this subnet have no way of calling tools that this router knows."
+            raise api.ApiError(400, text, param="tools", code="unsupported_parameter")
+        ids, is_thinking = await self.prompts.chat_ids(
+            body.conversation(),
+            body.source,
+            tools=use.described(),
+            variables=body.chat_template_kwargs,
+        )
+        schema, param = body.schema_, body.format_source
+        rules = await answer_rules(
+            None if schema is None else json_rule(schema, param),
+            use,
+            calls,
+            self.grammars,
+            is_thinking=is_thinking,
+        )
+        if use.choice == "none":
+            calls = None
+        habits = Habits(is_thinking, self.prompts.may_think and not is_thinking, calls)
+        written = THINK + END_THINK + (calls.text if calls else "")
+        return ids, Manner(
+            habits,
+            None if rules is None else await self.grammars.matcher(rules, param),
+            self.grammars.controls_in(written),
+        )
 
     def _wishes(self, body: api.Sampling) -> Wishes:
         bias = {int(key): value for key, value in body.logit_bias.items()}
@@ -260,12 +240,21 @@ class Service:
         job, forecast = begun.job, begun.forecast
         rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
         before = job.prompt_ids.tolist() if job.goes_on else ()
-        text = TextStream(self._pieces, job.stops, before)
-        steering = Steering(job.wishes, job.matcher and job.matcher.fork())
+        manner = job.manner or Manner(Habits())
+        text = TextStream(self._pieces, job.stops, before, manner.shown)
+        steering = Steering(job.wishes, manner.matcher and manner.matcher.fork())
+        reader = Reader(manner.habits)
         waiting: list[api.TokenRecord] = []
         metrics, last_s = self.metrics, begun.arrived_s
+
+        def last(shown: str, reason: str) -> Delta:
+            parts = reader.push(shown) + reader.finish()
+            if reader.calls and reason == "stop":
+                reason = "tool_calls"
+            return Delta(shown, waiting, reason, parts)
+
         if job.max_tokens == 0:
-            yield Delta("", [], "length")
+            yield last("", "length")
             return
         for written in range(1, job.max_tokens + 1):
             shaped = steering.shaped(forecast.mixture)
@@ -274,7 +263,7 @@ class Service:
             if shaped.is_fallback:
                 metrics.fallbacks.labels(job.model).inc()
             if token_id in self.spec.stop_ids:
-                yield Delta(text.finish(), waiting, "stop")
+                yield last(text.finish(), "stop")
                 return
             now_s = time.monotonic()
             if written == 1:
@@ -288,16 +277,16 @@ class Service:
             waiting.append(self._record(job, forecast, shaped, token_id, text.chars))
             shown = text.push(token_id)
             if steering.is_over:
-                yield Delta(shown + text.finish(), waiting, "stop")
+                yield last(shown + text.finish(), "stop")
                 return
             if text.stopped:
-                yield Delta(shown, waiting, "stop")
+                yield last(shown, "stop")
                 return
             if written == job.max_tokens:
-                yield Delta(shown + text.finish(), waiting, "length")
+                yield last(shown + text.finish(), "length")
                 return
             if shown:
-                yield Delta(shown, waiting)
+                yield Delta(shown, waiting, None, reader.push(shown))
                 waiting = []
             forecast = await begun.session.append(token_id, job.temperature)
 
@@ -308,6 +297,7 @@ class Service:
         async for delta in self.run(begun):
             choice.text += delta.text
             choice.tokens += delta.tokens
+            choice.parts += delta.parts
             choice.finish_reason = delta.finish_reason
         begun.delivered = len(choice.tokens)
         for token in choice.tokens:
@@ -350,18 +340,3 @@ class Service:
     def _spell(self, token_id: int) -> tuple[str, bytes]:
         raw = self._pieces.inside(token_id)
         return raw.decode("utf-8", errors="replace"), raw
-
-
-def usage_of(model: str, prompt_tokens: int, begun: Sequence[Begun]) -> Usage:
-    """What was used so far. Callers pay the experts' prices for what was delivered and the prompt
-    that led to it; experts are owed for every position that they answered."""
-    paid_rao = 0
-    owed: dict[str, tuple[int, int]] = {}
-    for choice in begun:
-        delivered = len(choice.job.prompt_ids) + choice.delivered if choice.delivered else 0
-        for hotkey, (positions, price) in choice.session.answered().items():
-            paid_rao += price_rao(min(positions, delivered), price)
-            before = owed.get(hotkey, (0, 0))
-            owed[hotkey] = (before[0] + positions, before[1] + price_rao(positions, price))
-    completion_tokens = sum(choice.delivered for choice in begun)
-    return Usage(model, prompt_tokens if begun else 0, completion_tokens, paid_rao, owed)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from moesubnet.router import openai_api as api
-from moesubnet.router.service import Choice, Delta
+from moesubnet.router.choices import Choice, Delta
+from moesubnet.router.reading import Part
 
 
 class Shape(Protocol):
@@ -61,7 +62,10 @@ class ChoicesShape(ABC):
                 yield self._chunk([first])
 
     def piece(self, index: int, delta: Delta) -> Iterator[bytes]:
-        yield self._chunk([self.chunk_choice(index, delta)], delta)
+        *early, last = self.chunk_choices(index, delta)
+        for choice in early:
+            yield self._chunk([choice])
+        yield self._chunk([last], delta)
 
     def closing(self, prompt_tokens: int, completion_tokens: int) -> Iterator[bytes]:
         if self._with_usage:
@@ -80,8 +84,8 @@ class ChoicesShape(ABC):
         return None
 
     @abstractmethod
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        """A piece of a choice."""
+    def chunk_choices(self, index: int, delta: Delta) -> list[api.JsonObject]:
+        """A piece of a choice, in as many chunks as clients take it; at least one."""
 
     def _envelope(self, kind: str) -> api.JsonObject:
         return {
@@ -119,8 +123,8 @@ class CompletionShape(ChoicesShape):
             "finish_reason": delta.finish_reason,
         }
 
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        return self.choice(index, delta.text, delta)
+    def chunk_choices(self, index: int, delta: Delta) -> list[api.JsonObject]:
+        return [self.choice(index, delta.text, delta)]
 
 
 class ChatShape(ChoicesShape):
@@ -134,7 +138,7 @@ class ChatShape(ChoicesShape):
     def choice(self, index: int, text: str, delta: Delta | Choice) -> api.JsonObject:
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
+            "message": message_of(delta.parts),
             "logprobs": self._logprobs(delta),
             "finish_reason": delta.finish_reason,
         }
@@ -143,10 +147,45 @@ class ChatShape(ChoicesShape):
         delta = {"role": "assistant", "content": "", "refusal": None}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def chunk_choice(self, index: int, delta: Delta) -> api.JsonObject:
-        return {
-            "index": index,
-            "delta": {"content": delta.text} if delta.text else {},
-            "logprobs": self._logprobs(delta) if delta.tokens else None,
-            "finish_reason": delta.finish_reason,
-        }
+    def chunk_choices(self, index: int, delta: Delta) -> list[api.JsonObject]:
+        chunks: list[api.JsonObject] = [
+            {"index": index, "delta": piece, "logprobs": None, "finish_reason": None}
+            for piece in [_delta_of(part) for part in delta.parts] or [{}]
+        ]
+        chunks[-1]["logprobs"] = self._logprobs(delta) if delta.tokens else None
+        chunks[-1]["finish_reason"] = delta.finish_reason
+        return chunks
+
+
+def message_of(parts: Sequence[Part]) -> api.JsonObject:
+    """A whole message of chat. Without text and with calls its content is null."""
+
+    def joined(kind: str, index: int = 0) -> str:
+        return "".join(part.text for part in parts if (part.kind, part.index) == (kind, index))
+
+    calls = [
+        _call(part.call_id, part.text, joined("arguments", part.index))
+        for part in parts
+        if part.kind == "call"
+    ]
+    text = joined("text")
+    message: api.JsonObject = {"role": "assistant", "content": text, "refusal": None}
+    if reasoning := joined("reasoning"):
+        message["reasoning_content"] = reasoning
+    if calls:
+        message |= {"content": text or None, "tool_calls": calls}
+    return message
+
+
+def _delta_of(part: Part) -> api.JsonObject:
+    """A piece of a message, as chat streams it."""
+    if part.kind == "call":
+        return {"tool_calls": [{"index": part.index} | _call(part.call_id, part.text, "")]}
+    if part.kind == "arguments":
+        return {"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]}
+    return {"content" if part.kind == "text" else "reasoning_content": part.text}
+
+
+def _call(call_id: str, name: str, arguments: str) -> api.JsonObject:
+    function = {"name": name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from moesubnet.spec.pieces import Pieces
 
@@ -13,16 +13,17 @@ MOST_BYTES = 4  # of a character
 class _Decoder:
     """Characters as soon as their bytes are there; bytes that are no UTF-8 are U+FFFD at once."""
 
-    def __init__(self, pieces: Pieces, before: Sequence[int]) -> None:
+    def __init__(self, pieces: Pieces, before: Sequence[int], shown: Collection[int] = ()) -> None:
         self._pieces = pieces
-        self._begins = all(token_id in pieces.hidden for token_id in before)
+        self._hidden = pieces.hidden.difference(shown)
+        self._begins = all(token_id in self._hidden for token_id in before)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         if not self._begins:
             for token_id in before[-MOST_BYTES:]:
                 self.push(token_id)
 
     def push(self, token_id: int) -> str:
-        if token_id in self._pieces.hidden:
+        if token_id in self._hidden:
             return ""
         piece = self._pieces.first if self._begins else self._pieces.inside
         self._begins = False
@@ -40,10 +41,17 @@ class TextStream:
     nothing more comes; the stop sequence itself is never shown.
     """
 
-    def __init__(self, pieces: Pieces, stops: Sequence[str], before: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        stops: Sequence[str],
+        before: Sequence[int] = (),
+        shown: Collection[int] = (),
+    ) -> None:
         """before: the ids that the text continues; none for a text of its own, such as an answer
-        in a chat, which some tokenizers begin with a space that is not shown."""
-        self._decoder = _Decoder(pieces, before)
+        in a chat, which some tokenizers begin with a space that is not shown. shown: control
+        tokens that are shown, by their names."""
+        self._decoder = _Decoder(pieces, before, shown)
         self._stops = tuple(stops)
         self._held = ""
         self._shown_chars = 0

@@ -52,6 +52,8 @@ def synthetic_sheet(
         chosen=np.ones((walk_count, n), np.uint8),
         walk=walk,
         position=position,
+        senders=("validator",),
+        sender=np.zeros((len(walk), n), np.uint8),
         log_q=micro_nats(log_q),
         log_w=micro_nats(log_w),
         entropy=np.full((len(walk), n), 1_000_000, np.int32),

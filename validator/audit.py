@@ -19,6 +19,8 @@ from moesubnet.wire.commitment import Commitment
 from moesubnet.wire.protocol import StepResponse, StepRows, want_for
 from moesubnet.wire.signing import signed_text, verify_receipt
 
+CLOCKS_NS = 12 * 10**9  # by so much two senders' clocks may differ at most
+LATEST_NS = 2**63
 TOLERANCE_MICRO_NATS = 100  # float32 exponentials of another processor
 
 
@@ -131,17 +133,25 @@ def _audit_expert(
 
 def _asked_blind(sheet: Sheet, receipts: Receipts, public_s: float | None) -> np.ndarray:
     """bool [M, n]: by its nonce, an item was asked before any request, to any expert, that shows
-    its label, and before the sheet that has it could be read."""
+    its label (by another sender's clock up to CLOCKS_NS), and before the sheet that has it could
+    be read."""
     nonces = receipts.records["nonce_ns"]
     given = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
-    shown_ns: dict[int, int] = {}  # by walk: when the first request of a later position was signed
+    # By walk and sender: when the first request of a later position was signed.
+    shown_ns: dict[tuple[int, int], int] = {}
     blind = np.zeros(nonces.shape, np.bool_)
     by_position = np.argsort(-sheet.position.astype(np.int64), kind="stable")
     for i in by_position.tolist():
         walk, mine = int(sheet.walk[i]), nonces[i]
-        blind[i] = (mine > 0) & (mine < shown_ns.get(walk, 2**64 - 1))
-        first = min((int(n) for n in mine[given[i]]), default=2**64 - 1)
-        shown_ns[walk] = min(first, shown_ns.get(walk, 2**64 - 1))
+        for one in range(len(sheet.senders)):
+            theirs = sheet.sender[i] == one
+            for other in range(len(sheet.senders)):
+                slack = 0 if one == other else CLOCKS_NS
+                theirs &= mine < shown_ns.get((walk, other), LATEST_NS) + slack
+            blind[i] |= theirs & (mine > 0)
+        for one in set(sheet.sender[i, given[i]].tolist()):
+            first = int(mine[given[i] & (sheet.sender[i] == one)].min())
+            shown_ns[walk, one] = min(first, shown_ns.get((walk, one), LATEST_NS))
     if public_s is not None:
         blind &= nonces < np.uint64(public_s * 1e9)
     return blind
@@ -150,17 +160,18 @@ def _asked_blind(sheet: Sheet, receipts: Receipts, public_s: float | None) -> np
 def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool:
     """Whether the expert signed an answer to exactly this item's question."""
     record, hotkey = receipts.records[item, column], sheet.hotkeys[column]
+    sender = sheet.senders[sheet.sender[item, column]]
     try:
         body = receipts.request(sheet, item, column).to_bytes()
         nonce_ns = int(record["nonce_ns"])
-        text = signed_text("POST", "/v1/step", body, nonce_ns, sheet.validator, hotkey)
+        text = signed_text("POST", "/v1/step", body, nonce_ns, sender, hotkey)
         verify_receipt(
             "0x" + record["receipt"].tobytes().hex(),
             200,
             hashlib.sha256(text).digest(),
             record["body_sha256"].tobytes(),
             hotkey,
-            sheet.validator,
+            sender,
         )
     except (AuthError, WireError, ValueError):
         return False

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from moesubnet.mixture.sheet import (
     I32,
     LOG_Q_ABSENT,
+    LOG_Q_UNANSWERED,
     LOG_W_NONE,
     MAX_ITEMS,
     MAX_WALKS,
@@ -20,7 +22,7 @@ from moesubnet.mixture.sheet import (
 )
 from moesubnet.types import Hotkey, Metagraph, Neuron
 from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
-from moesubnet.validator.records import Batch, Merit
+from moesubnet.validator.records import SENDER, Batch, Merit
 from moesubnet.validator.scoring import recount
 
 
@@ -50,6 +52,8 @@ def close_sheet(
     walks = [ids[: batch.steps[-1].position + 1] for batch in batches for ids in batch.walks]
     receipts = _receipts(batches, hotkeys, vocab_size)
     walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
+    senders, sender = _senders(batches, hotkeys, validator)
+    log_q = np.where(_lost_in_relays(walk, log_q, sender), LOG_Q_ABSENT, log_q).astype("<i4")
     known = [merits.get(hotkey, Merit(None, None)) for hotkey in hotkeys]
     unvoted = Sheet(
         netuid=metagraph.netuid,
@@ -67,6 +71,8 @@ def close_sheet(
         chosen=_chosen(batches, hotkeys),
         walk=walk,
         position=position,
+        senders=senders,
+        sender=sender,
         log_q=log_q,
         log_w=log_w,
         entropy=entropy,
@@ -127,6 +133,37 @@ def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U3
         begin += count
     q, w, h = (np.concatenate(part).astype("<i4") for part in (log_q, log_w, entropy))
     return np.concatenate(walk), np.concatenate(position), q, w, h
+
+
+def _senders(
+    batches: Sequence[Batch], hotkeys: Sequence[Hotkey], validator: Hotkey
+) -> tuple[tuple[Hotkey, ...], U8]:
+    """The senders' table, and which of them asked: [M, n] in columns of `hotkeys`."""
+    parts = [np.zeros((0, len(hotkeys)), SENDER)]
+    for batch in batches:
+        columns = [batch.hotkeys.index(h) if h in batch.hotkeys else -1 for h in hotkeys]
+        ourselves = np.zeros((len(batch.walks), 1), SENDER)
+        parts += [np.hstack([step.senders, ourselves])[:, columns] for step in batch.steps]
+    asked = np.concatenate(parts)
+    names = sorted(set(asked.ravel().tolist()) - {b""})
+    sender = np.searchsorted([b"", *names], asked).astype(np.uint8)
+    return (validator, *(Hotkey(name.decode()) for name in names)), sender
+
+
+def _lost_in_relays(walk: U32, log_q: I32, sender: U8) -> npt.NDArray[np.bool_]:
+    """[M, n + 1]: the unanswered items that count as not asked.
+
+    An expert that dropped out of walks through one router, and of none through anybody else who
+    asked it, did not fail as far as anybody knows: the router may have lost its answers.
+    """
+    lost = np.zeros(log_q.shape, np.bool_)
+    for column in range(sender.shape[1]):
+        asked = log_q[:, column] != LOG_Q_ABSENT
+        silent = log_q[:, column] == LOG_Q_UNANSWERED
+        through, others = set(sender[silent, column].tolist()), set(sender[asked, column].tolist())
+        if len(through) == 1 and 0 not in through and len(others) > 1:
+            lost[:, column] = silent
+    return lost
 
 
 def _chosen(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> U8:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from random import SystemRandom
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from moesubnet.validator.serve import Metrics
 from moesubnet.validator.state import State
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import want_for
+from moesubnet.wire.relay import Drawing, through
 
 DEADLINE_S = 5.0  # for one expert's answer to one step of a walk, as a router's by default
 
@@ -50,7 +52,9 @@ class Measurement:
         experts: Experts,
         gates: GateSync,
         metrics: Metrics,
+        routers: Drawing | None = None,
     ) -> None:
+        """routers: through whom walks go, while there are any."""
         self._state = state
         self._pool = pool
         self._tokenizer_sha256 = tokenizer_sha256
@@ -58,6 +62,7 @@ class Measurement:
         self._experts = experts
         self._gates = gates
         self._metrics = metrics
+        self._routers = routers
         self._gate_epoch = -1
 
     @property
@@ -78,6 +83,8 @@ class Measurement:
             await self._pass_over_known()
             self._gate_epoch = metagraph.epoch_index
         await self._experts.refresh(metagraph)
+        if self._routers is not None:
+            await self._routers.refresh(metagraph, self._experts.clients.keys())
         scored = {hotkey for hotkey, score in self._state.scores().items() if score > 0}
         known = scored | self._experts.clients.keys()
         hotkeys = sorted(known & metagraph.by_hotkey.keys())
@@ -111,8 +118,14 @@ class Measurement:
         is on disk before its labels are sent, but where a leaf has to show what a label was given:
         then right after."""
         want = want_for(self.vocab_size)
-        panels = [Panel(self._experts.clients, base_s=DEADLINE_S, want=want) for _ in batch.walks]
-        steps = walk_batch(panels, batch, self.gate, self._baseline.law)
+        experts, lots = self._experts.clients, SystemRandom()
+        ways = (
+            [through(experts, self._routers.draw(lots)) for _ in batch.walks]
+            if self._routers
+            else [experts] * len(batch.walks)
+        )
+        panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
+        steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways)
         async with contextlib.aclosing(steps):
             async for step in steps:
                 if not self._state.add_step(batch, step):

@@ -29,9 +29,10 @@ from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import RECORD, record_of
-from moesubnet.validator.records import Batch, Step, Window
-from moesubnet.wire.panel import Panel, PanelError, PanelSequence
+from moesubnet.validator.records import SENDER, Batch, Step, Window
+from moesubnet.wire.panel import Asked, Panel, PanelError, PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
+from moesubnet.wire.relay import Relayed
 
 PREFIX_TOKENS = 32
 STEP_TOKENS = 16
@@ -160,6 +161,7 @@ async def walk_batch(
     batch: Batch,
     gate: Gate,
     baseline: Law,
+    clients: Sequence[Mapping[Hotkey, Asked]] = (),
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
@@ -218,9 +220,10 @@ async def walk_batch(
             ]
             took_ms = [[_answer_ms(answer.get(h)) for h in batch.hotkeys] for answer in answers]
             answer_ms = np.array(took_ms, np.int32)
+            senders = [[_sender(of_walk.get(h)) for h in batch.hotkeys] for of_walk in clients]
             labels = batch.walks[:, position]
             step = await asyncio.to_thread(
-                score_step, weighed, position, labels, laws, baseline, proofs, answer_ms
+                score_step, weighed, position, labels, laws, baseline, proofs, answer_ms, senders
             )
             owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
             unshown = step if owed else None
@@ -265,6 +268,12 @@ def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | 
 def _answer_ms(answer: StepResponse | PanelError | None) -> int:
     took_s = answer.took_s if isinstance(answer, StepResponse) else None
     return -1 if took_s is None else round(1_000 * took_s)
+
+
+def _sender(client: Asked | None) -> bytes:
+    """Whose hotkey asks an expert now; empty for our own."""
+    sender = client.sender if isinstance(client, Relayed) else None
+    return (sender or "").encode()
 
 
 def _proof(answer: StepResponse | PanelError | None) -> Proof | None:
@@ -349,6 +358,7 @@ def score_step(
     baseline: Law,
     proofs: Sequence[Sequence[Proof | None]] | None = None,
     answer_ms: npt.NDArray[np.int32] | None = None,
+    senders: Sequence[Sequence[bytes]] = (),
 ) -> Step:
     """Score the labels [N] against each expert's laws, n × N or None: no answer. Moves the N walks
     on."""
@@ -376,6 +386,7 @@ def score_step(
         np.rint(entropy * MICRO).astype(np.int32),
         np.stack([w.chosen for w in weighed]),
         answer_ms,
+        np.array(senders or [[b""] * n] * count, SENDER).reshape(count, n),
         np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
         tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
     )

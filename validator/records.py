@@ -12,6 +12,8 @@ from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.receipts import Records
 
+SENDER = np.dtype("S48")  # an SS58 address
+
 
 class Phase(StrEnum):
     """A vote's life. On a subnet without commit-reveal it goes from prepared to revealed."""
@@ -36,8 +38,8 @@ class Step:
     """One position of all walks of a batch, scored. n experts, N walks.
 
     log_q, log_w: int32 [N, n + 1], entropy: int32 [N, n] and chosen: uint8 [N, n] as in a sheet;
-    answer_ms: int32 [N, n], −1 for no answer; records: RECORD [N, n]; bodies: the answers as they
-    came, empty for none.
+    answer_ms: int32 [N, n], −1 for no answer; senders: S48 [N, n], the hotkey that asked, empty
+    where it was our own; records: RECORD [N, n]; bodies: the answers as they came, empty for none.
     """
 
     position: int
@@ -46,6 +48,7 @@ class Step:
     entropy: npt.NDArray[np.int32]
     chosen: npt.NDArray[np.uint8]
     answer_ms: npt.NDArray[np.int32]
+    senders: npt.NDArray[np.bytes_]
     records: Records
     bodies: tuple[tuple[bytes, ...], ...]  # [n, N]; empty once stored
 

@@ -31,6 +31,7 @@ from moesubnet.validator.state import State, only_one
 from moesubnet.wire.addresses import published_ip
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
+from moesubnet.wire.relay import Routers
 from moesubnet.wire.roster import Roster
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,14 @@ async def run_validator(config: ValidatorConfig) -> None:
                 Roster(http, config.signer, spec, allow_private=config.allow_private),
                 gates,
                 metrics,
+                Routers(
+                    http,
+                    config.signer,
+                    spec_sha256=spec.sha256,
+                    vocab_size=spec.spec.vocab_size,
+                    min_stake_rao=spec.spec.min_caller_stake_rao,
+                    allow_private=config.allow_private,
+                ),
             )
 
         validator = Validator(

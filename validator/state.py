@@ -23,7 +23,7 @@ from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.answers import AnswerFiles
 from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
 from moesubnet.validator.receipts import RECORD
-from moesubnet.validator.records import Batch, Merit, Phase, Step, Vote, Window
+from moesubnet.validator.records import SENDER, Batch, Merit, Phase, Step, Vote, Window
 
 _FORGET_EARLIER_LAYOUT = f"""
 BEGIN;
@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS batch (
     id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, sessions TEXT);
 CREATE TABLE IF NOT EXISTS step (
     batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, chosen BLOB,
-    answer_ms BLOB, records BLOB, epoch INTEGER, PRIMARY KEY (batch, position));
+    answer_ms BLOB, senders BLOB, records BLOB,
+    epoch INTEGER, PRIMARY KEY (batch, position));
 DROP TABLE IF EXISTS answer;
 CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
 CREATE TABLE IF NOT EXISTS merit (hotkey TEXT PRIMARY KEY, novelty_ppm INTEGER, since INTEGER);
@@ -176,7 +177,7 @@ class State:
         self._answers.add(epoch, batch, step)
         with self._db:
             self._db.execute(
-                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
                     batch.id,
                     step.position,
@@ -185,6 +186,7 @@ class State:
                     step.entropy.astype("<i4").tobytes(),
                     step.chosen.tobytes(),
                     step.answer_ms.astype("<i4").tobytes(),
+                    step.senders.tobytes(),
                     step.records.tobytes(),
                 ),
             )
@@ -206,9 +208,10 @@ class State:
 
     def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:
         query = (
-            "SELECT position, log_q, log_w, entropy, chosen, answer_ms, records FROM step "
-            "WHERE batch = ? AND epoch IS NULL ORDER BY position"
+            "SELECT position, log_q, log_w, entropy, chosen, answer_ms, senders, records "
+            "FROM step WHERE batch = ? AND epoch IS NULL ORDER BY position"
         )
+        rows = self._db.execute(query, (batch_id,))
         return tuple(
             Step(
                 position,
@@ -217,12 +220,11 @@ class State:
                 np.frombuffer(entropy, "<i4").reshape(count, n),
                 np.frombuffer(chosen, np.uint8).reshape(count, n),
                 np.frombuffer(answer_ms, "<i4").reshape(count, n),
+                np.frombuffer(senders, SENDER).reshape(count, n),
                 np.frombuffer(records, RECORD).reshape(count, n),
                 (),
             )
-            for position, log_q, log_w, entropy, chosen, answer_ms, records in self._db.execute(
-                query, (batch_id,)
-            )
+            for position, log_q, log_w, entropy, chosen, answer_ms, senders, records in rows
         )
 
     def scores(self) -> dict[Hotkey, int]:

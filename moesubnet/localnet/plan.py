@@ -94,8 +94,9 @@ class Plan:
         return {
             "chain": self.chain_port,
             **{f"chain node {index}": self.chain_port + index for index in nodes},
-            "router": self.router_port,
             **{name: self.first_port + index for index, name in enumerate(axons)},
+            "router's node": self.first_port + len(axons),
+            "router": self.router_port,
         }
 
     def _process(self, name: str, *arguments: str, niceness: int = 0) -> Process:
@@ -176,6 +177,8 @@ class Plan:
             "--netuid", str(NETUID),
             "--host", HOST,
             "--port", str(self.router_port),
+            "--node-host", HOST,
+            "--node-port", str(self.ports()["router's node"]),
             "--deadline-s", "10",
             "--allow-private",
         )  # fmt: skip

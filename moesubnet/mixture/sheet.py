@@ -27,6 +27,7 @@ MAX_HOTKEYS = 4096
 MAX_WALKS = 1024
 MAX_WALK_TOKENS = 1024
 MAX_ITEMS = 2048
+MAX_SENDERS = 256
 MICRO = 1_000_000
 NANO = 1_000_000_000
 LOG_Q_FLOOR = -30.0  # nats; what a row gave below this is written as this
@@ -65,6 +66,8 @@ class Sheet:
     chosen: U8  # [W, n] 1: a router would have asked this expert about the walk
     walk: U32  # [M]
     position: U32  # [M]
+    senders: tuple[Hotkey, ...]  # whose hotkeys asked: the validator's, then routers', sorted
+    sender: U8  # [M, n] which of them; of who is silent, the last
     log_q: I32  # [M, n + 1] micro-nats of the label, or LOG_Q_*
     log_w: I32  # [M, n + 1] micro-nats, or LOG_W_NONE
     entropy: I32  # [M, n] micro-nats: of the law that the expert gave; 0 where it gave none
@@ -157,6 +160,8 @@ class _Wire(BaseModel):
     chosen: bytes
     walk: Annotated[bytes, Field(max_length=4 * MAX_ITEMS)]
     position: bytes
+    senders: Annotated[list[Address], Field(min_length=1, max_length=MAX_SENDERS)]
+    sender: bytes
     log_q: bytes
     log_w: bytes
     entropy: bytes
@@ -198,6 +203,12 @@ class _Wire(BaseModel):
         chosen = np.frombuffer(self.chosen, np.uint8).reshape(len(walks), n)
         if np.any(chosen > 1):
             raise ValueError("chosen or not, nothing else")
+        routers = self.senders[1:]
+        if self.senders[0] != self.validator or routers != sorted(set(routers) - {self.validator}):
+            raise ValueError("senders are the validator, then routers, sorted")
+        sender = np.frombuffer(self.sender, np.uint8).reshape(len(walk), n)
+        if np.any(sender >= len(self.senders)):
+            raise ValueError("an item of a sender that is not named")
         log_q = np.frombuffer(self.log_q, "<i4").reshape(len(walk), n + 1)
         log_w = np.frombuffer(self.log_w, "<i4").reshape(len(walk), n + 1)
         entropy = np.frombuffer(self.entropy, "<i4").reshape(len(walk), n)
@@ -211,5 +222,11 @@ class _Wire(BaseModel):
             raise ValueError("an entropy out of range, or of a law that was not given")
         content = {key: getattr(self, key) for key in _KEYS}
         content |= {key: tuple(v) for key, v in content.items() if isinstance(v, list)}
-        content |= {"walks": walks, "chosen": chosen, "walk": walk, "position": position}
+        content |= {
+            "walks": walks,
+            "chosen": chosen,
+            "walk": walk,
+            "position": position,
+            "sender": sender,
+        }
         return Sheet(**content | {"log_q": log_q, "log_w": log_w, "entropy": entropy})

@@ -70,25 +70,34 @@ class PromptEncoder:
         """A prompt that is text and nothing else."""
         return Prompt(text, tuple(start + 1 for start, _ in self._all.everywhere(text)))
 
+    @property
+    def template(self) -> Template:
+        return self._template
+
     def chat(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """A conversation up to where the assistant goes on. Raises PromptError."""
         if not self._template.source:
             raise PromptError("the models of this subnet have no chat template")
-        strings = list(_strings([*messages, *(tools or ())]))
+        strings = list(_strings([*messages, *(tools or ()), variables or {}]))
         if not any(self._all.first.search(text) for text in strings):
-            text = self._template.render(messages, tools=tools)
+            text = self._template.render(messages, tools=tools, variables=variables)
             return Prompt(text, (), self._all.ids(text))
         stand_ins = self._stand_ins("".join(strings) + self._template.source)
         rendered = self._template.render(
             [_mapped(m, self._defuser(stand_ins, m.get("role") == "assistant")) for m in messages],
             tools=tools and [_mapped(tool, self._defuser(stand_ins, False)) for tool in tools],
+            variables=variables and _mapped(variables, self._defuser(stand_ins, False)),
         )
         text = rendered.translate({ord(standing): first for first, standing in stand_ins.items()})
         typed = [start for start, _ in self._all.everywhere(text) if rendered[start] != text[start]]
         if not typed:  # so the template may see what was really written
-            text = self._template.render(messages, tools=tools)
+            text = self._template.render(messages, tools=tools, variables=variables)
         return Prompt(text, tuple(start + 1 for start in typed), self._all.ids(rendered))
 
     def ids(self, prompt: Prompt) -> list[int]:

@@ -28,8 +28,11 @@ class Template:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The conversation as text, up to where the assistant goes on. Raises PromptError."""
+        """The conversation as text, up to where the assistant goes on. Raises PromptError.
+
+        variables: what else a caller says to the template, such as `enable_thinking`."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         render: Any = render_jinja_template  # its annotations promise one text
@@ -39,7 +42,7 @@ class Template:
                 tools=tools and list(tools),
                 chat_template=self.source,
                 add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                **{**(variables or {}), **self._special_tokens},
             )
         except ImportError:
             raise

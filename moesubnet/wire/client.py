@@ -142,21 +142,21 @@ class ExpertClient:
                 if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                     raise
                 status, data, proof = await self._step_once(request, deadline - time.monotonic())
-        if status == 409:
-            raise _unknown_base(data, request)
-        if len(data) < OFF_LOOP_BYTES:
-            response = StepResponse.from_bytes(data, request, self._vocab_size)
-        else:
-            response = await asyncio.to_thread(
-                StepResponse.from_bytes, data, request, self._vocab_size
-            )
-        return replace(response, proof=proof)
+        return await self._decoded(request, status, data, proof)
+
+    async def forward(
+        self, request: StepRequest, *, timeout_s: float
+    ) -> tuple[int, bytearray, Proof]:
+        """One `/v1/step` for somebody else: status (200 or 409), body and proof. Nothing of the
+        answer is looked at but its receipt. Raises as `step` does, but no UnknownBase."""
+        async with self._places:
+            return await self._step_once(request, timeout_s)
 
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
         """Tell the expert that nobody goes on with these (at most 256). Raises PeerError."""
         body = CloseRequest(sessions=list(sessions)).model_dump_json().encode()
         headers, _ = self._sign("/v1/close", body, "application/json")
-        call = _open(self._http, self.axon, "POST", "/v1/close", body, headers, timeout_s)
+        call = open_response(self._http, self.axon, "POST", "/v1/close", body, headers, timeout_s)
         async with call:
             pass  # whether it kept its word does not matter to us
 
@@ -170,7 +170,9 @@ class ExpertClient:
         body = request.model_dump_json().encode()
         headers, request_sha256 = self._sign("/v1/generate", body, "application/json")
         hasher, left, finished = hashlib.sha256(), request.max_tokens, False
-        call = _open(self._http, self.axon, "POST", "/v1/generate", body, headers, timeout_s)
+        call = open_response(
+            self._http, self.axon, "POST", "/v1/generate", body, headers, timeout_s
+        )
         async with call as response:
             async for line in _lines(response):
                 if finished:
@@ -214,20 +216,30 @@ class ExpertClient:
         """Status (200 or 409), body, and the verified receipt with what it covers."""
         body = request.to_bytes()
         headers, request_sha256 = self._sign("/v1/step", body, CONTENT_TYPE)
-        call = _open(self._http, self.axon, "POST", "/v1/step", body, headers, timeout_s)
+        call = open_response(self._http, self.axon, "POST", "/v1/step", body, headers, timeout_s)
         async with call as response:
             unknown = response.status == 409
             cap = MAX_SMALL_BYTES if unknown else max_answer_bytes(request, self._vocab_size)
-            data = await _read(response, cap)
+            data = await read_body(response, cap)
             receipts = response.headers.getall(RECEIPT, [])
         receipt = receipts[0] if len(receipts) == 1 else ""
         digest = await sha256_of(data)
         self._check_receipt(receipt, response.status, request_sha256, digest)
-        base_lens = tuple(s.base_len for s in request.sequences)
-        signature = bytes.fromhex(receipt.removeprefix("0x"))
-        reveals = tuple(s.reveal for s in request.sequences) if request.want.committed else None
-        proof = Proof(int(headers[NONCE]), base_lens, signature, data, reveals)
-        return response.status, data, proof
+        return response.status, data, Proof.of(request, int(headers[NONCE]), receipt, data)
+
+    async def _decoded(
+        self, request: StepRequest, status: int, data: bytearray, proof: Proof
+    ) -> StepResponse:
+        """Raises UnknownBase for a 409, WireError."""
+        if status == 409:
+            raise _unknown_base(data, request)
+        if len(data) < OFF_LOOP_BYTES:
+            response = StepResponse.from_bytes(data, request, self._vocab_size)
+        else:
+            response = await asyncio.to_thread(
+                StepResponse.from_bytes, data, request, self._vocab_size
+            )
+        return replace(response, proof=proof)
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""
@@ -251,12 +263,12 @@ async def get_public(
 
     Raises PeerUnavailable, PeerRefused, WireError.
     """
-    async with _open(http, axon, "GET", path, b"", {}, timeout_s) as response:
-        return bytes(await _read(response, max_bytes))
+    async with open_response(http, axon, "GET", path, b"", {}, timeout_s) as response:
+        return bytes(await read_body(response, max_bytes))
 
 
 @asynccontextmanager
-async def _open(
+async def open_response(
     http: aiohttp.ClientSession,
     axon: Axon,
     method: str,
@@ -289,7 +301,7 @@ async def _open(
         raise PeerUnavailable(f"connection failed: {type(error).__name__}") from error
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytearray:
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytearray:
     """The whole body; WireError as soon as it is, or says that it will be, larger."""
     if (response.content_length or 0) > max_bytes:
         raise WireError(f"an answer of more than {max_bytes} bytes")
@@ -320,7 +332,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 async def _refusal(response: aiohttp.ClientResponse) -> PeerError:
     """The error for another status, with the peer's error code only if it looks like one."""
     try:
-        code = parse_as(_ErrorBody, bytes(await _read(response, MAX_SMALL_BYTES))).error
+        code = parse_as(_ErrorBody, bytes(await read_body(response, MAX_SMALL_BYTES))).error
     except (ValueError, WireError):
         code = ""
     return PeerRefused(response.status, code if _ERROR_CODE.fullmatch(code) else "")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesubnet.errors import BadDistribution, FrameError
+from moesubnet.types import Hotkey
 from moesubnet.wire import frames
 from moesubnet.wire.commitment import Commitment, CommittedTail, commit, proof_bytes
 from moesubnet.wire.distributions import (
@@ -162,6 +163,26 @@ class Proof:
     receipt: bytes
     body: bytes | bytearray
     reveals: tuple[tuple[int, int] | None, ...] | None = None
+    sender: Hotkey | None = None  # whose hotkey asked, where it was not our own
+
+    @classmethod
+    def of(
+        cls,
+        request: StepRequest,
+        nonce_ns: int,
+        receipt: str,
+        body: bytes | bytearray,
+        sender: Hotkey | None = None,
+    ) -> Proof:
+        """receipt: 0x and hex, verified."""
+        return cls(
+            nonce_ns,
+            tuple(s.base_len for s in request.sequences),
+            bytes.fromhex(receipt.removeprefix("0x")),
+            body,
+            tuple(s.reveal for s in request.sequences) if request.want.committed else None,
+            sender,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

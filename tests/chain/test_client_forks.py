@@ -312,6 +312,8 @@ def sheet_for(epoch: int) -> Sheet:
         chosen=np.empty((0, 1), np.uint8),
         walk=np.empty(0, "<u4"),
         position=np.empty(0, "<u4"),
+        senders=(Hotkey(VALIDATOR.ss58_address),),
+        sender=np.zeros((0, 1), np.uint8),
         log_q=np.empty((0, 2), "<i4"),
         log_w=np.empty((0, 2), "<i4"),
         entropy=np.empty((0, 1), "<i4"),

@@ -114,7 +114,7 @@ def only(sheet, columns):
     per_expert = {
         field.name: tuple(getattr(sheet, field.name)[i] for i in columns)
         for field in dataclasses.fields(sheet)
-        if isinstance(getattr(sheet, field.name), tuple) and field.name != "walks"
+        if isinstance(getattr(sheet, field.name), tuple) and field.name not in ("walks", "senders")
     }
     items = {name: getattr(sheet, name)[:, [*columns, -1]] for name in ("log_q", "log_w")}
     return dataclasses.replace(
@@ -123,6 +123,7 @@ def only(sheet, columns):
         **items,
         entropy=sheet.entropy[:, columns],
         chosen=sheet.chosen[:, columns],
+        sender=sheet.sender[:, columns],
     )
 
 

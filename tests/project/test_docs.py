@@ -145,6 +145,8 @@ def voted_sheet() -> Sheet:
         chosen=chosen,
         walk=walk,
         position=np.tile(np.arange(4, 8, dtype="<u4"), 16),
+        senders=("validator",),
+        sender=np.zeros((64, 3), np.uint8),
         log_q=log_q,
         log_w=log_w,
         entropy=np.zeros((64, 3), np.int32),

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from moesubnet.mixture.law import Law, mix
-from moesubnet.router.grammar import Grammars, json_rule
+from moesubnet.router.grammar import Grammars, Matcher, json_rule, too_much
 from moesubnet.router.model import Forecast
 from moesubnet.router.openai_api import ApiError
 from moesubnet.router.steering import NO_WISHES, Steering
@@ -140,6 +140,36 @@ async def test_a_schema_that_cannot_be_honoured_is_refused_by_name(serve, schema
         assert caught.value.code == "unsupported_schema"
         assert names in caught.value.message
         assert caught.value.param in ("response_format", "text.format")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_grammar_that_turns_out_too_much_ends_its_answer_with_an_error(
+    serve, babbler, monkeypatch, stream
+) -> None:
+    def late(self: Matcher) -> np.ndarray:
+        if babbler.opened < 3:
+            babbler.opened += 1
+            return np.ones(TINY_VOCAB, bool)
+        raise too_much()
+
+    monkeypatch.setattr(Matcher, "allowed", late)
+    monkeypatch.setattr(Matcher, "push", lambda self, token_id: None)
+    api = client(await serve())
+
+    async def read() -> None:
+        answer = await api.chat.completions.create(
+            model="mixture",
+            messages=ASKED,
+            response_format={"type": "json_object"},
+            stream=stream,
+            n=2,
+        )
+        async for _ in answer:
+            pass
+
+    with pytest.raises(openai.APIError) as caught:
+        await read()
+    assert caught.value.code == "grammar_too_complex"
 
 
 async def test_what_only_describes_a_schema_does_not_count(serve, babbler) -> None:

@@ -35,8 +35,9 @@ from moesubnet.wire.protocol import (
     StepResponse,
     base_hash,
 )
+from moesubnet.wire.relay import Routers
 from moesubnet.wire.roster import Roster
-from moesubnet.wire.server import BODY, auth_middleware, public
+from moesubnet.wire.server import BODY, CALLER, auth_middleware, public
 from tests.step_answers import answer_to
 
 TEMPO = 30
@@ -185,6 +186,7 @@ class FakeExpert:
         self.card_fails = False
         self.in_thread = False  # whether its law may take its time
         self.requests = []
+        self.callers = []  # whose hotkeys asked, beside `requests`
         self.commits, self.withholds = False, False
         self.tails = {}  # by session: position and tree of the newest law
 
@@ -207,6 +209,7 @@ class FakeExpert:
                 raise web.HTTPServiceUnavailable
             asked = StepRequest.from_bytes(request[BODY], limits)
             self.requests.append(asked)
+            self.callers.append(request[CALLER].hotkey)
             rows = []
             for sequence in asked.sequences:
                 held = self.sessions.get(sequence.session, np.empty(0, np.uint32))
@@ -314,9 +317,12 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
     """`await measure(experts)` → (measurement, state, chain); one epoch's helpers."""
     opened = []
 
-    async def build(experts, documents=None):
+    async def build(experts, documents=None, routers=()):
+        """routers: (signer, axon) of each."""
         chain, signer = new_chain(), keypair("//Validator")
         chain.add(signer)
+        for router in routers:
+            chain.add(*router)
         for expert in experts:
             chain.add(expert.signer, expert.axon)
         http = open_http_session()
@@ -334,7 +340,11 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
             known,
             GateSync(chain, http, tmp_path / "sheets"),
             Metrics(),
-        )
+            Routers(
+                http, signer, spec_sha256=tiny_spec.sha256, vocab_size=300, min_stake_rao=1,
+                allow_private=True,
+            ),
+        )  # fmt: skip
         return measurement, state, chain, known
 
     yield build

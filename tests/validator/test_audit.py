@@ -19,7 +19,7 @@ from moesubnet.validator.receipts import (
     pack_answers,
     unpack_answers,
 )
-from moesubnet.validator.records import Phase, Step, Window
+from moesubnet.validator.records import SENDER, Phase, Step, Window
 
 
 @pytest.fixture
@@ -251,6 +251,7 @@ def begin(state, hotkeys, epoch):
         entropy=np.zeros((3, 2), "<i4"),
         chosen=np.ones((3, 2), np.uint8),
         answer_ms=np.full((3, 2), 10, "<i4"),
+        senders=np.zeros((3, 2), SENDER),
         records=np.zeros((3, 2), RECORD),
         bodies=((b"x",) * 3, (b"y",) * 3),
     )
@@ -269,7 +270,10 @@ async def test_answers_are_kept_as_long_as_the_sheet_that_has_them(measured):
     """The close of their own epoch was missed."""
     state, sheet = measured
     state.add_step(*begin(state, sheet.hotkeys, sheet.epoch + 1))
-    items = {k: getattr(sheet, k)[:3] for k in ("walk", "position", "log_q", "log_w", "entropy")}
+    items = {
+        k: getattr(sheet, k)[:3]
+        for k in ("walk", "position", "sender", "log_q", "log_w", "entropy")
+    }
     epoch = sheet.epoch + 2
     seed = sheet_seed(sheet.previous_sha256, epoch)
     walks = tuple(ids[:33] for ids in sheet.walks[:3])

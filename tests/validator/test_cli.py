@@ -41,6 +41,8 @@ def sheet():
         chosen=np.ones((4, 1), np.uint8),
         walk=np.repeat(np.arange(4, dtype="<u4"), 2),
         position=np.tile(np.array([32, 33], "<u4"), 4),
+        senders=("5V",),
+        sender=np.zeros((8, 1), np.uint8),
         log_q=micro_nats(log_q),
         log_w=micro_nats(np.full((8, 2), np.log(0.5))),
         entropy=np.full((8, 1), 500_000, np.int32),

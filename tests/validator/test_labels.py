@@ -20,7 +20,7 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.receipts import RECORD
-from moesubnet.validator.records import Batch, Step
+from moesubnet.validator.records import SENDER, Batch, Step
 
 ADVERSARIES = Path(__file__).resolve().parents[2] / "examples" / "adversaries"
 
@@ -182,6 +182,7 @@ def test_no_sheet_holds_an_id_beyond_what_was_measured(sizes):
                 np.zeros((walks, 2), "<i4"),
                 np.ones((walks, 2), np.uint8),
                 np.full((walks, 2), 10, "<i4"),
+                np.zeros((walks, 2), SENDER),
                 np.zeros((walks, 2), RECORD),
                 (),
             )

@@ -1,0 +1,109 @@
+"""What is written for a request: its choices, from the job to the pieces that are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from moesubnet.router import openai_api as api
+from moesubnet.router.accounts import price_rao
+from moesubnet.router.chat import Message
+from moesubnet.router.grammar import Matcher
+from moesubnet.router.ledger import Usage
+from moesubnet.router.model import Forecast, Session, TokenIds
+from moesubnet.router.reading import Habits, Part
+from moesubnet.router.steering import NO_WISHES, Wishes
+from moesubnet.router.tools import ToolUse
+
+
+class Conversation(Protocol):
+    """A request that is a conversation, of whatever endpoint."""
+
+    source: ClassVar[str]
+    format_source: ClassVar[str]
+
+    @property
+    def schema_(self) -> api.JsonObject | None: ...
+
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]: ...
+
+    def conversation(self) -> list[Message]: ...
+
+    def tool_use(self) -> ToolUse: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How the answer to a conversation is written and read. shown: control tokens that belong to
+    what is read, such as those before a call."""
+
+    habits: Habits
+    matcher: Matcher | None = None  # of the grammar that the text must have
+    shown: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One choice to be written."""
+
+    model: str
+    prompt_ids: TokenIds
+    goes_on: bool  # the text continues the prompt; else it is an answer of its own
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: tuple[int, int] | None
+    stops: tuple[str, ...]
+    top_logprobs: int
+    wishes: Wishes = NO_WISHES
+    manner: Manner | None = None  # of an answer in a chat
+
+
+@dataclass(slots=True)
+class Begun:
+    """A job whose prompt has been read; `delivered` counts the tokens that its reader was sent."""
+
+    job: Job
+    session: Session
+    forecast: Forecast
+    arrived_s: float = 0.0  # time.monotonic() at which the request came
+    delivered: int = 0
+
+
+@dataclass(slots=True)
+class Delta:
+    """A piece of a choice: what may be shown now and the tokens behind it. parts: the text of an
+    answer in a chat, divided."""
+
+    text: str
+    tokens: list[api.TokenRecord]
+    finish_reason: str | None = None
+    parts: list[Part] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Choice:
+    """A whole choice."""
+
+    text: str = ""
+    tokens: list[api.TokenRecord] = field(default_factory=list)
+    finish_reason: str | None = None
+    parts: list[Part] = field(default_factory=list)
+    mean_weights: dict[str, float] = field(default_factory=dict)
+
+
+def usage_of(model: str, prompt_tokens: int, begun: Sequence[Begun]) -> Usage:
+    """What was used so far. Callers pay the experts' prices for what was delivered and the prompt
+    that led to it; experts are owed for every position that they answered."""
+    paid_rao = 0
+    owed: dict[str, tuple[int, int]] = {}
+    for choice in begun:
+        delivered = len(choice.job.prompt_ids) + choice.delivered if choice.delivered else 0
+        for hotkey, (positions, price) in choice.session.answered().items():
+            paid_rao += price_rao(min(positions, delivered), price)
+            before = owed.get(hotkey, (0, 0))
+            owed[hotkey] = (before[0] + positions, before[1] + price_rao(positions, price))
+    completion_tokens = sum(choice.delivered for choice in begun)
+    return Usage(model, prompt_tokens if begun else 0, completion_tokens, paid_rao, owed)

@@ -1,0 +1,210 @@
+"""Walks through routers: what miners see of them, what is proven, who is to blame."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from moesubnet.errors import RelayLost
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
+from moesubnet.router import node
+from moesubnet.router.node import build_node
+from moesubnet.types import Axon, Hotkey
+from moesubnet.validator.audit import audit
+from moesubnet.validator.closing import close_sheet
+from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.listening import serve
+from moesubnet.wire.protocol import SequenceStep, StepRequest, Want, base_hash
+from moesubnet.wire.relay import RelayClient
+
+
+class Node:
+    """A router's node that asks real experts, and may misbehave."""
+
+    def __init__(self, signer, spec, experts):
+        self.signer, self.hotkey = signer, Hotkey(signer.ss58_address)
+        self.spec, self.experts = spec, experts
+        self.chain = None
+        self.loses, self.forges = set(), False  # answers of these experts; everybody's
+        self.asked = Counter()
+
+    async def start(self):
+        self.http = open_http_session()
+        self.clients = {
+            expert.hotkey: ExpertClient(
+                self.http, self.signer, expert.hotkey, expert.axon, vocab_size=300,
+                allow_private=True,
+            )
+            for expert in self.experts
+        }  # fmt: skip
+
+        @web.middleware
+        async def misbehave(request, handler):
+            expert = request.path.rpartition("/")[2]
+            self.asked[expert] += 1
+            if expert in self.loses:
+                raise web.HTTPBadGateway
+            response = await handler(request)
+            if self.forges and request.path.startswith("/v1/relay"):
+                response.body = response.body[:-1] + bytes([response.body[-1] ^ 1])
+            return response
+
+        app = build_node(self.signer, self, lambda: self.spec, self.clients.get)
+        app.middlewares.append(misbehave)
+        self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
+        self.axon = Axon("127.0.0.1", self.server.port)
+        return self
+
+    def current(self):
+        return self.chain
+
+    async def close(self):
+        await self.server.close()
+        await self.http.close()
+
+
+@pytest.fixture
+async def start_node(tiny_spec, keypair):
+    running = []
+
+    async def start(name, experts):
+        running.append(await Node(keypair(f"//{name}"), tiny_spec, experts).start())
+        return running[-1]
+
+    yield start
+    for one in running:
+        await one.close()
+
+
+def knows(law):
+    log_law = np.log(0.98 * law + 0.02 / len(law))
+    return lambda ids: log_law
+
+
+@pytest.fixture
+async def two_and_two(start_expert, start_node, measure, laws):
+    """Two experts, two routers, and a validator that has met them."""
+    experts = [await start_expert(f"//Expert{i}", knows(laws[i])) for i in range(2)]
+    nodes = [await start_node(f"Router{i}", experts) for i in range(2)]
+    measurement, state, chain, _ = await measure(
+        experts, routers=[(one.signer, one.axon) for one in nodes]
+    )
+    for one in nodes:
+        one.chain = await chain.metagraph(1)
+    return experts, nodes, measurement, state, chain
+
+
+async def walked(measurement, state, chain, walks=8):
+    metagraph = await chain.metagraph(1)
+    await measurement.run(await measurement.open_batch(metagraph, walks))
+    return close_sheet(
+        state.open_batches(),
+        metagraph,
+        validator=Hotkey(chain.neurons[0].hotkey),
+        spec_sha256="ab" * 32,
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        scores={},
+        merits={},
+        vocab_size=300,
+    )
+
+
+async def test_miners_see_routers_and_the_sheet_proves_each_answer(two_and_two):
+    experts, nodes, measurement, state, chain = two_and_two
+    sheet, receipts = await walked(measurement, state, chain)
+    assert Sheet.from_bytes(sheet.to_bytes()).senders == sheet.senders
+    assert set(sheet.senders[1:]) == {one.hotkey for one in nodes}
+    for expert in experts:
+        assert set(expert.callers) == {one.hotkey for one in nodes}
+    assert np.all(sheet.log_q > LOG_Q_UNANSWERED)
+    assert np.all(sheet.sender > 0)
+    for walk in range(len(sheet.walks)):
+        assert len(np.unique(sheet.sender[sheet.walk == walk])) == 1
+    result = audit(sheet, receipts, {})
+    assert result.is_clean
+    assert all(e.signed == e.blind == e.answered for e in result.experts)
+    # Under another sender's name nothing is signed.
+    swapped = np.where(sheet.sender == 1, 2, 1).astype(np.uint8)
+    lie = audit(dataclasses.replace(sheet, sender=swapped), receipts, {})
+    assert all(e.signed == 0 for e in lie.experts)
+
+
+async def test_a_router_that_dies_or_forges_costs_nobody_an_answer(two_and_two):
+    _, nodes, measurement, state, chain = two_and_two
+    metagraph = await chain.metagraph(1)
+    batch = await measurement.open_batch(metagraph, 6)
+    nodes[0].forges = True
+    await measurement.run(batch)
+    sheet, receipts = await walked(measurement, state, chain, walks=2)
+    assert np.all(sheet.log_q > LOG_Q_UNANSWERED)
+    assert sheet.senders[1:] == (nodes[1].hotkey,)
+    assert audit(sheet, receipts, {}).is_clean
+
+
+async def test_what_one_router_loses_is_no_failure_until_another_agrees(two_and_two):
+    experts, nodes, measurement, state, chain = two_and_two
+    victim = experts[0].hotkey
+    nodes[0].loses = {victim}
+    sheet, _ = await walked(measurement, state, chain)
+    column = sheet.hotkeys.index(victim)
+    through_it = sheet.sender[:, column] == sheet.senders.index(nodes[0].hotkey)
+    assert through_it.any()
+    assert not through_it.all()
+    assert np.all(sheet.log_q[through_it, column] == LOG_Q_ABSENT)
+    assert sheet.reliability_ppm == (1_000_000, 1_000_000)
+
+
+async def test_what_two_routers_miss_is_a_failure(two_and_two):
+    experts, nodes, measurement, state, chain = two_and_two
+    victim = experts[0].hotkey
+    for one in nodes:
+        one.loses = {victim}
+    sheet, _ = await walked(measurement, state, chain)
+    column = sheet.hotkeys.index(victim)
+    assert np.all(sheet.log_q[:, column] == LOG_Q_UNANSWERED)
+    assert sheet.reliability_ppm[column] == 0
+
+
+async def test_without_routers_experts_are_asked_directly(start_expert, measure, laws):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    measurement, state, chain, _ = await measure([expert])
+    sheet, receipts = await walked(measurement, state, chain, walks=3)
+    assert set(expert.callers) == {sheet.validator}
+    assert sheet.senders == (sheet.validator,)
+    assert audit(sheet, receipts, {}).is_clean
+
+
+async def test_a_node_serves_validators_within_their_budget_and_nobody_else(
+    two_and_two, keypair, monkeypatch
+):
+    monkeypatch.setattr(node, "STEPS_AT_ONCE", 2.0)
+    monkeypatch.setattr(node, "STEPS_PER_S", 0.0)
+    experts, nodes, _, _, chain = two_and_two
+    chain.add(keypair("//Poor"), stake_rao=0)
+    one = await Node(nodes[0].signer, nodes[0].spec, experts).start()
+    one.chain = await chain.metagraph(1)
+    prefix = np.arange(8, dtype=np.uint32)
+    step = StepRequest((SequenceStep("s", 0, base_hash(prefix[:0]), prefix),), Want("full"))
+    validator, stranger = keypair("//Validator"), keypair("//Poor")
+    async with open_http_session() as http:
+
+        async def ask(signer, expert=experts[0].hotkey):
+            client = RelayClient(
+                http, signer, one.hotkey, one.axon, vocab_size=300, allow_private=True
+            )
+            return await client.relay(expert, step, timeout_s=5.0)
+
+        assert (await ask(validator)).proof.sender == one.hotkey
+        with pytest.raises(RelayLost, match="403"):
+            await ask(stranger)  # registered, without a permit
+        with pytest.raises(RelayLost, match="403"):
+            await ask(keypair("//Nobody"))
+        with pytest.raises(RelayLost, match="404"):
+            await ask(validator, Hotkey(stranger.ss58_address[:-1] + "z"))
+        await ask(validator)
+        with pytest.raises(RelayLost, match="429"):
+            await ask(validator)
+    await one.close()
