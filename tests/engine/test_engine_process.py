@@ -125,9 +125,9 @@ async def counted(tiny_spec: LoadedSpec, monkeypatch: pytest.MonkeyPatch):
     sent: list[int] = []
     compute = child._compute
 
-    async def counting(batch, want):
+    async def counting(batch, *how):
         sent.append(len(batch))
-        return await compute(batch, want)
+        return await compute(batch, *how)
 
     monkeypatch.setattr(child, "_compute", counting)
     yield child, sent
