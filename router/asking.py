@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,6 @@ class Asking:
     def __init__(
         self,
         clients: Mapping[Hotkey, Asked],
-        baseline: Law,
         *,
         base_s: float,
         want: Want,
@@ -32,7 +31,6 @@ class Asking:
     ) -> None:
         self.experts: Sequence[Hotkey] = sorted(clients)
         self._panel = Panel(clients, base_s=base_s, want=want, rest_s=REST_S, paces=paces)
-        self._baseline = baseline
         self._report = report
 
     async def extend(
@@ -41,9 +39,12 @@ class Asking:
         ids: TokenIds,
         first: int,
         worth: Mapping[Hotkey, float],
+        bases: Callable[[], Awaitable[Sequence[Law]]],
     ) -> Heard:
         """Append ids to the sequence and hear the laws of the positions `first` … len(sequence),
-        in one call to each. worth: what each one's answer is worth waiting for."""
+        in one call to each. worth: what each one's answer is worth waiting for. bases: asked
+        when they have answered for the last member's law of each position, which has the shape of
+        the others' tails."""
         answers = await self._panel.advance([sequence], [ids], first=first, weights=worth)
         rows = {}
         for hotkey, answer in answers.items():
@@ -51,12 +52,8 @@ class Asking:
             if isinstance(answer, StepResponse):
                 rows[hotkey] = answer.rows[0]
         laws = [
-            [
-                law_of(rows[hotkey], row, self._baseline) if hotkey in rows else self._baseline
-                for hotkey in self.experts
-            ]
-            + [self._baseline]
-            for row in range(len(sequence.ids) - first + 1)
+            [law_of(rows[h], row, base) if h in rows else base for h in self.experts] + [base]
+            for row, base in enumerate(await bases())
         ]
         said = {key: s for key in self.experts if (s := sequence.said(key)) is not None}
         return Heard(laws, np.array([*(key in rows for key in self.experts), True]), said)

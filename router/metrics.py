@@ -69,6 +69,17 @@ class Metrics:
             ["model"],
             registry=registry,
         )
+        self._drafted = Counter(
+            "moesubnet_router_drafted_tokens",
+            "Drafted tokens that were kept, and that were not.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._round_trips = Counter(
+            "moesubnet_router_round_trips",
+            "Calls that brought the mixture's streams a law of the next token.",
+            registry=registry,
+        )
         self._charged = Counter(
             "moesubnet_router_charged_rao",
             "What keyed callers were charged.",
@@ -91,6 +102,14 @@ class Metrics:
 
     def expert(self, hotkey: str, outcome: str) -> None:
         self._answers.labels(hotkey, outcome).inc()
+
+    def drafted(self, kept: int, lost: int) -> None:
+        """A block is over."""
+        self._drafted.labels("kept").inc(kept)
+        self._drafted.labels("lost").inc(lost)
+
+    def round_trip(self) -> None:
+        self._round_trips.inc()
 
     def used(self, usage: Usage, *, charged: bool) -> None:
         """A request has ended; `charged` if a key pays for it."""

@@ -1,8 +1,9 @@
-"""The mixture as a model: ask the chosen experts in lockstep, mix their laws token by token.
+"""The mixture as a model: ask the chosen experts in lockstep, mix their laws, draft ahead.
 
 A token that an expert has seen says nothing about how well it would have guessed it, so evidence
 counts only for tokens whose law was returned before they were sent (docs/incentive.md). That is
-why the last tokens of a prompt are sent one at a time.
+why the last tokens of a prompt are sent one at a time, and what of drafted text counts is settled
+by `moesubnet.mixture.drafting`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,12 +19,16 @@ import numpy as np
 from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import choose
+from moesubnet.mixture.draft_length import entropy_nats
+from moesubnet.mixture.drafting import Block
 from moesubnet.mixture.gate import Gate
 from moesubnet.router import asking
+from moesubnet.router.drafting import Drafting
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
-from moesubnet.router.model import Forecast, TokenIds
+from moesubnet.router.model import ALONE, Drawing, Forecast, TokenIds
 from moesubnet.router.openai_api import JsonObject
+from moesubnet.router.student import StudentModel
 from moesubnet.router.weighing import Heard, Posterior
 from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
@@ -31,7 +37,7 @@ from moesubnet.wire.panel import PanelSequence
 from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import want_for
 
-BLIND_PROMPT_TOKENS = 8
+BLIND_PROMPT_TOKENS = 2  # one round trip each, after the first: three to the first token
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
 
 
@@ -57,6 +63,7 @@ class MixtureModel:
         self.firsts = FirstAnswers()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.paces = Paces()
+        self.student: StudentModel | None = None  # the last member in the baseline's place
 
     def open(self) -> MixtureSession:
         if not self.book.serving():
@@ -92,7 +99,13 @@ class MixtureModel:
 
 class MixtureSession:
     """One stream: who is asked (`choose`), how they are asked (`asking.Asking`), what each weighs
-    (`Posterior`)."""
+    (`Posterior`), what is drafted (`Drafting`).
+
+    The sequence is the text, then the drafts of a block that is not yet over.
+    """
+
+    _heard: Heard
+    _forecast: Forecast
 
     def __init__(self, model: MixtureModel) -> None:
         self._model = model
@@ -100,38 +113,68 @@ class MixtureSession:
         self._sequence = PanelSequence(secrets.token_hex(16), np.empty(0, np.uint32))
         self._forked = False
         self._prices: dict[Hotkey, int] = {}
-        self._positions: dict[Hotkey, int] = {}  # answered
+        self._positions: dict[Hotkey, int] = {}  # answered, of the text as it now is
+        self._in_vain: Counter[Hotkey] = Counter()  # answered, of drafts that were not kept
+        base = model.baseline.law
+        self._drafting = Drafting(model.student.beside(base) if model.student else None, base)
+        self._block = Block()
         self.waited_s = 0.0
 
-    async def start(self, prompt_ids: TokenIds) -> Forecast:
+    async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         self._choose_experts(prompt_ids, self._model.book.serving())
         split = max(0, len(prompt_ids) - BLIND_PROMPT_TOKENS)
-        seen, blind = prompt_ids[:split], prompt_ids[split:]
-        self.posterior.show(seen)
-        await self.extend(seen)
-        for token_id in blind:
-            await self._observe(int(token_id), token_weight=1.0)
-        return self.posterior.forecast(self._heard)
+        self.posterior.show(prompt_ids[:split])
+        if split == len(prompt_ids):
+            return await self._round(prompt_ids, drawing)
+        await self.extend(prompt_ids[:split])
+        for end in range(split + 1, len(prompt_ids) + 1):
+            self.posterior.observe(prompt_ids[:end], self._heard, 1.0)
+            await self._round(
+                prompt_ids[end - 1 : end], drawing if end == len(prompt_ids) else ALONE
+            )
+        return self._forecast
 
-    async def append(self, token_id: int, temperature: float) -> Forecast:
-        await self._observe(token_id, token_weight=min(1.0, temperature))
-        return self.posterior.forecast(self._heard)
+    async def append(self, token_id: int, drawing: Drawing) -> Forecast:
+        """A token that was drafted needs no round trip."""
+        block, ids = self._block, np.array([token_id], np.uint32)
+        draft, token_weight = block.draft, min(1.0, drawing.temperature)
+        rejected = len(block.drafts) - block.kept
+        text = self._sequence.ids[: len(self._sequence.ids) - rejected]
+        is_kept = block.take(token_id)
+        if draft is not None:
+            missed = token_weight * entropy_nats(list(self._forecast.weights.values()))
+            self._drafting.length.drafted(missed, kept=is_kept)
+            self.posterior.show(ids, token_weight)
+        else:
+            self._drafting.length.counted()
+            self.posterior.observe(np.append(text, ids), self._heard, token_weight)
+        if is_kept:
+            self._forecast = self.posterior.forecast(self._heard, block.kept, block.draft)
+            return self._forecast
+        self._reject(rejected)
+        return await self._round(ids, drawing)
 
     def fork(self) -> MixtureSession:
         """The experts go on from what they hold, under another name."""
+        assert not self._block.drafts, "choices that share a draft would be alike"
         other = MixtureSession(self._model)
         other._gate, other._forked, other.waited_s = self._gate, True, self.waited_s
         other._sequence = self._sequence.fork(secrets.token_hex(16))
         other._asking, other.posterior = self._asking, self.posterior.fork()
         other._prices, other._heard = dict(self._prices), self._heard
+        other._drafting, other._forecast = self._drafting.fork(), self._forecast
         return other
 
     def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
-        return {key: (count, self._prices[key]) for key, count in self._positions.items()}
+        return {
+            key: (count + self._in_vain[key], self._prices[key])
+            for key, count in self._positions.items()
+        }
 
     def close(self) -> None:
         """Tell the experts that a further choice is over. The first one's session is kept until it
         expires: the next turn of a chat begins with it."""
+        self._drafting.close()
         if self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)
@@ -145,10 +188,18 @@ class MixtureSession:
         When every chosen expert stays silent the others take over. Raises NobodyAnswers.
         """
         silent: set[Hotkey] = set()
-        first = len(self._sequence.ids) + len(ids) + 1 - laws
+        whole = np.append(self._sequence.ids, ids)
+        first = len(whole) + 1 - laws
+        reading = self._drafting.begin(whole, first)
         for attempt in range(ATTEMPTS):
             since_s = time.monotonic()
-            heard = await self._asking.extend(self._sequence, ids, first, self.posterior.worth())
+            heard = await self._asking.extend(
+                self._sequence,
+                ids,
+                first,
+                self.posterior.worth(),
+                lambda: self._drafting.bases(reading, laws),
+            )
             self.waited_s += time.monotonic() - since_s
             self._heard = heard
             self.posterior.amend(self._sequence.ids, heard.said)
@@ -161,8 +212,8 @@ class MixtureSession:
             silent.update(self._asking.experts)
             serving = self._model.book.serving()
             if others := {key: client for key, client in serving.items() if key not in silent}:
-                self._choose_experts(self._sequence.ids, others)
-                self.posterior.show(self._sequence.ids)
+                self._choose_experts(whole[:first], others)
+                self.posterior.show(whole[:first])
             elif attempt < ATTEMPTS - 1:
                 await asyncio.sleep(asking.REST_S * 2**attempt)
         raise NobodyAnswers("none of the experts answers")
@@ -174,7 +225,6 @@ class MixtureSession:
         self.posterior = Posterior(self._gate, experts, model.firsts)
         self._asking = asking.Asking(
             {hotkey: clients[hotkey] for hotkey in experts},
-            model.baseline.law,
             base_s=model.deadline_s,
             want=model.want,
             paces=model.paces,
@@ -184,9 +234,27 @@ class MixtureSession:
         for hotkey in experts:
             self._prices.setdefault(hotkey, known[hotkey].card.price_rao_per_mtoken)
 
-    async def _observe(self, token_id: int, token_weight: float) -> None:
-        """Weigh the members by how they would have guessed this token, then send it."""
-        ids = np.array([token_id], np.uint32)
-        text_ids = np.append(self._sequence.ids, ids)
-        self.posterior.observe(text_ids, self._heard, token_weight)
-        await self.extend(ids)
+    async def _round(self, ids: TokenIds, drawing: Drawing) -> Forecast:
+        """One round trip: send ids that the text goes on with, and a draft after them."""
+        since_s = time.monotonic()
+        drafts = await self._drafting.drafts(np.append(self._sequence.ids, ids), drawing)
+        whole = np.append(ids, np.array([draft.token_id for draft in drafts], np.uint32))
+        self.posterior.expose(np.append(self._sequence.ids, whole), len(drafts))
+        await self.extend(whole, laws=len(drafts) + 1)
+        self._drafting.took(len(drafts), time.monotonic() - since_s)
+        self._block = Block(drafts)
+        self._model.book.metrics.round_trip()
+        self._forecast = self.posterior.forecast(self._heard, 0, self._block.draft)
+        return self._forecast
+
+    def _reject(self, drafts: int) -> None:
+        """The text goes on otherwise than its last ids, a draft's, did."""
+        self._model.book.metrics.drafted(self._block.kept, drafts)
+        if not drafts:
+            return
+        self._drafting.lost(drafts)
+        self._sequence.truncate(len(self._sequence.ids) - drafts)
+        for hotkey, is_alive in zip(self._asking.experts, self._heard.alive, strict=False):
+            if is_alive:
+                self._in_vain[hotkey] += drafts
+                self._positions[hotkey] -= drafts

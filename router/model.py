@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moesubnet.mixture.drafting import Draft
 from moesubnet.mixture.law import Mixture
 from moesubnet.router.openai_api import JsonObject
 from moesubnet.types import Hotkey
@@ -17,26 +18,39 @@ TokenIds = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """How tokens are drawn, and how many more there may be: what a drafter should know."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    left: int = 0
+
+
+ALONE = Drawing()  # nothing is drafted
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """What is known of the next token, and who had a say in it."""
 
     mixture: Mixture
     weights: Mapping[str, float]  # hotkey → weight in the mixture; empty for a single model
+    draft: Draft | None = None  # of the next token: whoever draws it should use `next_token`
 
 
 class Session(Protocol):
     """One growing sequence under one model. What asks raises NobodyAnswers, or EngineError."""
 
-    async def start(self, prompt_ids: TokenIds) -> Forecast:
+    async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         """The forecast of the first new token. Called once."""
         ...
 
-    async def append(self, token_id: int, temperature: float) -> Forecast:
-        """The forecast after one more token, drawn at `temperature` from the last one."""
+    async def append(self, token_id: int, drawing: Drawing) -> Forecast:
+        """The forecast after one more token, drawn from the last one."""
         ...
 
     def fork(self) -> Session:
-        """Another sequence that begins with the same ids."""
+        """Another sequence that begins with the same ids; before anything is drafted."""
         ...
 
     def answered(self) -> Mapping[Hotkey, tuple[int, int]]:

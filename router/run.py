@@ -76,6 +76,7 @@ class Offer:
 
     spec: LoadedSpec
     book: ExpertBook
+    mixture: MixtureModel
     models: dict[str, Model]
     service: Service
 
@@ -230,7 +231,7 @@ def _offer(
     )
     models: dict[str, Model] = {MIXTURE: mixture}
     service = Service(spec, models, metrics, lambda: [item.sheet for item in gates.sheets])
-    return Offer(spec, book, models, service)
+    return Offer(spec, book, mixture, models, service)
 
 
 async def _follow(
@@ -280,10 +281,11 @@ async def _offer_student(
                 stack.push_async_callback(engine.close)
                 if student is None:
                     offer.models[STUDENT] = student = StudentModel(engine)
+                    offer.mixture.student = student
                 else:
                     replaced, student.engine = student.engine, engine
                     await replaced.close()
-                log.info("student offered as model '%s'", STUDENT)
+                log.info("student offered as model '%s', and drafts for the mixture", STUDENT)
             offered = found
         await asyncio.sleep(REFRESH_S)
 

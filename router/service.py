@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tokenizers import Tokenizer
 
+from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.law import Mixture
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
@@ -27,7 +28,7 @@ from moesubnet.router.choices import Begun, Choice, Conversation, Delta, Job, Ma
 from moesubnet.router.epochs import describe_epochs
 from moesubnet.router.grammar import Grammars, json_rule
 from moesubnet.router.metrics import Metrics
-from moesubnet.router.model import Forecast, Model, Session, TokenIds
+from moesubnet.router.model import ALONE, Drawing, Forecast, Model, Session, TokenIds
 from moesubnet.router.prompts import Prompts
 from moesubnet.router.reading import END_THINK, THINK, Habits, Reader
 from moesubnet.router.steering import Steering, Wishes
@@ -196,10 +197,11 @@ class Service:
         return Wishes(bias, body.frequency_penalty, body.presence_penalty)
 
     def largest_cost(self, prompts: Sequence[Sequence[Job]]) -> Cost:
-        """What the largest answer to these jobs takes. prompts: for each its choices."""
+        """What the largest answer to these jobs takes. prompts: for each its choices. Drafts that
+        are not kept are answered too, and owed; there are never more of them than `max_tokens`."""
         jobs = [job for choices in prompts for job in choices]
         written = sum(job.max_tokens for job in jobs)
-        positions = written + sum(len(job.prompt_ids) for job in jobs)
+        positions = 2 * written + sum(len(job.prompt_ids) for job in jobs)
         dearest = max(self.require_model(job.model).dearest_rao_per_mtoken() for job in jobs)
         # Every expert's share is rounded up by itself; 64 is the most that one answer takes.
         rounding_rao = 64 * len(jobs) if dearest else 0
@@ -225,7 +227,10 @@ class Service:
 
             heads = [kept(self.require_model(jobs[0].model).open()) for jobs in prompts]
             starts = zip(heads, prompts, strict=True)
-            forecasts = await run_all(head.start(jobs[0].prompt_ids) for head, jobs in starts)
+            forecasts = await run_all(
+                head.start(jobs[0].prompt_ids, _drawing(jobs[0], 0) if len(jobs) == 1 else ALONE)
+                for head, jobs in starts  # choices that share a draft would be alike
+            )
             yield [
                 Begun(job, head if job is jobs[0] else kept(head.fork()), forecast, arrived_s)
                 for jobs, head, forecast in zip(prompts, heads, forecasts, strict=True)
@@ -258,7 +263,9 @@ class Service:
             return
         for written in range(1, job.max_tokens + 1):
             shaped = steering.shaped(forecast.mixture)
-            token_id = shaped.draw(job.temperature, job.top_p, rng)
+            drawn = Drawn.of(shaped.log_drawn, shaped.law.ids, job.temperature, job.top_p)
+            # With a seed a token is made by it and the law alone, whatever was drafted.
+            token_id = next_token(drawn, forecast.draft if job.seed is None else None, rng)
             steering.push(token_id)
             if shaped.is_fallback:
                 metrics.fallbacks.labels(job.model).inc()
@@ -288,7 +295,7 @@ class Service:
             if shown:
                 yield Delta(shown, waiting, None, reader.push(shown))
                 waiting = []
-            forecast = await begun.session.append(token_id, job.temperature)
+            forecast = await begun.session.append(token_id, _drawing(job, written))
 
     async def complete(self, begun: Begun) -> Choice:
         """Write one choice to its end."""
@@ -340,3 +347,7 @@ class Service:
     def _spell(self, token_id: int) -> tuple[str, bytes]:
         raw = self._pieces.inside(token_id)
         return raw.decode("utf-8", errors="replace"), raw
+
+
+def _drawing(job: Job, written: int) -> Drawing:
+    return Drawing(job.temperature, job.top_p, job.max_tokens - written)

@@ -1,4 +1,5 @@
-"""The distilled student as a model: one local engine in a child process, no network."""
+"""The distilled student, an engine in a child process: a model of its own, and beside each stream
+of the mixture a member of it that drafts."""
 
 from __future__ import annotations
 
@@ -9,12 +10,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from moesubnet.engine.base import Query
+from moesubnet.engine.drafting import Continuation
 from moesubnet.engine.worker import EngineProcess
-from moesubnet.mixture.law import alone, law_of
-from moesubnet.router.model import Forecast, TokenIds
+from moesubnet.mixture.draft_length import Pace
+from moesubnet.mixture.drafting import Draft, Drawn
+from moesubnet.mixture.law import Law, alone, law_of
+from moesubnet.router.model import ALONE, Drawing, Forecast, TokenIds
 from moesubnet.router.openai_api import JsonObject
 from moesubnet.types import Hotkey
-from moesubnet.wire.protocol import want_for
+from moesubnet.wire.protocol import StepRows, Want, want_for
+from moesubnet.wire.step import MAX_FULL_VOCAB, NUCLEUS_K, NUCLEUS_MASS
 
 
 class StudentModel:
@@ -25,9 +30,13 @@ class StudentModel:
 
     def __init__(self, engine: EngineProcess) -> None:
         self.engine = engine
+        self.pace = Pace()  # of rounds that it drafts for
 
     def open(self) -> StudentSession:
         return StudentSession(self)
+
+    def beside(self, baseline: Law) -> StudentBeside:
+        return StudentBeside(self, baseline)
 
     def dearest_rao_per_mtoken(self) -> int:
         return 0  # it runs here and nobody else is asked
@@ -45,11 +54,11 @@ class StudentSession:
         self._ids: TokenIds = np.empty(0, np.uint32)
         self.waited_s = 0.0
 
-    async def start(self, prompt_ids: TokenIds) -> Forecast:
+    async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         self._ids = np.asarray(prompt_ids, np.uint32)
         return await self._forecast()
 
-    async def append(self, token_id: int, temperature: float) -> Forecast:
+    async def append(self, token_id: int, drawing: Drawing) -> Forecast:
         self._ids = np.append(self._ids, np.uint32(token_id))
         return await self._forecast()
 
@@ -73,3 +82,52 @@ class StudentSession:
         finally:
             self.waited_s += time.monotonic() - since_s
         return Forecast(alone(law_of(rows, -1, None)), {})
+
+
+class StudentBeside:
+    """The student beside one stream of the mixture. Its laws list what holds nearly all of their
+    mass, with a tail in the baseline's proportions; small vocabularies are spelled out again,
+    because the experts' laws are."""
+
+    def __init__(self, model: StudentModel, baseline: Law) -> None:
+        self._model, self._baseline = model, baseline
+        self._session = secrets.token_hex(16)
+        self.pace = model.pace
+
+    async def laws(self, ids: TokenIds, first: int) -> list[Law]:
+        """Those of the positions `first` … len(ids). Raises EngineError."""
+        engine = self._model.engine
+        (rows,) = await engine.rows([Query(self._session, ids, first)], self._want)
+        return self._laws(rows)
+
+    async def draft(
+        self, ids: TokenIds, count: int, temperature: float, top_p: float
+    ) -> tuple[list[Draft], list[Law]]:
+        """Tokens that may follow, and the law of each. Raises EngineError."""
+        query = Query(self._session, ids, len(ids))
+        asked = Continuation(count, temperature, top_p, secrets.randbits(48))
+        drafted, rows = await self._model.engine.draft(query, asked, self._want)
+        listed = [law_of(rows, place, self._baseline) for place in range(count)]
+        drafts = [
+            Draft(token_id, Drawn.of(law.logp, law.ids, temperature, top_p))
+            for token_id, law in zip(drafted.tolist(), listed, strict=True)
+        ]
+        return drafts, self._laws(rows)
+
+    def fork(self) -> StudentBeside:
+        return StudentBeside(self._model, self._baseline)
+
+    def close(self) -> None:
+        self._model.engine.forget(self._session)
+
+    @property
+    def _want(self) -> Want:
+        return Want("nucleus", min(NUCLEUS_K, self._model.engine.vocab_size), NUCLEUS_MASS)
+
+    def _laws(self, rows: StepRows) -> list[Law]:
+        laws = [law_of(rows, place, self._baseline) for place in range(rows.count)]
+        vocab_size = self._model.engine.vocab_size
+        if vocab_size > MAX_FULL_VOCAB:
+            return laws
+        every = np.arange(vocab_size)
+        return [Law(law.at(every).astype(np.float32)) for law in laws]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moesubnet.mixture.drafting import Draft
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
@@ -47,9 +48,17 @@ class Posterior:
         other._counts, other._said = {}, {}
         return other
 
-    def show(self, ids: TokenIds) -> None:
+    def show(self, ids: TokenIds, token_weight: float = 1.0) -> None:
         """Append ids that are no evidence: who was asked has seen them, or could have."""
-        self.walk.show(ids[None, :])
+        self.walk.show(ids[None, :], token_weight)
+
+    def expose(self, text_ids: TokenIds, drafted: int) -> None:
+        """The last ids are a draft that all are about to see: what they say of these tokens after
+        these texts is no evidence, here or in another stream."""
+        nothing = np.zeros(len(self.walk.members))
+        for end in range(len(text_ids) - drafted + 1, len(text_ids) + 1):
+            blind = np.zeros(len(nothing), bool)
+            self._firsts.settle(text_ids[:end], self.walk.members, nothing, blind)
 
     def observe(self, text_ids: TokenIds, heard: Heard, token_weight: float) -> None:
         """Append the last of `text_ids`, which nobody was sent yet: members are weighed by how
@@ -80,10 +89,10 @@ class Posterior:
         log_w = self.walk.log_weights()[0, :-1]
         return dict(zip(self.walk.members, np.exp(log_w - log_w.max()).tolist(), strict=False))
 
-    def forecast(self, heard: Heard, position: int = -1) -> Forecast:
+    def forecast(self, heard: Heard, position: int = -1, draft: Draft | None = None) -> Forecast:
         """The mixture of the laws of one of the positions that were heard; who gave none has no
-        say in it."""
+        say in it. draft: that of the token there."""
         log_w = self.walk.log_weights(heard.alive)[0]
         weights = zip(self.walk.members, np.exp(log_w), strict=True)
         shares = {str(name): float(weight) for name, weight in weights if weight > 0}
-        return Forecast(mix(log_w, heard.laws[position]), shares)
+        return Forecast(mix(log_w, heard.laws[position]), shares, draft)

@@ -15,13 +15,14 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from moesubnet.engine.base import Engine, Query, load_engine
+from moesubnet.engine.base import Engine, Query, TokenIds, load_engine
+from moesubnet.engine.drafting import Continuation, draft
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import EngineError, MoesubnetError
 from moesubnet.spec.content import LoadedSpec, load_spec
@@ -36,13 +37,18 @@ _LIMITS = frames.Limits(
 )
 _CLOSE_TIMEOUT_S = 5.0
 MAX_BATCH_SEQUENCES = 256
+_NOTHING = np.empty(0, np.uint32)
+_Drafted = tuple[TokenIds, StepRows]  # what was drafted, if anything, and rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
+    """asked: for each query what to draft; none: its rows are wanted."""
+
     batch: Sequence[Query]
     want: Want
-    rows: asyncio.Future[list[StepRows]]
+    asked: Sequence[Continuation]
+    answers: asyncio.Future[list[_Drafted]]
 
 
 class EngineProcess:
@@ -86,13 +92,14 @@ class EngineProcess:
     async def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`, but that nothing is committed. Calls that wait while the child
         computes go to it as one batch."""
-        if not batch:
-            return []
-        call = _Call(batch, want, asyncio.get_running_loop().create_future())
-        self._waiting.append(call)
-        if self._runner is None or self._runner.done():
-            self._runner = asyncio.create_task(self._run())
-        return await call.rows
+        return [rows for _, rows in await self._ask(batch, want, ())] if batch else []
+
+    async def draft(
+        self, query: Query, asked: Continuation, want: Want
+    ) -> tuple[TokenIds, StepRows]:
+        """See `engine.drafting.draft`. Texts that wait while the child computes go on in step."""
+        (answer,) = await self._ask([query], want, [asked])
+        return answer
 
     def forget(self, session: str) -> None:
         """See `Engine.forget`; told to the child with the next batch."""
@@ -104,6 +111,15 @@ class EngineProcess:
             await self._runner
         async with self._lock:
             await self._stop()
+
+    async def _ask(
+        self, batch: Sequence[Query], want: Want, asked: Sequence[Continuation]
+    ) -> list[_Drafted]:
+        call = _Call(batch, want, asked, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        return await call.answers
 
     async def _run(self) -> None:
         # A task of its own: a cancelled caller must not leave its answer in the pipe.
@@ -118,17 +134,18 @@ class EngineProcess:
         while self._waiting:
             mine = {query.session for query in self._waiting[0].batch}
             full = mine & sessions or len(mine) + len(sessions) > MAX_BATCH_SEQUENCES
-            if calls and (full or self._waiting[0].want != calls[0].want):
+            if calls and (full or not _alike(self._waiting[0], calls[0])):
                 break
             call = self._waiting.popleft()
-            if not call.rows.done():  # its caller may have left
+            if not call.answers.done():  # its caller may have left
                 sessions |= mine
                 calls.append(call)
         return calls
 
     async def _answer(self, calls: Sequence[_Call]) -> None:
         queries = [query for call in calls for query in call.batch]
-        computing = asyncio.create_task(self._compute(queries, calls[0].want))
+        asked = [wish for call in calls for wish in call.asked]
+        computing = asyncio.create_task(self._compute(queries, calls[0].want, asked))
         await asyncio.wait([computing])
         error = computing.exception()
         if error is not None and len(calls) > 1 and self._process is not None:
@@ -138,24 +155,29 @@ class EngineProcess:
         begin = 0
         for call in calls:
             end = begin + len(call.batch)
-            if not call.rows.done() and error is None:
-                call.rows.set_result(computing.result()[begin:end])
-            elif not call.rows.done() and error is not None:
-                call.rows.set_exception(error)
+            if not call.answers.done() and error is None:
+                call.answers.set_result(computing.result()[begin:end])
+            elif not call.answers.done() and error is not None:
+                call.answers.set_exception(error)
             begin = end
 
-    async def _compute(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
+    async def _compute(
+        self, batch: Sequence[Query], want: Want, asked: Sequence[Continuation]
+    ) -> list[_Drafted]:
         forget, self._forgotten = self._forgotten, []
         request = StepRequest(tuple(map(_step, batch)), want)
-        reply = await self._exchange(
-            frames.encode(
-                _SCHEMA,
-                {"forget": forget},
-                {"step": np.frombuffer(request.to_bytes(), np.uint8)},
-            )
-        )
-        rows = reply.tensors["rows"].data
-        return list(StepResponse.from_bytes(rows, request, self.vocab_size).rows)
+        fields: dict[str, frames.Field] = {"forget": forget}
+        if asked:
+            fields["asked"] = [value for wish in asked for value in astuple(wish)]
+        step = np.frombuffer(request.to_bytes(), np.uint8)
+        reply = await self._exchange(frames.encode(_SCHEMA, fields, {"step": step}))
+        drafted = [_NOTHING for _ in batch]
+        if asked:
+            ends = np.cumsum([wish.count for wish in asked])[:-1]
+            drafted = np.split(reply.tensor("drafted", "u32", (None,)), ends)
+            request = _extended(request, drafted)
+        rows = StepResponse.from_bytes(reply.tensors["rows"].data, request, self.vocab_size).rows
+        return list(zip(drafted, rows, strict=True))
 
     async def _exchange(self, request: bytes) -> frames.Frame:
         async with self._lock:
@@ -262,9 +284,33 @@ def _answer(engine: Engine, frame: frames.Frame) -> bytes:
         engine.forget(str(session))
     limits = StepLimits(engine.vocab_size, engine.context_tokens, MAX_BATCH_SEQUENCES)
     request = StepRequest.from_bytes(frame.tensors["step"].data, limits)
-    rows = engine.rows([_query(step) for step in request.sequences], request.want)
-    answer = StepResponse(tuple(rows)).to_bytes("f32")
-    return frames.encode(_SCHEMA, {}, {"rows": np.frombuffer(answer, np.uint8)})
+    batch = [_query(step) for step in request.sequences]
+    tensors: dict[str, frames.Tensor] = {}
+    if "asked" in frame.fields:
+        values = frame.fields["asked"]
+        assert isinstance(values, list)
+        parts = iter(values)
+        asked = [Continuation(*wish) for wish in zip(*[parts] * 4, strict=True)]
+        drafted, rows = zip(*draft(engine, batch, asked, request.want), strict=True)
+        tensors["drafted"] = np.concatenate(drafted).astype(np.uint32)
+    else:
+        rows = tuple(engine.rows(batch, request.want))
+    tensors["rows"] = np.frombuffer(StepResponse(rows).to_bytes("f32"), np.uint8)
+    return frames.encode(_SCHEMA, {}, tensors)
+
+
+def _alike(call: _Call, other: _Call) -> bool:
+    """Whether they can be one batch."""
+    return call.want == other.want and bool(call.asked) == bool(other.asked)
+
+
+def _extended(request: StepRequest, drafted: Sequence[TokenIds]) -> StepRequest:
+    """The request for the rows that the drafted tokens were drawn from."""
+    steps = [
+        replace(step, append_ids=np.concatenate((step.append_ids, ids[:-1])))
+        for step, ids in zip(request.sequences, drafted, strict=True)
+    ]
+    return StepRequest(tuple(steps), request.want)
 
 
 def main() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,8 +14,13 @@ MAX_DRAFT = 16
 MISSED_NATS = 4.0  # costs a mixture of five 0.5 % of its nats; without it 1.2 %
 FIRST_KEPT, FIRST_LOST = 1.2, 0.8  # drafts, before any is known
 REMEMBERED_DRAFTS, REMEMBERED_ROUNDS = 32, 32
-FIRST_ROUND_S, FIRST_DRAFTED_S = 0.05, 0.005  # before any is known
+FIRST_ROUND_S = 0.05  # before any is known
+FIRST_DRAFTED_S = 0.001  # little, so that it is tried and found out
 LONGEST = 4.0
+
+
+def entropy_nats(weights: Sequence[float]) -> float:
+    return -math.fsum(w * math.log(w) for w in weights if w > 0.0)
 
 
 class Pace:
@@ -45,7 +53,7 @@ class DraftLength:
     A draft of n tokens, each kept with probability α where all before it were, gives
     (1 − α^(n+1)) / (1 − α) tokens a round; n is what gives most tokens a second. Without drafts
     what is known of α fades, so that they are tried again. Drafted tokens are no evidence
-    (`drafting.Block.counts`). What is missed of it is at most the entropy of the members' weights
+    (`drafting.Block`). What is missed of it is at most the entropy of the members' weights
     a token, and once that is more than MISSED_NATS a round goes undrafted.
     """
 
@@ -66,10 +74,10 @@ class DraftLength:
         tokens = np.cumsum(self.acceptance**lengths)
         return int(np.argmax(tokens / self._pace.round_s(lengths)))
 
-    def drafted(self, weights: Float, *, kept: bool) -> None:
-        """A drafted token was kept or not, where the members had these weights [E]."""
-        known = weights[weights > 0.0]
-        self._missed_nats -= float(np.sum(known * np.log(known)))
+    def drafted(self, missed_nats: float, *, kept: bool) -> None:
+        """A drafted token was kept or not. missed_nats: the most that it could have told of the
+        members, had it been evidence (`entropy_nats` of their weights)."""
+        self._missed_nats += missed_nats
         self._fade()
         self._kept, self._lost = self._kept + kept, self._lost + (not kept)
 

@@ -120,13 +120,8 @@ class Block:
 
     @property
     def draft(self) -> Draft | None:
-        """That of the next token, while there is one."""
+        """That of the next token. None: nobody drafted it, so that it is evidence."""
         return self.drafts[self.kept] if self.kept < len(self.drafts) else None
-
-    @property
-    def counts(self) -> bool:
-        """Whether the next token is evidence: nobody drafted it."""
-        return self.kept == len(self.drafts)
 
     def take(self, token_id: int) -> bool:
         """Whether this next token is the draft, so that the block goes on."""

@@ -104,12 +104,14 @@ class Walk:
         prior = self._gate.log_prior(self._features, self.members, alive)
         return log_weights(prior, self._evidence, alive)
 
-    def show(self, ids: Ids) -> None:
-        """Append visible tokens, ids [N, n]: they move the gate's features, never the evidence."""
+    def show(self, ids: Ids, token_weight: float = 1.0) -> None:
+        """Append visible tokens, ids [N, n]: they move the gate's features, never the evidence,
+        which fades as it would if they were some. token_weight: see `update_evidence`."""
+        faded = token_weight * ids.shape[-1]
         self._features = update_features(self._features, ids)
-        self._evidence = GAMMA ** ids.shape[-1] * self._evidence
+        self._evidence = math.pow(GAMMA, faded) * self._evidence
         self._length += ids.shape[-1]
-        self._age += ids.shape[-1]
+        self._age += faded
 
     def observe(
         self,

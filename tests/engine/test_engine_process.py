@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from moesubnet.engine.base import Query, load_engine
+from moesubnet.engine.drafting import Continuation, draft
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError
@@ -41,6 +42,36 @@ async def test_the_model_answers_across_the_pipe_as_it_does_here(
     for ours, theirs in zip(here.rows(BATCH, FULL), await child.rows(BATCH, FULL), strict=True):
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-6)
     assert (child.name, child.commitment) == (here.name, here.commitment)
+    await child.close()
+
+
+async def test_drafts_are_drawn_in_the_child_from_the_rows_that_come_with_them(
+    tiny_model: Path, tiny_spec: LoadedSpec
+) -> None:
+    """Texts that are asked for at once go on in step, each as it would alone; what crosses the
+    pipe is its tokens and what they were drawn from, listed."""
+    child = await EngineProcess.start(tiny_model, tiny_spec)
+    here = TransformersEngine(str(tiny_model), tiny_spec)
+    want, asked = Want("nucleus", 20, 0.5), [Continuation(4, 0.8, 0.9, seed=1), Continuation(2)]
+    batch = [replace(query, first=len(query.ids)) for query in BATCH]
+    alone = [draft(here, [q], [a], want)[0] for q, a in zip(batch, asked, strict=True)]
+    both = await asyncio.gather(
+        *(child.draft(q, a, want) for q, a in zip(batch, asked, strict=True))
+    )
+    for query, wish, (ids, rows), (other_ids, other_rows) in zip(
+        batch, asked, alone, both, strict=True
+    ):
+        assert len(ids) == rows.count == other_rows.count == wish.count
+        np.testing.assert_array_equal(ids, other_ids)
+        np.testing.assert_allclose(rows.logprobs, other_rows.logprobs, atol=1e-5)
+        assert other_rows.first == len(query.ids)
+        for place, token in enumerate(other_ids):
+            assert token in other_rows.row(place)[0]
+        text = np.concatenate((query.ids, ids[:-1]))
+        (direct,) = here.rows([Query("direct", text, len(query.ids))], want)
+        np.testing.assert_allclose(rows.tail_mass, direct.tail_mass, atol=1e-5)
+    greedy = alone[1]
+    assert [greedy[1].row(i)[0][greedy[1].row(i)[1].argmax()] for i in (0, 1)] == list(greedy[0])
     await child.close()
 
 
@@ -94,9 +125,9 @@ async def counted(tiny_spec: LoadedSpec, monkeypatch: pytest.MonkeyPatch):
     sent: list[int] = []
     compute = child._compute
 
-    async def counting(batch, want):
+    async def counting(batch, *how):
         sent.append(len(batch))
-        return await compute(batch, want)
+        return await compute(batch, *how)
 
     monkeypatch.setattr(child, "_compute", counting)
     yield child, sent

@@ -12,6 +12,7 @@ from moesubnet.mixture.draft_length import (
     MISSED_NATS,
     DraftLength,
     Pace,
+    entropy_nats,
 )
 
 
@@ -19,14 +20,13 @@ def settled(acceptance, base_s, drafted_s, rounds=300):
     """The lengths chosen over rounds whose times are a line and whose drafts are kept so often."""
     rng, pace, chosen = np.random.default_rng(0), Pace(), []
     length = DraftLength(pace)
-    weights = np.array([1.0, 0.0])
     for _ in range(rounds):
         drafted = length.choose()
         chosen.append(drafted)
         pace.took(drafted, base_s + drafted * drafted_s)
         for _ in range(drafted):
             kept = bool(rng.random() < acceptance)
-            length.drafted(weights, kept=kept)
+            length.drafted(0.0, kept=kept)
             if not kept:
                 break
         else:
@@ -72,7 +72,7 @@ def test_members_that_are_far_apart_get_undrafted_tokens():
     length = DraftLength(Pace())
     drafted = 0
     while length.choose() > 0:
-        length.drafted(np.full(5, 0.2), kept=True)
+        length.drafted(entropy_nats([0.2] * 5), kept=True)
         drafted += 1
     assert drafted == math.floor(MISSED_NATS / math.log(5)) + 1
     length.counted()
@@ -82,7 +82,7 @@ def test_members_that_are_far_apart_get_undrafted_tokens():
 def test_a_sure_mixture_has_nothing_to_learn():
     length = DraftLength(Pace())
     for _ in range(200):
-        length.drafted(np.array([1.0, 0.0]), kept=True)
+        length.drafted(entropy_nats([1.0, 0.0]), kept=True)
     assert length.choose() == MAX_DRAFT
     assert length.acceptance > 0.9
 
@@ -90,7 +90,7 @@ def test_a_sure_mixture_has_nothing_to_learn():
 def test_what_is_known_of_drafts_fades():
     length = DraftLength(Pace())
     for _ in range(50):
-        length.drafted(np.array([1.0]), kept=False)
+        length.drafted(0.0, kept=False)
     assert length.acceptance < 0.1
     for _ in range(300):
         length.counted()

@@ -229,16 +229,16 @@ def write(kind, blocks, *, length=3, seed=0, student_is_mixture=False):
             laws.append([expert, lie(kind, expert, draft), student])
         block = Block(drafts)
         while True:
-            given_now, counts, draft = laws[block.kept], block.counts, block.draft
+            given_now, draft = laws[block.kept], block.draft
             mixture = mix(walk.log_weights()[0], given_now)
             m = Drawn.of(mixture.log_drawn, None, 1.0, 1.0)
             token = next_token(m, draft, rng)
             log_p = np.array([law.at(token) for law in given_now])
             usual = np.array([m.probs @ law.logp for law in given_now])
             is_kept = block.take(token)
-            name = "counted" if counts else "kept" if is_kept else "instead"
+            name = "counted" if draft is None else "kept" if is_kept else "instead"
             surprise[name].append(log_p - usual)
-            if counts:
+            if draft is None:
                 walk.observe(np.array([token]), log_p[None])
             else:
                 walk.show(np.array([[token]]))

@@ -15,7 +15,7 @@ from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router.app import build_app
-from moesubnet.router.model import Forecast
+from moesubnet.router.model import ALONE, Drawing, Forecast
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.listening import Listening
@@ -71,11 +71,11 @@ class ParrotSession:
         logprobs[token_id] = np.log(0.99)
         return Forecast(mix(np.zeros(1), [Law(logprobs)]), {"parrot": 0.75, "baseline": 0.25})
 
-    async def start(self, prompt_ids: np.ndarray) -> Forecast:
+    async def start(self, prompt_ids: np.ndarray, drawing: Drawing = ALONE) -> Forecast:
         self.at = len(prompt_ids)
         return self.forecast()
 
-    async def append(self, token_id: int, temperature: float) -> Forecast:
+    async def append(self, token_id: int, drawing: Drawing) -> Forecast:
         self.at += 1
         await asyncio.sleep(self.model.pause_s)
         return self.forecast()

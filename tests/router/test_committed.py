@@ -8,6 +8,7 @@ import pytest
 from moesubnet.miner import expert as mining
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.router.model import Drawing
 from moesubnet.wire.protocol import Want
 from tests.conftest import TINY_VOCAB
 from tests.router.test_mixed_streams import (  # noqa: F401  # the fixtures
@@ -45,12 +46,13 @@ async def test_evidence_is_what_the_experts_were_bound_to(committed, network, op
     session = await opened(open_model)
     prompt = np.array([9, 1, 9, 9, 30], np.uint32)
     await session.start(prompt)
-    await session.append(9, temperature=0.7)
+    await session.append(9, Drawing(0.7))
 
     members = members_of(laws)
     exact = Walk(uniform_gate(), members)
     base = session._model.baseline.logp
-    for token, weight in [*((token, 1.0) for token in prompt), (9, 0.7)]:
+    exact.show(prompt[None, :-2])
+    for token, weight in [*((token, 1.0) for token in prompt[-2:]), (9, 0.7)]:
         log_p = np.array([[laws[m][token] for m in members[:-1]] + [base[token]]])
         exact.observe(np.array([token]), log_p, token_weight=weight)
     np.testing.assert_allclose(session.posterior.walk.log_weights(), exact.log_weights(), atol=5e-3)
@@ -75,7 +77,7 @@ async def test_who_shows_no_leaf_has_no_say(committed, network, open_model, monk
     law = await session.start(np.array([1, 2, 1, 9], np.uint32))
     assert hidden == [3]
     assert silent not in law.weights  # its answer was a failure …
-    law = await session.append(1, temperature=1.0)
+    law = await session.append(1, Drawing(1.0))
     share = np.exp(session.posterior.walk.log_weights()[0])
     members = session.posterior.walk.members
     assert share[members.index(silent)] < 1e-3 * share[members.index(honest)]  # … and is no secret

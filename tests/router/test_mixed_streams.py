@@ -19,7 +19,7 @@ from moesubnet.router import asking
 from moesubnet.router.app import build_app as build_router
 from moesubnet.router.experts import BENCH_AFTER_LATE, ExpertBook
 from moesubnet.router.mixed import MixtureModel
-from moesubnet.router.model import Forecast
+from moesubnet.router.model import ALONE, Forecast
 from moesubnet.router.service import Service
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 from moesubnet.wire.client import ExpertClient, open_http_session
@@ -145,7 +145,8 @@ async def test_the_law_is_the_posterior_mixture_of_the_experts_laws(network, ope
     members = members_of(hotkeys)
     walk = Walk(uniform_gate(), members)
     rows = np.stack([*(hotkeys[m](prompt) for m in members[:-1]), model.baseline.logp])
-    for token_id in prompt:
+    walk.show(prompt[None, :-2])
+    for token_id in prompt[-2:]:
         walk.observe(np.array([token_id]), rows[None, :, token_id])
     expected = mix(walk.log_weights()[0], list(map(Law, rows))).law.logp
     assert np.allclose(forecast.mixture.law.logp, expected, atol=2e-2)
@@ -170,7 +171,7 @@ async def test_an_empty_prompt_is_a_prompt_also_over_listed_tokens(
         ids = forecast.mixture.law.ids
         assert ids is None if want.kind == "full" else len(ids) == want.k
         assert (forecast.mixture.left_out > 0) == (want.kind != "full")
-        forecast = await session.append(token_id, 1.0)
+        forecast = await session.append(token_id, ALONE)
 
 
 async def test_an_expert_that_echoes_what_it_sees_gains_nothing(network, open_model) -> None:
@@ -187,7 +188,7 @@ async def test_an_expert_that_echoes_what_it_sees_gains_nothing(network, open_mo
     session = (await open_model()).open()
     forecast = await session.start(text[:20])
     for token_id in text[20:50]:
-        forecast = await session.append(int(token_id), 1.0)
+        forecast = await session.append(int(token_id), ALONE)
         assert forecast.weights.get(echo_key, 0.0) < forecast.weights[honest_key]
 
 
@@ -207,7 +208,7 @@ class Rememberer(LawEngine):
 async def weights_along(session, prompt: np.ndarray, text: np.ndarray) -> list[dict[str, float]]:
     """The weights after the prompt and after each token of `text`."""
     forecasts = [await session.start(prompt)]
-    forecasts += [await session.append(int(token_id), 1.0) for token_id in text]
+    forecasts += [await session.append(int(token_id), ALONE) for token_id in text]
     return [dict(forecast.weights) for forecast in forecasts]
 
 
@@ -224,7 +225,7 @@ async def test_an_expert_that_meets_a_text_again_gains_nothing(network, open_mod
     # Where the text leaves what was met, being sure of the old one costs it.
     session = model.open()
     await weights_along(session, text[:20], text[20:25])
-    forecast = await session.append(int(text[25]) ^ 1, 1.0)
+    forecast = await session.append(int(text[25]) ^ 1, ALONE)
     assert forecast.weights[rememberer] < once[6][rememberer] / 100
 
 
@@ -236,20 +237,20 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
     model = await open_model()
     session = model.open()
     await session.start(text[:20])
-    assert len(memory.met) == 9  # all but eight tokens, then one by one
+    assert len(memory.met) == 3  # all but two tokens, then one by one
     choices = [session, *(session.fork() for _ in range(3))]
     first, *others = [
-        [(await choice.append(int(token_id), 1.0)).weights for token_id in text[20:26]]
+        [(await choice.append(int(token_id), ALONE)).weights for token_id in text[20:26]]
         for choice in choices
     ]
     for other in others:
         for mine, yours in zip(first, other, strict=True):
             assert yours == pytest.approx(mine, abs=0.0)
-    assert len(memory.met) == 9 + 4 * 6
+    assert len(memory.met) == 3 + 4 * 6
     for choice in choices:
         choice.close()
     await asyncio.gather(*model.closing)
-    await session.append(int(text[26]), 1.0)  # kept for the next turn of a chat
+    await session.append(int(text[26]), ALONE)  # kept for the next turn of a chat
     assert len(set(memory.forgotten)) == 3
 
 
@@ -260,7 +261,7 @@ async def test_a_stream_survives_the_death_and_return_of_experts(network, open_m
     assert set(keys) < set(forecast.weights)
     for victim in keys[:2]:
         await network.kill(victim)
-        forecast = await session.append(5, 1.0)
+        forecast = await session.append(5, ALONE)
         assert victim not in forecast.weights
         assert mass(forecast) == pytest.approx(1.0, abs=1e-3)
         assert likeliest(forecast) == 5
@@ -275,7 +276,7 @@ async def test_when_all_chosen_experts_die_the_others_take_over(network, open_mo
         victim = next(iter(forecast.weights))
         assert [key for key in keys if key in forecast.weights] == [victim]
         await network.kill(victim)
-        forecast = await session.append(5, 1.0)
+        forecast = await session.append(5, ALONE)
         assert victim not in forecast.weights
         assert likeliest(forecast) == 5
 
@@ -305,7 +306,7 @@ async def test_one_failure_is_counted_once_while_the_expert_rests(
     await session.start(np.array([5], np.uint32))
     await network.kill(keys[0])
     for _ in range(5):
-        await session.append(5, 1.0)
+        await session.append(5, ALONE)
     assert model.book.known()[keys[0]].failures == 1
 
 
@@ -315,7 +316,7 @@ async def test_when_every_expert_is_dead_the_stream_fails_loudly(network, open_m
     await session.start(np.array([5, 5], np.uint32))
     await network.kill(key)
     with pytest.raises(NobodyAnswers):
-        await session.append(5, 1.0)
+        await session.append(5, ALONE)
 
 
 async def test_one_call_brings_the_laws_after_each_of_several_ids(network, open_model) -> None:
@@ -335,7 +336,7 @@ async def test_one_call_brings_the_laws_after_each_of_several_ids(network, open_
     for position, token_id in enumerate(ids):
         forecast = session.posterior.forecast(heard, position + 1)
         session.posterior.show(ids[position : position + 1])
-        await alone.append(int(token_id), 1.0)
+        await alone.append(int(token_id), ALONE)
         assert likeliest(forecast) == (5 + position) % 7
         one = alone._heard.laws[0][0]
         np.testing.assert_array_equal(heard.laws[position + 1][0].logp, one.logp)
@@ -437,7 +438,7 @@ async def test_streams_run_side_by_side_without_mixing_up(network, open_model) -
         written = []
         for _ in range(10):
             written.append(likeliest(forecast))
-            forecast = await session.append(written[-1], 1.0)
+            forecast = await session.append(written[-1], ALONE)
         return written
 
     results = await asyncio.gather(*(write(5 + i % 2) for i in range(8)))

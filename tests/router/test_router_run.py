@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moesubnet.errors import ConfigError
+from moesubnet.router.model import ALONE
 from moesubnet.router.run import LOOKS, Offers, check_exposure
 from moesubnet.router.student import StudentModel
 
@@ -94,7 +95,7 @@ async def test_a_running_stream_goes_on_with_the_new_student() -> None:
     forecast = await session.start(np.array([5], np.uint32))
     assert forecast.mixture.likeliest(1)[0][0] == 1
     model.engine = new
-    forecast = await session.append(1, 1.0)
+    forecast = await session.append(1, ALONE)
     assert forecast.mixture.likeliest(1)[0][0] == 2
     session.close()
     assert len(new.forgotten) == 1

@@ -1,0 +1,258 @@
+"""The mixture with a student that drafts: over real miners on real sockets, with laws we know."""
+
+# ruff: noqa: F811  # fixtures of another module, as arguments
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from moesubnet.engine.drafting import draft as draft_with
+from moesubnet.errors import EngineError
+from moesubnet.mixture.draft_length import Pace
+from moesubnet.mixture.drafting import Drawn, next_token
+from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.router.mixed import MixtureSession
+from moesubnet.router.model import Drawing
+from moesubnet.router.student import StudentModel
+from tests.conftest import TINY_VOCAB
+
+from .test_mixed_streams import LawEngine, network, open_model  # noqa: F401  # the fixtures
+
+FEW = np.array([5, 6, 7])
+
+
+def some(ids: np.ndarray, salt: int) -> np.ndarray:
+    """A law of mostly three tokens, of the text's own."""
+    rng = np.random.default_rng([salt, *ids.tolist()])
+    law = np.full(TINY_VOCAB, 0.01 / TINY_VOCAB)
+    law[FEW] += 0.99 * rng.dirichlet(np.full(3, 0.7))
+    return np.log(law / law.sum()).astype(np.float32)
+
+
+class StudentProcess:
+    """What `EngineProcess` is to the router, in this process."""
+
+    vocab_size = TINY_VOCAB
+
+    def __init__(self, law) -> None:
+        self.engine = LawEngine(law)
+        self.drafted: list[int] = []
+        self.fails = self.hangs = False
+
+    async def rows(self, batch, want):
+        await self._may_fail()
+        return self.engine.rows(batch, want)
+
+    async def draft(self, query, asked, want):
+        await self._may_fail()
+        self.drafted.append(asked.count)
+        return draft_with(self.engine, [query], [asked], want)[0]
+
+    async def _may_fail(self) -> None:
+        if self.hangs:
+            await asyncio.sleep(60.0)
+        if self.fails:
+            raise EngineError("the engine's process died")
+
+    def forget(self, session: str) -> None:
+        self.engine.forget(session)
+
+
+class FarAway(Pace):
+    """Drafts pay, however quick the tests are."""
+
+    def took(self, drafted: int, seconds: float) -> None:
+        pass
+
+
+def student_of(law) -> StudentModel:
+    student = StudentModel(StudentProcess(law))
+    student.pace = FarAway()
+    return student
+
+
+async def write(session: MixtureSession, prompt, tokens: int, seed=0, temperature=1.0):
+    """The text, and the forecast of each of its tokens."""
+    rng, text, forecasts = np.random.default_rng(seed), list(prompt), []
+    forecast = await session.start(np.array(prompt, np.uint32), Drawing(temperature, 1.0, tokens))
+    for left in range(tokens - 1, -1, -1):
+        forecasts.append(forecast)
+        m = forecast.mixture
+        drawn = Drawn.of(m.log_drawn, m.law.ids, temperature, 1.0)
+        text.append(next_token(drawn, forecast.draft, rng))
+        if left:
+            forecast = await session.append(text[-1], Drawing(temperature, 1.0, left))
+    return text, forecasts
+
+
+@pytest.fixture
+async def drafted(network, open_model):
+    """A model with two experts and a student, whose laws are the texts' own."""
+    laws = {
+        await network.mine(name, lambda ids, salt=salt: some(ids, salt)): salt
+        for salt, name in enumerate(("one", "two"))
+    }
+    model = await open_model()
+    model.student = student_of(lambda ids: some(ids, 0))
+    return model, laws
+
+
+async def test_each_law_is_the_undrafted_one_under_the_same_evidence(drafted) -> None:
+    """Whatever was drafted, kept and rolled back, a token's law is the mixture of what the
+    members say of it, weighed by the tokens that nobody had drafted."""
+    model, salts = drafted
+    members = members_of(salts)
+    text, forecasts = await write(model.open(), [9, 5, 6, 7], 24)
+
+    walk = Walk(uniform_gate(), members)
+    walk.show(np.array([text[:2]]))
+    counted = 0
+    for end in range(2, len(text)):
+        said = [some(np.array(text[:end]), salts[m]) for m in members[:-1]]
+        said.append(some(np.array(text[:end]), 0))
+        if end >= 4:
+            expected = mix(walk.log_weights()[0], [Law(row) for row in said])
+            found = forecasts[end - 4].mixture.law
+            # the student lists nearly all of its law; the rest is in the baseline's proportions
+            assert np.abs(np.exp(found.logp) - np.exp(expected.law.logp)).sum() < 0.06
+        token, drafts = np.array([text[end]]), end >= 4 and forecasts[end - 4].draft
+        if drafts:
+            walk.show(token[None])
+        else:
+            counted += end >= 4
+            walk.observe(token, np.array([[row[text[end]] for row in said]]))
+    assert 0 < counted < 20  # both kinds came
+
+
+async def test_a_student_saves_round_trips(drafted) -> None:
+    model, salts = drafted
+    await write(model.open(), [9, 5, 6, 7], 40)
+    with_drafts = [model.book.known()[key].answers for key in salts]
+    student, model.student = model.student, None
+    await write(model.open(), [9, 5, 6, 8], 40)
+    without = [
+        model.book.known()[key].answers - had for key, had in zip(salts, with_drafts, strict=True)
+    ]
+    assert without == [42, 42]  # three to the first token, then one each
+    assert max(with_drafts) < 30
+    assert sum(student.engine.drafted) > 20
+
+
+async def test_the_first_draft_is_part_of_the_third_call(drafted) -> None:
+    model, salts = drafted
+    session = model.open()
+    forecast = await session.start(np.array([9, 5, 6, 7], np.uint32), Drawing(1.0, 1.0, 20))
+    assert forecast.draft is not None
+    assert [model.book.known()[key].answers for key in salts] == [3, 3]
+
+
+async def test_a_token_drawn_with_drafts_has_the_mixtures_law(drafted) -> None:
+    """The second token after the same first one, over many streams, by chi-squared."""
+    model, _ = drafted
+    counts, expected = np.zeros(3), None
+    for seed in range(120):
+        session = model.open()
+        rng = np.random.default_rng(seed)
+        forecast = await session.start(np.array([9], np.uint32), Drawing(1.0, 1.0, 6))
+        m = forecast.mixture
+        expected = np.exp(m.law.logp[FEW]) if expected is None else expected
+        drawn = Drawn.of(m.log_drawn, m.law.ids, 1.0, 1.0)
+        token = next_token(drawn, forecast.draft, rng)
+        assert forecast.draft is not None
+        counts += token == FEW
+    expected = 120 * expected / expected.sum()
+    assert ((counts - expected) ** 2 / expected).sum() < 18.0  # two degrees of freedom
+
+
+async def test_experts_are_owed_for_lost_drafts_which_are_bounded(drafted) -> None:
+    model, salts = drafted
+    model.student = student_of(lambda ids: some(ids, 99))  # a poor drafter
+    session = model.open()
+    text, _ = await write(session, [9, 5, 6, 7], 30)
+    for key in salts:
+        positions, _ = session.answered()[key]
+        assert len(text) - 1 < positions <= 4 + 2 * 30
+
+
+async def test_who_says_yes_to_every_draft_weighs_what_an_honest_one_does(
+    network,
+    open_model,
+) -> None:
+    class Yes(LawEngine):
+        """Sure of every token that it was sent."""
+
+        def laws(self, query):
+            laws = super().laws(query)
+            for row, at in enumerate(range(query.first_law, len(query.ids))):
+                laws[row] = -25.0
+                laws[row, query.ids[at]] = -1e-6
+            return laws
+
+    honest = await network.mine("honest", lambda ids: some(ids, 0))
+    yes = await network.mine("yes", Yes(lambda ids: some(ids, 0)))
+    model = await open_model()
+    model.student = student_of(lambda ids: some(ids, 3))
+    for seed in range(3):
+        _, forecasts = await write(model.open(), [9, 5, 6, 7 + seed], 24, seed)
+        assert any(forecast.draft for forecast in forecasts)
+        for forecast in forecasts:
+            assert forecast.weights[yes] == pytest.approx(forecast.weights[honest])
+
+
+async def test_what_was_drafted_is_no_evidence_in_another_stream_either(drafted) -> None:
+    """An expert that was sent a draft knows what the next stream of the same text may write."""
+    model, _ = drafted
+    session = model.open()
+    prompt = np.array([9, 5, 6, 7], np.uint32)
+    first = await session.start(prompt, Drawing(1.0, 1.0, 20))
+    assert first.draft is not None
+    other = model.open()
+    await other.start(prompt)
+    before = other.posterior.walk.log_weights()
+    await other.append(first.draft.token_id, Drawing())
+    evidence = other.posterior.walk._counted[len(prompt)][2][0]
+    assert np.isnan(evidence[:-1]).all()
+    assert np.isfinite(before).all()
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+async def test_a_stream_goes_on_without_a_student_that_is_gone(drafted, monkeypatch, how) -> None:
+    monkeypatch.setattr("moesubnet.router.drafting.PATIENCE_S", 0.1)
+    model, salts = drafted
+    session = model.open()
+    text, _ = await write(session, [9, 5, 6, 7], 8)
+    setattr(model.student.engine, how, True)
+    forecast = await asyncio.wait_for(session.append(text[-1], Drawing(1.0, 1.0, 8)), 10.0)
+    while forecast.draft is not None:  # what was drafted before still stands
+        forecast = await session.append(forecast.draft.token_id, Drawing(1.0, 1.0, 8))
+    forecast = await session.append(5, Drawing(1.0, 1.0, 8))
+    assert forecast.draft is None
+    assert set(forecast.weights) == {*salts, "baseline"}
+
+
+async def test_a_block_survives_the_death_of_an_expert_and_of_all_but_others(
+    network,
+    open_model,
+) -> None:
+    """With a draft under way the text that the others are asked about is without it."""
+    first = await network.mine("one", lambda ids: some(ids, 0))
+    model = await open_model(top_k=1)
+    model.student = student_of(lambda ids: some(ids, 0))
+    session = model.open()
+    text, _ = await write(session, [9, 5, 6, 7], 6)
+    second = await network.mine("two", lambda ids: some(ids, 1))
+    await model.book.refresh(network.current())
+    await network.kill(first)
+    forecast = await session.append(text[-1], Drawing(1.0, 1.0, 10))
+    while first in forecast.weights:
+        token = forecast.draft.token_id if forecast.draft else 5
+        text.append(token)
+        forecast = await session.append(token, Drawing(1.0, 1.0, 10))
+    assert second in forecast.weights
+    said = [Law(some(np.array(text), 1)), Law(some(np.array(text), 0))]
+    weights = np.log([forecast.weights[second], forecast.weights["baseline"]])
+    expected = mix(weights, said).law
+    assert np.abs(np.exp(forecast.mixture.law.logp) - np.exp(expected.logp)).sum() < 0.06
