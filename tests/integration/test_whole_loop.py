@@ -24,6 +24,7 @@ from moesubnet.chain.network.run import free_ports
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import ChainError, ChainUnavailable
 from moesubnet.host.supervisor import Process, Supervisor
+from moesubnet.localnet.kinds import Small
 from moesubnet.localnet.onboard import onboard
 from moesubnet.localnet.plan import CHAIN_FOLDERS, NETUID, Plan
 from moesubnet.mixture.baseline import Unigram
@@ -174,7 +175,14 @@ async def loop(request, tmp_path, monkeypatch, make_fast_network):
         (pools / f"{index}.jsonl").write_text("\n".join(lines) + "\n")
     spec = write_spec(tmp_path / "spec")
     ports = free_ports(12)
-    plan = LoopPlan(tmp_path, EXPERTS, request.param, chain_port=ports[0], router_port=ports[1])
+    plan = LoopPlan(
+        tmp_path,
+        EXPERTS,
+        Small(0),
+        request.param,
+        chain_port=ports[0],
+        router_port=ports[1],
+    )
     if request.param == "node":
         make_fast_network(tmp_path / CHAIN_FOLDERS["node"], [plan.chain_port], slot_s=BLOCK_S)
     names = [n for n in plan.ports() if n not in ("chain", "router")]
