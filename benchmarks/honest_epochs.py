@@ -28,12 +28,22 @@ SETTLED_EPOCHS = 3  # of a history, while it is being found out who they are
 
 
 def upper_bound(events: int, trials: int) -> float:
-    """The 95 % upper bound on a probability (Wilson, one-sided; exact for no event)."""
-    if not events:
-        return 1 - 0.05 ** (1 / trials)
-    z, p = 1.6449, events / trials
-    spread = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
-    return (p + z * z / (2 * trials) + spread) / (1 + z * z / trials)
+    """The exact 95 % upper bound on a probability (Clopper-Pearson, one-sided)."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        p = (low + high) / 2
+        low, high = (p, high) if _at_most(events, trials, p) > 0.05 else (low, p)
+    return high
+
+
+def _at_most(events: int, trials: int, p: float) -> float:
+    """P[X ≤ events] of a binomial law."""
+    term = math.exp(trials * math.log1p(-p)) if p < 1 else 0.0
+    total = term
+    for k in range(1, events + 1):
+        term *= (trials - k + 1) / k * p / (1 - p)
+        total += term
+    return total
 
 
 def main() -> None:

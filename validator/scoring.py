@@ -27,7 +27,7 @@ from moesubnet.validator.seniors import (
     quick_log_weights,
     standing_ppm,
 )
-from moesubnet.validator.value import Float, random_marginals, value_and_bound
+from moesubnet.validator.value import Float, random_marginals, values_and_bounds
 
 EMA_SHARE = 0.3  # of the newest epoch
 NOVELTY_SHARE = 0.2
@@ -71,8 +71,7 @@ def recount(sheet: Sheet) -> Recount:
         chosen = np.insert(sheet.chosen[sheet.walk], n, 1, axis=1)
         alone = chosen[:, :-1] * beside.added
         marginal = t * random_marginals(chosen * joint, chosen * weight, t / 2) + (1.0 - t) * alone
-        for i in range(n):
-            value[i], bound[i] = value_and_bound(marginal[:, i], sheet.walk)
+        value, bound = values_and_bounds(marginal, sheet.walk)
     paid = [bool(bound[i] > 0) for i in range(n)]
     score = tuple(
         round(value[i] * reliability[i] / MICRO * NANO) if paid[i] else 0 for i in range(n)

@@ -55,18 +55,19 @@ def mean_log_gain(x: Float, base: Float, presence: Float) -> Float:
     return out
 
 
-def value_and_bound(marginal: Float, walk: npt.NDArray[np.integer]) -> tuple[float, float]:
-    """Mean over items [M], and mean − 1.2816 · s / √walks over the walks' means.
+def values_and_bounds(marginal: Float, walk: npt.NDArray[np.integer]) -> tuple[Float, Float]:
+    """[M, n] → means over items [n], and mean − 1.2816 · s / √walks over the walks' means.
 
     Tokens of a walk depend on each other, so walks are the sample; one walk bounds nothing.
     """
-    value = math.fsum(marginal) / len(marginal)
-    means = [math.fsum(part) / len(part) for part in by_walk(marginal, walk)]
-    if len(means) < 2:
-        return value, -math.inf
-    centre = math.fsum(means) / len(means)
-    variance = math.fsum((x - centre) ** 2 for x in means) / (len(means) - 1)
-    return value, value - BOUND_Z * math.sqrt(variance / len(means))
+    order = np.argsort(walk, kind="stable")
+    begins = np.flatnonzero(np.append(True, np.diff(walk[order]) != 0))
+    sums = np.add.reduceat(marginal[order], begins, axis=0)
+    value: Float = sums.sum(axis=0) / len(walk)
+    if len(begins) < 2:
+        return value, np.full(len(value), -np.inf)
+    means = sums / np.diff(begins, append=len(walk))[:, None]
+    return value, value - BOUND_Z * means.std(axis=0, ddof=1) / math.sqrt(len(begins))
 
 
 def by_walk(values: Float, walk: npt.NDArray[np.integer]) -> list[Float]:

@@ -3,6 +3,9 @@
 import dataclasses
 import itertools
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration
 from moesubnet.validator.scoring import ema, recount
 from moesubnet.validator.seniors import by_seniority
-from moesubnet.validator.value import random_marginals, value_and_bound
+from moesubnet.validator.value import random_marginals, values_and_bounds
 
 VOCAB = 60
 PREFIX = 8
@@ -106,10 +109,11 @@ def test_marginals_hold_over_thirty_orders_of_magnitude(seed, players, spread):
 
 def test_the_bound_is_over_walks_because_tokens_of_a_walk_are_not_independent():
     marginal, walk = np.array([1.0, 3.0, 2.0, 2.0, 4.0, 6.0]), np.array([0, 0, 1, 1, 2, 2])
-    value, bound = value_and_bound(marginal, walk)
-    assert value == 3.0
-    assert bound == pytest.approx(3.0 - 1.2816 * math.sqrt(3.0) / math.sqrt(3))
-    assert value_and_bound(marginal[:2], walk[:2])[1] == -math.inf
+    columns = np.stack([marginal, np.ones(6)], axis=1)
+    value, bound = values_and_bounds(columns, walk)
+    np.testing.assert_array_equal(value, [3.0, 1.0])
+    np.testing.assert_allclose(bound, [3.0 - 1.2816 * math.sqrt(3.0) / math.sqrt(3), 1.0])
+    assert np.all(values_and_bounds(columns[:2], walk[:2])[1] == -math.inf)
 
 
 def test_ema_takes_the_first_value_whole_and_forgets_slowly():
@@ -431,6 +435,40 @@ def test_a_recount_over_the_wire_gives_the_same_row(seed):
     again = recount(Sheet.from_bytes(voted.to_bytes()))
     assert max(abs(a - b) for a, b in zip(again.row_u16, voted.row_u16, strict=True)) <= 1
     assert again.ema_after == voted.ema_after
+
+
+RECOUNT = """
+import sys
+from pathlib import Path
+from moesubnet.mixture.sheet import Sheet
+from moesubnet.validator.scoring import recount
+vote = recount(Sheet.from_bytes(Path(sys.argv[1]).read_bytes()))
+print(vote.score_nano, vote.novelty_after, vote.standing_ppm, vote.since, vote.row_u16)
+"""
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_NUM_THREADS": "1"},
+        {"NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR AVX2 FMA3 AVX512F"},
+    ],
+    ids=["another BLAS kernel", "no wide vectors"],
+)
+def test_validators_with_the_same_items_agree_bit_for_bit_on_other_processors(processor, tmp_path):
+    experts = HONEST | {"x": copy_of(HONEST["a"], 0.3), "y": mean_of_all}
+    sheet = economy(experts, seed=1)
+    vote = recount(sheet)
+    mine = (vote.score_nano, vote.novelty_after, vote.standing_ppm, vote.since, vote.row_u16)
+    path = tmp_path / "sheet"
+    path.write_bytes(
+        dataclasses.replace(sheet, validator=Hotkey("v2"), senders=(Hotkey("v2"),)).to_bytes()
+    )
+    command = [sys.executable, "-W", "ignore", "-c", RECOUNT, str(path)]
+    theirs = subprocess.run(
+        command, env=os.environ | processor, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert theirs.stdout.strip() == " ".join(map(str, mine))
 
 
 def test_the_order_of_items_does_not_matter():
