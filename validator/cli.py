@@ -79,7 +79,7 @@ def run(
     everyone: that text is public from then on. Do not give text that must stay secret.
 
     Stop and start at any time: nothing is lost, no text is used twice. When the text is spent, the
-    last vote is repeated until you add more. 100,000 tokens last about 65 epochs; --dry-run says
+    last vote is repeated until you add more. 100,000 tokens last about 58 epochs; --dry-run says
     it for your text and the subnet as it is.
     """
     import asyncio
@@ -219,6 +219,87 @@ def audit(
     result = audit_sheet(found.sheet, found.receipts, found.answers, baseline, public_s)
     typer.echo(json.dumps(to_json(result)) if as_json else as_text(found.sheet, result))
     if not result.is_clean:
+        raise typer.Exit(1)
+
+
+@validator_app.command()
+def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """What your validator knows of each expert by asking it the same twice.
+
+    A prefix that is never published goes to every expert by two callers at once. `ok`: 14 pairs in
+    a row agree; `cheat`: answers so far apart, so often, that an honest expert is called so once
+    in a million pairs; `unproven`: neither, and nobody loses anything by it. The last column is
+    the same prefix asked again some epochs later: a new model may differ.
+    """
+    from moesubnet.validator.twice import Checkbook
+
+    with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
+        rows = [
+            {
+                "hotkey": hotkey,
+                "verdict": str(record.verdict),
+                "pairs": record.pairs,
+                "over": record.over,
+                "later": [
+                    {"epoch": epoch, "again": again, "distance": round(distance, 4)}
+                    for epoch, again, distance in book.changes(hotkey)[-8:]
+                ],
+            }
+            for hotkey, record in sorted(book.records().items())
+        ]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    typer.echo(f"{'expert':48}  verdict   pairs  apart  asked again later")
+    for row in rows:
+        later = " ".join(f"{change['distance']:.2f}" for change in row["later"]) or "–"
+        typer.echo(
+            f"{row['hotkey']:48}  {row['verdict']:8}  {row['pairs']:5}  {row['over']:5}  {later}"
+        )
+
+
+@validator_app.command()
+def evidence(
+    hotkey: Annotated[str, typer.Argument(help="The miner's hotkey (SS58), or //URI.")] = "",
+    state_dir: StateDir = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; HOTKEY.evidence by default.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Instead: verify this file, whoever made it.")
+    ] = None,
+) -> None:
+    """Write what shows to anybody that an expert contradicts its own signed answers.
+
+    Pairs of answers to one prefix, given within a minute, each with the request, the nonce and the
+    expert's signature: no trust in you is needed. `--check FILE` verifies such a file, offline.
+    Ends with status 1 where nothing is proven: fewer than 3 pairs further apart than honest
+    rounding goes.
+    """
+    from moesubnet.chain.wallet import hotkey_address
+    from moesubnet.errors import ConfigError
+    from moesubnet.types import Hotkey
+    from moesubnet.validator.evidence import Evidence
+    from moesubnet.validator.twice import Checkbook
+
+    if check is not None:
+        found = Evidence.from_bytes(_read(check))
+    elif not hotkey:
+        raise ConfigError("name a HOTKEY of `moesubnet validator checks`, or --check FILE")
+    else:
+        address = Hotkey(hotkey_address(hotkey))
+        with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
+            kept = book.evidence(address)
+        if kept is None:
+            typer.echo(f"{address} never answered one prefix in two ways here")
+            raise typer.Exit(1)
+        found, path = kept, out or Path(f"{address}.evidence")
+        path.write_bytes(found.to_bytes())
+        typer.echo(f"written: {path}")
+    apart = ", ".join(f"{distance:.3f}" for distance in found.distances())
+    typer.echo(f"expert {found.expert}: {len(found.pairs)} signed pairs, apart by {apart}")
+    typer.echo("PROVEN: it contradicts itself" if found.is_proven else "not enough to prove it")
+    if not found.is_proven:
         raise typer.Exit(1)
 
 
