@@ -234,27 +234,25 @@ def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     from moesubnet.validator.twice import Checkbook
 
     with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
+        found = [(h, record, book.changes(h)[-8:]) for h, record in sorted(book.records().items())]
+    if as_json:
         rows = [
             {
                 "hotkey": hotkey,
                 "verdict": str(record.verdict),
                 "pairs": record.pairs,
-                "over": record.over,
-                "later": [
-                    {"epoch": epoch, "again": again, "distance": round(distance, 4)}
-                    for epoch, again, distance in book.changes(hotkey)[-8:]
-                ],
+                "apart": record.over,
+                "later": [{"epoch": e, "again": a, "distance": round(d, 4)} for e, a, d in later],
             }
-            for hotkey, record in sorted(book.records().items())
+            for hotkey, record, later in found
         ]
-    if as_json:
         typer.echo(json.dumps(rows))
         return
     typer.echo(f"{'expert':48}  verdict   pairs  apart  asked again later")
-    for row in rows:
-        later = " ".join(f"{change['distance']:.2f}" for change in row["later"]) or "–"
+    for hotkey, record, later in found:
+        distances = " ".join(f"{distance:.2f}" for *_, distance in later) or "–"
         typer.echo(
-            f"{row['hotkey']:48}  {row['verdict']:8}  {row['pairs']:5}  {row['over']:5}  {later}"
+            f"{hotkey:48}  {record.verdict:8}  {record.pairs:5}  {record.over:5}  {distances}"
         )
 
 

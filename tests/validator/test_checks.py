@@ -1,9 +1,12 @@
 """Checks are honest about what they know: statistics, the sequential test, evidence."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from moesubnet.errors import BadReceipts, FrameError
 from moesubnet.mixture.law import Law
@@ -19,6 +22,7 @@ from moesubnet.validator.checks import (
     replay_verdict,
     total_variation,
 )
+from moesubnet.validator.cli import validator_app
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.evidence import ENOUGH, Evidence
 
@@ -181,3 +185,24 @@ async def test_evidence_convinces_strangers_and_cannot_be_made_up(asked):
     assert not few.is_proven
     with pytest.raises(FrameError):
         Evidence.from_bytes(found.to_bytes()[:-1])
+
+
+async def test_the_commands_show_verify_and_refuse(asked, tmp_path):
+    *_, honest, liar, _ = asked
+    folder, file = str(tmp_path), str(tmp_path / "liar.evidence")
+
+    def run(*arguments):
+        done = CliRunner().invoke(validator_app, arguments)
+        return done.exit_code, done.output
+
+    code, table = run("checks", "--state-dir", folder)
+    assert code == 0
+    assert [line.split()[1] for line in table.splitlines() if line.startswith(liar.hotkey)] == [
+        "cheat"
+    ]
+    assert json.loads(run("checks", "--state-dir", folder, "--json")[1])[0]["pairs"] == 16
+    assert run("evidence", honest.hotkey, "--state-dir", folder)[0] == 1
+    code, said = run("evidence", liar.hotkey, "--state-dir", folder, "--out", file)
+    assert (code, "PROVEN" in said) == (0, True)
+    code, said = run("evidence", "--check", file)
+    assert (code, "PROVEN" in said) == (0, True)
