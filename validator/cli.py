@@ -285,7 +285,7 @@ def evidence(
     elif not hotkey:
         raise ConfigError("name a HOTKEY of `moesubnet validator checks`, or --check FILE")
     else:
-        address = Hotkey(hotkey_address(hotkey))
+        address = hotkey_address(hotkey) if hotkey.startswith("//") else Hotkey(hotkey)
         with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
             kept = book.evidence(address)
         if kept is None:

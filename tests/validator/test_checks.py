@@ -201,7 +201,8 @@ async def test_the_commands_show_verify_and_refuse(asked, tmp_path):
         "cheat"
     ]
     assert json.loads(run("checks", "--state-dir", folder, "--json")[1])[0]["pairs"] == 16
-    assert run("evidence", honest.hotkey, "--state-dir", folder)[0] == 1
+    code, said = run("evidence", honest.hotkey, "--state-dir", folder)
+    assert (code, "never answered" in said) == (1, True)
     code, said = run("evidence", liar.hotkey, "--state-dir", folder, "--out", file)
     assert (code, "PROVEN" in said) == (0, True)
     code, said = run("evidence", "--check", file)
