@@ -131,6 +131,10 @@ class BadReveal(WireError):
     """What was opened is not what the peer had committed to."""
 
 
+class BadReceipts(MoesubnetError):
+    """What is said to prove an answer does not."""
+
+
 class PeerError(MoesubnetError):
     """An expert answered with an error, or not at all."""
 

@@ -101,7 +101,7 @@ async def _stream(
             await response.prepare(request)
             await write(shape.opening())
             async for index, delta in _chain(first, deltas):
-                begun[index].delivered += len(delta.tokens)
+                begun[index].sent(delta.tokens)
                 await write(shape.piece(index, delta))
             await write(shape.closing(prompt_tokens, sum(choice.delivered for choice in begun)))
         except (api.ApiError, *api.UNAVAILABLE) as error:

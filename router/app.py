@@ -145,7 +145,11 @@ def _completions(admission: Admission) -> Handler:
         with admission.places(choices):
             prompts = [await service.prompts.ids(prompt, body.source) for prompt in body.prompts()]
             top, firsts = body.logprobs or 0, itertools.count(0, body.n)
-            jobs = [service.jobs(body, ids, body.max_tokens, top, next(firsts)) for ids in prompts]
+            echo = body.echo_kind
+            jobs = [
+                service.jobs(body, ids, body.max_tokens, top, next(firsts), echo=echo)
+                for ids in prompts
+            ]
             shape = CompletionShape(body, choices, with_logprobs=body.logprobs is not None)
             return await answer(request, service, jobs, shape, stream=body.stream)
 

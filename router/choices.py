@@ -58,18 +58,27 @@ class Job:
     stops: tuple[str, ...]
     top_logprobs: int
     wishes: Wishes = NO_WISHES
+    echo: api.Echo | None = None  # the prompt is a part of the answer
     manner: Manner | None = None  # of an answer in a chat
 
 
 @dataclass(slots=True)
 class Begun:
-    """A job whose prompt has been read; `delivered` counts the tokens that its reader was sent."""
+    """A job whose prompt has been read. echo: the prompt, if the answer begins with it. delivered:
+    the new tokens that its reader was sent; has_echoed: whether it was sent the prompt's."""
 
     job: Job
     session: Session
     forecast: Forecast
+    echo: Delta | None = None
     arrived_s: float = 0.0  # time.monotonic() at which the request came
     delivered: int = 0
+    has_echoed: bool = False
+
+    def sent(self, tokens: Sequence[api.TokenRecord]) -> None:
+        count = api.written(tokens)
+        self.delivered += count
+        self.has_echoed |= count < len(tokens)
 
 
 @dataclass(slots=True)
@@ -100,7 +109,8 @@ def usage_of(model: str, prompt_tokens: int, begun: Sequence[Begun]) -> Usage:
     paid_rao = 0
     owed: dict[str, tuple[int, int]] = {}
     for choice in begun:
-        delivered = len(choice.job.prompt_ids) + choice.delivered if choice.delivered else 0
+        has_some = choice.delivered or choice.has_echoed
+        delivered = len(choice.job.prompt_ids) + choice.delivered if has_some else 0
         for hotkey, (positions, price) in choice.session.answered().items():
             paid_rao += price_rao(min(positions, delivered), price)
             before = owed.get(hotkey, (0, 0))

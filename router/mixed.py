@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import numpy as np
 
@@ -38,6 +38,8 @@ from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import want_for
 
 BLIND_PROMPT_TOKENS = 2  # one round trip each, after the first: three to the first token
+MAX_ECHOED_TOKENS = 256  # whose laws are asked for at once
+MAX_ECHOED_LOGS = 2**20  # where laws are of the whole vocabulary: 2 MB an answer
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
 
 
@@ -58,6 +60,7 @@ class MixtureModel:
         self.gate = gate
         self.baseline = baseline
         self.want = want_for(vocab_size)
+        self.vocab_size = vocab_size
         self.deadline_s = deadline_s
         self.top_k = top_k
         self.firsts = FirstAnswers()
@@ -153,6 +156,25 @@ class MixtureSession:
             return self._forecast
         self._reject(rejected)
         return await self._round(ids, drawing)
+
+    async def echo(self, prompt_ids: TokenIds) -> AsyncIterator[Forecast]:
+        """Members are weighed by their prior: a token that was sent says nothing of whom it was
+        sent to."""
+        self._choose_experts(prompt_ids, self._model.book.serving())
+        size = max(1, min(MAX_ECHOED_TOKENS, MAX_ECHOED_LOGS // self._model.vocab_size))
+        for start in range(0, max(len(prompt_ids), 1), size):
+            ids = prompt_ids[start : start + size]
+            self.posterior.show(ids)
+            self.posterior.expose(prompt_ids[: start + size], len(ids))
+            heard = await self.extend(ids, laws=len(ids) + (start == 0))
+            # Of its own: experts may have been replaced on the way.
+            prior = Posterior(self._gate, self._asking.experts, self._model.firsts)
+            prior.show(prompt_ids[: start + (start > 0)])
+            for position in range(len(heard.laws)):
+                self._forecast = prior.forecast(heard, position)
+                yield self._forecast
+                at = start + (start > 0) + position
+                prior.show(prompt_ids[at : at + 1])
 
     def fork(self) -> MixtureSession:
         """The experts go on from what they hold, under another name."""

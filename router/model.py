@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,6 +49,11 @@ class Session(Protocol):
         """The forecast after one more token, drawn from the last one."""
         ...
 
+    def echo(self, prompt_ids: TokenIds) -> AsyncIterator[Forecast]:
+        """In the place of `start`: the forecasts of all tokens of the prompt, then that of the
+        first new one. Whoever answers has seen them, so they weigh nobody."""
+        ...
+
     def fork(self) -> Session:
         """Another sequence that begins with the same ids; before anything is drafted."""
         ...
@@ -64,6 +69,13 @@ class Session(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+async def walk(session: Session, prompt_ids: TokenIds) -> AsyncIterator[Forecast]:
+    """As `Session.echo`, but every token is forecast before anybody is sent it."""
+    yield await session.start(prompt_ids[:0])
+    for token_id in prompt_ids.tolist():
+        yield await session.append(token_id, ALONE)
 
 
 class Model(Protocol):

@@ -28,6 +28,9 @@ MAX_MESSAGE_FIELDS = 16
 MAX_BIASES = 1_024
 
 JsonObject = dict[str, Any]
+# How the log-probability of an echoed token came about: said by experts who had been sent the
+# token, or before they were.
+Echo = Literal["self_reported", "blind"]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]  # of a schema, of a tool
 UNAVAILABLE = (NobodyAnswers, EngineError)  # what models raise; see `unavailable`
 
@@ -175,9 +178,15 @@ class CompletionRequest(Sampling):
     prompt: str | Texts | TokenIds | ManyTokenIds = ""
     max_tokens: int = Field(default=16, ge=0, lt=2**53)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
-    echo: Literal[False] = False
+    echo: bool | Literal["blind"] = False
     best_of: Literal[1] | None = None
     suffix: Literal[""] | None = None
+
+    @property
+    def echo_kind(self) -> Echo | None:
+        if self.echo == "blind":
+            return "blind"
+        return "self_reported" if self.echo else None
 
     def prompts(self) -> list[str | list[int]]:
         """One entry per prompt: text, or token ids."""
@@ -226,11 +235,17 @@ class TokenRecord:
 
     text: str  # the token alone, undecodable bytes as U+FFFD
     raw: bytes
-    logprob: float  # natural log, under the mixture at temperature 1
+    logprob: float | None  # natural log, under the mixture at temperature 1; None: a text's first
     top: list[tuple[str, bytes, float]]
     offset: int  # characters of completion text before it
     experts: dict[str, float] | None = None
     left_out: float = 0.0  # mass that nobody listed, so never drawn; bounds the total variation
+    echo: Echo | None = None  # a token of the prompt
+
+
+def written(tokens: Sequence[TokenRecord]) -> int:
+    """How many of them are no echo."""
+    return sum(token.echo is None for token in tokens)
 
 
 def completion_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
@@ -245,18 +260,24 @@ def completion_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
-    return {
+    said: JsonObject = {
         "tokens": [key(token.raw) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{key(raw): value for _, raw, value in token.top} for token in tokens],
+        "top_logprobs": [
+            None if token.logprob is None else {key(raw): value for _, raw, value in token.top}
+            for token in tokens
+        ],
         "text_offset": [token.offset for token in tokens],
     }
+    if any(token.echo == "self_reported" for token in tokens):
+        said["self_reported"] = [token.echo == "self_reported" for token in tokens]
+    return said
 
 
 def chat_logprobs(tokens: Sequence[TokenRecord]) -> JsonObject:
     """The `logprobs` object of /v1/chat/completions."""
 
-    def entry(text: str, raw: bytes, value: float) -> JsonObject:
+    def entry(text: str, raw: bytes, value: float | None) -> JsonObject:
         return {"token": text, "logprob": value, "bytes": list(raw)}
 
     return {
@@ -277,6 +298,7 @@ def provenance(tokens: Sequence[TokenRecord]) -> JsonObject:
             {"token": token.text, "experts": token.experts or {}}
             | ({} if token.text.encode() == token.raw else {"bytes": list(token.raw)})
             | ({"left_out": token.left_out} if token.left_out else {})
+            | ({"self_reported": True} if token.echo == "self_reported" else {})
             for token in tokens
         ]
     }

@@ -14,6 +14,7 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from moesubnet.router.choices import Begun, Choice, Conversation, Delta, Job, Ma
 from moesubnet.router.epochs import describe_epochs
 from moesubnet.router.grammar import Grammars, json_rule
 from moesubnet.router.metrics import Metrics
-from moesubnet.router.model import ALONE, Drawing, Forecast, Model, Session, TokenIds
+from moesubnet.router.model import ALONE, Drawing, Forecast, Model, Session, TokenIds, walk
 from moesubnet.router.prompts import Prompts
 from moesubnet.router.reading import END_THINK, THINK, Habits, Reader
 from moesubnet.router.steering import Steering, Wishes
@@ -125,6 +126,7 @@ class Service:
         top_logprobs: int,
         first: int = 0,
         manner: Manner | None = None,
+        echo: api.Echo | None = None,
     ) -> list[Job]:
         """The `n` choices of one prompt, numbered from `first`.
 
@@ -151,6 +153,7 @@ class Service:
                 stops=tuple(body.stop),
                 top_logprobs=top_logprobs,
                 wishes=wishes,
+                echo=echo,
                 manner=manner,
             )
             for index in range(first, first + body.n)
@@ -227,15 +230,36 @@ class Service:
 
             heads = [kept(self.require_model(jobs[0].model).open()) for jobs in prompts]
             starts = zip(heads, prompts, strict=True)
-            forecasts = await run_all(
-                head.start(jobs[0].prompt_ids, _drawing(jobs[0], 0) if len(jobs) == 1 else ALONE)
+            read = await run_all(
+                self._read(head, jobs[0], _drawing(jobs[0], 0) if len(jobs) == 1 else ALONE)
                 for head, jobs in starts  # choices that share a draft would be alike
             )
             yield [
-                Begun(job, head if job is jobs[0] else kept(head.fork()), forecast, arrived_s)
-                for jobs, head, forecast in zip(prompts, heads, forecasts, strict=True)
+                Begun(job, head if job is jobs[0] else kept(head.fork()), forecast, echo, arrived_s)
+                for jobs, head, (forecast, echo) in zip(prompts, heads, read, strict=True)
                 for job in jobs
             ]
+
+    async def _read(
+        self, session: Session, job: Job, drawing: Drawing
+    ) -> tuple[Forecast, Delta | None]:
+        """The forecast after a job's prompt, and the prompt itself if it is echoed."""
+        ids = job.prompt_ids
+        if job.echo is None:
+            return await session.start(ids, drawing), None
+        forecasts = session.echo(ids) if job.echo == "self_reported" else walk(session, ids)
+        text, shown = TextStream(self._pieces, ()), ""
+        tokens: list[api.TokenRecord] = []
+        async for forecast in forecasts:
+            if len(tokens) == len(ids):
+                break
+            token_id = int(ids[len(tokens)])
+            record = self._record(job, forecast, forecast.mixture, token_id, text.chars)
+            if not tokens:  # as OpenAI has it: nothing stands before it
+                record = replace(record, logprob=None, top=[])
+            tokens.append(replace(record, echo=job.echo))
+            shown += text.push(token_id)
+        return forecast, Delta(shown + text.finish(), tokens)
 
     async def run(self, begun: Begun) -> AsyncGenerator[Delta, None]:
         """Write one choice. The last delta carries the finish reason, and only it.
@@ -250,6 +274,7 @@ class Service:
         steering = Steering(job.wishes, manner.matcher and manner.matcher.fork())
         reader = Reader(manner.habits)
         waiting: list[api.TokenRecord] = []
+        echo = begun.echo or Delta("", [])
         metrics, last_s = self.metrics, begun.arrived_s
 
         def last(shown: str, reason: str) -> Delta:
@@ -259,8 +284,10 @@ class Service:
             return Delta(shown, waiting, reason, parts)
 
         if job.max_tokens == 0:
-            yield last("", "length")
+            yield replace(echo, finish_reason="length")
             return
+        if begun.echo:
+            yield echo
         for written in range(1, job.max_tokens + 1):
             shaped = steering.shaped(forecast.mixture)
             drawn = Drawn.of(shaped.log_drawn, shaped.law.ids, job.temperature, job.top_p)
@@ -270,6 +297,9 @@ class Service:
             if shaped.is_fallback:
                 metrics.fallbacks.labels(job.model).inc()
             if token_id in self.spec.stop_ids:
+                if job.echo:  # who scores a text counts on one token after it
+                    offset = len(echo.text) + text.chars
+                    waiting.append(self._record(job, forecast, shaped, token_id, offset))
                 yield last(text.finish(), "stop")
                 return
             now_s = time.monotonic()
@@ -281,7 +311,8 @@ class Service:
                 metrics.between_tokens_s.labels(job.model).observe(now_s - last_s)
             last_s = now_s
             metrics.weights(forecast.weights)
-            waiting.append(self._record(job, forecast, shaped, token_id, text.chars))
+            offset = len(echo.text) + text.chars
+            waiting.append(self._record(job, forecast, shaped, token_id, offset))
             shown = text.push(token_id)
             if steering.is_over:
                 yield last(shown + text.finish(), "stop")
@@ -306,7 +337,7 @@ class Service:
             choice.tokens += delta.tokens
             choice.parts += delta.parts
             choice.finish_reason = delta.finish_reason
-        begun.delivered = len(choice.tokens)
+        begun.sent(choice.tokens)
         for token in choice.tokens:
             for hotkey, weight in (token.experts or {}).items():
                 totals[hotkey] = totals.get(hotkey, 0.0) + weight

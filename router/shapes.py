@@ -51,7 +51,9 @@ class ChoicesShape(ABC):
         answer["choices"] = [
             self.choice(i, choice.text, choice) for i, choice in enumerate(choices)
         ]
-        answer["usage"] = api.usage(prompt_tokens, sum(len(choice.tokens) for choice in choices))
+        answer["usage"] = api.usage(
+            prompt_tokens, sum(api.written(choice.tokens) for choice in choices)
+        )
         if self._body.moesubnet.provenance:
             answer["moesubnet"] = [api.provenance(choice.tokens) for choice in choices]
         return answer

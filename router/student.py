@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import numpy as np
 
@@ -62,6 +62,11 @@ class StudentSession:
         self._ids = np.append(self._ids, np.uint32(token_id))
         return await self._forecast()
 
+    async def echo(self, prompt_ids: TokenIds) -> AsyncIterator[Forecast]:
+        self._ids = np.asarray(prompt_ids, np.uint32)
+        for forecast in await self._forecasts(0):
+            yield forecast
+
     def fork(self) -> StudentSession:
         other = StudentSession(self._model)
         other._ids = self._ids
@@ -74,14 +79,18 @@ class StudentSession:
         self._model.engine.forget(self._session)
 
     async def _forecast(self) -> Forecast:
-        query = Query(self._session, self._ids, first=len(self._ids))
+        [forecast] = await self._forecasts(len(self._ids))
+        return forecast
+
+    async def _forecasts(self, first: int) -> list[Forecast]:
+        query = Query(self._session, self._ids, first=first)
         engine = self._model.engine
         since_s = time.monotonic()
         try:
             [rows] = await engine.rows([query], want_for(engine.vocab_size, committed=False))
         finally:
             self.waited_s += time.monotonic() - since_s
-        return Forecast(alone(law_of(rows, -1, None)), {})
+        return [Forecast(alone(law_of(rows, row, None)), {}) for row in range(rows.count)]
 
 
 class StudentBeside:

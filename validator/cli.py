@@ -79,7 +79,7 @@ def run(
     everyone: that text is public from then on. Do not give text that must stay secret.
 
     Stop and start at any time: nothing is lost, no text is used twice. When the text is spent, the
-    last vote is repeated until you add more. 100,000 tokens last about 65 epochs; --dry-run says
+    last vote is repeated until you add more. 100,000 tokens last about 58 epochs; --dry-run says
     it for your text and the subnet as it is.
     """
     import asyncio
@@ -219,6 +219,85 @@ def audit(
     result = audit_sheet(found.sheet, found.receipts, found.answers, baseline, public_s)
     typer.echo(json.dumps(to_json(result)) if as_json else as_text(found.sheet, result))
     if not result.is_clean:
+        raise typer.Exit(1)
+
+
+@validator_app.command()
+def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """What your validator knows of each expert by asking it the same twice.
+
+    A prefix that is never published goes to every expert by two callers at once. `ok`: 14 pairs in
+    a row agree; `cheat`: answers so far apart, so often, that an honest expert is called so once
+    in a million pairs; `unproven`: neither, and nobody loses anything by it. The last column is
+    the same prefix asked again some epochs later: a new model may differ.
+    """
+    from moesubnet.validator.twice import Checkbook
+
+    with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
+        found = [(h, record, book.changes(h)[-8:]) for h, record in sorted(book.records().items())]
+    if as_json:
+        rows = [
+            {
+                "hotkey": hotkey,
+                "verdict": str(record.verdict),
+                "pairs": record.pairs,
+                "apart": record.over,
+                "later": [{"epoch": e, "again": a, "distance": round(d, 4)} for e, a, d in later],
+            }
+            for hotkey, record, later in found
+        ]
+        typer.echo(json.dumps(rows))
+        return
+    typer.echo(f"{'expert':48}  verdict   pairs  apart  asked again later")
+    for hotkey, record, later in found:
+        distances = " ".join(f"{distance:.2f}" for *_, distance in later) or "–"
+        typer.echo(
+            f"{hotkey:48}  {record.verdict:8}  {record.pairs:5}  {record.over:5}  {distances}"
+        )
+
+
+@validator_app.command()
+def evidence(
+    hotkey: Annotated[str, typer.Argument(help="The miner's hotkey (SS58), or //URI.")] = "",
+    state_dir: StateDir = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; HOTKEY.evidence by default.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Instead: verify this file, whoever made it.")
+    ] = None,
+) -> None:
+    """Write what shows to anybody that an expert contradicts its own signed answers.
+
+    Pairs of answers to one prefix, given within a minute, each with the request, the nonce and the
+    expert's signature: no trust in you is needed. `--check FILE` verifies such a file, offline.
+    Ends with status 1 where nothing is proven: fewer than 3 pairs further apart than honest
+    rounding goes.
+    """
+    from moesubnet.chain.wallet import hotkey_address
+    from moesubnet.errors import ConfigError
+    from moesubnet.types import Hotkey
+    from moesubnet.validator.evidence import Evidence
+    from moesubnet.validator.twice import Checkbook
+
+    if check is not None:
+        found = Evidence.from_bytes(_read(check))
+    elif not hotkey:
+        raise ConfigError("name a HOTKEY of `moesubnet validator checks`, or --check FILE")
+    else:
+        address = hotkey_address(hotkey) if hotkey.startswith("//") else Hotkey(hotkey)
+        with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
+            kept = book.evidence(address)
+        if kept is None:
+            typer.echo(f"{address} never answered one prefix in two ways here")
+            raise typer.Exit(1)
+        found, path = kept, out or Path(f"{address}.evidence")
+        path.write_bytes(found.to_bytes())
+        typer.echo(f"written: {path}")
+    apart = ", ".join(f"{distance:.3f}" for distance in found.distances())
+    typer.echo(f"expert {found.expert}: {len(found.pairs)} signed pairs, apart by {apart}")
+    typer.echo("PROVEN: it contradicts itself" if found.is_proven else "not enough to prove it")
+    if not found.is_proven:
         raise typer.Exit(1)
 
 

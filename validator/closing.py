@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +37,13 @@ def close_sheet(
     scores: Mapping[Hotkey, int],
     merits: Mapping[Hotkey, Merit],
     vocab_size: int,
+    convicted: Collection[Hotkey] = (),
 ) -> tuple[Sheet, Receipts]:
     """The sheet of the metagraph's epoch, and what proves its items; pure.
 
     Columns are the registered hotkeys that were asked or have a score to lose: who is absent
     fades. Of too many items the newest count.
+    Who is convicted of contradicting its own signed answers has given no valid one.
     Of a walk the sheet holds what was measured: what comes after its last item stays private.
     """
     batches = _newest(batches)
@@ -55,6 +57,10 @@ def close_sheet(
     senders, sender = _senders(batches, hotkeys, validator)
     log_q = np.where(_lost_in_relays(walk, log_q, sender), LOG_Q_ABSENT, log_q).astype("<i4")
     known = [merits.get(hotkey, Merit(None, None)) for hotkey in hotkeys]
+    guilty = np.isin([*hotkeys, ""], list(convicted)) & (log_q != LOG_Q_ABSENT)
+    log_q = np.where(guilty, LOG_Q_UNANSWERED, log_q).astype("<i4")
+    log_w = np.where(guilty, LOG_W_NONE, log_w).astype("<i4")
+    entropy = np.where(guilty[:, :-1], 0, entropy).astype("<i4")
     unvoted = Sheet(
         netuid=metagraph.netuid,
         epoch=metagraph.epoch_index,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS, WINDOW_TOKENS
 from moesubnet.wire.protocol import want_for
 
+TWICE_WINDOWS = 4  # an epoch: asked twice, never published; one for each batch of walks
 HTTP_BYTES = 800  # headers of a question or an answer, signature and receipt among them
 QUESTION_BYTES = 400
 WHOLE_BYTES, WHOLE_BYTES_A_TOKEN = 240, 2
@@ -30,7 +31,7 @@ class Forecast:
 
     @property
     def epochs(self) -> int:
-        return self.windows // self.walks
+        return self.windows // (self.walks + TWICE_WINDOWS)
 
     @property
     def published_tokens(self) -> int:
@@ -68,7 +69,8 @@ class Forecast:
         return "\n".join(
             [
                 f"text       {self.windows:,} unused windows of {WINDOW_TOKENS} tokens; "
-                f"{self.walks} walks an epoch use one each: it lasts {lasts}",
+                f"{self.walks} walks an epoch use one each, and {TWICE_WINDOWS} are asked twice: "
+                f"it lasts {lasts}",
                 f"published  each epoch {self.walks} of them ({self.published_tokens:,} tokens) "
                 f"and every expert's scores on {self.walks * STEP_TOKENS:,} positions, once the "
                 "vote is revealed",

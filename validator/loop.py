@@ -149,6 +149,7 @@ class Validator:
             scores=self.state.scores(),
             merits=self.state.merits(),
             vocab_size=self.measurement.vocab_size,
+            convicted=self.measurement.convicted(),
         )
         is_worth_voting = any(sheet.row_u16)
         phase = Phase.PREPARED if is_worth_voting else Phase.LOST

@@ -11,15 +11,17 @@ from typing import Protocol
 
 import numpy as np
 
+from moesubnet.errors import PoolSpent
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
-from moesubnet.validator.probes import WINDOW_TOKENS, TextPool, walk_batch
+from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.state import State
+from moesubnet.validator.twice import Checkbook, ask_twice
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import want_for
 from moesubnet.wire.relay import Drawing, through
@@ -53,8 +55,9 @@ class Measurement:
         gates: GateSync,
         metrics: Metrics,
         routers: Drawing | None = None,
+        book: Checkbook | None = None,
     ) -> None:
-        """routers: through whom walks go, while there are any."""
+        """routers: through whom walks go, while there are any. book: of prefixes asked twice."""
         self._state = state
         self._pool = pool
         self._tokenizer_sha256 = tokenizer_sha256
@@ -63,6 +66,7 @@ class Measurement:
         self._gates = gates
         self._metrics = metrics
         self._routers = routers
+        self._book = book
         self._gate_epoch = -1
 
     @property
@@ -103,6 +107,10 @@ class Measurement:
         self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
         return batch
 
+    def convicted(self) -> set[Hotkey]:
+        """Who contradicts its own signed answers, for anybody to see."""
+        return self._book.convicted() if self._book is not None else set()
+
     async def _pass_over_known(self) -> None:
         """Text that was asked before, or stands in anybody's revealed sheet, is used: its labels
         are known, whoever has it a second time."""
@@ -118,12 +126,7 @@ class Measurement:
         is on disk before its labels are sent, but where a leaf has to show what a label was given:
         then right after."""
         want = want_for(self.vocab_size)
-        experts, lots = self._experts.clients, SystemRandom()
-        ways = (
-            [through(experts, self._routers.draw(lots)) for _ in batch.walks]
-            if self._routers
-            else [experts] * len(batch.walks)
-        )
+        ways = self._ways(len(batch.walks))
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
         steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways)
         async with contextlib.aclosing(steps):
@@ -134,3 +137,34 @@ class Measurement:
                 self._metrics.answers.labels("missing").inc(silent)
                 self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
         log.info("walked walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))
+        await self._ask_twice(batch)
+
+    def _ways(self, count: int) -> list[Mapping[Hotkey, Asked]]:
+        """To all experts, one for each walk."""
+        experts, lots = self._experts.clients, SystemRandom()
+        if self._routers is None:
+            return [experts] * count
+        return [through(experts, self._routers.draw(lots)) for _ in range(count)]
+
+    async def _ask_twice(self, batch: Batch) -> None:
+        """One fresh prefix, by two callers; its text is used up and never published."""
+        if self._book is None:
+            return
+        used = self._state.used_starts(self._tokenizer_sha256)
+        with contextlib.suppress(PoolSpent):
+            [window] = self._pool.draw(1, used, batch.sessions[0].encode())
+            self._state.mark_used([(window.document, window.start)], self._tokenizer_sha256)
+            await ask_twice(
+                self._book,
+                self._two_ways(),
+                window.ids[:PREFIX_TOKENS],
+                epoch=self._gate_epoch,
+                vocab_size=self.vocab_size,
+                timeout_s=DEADLINE_S,
+            )
+
+    def _two_ways(self) -> list[Mapping[Hotkey, Asked]]:
+        """By two senders, ourselves among them where there is one router only."""
+        relays = self._routers.draw(SystemRandom()) if self._routers is not None else []
+        experts = self._experts.clients
+        return [through(experts, relays[:1]), through(experts, relays[1:])]

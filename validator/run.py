@@ -28,6 +28,7 @@ from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.state import State, only_one
+from moesubnet.validator.twice import FILE, Checkbook
 from moesubnet.wire.addresses import published_ip
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
@@ -81,6 +82,8 @@ async def run_validator(config: ValidatorConfig) -> None:
         stack.push_async_callback(listening.close)
         log.info("validator listens on %s:%d", listening.host, listening.port)
 
+        book = Checkbook(config.state_dir / FILE, Hotkey(config.signer.ss58_address))
+        stack.callback(book.close)
         sheets_dir = config.state_dir / "sheets"
         gates = GateSync(chain, http, sheets_dir, allow_private=config.allow_private)
 
@@ -101,6 +104,7 @@ async def run_validator(config: ValidatorConfig) -> None:
                     min_stake_rao=spec.spec.min_caller_stake_rao,
                     allow_private=config.allow_private,
                 ),
+                book,
             )
 
         validator = Validator(

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from moesubnet.engine.target import ENGINES, find_target
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.mixture.law import Law
-from moesubnet.spec.content import LoadedSpec, Spec
+from moesubnet.spec.content import LoadedSpec, Spec, file_sha256
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
 
@@ -149,7 +150,7 @@ def load_engine(
     target = find_target(target, model, options)
     factory = find_engine(target)
     _know_options(target, factory, options)
-    return factory(model, spec, threads=threads, **options)
+    return _adapted(factory, model, spec)(model, spec, threads=threads, **options)
 
 
 def check_engine(target: str, model: str, spec: LoadedSpec, **options: str) -> None:
@@ -157,8 +158,26 @@ def check_engine(target: str, model: str, spec: LoadedSpec, **options: str) -> N
     target = find_target(target, model, options)
     factory = find_engine(target)
     _know_options(target, factory, options)
-    if (check := getattr(factory, "check", None)) is not None:
+    if (check := getattr(_adapted(factory, model, spec), "check", None)) is not None:
         check(model, spec, **options)
+
+
+def needs_adapter(model: str, spec: LoadedSpec) -> bool:
+    """Whether `model` (a folder or a hub id) writes tokens and the subnet wants bytes."""
+    path = Path(model).expanduser()
+    if spec.spec.unit != "bytes" or path.is_file():
+        return False  # a file is what an engine of its own makes of it
+    tokenizer = path / "tokenizer.json"
+    if path.is_dir():
+        return tokenizer.is_file() and file_sha256(tokenizer) != spec.spec.tokenizer.sha256
+    return True
+
+
+def _adapted(factory: EngineFactory, model: str, spec: LoadedSpec) -> EngineFactory:
+    if not needs_adapter(model, spec):
+        return factory
+    adapter = importlib.import_module("moesubnet.engine.bytes_engine")
+    return cast(EngineFactory, adapter.Adapted(factory))
 
 
 def find_engine(target: str) -> EngineFactory:

@@ -11,7 +11,7 @@ are needed, and of these only those that carry mass: the rest is spread as what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from moesubnet.engine.bytes_borders import Borders, Cuts, parted_utf8
 from moesubnet.engine.bytes_lexicon import Lexicon
+from moesubnet.spec.content import BYTE_END as END
+from moesubnet.spec.content import BYTE_SYMBOLS as SYMBOLS
 
-END = 256  # the symbol after the bytes: the text ends here
-SYMBOLS = 257
 SKIPPED_SHARE = 1e-3  # a node with less of the mass is not asked for
 CHECKED_SHARE = 1e-3  # nor is a last token with less checked
 FLOOR = 1e-6  # of every law is even: no byte is impossible
@@ -34,21 +34,27 @@ _Path = list[tuple[int, int]]
 @dataclass(slots=True, eq=False)
 class TokenLaw:
     """A model's law at a node. shares: [T] of the tokens that spell, in the lexicon's order; ends:
-    the mass of all that end a text. first: [257] the law of what begins the next token."""
+    the mass of all that end a text."""
 
     shares: npt.NDArray[np.float32]
     ends: float
-    first: Law
 
     @classmethod
-    def of(cls, lexicon: Lexicon, logprobs: npt.NDArray[np.float32], stops: list[int]) -> TokenLaw:
+    def of(
+        cls, lexicon: Lexicon, logprobs: npt.NDArray[np.float32], stops: Sequence[int]
+    ) -> TokenLaw:
         """logprobs: float32 [V]."""
-        shares = np.exp(logprobs[lexicon.order])
-        ends = float(np.exp(logprobs[stops]).sum())
+        ends = float(np.exp(logprobs[list(stops)]).sum())
+        return cls(np.exp(logprobs[lexicon.order]), ends)
+
+    def first(self, lexicon: Lexicon) -> Law:
+        """float64 [257] of what the next token begins with; how a text goes on, roughly."""
         low, high = lexicon.beyond(b"")
-        first = np.bincount(lexicon.next_bytes(low, high, 0), shares, SYMBOLS)
-        first[END] = ends
-        return cls(shares, ends, first / first.sum())
+        begins = lexicon.next_bytes(low, high, 0)
+        law: Law = np.bincount(begins, self.shares, SYMBOLS).astype(np.float64)
+        law[END] = self.ends
+        law /= law.sum()
+        return law
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +80,10 @@ class Node:
                 if above is not None:
                     self._log_share = above + float(np.log(max(share, 1e-30)))
         return self._log_share
+
+    @property
+    def is_weighed(self) -> bool:
+        return self._log_share is not None
 
     def path(self) -> list[int]:
         """The tokens from the root."""
@@ -108,7 +118,7 @@ class Cover:
         skipped: float = SKIPPED_SHARE,
         checked: float = CHECKED_SHARE,
     ) -> None:
-        self._lexicon, self._borders = lexicon, borders
+        self.lexicon, self._borders = lexicon, borders
         self._skipped, self._checked = skipped, checked
         self._reach = lexicon.longest_bytes
         self.text = bytearray()
@@ -135,7 +145,7 @@ class Cover:
         nodes = [
             Node(node, token, node.end, end, node.depth + 1)
             for node in self._open(end - 1, base)
-            for token in self._lexicon.spelling(bytes(self.text[node.end : end]))
+            for token in self.lexicon.spelling(bytes(self.text[node.end : end]))
             if self._is_valid(node, token, base)
         ]
         self._nodes.append(nodes)
@@ -160,7 +170,7 @@ class Cover:
     def law(self, end: int) -> Law:
         """float64 [257] of the symbol after the first `end` bytes, given the laws of all nodes that
         `missing` names. Sums to one, no symbol is impossible."""
-        base, lexicon = self._bases[end], self._lexicon
+        base, lexicon = self._bases[end], self.lexicon
         known, unknown = self._shares(end)
         least = self._checked * sum(share for _, share in [*known, *unknown])
         law = np.zeros(SYMBOLS)
@@ -178,7 +188,7 @@ class Cover:
                 law[END] += node.law.ends * weight
         for node, share in unknown:
             if node.parent is not None and node.parent.law is not None:
-                law += share * node.parent.law.first
+                law += share * node.parent.law.first(lexicon)
         total = law.sum()
         law = law / total if total > 0 else np.full(SYMBOLS, 1 / SYMBOLS)
         return (1 - FLOOR) * law + FLOOR / SYMBOLS
@@ -188,6 +198,10 @@ class Cover:
         base = self._bases[end]
         return next((node for node in self._nodes[end] if self._may_end(node, end, base)), None)
 
+    def spine(self, end: int) -> Node:
+        """The last node over which every way to write the first `end` bytes and more leads."""
+        return self._bases[end].node
+
     def nodes(self, end: int) -> list[Node]:
         return self._nodes[end]
 
@@ -196,7 +210,7 @@ class Cover:
         most that it can be."""
         known, unknown = [], []
         for node, weight in self._weights(end):
-            low, high = self._lexicon.beyond(bytes(self.text[node.end : end]))
+            low, high = self.lexicon.beyond(bytes(self.text[node.end : end]))
             if node.law is None:
                 unknown.append((node, weight))
                 continue
@@ -210,7 +224,7 @@ class Cover:
         found: dict[int, tuple[Node, float]] = {}
         for opened in self._open(end, self._bases[end]):
             node = opened
-            while (share := node.log_share(self._lexicon)) is None:
+            while (share := node.log_share(self.lexicon)) is None:
                 assert node.parent is not None  # the root has a share
                 node = node.parent
             found[id(node)] = node, share
@@ -220,24 +234,24 @@ class Cover:
     def _open(self, end: int, base: _Base) -> Iterator[Node]:
         """Nodes from which some token reaches beyond `end`, the latest first."""
         for at in range(end, max(base.at, end - self._reach) - 1, -1):
-            if nodes := self._nodes[at]:
-                low, high = self._lexicon.beyond(bytes(self.text[at:end]))
+            if self._nodes[at]:
+                low, high = self.lexicon.beyond(bytes(self.text[at:end]))
                 if low < high:
-                    yield from nodes
+                    yield from (node for node in self._nodes[at] if _leads_over(node, base))
 
     def _is_open(self, end: int, base: _Base) -> bool:
         """Whether some valid token reaches beyond `end`."""
         for node in self._open(end, base):
-            low, high = self._lexicon.beyond(bytes(self.text[node.end : end]))
-            if any(self._is_valid(node, int(t), base) for t in self._lexicon.order[low:high]):
+            low, high = self.lexicon.beyond(bytes(self.text[node.end : end]))
+            if any(self._is_valid(node, int(t), base) for t in self.lexicon.order[low:high]):
                 return True
         return False
 
     def _is_valid(self, node: Node, token: int, base: _Base) -> bool:
         """Whether some text begins with this path and token."""
-        spelled = self._lexicon.bytes_of[token]
+        spelled = self.lexicon.bytes_of[token]
         raw = bytes(self.text[base.at : node.end]) + spelled
-        if self._lexicon.is_byte_token(token) and not self._may_fall_back(raw):
+        if self.lexicon.is_byte_token(token) and not self._may_fall_back(raw):
             return False
         path = [*self._since(node, base), (token, len(raw))]
         return any(self._is_written(raw, path, cuts, base) for cuts in self._borders.ways(raw))
@@ -260,7 +274,7 @@ class Cover:
         if parted is None:
             return False
         text, begun = parted
-        return bool(begun) or self._lexicon.falls_back(text[-1])
+        return bool(begun) or self.lexicon.falls_back(text[-1])
 
     def _since(self, node: Node, base: _Base) -> _Path:
         """The tokens behind the base, each with where it ends."""
@@ -280,11 +294,11 @@ class Cover:
                 at += 1
             if not at or path[at - 1][1] != cut:
                 return False  # a token reaches over the border
-            alone = self._lexicon.whole(raw[begin:cut]) if is_begun else None
-            if tokens != [alone] if alone is not None else not self._lexicon.spell(tokens):
+            alone = self.lexicon.whole(raw[begin:cut]) if is_begun else None
+            if tokens != [alone] if alone is not None else not self.lexicon.spell(tokens):
                 return False
             begin, tokens, is_begun = cut, [], True
-        return self._lexicon.spell([*tokens, *(token for token, _ in path[at:])])
+        return self.lexicon.spell([*tokens, *(token for token, _ in path[at:])])
 
     def _moved(self, base: _Base, end: int, ways: frozenset[Cuts]) -> _Base:
         """The base as far on as what is read allows."""
@@ -293,7 +307,8 @@ class Cover:
             possible = [
                 node
                 for node in self._nodes[base.at + cut]
-                if any(self._is_written_until(node, cut, cuts, base) for cuts in ways)
+                if _leads_over(node, base)
+                and any(self._is_written_until(node, cut, cuts, base) for cuts in ways)
             ]
             if len(possible) == 1:
                 return _Base(possible[0], base.at + cut, True)
@@ -323,3 +338,10 @@ class Cover:
             if parted is not None and not parted[1]:
                 shared = nodes[0]
         return _Base(shared, shared.end, False) if shared is not base.node else base
+
+
+def _leads_over(node: Node, base: _Base) -> bool:
+    """Whether it is the base's node or below it; others were cut off by what came since."""
+    while node.end > base.at and node.parent is not None:
+        node = node.parent
+    return node is base.node

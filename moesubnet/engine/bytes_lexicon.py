@@ -90,6 +90,7 @@ class Lexicon:
                 spelled[i] = name.replace(_SPACE, " ").encode()
         if not self.is_byte_level and len(self._byte_tokens) != 256:
             raise EngineError(_unknown("it has no token for each byte, so not every text is one"))
+        self._token_of_byte = {byte: i for i, byte in self._byte_tokens.items()}
         self._chars = {raw for i, raw in spelled.items() if i not in self._byte_tokens}
         return {i: raw for i, raw in spelled.items() if i < vocab_size and raw}
 
@@ -111,6 +112,12 @@ class Lexicon:
     def spelling(self, raw: bytes) -> Sequence[int]:
         """The tokens that spell just this."""
         return self._ids_of.get(raw, ())
+
+    def each(self, raw: bytes) -> list[int]:
+        """A token for each byte; none for one that has none."""
+        if self._byte_tokens:
+            return [self._token_of_byte[byte] for byte in raw]
+        return [self._ids_of[bytes([b])][0] for b in raw if bytes([b]) in self._ids_of]
 
     def beyond(self, prefix: bytes) -> tuple[int, int]:
         """The part of `order` whose tokens spell `prefix` and more."""

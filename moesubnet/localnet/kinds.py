@@ -21,7 +21,6 @@ from moesubnet.localnet.corpora import FULL, Sizes
 from moesubnet.localnet.sources import SOURCES
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.owner.build import build_spec
-from moesubnet.owner.family import Family, read_family
 from moesubnet.spec.content import (
     Baseline,
     LoadedSpec,
@@ -31,6 +30,7 @@ from moesubnet.spec.content import (
     load_spec,
     save_spec,
 )
+from moesubnet.spec.family import Family, read_family
 from moesubnet.training.dataset import encode, read_documents
 from moesubnet.training.expert import ExpertReport, read_report, run_name
 from moesubnet.training.finetune import FineTuneReport, FineTuning, read_fine_tuned

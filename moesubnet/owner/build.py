@@ -13,8 +13,8 @@ import numpy as np
 from moesubnet.errors import ConfigError, SpecError
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.owner.check import Findings, check_template, check_tokenizer
-from moesubnet.owner.family import Family
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.family import Family
 from moesubnet.training.dataset import Document, encode, read_documents, write_documents
 from moesubnet.training.progress import OnProgress, Progress, ignore
 

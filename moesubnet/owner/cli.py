@@ -80,7 +80,7 @@ def new(
     from moesubnet.errors import ConfigError
     from moesubnet.host.paths import text_files
     from moesubnet.owner.build import build_spec
-    from moesubnet.owner.family import read_family
+    from moesubnet.spec.family import read_family
     from moesubnet.training.progress import on_terminal
     from moesubnet.units import parse_rao
 

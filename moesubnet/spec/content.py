@@ -20,6 +20,7 @@ from moesubnet.errors import SpecError
 from moesubnet.wire.strict_json import parse_json
 
 SPEC_FORMAT: Final = "moesubnet-spec/2"
+BYTE_SYMBOLS, BYTE_END = 257, 256  # of unit bytes: every byte, and the end of a text
 MAX_SPEC_BYTES = 262_144
 MAX_TEMPLATE_CHARS = 100_000  # published ones have up to 25,000
 
@@ -57,6 +58,9 @@ SpecialToken = Annotated[str, Field(max_length=256)]
 class Spec(BaseModel):
     """The content of spec.json.
 
+    unit: what laws are over: one family's tokens, or bytes and the end of text (`byte_unit`),
+    which models of any tokenizer forecast. token_units: how many units a mean token has.
+    context_tokens: in units.
     bos_id: fed before every sequence; documents begin with it.
     stop_ids: each ends an answer; ascending. A family has several: of texts, of turns, of calls.
     chat_template: Jinja, rendered as transformers renders it, with `special_tokens` (`bos_token`,
@@ -66,7 +70,8 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal["moesubnet-spec/2"] = SPEC_FORMAT
     name: str = Field(min_length=1, max_length=64)
-    unit: Literal["tokens"] = "tokens"  # what laws are over
+    unit: Literal["tokens", "bytes"] = "tokens"
+    token_units: float = Field(default=1.0, ge=1.0, le=64.0)
     tokenizer: SpecFile  # a Hugging Face `tokenizer.json`
     vocab_size: int = Field(ge=2, le=1_000_000)
     bos_id: int = Field(ge=0)
@@ -85,7 +90,23 @@ class Spec(BaseModel):
         for name, token_id in (("bos_id", self.bos_id), *(("stop_ids", i) for i in self.stop_ids)):
             if not 0 <= token_id < self.vocab_size:
                 raise ValueError(f"{name}: {token_id} is not below vocab_size {self.vocab_size}")
+        if self.unit == "bytes" and (self.vocab_size, self.bos_id, self.stop_ids) != (
+            BYTE_SYMBOLS,
+            BYTE_END,
+            (BYTE_END,),
+        ):
+            raise ValueError("of unit bytes there are 257 symbols, 256 the end and the beginning")
+        if self.unit == "tokens" and self.token_units != 1.0:
+            raise ValueError("token_units: a token is one token")
         return self
+
+    def units(self, tokens: float) -> int:
+        """What is stated in tokens, in this spec's units."""
+        return round(tokens * self.token_units)
+
+    def decay(self, per_token: float) -> float:
+        """A decay per token, as one per unit."""
+        return float(per_token ** (1.0 / self.token_units))
 
     @property
     def end_id(self) -> int:
@@ -161,10 +182,9 @@ def _check_known(content: dict[str, Any], source: str) -> None:
         raise SpecError(
             f"{source} has format {kind!r}; this moesubnet knows {SPEC_FORMAT}: update it"
         )
-    if unit != "tokens":
+    if unit not in ("tokens", "bytes"):
         raise SpecError(
-            f"{source} has unit {unit!r}; this moesubnet mixes models of one tokenizer "
-            "(unit 'tokens') and no others"
+            f"{source} has unit {unit!r}; this moesubnet mixes tokens or bytes: update it"
         )
 
 

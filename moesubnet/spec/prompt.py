@@ -66,6 +66,15 @@ class PromptEncoder:
         )
         self._line_end = self._encode("\n")
 
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Which no text may become; some of them an assistant writes itself, see `special_ids`."""
+        return self._control_ids
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self._control_ids & self._special.known_ids
+
     def text(self, text: str) -> Prompt:
         """A prompt that is text and nothing else."""
         return Prompt(text, tuple(start + 1 for start, _ in self._all.everywhere(text)))
@@ -82,12 +91,40 @@ class PromptEncoder:
         variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """A conversation up to where the assistant goes on. Raises PromptError."""
+        text, standing = self._rendered(messages, tools, variables)
+        return self._prompt(text, standing)
+
+    def turn(
+        self,
+        before: Sequence[Message],
+        role: str,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Prompt:
+        """A conversation up to where the text of a turn of `role` begins. Raises PromptError."""
+        if role == "assistant":
+            return self.chat(before, tools=tools)
+        used = set("".join(_strings([*before, *(tools or ())])) + self._template.source)
+        mark = next((chr(code) for code in reversed(_PRIVATE) if chr(code) not in used), "\0")
+        turns = [*before, {"role": role, "content": mark}]
+        text, standing = self._rendered(turns, tools, None)
+        if mark not in text:
+            raise PromptError(f"the template does not show what a turn of {role} says")
+        return self._prompt(text[: text.index(mark)], standing[: standing.index(mark)])
+
+    def _rendered(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] | None,
+    ) -> tuple[str, str]:
+        """The text; and the same with stand-ins in control tokens that people typed."""
         if not self._template.source:
             raise PromptError("the models of this subnet have no chat template")
         strings = list(_strings([*messages, *(tools or ()), variables or {}]))
         if not any(self._all.first.search(text) for text in strings):
             text = self._template.render(messages, tools=tools, variables=variables)
-            return Prompt(text, (), self._all.ids(text))
+            return text, text
         stand_ins = self._stand_ins("".join(strings) + self._template.source)
         rendered = self._template.render(
             [_mapped(m, self._defuser(stand_ins, m.get("role") == "assistant")) for m in messages],
@@ -95,10 +132,18 @@ class PromptEncoder:
             variables=variables and _mapped(variables, self._defuser(stand_ins, False)),
         )
         text = rendered.translate({ord(standing): first for first, standing in stand_ins.items()})
-        typed = [start for start, _ in self._all.everywhere(text) if rendered[start] != text[start]]
-        if not typed:  # so the template may see what was really written
+        if not self._typed(text, rendered):  # so the template may see what was really written
             text = self._template.render(messages, tools=tools, variables=variables)
-        return Prompt(text, tuple(start + 1 for start in typed), self._all.ids(rendered))
+        return text, rendered
+
+    def _prompt(self, text: str, standing: str) -> Prompt:
+        cuts = [start + 1 for start in self._typed(text, standing)]
+        return Prompt(text, tuple(cuts), self._all.ids(standing))
+
+    def _typed(self, text: str, standing: str) -> list[int]:
+        """Where somebody typed a control token."""
+        found = self._all.everywhere(text) if len(text) == len(standing) else ()
+        return [start for start, _ in found if standing[start] != text[start]]
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids, without a leading bos: engines feed it themselves.
@@ -167,6 +212,10 @@ class _Finder:
                 self._sizes.setdefault(first, []).append(size)
         self.firsts = "".join(sorted(self._sizes))
         self.first = re.compile(f"[{re.escape(self.firsts)}]") if self.firsts else _NOTHING
+
+    @property
+    def known_ids(self) -> frozenset[int]:
+        return frozenset(self._ids.values())
 
     def end_at(self, text: str, start: int) -> int:
         """Where the longest that begins at `start` ends; 0 if none does."""

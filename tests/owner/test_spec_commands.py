@@ -22,8 +22,8 @@ from moesubnet.errors import ConfigError, MoesubnetError, SpecError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.owner.check import check_spec
 from moesubnet.owner.cli import spec_app
-from moesubnet.owner.family import read_family
 from moesubnet.spec.content import LoadedSpec, SpecFile, file_sha256, load_spec, save_spec
+from moesubnet.spec.family import read_family
 from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.spec.source import fetch_spec
 from tests.families import TEXT, Family, families, template

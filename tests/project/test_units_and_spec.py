@@ -112,7 +112,9 @@ def test_a_spec_of_version_1_without_its_end_is_refused(spec_folder) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"unit": "bytes"}, "unit 'bytes'; this moesubnet .* one tokenizer"),
+        ({"unit": "words"}, "unit 'words'; this moesubnet mixes tokens or bytes"),
+        ({"unit": "bytes"}, "of unit bytes there are 257 symbols"),
+        ({"token_units": 4.0}, "a token is one token"),
         ({"format": "moesubnet-spec/3"}, "format 'moesubnet-spec/3'; this moesubnet"),
         ({"stop_ids": [5, 2]}, "ascending"),
         ({"stop_ids": [2, 2]}, "ascending"),

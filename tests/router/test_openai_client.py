@@ -166,7 +166,6 @@ async def test_a_prompt_over_the_context_is_refused_by_its_code(serve) -> None:
     "extra",
     [
         {"tools": [{"type": "function"}]},
-        {"echo": True},
         {"best_of": 4},
         {"unheard_of": 1},
     ],

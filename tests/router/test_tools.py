@@ -70,14 +70,14 @@ class ScriptSession:
         p[self.ids[self.at] if self.at < len(self.ids) else end] += 1.0
         return Forecast(alone(Law(np.log(p / p.sum()))), {"script": 1.0})
 
-    async def start(self, prompt_ids: np.ndarray) -> Forecast:
+    async def start(self, prompt_ids: np.ndarray, drawing: object) -> Forecast:
         ids = prompt_ids.tolist()
         self.model.prompts.append(
             self.model.family.tokenizer.decode(ids, skip_special_tokens=False)
         )
         return self.forecast()
 
-    async def append(self, token_id: int, temperature: float) -> Forecast:
+    async def append(self, token_id: int, drawing: object) -> Forecast:
         self.at += 1
         return self.forecast()
 

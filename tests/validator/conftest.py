@@ -23,6 +23,7 @@ from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.state import State
+from moesubnet.validator.twice import Checkbook
 from moesubnet.wire.client import get_public, open_http_session
 from moesubnet.wire.commitment import proof_bytes
 from moesubnet.wire.frames import CONTENT_TYPE
@@ -317,8 +318,8 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
     """`await measure(experts)` → (measurement, state, chain); one epoch's helpers."""
     opened = []
 
-    async def build(experts, documents=None, routers=()):
-        """routers: (signer, axon) of each."""
+    async def build(experts, documents=None, routers=(), twice=False):
+        """routers: (signer, axon) of each. twice: a prefix a batch is."""
         chain, signer = new_chain(), keypair("//Validator")
         chain.add(signer)
         for router in routers:
@@ -327,7 +328,8 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
             chain.add(expert.signer, expert.axon)
         http = open_http_session()
         state = State(tmp_path / "validator.sqlite3")
-        opened.append((http, state))
+        book = Checkbook(tmp_path / "checks.sqlite3", Hotkey(signer.ss58_address))
+        opened.append((http, state, book))
         known = Roster(http, signer, tiny_spec, allow_private=True)
         await known.refresh(await chain.metagraph(1))
         pool = TextPool(documents or make_documents())
@@ -344,13 +346,15 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
                 http, signer, spec_sha256=tiny_spec.sha256, vocab_size=300, min_stake_rao=1,
                 allow_private=True,
             ),
+            book if twice else None,
         )  # fmt: skip
         return measurement, state, chain, known
 
     yield build
-    for http, state in opened:
+    for http, state, book in opened:
         await http.close()
         state.close()
+        book.close()
 
 
 class Node:

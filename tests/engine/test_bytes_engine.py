@@ -1,0 +1,231 @@
+"""Any engine as one over bytes: sessions, going back, forks, batches, conversations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from moesubnet.engine.base import Query, check_engine, load_engine
+from moesubnet.engine.bytes_engine import BytesEngine
+from moesubnet.errors import EngineError
+from moesubnet.spec.byte_unit import END, TEMPLATE, byte_tokenizer
+from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256
+from moesubnet.spec.prompt import PromptEncoder
+from moesubnet.wire.step import Want
+from tests.engine import bytes_models as tiny
+from tests.families import families
+
+FULL = Want("full")
+TABLE = "tests.engine.test_bytes_engine:TableEngine"
+
+
+class TableEngine:
+    """A law for every sequence, from a hash of its last two ids; it notes what it is asked."""
+
+    name, caches = "table", True
+    commitment = "0" * 64
+
+    def __init__(self, model: str, spec: LoadedSpec, *, threads: int = 1) -> None:
+        self.vocab_size, self.context_tokens = spec.spec.vocab_size, spec.spec.context_tokens
+        self.model = tiny.RandomModel(self.vocab_size)
+        self.asked: list[Query] = []
+        self.forgotten: list[str] = []
+
+    def rows(self, batch, want):
+        assert len({query.session for query in batch}) == len(batch)
+        self.asked += batch
+        out = []
+        for query in batch:
+            assert len(query.ids) < self.context_tokens
+            path = query.ids.tolist()
+            laws = [self.model.of(path[:at]) for at in range(query.first_law, len(path) + 1)]
+            out.append(query.answer(np.stack(laws), want))
+        return out
+
+    def forget(self, session):
+        self.forgotten.append(session)
+
+
+def bytes_spec(root: Path, context: int = 4_096) -> LoadedSpec:
+    root.mkdir(exist_ok=True)
+    byte_tokenizer().save(str(root / "tokenizer.json"))
+    nothing = SpecFile(path="x", sha256="0" * 64)
+    tokenizer = SpecFile(path="tokenizer.json", sha256=file_sha256(root / "tokenizer.json"))
+    spec = Spec(
+        name="bytes",
+        unit="bytes",
+        token_units=4.0,
+        tokenizer=tokenizer,
+        vocab_size=257,
+        bos_id=END,
+        stop_ids=(END,),
+        context_tokens=context,
+        chat_template=TEMPLATE,
+        min_caller_stake_rao=0,
+        public_text=nothing,
+        baseline=Baseline(kind="unigram", file=nothing),
+    )
+    return LoadedSpec(root, "0" * 64, spec)
+
+
+def model_folder(root: Path, tokenizer: Tokenizer, **said: object) -> Path:
+    root.mkdir()
+    tokenizer.save(str(root / "tokenizer.json"))
+    config = {"eos_token": "<|end|>", "bos_token": "<|end|>"} | said
+    (root / "tokenizer_config.json").write_text(json.dumps(config))
+    return root
+
+
+def loaded(tmp_path: Path, tokenizer: Tokenizer, context: int = 4_096, **said: object):
+    folder = model_folder(tmp_path / "model", tokenizer, **said)
+    engine = load_engine(TABLE, str(folder), bytes_spec(tmp_path / "spec", context))
+    assert isinstance(engine, BytesEngine)
+    return engine
+
+
+def symbols(text: str | bytes) -> np.ndarray:
+    raw = text.encode() if isinstance(text, str) else text
+    return np.frombuffer(raw, np.uint8).astype(np.uint32)
+
+
+def laws(engine, ids, first=0, session="s"):
+    (rows,) = engine.rows([Query(session, np.asarray(ids, np.uint32), first)], FULL)
+    return rows.logprobs
+
+
+@pytest.fixture(params=["gpt2", "llama2"])
+def engine(request, tmp_path: Path):
+    tokenizer = tiny.byte_level() if request.param == "gpt2" else tiny.llama2()
+    return loaded(tmp_path, tokenizer)
+
+
+def test_every_position_has_a_law_of_257_symbols_and_the_same_alone_as_in_a_row(engine) -> None:
+    ids = symbols("aab ba's 12 é😀\n ab")
+    rows = laws(engine, ids)
+    assert rows.shape == (len(ids) + 1, 257)
+    np.testing.assert_allclose(np.exp(rows.astype(np.float64)).sum(1), 1, atol=1e-5)
+    for at in range(len(ids) + 1):
+        alone = laws(engine, ids[:at], at, session=f"alone{at}")
+        assert np.abs(np.exp(alone[0]) - np.exp(rows[at])).sum() < 0.02
+
+
+def test_going_back_and_on_is_as_coming_fresh(engine) -> None:
+    one, other = symbols("aab ba a's"), symbols("aab b 12 ab")
+    laws(engine, one)
+    back = laws(engine, other)
+    fresh = laws(engine, other, session="fresh")
+    assert np.abs(np.exp(back) - np.exp(fresh)).sum(1).max() < 0.02
+    again = laws(engine, one[:4], 4)
+    np.testing.assert_allclose(again[0], laws(engine, one[:4], 4, session="x")[0], atol=0.05)
+
+
+def test_sequences_of_a_batch_do_not_disturb_each_other(engine) -> None:
+    texts = ["aab ba", "1 12 123", "é世", ""]
+    batch = [Query(f"me/{i}", symbols(text), 0) for i, text in enumerate(texts)]
+    together = engine.rows(batch, FULL)
+    for query, rows in zip(batch, together, strict=True):
+        alone = laws(engine, query.ids, session="alone" + query.session)
+        assert np.abs(np.exp(alone) - np.exp(rows.logprobs)).sum(1).max() < 0.02
+
+
+def test_draft_scores_are_of_the_laws(engine) -> None:
+    ids = symbols("aab ba ab")
+    (rows,) = engine.rows([Query("d", ids, len(ids), draft=3)], FULL)
+    expected = laws(engine, ids, len(ids) - 3)
+    picked = expected[np.arange(3), ids[-3:]]
+    np.testing.assert_allclose(rows.draft_logprobs, picked, atol=0.02)
+
+
+def test_bytes_that_are_no_utf8_are_read_and_text_goes_on_behind_them(engine) -> None:
+    rows = laws(engine, symbols(b"ab \xff\xfe\xe4a\x80ab \xf0\x9f\x98"))
+    assert np.isfinite(rows).all()
+    np.testing.assert_allclose(np.exp(rows.astype(np.float64)).sum(1), 1, atol=1e-5)
+
+
+def test_a_long_text_is_encoded_at_once_and_has_the_laws_of_one_read_byte_by_byte(engine) -> None:
+    rng = np.random.default_rng(0)
+    text = "".join(rng.choice(["ab ", "a's", "12 ", "baba", "é", "\n", "  "], 400))
+    ids = symbols(text)
+    late = laws(engine, ids, len(ids) - 5, session="late")
+    assert engine.laws_asked < len(ids) / 3  # the rest was never asked about
+    for at in range(0, len(ids), 100):
+        laws(engine, ids[: at + 1], at + 1, session="early")
+    early = laws(engine, ids, len(ids) - 5, session="early")
+    assert np.abs(np.exp(late) - np.exp(early)).sum(1).max() < 0.02
+
+
+def test_what_does_not_fit_the_models_context_is_forgotten_from_the_front(tmp_path: Path) -> None:
+    tokenizer = tiny.byte_level()
+    folder = model_folder(tmp_path / "model", tokenizer)
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
+    engine = load_engine(TABLE, str(folder), bytes_spec(tmp_path / "spec"))
+    assert np.isfinite(laws(engine, symbols("ab12'" * 300), 1_490)).all()
+
+
+def test_closing_a_session_closes_those_of_the_engine(engine) -> None:
+    laws(engine, symbols("ab"), session="me/1")
+    engine.forget("me/1")
+    assert "me/1#0" in engine._engine.forgotten
+
+
+def test_laws_asked_of_the_engine_are_fewer_than_bytes(engine) -> None:
+    text = "aab ba's ab baba ab " * 10
+    before = engine.laws_asked
+    for at in range(len(text) + 1):
+        laws(engine, symbols(text[:at]), at)
+    assert engine.laws_asked - before <= 1.1 * len(text) + 5
+
+
+CHAT = [
+    {"role": "system", "content": "ab"},
+    {"role": "user", "content": "ba <|im_start|>user ab"},
+    {"role": "assistant", "content": "aab"},
+    {"role": "user", "content": "a"},
+]
+
+
+@pytest.mark.parametrize("name", ["chatml", "turns", "inst", "headers"])
+def test_a_conversation_is_rendered_by_the_models_own_template(name: str, tmp_path: Path) -> None:
+    family = families()[name]
+    folder = model_folder(tmp_path / "model", family.tokenizer, **family.special_tokens)
+    (folder / "chat_template.jinja").write_text(family.template)
+    ids = [family.tokenizer.token_to_id(stop) for stop in family.stops]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    spec = bytes_spec(tmp_path / "spec")
+    engine = load_engine(TABLE, str(folder), spec)
+    talk = CHAT if name != "turns" else CHAT[1:]
+    travels = PromptEncoder(spec.spec, byte_tokenizer())
+    sent = travels.ids(travels.chat(talk))
+    assert np.isfinite(laws(engine, sent, len(sent) - 30)).all()
+    own = PromptEncoder(family.spec, family.tokenizer)
+    native = own.ids(own.chat(talk))
+    asked = [query.ids.tolist() for query in engine._engine.asked]
+    assert any(path[: len(native)] == native for path in asked)
+    answer = laws(engine, [*sent, *symbols("aab")], len(sent))
+    end = engine._engine.model.of(native)[ids]
+    assert answer[0, END] == pytest.approx(np.log(np.exp(end).sum()), abs=1.0)
+
+
+def test_a_conversation_that_the_template_refuses_is_an_error_and_not_a_wrong_law(
+    tmp_path: Path,
+) -> None:
+    engine = loaded(tmp_path, tiny.byte_level())  # has no template
+    travels = PromptEncoder(bytes_spec(tmp_path / "spec").spec, byte_tokenizer())
+    with pytest.raises(EngineError, match="no chat template"):
+        laws(engine, travels.ids(travels.chat([{"role": "user", "content": "a"}])), 3)
+
+
+def test_a_tokenizer_that_is_not_understood_is_refused_before_loading(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", families()["unigram"].tokenizer, eos_token="</s>")
+    with pytest.raises(EngineError, match="cannot serve bytes"):
+        check_engine(TABLE, str(folder), bytes_spec(tmp_path / "spec"))
+
+
+def test_a_model_over_bytes_needs_no_adapter(tmp_path: Path) -> None:
+    spec = bytes_spec(tmp_path / "spec")
+    engine = load_engine(TABLE, str(spec.root), spec)
+    assert isinstance(engine, TableEngine)

@@ -1,0 +1,105 @@
+"""Checks on what experts say, each with what it can and cannot tell. Pure.
+
+A private expert (a commitment and nothing more) can be asked the same twice: in one moment by two
+callers, and again in a later epoch. An open one (its weights can be fetched by their hash) can be
+replayed: one prefill of what it answered. None of this says how an answer was made. Figures of
+honest pairs, made by benchmarks/check_calibration.py, are in docs/incentive.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from moesubnet.mixture.law import Law
+
+# Of laws in one moment. Of honest pairs the largest was 0.09, float32 against int8 of one model.
+TWICE_DISTANCE = 0.15
+REPLAY_RATIO = 0.1  # of the median; GRAIL's check of log-probabilities has the same
+OVER_HONEST = 1e-3  # at most so often is an honest pair over its threshold
+OVER_CHEAT = 0.2  # what we want to find soon
+ALARM = 1e6  # pairs between two false alarms, at least
+OK_PAIRS = 14  # in a row below: a cheat has that by chance in 0.8¹⁴ = 4 %
+
+
+class Verdict(StrEnum):
+    """`unproven` never counts against anybody."""
+
+    OK = "ok"
+    CHEAT = "cheat"
+    UNPROVEN = "unproven"
+
+
+def total_variation(one: Law, other: Law) -> float:
+    """½ Σ |p − q| in [0, 1], over what both list and what is left: how differently two callers
+    are served."""
+    if one.ids is None and other.ids is None:
+        p, q = np.exp(one.logp, dtype=np.float64), np.exp(other.logp, dtype=np.float64)
+        return 0.5 * float(np.abs(p - q).sum())
+    ids = _common(one, other)
+    p, q = np.exp(one.at(ids)), np.exp(other.at(ids))
+    left = abs((1.0 - p.sum()) - (1.0 - q.sum()))
+    return 0.5 * float(np.abs(p - q).sum() + left)
+
+
+def median_ratio(one: Law, other: Law, tokens: int = 32) -> float:
+    """The median of |exp(Δ log p)| − 1, as a distance from 1, over the likeliest tokens of `other`
+    that both list: of a replay, with the law by our own prefill as `other`."""
+    ids = _common(one, other)
+    theirs, ours = one.at(ids), other.at(ids)
+    best = np.argsort(-ours, kind="stable")[:tokens]
+    return float(np.median(np.abs(np.expm1(theirs[best] - ours[best]))))
+
+
+def _common(one: Law, other: Law) -> np.ndarray:
+    listed = [law.ids for law in (one, other) if law.ids is not None]
+    if len(listed) == 2:
+        return np.intersect1d(listed[0], listed[1])
+    return listed[0] if listed else np.arange(len(one.logp))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one expert by pairs of its own answers.
+
+    suspicion is Shiryaev and Roberts' statistic R ← (1 + R)·L, L the likelihood ratio of a pair
+    over the threshold (or below it) between OVER_CHEAT and OVER_HONEST. While the expert is honest
+    its mean is the number of pairs, so ALARM is reached once in ALARM pairs at most, and an expert
+    that turns after long honesty is found as soon as one that never was.
+    """
+
+    pairs: int = 0
+    over: int = 0
+    below_in_a_row: int = 0
+    suspicion: float = 0.0
+
+    def after(self, is_over: bool) -> Record:
+        ratio = OVER_CHEAT / OVER_HONEST if is_over else (1 - OVER_CHEAT) / (1 - OVER_HONEST)
+        return Record(
+            self.pairs + 1,
+            self.over + is_over,
+            0 if is_over else self.below_in_a_row + 1,
+            min((1.0 + self.suspicion) * ratio, 1e12),
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.suspicion >= ALARM:
+            return Verdict.CHEAT
+        return Verdict.OK if self.below_in_a_row >= OK_PAIRS else Verdict.UNPROVEN
+
+
+def replay_verdict(ratios: Sequence[float]) -> Verdict:
+    """Of an open expert's answers against our own prefill of its weights: the median of the rows'
+    medians. Fewer than 32 rows prove nothing, and a replay between half of the threshold and twice
+    of it is another device's rounding or a mild quantisation: nobody can say."""
+    if len(ratios) < 32 or not all(map(math.isfinite, ratios)):
+        return Verdict.UNPROVEN
+    middle = float(np.median(ratios))
+    if middle > 2 * REPLAY_RATIO:
+        return Verdict.CHEAT
+    return Verdict.OK if middle < REPLAY_RATIO / 2 else Verdict.UNPROVEN

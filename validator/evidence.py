@@ -1,0 +1,119 @@
+"""An expert contradicting its own signed answers, in a file that anybody can check. Pure.
+
+The same prefix, asked twice within a minute in sessions of their own: the two signed answers are
+laws that no honest rounding brings so far apart (`checks.TWICE_DISTANCE`). One such pair may be
+the accident of a machine; ENOUGH of them are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgpack
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from moesubnet.errors import AuthError, BadReceipts, FrameError, WireError
+from moesubnet.mixture.law import Law, law_of
+from moesubnet.types import Hotkey
+from moesubnet.validator.checks import TWICE_DISTANCE, total_variation
+from moesubnet.wire.protocol import StepLimits, StepRequest, StepResponse
+from moesubnet.wire.signing import signed_text, verify_receipt
+
+EVIDENCE_FORMAT = "moesubnet-evidence/1"
+ENOUGH = 3
+MAX_PAIRS = 8
+MAX_APART_NS = 60 * 10**9
+MAX_EVIDENCE_BYTES = 2**24
+MAX_CONTEXT_TOKENS = 2**20
+
+
+class Said(BaseModel):
+    """One answer with all that shows it to others: whose question, when, what, and signed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    sender: Annotated[str, Field(min_length=1, max_length=64)]
+    nonce_ns: Annotated[int, Field(ge=0, lt=2**63)]
+    receipt: Annotated[bytes, Field(min_length=64, max_length=64)]
+    request: Annotated[bytes, Field(max_length=2**20)]
+    body: Annotated[bytes, Field(max_length=2**22)]
+
+    def law(self, expert: Hotkey, vocab_size: int) -> tuple[bytes, Law]:
+        """What was asked, without the session's name, and the law of the next token.
+
+        Raises BadReceipts unless the expert signed exactly this answer to this question.
+        """
+        sender = Hotkey(self.sender)
+        text = signed_text("POST", "/v1/step", self.request, self.nonce_ns, sender, expert)
+        try:
+            asked = StepRequest.from_bytes(self.request, StepLimits(vocab_size, MAX_CONTEXT_TOKENS))
+            verify_receipt(
+                "0x" + self.receipt.hex(),
+                200,
+                hashlib.sha256(text).digest(),
+                hashlib.sha256(self.body).digest(),
+                expert,
+                sender,
+            )
+            rows = StepResponse.from_bytes(self.body, asked, vocab_size).rows
+        except (AuthError, WireError, ValueError) as error:
+            raise BadReceipts(f"an answer that {expert} did not sign: {error}") from None
+        step = asked.sequences[0]
+        if len(asked.sequences) != 1 or step.base_len or len(step.draft_ids) or step.parent:
+            raise BadReceipts("not one whole prefix in a session of its own")
+        question = np.asarray(step.append_ids, "<u4").tobytes() + repr(asked.want).encode()
+        return question, law_of(rows[0], -1, None)
+
+
+class Evidence(BaseModel):
+    """`moesubnet validator evidence HOTKEY --out FILE`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    format: Literal["moesubnet-evidence/1"] = "moesubnet-evidence/1"
+    expert: Annotated[str, Field(min_length=1, max_length=64)]
+    vocab_size: Annotated[int, Field(ge=2, le=2**24)]
+    pairs: Annotated[
+        list[Annotated[list[Said], Field(min_length=2, max_length=2)]],
+        Field(min_length=1, max_length=MAX_PAIRS),
+    ]
+
+    def to_bytes(self) -> bytes:
+        return bytes(msgpack.packb(self.model_dump()))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Evidence:
+        """Raises FrameError."""
+        if len(data) > MAX_EVIDENCE_BYTES:
+            raise FrameError(f"more than {MAX_EVIDENCE_BYTES} bytes")
+        try:
+            return cls.model_validate(msgpack.unpackb(data, max_ext_len=0))
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+            raise FrameError(f"not {EVIDENCE_FORMAT}") from error
+
+    def distances(self) -> list[float]:
+        """Of each pair, 0 to 1. Raises BadReceipts for what does not hold together."""
+        expert, seen = Hotkey(self.expert), set[tuple[str, int]]()
+        found = []
+        for one, other in self.pairs:
+            (question, law), (again, other_law) = (
+                said.law(expert, self.vocab_size) for said in (one, other)
+            )
+            calls = {(one.sender, one.nonce_ns), (other.sender, other.nonce_ns)}
+            if question != again or len(calls) != 2 or calls & seen:
+                raise BadReceipts("not two answers to one question, each pair by itself")
+            if abs(one.nonce_ns - other.nonce_ns) > MAX_APART_NS:
+                raise BadReceipts("more than a minute apart: the expert may have changed")
+            seen |= calls
+            found.append(total_variation(law, other_law))
+        return found
+
+    @property
+    def is_proven(self) -> bool:
+        """Raises BadReceipts."""
+        return sum(distance > TWICE_DISTANCE for distance in self.distances()) >= ENOUGH
+
+
+def pairs_of(evidence: Sequence[tuple[Said, Said]]) -> list[list[Said]]:
+    return [list(pair) for pair in evidence[-MAX_PAIRS:]]

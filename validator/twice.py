@@ -1,0 +1,221 @@
+"""Asking the same twice: one prefix, in one moment, by two callers; and once more in a later epoch.
+
+The text is never published, and no label of it is ever sent: whoever answers callers differently,
+or makes fresh noise, cannot tell these prefixes from others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgpack
+import numpy as np
+
+from moesubnet.errors import AuthError, BadReceipts, ConfigError, PeerError, WireError
+from moesubnet.types import Hotkey
+from moesubnet.validator.checks import TWICE_DISTANCE, Record, Verdict, total_variation
+from moesubnet.validator.evidence import MAX_PAIRS, Evidence, Said
+from moesubnet.wire.panel import Asked
+from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, base_hash, want_for
+
+HELD_EPOCHS = 8  # a prefix is asked again within so many, or forgotten
+AT_ONCE = 64
+FILE = "checks.sqlite3"
+
+log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS record (
+    hotkey TEXT PRIMARY KEY, pairs INTEGER, over INTEGER, below INTEGER, suspicion REAL);
+CREATE TABLE IF NOT EXISTS contradiction (
+    id INTEGER PRIMARY KEY, hotkey TEXT, vocab_size INTEGER, one BLOB, other BLOB);
+CREATE TABLE IF NOT EXISTS held (
+    id INTEGER PRIMARY KEY, epoch INTEGER, ids BLOB, answers BLOB);
+CREATE TABLE IF NOT EXISTS later (
+    hotkey TEXT, epoch INTEGER, again INTEGER, distance REAL);
+"""
+
+
+class Checkbook:
+    """What is remembered of experts' pairs, in SQLite beside the state."""
+
+    def __init__(self, path: Path, own_hotkey: Hotkey) -> None:
+        """own_hotkey: who asks where no router does."""
+        self.own_hotkey = own_hotkey
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, check_same_thread=False)
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @classmethod
+    def existing(cls, folder: Path) -> Checkbook:
+        """To look at. Raises ConfigError."""
+        path = folder / FILE
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist: no validator has asked anything twice here")
+        return cls(path, Hotkey(""))
+
+    def records(self) -> dict[Hotkey, Record]:
+        rows = self._db.execute("SELECT hotkey, pairs, over, below, suspicion FROM record")
+        return {Hotkey(hotkey): Record(*rest) for hotkey, *rest in rows}
+
+    def convicted(self) -> set[Hotkey]:
+        """Whom the sequential test calls a cheat, and enough kept pairs show to anybody."""
+        named = (h for h, record in self.records().items() if record.verdict == Verdict.CHEAT)
+        return {h for h in named if (found := self.evidence(h)) is not None and found.is_proven}
+
+    def evidence(self, hotkey: Hotkey) -> Evidence | None:
+        """The newest contradictions, if there are any."""
+        rows = self._db.execute(
+            "SELECT vocab_size, one, other FROM contradiction WHERE hotkey = ? "
+            "ORDER BY id DESC LIMIT ?",
+            (hotkey, MAX_PAIRS),
+        ).fetchall()
+        if not rows:
+            return None
+        pairs = [[_said(one), _said(other)] for size, one, other in rows if size == rows[0][0]]
+        return Evidence(expert=hotkey, vocab_size=rows[0][0], pairs=pairs)
+
+    def add_pair(self, hotkey: Hotkey, vocab_size: int, pair: Sequence[Said]) -> float:
+        """Count two answers to one question; how far they are apart. Raises BadReceipts."""
+        [distance] = Evidence(expert=hotkey, vocab_size=vocab_size, pairs=[list(pair)]).distances()
+        is_over = distance > TWICE_DISTANCE
+        record = self.records().get(hotkey, Record()).after(is_over)
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)",
+                (hotkey, record.pairs, record.over, record.below_in_a_row, record.suspicion),
+            )
+            if is_over:
+                self._db.execute(
+                    "INSERT INTO contradiction VALUES (NULL, ?, ?, ?, ?)",
+                    (hotkey, vocab_size, *(msgpack.packb(said.model_dump()) for said in pair)),
+                )
+        return distance
+
+    def hold(self, epoch: int, ids: Ids, answers: Mapping[Hotkey, Said]) -> None:
+        packed = msgpack.packb({h: said.model_dump() for h, said in answers.items()})
+        with self._db:
+            self._db.execute(
+                "INSERT INTO held VALUES (NULL, ?, ?, ?)",
+                (epoch, np.asarray(ids, "<u4").tobytes(), packed),
+            )
+            self._db.execute("DELETE FROM held WHERE epoch < ?", (epoch - HELD_EPOCHS,))
+
+    def take_held(self, epoch: int) -> tuple[int, Ids, dict[Hotkey, Said]] | None:
+        """A prefix of an earlier epoch, the oldest, with what was said then; it is not held any
+        more."""
+        row = self._db.execute(
+            "SELECT id, epoch, ids, answers FROM held WHERE epoch < ? ORDER BY id LIMIT 1", (epoch,)
+        ).fetchone()
+        if row is None:
+            return None
+        with self._db:
+            self._db.execute("DELETE FROM held WHERE id = ?", (row[0],))
+        answers = {Hotkey(h): Said(**said) for h, said in msgpack.unpackb(row[3]).items()}
+        return row[1], np.frombuffer(row[2], "<u4"), answers
+
+    def note_later(self, hotkey: Hotkey, epoch: int, again: int, distance: float) -> None:
+        with self._db:
+            self._db.execute(
+                "INSERT INTO later VALUES (?, ?, ?, ?)", (hotkey, epoch, again, distance)
+            )
+
+    def changes(self, hotkey: Hotkey) -> list[tuple[int, int, float]]:
+        """(epoch, epoch again, distance) of what it was asked again, the newest last. A new model
+        is allowed: this gates nobody, it says since when an expert is what it is."""
+        query = "SELECT epoch, again, distance FROM later WHERE hotkey = ? ORDER BY again"
+        return self._db.execute(query, (hotkey,)).fetchall()
+
+
+def _said(packed: bytes) -> Said:
+    return Said(**msgpack.unpackb(packed))
+
+
+async def ask_twice(
+    book: Checkbook,
+    ways: Sequence[Mapping[Hotkey, Asked]],
+    ids: Ids,
+    *,
+    epoch: int,
+    vocab_size: int,
+    timeout_s: float,
+) -> None:
+    """One prefix through two ways at once, and a prefix of an earlier epoch through the first.
+
+    Only pairs of two proven answers count: whoever is silent, or whose router is, fails nothing
+    here.
+    """
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(way: Mapping[Hotkey, Asked], hotkey: Hotkey, prefix: Ids) -> Said | None:
+        client = way.get(hotkey)
+        if client is None:
+            return None
+        async with slots:
+            return await _ask(client, prefix, book.own_hotkey, vocab_size, timeout_s)
+
+    hotkeys = sorted(ways[0])
+    answers = await asyncio.gather(
+        *(asyncio.gather(*(ask(way, hotkey, ids) for way in ways)) for hotkey in hotkeys)
+    )
+    held: dict[Hotkey, Said] = {}
+    for hotkey, pair in zip(hotkeys, answers, strict=True):
+        given = [said for said in pair if said is not None]
+        if given:
+            held[hotkey] = given[0]
+        if len(given) == len(ways):
+            _count(book, hotkey, vocab_size, given)
+    earlier = book.take_held(epoch)
+    book.hold(epoch, ids, held)
+    if earlier is not None:
+        then, prefix, before = earlier
+        for hotkey in sorted(before.keys() & ways[0].keys()):
+            now = await ask(ways[0], hotkey, prefix)
+            if now is None:
+                continue
+            try:
+                laws = [said.law(hotkey, vocab_size)[1] for said in (before[hotkey], now)]
+            except BadReceipts:
+                continue  # of another vocabulary
+            book.note_later(hotkey, then, epoch, total_variation(*laws))
+
+
+def _count(book: Checkbook, hotkey: Hotkey, vocab_size: int, pair: Sequence[Said]) -> None:
+    try:
+        distance = book.add_pair(hotkey, vocab_size, pair)
+    except BadReceipts as error:
+        log.info("pair of=%s not counted: %s", hotkey, error)
+        return
+    if distance > TWICE_DISTANCE:
+        log.warning("expert %s answers one prefix in two ways, %.3f apart", hotkey, distance)
+
+
+async def _ask(
+    client: Asked, prefix: Ids, own_hotkey: Hotkey, vocab_size: int, timeout_s: float
+) -> Said | None:
+    want = want_for(vocab_size)
+    want = replace(want, committed=want.committed and client.commits)
+    step = SequenceStep(secrets.token_hex(16), 0, base_hash(prefix[:0]), prefix)
+    request = StepRequest((step,), want)
+    try:
+        proof = (await client.step(request, timeout_s=timeout_s)).proof
+    except (PeerError, WireError, AuthError):
+        return None
+    if proof is None:  # no wire, nothing signed
+        return None
+    return Said(
+        sender=proof.sender or own_hotkey,
+        nonce_ns=proof.nonce_ns,
+        receipt=bytes(proof.receipt),
+        request=request.to_bytes(),
+        body=bytes(proof.body),
+    )
