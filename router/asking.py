@@ -40,12 +40,15 @@ class Asking:
         first: int,
         worth: Mapping[Hotkey, float],
         bases: Callable[[], Awaitable[Sequence[Law]]],
+        further: Mapping[Hotkey, int],
     ) -> Heard:
         """Append ids to the sequence and hear the laws of the positions `first` … len(sequence),
         in one call to each. worth: what each one's answer is worth waiting for. bases: asked
         when they have answered for the last member's law of each position, which has the shape of
-        the others' tails."""
-        answers = await self._panel.advance([sequence], [ids], first=first, weights=worth)
+        the others' tails. further: how many tokens an expert should go on with."""
+        answers = await self._panel.advance(
+            [sequence], [ids], first=first, weights=worth, further=further
+        )
         rows = {}
         for hotkey, answer in answers.items():
             self._report(hotkey, answer)
@@ -56,7 +59,9 @@ class Asking:
             for row, base in enumerate(await bases())
         ]
         said = {key: s for key in self.experts if (s := sequence.said(key)) is not None}
-        return Heard(laws, np.array([*(key in rows for key in self.experts), True]), said)
+        alive = np.array([*(key in rows for key in self.experts), True])
+        guesses = [rows[key].further.tolist() for key in further if key in rows]
+        return Heard(laws, alive, said, guesses[0] if guesses else [])
 
     async def close(self, sequence: PanelSequence) -> None:
         """Tell the experts that it is over; never fails."""

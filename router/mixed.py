@@ -19,7 +19,7 @@ import numpy as np
 from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import choose
-from moesubnet.mixture.draft_length import entropy_nats
+from moesubnet.mixture.draft_length import Pace, entropy_nats
 from moesubnet.mixture.drafting import Block
 from moesubnet.mixture.gate import Gate
 from moesubnet.router import asking
@@ -66,6 +66,7 @@ class MixtureModel:
         self.firsts = FirstAnswers()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.paces = Paces()
+        self.pace = Pace()  # of rounds that experts draft for
         self.student: StudentModel | None = None  # the last member in the baseline's place
 
     def open(self) -> MixtureSession:
@@ -119,7 +120,8 @@ class MixtureSession:
         self._positions: dict[Hotkey, int] = {}  # answered, of the text as it now is
         self._in_vain: Counter[Hotkey] = Counter()  # answered, of drafts that were not kept
         base = model.baseline.law
-        self._drafting = Drafting(model.student.beside(base) if model.student else None, base)
+        student = model.student.beside(base) if model.student else None
+        self._drafting = Drafting(student, base, model.pace)
         self._block = Block()
         self.waited_s = 0.0
 
@@ -202,10 +204,11 @@ class MixtureSession:
             self._model.closing.add(task)
             task.add_done_callback(self._model.closing.discard)
 
-    async def extend(self, ids: TokenIds, *, laws: int = 1) -> Heard:
+    async def extend(self, ids: TokenIds, *, laws: int = 1, further: int = 0) -> Heard:
         """Send ids, all in one call, and hear the laws of the last `laws` positions: 1 is that of
         the next token alone, len(ids) + 1 that of each of these ids too. What the posterior makes
-        of them is the caller's (`Posterior.show`, `Posterior.observe`).
+        of them is the caller's (`Posterior.show`, `Posterior.observe`). further: how many tokens
+        the heaviest expert should go on with.
 
         When every chosen expert stays silent the others take over. Raises NobodyAnswers.
         """
@@ -214,13 +217,14 @@ class MixtureSession:
         first = len(whole) + 1 - laws
         reading = self._drafting.begin(whole, first)
         for attempt in range(ATTEMPTS):
-            since_s = time.monotonic()
+            since_s, worth = time.monotonic(), self.posterior.worth()
             heard = await self._asking.extend(
                 self._sequence,
                 ids,
                 first,
-                self.posterior.worth(),
+                worth,
                 lambda: self._drafting.bases(reading, laws),
+                {max(worth, key=worth.__getitem__): further} if further else {},
             )
             self.waited_s += time.monotonic() - since_s
             self._heard = heard
@@ -262,7 +266,9 @@ class MixtureSession:
         drafts = await self._drafting.drafts(np.append(self._sequence.ids, ids), drawing)
         whole = np.append(ids, np.array([draft.token_id for draft in drafts], np.uint32))
         self.posterior.expose(np.append(self._sequence.ids, whole), len(drafts))
-        await self.extend(whole, laws=len(drafts) + 1)
+        further = self._drafting.further(drawing, len(drafts))
+        heard = await self.extend(whole, laws=len(drafts) + 1, further=further)
+        self._drafting.heard(self._sequence.ids, heard.further)
         self._drafting.took(len(drafts), time.monotonic() - since_s)
         self._block = Block(drafts)
         self._model.book.metrics.round_trip()

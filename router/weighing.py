@@ -24,12 +24,14 @@ class Heard:
 
     laws: [positions][members], the experts in sorted order, then the baseline, whose law stands
     in for who said nothing. alive: bool [members], who answered. said: of experts that were bound
-    to a law, the last position that its leaf is known of, and the log-probability there.
+    to a law, the last position that its leaf is known of, and the log-probability there. further:
+    how the expert that was asked to would go on after the last position.
     """
 
     laws: Sequence[Sequence[Law]]
     alive: NDArray[np.bool_]
     said: Mapping[Hotkey, tuple[int, float]]
+    further: Sequence[int] = ()
 
 
 class Posterior:
