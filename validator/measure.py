@@ -87,9 +87,10 @@ class Measurement:
         if metagraph.epoch_index != self._gate_epoch:
             await self._gates.refresh(metagraph)
             await self._pass_over_known()
-            self._gate_epoch, self._netuid = metagraph.epoch_index, metagraph.netuid
+            self._gate_epoch = metagraph.epoch_index
             self.usage = []
         await self._experts.refresh(metagraph)
+        self._netuid = metagraph.netuid
         if self._routers is not None:
             await self._routers.refresh(metagraph, self._experts.clients.keys())
         scored = {hotkey for hotkey, score in self._state.scores().items() if score > 0}
