@@ -294,7 +294,8 @@ async def _offer_student(
             else:
                 stack.push_async_callback(engine.close)
                 if student is None:
-                    offer.models[STUDENT] = student = StudentModel(engine)
+                    student = StudentModel(engine, load_baseline(offer.spec).law)
+                    offer.models[STUDENT] = student
                     offer.mixture.student = student
                 else:
                     replaced, student.engine = student.engine, engine
