@@ -101,6 +101,8 @@ class Economy:
             log_w=np.concatenate([step.log_w for step in steps]),
             entropy=np.concatenate([step.entropy for step in steps]),
             receipts=(bytes(32),) * n,
+            usage_loss_ppm=(0,) * n,
+            feedback_ppm=(0,) * n,
             reliability_ppm=(0,) * n,
             ema_before=(None,) * n,
             ema_after=(None,) * n,

@@ -83,6 +83,8 @@ def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.nda
         log_w=np.concatenate(log_w),
         entropy=np.zeros((count * STEP_TOKENS, n), np.int32),
         receipts=(bytes(32),) * n,
+        usage_loss_ppm=(0,) * n,
+        feedback_ppm=(0,) * n,
         reliability_ppm=(0,) * n,
         ema_before=none,
         ema_after=none,

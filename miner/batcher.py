@@ -26,7 +26,10 @@ from moesubnet.wire.protocol import StepRows, Want
 MAX_BATCH_SEQUENCES = 256
 MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 128 MiB
 LEAST_CHUNK_TOKENS, FIRST_CHUNK_TOKENS, MOST_CHUNK_TOKENS = 32, 256, 2_048  # of prompts a batch
-CHUNK_S = 0.2  # a chunk that took longer is followed by a smaller one
+# A chunk that took longer is followed by a smaller one. Small ones are dear (a third more for 32
+# tokens at a time of a model of 135 M parameters), so they are for when steps come in between.
+CHUNK_S, ALONE_CHUNK_S = 0.2, 1.0
+LATELY_S = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +141,7 @@ class Batcher:
         self._steps, self._prompts = _Turns(), _Turns()
         self._in_chunks = getattr(engine, "caches", False)
         self._chunk_tokens = FIRST_CHUNK_TOKENS
+        self._stepped_s = -LATELY_S
         self._runner: asyncio.Task[None] | None = None
 
     async def rows(
@@ -176,8 +180,12 @@ class Batcher:
             await self._answer(steps)
             prompts = self._next_prompts()
             begin_s = asyncio.get_running_loop().time()
+            if steps:
+                self._stepped_s = begin_s
             await self._answer(prompts)
-            self._fit_chunk(prompts, asyncio.get_running_loop().time() - begin_s)
+            now_s = asyncio.get_running_loop().time()
+            goal_s = CHUNK_S if now_s < self._stepped_s + LATELY_S else ALONE_CHUNK_S
+            self._fit_chunk(prompts, now_s - begin_s, goal_s)
             if not steps and not prompts:
                 return
 
@@ -211,12 +219,12 @@ class Batcher:
             tokens -= left
         return batch
 
-    def _fit_chunk(self, batch: _Pieces, took_s: float) -> None:
+    def _fit_chunk(self, batch: _Pieces, took_s: float, goal_s: float) -> None:
         """Halve what took too long, double what was full and short."""
         tokens = self._chunk_tokens
-        if took_s > CHUNK_S:
+        if took_s > goal_s:
             self._chunk_tokens = max(LEAST_CHUNK_TOKENS, tokens // 2)
-        elif took_s < CHUNK_S / 4 and any(not job.answer.done() for job, _ in batch):
+        elif took_s < goal_s / 4 and any(not job.answer.done() for job, _ in batch):
             self._chunk_tokens = min(MOST_CHUNK_TOKENS, tokens * 2)
 
     async def _answer(self, batch: _Pieces) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from moesubnet import __version__
-from moesubnet.engine.base import Engine, Query
+from moesubnet.engine.base import Engine, Query, TokenIds
 from moesubnet.errors import BadDistribution, ConfigError, EngineError, FrameError
 from moesubnet.miner.batcher import Batcher
 from moesubnet.miner.limits import LEAST_SHARE, Admission, is_step
@@ -28,14 +28,17 @@ from moesubnet.wire.protocol import (
     ExpertCard,
     GenerateChunk,
     GenerateRequest,
+    SequenceStep,
     StepLimits,
     StepRequest,
     StepResponse,
     StepRows,
+    Want,
     want_for,
 )
 
 MAX_SEQUENCE_VALUES = 1 << 26  # logits of one sequence that an engine may have to hold
+_LIKELIEST = Want("top_k", 1)
 OFF_LOOP_VALUES = 1 << 20  # answers with more log-probabilities are encoded in a thread
 
 
@@ -126,16 +129,17 @@ class Expert:
         if most * self.limits.vocab_size > MAX_SEQUENCE_VALUES:
             raise FrameError("a sequence's rows would be too many to compute; ask for fewer")
         tokens = [s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences]
+        further = sum(s.further for s in request.sequences)  # each a step of its own
         names = [engine_session(caller, s.session) for s in request.sequences]
         digest = hashlib.sha256(body).digest()
         admission = self._steps if is_step(tokens) else self._prompts
-        with admission.enter(caller, sum(tokens)):
+        with admission.enter(caller, sum(tokens) + further):
             async with self._exclusive.hold(names):
                 answer = self._answers.get(caller, digest)
                 if answer is None:
                     answer = await self._answer(caller, request, names, digest)
                     self._answers.keep(caller, digest, answer)
-        self.metrics.tokens.inc(sum(tokens))
+        self.metrics.tokens.inc(sum(tokens) + further)
         return answer
 
     async def forget(self, caller: Hotkey, request: CloseRequest) -> None:
@@ -199,6 +203,7 @@ class Expert:
             next(given) if step.rows else StepRows.of(step.first_row, nothing, request.want)
             for step in steps
         ]
+        rows = await self._go_on(caller, steps, names, ids, rows)
         self._sessions.keep(caller, steps, ids)
         proofs = [s.reveal and self._tails.show(caller, s.session, *s.reveal) for s in steps]
         if sum(row.logprobs.size for row in rows) < OFF_LOOP_VALUES and not request.want.committed:
@@ -209,6 +214,33 @@ class Expert:
             if isinstance(row.bound, CommittedTail):
                 self._tails.keep(caller, step.session, step.end, row.bound)
         return answer
+
+    async def _go_on(
+        self,
+        caller: Hotkey,
+        steps: Sequence[SequenceStep],
+        names: Sequence[str],
+        ids: Sequence[TokenIds],
+        rows: Sequence[StepRows],
+    ) -> list[StepRows]:
+        """The rows with this model's own next tokens, where they are asked: the likeliest each
+        time, all sequences in step, each pass a step among those of other callers."""
+        texts, last = list(ids), list(rows)
+        for done in range(max((step.further for step in steps), default=0)):
+            going = [i for i, step in enumerate(steps) if step.further > done]
+            if done:
+                queries = [Query(names[i], texts[i], len(texts[i])) for i in going]
+                known = [len(texts[i]) - 1 for i in going]
+                answers = await self._batcher.rows(caller, queries, _LIKELIEST, known)
+                for i, answer in zip(going, answers, strict=True):
+                    last[i] = answer
+            for i in going:
+                (token, _), *_ = alone(law_of(last[i], -1, None)).likeliest(1)
+                texts[i] = np.append(texts[i], np.uint32(token))
+        return [
+            replace(row, further=text[len(sequence) :])
+            for row, text, sequence in zip(rows, texts, ids, strict=True)
+        ]
 
     def _forget(self, caller: Hotkey, session: str) -> None:
         self._batcher.forget(engine_session(caller, session))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,20 @@ from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import StepResponse, Want
 
 REST_S = 1.0  # an expert that failed is left alone so long, doubling while it fails
+
+
+MAX_ECHOED_TOKENS = 256  # whose laws are asked for at once
+MAX_ECHOED_LOGS = 2**20  # where laws are of the whole vocabulary: 2 MB an answer
+
+
+def echo_parts(prompt_ids: TokenIds, vocab_size: int) -> Iterator[tuple[int, TokenIds, int]]:
+    """How to ask for the laws of all positions of a text: (the first of them, ids to send, how
+    many laws) of each call. There is one position more than there are tokens."""
+    size = max(1, min(MAX_ECHOED_TOKENS, MAX_ECHOED_LOGS // vocab_size))
+    for start in range(0, max(len(prompt_ids), 1), size):
+        ids = prompt_ids[start : start + size]
+        is_first = start == 0
+        yield start + (not is_first), ids, len(ids) + is_first
 
 
 class Asking:
@@ -40,12 +54,18 @@ class Asking:
         first: int,
         worth: Mapping[Hotkey, float],
         bases: Callable[[], Awaitable[Sequence[Law]]],
+        further: Mapping[Hotkey, int],
+        resting: Collection[Hotkey] = (),
     ) -> Heard:
         """Append ids to the sequence and hear the laws of the positions `first` … len(sequence),
         in one call to each. worth: what each one's answer is worth waiting for. bases: asked
         when they have answered for the last member's law of each position, which has the shape of
-        the others' tails."""
-        answers = await self._panel.advance([sequence], [ids], first=first, weights=worth)
+        the others' tails. further: how many tokens an expert should go on with. resting: who is
+        not asked."""
+        asked = [hotkey for hotkey in self.experts if hotkey not in resting]
+        answers = await self._panel.advance(
+            [sequence], [ids], first=first, members=asked, weights=worth, further=further
+        )
         rows = {}
         for hotkey, answer in answers.items():
             self._report(hotkey, answer)
@@ -55,8 +75,10 @@ class Asking:
             [law_of(rows[h], row, base) if h in rows else base for h in self.experts] + [base]
             for row, base in enumerate(await bases())
         ]
-        said = {key: s for key in self.experts if (s := sequence.said(key)) is not None}
-        return Heard(laws, np.array([*(key in rows for key in self.experts), True]), said)
+        said = {key: s for key in asked if (s := sequence.said(key)) is not None}
+        alive = np.array([*(key in rows for key in self.experts), True])
+        guesses = [rows[key].further.tolist() for key in further if key in rows]
+        return Heard(laws, alive, said, guesses[0] if guesses else [])
 
     async def close(self, sequence: PanelSequence) -> None:
         """Tell the experts that it is over; never fails."""

@@ -57,6 +57,7 @@ class Job:
     seed: tuple[int, int] | None
     stops: tuple[str, ...]
     top_logprobs: int
+    most_rao_per_mtoken: int | None = None  # that all who are asked may cost together
     wishes: Wishes = NO_WISHES
     echo: api.Echo | None = None  # the prompt is a part of the answer
     manner: Manner | None = None  # of an answer in a chat

@@ -1,5 +1,10 @@
 """What is drafted for one stream of the mixture, and the law of its last member beside the
-experts': the student's, or the baseline's where there is none or it does not answer."""
+experts'.
+
+The student drafts, and is the last member. Where there is none, or it does not answer, the last
+member is the baseline, and the heaviest expert drafts: with its answer come some tokens that it
+would go on with. The first of them guesses the token after the block, which is drawn without it;
+if that is the one, the others are the next draft."""
 
 from __future__ import annotations
 
@@ -26,24 +31,26 @@ class Drafting:
     """A student that fails once is left alone by this stream. Drafts that were not kept come to
     no more than the tokens that the stream was to write."""
 
-    def __init__(self, student: StudentBeside | None, baseline: Law) -> None:
-        self._student, self._baseline = student, baseline
-        self._pace = student.pace if student else Pace()
-        self.length = DraftLength(self._pace)
+    def __init__(self, student: StudentBeside | None, baseline: Law, unaided: Pace) -> None:
+        """unaided: of rounds that experts draft for."""
+        self._student, self._baseline, self._unaided = student, baseline, unaided
+        self.length = DraftLength(student.pace if student else unaided)
         self._laws: dict[int, Law] = {}  # the student's, by position
         self._spare: int | None = None  # drafts that may still be lost
+        self._guess: tuple[int, Sequence[int]] = 0, ()  # an expert's tokens from a position on
+        self._asked = 0  # tokens of an expert
 
     def fork(self) -> Drafting:
         """For another stream that goes on from here."""
-        return Drafting(self._student.fork() if self._student else None, self._baseline)
+        student = self._student.fork() if self._student else None
+        return Drafting(student, self._baseline, self._unaided)
 
     async def drafts(self, text_ids: TokenIds, drawing: Drawing) -> Sequence[Draft]:
-        """Of the tokens after `text_ids`; there may be none."""
-        if self._student is None or drawing.left < 2:
-            return ()
-        if self._spare is None:
-            self._spare = drawing.left
-        count = self.length.choose(min(drawing.left - 1, self._spare))
+        """Of the tokens after `text_ids`, whose last one is new; there may be none."""
+        most = self._most(drawing)
+        if self._student is None:
+            return self._guessed(text_ids)[: max(most, 0)]
+        count = self.length.choose(most)
         if count == 0:
             return ()
         how = drawing.temperature, drawing.top_p
@@ -56,13 +63,42 @@ class Drafting:
         self._laws = dict(enumerate(laws, len(text_ids)))
         return drafts
 
+    def further(self, drawing: Drawing, drafted: int) -> int:
+        """How many tokens the heaviest expert should go on with after the draft."""
+        most = min(self._most(drawing), drawing.left - drafted - 1) - 1
+        count = self.length.choose(most) if self._student is None and most > 0 else 0
+        self._asked = count + 1 if count else 0
+        return self._asked
+
+    def heard(self, text_ids: TokenIds, further: Sequence[int]) -> None:
+        """What it would go on with after these ids, the whole block."""
+        self._guess = len(text_ids), further
+
     def took(self, drafted: int, seconds: float) -> None:
         """How long the round was, drafting included."""
-        self._pace.took(drafted, seconds)
+        if self._student is not None:
+            self._student.pace.took(drafted, seconds)
+        else:
+            self._unaided.took(self._asked, seconds)
 
     def lost(self, drafts: int) -> None:
         """So many were not kept."""
         self._spare = max(0, (self._spare or 0) - drafts)
+
+    def _most(self, drawing: Drawing) -> int:
+        if drawing.left == 0:
+            return 0
+        if self._spare is None:
+            self._spare = drawing.left
+        return min(drawing.left - 1, self._spare)
+
+    def _guessed(self, text_ids: TokenIds) -> list[Draft]:
+        at, tokens = self._guess
+        if not tokens or at != len(text_ids) - 1:  # a draft was not kept
+            return []
+        is_right = tokens[0] == int(text_ids[-1])
+        self.length.drafted(0.0, kept=is_right)
+        return [Draft(token_id) for token_id in tokens[1:]] if is_right else []
 
     def begin(self, text_ids: TokenIds, first: int) -> _Laws:
         """Ask for the student's laws of the positions `first` … len(text_ids); see `bases`."""
@@ -96,4 +132,4 @@ class Drafting:
     def _give_up(self, why: str) -> None:
         if self._student is not None:
             log.warning("a stream goes on without the student: %s", why)
-            self._student = None
+            self._student, self.length = None, DraftLength(self._unaided)

@@ -111,6 +111,13 @@ class Metrics:
     def round_trip(self) -> None:
         self._round_trips.inc()
 
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """By (hotkey, outcome), how often since the start."""
+        return {
+            (labels["hotkey"], labels["outcome"]): int(value)
+            for labels, value in _totals(self._answers)
+        }
+
     def used(self, usage: Usage, *, charged: bool) -> None:
         """A request has ended; `charged` if a key pays for it."""
         self._tokens.labels(usage.model, "prompt").inc(usage.prompt_tokens)

@@ -9,17 +9,18 @@ by `moesubnet.mixture.drafting`.
 from __future__ import annotations
 
 import asyncio
+import copy
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 import numpy as np
 
 from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import choose
-from moesubnet.mixture.draft_length import entropy_nats
+from moesubnet.mixture.draft_length import Pace, entropy_nats
 from moesubnet.mixture.drafting import Block
 from moesubnet.mixture.gate import Gate
 from moesubnet.router import asking
@@ -27,7 +28,7 @@ from moesubnet.router.drafting import Drafting
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import ALONE, Drawing, Forecast, TokenIds
-from moesubnet.router.openai_api import JsonObject
+from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.router.student import StudentModel
 from moesubnet.router.weighing import Heard, Posterior
 from moesubnet.types import Hotkey
@@ -37,9 +38,10 @@ from moesubnet.wire.panel import PanelSequence
 from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import want_for
 
+SOLO, EXPERT = "mixture:solo", "expert"  # modes, by their names
 BLIND_PROMPT_TOKENS = 2  # one round trip each, after the first: three to the first token
-MAX_ECHOED_TOKENS = 256  # whose laws are asked for at once
-MAX_ECHOED_LOGS = 2**20  # where laws are of the whole vocabulary: 2 MB an answer
+BLOCK_TOKENS = 32  # after so many new tokens it is seen anew who is asked
+SPARED_MASS = 0.01  # of weight, of those together who are not asked
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
 
 
@@ -66,17 +68,63 @@ class MixtureModel:
         self.firsts = FirstAnswers()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.paces = Paces()
+        self.pace = Pace()  # of rounds that experts draft for
         self.student: StudentModel | None = None  # the last member in the baseline's place
+        self.is_solo = False  # one expert writes alone
+        self.only: Hotkey | None = None  # nobody else is asked
+        self.most_rao_per_mtoken: int | None = None  # that all who are asked may cost together
 
     def open(self) -> MixtureSession:
-        if not self.book.serving():
+        if not self.serving():
             raise NobodyAnswers("no expert serves this subnet's spec now")
         return MixtureSession(self)
 
+    def mode(self, name: str) -> tuple[str, MixtureModel] | None:
+        """`mixture:solo` (the gate picks one expert for each text), `expert:HOTKEY` or an expert
+        by its card's name, if only one has it; each with its name by hotkey."""
+        kind, _, which = name.partition(":")
+        known = self.book.known()
+        found = [which] if which in known else [h for h in known if known[h].card.name == which]
+        solo = copy.copy(self)  # what it shares with us goes on being shared
+        solo.is_solo, solo.top_k = True, 1
+        if name == SOLO:
+            return name, solo
+        if kind != EXPERT or len(found) != 1:
+            return None
+        solo.only = Hotkey(found[0])
+        return f"{EXPERT}:{solo.only}", solo
+
+    def modes(self) -> list[str]:
+        """The names of all modes at present."""
+        return [SOLO, *(f"{EXPERT}:{hotkey}" for hotkey in sorted(self.book.known()))]
+
+    def capped(self, most_rao_per_mtoken: int) -> MixtureModel:
+        """The same, asking no more experts than cost this together. Raises ApiError 400 where one
+        alone costs more."""
+        other = copy.copy(self)
+        other.most_rao_per_mtoken = most_rao_per_mtoken
+        cheapest = min(self.prices(self.serving()).values(), default=0)
+        if cheapest > most_rao_per_mtoken:
+            text = f"No expert answers for less than {cheapest} rao per million tokens."
+            raise ApiError(400, text, code="price_cap_too_low", param="moesubnet")
+        return other
+
+    def serving(self) -> dict[Hotkey, ExpertClient]:
+        """Who may be asked now."""
+        serving = self.book.serving()
+        return serving if self.only is None else {k: serving[k] for k in serving if k == self.only}
+
+    def prices(self, hotkeys: Iterable[Hotkey]) -> dict[Hotkey, int]:
+        """What each costs now, in rao per million tokens."""
+        known = self.book.known()
+        return {h: known[h].card.price_rao_per_mtoken for h in hotkeys if h in known}
+
     def dearest_rao_per_mtoken(self) -> int:
-        known = self.book.known().values()
-        prices = sorted((expert.card.price_rao_per_mtoken for expert in known), reverse=True)
-        return sum(prices[: self.top_k])
+        asked = self.book.known() if self.only is None else [self.only]
+        dearest = sum(sorted(self.prices(asked).values(), reverse=True)[: self.top_k])
+        return (
+            dearest if self.most_rao_per_mtoken is None else min(dearest, self.most_rao_per_mtoken)
+        )
 
     def table(self) -> list[JsonObject]:
         serving, weights = self.book.serving(), self.book.metrics.weight_by_expert()
@@ -119,13 +167,18 @@ class MixtureSession:
         self._positions: dict[Hotkey, int] = {}  # answered, of the text as it now is
         self._in_vain: Counter[Hotkey] = Counter()  # answered, of drafts that were not kept
         base = model.baseline.law
-        self._drafting = Drafting(model.student.beside(base) if model.student else None, base)
+        student = model.student.beside(base) if model.student else None
+        self._drafting = Drafting(student, base, model.pace)
         self._block = Block()
+        self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
+        self._seen_tokens: int | None = None  # length of the text when that was last looked at
         self.waited_s = 0.0
 
     async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
-        self._choose_experts(prompt_ids, self._model.book.serving())
-        split = max(0, len(prompt_ids) - BLIND_PROMPT_TOKENS)
+        self._choose_experts(prompt_ids, self._model.serving())
+        # Where one writes alone nobody is weighed, and nothing is asked blind.
+        blind = 0 if self._model.is_solo else BLIND_PROMPT_TOKENS
+        split = max(0, len(prompt_ids) - blind)
         self.posterior.show(prompt_ids[:split])
         if split == len(prompt_ids):
             return await self._round(prompt_ids, drawing)
@@ -160,21 +213,18 @@ class MixtureSession:
     async def echo(self, prompt_ids: TokenIds) -> AsyncIterator[Forecast]:
         """Members are weighed by their prior: a token that was sent says nothing of whom it was
         sent to."""
-        self._choose_experts(prompt_ids, self._model.book.serving())
-        size = max(1, min(MAX_ECHOED_TOKENS, MAX_ECHOED_LOGS // self._model.vocab_size))
-        for start in range(0, max(len(prompt_ids), 1), size):
-            ids = prompt_ids[start : start + size]
+        self._choose_experts(prompt_ids, self._model.serving())
+        for first, ids, laws in asking.echo_parts(prompt_ids, self._model.vocab_size):
             self.posterior.show(ids)
-            self.posterior.expose(prompt_ids[: start + size], len(ids))
-            heard = await self.extend(ids, laws=len(ids) + (start == 0))
+            self.posterior.expose(np.append(self._sequence.ids, ids), len(ids))
+            heard = await self.extend(ids, laws=laws)
             # Of its own: experts may have been replaced on the way.
-            prior = Posterior(self._gate, self._asking.experts, self._model.firsts)
-            prior.show(prompt_ids[: start + (start > 0)])
-            for position in range(len(heard.laws)):
+            prior = self.posterior.anew()
+            prior.show(prompt_ids[:first])
+            for position in range(laws):
                 self._forecast = prior.forecast(heard, position)
                 yield self._forecast
-                at = start + (start > 0) + position
-                prior.show(prompt_ids[at : at + 1])
+                prior.show(prompt_ids[first + position : first + position + 1])
 
     def fork(self) -> MixtureSession:
         """The experts go on from what they hold, under another name."""
@@ -184,6 +234,7 @@ class MixtureSession:
         other._sequence = self._sequence.fork(secrets.token_hex(16))
         other._asking, other.posterior = self._asking, self.posterior.fork()
         other._prices, other._heard = dict(self._prices), self._heard
+        other._resting, other._seen_tokens = self._resting, self._seen_tokens
         other._drafting, other._forecast = self._drafting.fork(), self._forecast
         return other
 
@@ -202,10 +253,11 @@ class MixtureSession:
             self._model.closing.add(task)
             task.add_done_callback(self._model.closing.discard)
 
-    async def extend(self, ids: TokenIds, *, laws: int = 1) -> Heard:
+    async def extend(self, ids: TokenIds, *, laws: int = 1, further: int = 0) -> Heard:
         """Send ids, all in one call, and hear the laws of the last `laws` positions: 1 is that of
         the next token alone, len(ids) + 1 that of each of these ids too. What the posterior makes
-        of them is the caller's (`Posterior.show`, `Posterior.observe`).
+        of them is the caller's (`Posterior.show`, `Posterior.observe`). further: how many tokens
+        the heaviest expert should go on with.
 
         When every chosen expert stays silent the others take over. Raises NobodyAnswers.
         """
@@ -214,13 +266,15 @@ class MixtureSession:
         first = len(whole) + 1 - laws
         reading = self._drafting.begin(whole, first)
         for attempt in range(ATTEMPTS):
-            since_s = time.monotonic()
+            since_s, worth = time.monotonic(), self.posterior.worth(self._resting)
             heard = await self._asking.extend(
                 self._sequence,
                 ids,
                 first,
-                self.posterior.worth(),
+                worth,
                 lambda: self._drafting.bases(reading, laws),
+                {max(worth, key=worth.__getitem__): further} if further else {},
+                self._resting,
             )
             self.waited_s += time.monotonic() - since_s
             self._heard = heard
@@ -231,8 +285,11 @@ class MixtureSession:
             if heard.alive[:-1].any():
                 return heard
             ids = ids[:0]  # the sequence holds them now
+            if self._resting:
+                self._resting = frozenset()
+                continue
             silent.update(self._asking.experts)
-            serving = self._model.book.serving()
+            serving = self._model.serving()
             if others := {key: client for key, client in serving.items() if key not in silent}:
                 self._choose_experts(whole[:first], others)
                 self.posterior.show(whole[:first])
@@ -243,8 +300,19 @@ class MixtureSession:
     def _choose_experts(self, text_ids: TokenIds, clients: Mapping[Hotkey, ExpertClient]) -> None:
         """Begin a posterior over those whom the gate trusts with this text."""
         model = self._model
-        experts = choose(self._gate, text_ids, clients, model.top_k)
-        self.posterior = Posterior(self._gate, experts, model.firsts)
+        prices = model.prices(clients)
+        experts = choose(
+            self._gate,
+            text_ids,
+            prices,
+            model.top_k,
+            prices=prices,
+            most_rao_per_mtoken=model.most_rao_per_mtoken,
+        )
+        if not experts:
+            raise NobodyAnswers("no expert answers for the price that the request allows")
+        self.posterior = Posterior(self._gate, experts, model.firsts, is_solo=model.is_solo)
+        self._resting = frozenset()
         self._asking = asking.Asking(
             {hotkey: clients[hotkey] for hotkey in experts},
             base_s=model.deadline_s,
@@ -252,22 +320,35 @@ class MixtureSession:
             paces=model.paces,
             report=model.book.report,
         )
-        known = model.book.known()
         for hotkey in experts:
-            self._prices.setdefault(hotkey, known[hotkey].card.price_rao_per_mtoken)
+            self._prices.setdefault(hotkey, prices[hotkey])
 
     async def _round(self, ids: TokenIds, drawing: Drawing) -> Forecast:
         """One round trip: send ids that the text goes on with, and a draft after them."""
         since_s = time.monotonic()
+        self._spare_those_of_no_weight()
         drafts = await self._drafting.drafts(np.append(self._sequence.ids, ids), drawing)
         whole = np.append(ids, np.array([draft.token_id for draft in drafts], np.uint32))
         self.posterior.expose(np.append(self._sequence.ids, whole), len(drafts))
-        await self.extend(whole, laws=len(drafts) + 1)
+        further = self._drafting.further(drawing, len(drafts))
+        heard = await self.extend(whole, laws=len(drafts) + 1, further=further)
+        self._drafting.heard(self._sequence.ids, heard.further)
         self._drafting.took(len(drafts), time.monotonic() - since_s)
         self._block = Block(drafts)
         self._model.book.metrics.round_trip()
         self._forecast = self.posterior.forecast(self._heard, 0, self._block.draft)
         return self._forecast
+
+    def _spare_those_of_no_weight(self) -> None:
+        """Once a block ask, and pay, only as many as hold 99 % of the weight. The others come back
+        when the rest of the mixture has lost its lead: they are weighed as if they said what the
+        last member says."""
+        length = len(self._sequence.ids)
+        if self._seen_tokens is None:
+            self._seen_tokens = length
+        elif length >= self._seen_tokens + BLOCK_TOKENS:
+            self._seen_tokens = length
+            self._resting = self.posterior.dispensable(SPARED_MASS)
 
     def _reject(self, drafts: int) -> None:
         """The text goes on otherwise than its last ids, a draft's, did."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,3 +90,20 @@ class Model(Protocol):
         ...
 
     def table(self) -> list[JsonObject]: ...
+
+
+@runtime_checkable
+class Modes(Protocol):
+    """A model that can be had in other ways too."""
+
+    def modes(self) -> list[str]:
+        """By their names."""
+        ...
+
+    def mode(self, name: str) -> tuple[str, Model] | None:
+        """One of them, by that name or another; with that name."""
+        ...
+
+    def capped(self, most_rao_per_mtoken: int) -> Model:
+        """The same at no more than a price. Raises ApiError 400."""
+        ...

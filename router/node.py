@@ -47,10 +47,12 @@ def build_node(
     metagraphs: MetagraphSource,
     spec: Callable[[], LoadedSpec],
     expert: Callable[[Hotkey], ExpertClient | None],
+    usage: Callable[[int], bytes | None],
 ) -> web.Application:
-    """`GET /v1/router` for everyone, `POST /v1/relay/{expert}` for validators.
+    """`GET /v1/router` and `GET /v1/usage/{epoch}` for everyone, `POST /v1/relay/{expert}` for
+    validators.
 
-    spec, expert: what this router serves and asks now.
+    spec, expert: what this router serves and asks now. usage: the signed summary of an epoch.
     """
     limiter = RateLimiter(STEPS_PER_S, STEPS_AT_ONCE)
     under_way = SharedBudget(RELAYING)
@@ -61,6 +63,13 @@ def build_node(
             hotkey=signer.ss58_address, spec_sha256=spec().sha256, version=__version__
         )
         return web.Response(text=found.model_dump_json(), content_type="application/json")
+
+    @public
+    async def seen(request: web.Request) -> web.StreamResponse:
+        summary = usage(int(request.match_info["epoch"]))
+        if summary is None:
+            raise web.HTTPNotFound
+        return web.Response(body=summary, content_type="application/msgpack")
 
     async def relay(request: web.Request) -> web.StreamResponse:
         caller = request[CALLER].hotkey
@@ -82,6 +91,7 @@ def build_node(
     )
     app = web.Application(middlewares=[door])
     app.router.add_get("/v1/router", card)
+    app.router.add_get("/v1/usage/{epoch:[0-9]{1,12}}", seen)
     app.router.add_post(_EXPERT, relay)
     return app
 

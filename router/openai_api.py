@@ -88,6 +88,8 @@ class Extension(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     provenance: bool = False  # report, per token, the weight of every expert
+    # The most that all experts who are asked may cost together.
+    max_rao_per_mtoken: int | None = Field(default=None, ge=0, lt=2**53)
 
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]

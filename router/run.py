@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Model
 from moesubnet.router.node import build_node
 from moesubnet.router.service import Service
+from moesubnet.router.usage import UsageBook
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
@@ -136,7 +137,7 @@ async def run_router(config: RouterConfig) -> None:
         gates = GateSync(
             chain, http, config.state_dir / "sheets", allow_private=config.allow_private
         )
-        metrics = Metrics()
+        metrics, usage = Metrics(), UsageBook(config.signer, netuid)
 
         def offered(spec: LoadedSpec) -> Offer:
             return _offer(config, http, gates, metrics, spec)
@@ -157,13 +158,20 @@ async def run_router(config: RouterConfig) -> None:
         listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
         stack.push_async_callback(listening.close)
         log.info("router listens on http://%s:%d/v1", config.host, listening.port)
-        axon = await _open_node(config, stack, cache, offers)
+        axon = await _open_node(config, stack, cache, offers, usage)
+
+        def turn(epoch: int) -> None:
+            usage.turn(epoch, metrics.outcomes())
 
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(cache.run()),
                 group.create_task(billing.run()),
-                group.create_task(_follow(cache, gates, offers, next_spec)),
+                group.create_task(
+                    _follow(
+                        cache, gates, offers, next_spec, lambda e: usage.turn(e, metrics.outcomes())
+                    )
+                ),
                 group.create_task(_announce(chain, config, cache, axon)),
                 group.create_task(_offer_student(config, offers, engines)),
             ]
@@ -177,6 +185,7 @@ async def _open_node(
     stack: contextlib.AsyncExitStack,
     cache: MetagraphCache,
     offers: Offers,
+    usage: UsageBook,
 ) -> Axon | None:
     """Listen for validators, where they may come; the address to publish."""
     if config.node_port is None:
@@ -187,7 +196,7 @@ async def _open_node(
         known = offers.current.book.known().get(hotkey)
         return known.met.client if known is not None else None
 
-    node = build_node(config.signer, cache, lambda: offers.current.spec, expert)
+    node = build_node(config.signer, cache, lambda: offers.current.spec, expert, usage.summary)
     listening = await serve(node, config.node_host, config.node_port)
     stack.push_async_callback(listening.close)
     log.info("node for validators listens on %s:%d", listening.host, listening.port)
@@ -235,14 +244,19 @@ def _offer(
 
 
 async def _follow(
-    cache: MetagraphCache, gates: GateSync, offers: Offers, next_spec: NextSpec[Offer]
+    cache: MetagraphCache,
+    gates: GateSync,
+    offers: Offers,
+    next_spec: NextSpec[Offer],
+    turn: Callable[[int], None],
 ) -> None:
-    """Keep the experts, the gate and the spec in step with the chain."""
+    """Keep the experts, the gate and the spec in step with the chain. turn: an epoch has begun."""
     epoch = -1
     while True:
         try:
             metagraph = cache.current()
             await offers.refresh(metagraph, next_spec)
+            turn(metagraph.epoch_index)
             if metagraph.epoch_index != epoch:
                 await gates.refresh(metagraph)
                 epoch = metagraph.epoch_index
@@ -280,7 +294,8 @@ async def _offer_student(
             else:
                 stack.push_async_callback(engine.close)
                 if student is None:
-                    offer.models[STUDENT] = student = StudentModel(engine)
+                    student = StudentModel(engine, load_baseline(offer.spec).law)
+                    offer.models[STUDENT] = student
                     offer.mixture.student = student
                 else:
                     replaced, student.engine = student.engine, engine

@@ -29,7 +29,16 @@ from moesubnet.router.choices import Begun, Choice, Conversation, Delta, Job, Ma
 from moesubnet.router.epochs import describe_epochs
 from moesubnet.router.grammar import Grammars, json_rule
 from moesubnet.router.metrics import Metrics
-from moesubnet.router.model import ALONE, Drawing, Forecast, Model, Session, TokenIds, walk
+from moesubnet.router.model import (
+    ALONE,
+    Drawing,
+    Forecast,
+    Model,
+    Modes,
+    Session,
+    TokenIds,
+    walk,
+)
 from moesubnet.router.prompts import Prompts
 from moesubnet.router.reading import END_THINK, THINK, Habits, Reader
 from moesubnet.router.steering import Steering, Wishes
@@ -39,6 +48,7 @@ from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.pieces import Pieces
 
 T = TypeVar("T")
+MOST_NAMED = 8  # models in an error's text
 
 
 async def run_all(tasks: Iterable[Coroutine[None, None, T]]) -> list[T]:
@@ -76,16 +86,28 @@ class Service:
     # -- what is on offer ------------------------------------------------------------------
 
     def models(self) -> list[str]:
-        return list(self._models)
+        return [*self._models, *(mode for model in self._with_modes() for mode in model.modes())]
 
     def require_model(self, name: str) -> Model:
         """Raises ApiError 404 for a model that is not on offer."""
-        model = self._models.get(name)
-        if model is None:
-            known = ", ".join(self._models)
-            text = f"The model '{name}' does not exist. Available: {known}."
-            raise api.ApiError(404, text, code="model_not_found", param="model")
-        return model
+        return self.find(name)[1]
+
+    def find(self, name: str) -> tuple[str, Model]:
+        """A model by its name or one of its names: (the name that it is known by here, it).
+
+        Raises ApiError 404.
+        """
+        if name in self._models:
+            return name, self._models[name]
+        for model in self._with_modes():
+            if (found := model.mode(name)) is not None:
+                return found
+        known = ", ".join(self.models()[:MOST_NAMED])
+        text = f"The model '{name}' does not exist. Available: {known}; see /v1/models."
+        raise api.ApiError(404, text, code="model_not_found", param="model")
+
+    def _with_modes(self) -> list[Modes]:
+        return [model for model in self._models.values() if isinstance(model, Modes)]
 
     def expert_table(self) -> list[api.JsonObject]:
         return [row for model in self._models.values() for row in model.table()]
@@ -132,7 +154,7 @@ class Service:
 
         Raises ApiError 400 (`context_length_exceeded`, a bias on no token) or 404.
         """
-        self.require_model(body.model)
+        name, _ = self.find(body.model)
         prompt_tokens, room = len(prompt_ids), self.prompts.room_tokens
         if prompt_tokens + max_tokens > room:
             asked = (
@@ -143,7 +165,8 @@ class Service:
         wishes = self._wishes(body)
         return [
             Job(
-                model=body.model,
+                model=name,
+                most_rao_per_mtoken=body.moesubnet.max_rao_per_mtoken,
                 prompt_ids=prompt_ids,
                 goes_on=body.source == "prompt",
                 max_tokens=max_tokens,
@@ -192,6 +215,13 @@ class Service:
             self.grammars.controls_in(written),
         )
 
+    def _model(self, job: Job) -> Model:
+        """As the job wants it. Raises ApiError 400 for a price below everybody's."""
+        model, most_rao = self.require_model(job.model), job.most_rao_per_mtoken
+        if most_rao is not None and isinstance(model, Modes):
+            return model.capped(most_rao)
+        return model
+
     def _wishes(self, body: api.Sampling) -> Wishes:
         bias = {int(key): value for key, value in body.logit_bias.items()}
         if max(bias, default=0) >= self.spec.vocab_size:
@@ -205,7 +235,7 @@ class Service:
         jobs = [job for choices in prompts for job in choices]
         written = sum(job.max_tokens for job in jobs)
         positions = 2 * written + sum(len(job.prompt_ids) for job in jobs)
-        dearest = max(self.require_model(job.model).dearest_rao_per_mtoken() for job in jobs)
+        dearest = max(self._model(job).dearest_rao_per_mtoken() for job in jobs)
         # Every expert's share is rounded up by itself; 64 is the most that one answer takes.
         rounding_rao = 64 * len(jobs) if dearest else 0
         read = sum(len(choices[0].prompt_ids) for choices in prompts)
@@ -228,7 +258,7 @@ class Service:
             def kept(session: Session) -> Session:
                 return stack.enter_context(contextlib.closing(session))
 
-            heads = [kept(self.require_model(jobs[0].model).open()) for jobs in prompts]
+            heads = [kept(self._model(jobs[0]).open()) for jobs in prompts]
             starts = zip(heads, prompts, strict=True)
             read = await run_all(
                 self._read(head, jobs[0], _drawing(jobs[0], 0) if len(jobs) == 1 else ALONE)

@@ -28,8 +28,9 @@ class StudentModel:
     `engine` may be replaced at any time; running streams go on with the new one.
     """
 
-    def __init__(self, engine: EngineProcess) -> None:
-        self.engine = engine
+    def __init__(self, engine: EngineProcess, baseline: Law | None = None) -> None:
+        """baseline: shapes what its laws leave out of a large vocabulary."""
+        self.engine, self.baseline = engine, baseline
         self.pace = Pace()  # of rounds that it drafts for
 
     def open(self) -> StudentSession:
@@ -90,7 +91,8 @@ class StudentSession:
             [rows] = await engine.rows([query], want_for(engine.vocab_size, committed=False))
         finally:
             self.waited_s += time.monotonic() - since_s
-        return [Forecast(alone(law_of(rows, row, None)), {}) for row in range(rows.count)]
+        laws = [law_of(rows, row, self._model.baseline) for row in range(rows.count)]
+        return [Forecast(alone(law), {}) for law in laws]
 
 
 class StudentBeside:

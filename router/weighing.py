@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,19 +24,29 @@ class Heard:
 
     laws: [positions][members], the experts in sorted order, then the baseline, whose law stands
     in for who said nothing. alive: bool [members], who answered. said: of experts that were bound
-    to a law, the last position that its leaf is known of, and the log-probability there.
+    to a law, the last position that its leaf is known of, and the log-probability there. further:
+    how the expert that was asked to would go on after the last position.
     """
 
     laws: Sequence[Sequence[Law]]
     alive: NDArray[np.bool_]
     said: Mapping[Hotkey, tuple[int, float]]
+    further: Sequence[int] = ()
 
 
 class Posterior:
     """Members are the experts in sorted order, then the baseline."""
 
-    def __init__(self, gate: Gate, experts: Sequence[Hotkey], firsts: FirstAnswers) -> None:
-        self._firsts = firsts
+    def __init__(
+        self,
+        gate: Gate,
+        experts: Sequence[Hotkey],
+        firsts: FirstAnswers,
+        *,
+        is_solo: bool = False,
+    ) -> None:
+        """is_solo: the last member has no part in forecasts."""
+        self._gate, self._experts, self._firsts, self._is_solo = gate, experts, firsts, is_solo
         self.walk = Walk(gate, members_of(experts))
         self._counts: dict[int, NDArray[np.bool_]] = {}  # by position: of whom its law counted
         self._said: dict[Hotkey, tuple[int, float]] = {}  # what was last amended
@@ -47,6 +57,10 @@ class Posterior:
         other.walk = copy.copy(self.walk)
         other._counts, other._said = {}, {}
         return other
+
+    def anew(self) -> Posterior:
+        """Of the same members, before any text."""
+        return Posterior(self._gate, self._experts, self._firsts, is_solo=self._is_solo)
 
     def show(self, ids: TokenIds, token_weight: float = 1.0) -> None:
         """Append ids that are no evidence: who was asked has seen them, or could have."""
@@ -83,16 +97,26 @@ class Posterior:
                 self.walk.amend(0, column, position, log_p)
                 self._firsts.amend(text_ids[: position + 1], hotkey, log_p)
 
-    def worth(self) -> dict[Hotkey, float]:
+    def worth(self, but: Collection[Hotkey] = ()) -> dict[Hotkey, float]:
         """Each expert's weight in proportion to that of the heaviest: the baseline, which is
-        always there, makes nobody dispensable."""
+        always there, makes nobody dispensable. but: whose is not asked for."""
         log_w = self.walk.log_weights()[0, :-1]
-        return dict(zip(self.walk.members, np.exp(log_w - log_w.max()).tolist(), strict=False))
+        weights = zip(self.walk.members, np.exp(log_w - log_w.max()).tolist(), strict=False)
+        return {hotkey: weight for hotkey, weight in weights if hotkey not in but}
+
+    def dispensable(self, mass: float) -> frozenset[Hotkey]:
+        """The lightest experts, with no more than `mass` of the weight together; never all."""
+        weights = np.exp(self.walk.log_weights()[0, :-1])
+        order = np.argsort(weights)[:-1]
+        count = int(np.searchsorted(np.cumsum(weights[order]), mass, side="right"))
+        return frozenset(self.walk.members[column] for column in order[:count])
 
     def forecast(self, heard: Heard, position: int = -1, draft: Draft | None = None) -> Forecast:
         """The mixture of the laws of one of the positions that were heard; who gave none has no
         say in it. draft: that of the token there."""
-        log_w = self.walk.log_weights(heard.alive)[0]
+        alive = heard.alive.copy()
+        alive[-1] = not self._is_solo
+        log_w = self.walk.log_weights(alive)[0]
         weights = zip(self.walk.members, np.exp(log_w), strict=True)
         shares = {str(name): float(weight) for name, weight in weights if weight > 0}
         return Forecast(mix(log_w, heard.laws[position]), shares, draft)

@@ -58,6 +58,8 @@ def synthetic_sheet(
         log_w=micro_nats(log_w),
         entropy=np.full((len(walk), n), 1_000_000, np.int32),
         receipts=(bytes(32),) * n,
+        usage_loss_ppm=(0,) * n,
+        feedback_ppm=(0,) * n,
         reliability_ppm=(1_000_000,) * n,
         ema_before=(None,) * n,
         ema_after=(5,) * n,

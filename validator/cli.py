@@ -57,6 +57,13 @@ def run(
         int,
         typer.Option(min=8, max=128, help="Walks an epoch; each spends 48 tokens of private text."),
     ] = 32,
+    feedback: Annotated[
+        bool,
+        typer.Option(
+            help="Let what routers say of users' ratings move scores, by 5 % at most either way. "
+            "Who pays a router can rate."
+        ),
+    ] = False,
     allow_private: Annotated[
         bool,
         typer.Option(help="Also ask experts on private and loopback addresses (local networks)."),
@@ -104,6 +111,7 @@ def run(
         external_ip=external_ip,
         allow_private=allow_private,
         walks_per_epoch=walks,
+        with_feedback=feedback,
     )
     if dry:
         typer.echo(asyncio.run(dry_run(config)))

@@ -24,6 +24,8 @@ from moesubnet.types import Hotkey, Metagraph, Neuron
 from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
 from moesubnet.validator.records import SENDER, Batch, Merit
 from moesubnet.validator.scoring import recount
+from moesubnet.validator.usage import feedback, usage_losses
+from moesubnet.wire.usage import Usage
 
 
 def close_sheet(
@@ -38,12 +40,16 @@ def close_sheet(
     merits: Mapping[Hotkey, Merit],
     vocab_size: int,
     convicted: Collection[Hotkey] = (),
+    usage: Sequence[tuple[Usage, int]] = (),
+    with_feedback: bool = False,
 ) -> tuple[Sheet, Receipts]:
     """The sheet of the metagraph's epoch, and what proves its items; pure.
 
     Columns are the registered hotkeys that were asked or have a score to lose: who is absent
     fades. Of too many items the newest count.
-    Who is convicted of contradicting its own signed answers has given no valid one.
+    usage: routers' summaries with their stakes; what users said of answers counts with
+    `with_feedback` only. Who is convicted of contradicting its own signed answers has given no
+    valid one.
     Of a walk the sheet holds what was measured: what comes after its last item stays private.
     """
     batches = _newest(batches)
@@ -83,6 +89,8 @@ def close_sheet(
         log_w=log_w,
         entropy=entropy,
         receipts=tuple(column_sha256(column) for column in receipts.records.T),
+        usage_loss_ppm=usage_losses(usage, hotkeys),
+        feedback_ppm=feedback(usage, hotkeys) if with_feedback else (0,) * len(hotkeys),
         reliability_ppm=(0,) * len(hotkeys),
         ema_before=tuple(scores.get(hotkey) for hotkey in hotkeys),
         ema_after=(None,) * len(hotkeys),

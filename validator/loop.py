@@ -44,6 +44,7 @@ class Validator:
     health: Health
     metrics: Metrics
     walks_per_epoch: int = 32
+    with_feedback: bool = False
 
     def __post_init__(self) -> None:
         self._hotkey = Hotkey(self.signer.ss58_address)
@@ -150,6 +151,8 @@ class Validator:
             merits=self.state.merits(),
             vocab_size=self.measurement.vocab_size,
             convicted=self.measurement.convicted(),
+            usage=self.measurement.usage,
+            with_feedback=self.with_feedback,
         )
         is_worth_voting = any(sheet.row_u16)
         phase = Phase.PREPARED if is_worth_voting else Phase.LOST

@@ -25,6 +25,7 @@ from moesubnet.validator.twice import Checkbook, ask_twice
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import want_for
 from moesubnet.wire.relay import Drawing, through
+from moesubnet.wire.usage import Usage
 
 DEADLINE_S = 5.0  # for one expert's answer to one step of a walk, as a router's by default
 
@@ -68,6 +69,7 @@ class Measurement:
         self._routers = routers
         self._book = book
         self._gate_epoch = -1
+        self.usage: list[tuple[Usage, int]] = []  # by routers, of the epoch before; their stakes
 
     @property
     def gate(self) -> Gate:
@@ -86,7 +88,9 @@ class Measurement:
             await self._gates.refresh(metagraph)
             await self._pass_over_known()
             self._gate_epoch = metagraph.epoch_index
+            self.usage = []
         await self._experts.refresh(metagraph)
+        self._netuid = metagraph.netuid
         if self._routers is not None:
             await self._routers.refresh(metagraph, self._experts.clients.keys())
         scored = {hotkey for hotkey, score in self._state.scores().items() if score > 0}
@@ -138,6 +142,8 @@ class Measurement:
                 self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
         log.info("walked walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))
         await self._ask_twice(batch)
+        if self._routers is not None:
+            self.usage = await self._routers.usage(self._netuid, self._gate_epoch - 1)
 
     def _ways(self, count: int) -> list[Mapping[Hotkey, Asked]]:
         """To all experts, one for each walk."""

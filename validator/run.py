@@ -54,6 +54,7 @@ class ValidatorConfig:
     external_ip: str | None
     allow_private: bool
     walks_per_epoch: int
+    with_feedback: bool = False
 
 
 async def run_validator(config: ValidatorConfig) -> None:
@@ -119,6 +120,7 @@ async def run_validator(config: ValidatorConfig) -> None:
             health,
             metrics,
             config.walks_per_epoch,
+            config.with_feedback,
         )
         await _until_stopped(validator.run())
         log.info("stopped; a committed vote is revealed when you start again before its epoch ends")

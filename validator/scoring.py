@@ -74,7 +74,10 @@ def recount(sheet: Sheet) -> Recount:
         value, bound = values_and_bounds(marginal, sheet.walk)
     paid = [bool(bound[i] > 0) for i in range(n)]
     score = tuple(
-        round(value[i] * reliability[i] / MICRO * NANO) if paid[i] else 0 for i in range(n)
+        round(value[i] * reliability[i] / MICRO * (1 + sheet.feedback_ppm[i] / MICRO) * NANO)
+        if paid[i]
+        else 0
+        for i in range(n)
     )
     # A measurement in which nobody was worth anything says more about it than about them.
     after = tuple(map(ema, sheet.ema_before, score)) if any(paid) else sheet.ema_before
@@ -118,8 +121,11 @@ def _terms(sheet: Sheet) -> tuple[Float, Float, Float]:
 
 
 def _reliability(sheet: Sheet) -> tuple[int, ...]:
-    """Answered / asked per column, in millionths; never asked is 0."""
+    """Answered / asked per column, less what routers saw, in millionths; never asked is 0."""
     columns = sheet.log_q[:, :-1]
     asked = np.sum(columns != LOG_Q_ABSENT, axis=0)
     answered = np.sum(columns > LOG_Q_UNANSWERED, axis=0)
-    return tuple(int(a) * MICRO // int(b) if b else 0 for a, b in zip(answered, asked, strict=True))
+    return tuple(
+        int(a) * (MICRO - loss) // int(b) if b else 0
+        for a, b, loss in zip(answered, asked, sheet.usage_loss_ppm, strict=True)
+    )

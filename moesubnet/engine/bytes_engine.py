@@ -103,7 +103,7 @@ class BytesEngine:
     vocab_size = BYTE_SYMBOLS
 
     def __init__(self, engine: Engine, own: LoadedSpec, family: Family, spec: LoadedSpec) -> None:
-        self._engine, self._own = engine, own.spec
+        self.engine, self._own = engine, own.spec
         self.name = f"{engine.name}, bytes"
         self.commitment = engine.commitment
         self.context_tokens = spec.spec.context_tokens
@@ -120,7 +120,7 @@ class BytesEngine:
     @property
     def caches(self) -> bool:
         """See `Engine`."""
-        return bool(getattr(self._engine, "caches", False))
+        return bool(getattr(self.engine, "caches", False))
 
     def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`."""
@@ -146,15 +146,16 @@ class BytesEngine:
         """See `Engine.forget`."""
         if self._readings.pop(session, None) is not None:
             for slot in range(SLOTS):
-                self._engine.forget(f"{session}#{slot}")
+                self.engine.forget(f"{session}#{slot}")
 
     def _reader(self, family: Family, controls: frozenset[int] | set[int]) -> Reader:
         lexicon = Lexicon(family.tokenizer, family.vocab_size, controls)
         borders = Borders(lexicon)
         check_reading(family.tokenizer, lexicon, borders)
-        return Reader(lexicon, borders, self._encode)
+        return Reader(lexicon, borders, self.encode)
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """A text in the model's own tokens."""
         return self._encoder.ids(self._encoder.text(text))
 
     def _follow(self, query: Query) -> Reading:
@@ -238,7 +239,7 @@ class BytesEngine:
             line.nodes = line.nodes[-(len(ids) + 1) :]
             first = len(ids) + 1 - len(line.nodes)
             queries.append(Query(line.session, np.array(ids, np.uint32), first))
-        for line, rows in zip(asked, self._engine.rows(queries, FULL), strict=True):
+        for line, rows in zip(asked, self.engine.rows(queries, FULL), strict=True):
             for index, node in enumerate(line.nodes):
                 logprobs = dense(rows, index, self._own.vocab_size)
                 node.law = TokenLaw.of(line.stretch.cover.lexicon, logprobs, self._own.stop_ids)

@@ -41,6 +41,9 @@ def check_reading(tokenizer: Tokenizer, lexicon: Lexicon, borders: Borders) -> N
 
 def _differs(text: str, tokenizer: Tokenizer, lexicon: Lexicon, borders: Borders) -> str | None:
     """Where ours goes another way, with what stands there; None if nowhere."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    if {*ids} & tokenizer.get_added_tokens_decoder().keys() - lexicon.bytes_of.keys():
+        return None  # one of its control tokens stands in it
     cover = Cover(lexicon, borders, lexicon.lead)
     raw = text.encode()
     for at, byte in enumerate(raw):
@@ -48,7 +51,7 @@ def _differs(text: str, tokenizer: Tokenizer, lexicon: Lexicon, borders: Borders
             return raw[max(0, at - 3) :].decode(errors="replace")[:16]
     path: tuple[int, ...] = ()
     at = 0
-    for token in tokenizer.encode(text, add_special_tokens=False).ids:
+    for token in ids:
         path, at = (*path, token), at + len(lexicon.bytes_of.get(token, b""))
         if all(tuple(node.path()) != path for node in cover.nodes(at)):
             return raw[max(0, at - len(lexicon.lead) - 3) :].decode(errors="replace")[:16]

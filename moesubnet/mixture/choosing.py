@@ -7,7 +7,7 @@ what a mixture is worth.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +21,13 @@ TOP_K = 8  # a router's by default, and what validators measure with
 
 
 def choose(
-    gate: Gate, text_ids: Ids, serving: Collection[Hotkey], top_k: int = TOP_K
+    gate: Gate,
+    text_ids: Ids,
+    serving: Collection[Hotkey],
+    top_k: int = TOP_K,
+    *,
+    prices: Mapping[Hotkey, int] | None = None,
+    most_rao_per_mtoken: int | None = None,
 ) -> list[Hotkey]:
     """Whom to ask about a text, sorted: the experts that hold most of the prior, and a few others.
 
@@ -30,6 +36,10 @@ def choose(
     this very text can tell, and to those whom their seniors explain, in case a senior serves
     validators only. They come by a lot that the text draws, so no hotkey can be made to come
     first.
+
+    prices: rao per million tokens. Who is dearer than the median of those serving comes as late as
+    if it had so much less of the mass; to be cheaper than that helps nobody, or the useless would
+    come first. most_rao_per_mtoken: of all who are asked together; who does not fit is passed by.
     """
     if not serving:
         return []
@@ -41,7 +51,32 @@ def choose(
     features = update_features(initial_features(), text_ids)
     log_prior = gate.log_prior(features, members_of(measured))[:-1]
     share = dict(zip(sorted(measured), np.exp(log_prior - log_sum_exp(log_prior)), strict=True))
-    ranked = sorted(measured, key=lambda hotkey: (-share[hotkey], lots[hotkey]))
+    worth = share if prices is None else _against(prices, share)
+    ranked = sorted(measured, key=lambda hotkey: (-worth[hotkey], lots[hotkey]))
+    others = [hotkey for hotkey in drawn if hotkey not in measured]
+    if prices is not None and most_rao_per_mtoken is not None:
+        left = most_rao_per_mtoken
+        ranked, left = _affordable(ranked, prices, left, top_k)
+        others, _ = _affordable(others, prices, left, top_k)
     enough = np.searchsorted(np.cumsum([share[hotkey] for hotkey in ranked]), CHOSEN_MASS) + 1
-    others = [hotkey for hotkey in drawn if hotkey not in measured][: max(1, top_k // 4)]
-    return sorted((ranked[:enough] + others)[:top_k])
+    return sorted((ranked[:enough] + others[: max(1, top_k // 4)])[:top_k])
+
+
+def _against(prices: Mapping[Hotkey, int], share: Mapping[Hotkey, float]) -> dict[Hotkey, float]:
+    """Each one's share of the mass, less for whoever is dearer than usual."""
+    usual = max(1.0, float(np.median(list(prices.values()))))
+    return {
+        hotkey: part * min(1.0, usual / max(1, prices[hotkey])) for hotkey, part in share.items()
+    }
+
+
+def _affordable(
+    hotkeys: Sequence[Hotkey], prices: Mapping[Hotkey, int], left_rao: int, most: int
+) -> tuple[list[Hotkey], int]:
+    """Those that fit, in their order, and what is left."""
+    found: list[Hotkey] = []
+    for hotkey in hotkeys:
+        if prices[hotkey] <= left_rao and len(found) < most:
+            found.append(hotkey)
+            left_rao -= prices[hotkey]
+    return found, left_rao

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from moesubnet.mixture.mixing import Float
 
 MAX_DRAFT = 16
-MISSED_NATS = 4.0  # costs a mixture of five 0.5 % of its nats; without it 1.2 %
+MISSED_NATS = 6.0  # loses 0.6 % of a mixture's nats, and without it 1.9 % (benchmarks/results.md)
 FIRST_KEPT, FIRST_LOST = 1.2, 0.8  # drafts, before any is known
 REMEMBERED_DRAFTS, REMEMBERED_ROUNDS = 32, 32
 FIRST_ROUND_S = 0.05  # before any is known

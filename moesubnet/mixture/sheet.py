@@ -28,6 +28,8 @@ MAX_WALKS = 1024
 MAX_WALK_TOKENS = 1024
 MAX_ITEMS = 2048
 MAX_SENDERS = 256
+USAGE_LOSS_PPM = 100_000  # the most that routers' word takes of a reliability
+FEEDBACK_PPM = 50_000  # the most that users' word adds to a score, or takes
 MICRO = 1_000_000
 NANO = 1_000_000_000
 LOG_Q_FLOOR = -30.0  # nats; what a row gave below this is written as this
@@ -72,6 +74,8 @@ class Sheet:
     log_w: I32  # [M, n + 1] micro-nats, or LOG_W_NONE
     entropy: I32  # [M, n] micro-nats: of the law that the expert gave; 0 where it gave none
     receipts: tuple[bytes, ...]  # [n] SHA-256 over the receipts of its answers, in order
+    usage_loss_ppm: tuple[int, ...]  # [n] of its reliability, by what routers saw
+    feedback_ppm: tuple[int, ...]  # [n] of its score, by what users said
     reliability_ppm: tuple[int, ...]  # [n] answered / asked
     ema_before: tuple[int | None, ...]  # [n] nano-nats; none: never scored
     ema_after: tuple[int | None, ...]  # [n]
@@ -166,6 +170,8 @@ class _Wire(BaseModel):
     log_w: bytes
     entropy: bytes
     receipts: list[Sha256]
+    usage_loss_ppm: list[Annotated[int, Field(ge=0, le=USAGE_LOSS_PPM)]]
+    feedback_ppm: list[Annotated[int, Field(ge=-FEEDBACK_PPM, le=FEEDBACK_PPM)]]
     reliability_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
     ema_before: list[Score | None]
     ema_after: list[Score | None]
@@ -183,7 +189,8 @@ class _Wire(BaseModel):
         scores = (self.reliability_ppm, self.ema_before, self.ema_after, self.row_u16)
         ranks = (self.age_millis, self.answer_ms, self.since, self.standing_ppm)
         merits = (self.novelty_before, self.novelty_after)
-        columns = (self.uids, self.receipts, *scores, *ranks, *merits)
+        users = (self.usage_loss_ppm, self.feedback_ppm)
+        columns = (self.uids, self.receipts, *scores, *ranks, *merits, *users)
         if any(len(column) != n for column in columns):
             raise ValueError("a column is missing")
         if self.hotkeys != sorted(set(self.hotkeys)) or len(set(self.uids)) != n:

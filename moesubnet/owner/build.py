@@ -19,6 +19,7 @@ from moesubnet.training.dataset import Document, encode, read_documents, write_d
 from moesubnet.training.progress import OnProgress, Progress, ignore
 
 MIN_TOKENS_A_TOKEN = 1 / 64  # of text per token of the vocabulary; below, no baseline to speak of
+SAMPLED_DOCUMENTS = 1_000
 _BATCH_CHARS = 1 << 20
 TOKENIZER, PUBLIC, UNIGRAM = "tokenizer.json", "public.jsonl", "unigram.npy"
 
@@ -53,6 +54,8 @@ def build_spec(
     nothing = SpecFile(path="x", sha256="0" * 64)
     spec = Spec(
         name=name,
+        unit=family.unit,
+        token_units=family.token_units,
         tokenizer=nothing,
         vocab_size=family.vocab_size,
         bos_id=family.bos_id,
@@ -70,7 +73,10 @@ def build_spec(
     if findings.problems:
         raise SpecError("this chat template does not work here: " + "; ".join(findings.problems))
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(family.tokenizer_path, out / TOKENIZER)
+    if family.unit == "bytes":
+        family.tokenizer.save(str(out / TOKENIZER))
+    else:
+        shutil.copyfile(family.tokenizer_path, out / TOKENIZER)
     documents = _documents(texts)
     write_documents(out / PUBLIC, documents)
     counts = _count(family, documents, on_progress)
@@ -92,6 +98,14 @@ def build_spec(
     }
     loaded = save_spec(out, spec.model_copy(update=files))
     return Built(loaded, findings, len(documents), tokens)
+
+
+def mean_token_bytes(family: Family, texts: Sequence[Path]) -> float:
+    """Of public text in a family's tokens, to two places."""
+    documents = _documents(texts)[:SAMPLED_DOCUMENTS]
+    tokens = sum(map(len, encode([document.text for document in documents], family.tokenizer)))
+    size = sum(len(document.text.encode()) for document in documents)
+    return round(min(max(1.0, size / max(1, tokens)), 64.0), 2)
 
 
 def _documents(texts: Sequence[Path]) -> list[Document]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
 MAX_CONTEXT = 8_192  # unless asked for more: every expert must serve it
 
+
+class Unit(StrEnum):
+    """What laws are over."""
+
+    TOKENS = "tokens"
+    BYTES = "bytes"
+
+
 spec_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Folder = Annotated[Path, typer.Argument(help="Folder with spec.json.")]
@@ -26,19 +35,14 @@ def _group() -> None:
     """Make, check, show and serve a subnet's spec.
 
     The spec says what every expert of a subnet has in common: tokenizer, vocabulary, context, chat
-    template, where texts end, and the public text with the baseline counted on it. Its hash goes
-    on chain (`moesubnet subnet set-spec`); whoever joins fetches the folder and checks it.
+    template, where texts end (or unit bytes, which every model can forecast), and the public text
+    with the baseline counted on it. Its hash goes on chain (`moesubnet subnet set-spec`); whoever
+    joins fetches the folder and checks it.
     """
 
 
 @spec_app.command()
 def new(
-    base: Annotated[
-        str,
-        typer.Option(
-            "--from", help="A model of the family: its folder, or its hub id. No weights are read."
-        ),
-    ],
     text: Annotated[
         list[str],
         typer.Option(
@@ -47,12 +51,27 @@ def new(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write. A spec is never written over.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A model of the family: its folder, or its hub id. No weights are read. Of unit "
+            "bytes it only says how long a mean token is, and may be left out.",
+        ),
+    ] = None,
+    unit: Annotated[
+        Unit,
+        typer.Option(
+            help="What experts forecast: the family's tokens, or bytes, which models of every "
+            "family do."
+        ),
+    ] = Unit.TOKENS,
     context: Annotated[
         int | None,
         typer.Option(
             min=16,
-            help="Tokens that every expert must take; by default the model's own, at most "
-            f"{MAX_CONTEXT:,}.",
+            help="Tokens, or bytes, that every expert must take; by default the model's own, at "
+            f"most {MAX_CONTEXT:,} tokens or what these have of bytes.",
         ),
     ] = None,
     name: Annotated[
@@ -67,6 +86,7 @@ def new(
 
     \b
         moesubnet spec new --from google/gemma-3-270m-it --text public.jsonl --out gemma-spec
+        moesubnet spec new --unit bytes --text public.jsonl --out any-spec
         moesubnet spec show gemma-spec
         moesubnet spec serve gemma-spec --port 8300
         moesubnet subnet set-spec NETUID --spec gemma-spec --url http://MY.SERVER:8300 --wallet mine
@@ -75,31 +95,43 @@ def new(
     vocabulary's size, and every stop id that generation_config.json, config.json, the tokenizer or
     the template's end of turn name. Conversations of every shape are tried: a template that does
     not work is refused here. The text becomes part of the spec: publish nothing private.
+    With --unit bytes all this is the same for everybody: experts forecast bytes, a model of any
+    tokenizer through an adapter that `miner run` uses by itself, and a conversation travels as
+    roles and text, for each to render by its own template.
     To change something by hand, edit spec.json before it is on chain and run `spec check`.
     """
     from moesubnet.errors import ConfigError
     from moesubnet.host.paths import text_files
-    from moesubnet.owner.build import build_spec
-    from moesubnet.spec.family import read_family
+    from moesubnet.owner.build import build_spec, mean_token_bytes
+    from moesubnet.spec.byte_unit import TOKEN_BYTES
+    from moesubnet.spec.family import every_family, read_family
     from moesubnet.training.progress import on_terminal
     from moesubnet.units import parse_rao
 
     _need_libraries()
     files, stake_rao = text_files(text), parse_rao(min_stake)
-    family = read_family(base)
+    if base is None and unit == Unit.TOKENS:
+        raise ConfigError("give the family with --from MODEL, or take --unit bytes for any model")
+    family = None if base is None else read_family(base)
+    called = "bytes" if family is None else family.folder.resolve().name
+    if unit == Unit.BYTES:
+        token_bytes = TOKEN_BYTES if family is None else mean_token_bytes(family, files)
+        family = every_family(family, token_bytes)
+    assert family is not None
     own = family.context_tokens
-    if context is not None and own is not None and context > own:
+    if unit == Unit.TOKENS and context is not None and own is not None and context > own:
         raise ConfigError(
             f"the model was made for {own:,} tokens, less than --context {context:,}: every expert "
             "would have to take more than its family can"
         )
+    most = round(MAX_CONTEXT * family.token_units)
     with on_terminal() as progress:
         built = build_spec(
             family,
             files,
             out,
-            name=(name or family.folder.resolve().name)[:64],
-            context_tokens=context or min(own or MAX_CONTEXT, MAX_CONTEXT),
+            name=(name or called)[:64],
+            context_tokens=context or min(own or most, most),
             min_caller_stake_rao=stake_rao,
             on_progress=progress,
         )
@@ -109,7 +141,7 @@ def new(
     typer.echo(_card(built.spec))
     reasons = [f"{token_id} ({', '.join(why)})" for token_id, why in sorted(family.stops.items())]
     typer.echo(f"\nstop ids come from   {'; '.join(reasons)}")
-    typer.echo(f"public text          {built.documents:,} documents, {built.tokens:,} tokens")
+    typer.echo(f"public text          {built.documents:,} documents, {built.tokens:,} {unit.value}")
     _say(built.findings)
     typer.echo(f"\nnext: moesubnet spec serve {out}, or put the folder behind any web server")
 
@@ -232,9 +264,11 @@ def _card(spec: LoadedSpec) -> str:
     rows = {
         "name": said.name,
         "hash": spec.sha256,
-        "unit": said.unit,
+        "unit": said.unit
+        if said.unit == "tokens"
+        else f"bytes, of any model; {said.token_units:g} to a mean token",
         "vocabulary": f"{said.vocab_size:,}",
-        "context": f"{said.context_tokens:,} tokens",
+        "context": f"{said.context_tokens:,} {said.unit}",
         "texts begin with": f"{said.bos_id} {spelled(said.bos_id)}",
         "and end with": ", ".join(f"{i} {spelled(i)}" for i in said.stop_ids),
         "callers need": format_rao(said.min_caller_stake_rao),

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError, PromptError
+from moesubnet.spec.byte_unit import TEMPLATE, byte_tokenizer
+from moesubnet.spec.content import BYTE_END, BYTE_SYMBOLS
 from moesubnet.spec.template import Template
 from moesubnet.training.tokenizer import load_tokenizer
 
@@ -36,10 +38,29 @@ class Family:
     bos_id: int
     stops: dict[int, list[str]]
     context_tokens: int | None  # what the model was made for, if it says so
+    unit: Literal["tokens", "bytes"] = "tokens"
+    token_units: float = 1.0
 
     @property
     def tokenizer_path(self) -> Path:
         return self.folder / "tokenizer.json"
+
+
+def every_family(like: Family | None, token_units: float) -> Family:
+    """Of unit bytes: any model joins. like: a family whose context it is to have."""
+    own = like and like.context_tokens
+    return Family(
+        folder=Path(),
+        tokenizer=byte_tokenizer(),
+        vocab_size=BYTE_SYMBOLS,
+        template=TEMPLATE,
+        special_tokens={},
+        bos_id=BYTE_END,
+        stops={BYTE_END: ["the end of a text"]},
+        context_tokens=round(own * token_units) if own else None,
+        unit="bytes",
+        token_units=token_units,
+    )
 
 
 def read_family(model: str) -> Family:

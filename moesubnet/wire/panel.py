@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -233,6 +234,7 @@ class Panel:
         members: Collection[Hotkey] | None = None,
         weights: Mapping[Hotkey, float] | None = None,
         least_patience_s: float = LEAST_PATIENCE_S,
+        further: Mapping[Hotkey, int] = MappingProxyType({}),
     ) -> dict[Hotkey, StepResponse | PanelError]:
         """Append ids to each sequence, then ask every expert (or `members`) for the laws.
 
@@ -240,13 +242,18 @@ class Panel:
         token. The ids are appended whatever the experts do. Cancelling cancels every request.
         weights: what each one's answer is worth; with it, who is late by the measure of those
         that hold the greater part, and by `least_patience_s` at least, or by its own, is cut off
-        with PeerLate. Without, all have until the deadline.
+        with PeerLate. Without, all have until the deadline. further: how many tokens an expert
+        should go on with by itself.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
         wanted = list(self._clients if members is None else members)
         requests: _Requests = {}
-        call = _Call(sequences, lambda client: self._request(client, sequences, first, requests))
+
+        def build(client: Asked) -> StepRequest:
+            return self._request(client, sequences, first, further.get(client.hotkey, 0), requests)
+
+        call = _Call(sequences, build)
         async with asyncio.TaskGroup() as group:
             tasks = {hotkey: group.create_task(self._answer(hotkey, call)) for hotkey in wanted}
             if weights is not None:
@@ -318,7 +325,9 @@ class Panel:
         """One request, timed from when it is on its way."""
         loop, hotkey = asyncio.get_running_loop(), client.hotkey
         request = call.build(client)
-        tokens = sum(s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences)
+        tokens = sum(
+            s.end + s.further - min(s.base_len, s.first_law) + 1 for s in request.sequences
+        )
         patience_s = self._paces.patience_s(hotkey, tokens)
         call.patient_until_s.pop(hotkey, None)
 
@@ -343,13 +352,14 @@ class Panel:
         client: Asked,
         sequences: Sequence[PanelSequence],
         first: int | None,
+        further: int,
         requests: _Requests,
     ) -> StepRequest:
         """What this expert lacks and owes; those alike in that share one encoded request."""
         bases = tuple((s.held_by(client.hotkey), s.parent_at(client.hotkey)) for s in sequences)
         owed = tuple(sequence.owed(client.hotkey) for sequence in sequences)
         want = replace(self._want, committed=self._want.committed and client.commits)
-        key = (want, bases, owed)
+        key = (want, bases, owed, further)
         if key not in requests:
             steps = [
                 SequenceStep(
@@ -360,6 +370,7 @@ class Panel:
                     first=first,
                     reveal=reveal,
                     parent=parent,
+                    further=further,
                 )
                 for s, (n, parent), reveal in zip(sequences, bases, owed, strict=True)
             ]

@@ -30,7 +30,7 @@ from moesubnet.errors import (
     UnknownBase,
     WireError,
 )
-from moesubnet.types import Axon, Hotkey, Metagraph, Signer
+from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.wire.client import MAX_SMALL_BYTES, ExpertClient, open_response, read_body
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.limits import Backoff
@@ -38,6 +38,7 @@ from moesubnet.wire.panel import Asked
 from moesubnet.wire.protocol import Proof, StepRequest, StepResponse, max_answer_bytes
 from moesubnet.wire.signing import RECEIPT, sha256_of, signed_text, verify_receipt
 from moesubnet.wire.strict_json import parse_as
+from moesubnet.wire.usage import MAX_USAGE_BYTES, Usage
 
 STATUS = "X-Moesubnet-Relayed-Status"
 NONCE = "X-Moesubnet-Relayed-Nonce"
@@ -188,6 +189,8 @@ class Drawing(Protocol):
 
     def draw(self, lots: Random) -> list[RelayClient]: ...
 
+    async def usage(self, netuid: NetUid, epoch: int) -> list[tuple[Usage, int]]: ...
+
 
 class Routers:
     """The routers of a subnet: who on the metagraph shows a router's card and has the stake that
@@ -249,6 +252,25 @@ class Routers:
             [hotkey] = lots.choices(list(left), weights if any(weights) else None)
             chosen.append(left.pop(hotkey).client)
         return chosen
+
+    async def usage(self, netuid: NetUid, epoch: int) -> list[tuple[Usage, int]]:
+        """What each router says that it saw in an epoch, with its stake; who says nothing is left
+        out."""
+
+        async def ask(hotkey: Hotkey, found: _Found) -> tuple[Usage, int] | None:
+            try:
+                data = await found.client.get_public(
+                    f"/v1/usage/{epoch}", max_bytes=MAX_USAGE_BYTES, timeout_s=CARD_TIMEOUT_S
+                )
+                usage = Usage.proven(data, hotkey)
+            except (PeerError, WireError, AuthError) as error:
+                log.debug("no usage of router=%s reason=%s", hotkey, error)
+                return None
+            is_asked = (usage.netuid, usage.epoch) == (netuid, epoch)
+            return (usage, found.stake_rao) if is_asked else None
+
+        given = await asyncio.gather(*(ask(h, found) for h, found in self._found.items()))
+        return [one for one in given if one is not None]
 
     async def _meet(self, hotkey: Hotkey, axon: Axon, stake_rao: int) -> None:
         known = self._found.pop(hotkey, None)

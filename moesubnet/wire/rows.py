@@ -33,6 +33,7 @@ from moesubnet.wire.step import Ids, StepRequest, Want
 
 ROWS_SCHEMA = "moesubnet-rows/2"
 _NONE = np.empty(0, np.float32)
+_NO_IDS = np.empty(0, np.uint32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +47,7 @@ class StepRows:
     whole: f32 [V], the last row's law, where it has yet to be bound (the responder's, `bind`).
     bound: where the last row is committed, its tree (the responder's) or what the caller keeps of
     it. proof: of the token whose reveal was asked, zeros where it cannot be shown.
+    further: u32, the tokens that the responder would go on with, where that was asked.
     """
 
     first: int
@@ -57,6 +59,7 @@ class StepRows:
     whole: Rows | None = None
     bound: CommittedTail | Commitment | None = None
     proof: bytes | None = None
+    further: Ids = field(default_factory=_NO_IDS.copy)
 
     @property
     def count(self) -> int:
@@ -212,6 +215,8 @@ class StepResponse:
             tensors["roots"] = _bytes(roots)
         if proofs := [r.proof for r in self.rows if r.proof is not None]:
             tensors["proofs"] = _bytes(proofs)
+        if any(len(r.further) for r in self.rows):
+            tensors["further"] = np.concatenate([r.further for r in self.rows]).astype(np.uint32)
         return frames.encode(ROWS_SCHEMA, {}, tensors)
 
     @classmethod
@@ -232,7 +237,9 @@ class StepResponse:
         answering = sum(s.rows > 0 for s in request.sequences) * want.committed
         shown = sum(s.reveal is not None for s in request.sequences)
         names |= ({"ids", "tail_mass"} if listed else set()) | ({"roots"} if answering else set())
-        frame.holds_only(set(), names | ({"proofs"} if shown else set()))
+        further = [s.further for s in request.sequences]
+        names |= ({"proofs"} if shown else set()) | ({"further"} if any(further) else set())
+        frame.holds_only(set(), names)
         offsets = frame.tensor("row_offsets", "u32", (len(request.row_offsets),))
         if offsets.tolist() != request.row_offsets:
             raise FrameError("not the rows that were asked for")
@@ -255,6 +262,10 @@ class StepResponse:
             logprobs = check_dense(frame.tensor("logprobs", "f16 f32", (total, vocab_size)))
         if shown:
             proofs = iter(frame.tensor("proofs", "u8", (shown, proof_bytes(vocab_size))))
+        guesses = frame.tensor("further", "u32", (sum(further),)) if any(further) else _NO_IDS
+        if len(guesses) and int(guesses.max()) >= vocab_size:
+            raise FrameError("a token to go on with is outside the vocabulary")
+        going_on = np.split(guesses, np.cumsum(further)[:-1])
         drafts = np.split(scores, np.cumsum([len(s.draft_ids) for s in request.sequences]))
         rows = []
         for i, step in enumerate(request.sequences):
@@ -265,6 +276,7 @@ class StepResponse:
                 draft_logprobs=drafts[i],
                 bound=next(bound) if answering and step.rows else None,
                 proof=None if step.reveal is None else next(proofs).tobytes(),
+                further=going_on[i],
             )
             if listed:
                 part = slice(*bounds[[begin, end]])
@@ -282,7 +294,7 @@ class StepResponse:
 def max_answer_bytes(request: StepRequest, vocab_size: int) -> int:
     """The largest honest answer: what a client reads before it gives up."""
     width = request.want.width(vocab_size)
-    drafted = sum(len(s.draft_ids) for s in request.sequences)
+    drafted = sum(len(s.draft_ids) + s.further for s in request.sequences)
     bound = sum(32 + proof_bytes(vocab_size) * (s.reveal is not None) for s in request.sequences)
     rows = request.row_offsets[-1] * (8 * width + 8)  # an id takes four bytes at most
     return 4_096 + rows + 4 * drafted + bound * request.want.committed

@@ -19,6 +19,7 @@ from moesubnet.wire import frames
 STEP_SCHEMA = "moesubnet-step/2"
 MAX_FULL_VOCAB = 8_192
 NUCLEUS_MASS, NUCLEUS_K = 0.98, 2_048  # how they were chosen: docs/log.md
+MAX_FURTHER = 17  # tokens that a responder is asked to go on with
 SESSION_PATTERN = r"^[!-~]{1,64}$"
 _SESSION = re.compile(r"[!-~]{1,64}")
 _NO_IDS = np.empty(0, np.uint32)
@@ -79,6 +80,8 @@ class SequenceStep:
     `first` None means after the appended ids: one row for each draft id and one more. `reveal`
     asks what the committed row of a position held for a token id; a step that only asks that has
     no rows, brings no ids, and `first` is end + 1.
+    `further` asks how the responder itself would go on after `end`: its likeliest token, so many
+    times. The session stays at `end`.
     `parent` is another session of the same sender, whose first `base_len` ids the session begins
     with, in place of what it held; empty means that it goes on from its own.
     """
@@ -91,6 +94,7 @@ class SequenceStep:
     first: int | None = None
     reveal: tuple[int, int] | None = None
     parent: str = ""
+    further: int = 0
 
     @property
     def base_session(self) -> str:
@@ -171,6 +175,8 @@ class StepRequest:
         }
         if any(s.parent for s in self.sequences):
             fields["parents"] = [s.parent for s in self.sequences]
+        if any(s.further for s in self.sequences):
+            fields["further"] = [s.further for s in self.sequences]
         return frames.encode(STEP_SCHEMA, fields, tensors)
 
     @classmethod
@@ -188,7 +194,8 @@ class StepRequest:
         committed = "reveals" in frame.tensors
         tensors = {"spans", "base_hashes", "ids"} | ({"reveals"} if committed else set())
         parents = _parents(frame, sessions)
-        optional = {"parents"} & frame.fields.keys()
+        further = _further(frame, count)
+        optional = {"parents", "further"} & frame.fields.keys()
         frame.holds_only({"kind", "k", "mass", "sessions"} | optional, tensors)
         if not (isinstance(kind, str) and type(k) is int and isinstance(mass, float)):
             raise FrameError("want is malformed")
@@ -201,17 +208,21 @@ class StepRequest:
         if len(ids) and int(ids.max()) >= limits.vocab_size:
             raise FrameError("a token id is outside the vocabulary")
         sequences, begin = [], 0
-        parts = zip(sessions, parents, spans.tolist(), hashes, strict=True)
-        for i, (session, parent, (base_len, appended, drafted, first), digest) in enumerate(parts):
+        parts = zip(sessions, parents, further, spans.tolist(), hashes, strict=True)
+        for i, (session, parent, more, span, digest) in enumerate(parts):
+            base_len, appended, drafted, first = span
             middle, end = begin + appended, begin + appended + drafted
             new, draft, reveal = ids[begin:middle], ids[middle:end], reveals.get(i)
             step = SequenceStep(
-                session, base_len, digest.tobytes(), new, draft, first, reveal, parent
+                session, base_len, digest.tobytes(), new, draft, first, reveal, parent, more
             )
             # The engine feeds one token (bos) before the sequence, hence the strict inequality.
             last = base_len + 1 if reveal and step.end == base_len else step.end
-            if end > len(ids) or step.end >= limits.context_tokens or first > last:
+            longest = step.end + more
+            if end > len(ids) or longest >= limits.context_tokens or first > last:
                 raise FrameError("a sequence is longer than its ids or the context")
+            if more and not step.rows:
+                raise FrameError("a step without rows has nothing to go on from")
             sequences.append(step)
             begin = end
         if begin != len(ids):
@@ -231,6 +242,18 @@ def _reveals(frame: frames.Frame, count: int, vocab_size: int) -> dict[int, tupl
     if any(token >= vocab_size for _, _, token in rows):
         raise FrameError("a token to reveal is outside the vocabulary")
     return {place: (position, token) for place, position, token in rows}
+
+
+def _further(frame: frames.Frame, count: int) -> Sequence[int]:
+    """One a session; the field is there only if any is asked."""
+    if "further" not in frame.fields:
+        return [0] * count
+    further = frame.fields["further"]
+    if not isinstance(further, list) or len(further) != count or not any(further):
+        raise FrameError("further is not one number for a session, or asks for nothing")
+    if not all(type(n) is int and 0 <= n <= MAX_FURTHER for n in further):
+        raise FrameError(f"further is not a number of tokens up to {MAX_FURTHER}")
+    return further  # type: ignore[return-value]  # checked just now
 
 
 def _parents(frame: frames.Frame, sessions: Sequence[str]) -> Sequence[str]:

@@ -318,6 +318,8 @@ def sheet_for(epoch: int) -> Sheet:
         log_w=np.empty((0, 2), "<i4"),
         entropy=np.empty((0, 1), "<i4"),
         receipts=(zeros,),
+        usage_loss_ppm=(0,) * 1,
+        feedback_ppm=(0,) * 1,
         reliability_ppm=(0,),
         ema_before=(None,),
         ema_after=(None,),

@@ -169,7 +169,7 @@ def test_what_does_not_fit_the_models_context_is_forgotten_from_the_front(tmp_pa
 def test_closing_a_session_closes_those_of_the_engine(engine) -> None:
     laws(engine, symbols("ab"), session="me/1")
     engine.forget("me/1")
-    assert "me/1#0" in engine._engine.forgotten
+    assert "me/1#0" in engine.engine.forgotten
 
 
 def test_laws_asked_of_the_engine_are_fewer_than_bytes(engine) -> None:
@@ -203,10 +203,10 @@ def test_a_conversation_is_rendered_by_the_models_own_template(name: str, tmp_pa
     assert np.isfinite(laws(engine, sent, len(sent) - 30)).all()
     own = PromptEncoder(family.spec, family.tokenizer)
     native = own.ids(own.chat(talk))
-    asked = [query.ids.tolist() for query in engine._engine.asked]
+    asked = [query.ids.tolist() for query in engine.engine.asked]
     assert any(path[: len(native)] == native for path in asked)
     answer = laws(engine, [*sent, *symbols("aab")], len(sent))
-    end = engine._engine.model.of(native)[ids]
+    end = engine.engine.model.of(native)[ids]
     assert answer[0, END] == pytest.approx(np.log(np.exp(end).sum()), abs=1.0)
 
 

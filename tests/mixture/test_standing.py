@@ -40,6 +40,8 @@ def with_copies(sheet, count):
         log_q=sheet.log_q[:, [*columns, -1]],
         log_w=sheet.log_w[:, [*columns, -1]],
         receipts=(bytes(32),) * len(columns),
+        usage_loss_ppm=(0,) * len(columns),
+        feedback_ppm=(0,) * len(columns),
         reliability_ppm=(1_000_000,) * len(columns),
         ema_before=(None,) * len(columns),
         ema_after=(5,) * len(columns),

@@ -316,3 +316,22 @@ def test_a_spec_that_only_this_machine_could_read_is_not_published(
 
     assert f"moesubnet spec serve {loaded.root}" in refused()
     assert "nobody could fetch it" in refused("--url", "ftp://example.org/spec")
+
+
+@pytest.mark.parametrize("name", [None, "chatml"])
+def test_a_spec_over_bytes_takes_any_model(
+    save_model: SaveModel, text: Path, name: str | None
+) -> None:
+    out = text.parent / "any"
+    base = () if name is None else ("--from", save_model(name))
+    result = spec_command("new", "--unit", "bytes", *base, "--text", text, "--out", out)
+    assert result.exit_code == 0, (result.output, result.exception)
+    said = load_spec(out).spec
+    assert (said.unit, said.vocab_size, said.bos_id, said.stop_ids) == ("bytes", 257, 256, (256,))
+    ids = families()["chatml"].tokenizer.encode(TEXT + "the fox " * 500).ids
+    mean = 4.3 if name is None else len((TEXT + "the fox " * 500).encode()) / len(ids)
+    assert said.token_units == pytest.approx(mean, abs=0.05)
+    assert said.context_tokens == round((8_192 if name is None else 4_096) * said.token_units)
+    assert check_spec(load_spec(out)).problems == []
+    assert "to a mean token" in spec_command("show", out).output
+    assert "--unit bytes" in refusal("new", "--text", text, "--out", text.parent / "other")

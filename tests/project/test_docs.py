@@ -151,6 +151,8 @@ def voted_sheet() -> Sheet:
         log_w=log_w,
         entropy=np.zeros((64, 3), np.int32),
         receipts=(bytes(32),) * 3,
+        usage_loss_ppm=(70_000, 0, 20_000),
+        feedback_ppm=(-50_000, 30_000, 0),
         reliability_ppm=(0,) * 3,
         ema_before=(None, 400_000_000, 100_000_000),
         ema_after=(None,) * 3,

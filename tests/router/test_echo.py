@@ -1,4 +1,5 @@
 """Prompts that are echoed and scored, against the miners' own laws."""
+# ruff: noqa: F811  # fixtures of another module
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.mixing import Walk, members_of
-from moesubnet.router import mixed
+from moesubnet.router import asking
 from moesubnet.router.app import build_app
 from moesubnet.router.service import Service
 from moesubnet.wire.listening import serve as listen
@@ -30,7 +31,7 @@ def spread(ids: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-async def api(spec, network, open_model):  # noqa: F811
+async def api(spec, network, open_model):
     """The official client of a router over two miners, and their laws by hotkey."""
     laws = {await network.mine("counts", counting): counting}
     laws[await network.mine("spreads", spread)] = spread
@@ -71,7 +72,7 @@ async def echoed(api, prompt, **options):
 async def test_an_echo_is_the_mixture_of_the_miners_rows(
     api, spec, tokenizer, monkeypatch, echo, max_tokens, size
 ) -> None:
-    monkeypatch.setattr(mixed, "MAX_ECHOED_TOKENS", size)
+    monkeypatch.setattr(asking, "MAX_ECHOED_TOKENS", size)
     api, laws = api
     ids = np.array([3, 4, 5, 6, 9, 200, 201, 202, 203, 0, 1], np.uint32)
     answer = await echoed(api, ids.tolist(), max_tokens=max_tokens, extra_body={"echo": echo})

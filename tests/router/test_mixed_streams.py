@@ -91,11 +91,21 @@ class Network:
             1, 1, "0x", 30, 0, 0, 30, key, cold, True, self.spec.sha256, None, tuple(self.neurons)
         )
 
-    async def mine(self, name: str, law: LawOf | LawEngine) -> Hotkey:
+    async def mine(
+        self, name: str, law: LawOf | LawEngine, *, price: int = 0, called: str = ""
+    ) -> Hotkey:
+        """price: rao per million tokens. called: on its card, by default as its key."""
         signer = Keypair.create_from_uri(f"//{name}")
         hotkey = Hotkey(signer.ss58_address)
         engine = law if isinstance(law, LawEngine) else LawEngine(law)
-        expert = Expert(engine, self.spec, self, hotkey=hotkey, name=name)
+        expert = Expert(
+            engine,
+            self.spec,
+            self,
+            hotkey=hotkey,
+            name=called or name,
+            price_rao_per_mtoken=price,
+        )
         listening = await listen(build_miner(expert, signer, self), "127.0.0.1", 0)
         self.servers[hotkey], self.experts[hotkey] = listening, expert
         self._add(hotkey, Axon("127.0.0.1", listening.port), 0)

@@ -47,6 +47,8 @@ def sheet():
         log_w=micro_nats(np.full((8, 2), np.log(0.5))),
         entropy=np.full((8, 1), 500_000, np.int32),
         receipts=(bytes(32),),
+        usage_loss_ppm=(0,) * 1,
+        feedback_ppm=(0,) * 1,
         reliability_ppm=(1_000_000,),
         ema_before=(None,),
         ema_after=(None,),

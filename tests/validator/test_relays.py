@@ -14,10 +14,12 @@ from moesubnet.router.node import build_node
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.audit import audit
 from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.usage import usage_losses
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import SequenceStep, StepRequest, Want, base_hash
 from moesubnet.wire.relay import RelayClient
+from moesubnet.wire.usage import Seen, Usage
 
 
 class Node:
@@ -29,6 +31,7 @@ class Node:
         self.chain = None
         self.loses, self.forges = set(), False  # answers of these experts; everybody's
         self.asked = Counter()
+        self.usage = {}
 
     async def start(self):
         self.http = open_http_session()
@@ -51,7 +54,7 @@ class Node:
                 response.body = response.body[:-1] + bytes([response.body[-1] ^ 1])
             return response
 
-        app = build_node(self.signer, self, lambda: self.spec, self.clients.get)
+        app = build_node(self.signer, self, lambda: self.spec, self.clients.get, self.usage.get)
         app.middlewares.append(misbehave)
         self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
         self.axon = Axon("127.0.0.1", self.server.port)
@@ -208,3 +211,19 @@ async def test_a_node_serves_validators_within_their_budget_and_nobody_else(
         with pytest.raises(RelayLost, match="429"):
             await ask(validator)
     await one.close()
+
+
+async def test_a_validator_hears_what_routers_saw(two_and_two, keypair):
+    experts, nodes, measurement, _, chain = two_and_two
+    victim = experts[0].hotkey
+    rows = sorted(
+        Seen(e.hotkey, 100, 900 if e.hotkey == victim else 0, 0) for e in (experts[0], experts[1])
+    )
+    for one, epoch in zip(nodes, (2, 1), strict=True):  # the second says something else's epoch
+        usage = Usage(netuid=1, epoch=epoch, router=one.hotkey, rows=rows)
+        one.usage[2] = usage.signed(one.signer)
+    await measurement._routers.refresh(await chain.metagraph(1), ())
+    [(heard, stake)] = await measurement._routers.usage(1, 2)
+    assert heard.router == nodes[0].hotkey
+    losses = usage_losses([(heard, stake)], [victim, experts[1].hotkey])
+    assert losses[0] > 0 == losses[1]

@@ -190,6 +190,8 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         log_w=np.concatenate(log_w).astype("<i4"),
         entropy=np.concatenate(entropy).astype("<i4"),
         receipts=(bytes(32),) * n,
+        usage_loss_ppm=(0,) * n,
+        feedback_ppm=(0,) * n,
         reliability_ppm=(0,) * n,
         ema_before=ema_before or (None,) * n,
         ema_after=(None,) * n,

@@ -30,6 +30,7 @@ from moesubnet.wire.protocol import (
     base_hash,
     want_for,
 )
+from moesubnet.wire.step import MAX_FURTHER
 from tests.step_answers import answer_to, dense_rows
 
 V = 50
@@ -118,6 +119,49 @@ def test_parents_are_sessions_of_which_there_is_one_at_least(parents: Any) -> No
     forged = frames.encode(STEP_SCHEMA, frame.fields | {"parents": parents}, frame.tensors)
     with pytest.raises(FrameError):
         StepRequest.from_bytes(forged, LIMITS)
+
+
+@given(st.lists(st.integers(0, MAX_FURTHER), min_size=1, max_size=5), st.sampled_from(WANTS))
+def test_what_a_responder_would_go_on_with_comes_with_its_rows(
+    counts: list[int], want: Want
+) -> None:
+    request = batch([step(draft=i, further=n) for i, n in enumerate(counts)], want)
+    got = StepRequest.from_bytes(request.to_bytes(), LIMITS)
+    assert [s.further for s in got.sequences] == counts
+    rows = [
+        dataclasses.replace(row, further=np.arange(n, dtype=np.uint32))
+        for row, n in zip(answer(request).rows, counts, strict=True)
+    ]
+    sent = StepResponse(tuple(rows)).to_bytes()
+    received = StepResponse.from_bytes(sent, request, V).rows
+    assert [row.further.tolist() for row in received] == [list(range(n)) for n in counts]
+    if any(counts):
+        for lie in (np.full(sum(counts), V), np.arange(sum(counts) + 1) % V):
+            frame = frames.decode(sent, schema=ROWS_SCHEMA, limits=frames.Limits())
+            tensors = frame.tensors | {"further": lie.astype(np.uint32)}
+            with pytest.raises(FrameError):
+                StepResponse.from_bytes(frames.encode(ROWS_SCHEMA, {}, tensors), request, V)
+
+
+@pytest.mark.parametrize(
+    "further", [[0], [MAX_FURTHER + 1], [-1], [1.0], [True], ["1"], [1, 1], [], 1, "1"]
+)
+def test_no_more_is_asked_than_a_responder_goes_on_with(further: Any) -> None:
+    request = StepRequest((step(further=1),), Want("full"))
+    frame = frames.decode(request.to_bytes(), schema=STEP_SCHEMA, limits=frames.Limits())
+    forged = frames.encode(STEP_SCHEMA, frame.fields | {"further": further}, frame.tensors)
+    with pytest.raises(FrameError):
+        StepRequest.from_bytes(forged, LIMITS)
+
+
+def test_nobody_goes_on_beyond_the_context_or_from_nothing() -> None:
+    for sequence in (
+        step(append=60, further=4),
+        step(base=5, append=0, first=6, further=1, reveal=(4, 1)),
+    ):
+        want = Want("top_k", 8, committed=True)
+        with pytest.raises(FrameError):
+            StepRequest.from_bytes(StepRequest((sequence,), want).to_bytes(), LIMITS)
 
 
 def test_the_default_rows_are_one_for_each_draft_id_and_one_more() -> None:

@@ -1,0 +1,420 @@
+"""Speculative mixture against token by token: tokens a second over distances, and nats lost.
+
+    python benchmarks/drafting.py FOLDER [--student FOLDER]
+
+FOLDER is a local network's (`moesubnet localnet`): its experts, spec and texts are used, and its
+student unless another is given. Four miners, each a process, answer over HTTP behind a proxy that
+delays bytes and connections (distance.py); the router's own model writes streams one after the
+other, drafted and undrafted in turn. Prompts are windows of the final test part.
+
+Two Markdown tables: tokens a second, the time to the first token of long prompts, what the drafts
+did, and what acceptance and times predict; and nats lost, by walking the same test part with the
+router's rules of drafting and of evidence. There the text is given: a token x of it came as a kept
+draft with probability min(1, q(x) / m(x)), which is what drafting gives a token of law m.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from substrateinterface import Keypair
+
+from moesubnet.engine.base import Query
+from moesubnet.engine.worker import EngineProcess
+from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.draft_length import DraftLength, Pace, entropy_nats
+from moesubnet.mixture.drafting import Drawn, next_token
+from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.router.experts import ExpertBook
+from moesubnet.router.mixed import MixtureModel, MixtureSession
+from moesubnet.router.model import Drawing
+from moesubnet.router.student import StudentModel
+from moesubnet.spec.content import LoadedSpec, load_spec
+from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.wire.client import open_http_session
+from moesubnet.wire.roster import Roster
+from moesubnet.wire.step import MAX_FULL_VOCAB, NUCLEUS_MASS, Want
+
+HERE = Path(__file__).resolve().parent
+ROUTER = Keypair.create_from_uri("//Router")
+PROMPT_TOKENS, LONG_PROMPT_TOKENS, TOKENS, SEED = 64, 180, 64, 0
+WINDOW, WINDOWS = 250, 10  # of each domain, for nats
+ROUND_TRIPS_MS = (0, 40, 100)
+
+
+def windows(root: Path, spec: LoadedSpec, each: int) -> dict[str, list[np.ndarray]]:
+    """Some windows of each domain's final test part, drawn by SEED."""
+    tokenizer, rng = load_tokenizer(spec.tokenizer_path), np.random.default_rng(SEED)
+    found = {}
+    for path in sorted((root / "corpora" / "test").glob("*.jsonl")):
+        cut = []
+        for line in path.read_text().splitlines():
+            ids = tokenizer.encode(json.loads(line)["text"], add_special_tokens=False).ids
+            cut += [ids[i : i + WINDOW] for i in range(0, len(ids) - WINDOW, WINDOW)]
+        found[path.stem] = [np.array(cut[i], np.uint32) for i in rng.permutation(len(cut))[:each]]
+    return found
+
+
+# -- the network -------------------------------------------------------------------------------
+
+
+def metagraph(spec: LoadedSpec, names: Sequence[str], ports: Sequence[int]) -> Metagraph:
+    """The router, and a miner of each name behind a port."""
+
+    def neuron(uid: int, name: str, axon: Axon | None) -> Neuron:
+        hotkey = Hotkey(Keypair.create_from_uri(f"//{name}").ss58_address)
+        stake_rao = spec.spec.min_caller_stake_rao
+        return Neuron(uid, hotkey, Coldkey("c"), axon, stake_rao, *(0,) * 5, True, False, 0, 0)
+
+    miners = [Axon("127.0.0.1", port) for port in ports]
+    neurons = [neuron(0, "Router", None)]
+    neurons += [neuron(i, *given) for i, given in enumerate(zip(names, miners, strict=True), 1)]
+    owner = Hotkey("o"), Coldkey("o")
+    return Metagraph(1, 1, "0x", 30, 0, 0, 30, *owner, True, spec.sha256, None, tuple(neurons))
+
+
+async def mine(model: str, spec_dir: str, name: str) -> None:
+    """One miner in this process; prints its port and serves until its input ends."""
+    from moesubnet.engine.transformers_engine import TransformersEngine
+    from moesubnet.miner.app import build_app
+    from moesubnet.miner.expert import Expert
+    from moesubnet.wire.listening import serve
+
+    spec, signer = load_spec(Path(spec_dir)), Keypair.create_from_uri(f"//{name}")
+
+    class Callers:
+        def current(self) -> Metagraph:
+            return metagraph(spec, [], [])
+
+    engine = TransformersEngine(model, spec)
+    expert = Expert(engine, spec, Callers(), hotkey=Hotkey(signer.ss58_address), name=name)
+    listening = await serve(build_app(expert, signer, Callers()), "127.0.0.1", 0)
+    print(listening.port, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+def child(*arguments: object) -> tuple[subprocess.Popen[str], list[int]]:
+    """A process of ours, and the ports that it printed."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, [int(port) for port in process.stdout.readline().split()]
+
+
+# -- tokens a second ---------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """What the streams of one way of writing did."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    first_s: list[float] = field(default_factory=list)
+    rounds: list[tuple[int, float, float]] = field(default_factory=list)  # drafted, drafting, all
+    kept: int = 0
+    judged: int = 0  # drafts whose predecessors were kept
+    student: list[float] = field(default_factory=list)  # its weight
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def acceptance(self) -> float:
+        return self.kept / max(1, self.judged)
+
+    @property
+    def predicted(self) -> float:
+        """Tokens a second by acceptance, draft lengths, and the times of rounds and drafting."""
+        drafted, drafting_s, all_s = (np.array(column) for column in zip(*self.rounds, strict=True))
+        tokens = (1 - self.acceptance ** (drafted + 1)) / (1 - self.acceptance)
+        per_draft_s = drafting_s.sum() / max(1, drafted.sum())
+        asking_s = np.median(all_s - drafting_s)
+        return float(tokens.sum() / (asking_s + per_draft_s * drafted).sum())
+
+
+def watch(session: MixtureSession, seen: Seen) -> None:
+    """Note every round of a session, and how much of it was drafting."""
+    drafting = session._drafting
+    draft, took, spent = drafting.drafts, drafting.took, [0.0]
+
+    async def timed(*arguments: object):  # type: ignore[no-untyped-def]
+        since_s = time.monotonic()
+        drafts = await draft(*arguments)  # type: ignore[arg-type]
+        spent[0] = time.monotonic() - since_s
+        return drafts
+
+    def noted(drafted: int, seconds: float) -> None:
+        seen.rounds.append((drafted, spent[0], seconds))
+        took(drafted, seconds)
+
+    drafting.drafts, drafting.took = timed, noted  # type: ignore[method-assign]
+
+
+async def write(model: MixtureModel, prompt: np.ndarray, temperature: float, seen: Seen) -> None:
+    session, rng = model.open(), np.random.default_rng(SEED)
+    watch(session, seen)
+    forecast = await session.start(prompt, Drawing(temperature, 1.0, TOKENS))
+    seen.rounds.clear() if not seen.tokens else seen.rounds.pop()  # the prompt's
+    since_s = time.monotonic()
+    for left in range(TOKENS - 1, 0, -1):
+        m, draft = forecast.mixture, forecast.draft
+        token = next_token(Drawn.of(m.log_drawn, m.law.ids, temperature, 1.0), draft, rng)
+        seen.student.append(forecast.weights["baseline"])
+        if draft is not None:
+            seen.judged += 1
+            seen.kept += token == draft.token_id
+        forecast = await session.append(token, Drawing(temperature, 1.0, left))
+    seen.seconds += time.monotonic() - since_s
+    seen.tokens += TOKENS - 1
+    session.close()
+
+
+async def first_token_s(model: MixtureModel, prompt: np.ndarray) -> float:
+    session, since_s = model.open(), time.monotonic()
+    await session.start(prompt, Drawing(1.0, 1.0, TOKENS))
+    took_s = time.monotonic() - since_s
+    session.close()
+    return took_s
+
+
+async def speed(
+    spec: LoadedSpec,
+    names: Sequence[str],
+    ports: Sequence[int],
+    student: StudentModel,
+    prompts: Sequence[np.ndarray],
+    longs: Sequence[np.ndarray],
+    temperature: float,
+) -> tuple[float, Seen, Seen]:
+    """The measured round trip of an empty call, and how it went undrafted and drafted."""
+    async with open_http_session() as http:
+        book = ExpertBook(Roster(http, ROUTER, spec, allow_private=True))
+        await book.refresh(metagraph(spec, names, ports))
+        if len(book.known()) < len(names):
+            raise SystemExit("a miner shows no card")
+        model = MixtureModel(
+            book,
+            uniform_gate,
+            load_baseline(spec),
+            vocab_size=spec.spec.vocab_size,
+            deadline_s=10.0,
+            top_k=len(names),
+        )
+        model.student, student.pace = student, Pace()
+        await write(model, prompts[0], temperature, Seen())  # connections, pace
+        round_trips = []
+        client = next(iter(book.serving().values()))
+        for _ in range(5):
+            since_s = time.monotonic()
+            await client.card(timeout_s=5.0)
+            round_trips.append(time.monotonic() - since_s)
+        undrafted, drafted = Seen(), Seen()
+        for prompt in prompts:
+            for length, seen in ((0, undrafted), (None, drafted)):
+                with length_of(length):
+                    await write(model, prompt, temperature, seen)
+        for prompt in longs:
+            drafted.first_s.append(await first_token_s(model, prompt))
+        return min(round_trips), undrafted, drafted
+
+
+class length_of:  # a context, as contextlib's are
+    """Within it every draft has this length; None: the router's own choice."""
+
+    def __init__(self, length: int | None) -> None:
+        self._length, self._choose = length, DraftLength.choose
+
+    def __enter__(self) -> None:
+        if self._length is not None:
+            length = self._length
+            DraftLength.choose = lambda self, most=0: min(length, most)  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        DraftLength.choose = self._choose  # type: ignore[method-assign]
+
+
+# -- nats --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a text is walked: whether it is drafted, and how many prompt tokens are blind."""
+
+    drafts: bool
+    blind: int = 2
+    round_trip_s: float = 0.04
+    drafted_s: float = 0.004
+
+
+def walk(ids: np.ndarray, laws: np.ndarray, rules: Rules, rng: np.random.Generator) -> np.ndarray:
+    """Nats of each token after the prompt. laws: f32 [len(ids), members, V], the student last."""
+    members = members_of([Hotkey(str(i)) for i in range(laws.shape[1] - 1)])
+    weigh, pace, nats = Walk(uniform_gate(), members), Pace(), []
+    length, block, place = DraftLength(pace), 0, 0
+    start = PROMPT_TOKENS - rules.blind
+    weigh.show(ids[None, :start])
+    for at in range(start, len(ids)):
+        rows, token = laws[at], int(ids[at])
+        log_w = weigh.log_weights()[0]
+        if at < PROMPT_TOKENS:
+            weigh.observe(ids[at : at + 1], rows[None, :, token])
+            continue
+        if place == 0:
+            block = min(length.choose() if rules.drafts else 0, len(ids) - at - 1)
+            for n in {0, block}:
+                pace.took(n, rules.round_trip_s + 0.01 + n * rules.drafted_s)
+        mixture = mix(log_w, [Law(row) for row in rows])
+        nats.append(-float(mixture.law.at(token)))
+        if place == block:
+            weigh.observe(ids[at : at + 1], rows[None, :, token])
+            length.counted()
+            place = 0
+            continue
+        listed = Law(rows[-1]).head(rows.shape[1], NUCLEUS_MASS)
+        q = Drawn.of(listed.logp, listed.ids, 1.0, 1.0).of_token(token)
+        kept = bool(rng.random() < min(1.0, q / np.exp(-nats[-1])))
+        length.drafted(entropy_nats(np.exp(log_w).tolist()), kept=kept)
+        weigh.show(ids[None, at : at + 1])
+        place = place + 1 if kept else 0
+    return np.array(nats)
+
+
+def record(models: Sequence[Path], spec: LoadedSpec, texts: Sequence[np.ndarray]) -> np.ndarray:
+    """f16 [texts, WINDOW, models, V]."""
+    from moesubnet.engine.transformers_engine import TransformersEngine
+
+    shape = (len(texts), WINDOW, len(models), spec.spec.vocab_size)
+    out = np.empty(shape, np.float16)
+    for column, model in enumerate(models):
+        engine = TransformersEngine(str(model), spec)
+        for place, ids in enumerate(texts):
+            (rows,) = engine.rows([Query("walk", ids[:-1], 0)], Want("full"))
+            out[place, :, column] = rows.logprobs
+    return out
+
+
+def lost(models: Sequence[Path], spec: LoadedSpec, texts: dict[str, list[np.ndarray]]) -> None:
+    every = [ids for of_domain in texts.values() for ids in of_domain]
+    laws = record(models, spec, every)
+    ways = {
+        "undrafted, 8 blind tokens of the prompt": Rules(False, 8),
+        "undrafted, 2 blind tokens": Rules(False),
+        "drafted, 40 ms": Rules(True),
+        "drafted, 100 ms": Rules(True, round_trip_s=0.1),
+    }
+    moved = np.concatenate([laws[WINDOWS:], laws[:WINDOWS]])  # evidence of another domain's text
+    other = every[WINDOWS:] + every[:WINDOWS]
+    half = (WINDOW + PROMPT_TOKENS) // 2
+    turned = [np.concatenate((a[:half], b[half:])) for a, b in zip(every, other, strict=True)]
+    sets = {
+        "texts of one kind": (every, laws),
+        "texts that change their kind halfway": (
+            turned,
+            np.concatenate([laws[:, :half], moved[:, half:]], axis=1),
+        ),
+    }
+    print(
+        "\n| nats a token (change) | " + " | ".join(sets) + " |\n|---" * 1 + "|---" * len(sets),
+        end="|\n",
+    )
+    usual: dict[str, float] = {}
+    for name, rules in ways.items():
+        cells = []
+        for kind, (ids, of_kind) in sets.items():
+            rng = np.random.default_rng(SEED)
+            nats = [
+                walk(text, rows.astype(np.float32), rules, rng).mean()
+                for text, rows in zip(ids, of_kind, strict=True)
+            ]
+            mean = statistics.fmean(nats)
+            usual.setdefault(kind, mean)
+            cells.append(f"{mean:.3f} ({100 * (mean / usual[kind] - 1):+.2f} %)")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
+    spec = load_spec(root / "spec")
+    assert spec.spec.vocab_size <= MAX_FULL_VOCAB
+    experts = sorted(path for path in (root / "experts").iterdir() if path.is_dir())
+    names = [path.name for path in experts]
+    texts = windows(root, spec, WINDOWS)
+    prompts = [ids[:PROMPT_TOKENS] for kind in texts.values() for ids in kind[:prompts_each]]
+    longs = [ids[:LONG_PROMPT_TOKENS] for kind in texts.values() for ids in kind[prompts_each:][:2]]
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; V = "
+        f"{spec.spec.vocab_size}, {len(names)} experts, {len(prompts)} streams of {TOKENS} tokens "
+        f"after {PROMPT_TOKENS}; first tokens after {LONG_PROMPT_TOKENS}; seed {SEED}\n"
+    )
+    heads = ["added round trip (measured)", "temperature", "undrafted tokens/s", "drafted", "ratio"]
+    heads += ["predicted, of it", "kept α", "drafted a round", "tokens a round trip"]
+    heads += ["student's weight", "first token, median"]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    children = [child(__file__, "--mine", path, root / "spec", path.name) for path in experts]
+    targets = [ports[0] for _, ports in children]
+    engine = await EngineProcess.start(student_dir, spec)
+    try:
+        for added_ms in ROUND_TRIPS_MS:
+            proxy, ports = child(HERE / "distance.py", added_ms, *targets)
+            children.append((proxy, ports))
+            for temperature in (1.0, 0.7):
+                student = StudentModel(engine)
+                rtt_s, plain, drafted = await speed(
+                    spec, names, ports, student, prompts, longs, temperature
+                )
+                cells = [
+                    f"{added_ms} ms ({rtt_s * 1e3:.1f})",
+                    f"{temperature}",
+                    f"{plain.rate:.1f}",
+                    f"{drafted.rate:.1f}",
+                    f"{drafted.rate / plain.rate:.2f}×",
+                    f"{drafted.predicted:.1f}, {drafted.rate / drafted.predicted:.2f}",
+                    f"{drafted.acceptance:.2f}",
+                    f"{statistics.fmean(n for n, _, _ in drafted.rounds):.1f}",
+                    f"{drafted.tokens / len(drafted.rounds):.2f}",
+                    f"{statistics.fmean(drafted.student):.2f}",
+                    f"{statistics.median(drafted.first_s) * 1e3:.0f} ms",
+                ]
+                print(f"| {' | '.join(cells)} |", flush=True)
+    finally:
+        await engine.close()
+        for process, _ in children:
+            process.communicate()
+    lost([*experts, student_dir], spec, texts)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--mine"]:
+        asyncio.run(mine(*sys.argv[2:5]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--student", type=Path, help="by default FOLDER/student")
+    parser.add_argument("--prompts", type=int, default=3, help="streams of each domain")
+    arguments = parser.parse_args()
+    root = arguments.folder.expanduser()
+    asyncio.run(run(root, arguments.student or root / "student", arguments.prompts))
+
+
+if __name__ == "__main__":
+    main()

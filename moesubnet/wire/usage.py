@@ -1,0 +1,78 @@
+"""What a router saw of each expert in an epoch, signed: `GET /v1/usage/{epoch}` of its node."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+import msgpack
+import sr25519
+from pydantic import BaseModel, ConfigDict, Field
+
+from moesubnet.errors import BadSignature, FrameError
+from moesubnet.types import Hotkey, Signer
+from moesubnet.wire.signing import public_key
+
+USAGE_FORMAT = "moesubnet-usage/1"
+MAX_USAGE_BYTES = 2**19
+MAX_ROWS = 4_096
+_CONTEXT = b"moesubnet-usage/1\n"
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Signed = Annotated[int, Field(gt=-(2**53), lt=2**53)]
+
+
+class Seen(NamedTuple):
+    """Of one expert. heard_rao: what callers who rated paid, by its part of what they rated;
+    liked_rao: the same times the rating, −1 … 1."""
+
+    hotkey: Annotated[str, Field(min_length=1, max_length=64)]
+    answered: Count
+    late: Count
+    failed: Count
+    heard_rao: Count = 0
+    liked_rao: Signed = 0
+
+
+class Usage(BaseModel):
+    """Hotkeys sorted, each once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    format: Literal["moesubnet-usage/1"] = "moesubnet-usage/1"
+    netuid: Annotated[int, Field(ge=0, lt=2**16)]
+    epoch: Annotated[int, Field(ge=0, lt=2**53)]
+    router: Annotated[str, Field(min_length=1, max_length=64)]
+    rows: Annotated[list[Seen], Field(max_length=MAX_ROWS)]
+
+    def signed(self, signer: Signer) -> bytes:
+        said = self._said()
+        return bytes(msgpack.packb([said, signer.sign(_CONTEXT + said)]))
+
+    @classmethod
+    def proven(cls, data: bytes, router: Hotkey) -> Usage:
+        """Raises FrameError, BadSignature."""
+        if len(data) > MAX_USAGE_BYTES:
+            raise FrameError("a summary of usage is too large")
+        try:
+            said, signature = msgpack.unpackb(data, max_array_len=2, max_map_len=0, max_ext_len=0)
+            content = msgpack.unpackb(said, strict_map_key=True, max_ext_len=0)
+            content["rows"] = [Seen(*row) for row in content["rows"]]
+            found = cls.model_validate(content)
+        except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
+            raise FrameError(f"not {USAGE_FORMAT}") from error
+        names = [row.hotkey for row in found.rows]
+        if found._said() != said or found.router != router or names != sorted(set(names)):
+            raise FrameError(f"not a canonical {USAGE_FORMAT} of {router}")
+        if any(abs(row.liked_rao) > row.heard_rao for row in found.rows):
+            raise FrameError("more liked than was heard")
+        try:
+            valid = sr25519.verify(signature, _CONTEXT + said, public_key(router))
+        except (ValueError, TypeError):
+            valid = False
+        if not valid:
+            raise BadSignature("the summary is not signed by its router")
+        return found
+
+    def _said(self) -> bytes:
+        content = self.model_dump()
+        content["rows"] = [list(row) for row in self.rows]
+        return bytes(msgpack.packb(content))

@@ -1,0 +1,106 @@
+"""What this router sees of its experts, epoch by epoch, for validators to know of."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from moesubnet.types import Hotkey, Signer
+from moesubnet.wire.usage import MAX_ROWS, Seen, Usage
+
+KEPT_EPOCHS = 4
+RATED_CAPACITY = 20_000  # answers that can still be rated
+
+Outcomes = Mapping[tuple[str, str], int]  # (hotkey, valid | late | busy | failed) → how often
+
+
+@dataclass
+class _Rated:
+    """Whose answer: its key, what it paid, its experts' parts; the rating that it gave."""
+
+    key: str
+    rao: int
+    parts: Mapping[str, float]
+    rating: float | None = None
+
+
+@dataclass
+class UsageBook:
+    """Counts since the start are cut into epochs: `turn` when a new one has begun."""
+
+    signer: Signer
+    netuid: int
+    _epoch: int = -1
+    _before: Outcomes = field(default_factory=dict)
+    _summaries: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
+    _answers: OrderedDict[str, _Rated] = field(default_factory=OrderedDict)
+    _heard: Counter[str] = field(default_factory=Counter)
+    _liked: Counter[str] = field(default_factory=Counter)
+
+    def turn(self, epoch: int, outcomes: Outcomes) -> None:
+        """Sign what was seen in the epoch before, if all of it was."""
+        if epoch == self._epoch:
+            return
+        if self._epoch >= 0:
+            self._summaries[self._epoch] = self._summary(outcomes).signed(self.signer)
+            while len(self._summaries) > KEPT_EPOCHS:
+                self._summaries.popitem(last=False)
+        self._epoch, self._before = epoch, dict(outcomes)
+        self._heard.clear()
+        self._liked.clear()
+
+    def summary(self, epoch: int) -> bytes | None:
+        return self._summaries.get(epoch)
+
+    def _summary(self, outcomes: Outcomes) -> Usage:
+        def since(hotkey: str, *kinds: str) -> int:
+            return sum(
+                max(0, outcomes.get((hotkey, kind), 0) - self._before.get((hotkey, kind), 0))
+                for kind in kinds
+            )
+
+        names = sorted({hotkey for hotkey, _ in outcomes} | self._heard.keys())[:MAX_ROWS]
+        rows = [
+            Seen(
+                name,
+                since(name, "valid"),
+                since(name, "late", "busy"),
+                since(name, "failed"),
+                self._heard[name],
+                self._liked[name],
+            )
+            for name in names
+        ]
+        return Usage(
+            netuid=self.netuid,
+            epoch=self._epoch,
+            router=Hotkey(self.signer.ss58_address),
+            rows=[row for row in rows if any(row[1:])],
+        )
+
+    # --- ratings -------------------------------------------------------------------------------
+
+    def answered(self, answer_id: str, key: str, rao: int, parts: Mapping[str, float]) -> None:
+        """An answer that `key` may rate. parts: each expert's mean weight in it."""
+        self._answers[answer_id] = _Rated(key, rao, parts)
+        while len(self._answers) > RATED_CAPACITY:
+            self._answers.popitem(last=False)
+
+    def rate(self, answer_id: str, key: str, rating: float) -> bool:
+        """−1 … 1, by who paid for the answer; again replaces. False: no such answer of this key,
+        or too long ago."""
+        answer = self._answers.get(answer_id)
+        if answer is None or answer.key != key:
+            return False
+        before, answer.rating = answer.rating, rating
+        for hotkey, part in answer.parts.items():
+            rao = int(answer.rao * part)
+            if before is None:
+                self._heard[hotkey] += rao
+            change = rating - (before or 0.0)
+            self._liked[hotkey] = max(
+                -self._heard[hotkey],
+                min(self._heard[hotkey], self._liked[hotkey] + int(rao * change)),
+            )
+        return True

@@ -1,0 +1,116 @@
+"""What routers say of experts moves scores a little, and one that lies even less."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from substrateinterface import Keypair
+
+from moesubnet.errors import BadSignature, FrameError
+from moesubnet.mixture.sheet import FEEDBACK_PPM, USAGE_LOSS_PPM
+from moesubnet.router.usage import UsageBook
+from moesubnet.types import Hotkey
+from moesubnet.validator.scoring import recount
+from moesubnet.validator.usage import MOST_OF_ONE, feedback, usage_losses
+from moesubnet.wire.usage import Seen, Usage
+from tests.sheets import synthetic_sheet
+
+EXPERTS = [Hotkey(name) for name in "abcd"]
+counts = st.integers(0, 10_000)
+
+
+@st.composite
+def summaries(draw):
+    rows = []
+    for name in EXPERTS:
+        heard = draw(st.integers(0, 10**12))
+        liked = draw(st.integers(-heard, heard))
+        rows.append(Seen(name, draw(counts), draw(counts), draw(counts), heard, liked))
+    return Usage(netuid=1, epoch=3, router="r", rows=rows)
+
+
+@given(
+    st.lists(st.tuples(summaries(), st.integers(1, 10**15)), min_size=1, max_size=5), summaries()
+)
+def test_whatever_one_router_says_moves_nobody_further_than_its_part(said, lie):
+    (honest, stake), *others = said
+    part = min(MOST_OF_ONE, stake / sum(stake for _, stake in said))
+    for rule, most in ((usage_losses, USAGE_LOSS_PPM), (feedback, FEEDBACK_PPM)):
+        before = rule([(honest, stake), *others], EXPERTS)
+        after = rule([(lie, stake), *others], EXPERTS)
+        swing = most * part * (1 if rule is usage_losses else 2)
+        assert all(abs(a - b) <= swing + 1 for a, b in zip(before, after, strict=True))
+        assert all(abs(value) <= most for value in after)
+
+
+def seen(*rates, calls=1_000, epoch=3):
+    rows = [
+        Seen(name, calls - round(calls * rate), round(calls * rate), 0)
+        for name, rate in zip(EXPERTS, rates, strict=True)
+    ]
+    return Usage(netuid=1, epoch=epoch, router="r", rows=rows)
+
+
+def test_a_bad_line_of_the_router_s_own_costs_nobody():
+    assert usage_losses([(seen(0.5, 0.5, 0.5, 0.5), 10)], EXPERTS) == (0, 0, 0, 0)
+    late = usage_losses([(seen(0.0, 0.01, 0.0, 0.6), 10)], EXPERTS)
+    assert late[3] > 10_000 > late[1]
+    assert usage_losses([(seen(0.0, 0.0, 0.0, 1.0, calls=10), 10)], EXPERTS) == (0, 0, 0, 0)
+    assert usage_losses([], EXPERTS) == (0, 0, 0, 0)
+
+
+def test_reliability_and_score_follow_and_the_loss_is_bounded():
+    sheet = synthetic_sheet(["a", "b"], domains=True)
+    plain = recount(sheet)
+    lost = recount(dataclasses.replace(sheet, usage_loss_ppm=(USAGE_LOSS_PPM, 0)))
+    assert lost.reliability_ppm == (900_000, plain.reliability_ppm[1])
+    assert lost.score_nano[0] == pytest.approx(0.9 * plain.score_nano[0], rel=1e-6)
+    liked = recount(dataclasses.replace(sheet, feedback_ppm=(FEEDBACK_PPM, 0)))
+    assert liked.score_nano[0] == pytest.approx(1.05 * plain.score_nano[0], rel=1e-6)
+    type(sheet).from_bytes(dataclasses.replace(sheet, usage_loss_ppm=(100_000, 0)).to_bytes())
+    for wrong in ({"usage_loss_ppm": (100_001, 0)}, {"feedback_ppm": (0, -50_001)}):
+        with pytest.raises(FrameError):
+            type(sheet).from_bytes(dataclasses.replace(sheet, **wrong).to_bytes())
+
+
+def test_a_summary_is_its_router_s_epoch_and_nobody_can_change_it():
+    signer = Keypair.create_from_uri("//Router", ss58_format=42)
+    book = UsageBook(signer, 1)
+    book.turn(3, {})
+    outcomes = {("a", "valid"): 30, ("a", "late"): 2, ("b", "failed"): 5, ("b", "busy"): 1}
+    assert book.summary(3) is None
+    book.turn(4, outcomes)
+    book.turn(5, outcomes | {("a", "valid"): 31})
+    usage = Usage.proven(book.summary(3), Hotkey(signer.ss58_address))
+    assert [tuple(row) for row in usage.rows] == [("a", 30, 2, 0, 0, 0), ("b", 0, 1, 5, 0, 0)]
+    later = Usage.proven(book.summary(4), Hotkey(signer.ss58_address))
+    assert [tuple(row) for row in later.rows] == [("a", 1, 0, 0, 0, 0)]
+    data = bytearray(book.summary(3))
+    data[-1] ^= 1
+    with pytest.raises(BadSignature):
+        Usage.proven(bytes(data), Hotkey(signer.ss58_address))
+    with pytest.raises(FrameError):
+        Usage.proven(book.summary(3), EXPERTS[0])
+    with pytest.raises(FrameError):
+        Usage.proven(b"\x93\x01\x02\x03", Hotkey(signer.ss58_address))
+
+
+def test_ratings_weigh_what_their_payer_paid_and_count_once():
+    book = UsageBook(Keypair.create_from_uri("//Router", ss58_format=42), 1)
+    book.turn(3, {})
+    book.answered("one", "key", 1_000, {"a": 0.75, "b": 0.25})
+    book.answered("two", "other", 400, {"b": 1.0})
+    assert not book.rate("one", "other", 1.0)  # somebody else's
+    assert not book.rate("three", "key", 1.0)
+    for _ in range(3):
+        assert book.rate("one", "key", 1.0)
+    assert book.rate("two", "other", -1.0)
+    assert book.rate("two", "other", -0.5)  # it has changed its mind
+    book.turn(4, {})
+    said = Usage.proven(book.summary(3), Hotkey(book.signer.ss58_address))
+    assert [tuple(row) for row in said.rows] == [("a", 0, 0, 0, 750, 750), ("b", 0, 0, 0, 650, 50)]
+    a, b = feedback(
+        [(Usage.proven(book.summary(3), Hotkey(book.signer.ss58_address)), 5)], ["a", "b"]
+    )
+    assert a >= 0 >= b
