@@ -31,8 +31,8 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            help="A Hugging Face model (its folder or its hub id; safetensors only), or what the "
-            "server at --upstream calls it."
+            help="A Hugging Face model (its folder or its hub id; safetensors only), a .gguf file, "
+            "or what the server at --upstream calls it."
         ),
     ] = "",
     upstream: Annotated[
@@ -79,8 +79,10 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="What runs the model: transformers, upstream, or a class `package.module:Class` "
-            "that can be imported. auto chooses by the model."
+            help="What runs the model: transformers (folders; any device), gguf (.gguf files on "
+            "a CPU, extra gguf; their own precision, no adapters), upstream (--upstream; as many "
+            "tokens of a law as the server names), or a class `package.module:Class` that can be "
+            "imported. auto chooses by the model."
         ),
     ] = DEFAULT_ENGINE,
     dtype: Annotated[

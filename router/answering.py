@@ -12,15 +12,17 @@ from aiohttp import web
 
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Account
-from moesubnet.router.billing import Billing
+from moesubnet.router.billing import Answered, Billing, Holding
 from moesubnet.router.choices import Begun, Delta, Job, usage_of
-from moesubnet.router.door import ARRIVED_S, KEY, STARTED
-from moesubnet.router.ledger import Usage
+from moesubnet.router.door import ARRIVED_S, KEY, REPEATABLE, STARTED
+from moesubnet.router.ledger import Answer, Usage
 from moesubnet.router.service import Service, run_all
 from moesubnet.router.shapes import Shape
 
 BILLING: web.AppKey[Billing] = web.AppKey("billing")
 ACCOUNT: web.RequestKey[Account] = web.RequestKey("account", Account)  # after holding
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+MAX_KEPT_BYTES = 2**20  # of an answer under an Idempotency-Key; a longer one is not repeated
 WRITE_TIMEOUT_S = 30.0  # for a reader that takes nothing off a full connection
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ async def answer(
         text = f"This key may not use the model '{model}'."
         raise api.ApiError(403, text, code="model_not_allowed", param="model")
     started: list[Begun] = []  # outlives the sessions: it says what they used
+    holding: Holding | None = None
     async with contextlib.AsyncExitStack() as stack:
         key = request.get(KEY)
 
@@ -55,17 +58,57 @@ async def answer(
 
         stack.callback(lambda: service.metrics.used(used(), charged=key is not None))
         if key is not None:
-            request[ACCOUNT] = await stack.enter_async_context(
-                request.app[BILLING].held(key, service.largest_cost(jobs), used)
-            )
+            cost, repeatable = service.largest_cost(jobs), request.get(REPEATABLE)
+            try:
+                held = request.app[BILLING].held(key, cost, used, repeatable)
+                holding = await stack.enter_async_context(held)
+            except Answered as before:
+                return _again(before.answer)
+            request[ACCOUNT] = holding.account
         begun = await stack.enter_async_context(service.begin(jobs, arrived_s))
         started += begun
         if stream:
             deltas = _interleave([service.run(choice) for choice in begun])
-            return await _stream(request, deltas, begun, shape, prompt_tokens)
+            keep = Kept() if REPEATABLE in request else None
+            response = await _stream(request, deltas, begun, shape, prompt_tokens, keep)
+            if holding is not None and keep is not None:
+                holding.answer = keep.answer
+            return response
         choices = await run_all(service.complete(choice) for choice in begun)
-    headers = service.provenance_headers(choices) | _overhead(arrived_s, started)
-    return web.json_response(shape.whole(choices, prompt_tokens), headers=headers)
+        headers = service.provenance_headers(choices) | _overhead(arrived_s, started)
+        whole = web.json_response(shape.whole(choices, prompt_tokens), headers=headers)
+        if (
+            holding is not None
+            and REPEATABLE in request
+            and len(whole.text or "") <= MAX_KEPT_BYTES
+        ):
+            holding.answer = Answer("application/json", str(whole.text))
+    return whole
+
+
+def _again(answer: Answer) -> web.Response:
+    """An answer that was given before."""
+    kind, _, _ = answer.content_type.partition(";")
+    headers = {"Idempotent-Replayed": "true", "Cache-Control": "no-cache"}
+    return web.Response(text=answer.content, content_type=kind, charset="utf-8", headers=headers)
+
+
+class Kept:
+    """The frames of a stream as they were sent. answer: once it is whole, unless it is too long."""
+
+    def __init__(self) -> None:
+        self._frames: list[bytes] = []
+        self._bytes = 0
+        self.answer: Answer | None = None
+
+    def add(self, frame: bytes) -> None:
+        self._bytes += len(frame)
+        if self._bytes <= MAX_KEPT_BYTES:
+            self._frames.append(frame)
+
+    def end(self) -> None:
+        if self._bytes <= MAX_KEPT_BYTES:
+            self.answer = Answer(EVENT_STREAM, b"".join(self._frames).decode())
 
 
 def _overhead(arrived_s: float, begun: Sequence[Begun]) -> dict[str, str]:
@@ -81,14 +124,17 @@ async def _stream(
     begun: Sequence[Begun],
     shape: Shape,
     prompt_tokens: int,
+    kept: Kept | None,
 ) -> web.StreamResponse:
     """Server-sent events. A failure after the first byte is an event, then the end."""
     response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+        headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"}
     )
 
     async def write(frames: Iterator[bytes]) -> None:
         for frame in frames:
+            if kept is not None:
+                kept.add(frame)
             async with asyncio.timeout(WRITE_TIMEOUT_S):
                 await response.write(frame)
 
@@ -104,6 +150,8 @@ async def _stream(
                 begun[index].sent(delta.tokens)
                 await write(shape.piece(index, delta))
             await write(shape.closing(prompt_tokens, sum(choice.delivered for choice in begun)))
+            if kept is not None:
+                kept.end()
         except (api.ApiError, *api.UNAVAILABLE) as error:
             if not response.prepared:
                 raise

@@ -14,11 +14,21 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from moesubnet.errors import StateUnavailable
 from moesubnet.router.accounts import WINDOW_S, Account, Cost, Refusal
-from moesubnet.router.ledger import HOLD_S, Hold, Key, Ledger, Usage
+from moesubnet.router.ledger import (
+    HOLD_S,
+    Answer,
+    Clash,
+    Hold,
+    Key,
+    Ledger,
+    Repeatable,
+    Usage,
+)
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.units import format_rao
 
@@ -31,6 +41,22 @@ HANDS = 4  # threads: as many calls as a PostgreSQL pool takes at once
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class Holding:
+    """A request while its price is held. answer: to be repeated, once it is whole."""
+
+    account: Account
+    answer: Answer | None = None
+
+
+class Answered(Exception):
+    """This request was answered before."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("answered before")
+        self.answer = answer
+
+
 class Billing:
     """Run `run()` as a task beside the server; `close()` settles what is still open."""
 
@@ -39,7 +65,7 @@ class Billing:
         self._clock_s = clock_s
         self._threads = ThreadPoolExecutor(HANDS, thread_name_prefix="accounts")
         self._running: dict[str, Hold] = {}
-        self._unsettled: list[tuple[Hold, Usage]] = []
+        self._unsettled: list[tuple[Hold, Usage, Answer | None]] = []
         self._has_keys = False
 
     async def has_keys(self) -> bool:
@@ -54,21 +80,37 @@ class Billing:
         return key if key is not None and key.is_valid(self._now_s()) else None
 
     @contextlib.asynccontextmanager
-    async def held(self, key: Key, cost: Cost, used: Callable[[], Usage]) -> AsyncIterator[Account]:
+    async def held(
+        self,
+        key: Key,
+        cost: Cost,
+        used: Callable[[], Usage],
+        repeatable: Repeatable | None = None,
+    ) -> AsyncIterator[Holding]:
         """Hold `cost` while the block runs, then settle with `used()`, but with no more than was
-        held. Yields the account after holding.
+        held.
 
-        Raises ApiError 402 for a budget that is used up, 429 for a rate, 503.
+        repeatable: a request that may have been answered before. Raises Answered if it was;
+        ApiError 402 for a budget that is used up, 409 while it is being answered, 422 where its
+        name was another's, 429 for a rate, 503.
         """
-        outcome, account = await self._asked(self._ledger.hold, key.id, cost, self._now_s())
+        outcome, account = await self._asked(
+            self._ledger.hold, key.id, cost, self._now_s(), repeatable
+        )
+        if isinstance(outcome, Answer):
+            raise Answered(outcome)
+        if isinstance(outcome, Clash):
+            raise _clash(outcome)
         if isinstance(outcome, Refusal):
             raise _refused(outcome, account, cost)
         self._running[outcome.id] = outcome
+        holding = Holding(account)
         try:
-            yield account
+            yield holding
         finally:
             # Not to be stopped halfway: a client that leaves twice must still pay once.
-            await asyncio.shield(asyncio.create_task(self._settle(outcome, _within(used(), cost))))
+            settling = self._settle(outcome, _within(used(), cost), holding.answer)
+            await asyncio.shield(asyncio.create_task(settling))
 
     async def describe(self, key: Key) -> JsonObject:
         """What a key may know of itself: GET /v1/key. Raises ApiError 503."""
@@ -80,7 +122,7 @@ class Billing:
         while True:
             await asyncio.sleep(RENEW_S)
             try:
-                open_ids = [*self._running, *(held.id for held, _ in self._unsettled)]
+                open_ids = [*self._running, *(held.id for held, *_ in self._unsettled)]
                 await self._call(self._ledger.renew, open_ids, self._now_s())
                 lapsed = await self._call(self._ledger.give_back_expired, self._now_s())
                 await self._settle_again()
@@ -101,18 +143,18 @@ class Billing:
     def _now_s(self) -> int:
         return int(self._clock_s())
 
-    async def _settle(self, held: Hold, used: Usage) -> None:
+    async def _settle(self, held: Hold, used: Usage, answer: Answer | None) -> None:
         del self._running[held.id]
         try:
-            await self._call(self._ledger.settle, held, used, self._now_s())
+            await self._call(self._ledger.settle, held, used, self._now_s(), answer)
         except StateUnavailable as error:
             log.warning("%s; a settlement waits", error)
-            self._unsettled.append((held, used))
+            self._unsettled.append((held, used, answer))
 
     async def _settle_again(self) -> None:
         while self._unsettled:
-            held, used = self._unsettled[0]
-            await self._call(self._ledger.settle, held, used, self._now_s())
+            held, used, answer = self._unsettled[0]
+            await self._call(self._ledger.settle, held, used, self._now_s(), answer)
             self._unsettled.pop(0)
 
     async def _asked(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -193,6 +235,14 @@ def _within(used: Usage, cost: Cost) -> Usage:
     if used.rao <= cost.rao:
         return used
     return Usage(used.model, used.prompt_tokens, used.completion_tokens, cost.rao, used.owed)
+
+
+def _clash(clash: Clash) -> ApiError:
+    if clash is Clash.RUNNING:
+        text = "A request with this Idempotency-Key is being answered. Please retry shortly."
+        return ApiError(409, text, code="idempotency_key_in_use", retry_after_s=1.0)
+    text = "This Idempotency-Key was used for another request."
+    return ApiError(422, text, code="idempotency_key_reused")
 
 
 def _refused(refusal: Refusal, account: Account, cost: Cost) -> ApiError:

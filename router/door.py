@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from moesubnet.router import openai_api as api
 from moesubnet.router.billing import Billing
-from moesubnet.router.ledger import Key
+from moesubnet.router.ledger import Key, Repeatable
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.page import PATHS
 from moesubnet.wire.addresses import names_loopback
@@ -34,6 +34,8 @@ ARRIVED_S: web.RequestKey[float] = web.RequestKey("arrived_s", float)  # time.mo
 ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)  # of a page that may call
 EXPOSED_HEADERS = "retry-after, x-moesubnet-experts, x-moesubnet-overhead-ms"
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
+IDEMPOTENCY_KEY = "Idempotency-Key"
+REPEATABLE: web.RequestKey[Repeatable] = web.RequestKey("repeatable", Repeatable)
 KEY: web.RequestKey[Key] = web.RequestKey("key", Key)  # the caller's, if it is of the ledger
 
 
@@ -52,6 +54,8 @@ class Admission:
         sender = address_key(request.remote) if key is None else f"key {key.id}"
         try:
             async with self._bodies.read(request, sender, MAX_BODY_BYTES) as body:
+                if IDEMPOTENCY_KEY in request.headers:
+                    request[REPEATABLE] = _repeatable(request, body)
                 return api.parse_request(kind, body)
         except web.HTTPRequestTimeout:
             text = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} s."
@@ -75,6 +79,19 @@ class Admission:
             yield
         finally:
             self.running -= places
+
+
+def _repeatable(request: web.Request, body: bytes) -> Repeatable:
+    """The request under the name that its caller gave it. Raises ApiError 400."""
+    name = request.headers[IDEMPOTENCY_KEY]
+    if not 0 < len(name) <= 255:
+        text = "An Idempotency-Key has 1 to 255 characters."
+        raise api.ApiError(400, text, param=IDEMPOTENCY_KEY, code="invalid_value")
+    if KEY not in request:
+        text = "Answers are kept under an Idempotency-Key for keys of `moesubnet router key` only."
+        raise api.ApiError(400, text, param=IDEMPOTENCY_KEY, code="unsupported_parameter")
+    digest = hashlib.sha256(request.path.encode() + b"\0" + body).hexdigest()
+    return Repeatable(hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest(), digest)
 
 
 def _at_capacity() -> api.ApiError:

@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from enum import Enum
 
 from moesubnet.errors import ConfigError
 from moesubnet.router.accounts import (
@@ -46,11 +47,16 @@ _SCHEMA = (
         key_id TEXT NOT NULL, day BIGINT NOT NULL, model TEXT NOT NULL, requests BIGINT NOT NULL,
         prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, rao BIGINT NOT NULL,
         PRIMARY KEY (key_id, day, model))""",
+    # Requests under an Idempotency-Key, and what was answered; running while content is NULL.
+    """CREATE TABLE IF NOT EXISTS repeats (
+        key_id TEXT NOT NULL, name TEXT NOT NULL, request TEXT NOT NULL, hold_id TEXT NOT NULL,
+        begun_s BIGINT NOT NULL, content_type TEXT, content TEXT, PRIMARY KEY (key_id, name))""",
     """CREATE TABLE IF NOT EXISTS owed (
         key_id TEXT NOT NULL, day BIGINT NOT NULL, hotkey TEXT NOT NULL, positions BIGINT NOT NULL,
         rao BIGINT NOT NULL, PRIMARY KEY (key_id, day, hotkey))""",
 )
 DAY_S = 86_400
+MAX_REPEATS = 1_000  # answers kept of one key, the newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,30 @@ class Hold:
     key_id: str
     cost: Cost
     begun_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """A request under its caller's Idempotency-Key. name, request: SHA-256 of that and of the
+    request, in hex."""
+
+    name: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered, to be repeated."""
+
+    content_type: str
+    content: str
+
+
+class Clash(Enum):
+    """Why a request under an Idempotency-Key is not begun."""
+
+    RUNNING = "running"
+    OTHER = "other"  # the key was used for another request
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +215,19 @@ class Ledger:
 
     # -- requests ----------------------------------------------------------------------------
 
-    def hold(self, key_id: str, cost: Cost, now_s: int) -> tuple[Hold | Refusal, Account]:
-        """Take the price of a request's largest answer out of its key's budget, or say why not."""
+    def hold(
+        self, key_id: str, cost: Cost, now_s: int, repeatable: Repeatable | None = None
+    ) -> tuple[Hold | Refusal | Answer | Clash, Account]:
+        """Take the price of a request's largest answer out of its key's budget, or say why not.
+
+        repeatable: what was answered to it already takes nothing.
+        """
         with self._database.transaction() as transaction:
             key = self._locked(transaction, key_id)
+            if repeatable is not None:
+                known = self._known(transaction, key_id, repeatable, now_s)
+                if known is not None:
+                    return known, key.account.at(now_s)
             outcome = hold(key.account, cost, now_s)
             if isinstance(outcome, Refusal):
                 return outcome, key.account.at(now_s)
@@ -204,6 +243,15 @@ class Ledger:
                 now_s + HOLD_S,
                 0,
             )
+            if repeatable is not None:
+                transaction.run(
+                    "INSERT INTO repeats VALUES (?, ?, ?, ?, ?, NULL, NULL)",
+                    key_id,
+                    repeatable.name,
+                    repeatable.request,
+                    held.id,
+                    now_s,
+                )
             return held, outcome
 
     def renew(self, hold_ids: Sequence[str], now_s: int) -> None:
@@ -216,13 +264,26 @@ class Ledger:
                     hold_id,
                 )
 
-    def settle(self, held: Hold, used: Usage, now_s: int) -> None:
-        """Give the hold back and write down what was used. Safe to repeat until it succeeds."""
+    def settle(self, held: Hold, used: Usage, now_s: int, answer: Answer | None = None) -> None:
+        """Give the hold back and write down what was used. Safe to repeat until it succeeds.
+
+        answer: kept for whoever asks again under its Idempotency-Key; without, it was not finished
+        and may be asked anew.
+        """
         with self._database.transaction() as transaction:
             key = self._locked(transaction, held.key_id)
             rows = transaction.run("DELETE FROM holds WHERE id = ? RETURNING lapsed", held.id)
             if not rows:
                 return  # an earlier try has done it
+            if answer is None:
+                transaction.run("DELETE FROM repeats WHERE hold_id = ?", held.id)
+            else:
+                transaction.run(
+                    "UPDATE repeats SET content_type = ?, content = ? WHERE hold_id = ?",
+                    answer.content_type,
+                    answer.content,
+                    held.id,
+                )
             rao = used.rao
             if rows[0][0]:
                 account, paid = settle_late(key.account, used.cost, now_s)
@@ -276,6 +337,7 @@ class Ledger:
                     self._save(transaction, key.id, account)
                 given_back += len(lapsed)
             transaction.run("DELETE FROM holds WHERE expires_s <= ?", now_s - DAY_S)
+            transaction.run("DELETE FROM repeats WHERE begun_s <= ?", now_s - DAY_S)
             return given_back
 
     # -- reports -----------------------------------------------------------------------------
@@ -308,6 +370,34 @@ class Ledger:
         if not rows:
             raise ConfigError(f"no key {name!r}: `moesubnet router key list` shows them")
         return _key(rows[0])
+
+    def _known(
+        self, transaction: Transaction, key_id: str, repeatable: Repeatable, now_s: int
+    ) -> Answer | Clash | None:
+        """What became of a request; None if it is new, and then there is a place for it."""
+        rows = transaction.run(
+            "SELECT request, begun_s, content_type, content, (SELECT COUNT(*) FROM holds "
+            "WHERE holds.id = repeats.hold_id AND lapsed = 0) FROM repeats "
+            "WHERE key_id = ? AND name = ?",
+            key_id,
+            repeatable.name,
+        )
+        for request, begun_s, content_type, content, running in rows:
+            is_finished = content is not None
+            if begun_s <= now_s - DAY_S or not (is_finished or running):
+                break  # forgotten, or of a router that died
+            if request != repeatable.request:
+                return Clash.OTHER
+            return Answer(content_type, content) if is_finished else Clash.RUNNING
+        transaction.run(
+            "DELETE FROM repeats WHERE key_id = ? AND (name = ? OR name IN (SELECT name FROM "
+            "repeats WHERE key_id = ? ORDER BY begun_s DESC LIMIT 1000 OFFSET ?))",
+            key_id,
+            repeatable.name,
+            key_id,
+            MAX_REPEATS - 1,
+        )
+        return None
 
     def _locked(self, transaction: Transaction, key_id: str) -> Key:
         rows = transaction.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,13 +26,14 @@ sys.stdin.read()
 """
 
 
-def write_gguf(folder: Path, to: Path) -> Path:
-    """The model with its byte-level BPE, float32."""
+def write_gguf(folder: Path, to: Path, *, change: Callable[[dict], None] = lambda _: None) -> Path:
+    """The model with its byte-level BPE, float32. change: of its tokenizer.json."""
     import gguf
     from safetensors.numpy import load_file
 
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    change(tokenizer)
     weights = load_file(folder / "model.safetensors")
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     rope = config.get("rope_parameters") or config

@@ -20,6 +20,7 @@ from moesubnet.engine.target import ENGINES, find_target
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec, Spec, file_sha256
+from moesubnet.wire.distributions import likeliest
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
 
@@ -70,7 +71,7 @@ class Query:
         before = laws[len(laws) - 1 - self.draft : -1]
         scores = [law.at(token) for law, token in zip(before, drafted, strict=True)]
         rows = laws[self.first - self.first_law :]
-        ranked = [np.argsort(-law.logp, kind="stable")[: want.k] for law in rows]
+        ranked = [likeliest(law.logp[None], want.k)[0] for law in rows]
         logprobs = np.full((len(rows), max(map(len, ranked))), -np.inf, np.float32)
         ids = np.zeros(logprobs.shape, np.int64)
         beyond = np.empty(len(rows))

@@ -11,8 +11,8 @@ from moesubnet.spec.content import LoadedSpec, file_sha256
 
 ADAPTER_CONFIG = "adapter_config.json"
 _GGUF = (
-    "{file} is a GGUF file, which no engine here serves yet. Convert it to a folder "
-    "(pip install gguf accelerate, then in Python):\n"
+    "{file} is a GGUF file: `moesubnet miner run --model {file}` serves it as it is. Here a folder "
+    "is needed. Convert it (pip install gguf accelerate, then in Python):\n"
     "  from transformers import AutoModelForCausalLM, AutoTokenizer\n"
     "  for kind in (AutoModelForCausalLM, AutoTokenizer):\n"
     "      kind.from_pretrained({parent!r}, gguf_file={file!r}).save_pretrained('my-model')"

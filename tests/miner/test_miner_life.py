@@ -134,7 +134,7 @@ async def test_a_model_that_cannot_be_loaded_buys_no_slot(network: Network) -> N
     arguments = ("--coldkey", "//Bob", "--engine", DEFAULT_ENGINE, "--model", "my-model.gguf")
     code, log = await (await network.miner(*arguments)).wait()
     assert code == 1
-    assert "Convert it to a folder" in log
+    assert "there is no file my-model.gguf" in log
     assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
 
 
