@@ -41,7 +41,9 @@ async def meet_experts(
     async with await ChainClient.connect(chain_url) as chain, open_http_session() as http:
         metagraph = await chain.metagraph(netuid)
         spec = await find_spec(spec_dir, metagraph, allow_private=allow_private)
-        gates = GateSync(chain, http, sheets_dir, allow_private=allow_private)
+        gates = GateSync(
+            chain, http, sheets_dir, allow_private=allow_private, grain=spec.spec.grain
+        )
         await gates.refresh(metagraph)
         roster = Roster(http, signer, spec, allow_private=allow_private)
         await roster.refresh(metagraph)

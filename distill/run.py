@@ -145,7 +145,8 @@ def _with_kept_gate(teacher: Teacher, work: Path) -> Teacher:
     experts = GATE_FORMAT + json.dumps(sorted(teacher.commitments.items()))
     path = work / f"gate-{hashlib.sha256(experts.encode()).hexdigest()[:12]}.msgpack"
     if path.exists():
-        gate = Gate.from_bytes(path.read_bytes())
+        kept, now = Gate.from_bytes(path.read_bytes()), teacher.members.gate
+        gate = replace(kept, grain=now.grain)
         return replace(teacher, members=replace(teacher.members, gate=gate))
     path.write_bytes(teacher.members.gate.to_bytes())
     return teacher

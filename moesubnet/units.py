@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from moesubnet.errors import ConfigError
 
+
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """How fine the units of a spec are: what is stated per token (forgetting, walks, blind items)
+    in its units. token_units: how many of them a mean token has."""
+
+    unit: str = "tokens"
+    token_units: float = 1.0
+
+    def units(self, tokens: float) -> int:
+        return round(tokens * self.token_units)
+
+    def decay(self, per_token: float) -> float:
+        """A factor per token, as one per unit."""
+        return float(per_token ** (1.0 / self.token_units))
+
+
+TOKENS = Grain()
 RAO_PER_TOKEN = 10**9
 U16_MAX = 65_535
 _WHOLE = r"(\d{1,20}|\d{1,3}(?:,\d{3}){1,6})"  # commas between thousands only: what is 1,5?

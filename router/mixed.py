@@ -177,7 +177,7 @@ class MixtureSession:
     async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         self._choose_experts(prompt_ids, self._model.serving())
         # Where one writes alone nobody is weighed, and nothing is asked blind.
-        blind = 0 if self._model.is_solo else BLIND_PROMPT_TOKENS
+        blind = 0 if self._model.is_solo else self._gate.grain.units(BLIND_PROMPT_TOKENS)
         split = max(0, len(prompt_ids) - blind)
         self.posterior.show(prompt_ids[:split])
         if split == len(prompt_ids):

@@ -135,7 +135,11 @@ async def run_router(config: RouterConfig) -> None:
         cache = MetagraphCache(chain, netuid)
         await cache.refresh()
         gates = GateSync(
-            chain, http, config.state_dir / "sheets", allow_private=config.allow_private
+            chain,
+            http,
+            config.state_dir / "sheets",
+            allow_private=config.allow_private,
+            grain=spec.spec.grain,
         )
         metrics, usage = Metrics(), UsageBook(config.signer, netuid)
 

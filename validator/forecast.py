@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS, WINDOW_TOKENS
+from moesubnet.units import TOKENS, Grain
+from moesubnet.validator.probes import STEP_TOKENS, window_units
 from moesubnet.wire.protocol import want_for
 
 TWICE_WINDOWS = 4  # an epoch: asked twice, never published; one for each batch of walks
@@ -28,23 +29,29 @@ class Forecast:
     experts: int
     vocab_size: int
     epoch_s: float
+    grain: Grain = TOKENS
 
     @property
     def epochs(self) -> int:
         return self.windows // (self.walks + TWICE_WINDOWS)
 
     @property
+    def steps(self) -> int:
+        """Positions of a walk that are scored."""
+        return self.grain.units(STEP_TOKENS)
+
+    @property
     def published_tokens(self) -> int:
-        return self.walks * WINDOW_TOKENS
+        return self.walks * window_units(self.grain)
 
     @property
     def questions(self) -> int:
-        return self.walks * STEP_TOKENS * self.experts
+        return self.walks * self.steps * self.experts
 
     @property
     def positions(self) -> int:
         """What each expert computes."""
-        return self.walks * (PREFIX_TOKENS + STEP_TOKENS)
+        return self.published_tokens
 
     @property
     def sent_bytes(self) -> int:
@@ -66,16 +73,17 @@ class Forecast:
 
     def as_text(self) -> str:
         lasts = f"{self.epochs:,} epochs, {_time(self.epochs * self.epoch_s)}"
+        unit = self.grain.unit
         return "\n".join(
             [
-                f"text       {self.windows:,} unused windows of {WINDOW_TOKENS} tokens; "
+                f"text       {self.windows:,} unused windows of {window_units(self.grain)} {unit}; "
                 f"{self.walks} walks an epoch use one each, and {TWICE_WINDOWS} are asked twice: "
                 f"it lasts {lasts}",
-                f"published  each epoch {self.walks} of them ({self.published_tokens:,} tokens) "
-                f"and every expert's scores on {self.walks * STEP_TOKENS:,} positions, once the "
+                f"published  each epoch {self.walks} of them ({self.published_tokens:,} {unit}) "
+                f"and every expert's scores on {self.walks * self.steps:,} positions, once the "
                 "vote is revealed",
                 f"asked      {self.questions:,} questions an epoch ({self.walks} walks × "
-                f"{STEP_TOKENS} positions × {self.experts} experts); each expert computes "
+                f"{self.steps} positions × {self.experts} experts); each expert computes "
                 f"{self.positions:,} positions",
                 f"estimated  {_bytes(self.sent_bytes)} sent and {_bytes(self.received_bytes)} "
                 f"received an epoch of {_time(self.epoch_s)}, {self.cpu_s:,.1f} s of CPU here",

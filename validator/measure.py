@@ -17,7 +17,7 @@ from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
-from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, walk_batch
+from moesubnet.validator.probes import PREFIX_TOKENS, TextPool, walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.state import State
@@ -108,7 +108,7 @@ class Measurement:
             metagraph.epoch_index, hotkeys, windows, self._tokenizer_sha256
         )
         left = self._pool.free_windows(self._state.used_starts(self._tokenizer_sha256))
-        self._metrics.text_tokens_left.set(left * WINDOW_TOKENS)
+        self._metrics.text_tokens_left.set(left * self._pool.window)
         return batch
 
     def convicted(self) -> set[Hotkey]:
@@ -163,7 +163,7 @@ class Measurement:
             await ask_twice(
                 self._book,
                 self._two_ways(),
-                window.ids[:PREFIX_TOKENS],
+                window.ids[: self.gate.grain.units(PREFIX_TOKENS)],
                 epoch=self._gate_epoch,
                 vocab_size=self.vocab_size,
                 timeout_s=DEADLINE_S,

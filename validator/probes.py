@@ -28,6 +28,7 @@ from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
+from moesubnet.units import TOKENS, Grain
 from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import SENDER, Batch, Step, Window
 from moesubnet.wire.panel import Asked, Panel, PanelError, PanelSequence
@@ -47,17 +48,22 @@ log = logging.getLogger(__name__)
 class TextPool:
     """Private documents, cut into windows that do not overlap."""
 
-    def __init__(self, documents: Mapping[bytes, npt.NDArray[np.uint32]]) -> None:
+    def __init__(
+        self, documents: Mapping[bytes, npt.NDArray[np.uint32]], grain: Grain = TOKENS
+    ) -> None:
         """documents: token ids by SHA-256 of the text."""
-        self._documents = {k: ids for k, ids in documents.items() if len(ids) >= WINDOW_TOKENS}
+        self._grain, self.window = grain, window_units(grain)
+        self._documents = {k: ids for k, ids in documents.items() if len(ids) >= self.window}
         self.tokens = sum(len(ids) for ids in self._documents.values())
         if not self._documents:
             raise ConfigError(
-                f"the private text has no document of {WINDOW_TOKENS} tokens; give longer text"
+                f"the private text has no document of {self.window} {grain.unit}; give longer text"
             )
 
     @classmethod
-    def load(cls, pattern: str, encode: Callable[[str], Sequence[int]]) -> TextPool:
+    def load(
+        cls, pattern: str, encode: Callable[[str], Sequence[int]], grain: Grain = TOKENS
+    ) -> TextPool:
         """Every file that matches `pattern`: .jsonl lines with a "text", or one document each.
 
         Raises ConfigError.
@@ -69,7 +75,8 @@ class TextPool:
         }
         if not texts:
             raise ConfigError(f"no text in {pattern!r}")
-        return cls({key: np.array(encode(text), np.uint32) for key, text in texts.items()})
+        documents = {key: np.array(encode(text), np.uint32) for key, text in texts.items()}
+        return cls(documents, grain)
 
     def free_windows(self, used: Mapping[bytes, Set[int] | None]) -> int:
         """How many windows were never used. `used` as `State.used_starts` gives it."""
@@ -80,15 +87,16 @@ class TextPool:
     ) -> list[tuple[bytes, int]]:
         """(document, start) of unused windows that begin as a used one, an earlier one, or a
         published walk: their labels may be known. Costs what windows there are."""
-        known = {_beginning(ids) for ids in published}
+        prefix = self._grain.units(PREFIX_TOKENS)
+        known = {_beginning(ids, prefix) for ids in published}
         unused: dict[bytes, tuple[bytes, int]] = {}
         again: list[tuple[bytes, int]] = []
         for document, ids in sorted(self._documents.items()):
             taken = used.get(document, frozenset())
             if taken is None:
                 continue
-            for start in _starts(ids):
-                begins = _beginning(ids[start:])
+            for start in self._starts(ids):
+                begins = _beginning(ids[start:], prefix)
                 if start in taken:
                     known.add(begins)
                 elif begins in unused:
@@ -106,8 +114,9 @@ class TextPool:
         ends = np.cumsum([self._free(document, used) for document in documents])
         if not ends[-1]:
             raise PoolSpent(
-                f"all {self.tokens:,} tokens of private text are used, and none is used twice: "
-                "the last vote is repeated until you add fresh text under --text and restart"
+                f"all {self.tokens:,} {self._grain.unit} of private text are used, and none is "
+                "used twice: the last vote is repeated until you add fresh text under --text and "
+                "restart"
             )
         total = int(ends[-1])
         places = random.Random(seed).sample(range(total), min(count, total))
@@ -116,27 +125,31 @@ class TextPool:
             index = int(np.searchsorted(ends, place, side="right"))
             document, ids = documents[index], self._documents[documents[index]]
             taken = used.get(document) or set()
-            fresh = (start for start in _starts(ids) if start not in taken)
+            fresh = (start for start in self._starts(ids) if start not in taken)
             nth = place - (int(ends[index - 1]) if index else 0)
             start = next(itertools.islice(fresh, nth, None))
-            windows.append(Window(document, start, ids[start : start + WINDOW_TOKENS]))
+            windows.append(Window(document, start, ids[start : start + self.window]))
         return windows
 
     def _free(self, document: bytes, used: Mapping[bytes, Set[int] | None]) -> int:
         starts = used.get(document, frozenset())
         if starts is None:  # another spec cut it into other windows
             return 0
-        windows = _starts(self._documents[document])
+        windows = self._starts(self._documents[document])
         return len(windows) - sum(start in windows for start in starts)
 
+    def _starts(self, ids: npt.NDArray[np.uint32]) -> range:
+        """Where the windows of a document begin."""
+        return range(0, len(ids) - self.window + 1, self.window)
 
-def _starts(ids: npt.NDArray[np.uint32]) -> range:
-    """Where the windows of a document begin."""
-    return range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
+
+def window_units(grain: Grain) -> int:
+    """The length of a walk."""
+    return grain.units(PREFIX_TOKENS) + grain.units(STEP_TOKENS)
 
 
-def _beginning(ids: npt.NDArray[np.uint32]) -> bytes:
-    return ids[:PREFIX_TOKENS].astype("<u4").tobytes()
+def _beginning(ids: npt.NDArray[np.uint32], prefix: int) -> bytes:
+    return ids[:prefix].astype("<u4").tobytes()
 
 
 def _read_texts(path: Path) -> Iterator[str]:
@@ -201,14 +214,15 @@ async def walk_batch(
         return answers
 
     try:
-        for position in range(PREFIX_TOKENS, batch.walks.shape[1]):
+        prefix = gate.grain.units(PREFIX_TOKENS)
+        for position in range(prefix, batch.walks.shape[1]):
             answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
             sent = position
             if unshown is not None:
                 yield _shown(unshown, weighed, batch.hotkeys, sequences)
             if not weighed:
                 weighed = [
-                    Weighed(gate, ids[:PREFIX_TOKENS], batch.hotkeys, serving)
+                    Weighed(gate, ids[:prefix], batch.hotkeys, serving)
                     for ids, serving in zip(batch.walks, there, strict=True)
                 ]
             laws = [

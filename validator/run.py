@@ -75,7 +75,7 @@ async def run_validator(config: ValidatorConfig) -> None:
         stack.callback(state.close)
         owner = f"{chain.genesis_hash} {config.netuid} {config.signer.ss58_address}"
         state.claim(owner, metagraph.epoch_index)
-        state.same_windows(spec.sha256, spec.spec.tokenizer.sha256)
+        state.same_windows(spec.sha256, spec.spec.windows_sha256)
         http = await stack.enter_async_context(open_http_session())
         health, metrics = Health(), Metrics()
         app = build_app(config.signer, state, health, metrics)
@@ -86,13 +86,19 @@ async def run_validator(config: ValidatorConfig) -> None:
         book = Checkbook(config.state_dir / FILE, Hotkey(config.signer.ss58_address))
         stack.callback(book.close)
         sheets_dir = config.state_dir / "sheets"
-        gates = GateSync(chain, http, sheets_dir, allow_private=config.allow_private)
+        gates = GateSync(
+            chain,
+            http,
+            sheets_dir,
+            allow_private=config.allow_private,
+            grain=spec.spec.grain,
+        )
 
         def measurement(spec: LoadedSpec, pool: TextPool | None = None) -> Measurement:
             return Measurement(
                 state,
                 pool or _load_pool(config.text, spec),
-                spec.spec.tokenizer.sha256,
+                spec.spec.windows_sha256,
                 load_baseline(spec),
                 Roster(http, config.signer, spec, allow_private=config.allow_private),
                 gates,
@@ -138,7 +144,7 @@ async def dry_run(config: ValidatorConfig) -> str:
     spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
     pool = await asyncio.to_thread(_load_pool, config.text, spec)
     path = config.state_dir / "validator.sqlite3"
-    cut_by = {spec.sha256, spec.spec.tokenizer.sha256}
+    cut_by = {spec.sha256, spec.spec.windows_sha256}
     used = Archive.used_starts(path, cut_by) if path.exists() else {}
     hotkey = Hotkey(config.signer.ss58_address)
     neuron = metagraph.by_hotkey.get(hotkey)
@@ -147,6 +153,7 @@ async def dry_run(config: ValidatorConfig) -> str:
         walks=config.walks_per_epoch,
         experts=sum(n.axon is not None and n.hotkey != hotkey for n in metagraph.neurons),
         vocab_size=spec.spec.vocab_size,
+        grain=spec.spec.grain,
         epoch_s=(metagraph.next_epoch_block - metagraph.last_epoch_block) * block_s,
     )
     lines = [
@@ -178,8 +185,13 @@ def _check_registered(config: ValidatorConfig, metagraph: Metagraph) -> None:
 
 def _load_pool(pattern: str, spec: LoadedSpec) -> TextPool:
     tokenizer = load_tokenizer(spec.tokenizer_path)
-    pool = TextPool.load(pattern, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
-    log.info("private text: %d tokens, %d windows", pool.tokens, pool.free_windows({}))
+    pool = TextPool.load(
+        pattern,
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        spec.spec.grain,
+    )
+    unit, windows = spec.spec.unit, pool.free_windows({})
+    log.info("private text: %d %s, %d windows", pool.tokens, unit, windows)
     return pool
 
 

@@ -48,7 +48,7 @@ def choose(
     drawn = sorted(serving, key=lots.__getitem__)
     standing = zip(drawn, gate.standing(drawn).tolist(), strict=True)
     measured = [hotkey for hotkey, part in standing if part > 0] or drawn
-    features = update_features(initial_features(), text_ids)
+    features = update_features(initial_features(), text_ids, gate.grain)
     log_prior = gate.log_prior(features, members_of(measured))[:-1]
     share = dict(zip(sorted(measured), np.exp(log_prior - log_sum_exp(log_prior)), strict=True))
     worth = share if prices is None else _against(prices, share)

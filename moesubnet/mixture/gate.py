@@ -29,6 +29,7 @@ from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, Sheet
 from moesubnet.mixture.standing import agreed_standing
 from moesubnet.types import Hotkey
+from moesubnet.units import TOKENS, Grain
 
 Float = npt.NDArray[np.float64]
 
@@ -53,11 +54,11 @@ def initial_features(shape: tuple[int, ...] = ()) -> Float:
     return np.zeros((*shape, FEATURES_DIM))
 
 
-def update_features(features: Float, ids: npt.NDArray[np.integer]) -> Float:
+def update_features(features: Float, ids: npt.NDArray[np.integer], grain: Grain = TOKENS) -> Float:
     """Decayed hashed counts after appending ids [.., n] to prefixes with features [.., F]."""
     flat = features.reshape(-1, FEATURES_DIM)
-    bucket = _bucket(ids[..., -MEMORY_TOKENS:]).reshape(len(flat), -1)
-    powers = COUNT_DECAY ** np.arange(bucket.shape[1], -1.0, -1.0)
+    bucket = _bucket(ids[..., -grain.units(MEMORY_TOKENS) :]).reshape(len(flat), -1)
+    powers = grain.decay(COUNT_DECAY) ** np.arange(bucket.shape[1], -1.0, -1.0)
     places = bucket + FEATURES_DIM * np.arange(len(flat))[:, None]
     added = np.bincount(
         places.ravel(),
@@ -74,10 +75,10 @@ def _bucket(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     return (mixed >> np.uint64(32 - FEATURES_BITS)).astype(np.int64)
 
 
-def _design(features: Float) -> Float:
+def _design(features: Float, grain: Grain) -> Float:
     """x(h): [.., F] counts → [.., F + 1], Euclidean norm ≤ √2."""
     total = np.sum(features, axis=-1, keepdims=True)
-    counts = np.sqrt(features / (total + SHRINK_TOKENS))
+    counts = np.sqrt(features / (total + SHRINK_TOKENS * grain.token_units))
     return np.concatenate([counts, np.ones((*counts.shape[:-1], 1))], axis=-1)
 
 
@@ -89,6 +90,7 @@ class Gate:
     hotkeys: tuple[Hotkey, ...]
     theta: npt.NDArray[np.int32]
     standing_ppm: tuple[int, ...]
+    grain: Grain = TOKENS  # of the spec that it is for; no part of what is hashed
 
     def standing(self, experts: Sequence[Hotkey]) -> Float:
         """In [0, 1] for each expert; 0 also for one that no sheet has measured."""
@@ -116,7 +118,9 @@ class Gate:
             return np.log(np.full(shape, 1.0 / len(members)))
         known = np.flatnonzero(standing)
         columns = [self._column[members[index]] for index in known.tolist()]
-        logits = _design(features) @ (self.theta[:, columns] / SCALE) + np.log(standing[known])
+        logits = _design(features, self.grain) @ (self.theta[:, columns] / SCALE) + np.log(
+            standing[known]
+        )
         base = 1.0 / (1.0 + max(1.0, standing.sum()))
         lacking = 1.0 - standing
         others = NEWCOMERS_PRIOR * min(1.0, lacking.sum())
@@ -158,11 +162,11 @@ class Gate:
         return hashlib.sha256(self.to_bytes()).digest()
 
 
-def uniform_gate(hotkeys: Sequence[Hotkey] = ()) -> Gate:
+def uniform_gate(hotkeys: Sequence[Hotkey] = (), grain: Grain = TOKENS) -> Gate:
     """The gate before the first sheet: every member the same."""
     ordered = tuple(sorted(hotkeys))
     theta = np.zeros((FEATURES_DIM + 1, len(ordered)), np.int32)
-    return Gate(ordered, theta, (MICRO,) * len(ordered))
+    return Gate(ordered, theta, (MICRO,) * len(ordered), grain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +177,11 @@ class WeightedSheet:
     stake_rao: int
 
 
-def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None = None) -> Gate:
+def fit(
+    sheets: Sequence[WeightedSheet],
+    registered: Collection[Hotkey] | None = None,
+    grain: Grain = TOKENS,
+) -> Gate:
     """Fit on `sheets`; columns are the hotkeys in them (that are `registered`, if given).
 
     Whom its seniors explain has no column of its own to fit: it would take its seniors' part. A
@@ -196,12 +204,12 @@ def fit(sheets: Sequence[WeightedSheet], registered: Collection[Hotkey] | None =
         seen = names
     hotkeys = tuple(sorted(seen))
     if not hotkeys:
-        return uniform_gate()
-    blocks = [_sheet_rows(item, hotkeys) for item in used]
+        return uniform_gate(grain=grain)
+    blocks = [_sheet_rows(item, hotkeys, grain) for item in used]
     features, log_q, omega = (np.concatenate(part) for part in zip(*blocks, strict=True))
     standing_ppm = agreed_standing([(item.sheet, item.stake_rao) for item in used], hotkeys)
-    theta = fit_theta(features, log_q, omega, np.array(standing_ppm) / MICRO)
-    return Gate(hotkeys, theta, tuple(standing_ppm))
+    theta = fit_theta(features, log_q, omega, np.array(standing_ppm) / MICRO, grain)
+    return Gate(hotkeys, theta, tuple(standing_ppm), grain)
 
 
 def fit_theta(
@@ -209,6 +217,7 @@ def fit_theta(
     log_q: Float,
     omega: Float | None = None,
     standing: Float | None = None,
+    grain: Grain = TOKENS,
 ) -> npt.NDArray[np.int32]:
     """Fit n experts on any items: `Gate.theta`, int32 [F + 1, n].
 
@@ -224,7 +233,7 @@ def fit_theta(
     top = np.nanmax(log_q, axis=1, keepdims=True)  # the baseline column is never NaN
     q = np.exp(np.where(np.isnan(log_q), -np.inf, log_q - top))
     beta = 1.0 / (1.0 + np.maximum(1.0, asked @ standing[:, None]))  # the baseline's prior
-    design = _design(features)
+    design = _design(features, grain)
     # ½ E[x xᵀ] bounds the curvature of the softmax (Böhning 1992): every step ascends.
     bound = 0.5 * design.T @ (share * design) + decay * np.eye(design.shape[1])
     step_matrix = np.linalg.inv(bound)
@@ -251,7 +260,9 @@ def _softmax(logits: Float) -> Float:
     return np.asarray(powers / np.maximum(total, np.finfo(np.float64).tiny), np.float64)
 
 
-def _sheet_rows(item: WeightedSheet, hotkeys: Sequence[Hotkey]) -> tuple[Float, Float, Float]:
+def _sheet_rows(
+    item: WeightedSheet, hotkeys: Sequence[Hotkey], grain: Grain
+) -> tuple[Float, Float, Float]:
     """Features [M, F], log_q [M, n + 1] in columns of `hotkeys` + baseline, omega [M]."""
     sheet = item.sheet
     raw = sheet.log_q
@@ -264,10 +275,10 @@ def _sheet_rows(item: WeightedSheet, hotkeys: Sequence[Hotkey]) -> tuple[Float, 
         if hotkey in order:
             log_q[:, index] = values[:, order[hotkey]]
     log_q[:, -1] = values[:, -1]
-    return _prefix_features(sheet), log_q, np.full(len(raw), item.stake_rao / len(raw))
+    return _prefix_features(sheet, grain), log_q, np.full(len(raw), item.stake_rao / len(raw))
 
 
-def _prefix_features(sheet: Sheet) -> Float:
+def _prefix_features(sheet: Sheet, grain: Grain) -> Float:
     """Features [M, F] of every item's prefix, each walk read once."""
     out = initial_features((len(sheet.walk),))
     length = max(len(ids) for ids in sheet.walks)
@@ -278,5 +289,5 @@ def _prefix_features(sheet: Sheet) -> Float:
     for position in range(length):
         here = sheet.position == position
         out[here] = features[sheet.walk[here]]
-        features = update_features(features, ids[:, position : position + 1])
+        features = update_features(features, ids[:, position : position + 1], grain)
     return out

@@ -23,6 +23,7 @@ from moesubnet.errors import FrameError, PeerError, WireError
 from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
 from moesubnet.mixture.sheet import MAX_SHEET_BYTES, Sheet
 from moesubnet.types import Axon, BlockNumber, Hotkey, Metagraph, NetUid, Neuron
+from moesubnet.units import TOKENS, Grain
 from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.client import get_public
 
@@ -63,12 +64,15 @@ class GateSync:
         cache_dir: Path,
         *,
         allow_private: bool = False,
+        grain: Grain = TOKENS,
     ) -> None:
+        """grain: of the subnet's spec."""
         self._chain = chain
         self._http = http
         self._cache_dir = cache_dir
         self._allow_private = allow_private
-        self.gate: Gate = uniform_gate()
+        self._pace = grain
+        self.gate: Gate = uniform_gate(grain=grain)
         self.sheets: list[WeightedSheet] = []  # everything revealed, the newest epoch included
 
     async def refresh(self, metagraph: Metagraph) -> Gate:
@@ -88,7 +92,7 @@ class GateSync:
         )
         newest = metagraph.epoch_index - NEWEST_AGE_EPOCHS
         settled = [item for item in self.sheets if item.sheet.epoch <= newest]
-        self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys())
+        self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys(), self._pace)
         log.info(
             "gate=%s epoch=%d sheets=%d", self.gate.sha256.hex()[:16], newest + 2, len(settled)
         )

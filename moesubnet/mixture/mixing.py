@@ -91,7 +91,7 @@ class Walk:
         if not members or members[-1] != BASELINE_MEMBER:
             raise ValueError("the last member is the baseline")
         self.members = tuple(members)
-        self._gate = gate
+        self._gate, self._gamma = gate, gate.grain.decay(GAMMA)
         self._features = initial_features((count,))
         self._evidence = np.zeros((count, len(self.members)))
         self._length, self._age = 0, 0.0  # tokens so far; tokens as forgetting counts them
@@ -108,8 +108,8 @@ class Walk:
         """Append visible tokens, ids [N, n]: they move the gate's features, never the evidence,
         which fades as it would if they were some. token_weight: see `update_evidence`."""
         faded = token_weight * ids.shape[-1]
-        self._features = update_features(self._features, ids)
-        self._evidence = math.pow(GAMMA, faded) * self._evidence
+        self._features = update_features(self._features, ids, self._gate.grain)
+        self._evidence = math.pow(self._gamma, faded) * self._evidence
         self._length += ids.shape[-1]
         self._age += faded
 
@@ -126,9 +126,13 @@ class Walk:
         ids: [N]; log_p_token: [N, E], each member's log-probability of that token (any finite
         number where it gave none); blind: broadcast to [N, E], False also for a missing answer.
         """
-        self._features = update_features(self._features, ids[:, None])
+        self._features = update_features(self._features, ids[:, None], self._gate.grain)
         self._evidence = update_evidence(
-            self._evidence, log_p_token, blind=blind, token_weight=token_weight
+            self._evidence,
+            log_p_token,
+            blind=blind,
+            token_weight=token_weight,
+            gamma=self._gamma,
         )
         self._age += token_weight
         kept = {p: c for p, c in self._counted.items() if p > self._length - MAX_AMENDED_TOKENS}
@@ -148,6 +152,6 @@ class Walk:
             return
         amended, evidence = counted.copy(), self._evidence.copy()
         amended[row, column] = now
-        evidence[row, column] += token_weight * math.pow(GAMMA, self._age - age) * (now - was)
+        evidence[row, column] += token_weight * math.pow(self._gamma, self._age - age) * (now - was)
         self._counted = self._counted | {position: (age, token_weight, amended)}
         self._evidence = evidence

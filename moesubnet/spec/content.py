@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moesubnet.errors import SpecError
+from moesubnet.units import Grain
 from moesubnet.wire.strict_json import parse_json
 
 SPEC_FORMAT: Final = "moesubnet-spec/2"
@@ -100,13 +101,16 @@ class Spec(BaseModel):
             raise ValueError("token_units: a token is one token")
         return self
 
-    def units(self, tokens: float) -> int:
-        """What is stated in tokens, in this spec's units."""
-        return round(tokens * self.token_units)
+    @property
+    def grain(self) -> Grain:
+        return Grain(self.unit, self.token_units)
 
-    def decay(self, per_token: float) -> float:
-        """A decay per token, as one per unit."""
-        return float(per_token ** (1.0 / self.token_units))
+    @property
+    def windows_sha256(self) -> str:
+        """Texts are cut into the same windows where this is the same."""
+        if self.unit == "tokens":
+            return self.tokenizer.sha256
+        return hashlib.sha256(f"{self.tokenizer.sha256} {self.token_units}".encode()).hexdigest()
 
     @property
     def end_id(self) -> int:

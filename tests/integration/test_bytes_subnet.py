@@ -203,9 +203,10 @@ async def test_a_structured_answer_is_one_byte_by_byte(router) -> None:
 async def test_a_validators_walk_pays_who_knows_the_text(
     subnet: Subnet, bytes_spec: LoadedSpec, tmp_path: Path
 ) -> None:
+    grain = bytes_spec.spec.grain
     chain, signer = FakeChain(), Keypair.create_from_uri("//Router")  # has the stake to call
     chain.neurons = list(subnet.neurons)
-    texts = [sentences("letters", seed, 120).encode() for seed in range(10, 14)]
+    texts = [sentences("letters", seed, 160).encode() for seed in range(10, 14)]
     documents = {t[:32]: np.frombuffer(t, np.uint8).astype(np.uint32) for t in texts}
     async with open_http_session() as http:
         state = State(tmp_path / "validator.sqlite3")
@@ -213,17 +214,19 @@ async def test_a_validators_walk_pays_who_knows_the_text(
         await roster.refresh(await chain.metagraph(1))
         measurement = Measurement(
             state,
-            TextPool(documents),
+            TextPool(documents, grain),
             bytes_spec.spec.tokenizer.sha256,
             load_baseline(bytes_spec),
             roster,
-            GateSync(chain, http, tmp_path / "sheets"),
+            GateSync(chain, http, tmp_path / "sheets", grain=grain),
             Metrics(),
         )
         batch = await measurement.open_batch(await chain.metagraph(1), 2)
         await measurement.run(batch)
-        log_q = np.concatenate([step.log_q for step in state.open_batches()[0].steps])
+        steps = state.open_batches()[0].steps
+        log_q = np.concatenate([step.log_q for step in steps])
         state.close()
+    assert [step.position for step in steps] == list(range(4 * 32, 4 * 48))
     assert np.all(log_q > LOG_Q_UNANSWERED)
     means = dict(zip([*batch.hotkeys, "baseline"], log_q.mean(axis=0) / 1e6, strict=True))
     assert means[subnet.letters] > means["baseline"] + 0.3

@@ -21,8 +21,9 @@ from moesubnet.mixture.gate import (
     uniform_gate,
     update_features,
 )
-from moesubnet.mixture.mixing import log_sum_exp, members_of
+from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of
 from moesubnet.types import Hotkey
+from moesubnet.units import Grain
 
 HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(4))
 
@@ -175,3 +176,18 @@ def test_gate_bytes_round_trip_and_refuse_anything_else(make_sheet):
 def test_the_baseline_member_cannot_be_a_hotkey():
     assert BASELINE_MEMBER == "baseline"
     assert len(BASELINE_MEMBER) < 40  # an SS58 address is 47 or 48 characters
+
+
+def test_four_units_to_a_token_forget_as_one_token_does() -> None:
+    fine = Grain("bytes", 4.0)
+    ids = np.arange(60)
+    whole = update_features(initial_features(), ids)
+    quarters = update_features(initial_features(), np.repeat(ids, 4), fine)
+    np.testing.assert_allclose(quarters.sum() / whole.sum(), 4.0, rtol=0.03)
+    gate = uniform_gate(HOTKEYS[:1], fine)
+    slow, fast = (Walk(g, members_of(HOTKEYS[:1])) for g in (gate, uniform_gate(HOTKEYS[:1])))
+    for walk in (slow, fast):
+        walk.observe(np.array([1]), np.array([[-1.0, -3.0]]))
+    slow.show(np.zeros((1, 40), np.uint32))
+    fast.show(np.zeros((1, 10), np.uint32))
+    np.testing.assert_allclose(slow.log_weights(), fast.log_weights())
