@@ -72,7 +72,7 @@ class Archive:
         """What proves a sheet, public or not."""
         query = "SELECT receipts FROM vote WHERE sha256 = ?"
         row = self._db.execute(query, (sha256,)).fetchone()
-        return bytes(row[0]) if row else None
+        return bytes(row[0]) if row and row[0] is not None else None
 
     def answers(self, sha256: bytes, hotkey: Hotkey) -> bytes | None:
         """An expert's answers to a sheet's items while they are kept, public or not."""

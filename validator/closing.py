@@ -13,6 +13,7 @@ from moesubnet.mixture.sheet import (
     LOG_Q_ABSENT,
     LOG_Q_UNANSWERED,
     LOG_W_NONE,
+    MAX_CONTRADICTED,
     MAX_ITEMS,
     MAX_WALKS,
     U8,
@@ -42,6 +43,7 @@ def close_sheet(
     convicted: Collection[Hotkey] = (),
     usage: Sequence[tuple[Usage, int]] = (),
     with_feedback: bool = False,
+    contradicted: Collection[bytes] = (),
 ) -> tuple[Sheet, Receipts]:
     """The sheet of the metagraph's epoch, and what proves its items; pure.
 
@@ -99,6 +101,7 @@ def close_sheet(
         since=tuple(merit.since for merit in known),
         standing_ppm=(0,) * len(hotkeys),
         row_u16=(0,) * len(hotkeys),
+        contradicted=tuple(sorted(contradicted)[:MAX_CONTRADICTED]),
     )
     vote = recount(unvoted)
     sheet = dataclasses.replace(

@@ -153,6 +153,7 @@ class Validator:
             convicted=self.measurement.convicted(),
             usage=self.measurement.usage,
             with_feedback=self.with_feedback,
+            contradicted=self.measurement.contradicted,
         )
         is_worth_voting = any(sheet.row_u16)
         phase = Phase.PREPARED if is_worth_voting else Phase.LOST

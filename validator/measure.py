@@ -22,6 +22,7 @@ from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.state import State
 from moesubnet.validator.twice import Checkbook, ask_twice
+from moesubnet.validator.watching import Watcher
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import want_for
 from moesubnet.wire.relay import Drawing, through
@@ -57,8 +58,10 @@ class Measurement:
         metrics: Metrics,
         routers: Drawing | None = None,
         book: Checkbook | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
-        """routers: through whom walks go, while there are any. book: of prefixes asked twice."""
+        """routers: through whom walks go, while there are any. book: of prefixes asked twice.
+        watcher: of other validators' sheets."""
         self._state = state
         self._pool = pool
         self._tokenizer_sha256 = tokenizer_sha256
@@ -68,6 +71,9 @@ class Measurement:
         self._metrics = metrics
         self._routers = routers
         self._book = book
+        self._watcher = watcher
+        self._watched_epoch = -1
+        self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = -1
         self.usage: list[tuple[Usage, int]] = []  # by routers, of the epoch before; their stakes
 
@@ -89,8 +95,9 @@ class Measurement:
             await self._pass_over_known()
             self._gate_epoch = metagraph.epoch_index
             self.usage = []
+            self.contradicted = set()
         await self._experts.refresh(metagraph)
-        self._netuid = metagraph.netuid
+        self._metagraph = metagraph
         if self._routers is not None:
             await self._routers.refresh(metagraph, self._experts.clients.keys())
         scored = {hotkey for hotkey, score in self._state.scores().items() if score > 0}
@@ -143,7 +150,16 @@ class Measurement:
         log.info("walked walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))
         await self._ask_twice(batch)
         if self._routers is not None:
-            self.usage = await self._routers.usage(self._netuid, self._gate_epoch - 1)
+            self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
+        await self._watch()
+
+    async def _watch(self) -> None:
+        """Once an epoch, when its first walks are done: nothing waits for an audit."""
+        if self._watcher is not None and self._watched_epoch != self._gate_epoch:
+            self._watched_epoch = self._gate_epoch
+            self.contradicted = await self._watcher.contradicted(
+                self._gates.sheets, self._metagraph, self._baseline.law
+            )
 
     def _ways(self, count: int) -> list[Mapping[Hotkey, Asked]]:
         """To all experts, one for each walk."""

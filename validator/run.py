@@ -29,6 +29,7 @@ from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.state import State, only_one
 from moesubnet.validator.twice import FILE, Checkbook
+from moesubnet.validator.watching import Watcher
 from moesubnet.wire.addresses import published_ip
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
@@ -112,6 +113,11 @@ async def run_validator(config: ValidatorConfig) -> None:
                     allow_private=config.allow_private,
                 ),
                 book,
+                Watcher(
+                    http,
+                    Hotkey(config.signer.ss58_address),
+                    allow_private=config.allow_private,
+                ),
             )
 
         validator = Validator(

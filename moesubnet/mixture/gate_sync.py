@@ -22,6 +22,7 @@ import aiohttp
 from moesubnet.errors import FrameError, PeerError, WireError
 from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
 from moesubnet.mixture.sheet import MAX_SHEET_BYTES, Sheet
+from moesubnet.mixture.watched import silenced
 from moesubnet.types import Axon, BlockNumber, Hotkey, Metagraph, NetUid, Neuron
 from moesubnet.units import TOKENS, Grain
 from moesubnet.wire.addresses import check_axon
@@ -92,6 +93,9 @@ class GateSync:
         )
         newest = metagraph.epoch_index - NEWEST_AGE_EPOCHS
         settled = [item for item in self.sheets if item.sheet.epoch <= newest]
+        for validator, reason in (quiet := silenced(settled)).items():
+            log.warning("no say for validator %s: %s", validator, reason)
+        settled = [item for item in settled if item.sheet.validator not in quiet]
         self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys(), self._pace)
         log.info(
             "gate=%s epoch=%d sheets=%d", self.gate.sha256.hex()[:16], newest + 2, len(settled)

@@ -28,6 +28,7 @@ MAX_WALKS = 1024
 MAX_WALK_TOKENS = 1024
 MAX_ITEMS = 8192  # of 32 walks over bytes 2,200
 MAX_SENDERS = 256
+MAX_CONTRADICTED = 64
 USAGE_LOSS_PPM = 100_000  # the most that routers' word takes of a reliability
 FEEDBACK_PPM = 50_000  # the most that users' word adds to a score, or takes
 MICRO = 1_000_000
@@ -84,6 +85,7 @@ class Sheet:
     since: tuple[int | None, ...]  # [n] epoch in which it first had something of its own
     standing_ppm: tuple[int, ...]  # [n] 0: its seniors explain it
     row_u16: tuple[int, ...]  # [n] the vote
+    contradicted: tuple[bytes, ...] = ()  # SHA-256 of sheets of others, by their receipts; sorted
 
     @property
     def since_before(self) -> tuple[int | None, ...]:
@@ -180,6 +182,7 @@ class _Wire(BaseModel):
     since: list[Score | None]
     standing_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
     row_u16: list[U16]
+    contradicted: Annotated[list[Sha256], Field(max_length=MAX_CONTRADICTED)]
 
     def sheet(self) -> Sheet:
         """Raises ValueError where lengths, order or ranges contradict each other."""
@@ -193,6 +196,8 @@ class _Wire(BaseModel):
         columns = (self.uids, self.receipts, *scores, *ranks, *merits, *users)
         if any(len(column) != n for column in columns):
             raise ValueError("a column is missing")
+        if self.contradicted != sorted(set(self.contradicted)):
+            raise ValueError("contradicted sheets are sorted, each once")
         if self.hotkeys != sorted(set(self.hotkeys)) or len(set(self.uids)) != n:
             raise ValueError("hotkeys and uids must be unique, hotkeys sorted")
         if any(since is not None and since > self.epoch for since in self.since):

@@ -20,37 +20,20 @@ from moesubnet.chain.client import Call, ChainClient
 from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.host.paths import cache_dir
 from moesubnet.types import Coldkey, NetUid
 from moesubnet.units import RAO_PER_TOKEN
+from tests.contract.environments import python_with
+from tests.contract.environments import run as run_in
 
-VERSION = "11.3.0"
-PACKAGE = f"bittensor=={VERSION}"
+PACKAGE = "bittensor==11.3.0"
 JOURNEY = Path(__file__).with_name("journey.py")
 BLOCK_S = 0.2
-TIMEOUT_S = 60
-INSTALL_TIMEOUT_S = 300
 
 
 @pytest.fixture(scope="module")
 def official() -> Path:
     """The bin folder of an environment that holds the pinned SDK."""
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    home = cache_dir("contract", f"bittensor-{VERSION}-py{python}")
-    if not (home / "complete").exists():
-        uv = Path(sys.executable).with_name("uv")
-        if not uv.exists():
-            pytest.skip("uv is not installed here; scripts/test installs it")
-        commands = (
-            [uv, "venv", "--quiet", "--clear", "--python", sys.executable, home],
-            [uv, "pip", "install", "--quiet", "--python", home / "bin" / "python", PACKAGE],
-        )
-        for command in commands:
-            made = subprocess.run(command, capture_output=True, timeout=INSTALL_TIMEOUT_S)
-            if made.returncode != 0:
-                pytest.skip(f"{PACKAGE} cannot be installed: {made.stderr.decode()}")
-        (home / "complete").touch()
-    return home / "bin"
+    return python_with(PACKAGE).parent
 
 
 @pytest.fixture
@@ -62,22 +45,9 @@ async def chain() -> AsyncIterator[str]:
 
 async def run(official: Path, home: Path, *words: str) -> str:
     """A command of the official environment, in a home of its own (it caches metadata there)."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "NO_COLOR": "1", "COLUMNS": "200"}
-    process = await asyncio.create_subprocess_exec(
-        official / words[0],
-        *words[1:],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
+    return await run_in(
+        official / words[0], *words[1:], cwd=home, env={"NO_COLOR": "1", "COLUMNS": "200"}
     )
-    try:
-        out, complaints = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
-    except TimeoutError:
-        process.kill()
-        raise AssertionError(f"{words} does not end") from None
-    assert process.returncode == 0, (words, complaints.decode()[-2_000:], out.decode()[-1_000:])
-    return out.decode()
 
 
 @pytest.mark.parametrize("upgraded", [False, True], ids=["as shipped", "after an upgrade"])

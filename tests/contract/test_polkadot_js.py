@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,50 +12,26 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.wallet import keypair_from_uri
-from moesubnet.host.paths import cache_dir
 from moesubnet.types import Coldkey, NetUid
 from moesubnet.units import RAO_PER_TOKEN
+from tests.contract.environments import node_with, run
 
 PACKAGE = "@polkadot/api@16.5.4"
 SCRIPT = Path(__file__).with_name("polkadot.mjs")
 BLOCK_S = 0.2
-TIMEOUT_S = 60
-INSTALL_TIMEOUT_S = 200
 
 
 @pytest.fixture(scope="module")
 def library() -> Path:
     """A folder in which the pinned library is installed."""
-    if not shutil.which("node") or not shutil.which("npm"):
-        pytest.skip("node and npm are not installed here")
-    home = cache_dir("contract", PACKAGE.replace("/", "-"))
-    if not (home / "complete").exists():
-        home.mkdir(parents=True, exist_ok=True)
-        (home / "package.json").write_text("{}")
-        made = subprocess.run(
-            ["npm", "install", "--silent", "--no-audit", "--no-fund", PACKAGE],
-            cwd=home,
-            capture_output=True,
-            timeout=INSTALL_TIMEOUT_S,
-        )
-        if made.returncode != 0:
-            pytest.skip(f"{PACKAGE} cannot be installed: {made.stderr.decode()}")
-        (home / "complete").touch()
-    return home
+    return node_with(PACKAGE)
 
 
 async def test_polkadot_js_reads_signs_watches_and_calls_runtime_apis(library: Path) -> None:
     shutil.copy(SCRIPT, library / SCRIPT.name)  # imports are looked up from the script's folder
     newcomer = keypair_from_uri("//Newcomer").ss58_address
     async with DevChain.open(seal=BLOCK_S) as dev, serve_chain(dev) as server:
-        process = await asyncio.create_subprocess_exec(
-            *("node", SCRIPT.name, server.url),
-            cwd=library,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, complaints = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
-        assert process.returncode == 0, complaints.decode()
+        out = await run("node", SCRIPT.name, server.url, cwd=library)
         async with await ChainClient.connect(server.url, timeout_s=30) as client:
             metagraph = await client.metagraph(NetUid(2))
             balance_rao = await client.balance_rao(Coldkey(newcomer))

@@ -75,6 +75,9 @@ def history(make_sheet, epochs, **kwargs):
     for epoch in epochs:
         sheet = make_sheet(EXPERTS, epoch=epoch, seed=epoch, walk_count=4, domains=True)
         linked = {"previous_sha256": previous, "seed": sheet_seed(previous, epoch)}
+        if sheets:  # where the one before ended
+            linked["ema_before"] = sheets[-1].ema_after
+            linked["novelty_before"] = sheets[-1].novelty_after
         sheets.append(dataclasses.replace(sheet, **linked, **kwargs))
         previous = sheets[-1].sha256
     return sheets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,7 @@ class Script:
     def __init__(self, family: Family) -> None:
         self.family = family
         self.says = ""
+        self.reply: Callable[[str], str] | None = None  # what it would write after a prompt
         self.prompts: list[str] = []
 
     def open(self) -> ScriptSession:
@@ -72,9 +74,11 @@ class ScriptSession:
 
     async def start(self, prompt_ids: np.ndarray, drawing: object) -> Forecast:
         ids = prompt_ids.tolist()
-        self.model.prompts.append(
-            self.model.family.tokenizer.decode(ids, skip_special_tokens=False)
-        )
+        tokenizer, reply = self.model.family.tokenizer, self.model.reply
+        self.model.prompts.append(tokenizer.decode(ids, skip_special_tokens=False))
+        if reply is not None:
+            says = reply(self.model.prompts[-1])
+            self.ids = tokenizer.encode(says, add_special_tokens=False).ids
         return self.forecast()
 
     async def append(self, token_id: int, drawing: object) -> Forecast:

@@ -1,0 +1,66 @@
+"""Audits by lot: a sheet that its own receipts contradict is named in the auditor's next one."""
+
+import dataclasses
+from random import Random
+
+import pytest
+
+from moesubnet.mixture.gate import WeightedSheet
+from moesubnet.mixture.law import Law
+from moesubnet.mixture.sheet import sheet_seed
+from moesubnet.types import Axon, Hotkey
+from moesubnet.validator.records import Phase
+from moesubnet.validator.serve import Health, Metrics, build_app
+from moesubnet.validator.watching import Watcher, to_audit
+from moesubnet.wire.client import open_http_session
+from moesubnet.wire.listening import serve
+from tests.validator.test_audit import measured
+
+__all__ = ["measured"]
+
+
+@pytest.fixture
+async def published(measured, keypair, new_chain):
+    """A validator that serves an honest sheet and two that are not; an auditor on the chain."""
+    state, sheet = measured
+    signer = keypair("//Validator")
+    lies = []
+    for epoch, changes in ((4, {"receipts": (bytes(32),) * 2}), (5, {})):
+        seed = sheet_seed(sheet.previous_sha256, epoch)
+        lies.append(dataclasses.replace(sheet, epoch=epoch, seed=seed, **changes))
+    receipts = state.archive.receipts(sheet.sha256)
+    state.close_epoch(lies[0], (1,), Phase.REVEALED, [], receipts)
+    state.close_epoch(lies[1], (1,), Phase.REVEALED, [], None)  # nothing to prove it with
+    server = await serve(build_app(signer, state, Health(), Metrics()), "127.0.0.1", 0, grace_s=0.1)
+    chain = new_chain()
+    chain.add(signer, Axon("127.0.0.1", server.port))
+    chain.add(keypair("//Auditor"))
+    async with open_http_session() as http:
+        auditor = Watcher(http, Hotkey(keypair("//Auditor").ss58_address), allow_private=True)
+        yield auditor, await chain.metagraph(1), sheet, *lies
+    await server.close()
+
+
+async def test_an_honest_sheet_is_left_in_peace_and_others_are_named(published, laws):
+    auditor, metagraph, honest, altered, bare = published
+    baseline = Law(laws[0])
+    for sheet, is_wrong in ((honest, False), (altered, True), (bare, True)):
+        found = await auditor.contradicted([WeightedSheet(sheet, 5)], metagraph, baseline)
+        assert found == ({sheet.sha256} if is_wrong else set())
+
+
+async def test_a_line_that_is_down_accuses_nobody(published, laws):
+    auditor, metagraph, _, altered, _ = published
+    moved = dataclasses.replace(metagraph.neurons[0], axon=Axon("127.0.0.1", 1))
+    away = dataclasses.replace(metagraph, neurons=(moved, metagraph.neurons[1]))
+    assert await auditor.contradicted([WeightedSheet(altered, 5)], away, Law(laws[0])) == set()
+
+
+async def test_one_is_drawn_and_whom_others_accuse_is_looked_at(published):
+    _, metagraph, honest, altered, _ = published
+    own = metagraph.neurons[1].hotkey
+    accuser = dataclasses.replace(altered, validator=own, contradicted=(honest.sha256,))
+    sheets = [WeightedSheet(s, 5) for s in (honest, altered, accuser)]
+    drawn = to_audit(sheets, metagraph, own, Random(1))
+    assert drawn == [altered, honest]  # the newest of the only other one, and the accused
+    assert to_audit([], metagraph, own, Random(1)) == []

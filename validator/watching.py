@@ -1,0 +1,123 @@
+"""Looking over other validators' shoulders: a sheet of somebody's each epoch, held against what the
+experts signed. What is contradicted is named in our next sheet (`Sheet.contradicted`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from random import Random, SystemRandom
+
+import aiohttp
+
+from moesubnet.errors import FrameError, PeerError, PeerRefused, WireError
+from moesubnet.mixture.gate import WeightedSheet
+from moesubnet.mixture.law import Law
+from moesubnet.mixture.sheet import Sheet
+from moesubnet.types import Axon, Hotkey, Metagraph
+from moesubnet.validator.audit import audit
+from moesubnet.validator.receipts import (
+    MAX_ANSWERS_BYTES,
+    MAX_RECEIPTS_BYTES,
+    Receipts,
+    unpack_answers,
+)
+from moesubnet.wire.addresses import check_axon
+from moesubnet.wire.client import get_public
+
+TIMEOUT_S = 30.0
+ALL_S = 60.0
+MOST_ACCUSED = 8  # whom others accuse is looked at by all; so many an epoch at most
+
+log = logging.getLogger(__name__)
+
+
+def to_audit(
+    sheets: Sequence[WeightedSheet], metagraph: Metagraph, own: Hotkey, lots: Random
+) -> list[Sheet]:
+    """One validator's newest sheet, drawn by lot, and those that others accuse."""
+    newest: dict[Hotkey, Sheet] = {}
+    for item in sorted(sheets, key=lambda item: item.sheet.epoch):
+        if item.sheet.validator != own and item.sheet.validator in metagraph.by_hotkey:
+            newest[item.sheet.validator] = item.sheet
+    drawn = [newest[lots.choice(sorted(newest))]] if newest else []
+    accused = {digest for item in sheets for digest in item.sheet.contradicted}
+    found = [i.sheet for i in sheets if i.sheet.sha256 in accused and i.sheet.validator in newest]
+    return drawn + [sheet for sheet in found[:MOST_ACCUSED] if sheet not in drawn]
+
+
+async def contradicts(
+    http: aiohttp.ClientSession,
+    axon: Axon,
+    sheet: Sheet,
+    baseline: Law,
+    lots: Random,
+    *,
+    allow_private: bool,
+) -> bool:
+    """Whether what its validator serves beside a sheet contradicts it: the receipts of all, and
+    the answers of one expert. Nobody is accused because a line is down; who serves the sheet and
+    not what proves it, is."""
+    base = f"/v1/sheet/{sheet.sha256.hex()}"
+
+    async def get(path: str, max_bytes: int) -> bytes | None:
+        try:
+            return await get_public(http, axon, path, max_bytes=max_bytes, timeout_s=TIMEOUT_S)
+        except PeerRefused as error:
+            if error.status != 404:
+                raise
+            return None
+
+    try:
+        check_axon(axon, allow_private=allow_private)
+        if await get(base, 2**23) is None:
+            return False  # it serves the last 50 epochs'
+        raw = await get(f"{base}/receipts", MAX_RECEIPTS_BYTES)
+        if raw is None:
+            return True
+        answers = {}
+        if sheet.hotkeys:
+            hotkey = lots.choice(sheet.hotkeys)
+            if (given := await get(f"{base}/answers/{hotkey}", MAX_ANSWERS_BYTES)) is not None:
+                answers[hotkey] = unpack_answers(given, sheet)
+        receipts = Receipts.from_bytes(raw, sheet)
+    except FrameError:
+        return True
+    except (PeerError, WireError) as error:
+        log.info("sheet of=%s not audited: %s", sheet.validator, error)
+        return False
+    result = await asyncio.to_thread(audit, sheet, receipts, answers, baseline)
+    if not result.is_clean:
+        log.warning(
+            "the sheet %s of %s is contradicted: `moesubnet validator audit` shows it",
+            sheet.sha256.hex(),
+            sheet.validator,
+        )
+    return not result.is_clean
+
+
+class Watcher:
+    """Audits by lot that nobody can foresee. Time for all of them together is bounded."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, own_hotkey: Hotkey, *, allow_private: bool
+    ) -> None:
+        self._http = http
+        self._own_hotkey = own_hotkey
+        self._allow_private = allow_private
+
+    async def contradicted(
+        self, sheets: Sequence[WeightedSheet], metagraph: Metagraph, baseline: Law
+    ) -> set[bytes]:
+        """Hashes of the sheets that this epoch's audits contradict."""
+        lots, found = SystemRandom(), set[bytes]()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ALL_S):
+                for sheet in to_audit(sheets, metagraph, self._own_hotkey, lots):
+                    axon = metagraph.by_hotkey[sheet.validator].axon
+                    if axon is not None and await contradicts(
+                        self._http, axon, sheet, baseline, lots, allow_private=self._allow_private
+                    ):
+                        found.add(sheet.sha256)
+        return found
