@@ -26,7 +26,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from substrateinterface import Keypair
@@ -202,7 +204,7 @@ async def speed(
     spec: LoadedSpec,
     names: Sequence[str],
     ports: Sequence[int],
-    student: StudentModel,
+    student: StudentModel | None,
     prompts: Sequence[np.ndarray],
     longs: Sequence[np.ndarray],
     temperature: float,
@@ -221,7 +223,7 @@ async def speed(
             deadline_s=10.0,
             top_k=len(names),
         )
-        model.student, student.pace = student, Pace()
+        model.student = student
         await write(model, prompts[0], temperature, Seen())  # connections, pace
         round_trips = []
         client = next(iter(book.serving().values()))
@@ -259,9 +261,9 @@ class length_of:  # a context, as contextlib's are
 
 @dataclass(frozen=True)
 class Rules:
-    """How a text is walked: whether it is drafted, and how many prompt tokens are blind."""
+    """How a text is walked: who drafts, and how many tokens of the prompt are blind."""
 
-    drafts: bool
+    drafter: Literal["nobody", "student", "expert"]
     blind: int = 2
     round_trip_s: float = 0.04
     drafted_s: float = 0.004
@@ -270,9 +272,10 @@ class Rules:
 def walk(ids: np.ndarray, laws: np.ndarray, rules: Rules, rng: np.random.Generator) -> np.ndarray:
     """Nats of each token after the prompt. laws: f32 [len(ids), members, V], the student last."""
     members = members_of([Hotkey(str(i)) for i in range(laws.shape[1] - 1)])
-    weigh, pace, nats = Walk(uniform_gate(), members), Pace(), []
-    length, block, place = DraftLength(pace), 0, 0
-    start = PROMPT_TOKENS - rules.blind
+    weigh, pace, nats = Walk(uniform_gate(), members), Pace(), list[float]()
+    length, start = DraftLength(pace), PROMPT_TOKENS - rules.blind
+    place = block = 0  # in the round's draft, and its length
+    asked, guesser, next_guesser, was_right = 0, 0, 0, False  # of an expert that drafts
     weigh.show(ids[None, :start])
     for at in range(start, len(ids)):
         rows, token = laws[at], int(ids[at])
@@ -281,22 +284,33 @@ def walk(ids: np.ndarray, laws: np.ndarray, rules: Rules, rng: np.random.Generat
             weigh.observe(ids[at : at + 1], rows[None, :, token])
             continue
         if place == 0:
-            block = min(length.choose() if rules.drafts else 0, len(ids) - at - 1)
-            for n in {0, block}:
+            chosen = 0 if rules.drafter == "nobody" else length.choose()
+            block = chosen
+            if rules.drafter == "expert":
+                block = asked if was_right else 0
+                guesser, next_guesser, asked = next_guesser, int(log_w[:-1].argmax()), chosen
+            block = min(block, len(ids) - at - 1)
+            for n in {0, chosen}:
                 pace.took(n, rules.round_trip_s + 0.01 + n * rules.drafted_s)
         mixture = mix(log_w, [Law(row) for row in rows])
         nats.append(-float(mixture.law.at(token)))
         if place == block:
             weigh.observe(ids[at : at + 1], rows[None, :, token])
+            if asked:
+                was_right = bool(rows[next_guesser].argmax() == token)
+                length.drafted(0.0, kept=was_right)
             length.counted()
             place = 0
             continue
-        listed = Law(rows[-1]).head(rows.shape[1], NUCLEUS_MASS)
-        q = Drawn.of(listed.logp, listed.ids, 1.0, 1.0).of_token(token)
-        kept = bool(rng.random() < min(1.0, q / np.exp(-nats[-1])))
+        if rules.drafter == "expert":
+            kept = bool(rows[guesser].argmax() == token)
+        else:
+            listed = Law(rows[-1]).head(rows.shape[1], NUCLEUS_MASS)
+            q = Drawn.of(listed.logp, listed.ids, 1.0, 1.0).of_token(token)
+            kept = bool(rng.random() < min(1.0, q / np.exp(-nats[-1])))
         length.drafted(entropy_nats(np.exp(log_w).tolist()), kept=kept)
         weigh.show(ids[None, at : at + 1])
-        place = place + 1 if kept else 0
+        place, was_right = (place + 1, was_right) if kept else (0, False)
     return np.array(nats)
 
 
@@ -318,10 +332,12 @@ def lost(models: Sequence[Path], spec: LoadedSpec, texts: dict[str, list[np.ndar
     every = [ids for of_domain in texts.values() for ids in of_domain]
     laws = record(models, spec, every)
     ways = {
-        "undrafted, 8 blind tokens of the prompt": Rules(False, 8),
-        "undrafted, 2 blind tokens": Rules(False),
-        "drafted, 40 ms": Rules(True),
-        "drafted, 100 ms": Rules(True, round_trip_s=0.1),
+        "undrafted, 8 blind tokens of the prompt": Rules("nobody", 8),
+        "undrafted, 2 blind tokens": Rules("nobody"),
+        "the student drafts, 40 ms": Rules("student"),
+        "the student drafts, 100 ms": Rules("student", round_trip_s=0.1),
+        "the heaviest expert drafts, 40 ms": Rules("expert"),
+        "the heaviest expert drafts, 100 ms": Rules("expert", round_trip_s=0.1),
     }
     moved = np.concatenate([laws[WINDOWS:], laws[:WINDOWS]])  # evidence of another domain's text
     other = every[WINDOWS:] + every[:WINDOWS]
@@ -334,10 +350,7 @@ def lost(models: Sequence[Path], spec: LoadedSpec, texts: dict[str, list[np.ndar
             np.concatenate([laws[:, :half], moved[:, half:]], axis=1),
         ),
     }
-    print(
-        "\n| nats a token (change) | " + " | ".join(sets) + " |\n|---" * 1 + "|---" * len(sets),
-        end="|\n",
-    )
+    print(f"\n| nats a token (change) | {' | '.join(sets)} |\n{'|---' * (1 + len(sets))}|")
     usual: dict[str, float] = {}
     for name, rules in ways.items():
         cells = []
@@ -366,7 +379,14 @@ async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
         f"{spec.spec.vocab_size}, {len(names)} experts, {len(prompts)} streams of {TOKENS} tokens "
         f"after {PROMPT_TOKENS}; first tokens after {LONG_PROMPT_TOKENS}; seed {SEED}\n"
     )
-    heads = ["added round trip (measured)", "temperature", "undrafted tokens/s", "drafted", "ratio"]
+    heads = [
+        "added round trip (measured)",
+        "who drafts",
+        "temperature",
+        "undrafted tokens/s",
+        "drafted",
+        "ratio",
+    ]
     heads += ["predicted, of it", "kept α", "drafted a round", "tokens a round trip"]
     heads += ["student's weight", "first token, median"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
@@ -377,18 +397,20 @@ async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
         for added_ms in ROUND_TRIPS_MS:
             proxy, ports = child(HERE / "distance.py", added_ms, *targets)
             children.append((proxy, ports))
-            for temperature in (1.0, 0.7):
-                student = StudentModel(engine)
+            for drafter, temperature in product(("student", "expert"), (1.0, 0.7)):
+                student = StudentModel(engine) if drafter == "student" else None
                 rtt_s, plain, drafted = await speed(
                     spec, names, ports, student, prompts, longs, temperature
                 )
+                predicted = f"{drafted.predicted:.1f}, {drafted.rate / drafted.predicted:.2f}"
                 cells = [
                     f"{added_ms} ms ({rtt_s * 1e3:.1f})",
+                    drafter,
                     f"{temperature}",
                     f"{plain.rate:.1f}",
                     f"{drafted.rate:.1f}",
                     f"{drafted.rate / plain.rate:.2f}×",
-                    f"{drafted.predicted:.1f}, {drafted.rate / drafted.predicted:.2f}",
+                    predicted if student else "",
                     f"{drafted.acceptance:.2f}",
                     f"{statistics.fmean(n for n, _, _ in drafted.rounds):.1f}",
                     f"{drafted.tokens / len(drafted.rounds):.2f}",

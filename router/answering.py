@@ -13,8 +13,9 @@ from aiohttp import web
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Account
 from moesubnet.router.billing import Answered, Billing, Holding
-from moesubnet.router.choices import Begun, Delta, Job, usage_of
+from moesubnet.router.choices import Begun, Delta, Job, parts_of, usage_of
 from moesubnet.router.door import ARRIVED_S, KEY, REPEATABLE, STARTED
+from moesubnet.router.feedback import RATINGS
 from moesubnet.router.ledger import Answer, Usage
 from moesubnet.router.service import Service, run_all
 from moesubnet.router.shapes import Shape
@@ -57,6 +58,9 @@ async def answer(
             return usage_of(model, prompt_tokens, started)
 
         stack.callback(lambda: service.metrics.used(used(), charged=key is not None))
+        if key is not None and (book := request.app.get(RATINGS)) is not None:
+            rater = key.id
+            stack.callback(lambda: book.answered(shape.id, rater, used().rao, parts_of(started)))
         if key is not None:
             cost, repeatable = service.largest_cost(jobs), request.get(REPEATABLE)
             try:

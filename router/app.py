@@ -23,11 +23,13 @@ from moesubnet.router.door import (
     measured,
     say_origin,
 )
+from moesubnet.router.feedback import RATINGS, feedback
 from moesubnet.router.page import add_page
 from moesubnet.router.response_shape import ResponseShape
 from moesubnet.router.responses import ResponsesRequest
 from moesubnet.router.service import Service
 from moesubnet.router.shapes import ChatShape, CompletionShape
+from moesubnet.router.usage import UsageBook
 
 SERVICE: web.AppKey[Callable[[], Service]] = web.AppKey("service")
 
@@ -39,11 +41,13 @@ def build_app(
     billing: Billing | None = None,
     origins: Sequence[str] = (),
     max_running: int = 64,
+    ratings: UsageBook | None = None,
 ) -> web.Application:
     """The aiohttp application. Without keys of either kind everyone is served: bind it to loopback.
 
     service: the one for a request that comes now.
     api_keys: spend without limit and are not metered; the keys of `billing` have budgets.
+    ratings: where keys' ratings of answers are kept.
     origins: whose pages may call from a browser, `*` for every page.
     """
     app = web.Application(
@@ -77,6 +81,9 @@ def build_app(
     if billing is not None:
         app[BILLING] = billing
         app.router.add_get("/v1/key", _own_key)
+        if ratings is not None:
+            app[RATINGS] = ratings
+            app.router.add_post("/v1/feedback", feedback(admission))
     app.router.add_post("/v1/completions", _completions(admission))
     app.router.add_post("/v1/chat/completions", _chat(admission))
     app.router.add_post("/v1/responses", _responses(admission))

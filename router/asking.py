@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 
 import numpy as np
 
+from moesubnet.errors import PeerResting
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.router.model import TokenIds
 from moesubnet.router.weighing import Heard
@@ -78,7 +79,14 @@ class Asking:
         said = {key: s for key in asked if (s := sequence.said(key)) is not None}
         alive = np.array([*(key in rows for key in self.experts), True])
         guesses = [rows[key].further.tolist() for key in further if key in rows]
-        return Heard(laws, alive, said, guesses[0] if guesses else [])
+        unsent = frozenset(k for k, answer in answers.items() if isinstance(answer, PeerResting))
+        return Heard(laws, alive, said, guesses[0] if guesses else [], unsent)
+
+    async def ask(self, sequence: PanelSequence, hotkey: Hotkey) -> StepResponse | PanelError:
+        """One expert's law of the token after a sequence."""
+        answers = await self._panel.advance([sequence], [sequence.ids[:0]], members=[hotkey])
+        self._report(hotkey, answers[hotkey])
+        return answers[hotkey]
 
     async def close(self, sequence: PanelSequence) -> None:
         """Tell the experts that it is over; never fails."""

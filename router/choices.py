@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -75,11 +76,14 @@ class Begun:
     arrived_s: float = 0.0  # time.monotonic() at which the request came
     delivered: int = 0
     has_echoed: bool = False
+    weights: Counter[str] = field(default_factory=Counter)  # of experts, over what was sent
 
     def sent(self, tokens: Sequence[api.TokenRecord]) -> None:
         count = api.written(tokens)
         self.delivered += count
         self.has_echoed |= count < len(tokens)
+        for token in tokens:
+            self.weights.update(token.experts or {})
 
 
 @dataclass(slots=True)
@@ -102,6 +106,13 @@ class Choice:
     finish_reason: str | None = None
     parts: list[Part] = field(default_factory=list)
     mean_weights: dict[str, float] = field(default_factory=dict)
+
+
+def parts_of(begun: Sequence[Begun]) -> dict[str, float]:
+    """Each expert's part of what was sent: mean weights over its tokens."""
+    total = sum((choice.weights for choice in begun), Counter[str]())
+    whole = sum(total.values())
+    return {name: weight / whole for name, weight in total.items()} if whole else {}
 
 
 def usage_of(model: str, prompt_tokens: int, begun: Sequence[Begun]) -> Usage:

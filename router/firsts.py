@@ -8,7 +8,7 @@ answer about its last token counts as evidence, whichever stream got it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,23 +30,30 @@ class FirstAnswers:
         self._first: OrderedDict[bytes, dict[Hotkey, float]] = OrderedDict()
 
     def settle(
-        self, text_ids: NDArray[np.uint32], members: Sequence[Hotkey], log_p: LogProbs, blind: Mask
+        self,
+        text_ids: NDArray[np.uint32],
+        members: Sequence[Hotkey],
+        log_p: LogProbs,
+        blind: Mask,
+        unsent: Collection[Hotkey] = (),
     ) -> tuple[LogProbs, Mask, Mask]:
         """What counts of the last token of `text_ids`, which nobody was sent yet by this stream,
         whether it was blind, and whether it is from this very call.
 
         log_p, blind: [E], what the members gave it just now. Whoever was silent the first time
-        has not been blind since. Call it before the token is sent.
+        has not been blind since, but for `unsent`, to whom the token is not going to be sent yet.
+        Call it before the token is sent.
         """
         key = base_hash(text_ids)[:16]
         first = self._first.setdefault(key, {})
         self._first.move_to_end(key)
         new = np.array([hotkey not in first for hotkey in members])
         for hotkey, value, was_blind in zip(members, log_p.tolist(), blind.tolist(), strict=True):
-            first.setdefault(hotkey, value if was_blind else np.nan)
+            if hotkey not in unsent:
+                first.setdefault(hotkey, value if was_blind else np.nan)
         if len(self._first) > self._capacity:
             self._first.popitem(last=False)
-        settled = np.array([first[hotkey] for hotkey in members])
+        settled = np.array([first.get(hotkey, np.nan) for hotkey in members])
         known = ~np.isnan(settled)
         return np.where(known, settled, log_p), known, new & known
 

@@ -75,6 +75,8 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        for outcome in ("kept", "lost"):
+            self._drafted.labels(outcome)
         self._round_trips = Counter(
             "moesubnet_router_round_trips",
             "Calls that brought the mixture's streams a law of the next token.",

@@ -29,6 +29,7 @@ from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import ALONE, Drawing, Forecast, TokenIds
 from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.returning import Returning
 from moesubnet.router.student import StudentModel
 from moesubnet.router.weighing import Heard, Posterior
 from moesubnet.types import Hotkey
@@ -201,9 +202,12 @@ class MixtureSession:
             missed = token_weight * entropy_nats(list(self._forecast.weights.values()))
             self._drafting.length.drafted(missed, kept=is_kept)
             self.posterior.show(ids, token_weight)
+            if not is_kept:
+                self.posterior.expose(np.append(text, ids), 1)
         else:
             self._drafting.length.counted()
-            self.posterior.observe(np.append(text, ids), self._heard, token_weight)
+            away = self._returning.unsent | self._resting
+            self.posterior.observe(np.append(text, ids), self._heard, token_weight, away)
         if is_kept:
             self._forecast = self.posterior.forecast(self._heard, block.kept, block.draft)
             return self._forecast
@@ -233,6 +237,7 @@ class MixtureSession:
         other._gate, other._forked, other.waited_s = self._gate, True, self.waited_s
         other._sequence = self._sequence.fork(secrets.token_hex(16))
         other._asking, other.posterior = self._asking, self.posterior.fork()
+        other._returning = self._returning.fork(other._sequence)
         other._prices, other._heard = dict(self._prices), self._heard
         other._resting, other._seen_tokens = self._resting, self._seen_tokens
         other._drafting, other._forecast = self._drafting.fork(), self._forecast
@@ -266,18 +271,20 @@ class MixtureSession:
         first = len(whole) + 1 - laws
         reading = self._drafting.begin(whole, first)
         for attempt in range(ATTEMPTS):
-            since_s, worth = time.monotonic(), self.posterior.worth(self._resting)
+            not_asked = self._resting | self._returning.away
+            since_s, worth = time.monotonic(), self.posterior.worth(not_asked)
             heard = await self._asking.extend(
                 self._sequence,
                 ids,
                 first,
                 worth,
                 lambda: self._drafting.bases(reading, laws),
-                {max(worth, key=worth.__getitem__): further} if further else {},
-                self._resting,
+                {max(worth, key=worth.__getitem__): further} if further and worth else {},
+                not_asked,
             )
             self.waited_s += time.monotonic() - since_s
             self._heard = heard
+            self._returning.heard(list(worth), heard)
             self.posterior.amend(self._sequence.ids, heard.said)
             for hotkey, is_alive in zip(self._asking.experts, heard.alive, strict=False):
                 if is_alive:
@@ -320,6 +327,7 @@ class MixtureSession:
             paces=model.paces,
             report=model.book.report,
         )
+        self._returning = Returning(self._asking, self._sequence, model.baseline.law)
         for hotkey in experts:
             self._prices.setdefault(hotkey, prices[hotkey])
 
@@ -327,6 +335,8 @@ class MixtureSession:
         """One round trip: send ids that the text goes on with, and a draft after them."""
         since_s = time.monotonic()
         self._spare_those_of_no_weight()
+        text_ids = np.append(self._sequence.ids, ids)
+        self._returning.welcome(self.posterior, text_ids, self._resting)
         drafts = await self._drafting.drafts(np.append(self._sequence.ids, ids), drawing)
         whole = np.append(ids, np.array([draft.token_id for draft in drafts], np.uint32))
         self.posterior.expose(np.append(self._sequence.ids, whole), len(drafts))

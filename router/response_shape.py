@@ -25,6 +25,10 @@ class ResponseShape:
         self._items: list[_Item] = []
         self._finish: str | None = None
 
+    @property
+    def id(self) -> str:
+        return self._id
+
     def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> api.JsonObject:
         [choice] = choices
         self._finish = choice.finish_reason

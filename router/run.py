@@ -156,6 +156,7 @@ async def run_router(config: RouterConfig) -> None:
             billing=billing,
             origins=config.origins,
             max_running=config.max_running,
+            ratings=usage,
         )
         # Closed after the listener: a student closed under open streams would be started again.
         engines = await stack.enter_async_context(contextlib.AsyncExitStack())

@@ -16,6 +16,11 @@ from moesubnet.router.reading import Part
 class Shape(Protocol):
     """One endpoint's way of answering one request. Frames are whole server-sent events."""
 
+    @property
+    def id(self) -> str:
+        """The answer's, as its reader sees it."""
+        ...
+
     def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> api.JsonObject: ...
 
     def opening(self) -> Iterator[bytes]:
@@ -45,6 +50,10 @@ class ChoicesShape(ABC):
         self.with_logprobs = with_logprobs
         self._id = f"{self.prefix}-{uuid.uuid4().hex}"
         self._created_s = int(time.time())
+
+    @property
+    def id(self) -> str:
+        return self._id
 
     def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> api.JsonObject:
         answer = self._envelope(self.object)

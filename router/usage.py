@@ -87,6 +87,11 @@ class UsageBook:
         while len(self._answers) > RATED_CAPACITY:
             self._answers.popitem(last=False)
 
+    def has(self, answer_id: str, key: str) -> bool:
+        """Whether `key` can rate this answer."""
+        answer = self._answers.get(answer_id)
+        return answer is not None and answer.key == key
+
     def rate(self, answer_id: str, key: str, rating: float) -> bool:
         """−1 … 1, by who paid for the answer; again replaces. False: no such answer of this key,
         or too long ago."""

@@ -25,13 +25,15 @@ class Heard:
     laws: [positions][members], the experts in sorted order, then the baseline, whose law stands
     in for who said nothing. alive: bool [members], who answered. said: of experts that were bound
     to a law, the last position that its leaf is known of, and the log-probability there. further:
-    how the expert that was asked to would go on after the last position.
+    how the expert that was asked to would go on after the last position. unsent: who was not even
+    sent the call, because it rests after a failure.
     """
 
     laws: Sequence[Sequence[Law]]
     alive: NDArray[np.bool_]
     said: Mapping[Hotkey, tuple[int, float]]
     further: Sequence[int] = ()
+    unsent: frozenset[Hotkey] = frozenset()
 
 
 class Posterior:
@@ -74,15 +76,19 @@ class Posterior:
             blind = np.zeros(len(nothing), bool)
             self._firsts.settle(text_ids[:end], self.walk.members, nothing, blind)
 
-    def observe(self, text_ids: TokenIds, heard: Heard, token_weight: float) -> None:
+    def observe(
+        self, text_ids: TokenIds, heard: Heard, token_weight: float, away: Collection[Hotkey] = ()
+    ) -> None:
         """Append the last of `text_ids`, which nobody was sent yet: members are weighed by how
-        they would have guessed it, that is by the last laws that were heard."""
+        they would have guessed it, that is by the last laws that were heard. away: who was
+        silent, and is not going to be sent it before it has caught up."""
         token_id, position = int(text_ids[-1]), len(text_ids) - 1
         log_p, blind, counts = self._firsts.settle(
             text_ids,
             self.walk.members,
             np.array([law.at(token_id) for law in heard.laws[-1]]),
             heard.alive,
+            away,
         )
         self.walk.observe(text_ids[-1:], log_p[None], blind=blind, token_weight=token_weight)
         self._counts[position] = counts
@@ -96,6 +102,25 @@ class Posterior:
             if position in self._counts and self._counts[position][column]:
                 self.walk.amend(0, column, position, log_p)
                 self._firsts.amend(text_ids[: position + 1], hotkey, log_p)
+
+    def missed(self, hotkey: Hotkey, since: int) -> list[int]:
+        """The positions from `since` on of tokens that weighed others and not this expert."""
+        return [at for at in self.walk.missed(self.walk.members.index(hotkey)) if at >= since]
+
+    def catch_up(
+        self, text_ids: TokenIds, hotkey: Hotkey, said: Mapping[int, float], since: int
+    ) -> None:
+        """Count what an expert said of some tokens that it had missed, by position, each before
+        it was sent that token; all others from `since` on it is sent without having said a word."""
+        missed, log_p = self.missed(hotkey, since), {}
+        for at in range(since, len(text_ids)):
+            value, known, _ = self._firsts.settle(
+                text_ids[: at + 1], [hotkey], np.array([said.get(at, 0.0)]), np.array([at in said])
+            )
+            if known[0] and at in said:
+                log_p[at] = float(value[0])
+        if log_p:
+            self.walk.catch_up(self.walk.members.index(hotkey), missed, log_p)
 
     def worth(self, but: Collection[Hotkey] = ()) -> dict[Hotkey, float]:
         """Each expert's weight in proportion to that of the heaviest: the baseline, which is

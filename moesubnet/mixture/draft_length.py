@@ -14,6 +14,7 @@ MAX_DRAFT = 16
 MISSED_NATS = 6.0  # loses 0.6 % of a mixture's nats, and without it 1.9 % (benchmarks/results.md)
 FIRST_KEPT, FIRST_LOST = 1.2, 0.8  # drafts, before any is known
 REMEMBERED_DRAFTS, REMEMBERED_ROUNDS = 32, 32
+FORGOTTEN_TOKENS = 128  # without drafts: how well they do is found out again, at a cost
 FIRST_ROUND_S = 0.05  # before any is known
 FIRST_DRAFTED_S = 0.001  # little, so that it is tried and found out
 LONGEST = 4.0
@@ -78,15 +79,15 @@ class DraftLength:
         """A drafted token was kept or not. missed_nats: the most that it could have told of the
         members, had it been evidence (`entropy_nats` of their weights)."""
         self._missed_nats += missed_nats
-        self._fade()
+        self._fade(REMEMBERED_DRAFTS)
         self._kept, self._lost = self._kept + kept, self._lost + (not kept)
 
     def counted(self) -> None:
         """A token was evidence."""
         self._missed_nats = 0.0
-        self._fade()
+        self._fade(FORGOTTEN_TOKENS)
 
-    def _fade(self) -> None:
-        left = 1.0 - 1.0 / REMEMBERED_DRAFTS
+    def _fade(self, memory: int) -> None:
+        left = 1.0 - 1.0 / memory
         self._kept = left * self._kept + (1.0 - left) * FIRST_KEPT
         self._lost = left * self._lost + (1.0 - left) * FIRST_LOST

@@ -14,7 +14,7 @@ or a draft of it, was sent to that expert. A visible token says nothing: p = 1 c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -140,6 +140,23 @@ class Walk:
         counted = np.where(blind, counted, np.nan)
         self._counted = kept | {self._length: (self._age, token_weight, counted)}
         self._length += 1
+
+    def missed(self, column: int) -> list[int]:
+        """The positions that weighed others and not this member, because it said nothing."""
+        return [at for at, (_, _, said) in self._counted.items() if np.isnan(said[0, column])]
+
+    def catch_up(self, column: int, missed: Sequence[int], said: Mapping[int, float]) -> None:
+        """Of one sequence: count what a member said blindly, later, of some tokens that it had
+        missed: position → log-probability. Each stands for as many of `missed`."""
+        evidence, kept = self._evidence.copy(), dict(self._counted)
+        for position in kept.keys() & said.keys():
+            age, token_weight, counted = kept[position]
+            counted = counted.copy()
+            counted[0, column] = now = max(min(said[position], 0.0), LOG_P_FLOOR)
+            beyond = token_weight * math.pow(GAMMA, self._age - age) * (now - counted[0, -1])
+            evidence[0, column] += beyond * len(missed) / len(said)
+            kept[position] = age, token_weight, counted
+        self._evidence, self._counted = evidence, kept
 
     def amend(self, row: int, column: int, position: int, log_p: float) -> None:
         """Count for a token that was observed blind what its expert had bound itself to give it,

@@ -92,7 +92,7 @@ def test_what_is_known_of_drafts_fades():
     for _ in range(50):
         length.drafted(0.0, kept=False)
     assert length.acceptance < 0.1
-    for _ in range(300):
+    for _ in range(1000):
         length.counted()
     assert length.acceptance == pytest.approx(FIRST_KEPT / (FIRST_KEPT + FIRST_LOST), rel=0.02)
 

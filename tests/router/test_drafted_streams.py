@@ -332,3 +332,14 @@ async def test_who_is_asked_for_nothing_more_goes_on_with_nothing(unaided) -> No
     assert len(heard.further) == 3
     laws = [steady(np.array([9, 5, 6, 7]), salt) for salt in (0, 1)]
     assert heard.further[0] in [int(law.argmax()) for law in laws]
+
+
+async def test_many_streams_draft_at_once(drafted) -> None:
+    """Each is written to its end, by the student's drafts."""
+    model, _ = drafted
+    prompts = [[9, 5, 6, i] for i in range(8)]
+    written = await asyncio.gather(
+        *(write(model.open(), prompt, 12, seed) for seed, prompt in enumerate(prompts))
+    )
+    assert all(len(text) == 16 for text, _ in written)
+    assert all(any(f.draft for f in forecasts) for _, forecasts in written)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from substrateinterface import Keypair
 
-from moesubnet.errors import NobodyAnswers, PeerLate
+from moesubnet.errors import EngineError, NobodyAnswers, PeerLate
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
@@ -275,6 +275,57 @@ async def test_a_stream_survives_the_death_and_return_of_experts(network, open_m
         assert victim not in forecast.weights
         assert mass(forecast) == pytest.approx(1.0, abs=1e-3)
         assert likeliest(forecast) == 5
+
+
+class Away(LawEngine):
+    """Fails while it is told to."""
+
+    is_away = False
+
+    def rows(self, batch, want):
+        if self.is_away:
+            raise EngineError("away")
+        return super().rows(batch, want)
+
+
+async def goes_away(network, open_model, law: LawOf) -> tuple[Hotkey, Away, list[Forecast]]:
+    """A stream of fives beside an expert that expects them with 0.2, and one that is away for
+    twelve of them; the forecasts since it answers again."""
+    engine = Away(law)
+    await network.mine("steady", lambda ids: sharp(5, 0.2))
+    key = await network.mine("away", engine)
+    session = (await open_model()).open()
+    await session.start(np.array([5] * 12, np.uint32))
+    engine.is_away = True
+    for _ in range(12):
+        await session.append(5, ALONE)
+    engine.is_away, engine.met = False, []
+    forecasts = []
+    for _ in range(20):
+        await asyncio.sleep(0.02)
+        forecasts.append(await session.append(5, ALONE))
+    return key, engine, forecasts
+
+
+async def test_an_expert_that_comes_back_is_weighed_by_what_it_missed(network, open_model) -> None:
+    """It is asked about some of the tokens before it is sent them, and only then with the others:
+    with about the weight that it would have had."""
+    key, engine, forecasts = await goes_away(network, open_model, lambda ids: sharp(5, 0.9))
+    back = next(forecast for forecast in forecasts if key in forecast.weights)
+    assert back.weights[key] > 0.99
+    lengths = [len(ids) for ids in engine.met]
+    assert 12 < lengths[0] < lengths[1] < lengths[2] < lengths[3]  # three, then all
+    assert lengths[2] < lengths[3] - 1
+
+
+async def test_who_missed_what_it_would_not_have_known_comes_back_light(
+    network, open_model
+) -> None:
+    key, _, forecasts = await goes_away(
+        network, open_model, lambda ids: sharp(5, 0.9 if len(ids) < 12 else 0.001)
+    )
+    back = next(forecast for forecast in forecasts if key in forecast.weights)
+    assert back.weights[key] < 0.01
 
 
 async def test_when_all_chosen_experts_die_the_others_take_over(network, open_model) -> None:
