@@ -44,8 +44,12 @@ def run(
         ),
     ] = None,
     hotkey: Annotated[
-        str, typer.Option(help="Key that serves: a wallet `name/hotkey`, or //URI.")
-    ] = "default",
+        list[str] | None,
+        typer.Option(
+            help="Key that serves: a wallet `name/hotkey`, or //URI; `default` if not given. "
+            "Several serve an --adapter each, in this order, on ports one after the other."
+        ),
+    ] = None,
     coldkey: Annotated[
         str | None,
         typer.Option(
@@ -100,8 +104,11 @@ def run(
         ),
     ] = None,
     adapter: Annotated[
-        str | None,
-        typer.Option(help="Folder of a LoRA of this model, as peft saves it (extra lora)."),
+        list[str] | None,
+        typer.Option(
+            help="Folder of a LoRA of this model, as peft saves it (extra lora). With several "
+            "--hotkey one for each; `-` is the model alone."
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
     name: Annotated[
@@ -127,25 +134,48 @@ def run(
         moesubnet miner run --model my-expert --hotkey mine/default \\
             --host 0.0.0.0 --port 8200 --external-ip 203.0.113.7
 
+    One process serves several adapters of a model that it loads once, each as an expert of its
+    own:
+
+    \b
+        moesubnet miner run --model BASE --port 8200 --hotkey mine/prose --adapter prose \\
+            --hotkey mine/code --adapter code
+
     Another inference engine needs two methods: see examples/custom_engine.py and --engine.
     """
     import asyncio
 
     from moesubnet.chain.wallet import load_hotkey
     from moesubnet.host.log import set_up_logging
-    from moesubnet.miner.run import MinerConfig, run_miner
+    from moesubnet.miner.run import MinerConfig, Seat, run_miner
     from moesubnet.types import NetUid
     from moesubnet.units import parse_rao
 
     set_up_logging(log_level)
     if not model and upstream is None:
         raise typer.BadParameter("say what to serve: --model MODEL or --upstream URL")
-    options = {"dtype": dtype, "device": device, "adapter": adapter, "upstream": upstream}
+    options = {"dtype": dtype, "device": device, "upstream": upstream}
+    hotkeys, adapters = hotkey or ["default"], adapter or ["-"]
+    if len(hotkeys) != len(adapters) or len(set(hotkeys)) != len(hotkeys):
+        raise typer.BadParameter("give one --adapter for each --hotkey (`-`: the model alone)")
+    if name and len(hotkeys) > 1:
+        raise typer.BadParameter("with several --hotkey each is called by its adapter: no --name")
+    seats = tuple(
+        Seat(
+            signer=load_hotkey(key),
+            hotkey_spec=key,
+            adapter=None if folder == "-" else folder,
+            name=(name or Path(model if len(hotkeys) == 1 or folder == "-" else folder).name)[:64]
+            or "upstream",
+            port=port and port + place,
+            external_port=external_port and external_port + place,
+        )
+        for place, (key, folder) in enumerate(zip(hotkeys, adapters, strict=True))
+    )
     config = MinerConfig(
         chain_url=chain,
         netuid=NetUid(netuid),
-        signer=load_hotkey(hotkey),
-        hotkey_spec=hotkey,
+        seats=seats,
         coldkey_spec=coldkey,
         max_price_rao=parse_rao(max_price),
         model=model,
@@ -154,10 +184,7 @@ def run(
         threads=threads,
         spec_dir=spec,
         host=host,
-        port=port,
         external_ip=external_ip,
-        external_port=external_port,
-        name=(name or Path(model).name or "upstream")[:64],
         price_rao_per_mtoken=price_rao_per_mtoken,
         queue_tokens=queue_tokens,
     )

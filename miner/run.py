@@ -13,7 +13,7 @@ from pathlib import Path
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.chain.wallet import is_uri, load_coldkey, split_spec, wallets_root
-from moesubnet.engine.base import check_engine, load_engine
+from moesubnet.engine.base import Engine, check_engine, load_engines
 from moesubnet.errors import ChainError, ConfigError
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
@@ -33,31 +33,39 @@ ANNOUNCE_RETRY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """One expert of a miner: a hotkey, what it serves of the model, and where."""
+
+    signer: Signer
+    hotkey_spec: str  # as typed
+    adapter: str | None
+    name: str
+    port: int
+    external_port: int | None
+
+    @property
+    def hotkey(self) -> Hotkey:
+        return Hotkey(self.signer.ss58_address)
+
+
+@dataclass(frozen=True, slots=True)
 class MinerConfig:
     """Everything `moesubnet miner run` needs to know."""
 
     chain_url: str
     netuid: NetUid
-    signer: Signer
-    hotkey_spec: str  # as typed
+    seats: tuple[Seat, ...]
     coldkey_spec: str | None  # pays the registration; by default the hotkey's wallet
     max_price_rao: int  # for the registration
     model: str
     engine: str
-    engine_options: Mapping[str, str]  # of dtype, device and adapter those that were given
+    engine_options: Mapping[str, str]  # those that were given
     threads: int
     spec_dir: Path | None
     host: str
-    port: int
     external_ip: str | None
-    external_port: int | None
-    name: str
     price_rao_per_mtoken: int
     queue_tokens: int
-
-    @property
-    def hotkey(self) -> Hotkey:
-        return Hotkey(self.signer.ss58_address)
 
 
 async def run_miner(config: MinerConfig) -> None:
@@ -70,65 +78,90 @@ async def run_miner(config: MinerConfig) -> None:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         metagraph = await chain.metagraph(config.netuid)
         spec = await find_spec(config.spec_dir, metagraph)
-        payer = await _payer(chain, config, metagraph)
-        options = config.engine_options
-        await asyncio.to_thread(check_engine, config.engine, config.model, spec, **options)
-        if payer is not None:  # before the model is loaded, which may take minutes
-            await _register(chain, config, payer)
-        engine = await asyncio.to_thread(
-            load_engine, config.engine, config.model, spec, threads=config.threads, **options
-        )
-        if (close := getattr(engine, "close", None)) is not None:
-            stack.push_async_callback(asyncio.to_thread, close)
-        log.info("model=%s engine=%s sha256=%s", config.model, engine.name, engine.commitment)
-
+        payers = [await _payer(chain, config, seat, metagraph) for seat in config.seats]
+        await asyncio.to_thread(_check, config, spec)
+        for seat, payer in zip(config.seats, payers, strict=True):
+            if payer is not None:  # before the model is loaded, which may take minutes
+                await _register(chain, config, seat, payer)
+        engines = await asyncio.to_thread(_load, config, spec)
         metagraphs = MetagraphCache(chain, config.netuid)
         await metagraphs.refresh()
-        expert = Expert(
-            engine,
-            spec,
-            metagraphs,
-            hotkey=config.hotkey,
-            name=config.name,
-            price_rao_per_mtoken=config.price_rao_per_mtoken,
-            queue_tokens=config.queue_tokens,
-        )
-        stack.push_async_callback(expert.close)
-        app = build_app(expert, config.signer, metagraphs)
-        listening = await serve(app, config.host, config.port, grace_s=DRAIN_S)
-        stack.push_async_callback(listening.close)
-        log.info("serving host=%s port=%d hotkey=%s", config.host, listening.port, config.hotkey)
-
-        axon = Axon(public_ip, config.external_port or listening.port)
+        work = [metagraphs.run()]
+        for seat, engine in zip(config.seats, engines, strict=True):
+            expert, port = await _open(config, seat, engine, spec, metagraphs, stack)
+            axon = Axon(public_ip, seat.external_port or port)
+            work.append(_keep_announced(chain, metagraphs, config, seat, expert, axon))
         stopped = _stop_signal()
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(metagraphs.run()),
-                group.create_task(_keep_announced(chain, metagraphs, config, expert, axon)),
-            ]
+            tasks = [group.create_task(each) for each in work]
             await stopped.wait()
             for task in tasks:
                 task.cancel()
         log.info("stopping: no new requests; those under way have %.0f s", DRAIN_S)
 
 
-async def _payer(chain: ChainClient, config: MinerConfig, metagraph: Metagraph) -> str | None:
+def _check(config: MinerConfig, spec: LoadedSpec) -> None:
+    for seat in config.seats:
+        own = {} if seat.adapter is None else {"adapter": seat.adapter}
+        check_engine(config.engine, config.model, spec, **own, **config.engine_options)
+
+
+def _load(config: MinerConfig, spec: LoadedSpec) -> list[Engine]:
+    adapters = [seat.adapter for seat in config.seats]
+    options = config.engine_options
+    return load_engines(
+        config.engine, config.model, spec, adapters, threads=config.threads, **options
+    )
+
+
+async def _open(
+    config: MinerConfig,
+    seat: Seat,
+    engine: Engine,
+    spec: LoadedSpec,
+    metagraphs: MetagraphCache,
+    stack: contextlib.AsyncExitStack,
+) -> tuple[Expert, int]:
+    """Serve an expert until the stack is left; it and the port that it listens on."""
+    if (close := getattr(engine, "close", None)) is not None:
+        stack.push_async_callback(asyncio.to_thread, close)
+    log.info("model=%s engine=%s sha256=%s", seat.name, engine.name, engine.commitment)
+    expert = Expert(
+        engine,
+        spec,
+        metagraphs,
+        hotkey=seat.hotkey,
+        name=seat.name,
+        price_rao_per_mtoken=config.price_rao_per_mtoken,
+        queue_tokens=config.queue_tokens,
+    )
+    stack.push_async_callback(expert.close)
+    app = build_app(expert, seat.signer, metagraphs)
+    listening = await serve(app, config.host, seat.port, grace_s=DRAIN_S)
+    stack.push_async_callback(listening.close)
+    log.info("serving host=%s port=%d hotkey=%s", config.host, listening.port, seat.hotkey)
+    return expert, listening.port
+
+
+async def _payer(
+    chain: ChainClient, config: MinerConfig, seat: Seat, metagraph: Metagraph
+) -> str | None:
     """Whose coldkey will buy a slot; None if the hotkey has one. ConfigError says who else can."""
-    if config.hotkey in metagraph.by_hotkey:
+    if seat.hotkey in metagraph.by_hotkey:
         return None
-    payer = config.coldkey_spec or _own_wallet(config.hotkey_spec)
+    payer = config.coldkey_spec or _own_wallet(seat.hotkey_spec)
     if payer is None:
         price = format_rao(await chain.burn_price_rao(config.netuid))
         raise ConfigError(
-            f"{config.hotkey} is not registered on subnet {config.netuid}. Where its coldkey is, "
+            f"{seat.hotkey} is not registered on subnet {config.netuid}. Where its coldkey is, "
             f"register it ({price} now):\n"
-            f"  moesubnet register --netuid {config.netuid} --hotkey {config.hotkey} "
+            f"  moesubnet register --netuid {config.netuid} --hotkey {seat.hotkey} "
             f"--wallet COLDKEY --chain {config.chain_url}"
         )
     return payer
 
 
-async def _register(chain: ChainClient, config: MinerConfig, payer: str) -> None:
+async def _register(chain: ChainClient, config: MinerConfig, seat: Seat, payer: str) -> None:
     price_rao = await chain.burn_price_rao(config.netuid)
     if price_rao > config.max_price_rao:
         raise ConfigError(
@@ -136,12 +169,12 @@ async def _register(chain: ChainClient, config: MinerConfig, payer: str) -> None
             f"{format_rao(config.max_price_rao)}: wait until the price has fallen, or raise "
             "--max-price"
         )
-    log.info("registering hotkey=%s price=%s", config.hotkey, format_rao(price_rao))
+    log.info("registering hotkey=%s price=%s", seat.hotkey, format_rao(price_rao))
     coldkey = await asyncio.to_thread(load_coldkey, payer)
     limit_rao = min(price_rao * 11 // 10, config.max_price_rao)
-    receipt = await chain.register(config.netuid, config.hotkey, coldkey, limit_rao)
+    receipt = await chain.register(config.netuid, seat.hotkey, coldkey, limit_rao)
     final = "yes" if receipt.is_final else "not yet"
-    log.info("registered hotkey=%s block=%d final=%s", config.hotkey, receipt.block, final)
+    log.info("registered hotkey=%s block=%d final=%s", seat.hotkey, receipt.block, final)
 
 
 def _own_wallet(hotkey_spec: str) -> str | None:
@@ -156,6 +189,7 @@ async def _keep_announced(
     chain: ChainClient,
     metagraphs: MetagraphCache,
     config: MinerConfig,
+    seat: Seat,
     expert: Expert,
     axon: Axon,
 ) -> None:
@@ -178,14 +212,14 @@ async def _keep_announced(
         pause_s = ANNOUNCE_CHECK_S
         try:
             metagraph = metagraphs.current()
-            neuron = metagraph.by_hotkey.get(config.hotkey)
+            neuron = metagraph.by_hotkey.get(seat.hotkey)
             next_spec.see(metagraph)
             if (spec := next_spec.take(metagraph.epoch_index)) is not None:
                 expert.follow(spec)
             if neuron is None:
-                say_once("this hotkey has lost its slot: restart the miner to register again")
+                say_once(f"{seat.hotkey} has lost its slot: restart the miner to register again")
             elif neuron.axon != axon:
-                await chain.serve_axon(config.netuid, axon.ip, axon.port, config.signer)
+                await chain.serve_axon(config.netuid, axon.ip, axon.port, seat.signer)
                 log.info("announced uid=%d ip=%s port=%d", neuron.uid, axon.ip, axon.port)
                 await metagraphs.refresh()
         except ChainError as error:

@@ -139,6 +139,29 @@ def tiny_model(save_tiny_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def save_tiny_adapter(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`save_tiny_adapter(seed=0)` → the folder of a random LoRA of `tiny_model`."""
+
+    def save(seed: int = 0) -> Path:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        peft = pytest.importorskip("peft")
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(
+            r=4, init_lora_weights=False, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+        )
+        folder = tmp_path_factory.mktemp("adapter")
+        base = AutoModelForCausalLM.from_pretrained(tiny_model)
+        peft.get_peft_model(base, config).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
 def node_binary() -> Path:
     """The chain's node. Without one the test is skipped, and it is said how to build it."""
     try:

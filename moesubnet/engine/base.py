@@ -154,6 +154,29 @@ def load_engine(
     return _adapted(factory, model, spec)(model, spec, threads=threads, **options)
 
 
+def load_engines(
+    target: str,
+    model: str,
+    spec: LoadedSpec,
+    adapters: Sequence[str | None],
+    *,
+    threads: int = 1,
+    **options: str,
+) -> list[Engine]:
+    """An engine for each adapter over one model (None: the model alone), loaded once. Raises
+    ConfigError where an engine takes one adapter at most; else as `load_engine`."""
+    if len(adapters) == 1:
+        own = {} if adapters[0] is None else {"adapter": adapters[0]}
+        return [load_engine(target, model, spec, threads=threads, **own, **options)]
+    target = find_target(target, model, options)
+    factory = find_engine(target)
+    _know_options(target, factory, options)
+    several = getattr(_adapted(factory, model, spec), "several", None)
+    if several is None:
+        raise ConfigError(f"the engine {target} serves one --adapter and --hotkey at a time here")
+    return list(several(model, spec, adapters, threads=threads, **options))
+
+
 def check_engine(target: str, model: str, spec: LoadedSpec, **options: str) -> None:
     """What `load_engine` would raise, as far as the engine can tell without loading."""
     target = find_target(target, model, options)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,23 @@ def load_model(
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
         raise EngineError(f"cannot load {folder} as a causal language model: {error}") from error
     return model.eval()
+
+
+def load_adapters(model: Any, adapters: Sequence[str]) -> Any:
+    """peft's model over `model`, which it changes in place, with LoRAs named "0", "1", … beside
+    the weights; the first one works. Raises EngineError."""
+    peft_model = _peft()
+    try:
+        beside = peft_model.from_pretrained(
+            model, str(resolve_adapter(adapters[0])), adapter_name="0", local_files_only=True
+        )
+        for place, adapter in enumerate(adapters[1:], 1):
+            beside.load_adapter(
+                str(resolve_adapter(adapter)), adapter_name=str(place), local_files_only=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise EngineError(f"cannot load the adapters: {error}") from error
+    return beside.eval()
 
 
 def choose_dtype(folder: Path, dtype: str, device: str = "") -> str:
@@ -135,12 +152,16 @@ def _spread(folder: Path, precision: str, max_memory: Mapping[int | str, int | s
 
 
 def _merge(model: Any, adapter: Path) -> Any:
+    merged = _peft().from_pretrained(model, str(adapter), local_files_only=True)
+    return merged.merge_and_unload()
+
+
+def _peft() -> Any:
     try:
         from peft import PeftModel
     except ImportError:
         raise EngineError("--adapter needs peft: pip install 'moesubnet[lora]'") from None
-    merged: Any = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
-    return merged.merge_and_unload()
+    return PeftModel
 
 
 def _quantize(model: Any) -> None:

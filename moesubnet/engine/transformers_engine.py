@@ -19,9 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from moesubnet.engine.adapters import AdapterEngine, Switch
 from moesubnet.engine.answers import answers
 from moesubnet.engine.base import Query, TokenIds, check_batch, context_token, owner
-from moesubnet.engine.loading import check_memory, input_device, load_model
+from moesubnet.engine.loading import (
+    check_memory,
+    input_device,
+    load_adapters,
+    load_model,
+)
 from moesubnet.engine.model_folder import (
     check_tokenizer,
     resolve_adapter,
@@ -30,7 +36,7 @@ from moesubnet.engine.model_folder import (
 )
 from moesubnet.engine.plans import Costs, Held, Plan, common_prefix, passes
 from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_windows
-from moesubnet.errors import EngineError
+from moesubnet.errors import ConfigError, EngineError
 from moesubnet.host.memory import free_memory_bytes, trim_memory
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.rows import StepRows
@@ -112,6 +118,31 @@ class TransformersEngine:
         if adapter is not None:
             resolve_adapter(adapter)
         check_memory(folder, dtype, device)
+
+    @classmethod
+    def several(
+        cls, model: str, spec: LoadedSpec, adapters: Sequence[str | None], **options: Any
+    ) -> list[AdapterEngine]:
+        """One engine for each adapter (None: the base alone), over weights that are loaded once.
+
+        Raises EngineError, ConfigError.
+        """
+        if options.get("dtype") == "int8":
+            raise ConfigError("--dtype int8 takes one --adapter, which is merged into the weights")
+        shared = cls(model, spec, **options)
+        folder = resolve_model(model)
+        named = list(dict.fromkeys(adapter for adapter in adapters if adapter is not None))
+        switch = Switch(load_adapters(shared._model, named))
+        return [
+            AdapterEngine(
+                shared,
+                switch,
+                place,
+                None if adapter is None else named.index(adapter),
+                weights_commitment(folder, adapter),
+            )
+            for place, adapter in enumerate(adapters)
+        ]
 
     def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`."""

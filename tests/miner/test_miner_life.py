@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain import DevChain
 from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.engine.model_folder import weights_commitment
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import PeerRefused, PeerUnavailable
 from moesubnet.spec.content import LoadedSpec, save_spec
@@ -81,9 +82,11 @@ class Network:
         self.stack.callback(kill)
         return Process(process, log)
 
-    async def announced(self, miner: Process, *, not_at: Axon | None = None) -> Axon:
+    async def announced(
+        self, miner: Process, *, not_at: Axon | None = None, hotkey: Hotkey = MINER
+    ) -> Axon:
         for _ in range(600):
-            neuron = (await self.chain.metagraph(NETUID)).by_hotkey.get(MINER)
+            neuron = (await self.chain.metagraph(NETUID)).by_hotkey.get(hotkey)
             if neuron is not None and neuron.axon not in (None, not_at):
                 assert neuron.axon is not None
                 return neuron.axon
@@ -91,7 +94,7 @@ class Network:
             await asyncio.sleep(0.1)
         raise AssertionError(miner.log.read_text())
 
-    async def client(self, axon: Axon) -> ExpertClient:
+    async def client(self, axon: Axon, hotkey: Hotkey = MINER) -> ExpertClient:
         """Of a registered, staked caller."""
         caller = keypair_from_uri("//Caller")
         if caller.ss58_address not in (await self.chain.metagraph(NETUID)).by_hotkey:
@@ -99,7 +102,7 @@ class Network:
             await self.chain.register(NETUID, Hotkey(caller.ss58_address), payer)
             await self.chain.add_stake(NETUID, Hotkey(caller.ss58_address), 2 * 10**9, payer)
         http = await self.stack.enter_async_context(open_http_session())
-        return ExpertClient(http, caller, MINER, axon, vocab_size=300, allow_private=True)
+        return ExpertClient(http, caller, hotkey, axon, vocab_size=300, allow_private=True)
 
 
 @pytest.fixture
@@ -136,6 +139,27 @@ async def test_a_model_that_cannot_be_loaded_buys_no_slot(network: Network) -> N
     assert code == 1
     assert "there is no file my-model.gguf" in log
     assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
+
+
+async def test_one_process_serves_two_adapters_each_with_its_hotkey(
+    network: Network, tiny_model: Path, save_tiny_adapter: Callable[..., Path]
+) -> None:
+    folder = save_tiny_adapter(seed=5)
+    other = Hotkey(keypair_from_uri("//Fay//other").ss58_address)
+    miner = await network.miner(
+        *("--coldkey", "//Bob", "--engine", "auto", "--model", str(tiny_model)),
+        *("--adapter", str(folder), "--hotkey", "//Fay//other", "--adapter", "-"),
+    )
+    axons = [await network.announced(miner), await network.announced(miner, hotkey=other)]
+    assert axons[0].port != axons[1].port
+    cards = [
+        await (await network.client(axon, hotkey)).card(timeout_s=10)
+        for axon, hotkey in zip(axons, (MINER, other), strict=True)
+    ]
+    assert [card.hotkey for card in cards] == [MINER, other]
+    assert [card.name for card in cards] == [folder.name, tiny_model.name]
+    expected = [weights_commitment(tiny_model, adapter) for adapter in (str(folder), None)]
+    assert [card.model_commitment for card in cards] == expected
 
 
 @pytest.mark.slow
