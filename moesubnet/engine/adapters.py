@@ -24,7 +24,14 @@ class Switch:
     """Which adapter of a peft model works; None for the base alone."""
 
     def __init__(self, model: Any) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
         self._model = model
+        wholes = any(isinstance(part, AuxiliaryTrainingWrapper) for part in model.modules())
+        # peft looks through all modules at every switch, which takes twice as long
+        self._layers = [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
+        self._layers = [] if wholes else self._layers
         self._active: int | None = 0
         self.lock = Lock()
 
@@ -37,7 +44,10 @@ class Switch:
         else:
             if self._active is None:
                 self._model.enable_adapter_layers()
-            self._model.set_adapter(str(adapter))
+            for layer in self._layers:
+                layer.set_adapter([str(adapter)], inference_mode=True)
+            if not self._layers:
+                self._model.set_adapter(str(adapter))
         self._active = adapter
 
 

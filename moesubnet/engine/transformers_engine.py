@@ -309,13 +309,15 @@ class TransformersEngine:
             for query in probe:
                 self.forget(query.session)
             self._pool = None
-        distance = max(
+        most = max(
             float(np.abs(np.exp(a.logprobs) - np.exp(b.logprobs)).sum(-1).max()) / 2
             for a, b in zip(expected, found, strict=True)
         )
-        if distance <= 0.025:  # half precision stays well below, a wrong cache well above
+        # The kernels that take a mask round otherwise: SmolLM2 in half precision is 0.04 apart, in
+        # single 1e-6; without its windows a model was 0.9 apart.
+        if most <= (0.025 if self._model.dtype == torch.float32 else 0.1):
             return ""
-        return f"with one its answers differ (total variation {distance:.3f})"
+        return f"with one its answers differ (total variation {most:.3f})"
 
     def _default_budget(self) -> int:
         if self._device.type == "cuda":
