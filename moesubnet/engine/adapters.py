@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from moesubnet.engine.base import Query
+from moesubnet.engine.base import Engine, Query
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
-
-if TYPE_CHECKING:
-    from moesubnet.engine.transformers_engine import TransformersEngine
 
 
 class Switch:
@@ -55,12 +52,12 @@ class AdapterEngine:
     """One adapter's `Engine`; each may be called from a thread of its own."""
 
     def __init__(
-        self, shared: TransformersEngine, switch: Switch, place: int, adapter: int | None, sha: str
+        self, shared: Engine, switch: Switch, place: int, adapter: int | None, commitment: str
     ) -> None:
         self._shared, self._switch, self._place, self._adapter = shared, switch, place, adapter
-        self.name, self.commitment = shared.name, sha
+        self.name, self.commitment = shared.name, commitment
         self.vocab_size, self.context_tokens = shared.vocab_size, shared.context_tokens
-        self.caches = shared.caches
+        self.caches = getattr(shared, "caches", False)
 
     def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`."""
