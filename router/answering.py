@@ -19,6 +19,7 @@ from moesubnet.router.feedback import RATINGS
 from moesubnet.router.ledger import Answer, Usage
 from moesubnet.router.service import Service, run_all
 from moesubnet.router.shapes import Shape
+from moesubnet.router.tracing import describe, note_first_token
 
 BILLING: web.AppKey[Billing] = web.AppKey("billing")
 ACCOUNT: web.RequestKey[Account] = web.RequestKey("account", Account)  # after holding
@@ -61,6 +62,7 @@ async def answer(
         if key is not None and (book := request.app.get(RATINGS)) is not None:
             rater = key.id
             stack.callback(lambda: book.answered(shape.id, rater, used().rao, parts_of(started)))
+        stack.callback(lambda: describe(request, used()))
         if key is not None:
             cost, repeatable = service.largest_cost(jobs), request.get(REPEATABLE)
             try:
@@ -147,6 +149,7 @@ async def _stream(
             # The first delta comes before the status line, so early failures keep their status.
             first = await anext(deltas)
             request[STARTED] = True
+            note_first_token(request)
             response.headers.update(_overhead(request[ARRIVED_S], begun))
             await response.prepare(request)
             await write(shape.opening())

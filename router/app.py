@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -29,7 +30,11 @@ from moesubnet.router.response_shape import ResponseShape
 from moesubnet.router.responses import ResponsesRequest
 from moesubnet.router.service import Service
 from moesubnet.router.shapes import ChatShape, CompletionShape
+from moesubnet.router.tracing import traced
 from moesubnet.router.usage import UsageBook
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 SERVICE: web.AppKey[Callable[[], Service]] = web.AppKey("service")
 
@@ -42,17 +47,20 @@ def build_app(
     origins: Sequence[str] = (),
     max_running: int = 64,
     ratings: UsageBook | None = None,
+    tracing: TracerProvider | None = None,
 ) -> web.Application:
     """The aiohttp application. Without keys of either kind everyone is served: bind it to loopback.
 
     service: the one for a request that comes now.
     api_keys: spend without limit and are not metered; the keys of `billing` have budgets.
     ratings: where keys' ratings of answers are kept.
+    tracing: makes a span of every request; see `tracing.open_provider`.
     origins: whose pages may call from a browser, `*` for every page.
     """
     app = web.Application(
         middlewares=[
             measured(service().metrics),
+            *([] if tracing is None else [traced(tracing)]),
             cross_origin(origins),
             errors,
             bearer_auth(api_keys, billing),

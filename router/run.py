@@ -27,6 +27,7 @@ from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Model
 from moesubnet.router.node import build_node
 from moesubnet.router.service import Service
+from moesubnet.router.tracing import open_provider
 from moesubnet.router.usage import UsageBook
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.roll import NextSpec
@@ -122,6 +123,9 @@ def check_exposure(host: str, api_keys: Sequence[str], *, has_keys: bool = False
 async def run_router(config: RouterConfig) -> None:
     """Serve until SIGINT or SIGTERM, then finish the running streams."""
     async with contextlib.AsyncExitStack() as stack:
+        tracing = open_provider()
+        if tracing is not None:  # it sends the last spans, and may wait for whom it sends them to
+            stack.push_async_callback(asyncio.to_thread, tracing.shutdown)
         billing = Billing(Ledger(open_database(config.accounts)))
         stack.push_async_callback(billing.close)
         check_exposure(config.host, config.api_keys, has_keys=await billing.has_keys())
@@ -157,6 +161,7 @@ async def run_router(config: RouterConfig) -> None:
             origins=config.origins,
             max_running=config.max_running,
             ratings=usage,
+            tracing=tracing,
         )
         # Closed after the listener: a student closed under open streams would be started again.
         engines = await stack.enter_async_context(contextlib.AsyncExitStack())
