@@ -38,6 +38,7 @@ class TokenLaw:
 
     shares: npt.NDArray[np.float32]
     ends: float
+    _first: Law | None = None
 
     @classmethod
     def of(
@@ -49,12 +50,12 @@ class TokenLaw:
 
     def first(self, lexicon: Lexicon) -> Law:
         """float64 [257] of what the next token begins with; how a text goes on, roughly."""
-        low, high = lexicon.beyond(b"")
-        begins = lexicon.next_bytes(low, high, 0)
-        law: Law = np.bincount(begins, self.shares, SYMBOLS).astype(np.float64)
-        law[END] = self.ends
-        law /= law.sum()
-        return law
+        if self._first is None:
+            begins = lexicon.next_bytes(*lexicon.beyond(b""), 0)
+            law = np.bincount(begins, self.shares, SYMBOLS).astype(np.float64)
+            law[END] = self.ends
+            self._first = law / law.sum()
+        return self._first
 
 
 @dataclass(slots=True, eq=False)

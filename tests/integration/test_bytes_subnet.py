@@ -14,13 +14,14 @@ import pytest
 from substrateinterface import Keypair
 from tokenizers import AddedToken, Tokenizer
 
-from moesubnet.engine.base import load_engine
+from moesubnet.engine.base import Query, load_engine
 from moesubnet.engine.bytes_engine import BytesEngine
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED
 from moesubnet.owner.build import build_spec
 from moesubnet.router.app import build_app as build_router
@@ -37,6 +38,7 @@ from moesubnet.validator.state import State
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.step import Want
 from tests.engine import bytes_models as tiny
 from tests.integration.engines import BigramEngine
 from tests.integration.test_whole_loop import sentences
@@ -77,11 +79,16 @@ def model_folder(
 class Subnet(Network):
     """A network whose miners run `load_engine` over a folder, as `miner run` does."""
 
+    def __init__(self, spec: LoadedSpec) -> None:
+        super().__init__(spec)
+        self.engines: dict[Hotkey, BytesEngine] = {}
+
     async def run(self, name: str, folder: Path) -> Hotkey:
         engine = load_engine(ENGINE, str(folder), self.spec)
         assert isinstance(engine, BytesEngine)
         signer = Keypair.create_from_uri(f"//{name}")
         hotkey = Hotkey(signer.ss58_address)
+        self.engines[hotkey] = engine
         expert = Expert(engine, self.spec, self, hotkey=hotkey, name=name)
         listening = await serve(build_miner(expert, signer, self), "127.0.0.1", 0)
         self.servers[hotkey], self.experts[hotkey] = listening, expert
@@ -153,6 +160,28 @@ async def test_who_knows_the_text_leads_whatever_its_tokenizer(
     assert set(answer.choices[0].text) <= known
     weights = answer.model_extra["moesubnet"][0]["tokens"][-1]["experts"]
     assert weights[getattr(subnet, domain)] > 0.6
+
+
+async def test_the_mixture_needs_fewer_bits_a_byte_than_each_of_two_families(
+    subnet: Subnet, bytes_spec: LoadedSpec
+) -> None:
+    texts = [sentences(domain, 7, 60) for domain in ("letters", "digits")]
+    baseline, members = load_baseline(bytes_spec), members_of([subnet.letters, subnet.digits])
+    costs = np.zeros((2, 4))
+    for row, text in zip(costs, texts, strict=True):
+        ids = np.frombuffer(text.encode(), np.uint8).astype(np.uint32)
+        laws = [
+            subnet.engines[hotkey].rows([Query("cold", ids, 0)], Want("full"))[0].logprobs
+            for hotkey in members[:-1]
+        ]
+        walk = Walk(uniform_gate(grain=bytes_spec.spec.grain), members)
+        for at, byte in enumerate(ids):
+            log_p = np.array([law[at, byte] for law in laws] + [baseline.logp[byte]])
+            mixed = log_sum_exp(walk.log_weights()[0] + log_p)
+            row += -np.append(log_p, mixed) / np.log(2) / len(ids)
+            walk.observe(ids[at : at + 1], log_p[None])
+    letters, digits, _, mixture = costs.mean(axis=0)
+    assert mixture < min(letters, digits) - 0.5
 
 
 async def test_a_stream_shows_whole_characters_and_ends_at_a_stop(router) -> None:
