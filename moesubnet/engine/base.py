@@ -187,10 +187,12 @@ def check_engine(target: str, model: str, spec: LoadedSpec, **options: str) -> N
 
 
 def needs_adapter(model: str, spec: LoadedSpec) -> bool:
-    """Whether `model` (a folder or a hub id) writes tokens and the subnet wants bytes."""
+    """Whether `model` (a folder, GGUF file or hub id) writes tokens and the subnet wants bytes."""
     path = Path(model).expanduser()
-    if spec.spec.unit != "bytes" or path.is_file():
-        return False  # a file is what an engine of its own makes of it
+    if spec.spec.unit != "bytes":
+        return False
+    if path.is_file():  # another file is what an engine of its own makes of it
+        return path.suffix.lower() == ".gguf"
     tokenizer = path / "tokenizer.json"
     if path.is_dir():
         return tokenizer.is_file() and file_sha256(tokenizer) != spec.spec.tokenizer.sha256

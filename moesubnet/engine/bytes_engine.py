@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from moesubnet.engine.bytes_cover import Node, TokenLaw
 from moesubnet.engine.bytes_lexicon import Lexicon
 from moesubnet.engine.bytes_reading import Logs, Reader, Reading, Stretch, fitted
 from moesubnet.engine.bytes_witness import check_reading
-from moesubnet.errors import EngineError, PromptError
+from moesubnet.errors import ConfigError, EngineError, PromptError
 from moesubnet.spec.byte_unit import Section, talk
 from moesubnet.spec.content import (
     BYTE_SYMBOLS,
@@ -37,6 +38,13 @@ from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
 
 FULL = Want("full")
+_BESIDE = (
+    "to serve {file} over bytes its tokenizer.json and config.json must stand beside it. Write "
+    "them (pip install gguf, then in Python):\n"
+    "  from transformers import AutoConfig, AutoTokenizer\n"
+    "  for kind in (AutoConfig, AutoTokenizer):\n"
+    "      kind.from_pretrained({folder!r}, gguf_file={file!r}).save_pretrained({folder!r})"
+)
 MAX_SESSIONS = 256
 SHARED = 64  # symbols that another session has read are worth looking for from here on
 SLOTS = 8  # sequences of the engine to one of ours
@@ -51,6 +59,17 @@ class _Asked:
     session: str
     stretch: Stretch
     nodes: list[Node]
+
+
+def family_of(model: str) -> Family:
+    """Of a folder or a hub id; of a GGUF file, what stands beside it. Raises ConfigError,
+    SpecError."""
+    path = Path(model).expanduser()
+    if path.suffix.lower() != ".gguf":
+        return read_family(model)
+    if not all((path.parent / name).is_file() for name in ("tokenizer.json", "config.json")):
+        raise ConfigError(_BESIDE.format(file=path.name, folder=str(path.parent)))
+    return read_family(str(path.parent))
 
 
 def own_spec(family: Family, spec: LoadedSpec) -> LoadedSpec:
@@ -82,14 +101,14 @@ class Adapted:
     def __call__(
         self, model: str, spec: LoadedSpec, *, threads: int, **options: str
     ) -> BytesEngine:
-        family = read_family(model)
+        family = family_of(model)
         own = own_spec(family, spec)
         engine = self._factory(model, own, threads=threads, **options)
         return BytesEngine(engine, own, family, spec)
 
     def check(self, model: str, spec: LoadedSpec, **options: str) -> None:
         """What loading would raise, as far as it shows without the model."""
-        family = read_family(model)
+        family = family_of(model)
         lexicon = Lexicon(family.tokenizer, family.vocab_size, family.stops)
         check_reading(family.tokenizer, lexicon, Borders(lexicon))
         if (check := getattr(self._factory, "check", None)) is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,14 @@ from tokenizers import Tokenizer
 
 from moesubnet.engine.base import Query, check_engine, load_engine
 from moesubnet.engine.bytes_engine import BytesEngine
-from moesubnet.errors import EngineError
+from moesubnet.errors import ConfigError, EngineError
 from moesubnet.spec.byte_unit import END, TEMPLATE, byte_tokenizer
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256
 from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.wire.step import Want
 from tests.engine import bytes_models as tiny
 from tests.families import families
+from tests.gguf_files import write_gguf
 
 FULL = Want("full")
 TABLE = "tests.engine.test_bytes_engine:TableEngine"
@@ -229,3 +232,28 @@ def test_a_model_over_bytes_needs_no_adapter(tmp_path: Path) -> None:
     spec = bytes_spec(tmp_path / "spec")
     engine = load_engine(TABLE, str(spec.root), spec)
     assert isinstance(engine, TableEngine)
+
+
+def test_over_a_real_model_and_its_gguf_file_the_laws_are_the_same_with_sessions_or_without(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    spec = bytes_spec(tmp_path / "spec")
+    engines = [load_engine("auto", str(tiny_model), spec)]
+    if importlib.util.find_spec("llama_cpp"):
+        folder = tmp_path / "gguf"
+        folder.mkdir()
+        file = write_gguf(tiny_model, folder / "tiny.gguf")
+        with pytest.raises(ConfigError, match="must stand beside it"):
+            check_engine("auto", str(file), spec)
+        for name in ("tokenizer.json", "config.json"):
+            shutil.copyfile(tiny_model / name, folder / name)
+        engines.append(load_engine("auto", str(file), spec))
+    ids = symbols("def main(self): # é\n")
+    expected = laws(engines[0], ids, session="whole")
+    for engine in engines:
+        assert isinstance(engine, BytesEngine)
+        for at in range(len(ids) + 1):
+            (law,) = laws(engine, ids[:at], at, session="step")
+            assert np.abs(np.exp(law) - np.exp(expected[at])).sum() < 0.05
+        forked = laws(engine, [*ids[:-4], *symbols("x")], len(ids) - 4, session="fork")
+        assert np.abs(np.exp(forked[0]) - np.exp(expected[len(ids) - 4])).sum() < 0.05
