@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import time
 from typing import Literal
 
@@ -12,16 +13,21 @@ import pytest
 from pydantic import BaseModel
 
 from moesubnet.mixture.law import Law, mix
+from moesubnet.router.app import build_app
 from moesubnet.router.grammar import Grammars, Matcher, json_rule, too_much
 from moesubnet.router.model import Forecast
 from moesubnet.router.openai_api import ApiError
+from moesubnet.router.service import Service
 from moesubnet.router.steering import NO_WISHES, Steering
 from moesubnet.router.text import TextStream
 from moesubnet.spec.pieces import Pieces
+from moesubnet.wire.listening import serve as listen
 from tests.conftest import TINY_VOCAB
 from tests.families import families
 
 from .conftest import ParrotModel, ParrotSession, client
+from .test_drafted_streams import student_of
+from .test_mixed_streams import network, open_model, sharp  # noqa: F401  # fixtures
 
 ASKED = [{"role": "user", "content": "the"}]
 
@@ -75,6 +81,103 @@ async def test_an_answer_is_of_its_schema_whatever_the_model_would_write(
     assert whole, "none was finished"
     for choice in whole:
         kind.model_validate_json(choice.message.content)
+
+
+def some_schema(rng: np.random.Generator, depth: int = 0) -> dict[str, object]:
+    """Any schema, of what can be honoured."""
+    kinds = ["integer", "number", "string", "boolean", "null", "enum", "pattern", "format", "union"]
+    kind = rng.choice(kinds + ["array", "object", "object"] * (depth < 3))
+    low = int(rng.integers(-20, 20))
+    match kind:
+        case "integer" | "number":
+            return {"type": kind} | (
+                {"minimum": low, "maximum": low + 7} if rng.random() < 0.5 else {}
+            )
+        case "string":
+            return {"type": "string", "minLength": 1, "maxLength": int(rng.integers(1, 5))}
+        case "enum":
+            return {"enum": [low, 'a"b\\', None, [1, {"x": "é"}]][: int(rng.integers(1, 5))]}
+        case "pattern":
+            return {"type": "string", "pattern": str(rng.choice(["^a+$", "^[x-z]{2}$", "^(é|b)$"]))}
+        case "format":
+            return {"type": "string", "format": str(rng.choice(["date", "uuid", "time"]))}
+        case "union":
+            return {"anyOf": [some_schema(rng, depth + 1), {"type": "null"}]}
+        case "array":
+            return {"type": "array", "items": some_schema(rng, depth + 1), "maxItems": 2}
+        case "object":
+            names = [f'k{i}"' for i in range(int(rng.integers(0, 4)))]
+            return {
+                "type": "object",
+                "properties": {name: some_schema(rng, depth + 1) for name in names},
+                "required": names[: int(rng.integers(0, 4))],
+                "additionalProperties": False,
+            }
+    return {"type": kind}
+
+
+def fits(value: object, schema: dict) -> bool:
+    """What `some_schema` says, by hand."""
+    if "anyOf" in schema:
+        return any(fits(value, one) for one in schema["anyOf"])
+    if "enum" in schema:
+        return value in schema["enum"]
+    match schema["type"]:
+        case "object":
+            return (
+                isinstance(value, dict)
+                and set(schema["required"]) <= set(value) <= set(schema["properties"])
+                and all(fits(item, schema["properties"][name]) for name, item in value.items())
+            )
+        case "array":
+            return (
+                isinstance(value, list)
+                and len(value) <= 2
+                and all(fits(item, schema["items"]) for item in value)
+            )
+        case "string":
+            return (
+                isinstance(value, str)
+                and re.search(schema.get("pattern", ""), value) is not None
+                and schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 99)
+            )
+        case "boolean":
+            return isinstance(value, bool)
+        case "null":
+            return value is None
+    return (
+        not isinstance(value, bool)
+        and isinstance(value, int if schema["type"] == "integer" else int | float)
+        and schema.get("minimum", value) <= value <= schema.get("maximum", value)
+    )
+
+
+async def test_two_hundred_schemas_that_nobody_chose_are_all_kept(spec, tokenizer) -> None:
+    """Whatever of what is allowed comes next, an answer that ends parses and has its schema."""
+    grammars, finished = Grammars(spec.spec, tokenizer, Pieces(tokenizer)), 0
+    closing = [tokenizer.token_to_id(text) for text in '}],"']
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        schema = some_schema(rng)
+        matcher, ids = await grammars.matcher("start: " + json_rule(schema, "x"), "x"), list[int]()
+        while len(ids) < 400:
+            allowed = np.flatnonzero(matcher.allowed())
+            if {*spec.spec.stop_ids} & {*allowed.tolist()} and rng.random() < 0.5:
+                break
+            wanted = [i for i in closing if i in allowed] if rng.random() < 0.5 else []
+            ids.append(int(rng.choice(wanted or allowed)))
+            if ids[-1] in spec.spec.stop_ids:
+                ids.pop()
+                break
+            matcher.push(ids[-1])
+            if matcher.is_over:
+                break
+        else:
+            continue
+        finished += 1
+        value = json.loads(tokenizer.decode(ids))
+        assert fits(value, schema), (seed, schema, value)
+    assert finished > 180
 
 
 async def test_json_object_is_an_object_and_its_stream_joins_to_it(serve, babbler) -> None:
@@ -268,3 +371,20 @@ async def test_every_kind_of_tokenizer_writes_json_as_its_text_shows_it(name) ->
         text = TextStream(Pieces(family.tokenizer), ())
         shown = "".join(text.push(token_id) for token_id in ids) + text.finish()
         assert json.loads(shown)[key] in ("世界", "a b")
+
+
+async def test_a_schema_holds_also_where_a_student_drafts(spec, network, open_model) -> None:  # noqa: F811
+    """Drafts are made without the grammar, and kept only where it allows them."""
+    await network.mine("fives", lambda ids: sharp(5, 0.5))
+    model = await open_model()
+    model.student = student_of(lambda ids: sharp(5, 0.5))
+    service = Service(spec, {"mixture": model})
+    server = await listen(build_app(lambda: service), "127.0.0.1", 0, grace_s=1.0)
+    schema = {"type": "object", "properties": {"a": {"enum": ["xy", 12]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    try:
+        choices = await written(client(f"http://127.0.0.1:{server.port}"), schema, max_tokens=50)
+    finally:
+        await server.close()
+    assert json.loads(choices[0].message.content)["a"] in ("xy", 12)
+    assert sum(model.student.engine.drafted) > 0

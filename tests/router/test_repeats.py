@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import openai
@@ -22,7 +23,8 @@ from moesubnet.router.ledger import (
 )
 
 from .conftest import client
-from .test_billing import NOW_S, Accounts, accounts  # noqa: F401  # the fixture
+from .test_billing import NOW_S, accounts  # noqa: F401  # the fixture
+from .test_ledger import opener, server  # noqa: F401  # fixtures
 
 
 def named(name: str) -> dict[str, str]:
@@ -131,8 +133,8 @@ async def test_without_a_key_of_the_ledger_it_is_refused_by_name(serve) -> None:
     assert caught.value.param == "Idempotency-Key"
 
 
-def test_the_request_of_a_router_that_died_may_be_begun_again(tmp_path) -> None:
-    ledger = Accounts(tmp_path / "a.sqlite3").ledger
+def test_the_request_of_a_router_that_died_may_be_begun_again(opener) -> None:
+    ledger = opener()
     key, _ = ledger.new_key("app", NOW_S)
     wanted, cost = Repeatable("n", "r"), Cost(1, 1)
     held, _ = ledger.hold(key.id, cost, NOW_S, wanted)
@@ -151,10 +153,24 @@ def test_the_request_of_a_router_that_died_may_be_begun_again(tmp_path) -> None:
     assert isinstance(ledger.hold(key.id, cost, NOW_S + 2 * DAY_S, wanted)[0], Hold)
 
 
-def test_of_one_key_only_so_many_answers_are_kept(tmp_path, monkeypatch) -> None:
+def test_routers_that_share_their_accounts_begin_a_request_once(opener) -> None:
+    routers = [opener() for _ in range(3)]
+    key, _ = routers[0].new_key("app", NOW_S)
+    with ThreadPoolExecutor(12) as hands:
+        begun = list(
+            hands.map(
+                lambda i: routers[i % 3].hold(key.id, Cost(1, 1), NOW_S, Repeatable("n", "r"))[0],
+                range(24),
+            )
+        )
+    assert sum(isinstance(outcome, Hold) for outcome in begun) == 1
+    assert begun.count(Clash.RUNNING) == 23
+
+
+def test_of_one_key_only_so_many_answers_are_kept(opener, monkeypatch) -> None:
     monkeypatch.setattr("moesubnet.router.ledger.MAX_REPEATS", 5)
     assert MAX_REPEATS > 5
-    ledger = Accounts(tmp_path / "a.sqlite3").ledger
+    ledger = opener()
     key, _ = ledger.new_key("app", NOW_S)
     for number in range(9):
         now_s = NOW_S + number
