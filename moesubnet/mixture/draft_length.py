@@ -53,7 +53,7 @@ class DraftLength:
 
     A draft of n tokens, each kept with probability α where all before it were, gives
     (1 − α^(n+1)) / (1 − α) tokens a round; n is what gives most tokens a second. Without drafts
-    what is known of α fades, so that they are tried again. Drafted tokens are no evidence
+    what is known of α fades, so that they are tried again; what is little known is tried briefly. Drafted tokens are no evidence
     (`drafting.Block`). What is missed of it is at most the entropy of the members' weights
     a token, and once that is more than MISSED_NATS a round goes undrafted.
     """
@@ -71,7 +71,8 @@ class DraftLength:
     def choose(self, most: int = MAX_DRAFT) -> int:
         if self._missed_nats > MISSED_NATS:
             return 0
-        lengths = np.arange(max(min(most, MAX_DRAFT), 0) + 1)
+        known = self._kept + self._lost - FIRST_KEPT - FIRST_LOST  # drafts, as they are remembered
+        lengths = np.arange(max(min(most, MAX_DRAFT, 2 + int(2 * known)), 0) + 1)
         tokens = np.cumsum(self.acceptance**lengths)
         return int(np.argmax(tokens / self._pace.round_s(lengths)))
 
