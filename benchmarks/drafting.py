@@ -261,12 +261,14 @@ class length_of:  # a context, as contextlib's are
 
 @dataclass(frozen=True)
 class Rules:
-    """How a text is walked: who drafts, and how many tokens of the prompt are blind."""
+    """How a text is walked: who drafts, how many tokens of the prompt are blind, and whether
+    rounds go undrafted where much evidence has been missed."""
 
     drafter: Literal["nobody", "student", "expert"]
     blind: int = 2
     round_trip_s: float = 0.04
     drafted_s: float = 0.004
+    is_mindful: bool = True
 
 
 def walk(ids: np.ndarray, laws: np.ndarray, rules: Rules, rng: np.random.Generator) -> np.ndarray:
@@ -308,7 +310,8 @@ def walk(ids: np.ndarray, laws: np.ndarray, rules: Rules, rng: np.random.Generat
             listed = Law(rows[-1]).head(rows.shape[1], NUCLEUS_MASS)
             q = Drawn.of(listed.logp, listed.ids, 1.0, 1.0).of_token(token)
             kept = bool(rng.random() < min(1.0, q / np.exp(-nats[-1])))
-        length.drafted(entropy_nats(np.exp(log_w).tolist()), kept=kept)
+        missed = entropy_nats(np.exp(log_w).tolist()) if rules.is_mindful else 0.0
+        length.drafted(missed, kept=kept)
         weigh.show(ids[None, at : at + 1])
         place, was_right = (place + 1, was_right) if kept else (0, False)
     return np.array(nats)
@@ -336,6 +339,9 @@ def lost(models: Sequence[Path], spec: LoadedSpec, texts: dict[str, list[np.ndar
         "undrafted, 2 blind tokens": Rules("nobody"),
         "the student drafts, 40 ms": Rules("student"),
         "the student drafts, 100 ms": Rules("student", round_trip_s=0.1),
+        "the same, whatever evidence is missed": Rules(
+            "student", round_trip_s=0.1, is_mindful=False
+        ),
         "the heaviest expert drafts, 40 ms": Rules("expert"),
         "the heaviest expert drafts, 100 ms": Rules("expert", round_trip_s=0.1),
     }
