@@ -53,9 +53,9 @@ class DraftLength:
 
     A draft of n tokens, each kept with probability α where all before it were, gives
     (1 − α^(n+1)) / (1 − α) tokens a round; n is what gives most tokens a second. Without drafts
-    what is known of α fades, so that they are tried again; what is little known is tried briefly. Drafted tokens are no evidence
-    (`drafting.Block`). What is missed of it is at most the entropy of the members' weights
-    a token, and once that is more than MISSED_NATS a round goes undrafted.
+    what is known of α fades, so that they are tried again; what is little known is tried briefly.
+    Drafted tokens are no evidence (`drafting.Block`). What is missed of it is at most the entropy
+    of the members' weights a token, and once that is more than MISSED_NATS a round goes undrafted.
     """
 
     def __init__(self, pace: Pace) -> None:
