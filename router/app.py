@@ -103,14 +103,16 @@ async def _healthz(request: web.Request) -> web.Response:
     return web.json_response(status, status=200 if status["ready"] else 503)
 
 
-def _model_object(name: str, created_s: int) -> api.JsonObject:
-    return {"id": name, "object": "model", "created": created_s, "owned_by": "moesubnet"}
+def _model_object(name: str, service: Service) -> api.JsonObject:
+    """With the unit that is counted wherever OpenAI's words say tokens."""
+    said = {"id": name, "object": "model", "created": service.started_s, "owned_by": "moesubnet"}
+    return said | {"unit": service.spec.unit}
 
 
 async def _models(request: web.Request) -> web.Response:
     service = request.app[SERVICE]()
     names = [name for name in service.models() if may_use(request, name)]
-    data = [_model_object(name, service.started_s) for name in names]
+    data = [_model_object(name, service) for name in names]
     return web.json_response({"object": "list", "data": data})
 
 
@@ -118,7 +120,7 @@ async def _model(request: web.Request) -> web.Response:
     service = request.app[SERVICE]()
     name = request.match_info["model"]
     service.require_model(name)
-    return web.json_response(_model_object(name, service.started_s))
+    return web.json_response(_model_object(name, service))
 
 
 async def _epochs(request: web.Request) -> web.Response:

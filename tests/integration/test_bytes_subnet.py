@@ -150,6 +150,7 @@ async def router(subnet: Subnet, bytes_spec: LoadedSpec):
 async def test_who_knows_the_text_leads_whatever_its_tokenizer(
     router, subnet: Subnet, domain: str
 ) -> None:
+    assert (await router.models.retrieve("mixture")).model_extra["unit"] == "bytes"
     prompt = sentences(domain, 2, 40)
     answer = await router.completions.create(
         model="mixture", prompt=prompt, max_tokens=24, temperature=0, extra_body=PROVENANCE
