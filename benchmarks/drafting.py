@@ -286,13 +286,14 @@ def walk(ids: np.ndarray, laws: np.ndarray, rules: Rules, rng: np.random.Generat
             weigh.observe(ids[at : at + 1], rows[None, :, token])
             continue
         if place == 0:
-            chosen = 0 if rules.drafter == "nobody" else length.choose()
+            ahead = int(rules.drafter == "expert")
+            chosen = 0 if rules.drafter == "nobody" else length.choose(ahead=ahead)
             block = chosen
             if rules.drafter == "expert":
                 block = asked if was_right else 0
                 guesser, next_guesser, asked = next_guesser, int(log_w[:-1].argmax()), chosen
             block = min(block, len(ids) - at - 1)
-            for n in {0, chosen}:
+            for n in {0, chosen + ahead * (chosen > 0)}:
                 pace.took(n, rules.round_trip_s + 0.01 + n * rules.drafted_s)
         mixture = mix(log_w, [Law(row) for row in rows])
         nats.append(-float(mixture.law.at(token)))

@@ -66,7 +66,7 @@ class Drafting:
     def further(self, drawing: Drawing, drafted: int) -> int:
         """How many tokens the heaviest expert should go on with after the draft."""
         most = min(self._most(drawing), drawing.left - drafted - 1) - 1
-        count = self.length.choose(most) if self._student is None and most > 0 else 0
+        count = self.length.choose(most, ahead=1) if self._student is None and most > 0 else 0
         self._asked = count + 1 if count else 0
         return self._asked
 

@@ -68,13 +68,15 @@ class DraftLength:
         """α as it is known now."""
         return self._kept / (self._kept + self._lost)
 
-    def choose(self, most: int = MAX_DRAFT) -> int:
+    def choose(self, most: int = MAX_DRAFT, ahead: int = 0) -> int:
+        """ahead: how many tokens a drafter has to guess before its draft begins, and is of use."""
         if self._missed_nats > MISSED_NATS:
             return 0
         known = self._kept + self._lost - FIRST_KEPT - FIRST_LOST  # drafts, as they are remembered
         lengths = np.arange(max(min(most, MAX_DRAFT, 2 + int(2 * known)), 0) + 1)
-        tokens = np.cumsum(self.acceptance**lengths)
-        return int(np.argmax(tokens / self._pace.round_s(lengths)))
+        tokens = 1.0 + self.acceptance**ahead * (np.cumsum(self.acceptance**lengths) - 1.0)
+        guessed = np.where(lengths > 0, lengths + ahead, 0)
+        return int(np.argmax(tokens / self._pace.round_s(guessed)))
 
     def drafted(self, missed_nats: float, *, kept: bool) -> None:
         """A drafted token was kept or not. missed_nats: the most that it could have told of the

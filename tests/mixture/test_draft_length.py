@@ -100,3 +100,37 @@ def test_what_is_known_of_drafts_fades():
 def test_no_more_is_drafted_than_there_is_room_for():
     length = DraftLength(Pace())
     assert [length.choose(most) for most in (-1, 0, 1)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "base_s", "drafted_s"), [(0.9, 0.1, 0.01), (0.35, 0.1, 0.02)]
+)
+def test_a_drafter_that_has_to_guess_ahead_drafts_where_that_pays(
+    acceptance, base_s, drafted_s
+) -> None:
+    """Its first guess gives no token, only the right to a draft: 1 + α · (α + α² + …) of them."""
+    rng, pace = np.random.default_rng(0), Pace()
+    length = DraftLength(pace)
+    tokens, seconds, is_right, ready = 0, 0.0, False, 0
+    for _ in range(2_000):
+        drafted = ready if is_right else 0
+        ready = length.choose(ahead=1)
+        asked = ready + 1 if ready else 0
+        round_s = base_s + asked * drafted_s
+        pace.took(asked, round_s)
+        seconds += round_s
+        for _ in range(drafted):
+            kept = bool(rng.random() < acceptance)
+            length.drafted(0.0, kept=kept)
+            tokens += 1
+            if not kept:
+                is_right = False
+                break
+        else:
+            tokens += 1
+            length.counted()
+            is_right = bool(asked) and bool(rng.random() < acceptance)
+            if asked:
+                length.drafted(0.0, kept=is_right)
+    gain = tokens * base_s / seconds
+    assert gain > (2.0 if acceptance > 0.5 else 0.97)
