@@ -13,7 +13,7 @@ from moesubnet.errors import FrameError
 from moesubnet.miner.expert import Expert
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import MetagraphSource, Signer
-from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.lanes import LANE_PATH
 from moesubnet.wire.nonces import NonceStore
 from moesubnet.wire.protocol import CloseRequest, GenerateRequest
 from moesubnet.wire.server import (
@@ -21,6 +21,7 @@ from moesubnet.wire.server import (
     CALLER,
     SignedStream,
     auth_middleware,
+    lane_route,
     loopback_only,
     public,
     stake_gate,
@@ -32,10 +33,6 @@ MAX_GENERATE_BYTES = 2**20  # 65,536 ids of ten digits, and the rest
 
 def build_app(expert: Expert, signer: Signer, metagraphs: MetagraphSource) -> web.Application:
     """All routes of a miner behind one door (`auth_middleware`)."""
-
-    async def step(request: web.Request) -> web.StreamResponse:
-        answer = await expert.step(request[CALLER].hotkey, request[BODY])
-        return web.Response(body=answer, content_type=CONTENT_TYPE)
 
     async def close(request: web.Request) -> web.StreamResponse:
         try:
@@ -93,7 +90,7 @@ def build_app(expert: Expert, signer: Signer, metagraphs: MetagraphSource) -> we
         max_body_bytes=expert.limits.max_body_bytes,
     )
     app = web.Application(middlewares=[_count(expert), door])
-    app.router.add_post("/v1/step", step)
+    app.router.add_post(LANE_PATH, lane_route(signer, expert.step))
     app.router.add_post("/v1/close", close)
     app.router.add_post("/v1/generate", generate)
     app.router.add_get("/v1/expert", card)

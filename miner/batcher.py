@@ -19,9 +19,8 @@ import numpy as np
 
 from moesubnet.engine.base import Engine, Query
 from moesubnet.errors import EngineError
-from moesubnet.miner.limits import is_step
 from moesubnet.types import Hotkey
-from moesubnet.wire.protocol import StepRows, Want
+from moesubnet.wire.protocol import StepRows, Want, is_short
 
 MAX_BATCH_SEQUENCES = 256
 MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 128 MiB
@@ -159,7 +158,7 @@ class Batcher:
         held = known or [0] * len(queries)
         read = [min(k, query.first_law) for k, query in zip(held, queries, strict=True)]
         job = _Job(caller, queries, want, read, future)
-        (self._steps if is_step(job.left) else self._prompts).add(job)
+        (self._steps if is_short(job.left) else self._prompts).add(job)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
         return await job.answer

@@ -15,7 +15,7 @@ from moesubnet import __version__
 from moesubnet.engine.base import Engine, Query, TokenIds
 from moesubnet.errors import BadDistribution, ConfigError, EngineError, FrameError
 from moesubnet.miner.batcher import Batcher
-from moesubnet.miner.limits import LEAST_SHARE, Admission, is_step
+from moesubnet.miner.limits import LEAST_SHARE, Admission
 from moesubnet.miner.metrics import Metrics
 from moesubnet.miner.sessions import AnswerTable, Exclusive, SessionTable, engine_session
 from moesubnet.miner.tails import TailTable
@@ -128,18 +128,16 @@ class Expert:
         most = max(s.end - s.first_law + 1 for s in request.sequences)
         if most * self.limits.vocab_size > MAX_SEQUENCE_VALUES:
             raise FrameError("a sequence's rows would be too many to compute; ask for fewer")
-        tokens = [s.end - min(s.base_len, s.first_law) + 1 for s in request.sequences]
-        further = sum(s.further for s in request.sequences)  # each a step of its own
         names = [engine_session(caller, s.session) for s in request.sequences]
         digest = hashlib.sha256(body).digest()
-        admission = self._steps if is_step(tokens) else self._prompts
-        with admission.enter(caller, sum(tokens) + further):
+        admission = self._prompts if request.is_prompt else self._steps
+        with admission.enter(caller, request.tokens):
             async with self._exclusive.hold(names):
                 answer = self._answers.get(caller, digest)
                 if answer is None:
                     answer = await self._answer(caller, request, names, digest)
                     self._answers.keep(caller, digest, answer)
-        self.metrics.tokens.inc(sum(tokens) + further)
+        self.metrics.tokens.inc(request.tokens)
         return answer
 
     async def forget(self, caller: Hotkey, request: CloseRequest) -> None:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from moesubnet.errors import Overloaded, StaleMetagraph
 from moesubnet.types import Hotkey, MetagraphSource
 
-STEP_TOKENS = 32  # of one sequence; more to read is a prompt
-STEP_BATCH_TOKENS = 1_024
 LEAST_SHARE = 16  # every caller may have at least this part of the queue waiting
-
-
-def is_step(tokens: Sequence[int]) -> bool:
-    """Which class of work a call is, by what each of its sequences has to read: a step of a text
-    that is known, or a prompt. The one never waits for the other's length."""
-    return max(tokens, default=0) <= STEP_TOKENS and sum(tokens) <= STEP_BATCH_TOKENS
 
 
 def allowed_tokens(stake_rao: int, total_stake_rao: int, capacity_tokens: int) -> int:

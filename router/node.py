@@ -120,7 +120,7 @@ async def _relayed(
         NONCE: str(proof.nonce_ns),
         RELAYED_RECEIPT: "0x" + proof.receipt.hex(),
     }
-    return web.Response(body=bytes(body), headers=headers, content_type=CONTENT_TYPE)
+    return web.Response(body=body, headers=headers, content_type=CONTENT_TYPE)
 
 
 def _timeout_s(request: web.Request) -> float:

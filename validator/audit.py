@@ -13,11 +13,11 @@ from moesubnet.errors import AuthError, BadReveal, WireError
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
-from moesubnet.validator.receipts import Receipts, column_sha256
+from moesubnet.validator.receipts import Receipts, column_sha256, receipt_of
 from moesubnet.validator.scoring import recount
 from moesubnet.wire.commitment import Commitment
+from moesubnet.wire.lanes import verify_step
 from moesubnet.wire.protocol import StepResponse, StepRows, want_for
-from moesubnet.wire.signing import signed_text, verify_receipt
 
 CLOCKS_NS = 12 * 10**9  # by so much two senders' clocks may differ at most
 LATEST_NS = 2**63
@@ -164,12 +164,12 @@ def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool
     try:
         body = receipts.request(sheet, item, column).to_bytes()
         nonce_ns = int(record["nonce_ns"])
-        text = signed_text("POST", "/v1/step", body, nonce_ns, sender, hotkey)
-        verify_receipt(
-            "0x" + record["receipt"].tobytes().hex(),
+        verify_step(
+            receipt_of(record),
+            hashlib.sha256(body).digest(),
             200,
-            hashlib.sha256(text).digest(),
             record["body_sha256"].tobytes(),
+            nonce_ns,
             hotkey,
             sender,
         )

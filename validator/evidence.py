@@ -19,10 +19,10 @@ from moesubnet.errors import AuthError, BadReceipts, FrameError, WireError
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.types import Hotkey
 from moesubnet.validator.checks import TWICE_DISTANCE, total_variation
+from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, RECEIPT_BYTES, salt_of, verify_step
 from moesubnet.wire.protocol import StepLimits, StepRequest, StepResponse
-from moesubnet.wire.signing import signed_text, verify_receipt
 
-EVIDENCE_FORMAT = "moesubnet-evidence/1"
+EVIDENCE_FORMAT = "moesubnet-evidence/2"
 ENOUGH = 3
 MAX_PAIRS = 8
 MAX_APART_NS = 60 * 10**9
@@ -36,7 +36,7 @@ class Said(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     sender: Annotated[str, Field(min_length=1, max_length=64)]
     nonce_ns: Annotated[int, Field(ge=0, lt=2**63)]
-    receipt: Annotated[bytes, Field(min_length=64, max_length=64)]
+    receipt: Annotated[bytes, Field(min_length=RECEIPT_BYTES, max_length=MAX_RECEIPT_BYTES)]
     request: Annotated[bytes, Field(max_length=2**20)]
     body: Annotated[bytes, Field(max_length=2**22)]
 
@@ -46,14 +46,14 @@ class Said(BaseModel):
         Raises BadReceipts unless the expert signed exactly this answer to this question.
         """
         sender = Hotkey(self.sender)
-        text = signed_text("POST", "/v1/step", self.request, self.nonce_ns, sender, expert)
         try:
             asked = StepRequest.from_bytes(self.request, StepLimits(vocab_size, MAX_CONTEXT_TOKENS))
-            verify_receipt(
-                "0x" + self.receipt.hex(),
+            verify_step(
+                self.receipt,
+                hashlib.sha256(self.request).digest(),
                 200,
-                hashlib.sha256(text).digest(),
                 hashlib.sha256(self.body).digest(),
+                self.nonce_ns,
                 expert,
                 sender,
             )
@@ -71,7 +71,7 @@ class Evidence(BaseModel):
     """`moesubnet validator evidence HOTKEY --out FILE`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal["moesubnet-evidence/1"] = "moesubnet-evidence/1"
+    format: Literal["moesubnet-evidence/2"] = "moesubnet-evidence/2"
     expert: Annotated[str, Field(min_length=1, max_length=64)]
     vocab_size: Annotated[int, Field(ge=2, le=2**24)]
     pairs: Annotated[
@@ -94,13 +94,13 @@ class Evidence(BaseModel):
 
     def distances(self) -> list[float]:
         """Of each pair, 0 to 1. Raises BadReceipts for what does not hold together."""
-        expert, seen = Hotkey(self.expert), set[tuple[str, int]]()
+        expert, seen = Hotkey(self.expert), set[tuple[str, int, bytes]]()
         found = []
         for one, other in self.pairs:
             (question, law), (again, other_law) = (
                 said.law(expert, self.vocab_size) for said in (one, other)
             )
-            calls = {(one.sender, one.nonce_ns), (other.sender, other.nonce_ns)}
+            calls = {(s.sender, s.nonce_ns, salt_of(s.receipt)) for s in (one, other)}
             if question != again or len(calls) != 2 or calls & seen:
                 raise BadReceipts("not two answers to one question, each pair by itself")
             if abs(one.nonce_ns - other.nonce_ns) > MAX_APART_NS:

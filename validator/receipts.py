@@ -2,8 +2,9 @@
 
 An item is one request of one walk, so its question is known from the sheet: the walk's ids up to
 the item's position, in a session named here, of which the expert held `held` tokens. Its record
-adds the nonce and the expert's signature over the hashes of both sides; from these everybody can
-repeat the request byte by byte and check the signature. The sheet holds a hash of each column.
+adds the nonce and the expert's signature over a root of hashes, with what leads from this question
+and answer to that root: what else travelled in the same lane stays private. From these everybody
+can repeat the question byte by byte and check the signature. The sheet holds a hash of each column.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import MAX_ITEMS, MAX_WALKS, Sheet
+from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, receipt_bytes
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, base_hash, want_for
 
-RECEIPTS_FORMAT = "moesubnet-receipts/2"
+RECEIPTS_FORMAT = "moesubnet-receipts/3"
 ANSWERS_FORMAT = "moesubnet-answers/1"
-MAX_RECEIPTS_BYTES = 2**26
+MAX_RECEIPTS_BYTES = 2**27
 MAX_ANSWERS_BYTES = 2**27  # of one expert: 2,048 items, f32, a vocabulary of 8,192
 RECORD = np.dtype(
     [
         ("nonce_ns", "<u8"),
         ("held", "<u4"),
         ("reveal", "<u4"),  # 0: no commitment was asked, 1: one, 2 + p: and position p's leaf
-        ("receipt", "u1", 64),
+        ("receipt", "u1", MAX_RECEIPT_BYTES),  # zeros after its end
         ("body_sha256", "u1", 32),
     ]
 )
@@ -47,9 +49,18 @@ def record_of(proof: Proof | None) -> npt.NDArray[np.void]:
         record["nonce_ns"], record["held"] = proof.nonce_ns, proof.base_lens[0]
         if proof.reveals is not None:
             record["reveal"] = 2 + proof.reveals[0][0] if proof.reveals[0] else 1
-        record["receipt"] = np.frombuffer(proof.receipt, np.uint8)
+        record["receipt"][: len(proof.receipt)] = np.frombuffer(proof.receipt, np.uint8)
         record["body_sha256"] = np.frombuffer(hashlib.sha256(proof.body).digest(), np.uint8)
     return record
+
+
+def receipt_of(record: np.void) -> bytes:
+    """Without the zeros after it. Raises ValueError where something else follows."""
+    padded: bytes = record["receipt"].tobytes()
+    end = receipt_bytes(padded)
+    if any(padded[end:]):
+        raise ValueError("a receipt is longer than its tree is high")
+    return padded[:end]
 
 
 def column_sha256(records: Records) -> bytes:
@@ -124,7 +135,7 @@ def unpack_answers(data: bytes, sheet: Sheet) -> list[bytes]:
 
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["moesubnet-receipts/2"]
+    format: Literal["moesubnet-receipts/3"]
     vocab_size: Annotated[int, Field(ge=2, le=1_000_000)]
     sessions: Annotated[
         list[Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]], Field(max_length=MAX_WALKS)

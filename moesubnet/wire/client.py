@@ -33,7 +33,9 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.addresses import check_axon
+from moesubnet.wire.departures import Answer, Departures, Parcel
 from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, unpack_answers
 from moesubnet.wire.protocol import (
     CloseRequest,
     ExpertCard,
@@ -47,8 +49,6 @@ from moesubnet.wire.protocol import (
 )
 from moesubnet.wire.signing import (
     NONCE,
-    RECEIPT,
-    sha256_of,
     sign_request,
     signed_text,
     verify_receipt,
@@ -60,7 +60,7 @@ MAX_SMALL_BYTES = 16_384  # errors, cards
 MAX_LINE_BYTES = 2**18
 OFF_LOOP_BYTES = 2**20  # larger answers are decoded in a thread
 MAX_CONNECTIONS = 512  # callers ask less at once
-MAX_STEPS = 64  # at once to one neuron, which lets one address have more connections
+MAX_PROMPTS = 60  # at once to one neuron, which lets one address have more connections
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 
 
@@ -115,7 +115,8 @@ class ExpertClient:
         self._signer = signer
         self._vocab_size = vocab_size
         self._last_nonce_ns = 0
-        self._places = asyncio.Semaphore(MAX_STEPS)
+        self._places = asyncio.Semaphore(MAX_PROMPTS)
+        self._departures = Departures(self._carry)
 
     async def step(
         self,
@@ -124,7 +125,7 @@ class ExpertClient:
         timeout_s: float,
         on_its_way: Callable[[], None] = lambda: None,
     ) -> StepResponse:
-        """One `/v1/step`.
+        """One step: a prompt in a request of its own, else in a lane with what else is to leave.
 
         `timeout_s` begins when its turn has come, and `on_its_way` is called then: that we ask
         too much at once is not the expert's fault.
@@ -132,25 +133,13 @@ class ExpertClient:
         Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
         AuthError (the receipt is missing or wrong).
         """
-        async with self._places:
-            on_its_way()
-            deadline = time.monotonic() + timeout_s
-            try:
-                status, data, proof = await self._step_once(request, timeout_s)
-            except PeerUnavailable as error:
-                # An idle connection may be closed just as we use it; a step is safe to repeat.
-                if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
-                    raise
-                status, data, proof = await self._step_once(request, deadline - time.monotonic())
-        return await self._decoded(request, status, data, proof)
+        answer = await self._sent(Parcel(request, timeout_s, on_its_way))
+        return await self._decoded(request, *answer)
 
-    async def forward(
-        self, request: StepRequest, *, timeout_s: float
-    ) -> tuple[int, bytearray, Proof]:
-        """One `/v1/step` for somebody else: status (200 or 409), body and proof. Nothing of the
-        answer is looked at but its receipt. Raises as `step` does, but no UnknownBase."""
-        async with self._places:
-            return await self._step_once(request, timeout_s)
+    async def forward(self, request: StepRequest, *, timeout_s: float) -> tuple[int, bytes, Proof]:
+        """One step for somebody else: status (200 or 409), body and proof. Nothing of the answer
+        is looked at but its receipt. Raises as `step` does, but no UnknownBase."""
+        return await self._sent(Parcel(request, timeout_s, lambda: None))
 
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
         """Tell the expert that nobody goes on with these (at most 256). Raises PeerError."""
@@ -210,25 +199,57 @@ class ExpertClient:
             self._http, self.axon, path, max_bytes=max_bytes, timeout_s=timeout_s
         )
 
-    async def _step_once(
-        self, request: StepRequest, timeout_s: float
-    ) -> tuple[int, bytearray, Proof]:
-        """Status (200 or 409), body, and the verified receipt with what it covers."""
-        body = request.to_bytes()
-        headers, request_sha256 = self._sign("/v1/step", body, CONTENT_TYPE)
-        call = open_response(self._http, self.axon, "POST", "/v1/step", body, headers, timeout_s)
-        async with call as response:
-            unknown = response.status == 409
-            cap = MAX_SMALL_BYTES if unknown else max_answer_bytes(request, self._vocab_size)
-            data = await read_body(response, cap)
-            receipts = response.headers.getall(RECEIPT, [])
-        receipt = receipts[0] if len(receipts) == 1 else ""
-        digest = await sha256_of(data)
-        self._check_receipt(receipt, response.status, request_sha256, digest)
-        return response.status, data, Proof.of(request, int(headers[NONCE]), receipt, data)
+    async def _sent(self, parcel: Parcel) -> Answer:
+        if not parcel.request.is_prompt:
+            return await self._departures.step(parcel)
+        async with self._places:
+            parcel.on_its_way()
+            await self._carry([parcel])
+        return await parcel.answer
+
+    async def _carry(
+        self, parcels: Sequence[Parcel], come: Callable[[], None] = lambda: None
+    ) -> None:
+        """See `Departures`; once more where an idle connection was closed just as we used it."""
+        until_s = time.monotonic() + max(parcel.timeout_s for parcel in parcels)
+        try:
+            await self._carry_once(parcels, come, until_s)
+        except PeerUnavailable as error:
+            if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                raise
+            await self._carry_once(parcels, come, until_s)
+        for parcel in parcels:
+            parcel.fail(PeerUnavailable("the answer ended before it was whole"))
+
+    async def _carry_once(
+        self, parcels: Sequence[Parcel], come: Callable[[], None], until_s: float
+    ) -> None:
+        lane = Lane.of([parcel.request.to_bytes() for parcel in parcels])
+        body, target, caller = lane.to_bytes(), lane.target, Hotkey(self._signer.ss58_address)
+        headers, _ = self._sign(target, body, CONTENT_TYPE)
+        nonce_ns = int(headers[NONCE])
+        left = set(range(len(parcels)))
+        most = sum(max_answer_bytes(p.request, self._vocab_size) + 1_024 for p in parcels)
+        timeout_s = until_s - time.monotonic()
+        async with open_response(
+            self._http, self.axon, "POST", target, body, headers, timeout_s
+        ) as response:
+            async for frame in _frames(response, most):
+                answers = await _unpacked(frame, lane, nonce_ns, self.hotkey, caller)
+                for given, receipt in answers:
+                    if given.place not in left:
+                        raise WireError("a second answer to one step")
+                    left.discard(given.place)
+                    parcel = parcels[given.place]
+                    if given.status in (200, 409):
+                        proof = Proof.of(parcel.request, nonce_ns, receipt, given.body)
+                        parcel.give((given.status, given.body, proof))
+                    else:
+                        parcel.fail(PeerRefused(given.status, _code_of(given.body)))
+                come()
 
     async def _decoded(
-        self, request: StepRequest, status: int, data: bytearray, proof: Proof
+        self, request: StepRequest, status: int, data: bytes, proof: Proof
     ) -> StepResponse:
         """Raises UnknownBase for a 409, WireError."""
         if status == 409:
@@ -277,7 +298,7 @@ async def open_response(
     headers: Mapping[str, str],
     timeout_s: float,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """A response of status 200, or 409 to a step; every transport error is a PeerError."""
+    """A response of status 200; every transport error is a PeerError."""
     timeout = aiohttp.ClientTimeout(
         total=max(timeout_s, 0.001),  # zero would mean forever
         sock_connect=CONNECT_TIMEOUT_S,
@@ -292,7 +313,7 @@ async def open_response(
             timeout=timeout,
             allow_redirects=False,
         ) as response:
-            if response.status != 200 and not (response.status == 409 and path == "/v1/step"):
+            if response.status != 200:
                 raise await _refusal(response)
             yield response
     except TimeoutError:
@@ -313,6 +334,35 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytearr
     return data
 
 
+async def _unpacked(
+    frame: bytearray, lane: Lane, nonce_ns: int, responder: Hotkey, caller: Hotkey
+) -> list[tuple[Given, bytes]]:
+    """See `unpack_answers`; in a thread when it would hold up the event loop."""
+    if len(frame) < OFF_LOOP_BYTES:
+        return unpack_answers(frame, lane, nonce_ns, responder, caller)
+    return await asyncio.to_thread(unpack_answers, frame, lane, nonce_ns, responder, caller)
+
+
+async def _frames(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytearray]:
+    """What comes with its length before it; WireError when all is more than `max_bytes`, or ends
+    in the middle."""
+    pending, whole = bytearray(), 0
+    async for chunk in response.content.iter_any():
+        pending += chunk
+        whole += len(chunk)
+        if whole > max_bytes:
+            raise WireError(f"an answer of more than {max_bytes} bytes")
+        while len(pending) >= LENGTH_BYTES:
+            end = LENGTH_BYTES + int.from_bytes(pending[:LENGTH_BYTES], "little")
+            if len(pending) < end:
+                break
+            frame = pending[LENGTH_BYTES:end]
+            del pending[:end]
+            yield frame
+    if pending:
+        raise WireError("the answer ends in the middle of a frame")
+
+
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The body's lines, each with its newline; WireError for one that is too long or cut."""
     pending = bytearray()
@@ -330,12 +380,21 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> PeerError:
-    """The error for another status, with the peer's error code only if it looks like one."""
+    """The error for another status."""
     try:
-        code = parse_as(_ErrorBody, bytes(await read_body(response, MAX_SMALL_BYTES))).error
-    except (ValueError, WireError):
+        body = bytes(await read_body(response, MAX_SMALL_BYTES))
+    except WireError:
+        body = b""
+    return PeerRefused(response.status, _code_of(body))
+
+
+def _code_of(body: bytes) -> str:
+    """A peer's error code, only if it looks like one."""
+    try:
+        code = parse_as(_ErrorBody, body).error
+    except ValueError:
         code = ""
-    return PeerRefused(response.status, code if _ERROR_CODE.fullmatch(code) else "")
+    return code if _ERROR_CODE.fullmatch(code) else ""
 
 
 def _receipt_of(line: bytes) -> str:
@@ -345,9 +404,9 @@ def _receipt_of(line: bytes) -> str:
         raise MalformedAuth("the stream's last line is not a receipt") from None
 
 
-def _unknown_base(data: bytearray, request: StepRequest) -> PeerError | WireError:
+def _unknown_base(data: bytes, request: StepRequest) -> PeerError | WireError:
     try:
-        held = parse_as(_ErrorBody, bytes(data)).held_tokens
+        held = parse_as(_ErrorBody, data).held_tokens
     except ValueError:
         return WireError("a 409 without held_tokens")
     bases = [s.base_len for s in request.sequences]

@@ -325,9 +325,7 @@ class Panel:
         """One request, timed from when it is on its way."""
         loop, hotkey = asyncio.get_running_loop(), client.hotkey
         request = call.build(client)
-        tokens = sum(
-            s.end + s.further - min(s.base_len, s.first_law) + 1 for s in request.sequences
-        )
+        tokens = request.tokens
         patience_s = self._paces.patience_s(hotkey, tokens)
         call.patient_until_s.pop(hotkey, None)
 

@@ -1,4 +1,4 @@
-"""The bodies on the wire: `/v1/step` (made of step.py and rows.py) and the JSON ones."""
+"""The bodies on the wire: those of `/v1/step`, which travel in lanes, and the JSON ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from moesubnet.wire.step import (
     StepRequest,
     Want,
     base_hash,
+    is_short,
     want_for,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "StreamReceipt",
     "Want",
     "base_hash",
+    "is_short",
     "max_answer_bytes",
     "want_for",
 ]

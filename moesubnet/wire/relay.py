@@ -33,10 +33,11 @@ from moesubnet.errors import (
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.wire.client import MAX_SMALL_BYTES, ExpertClient, open_response, read_body
 from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, verify_step
 from moesubnet.wire.limits import Backoff
 from moesubnet.wire.panel import Asked
 from moesubnet.wire.protocol import Proof, StepRequest, StepResponse, max_answer_bytes
-from moesubnet.wire.signing import RECEIPT, sha256_of, signed_text, verify_receipt
+from moesubnet.wire.signing import RECEIPT, sha256_of
 from moesubnet.wire.strict_json import parse_as
 from moesubnet.wire.usage import MAX_USAGE_BYTES, Usage
 
@@ -48,6 +49,7 @@ CARD_TIMEOUT_S = 5.0
 MAX_ROUTERS = 64  # of the largest stakes
 EXTRA_S = 2.0  # for the way to the router and back
 _NONCE = re.compile(r"[1-9][0-9]{0,19}")
+_RELAYED = re.compile(rf"0x(?:[0-9a-f]{{2}}){{1,{MAX_RECEIPT_BYTES}}}")
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +93,9 @@ class RelayClient(ExpertClient):
         async with self._places:
             on_its_way()
             status, data, nonce, receipt = await self._relay_once(expert, request, timeout_s)
-        text = signed_text("POST", "/v1/step", request.to_bytes(), nonce, self.hotkey, expert)
-        digest = await sha256_of(data)
+        asked, given = hashlib.sha256(request.to_bytes()).digest(), await sha256_of(data)
         try:
-            verify_receipt(
-                receipt, status, hashlib.sha256(text).digest(), digest, expert, self.hotkey
-            )
+            verify_step(receipt, asked, status, given, nonce, expert, self.hotkey)
         except AuthError as error:
             raise RelayLost(f"the router brings what the expert did not sign: {error}") from None
         proof = Proof.of(request, nonce, receipt, data, sender=self.hotkey)
@@ -104,7 +103,7 @@ class RelayClient(ExpertClient):
 
     async def _relay_once(
         self, expert: Hotkey, request: StepRequest, timeout_s: float
-    ) -> tuple[int, bytearray, int, str]:
+    ) -> tuple[int, bytes, int, bytes]:
         """The expert's status (200 or 409), body, the nonce and the receipt, all unproven."""
         path = f"/v1/relay/{expert}?timeout_ms={max(1, round(1_000 * timeout_s))}"
         body = request.to_bytes()
@@ -118,8 +117,10 @@ class RelayClient(ExpertClient):
                 )
                 given = response.headers
             self._check_receipt(given.get(RECEIPT, ""), 200, request_sha256, await sha256_of(data))
-            if given.get(STATUS) not in ("200", "409") or not _NONCE.fullmatch(
-                given.get(NONCE, "")
+            if (
+                given.get(STATUS) not in ("200", "409")
+                or not _NONCE.fullmatch(given.get(NONCE, ""))
+                or not _RELAYED.fullmatch(given.get(RELAYED_RECEIPT, ""))
             ):
                 raise MalformedAuth("not what a relay brings")
         except PeerRefused as error:
@@ -128,7 +129,8 @@ class RelayClient(ExpertClient):
             raise RelayLost(f"the router refuses: {error}") from error
         except (PeerError, WireError, AuthError) as error:
             raise RelayLost(f"the router: {error}") from error
-        return int(given[STATUS]), data, int(given[NONCE]), given.get(RELAYED_RECEIPT, "")
+        receipt = bytes.fromhex(given[RELAYED_RECEIPT][2:])
+        return int(given[STATUS]), bytes(data), int(given[NONCE]), receipt
 
 
 class Relayed:

@@ -157,14 +157,14 @@ class StepRows:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What shows to others that an answer was given: `signing.verify_receipt` checks `receipt`
-    (64 bytes) over the request, which had this nonce, these bases and reveals (None: it asked for
-    no commitment), and this body."""
+    """What shows to others that an answer was given: `lanes.verify_step` checks `receipt` over the
+    request, which had this nonce, these bases and reveals (None: it asked for no commitment), and
+    this body."""
 
     nonce_ns: int
     base_lens: tuple[int, ...]
     receipt: bytes
-    body: bytes | bytearray
+    body: bytes
     reveals: tuple[tuple[int, int] | None, ...] | None = None
     sender: Hotkey | None = None  # whose hotkey asked, where it was not our own
 
@@ -173,15 +173,15 @@ class Proof:
         cls,
         request: StepRequest,
         nonce_ns: int,
-        receipt: str,
-        body: bytes | bytearray,
+        receipt: bytes,
+        body: bytes,
         sender: Hotkey | None = None,
     ) -> Proof:
-        """receipt: 0x and hex, verified."""
+        """receipt: verified."""
         return cls(
             nonce_ns,
             tuple(s.base_len for s in request.sequences),
-            bytes.fromhex(receipt.removeprefix("0x")),
+            receipt,
             body,
             tuple(s.reveal for s in request.sequences) if request.want.committed else None,
             sender,

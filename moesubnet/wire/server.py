@@ -8,11 +8,12 @@ defence: size and header checks, then policy, then the body, then the signature,
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_address
 
 from aiohttp import web
@@ -35,6 +36,8 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Hotkey, MetagraphSource, Signer
 from moesubnet.wire.bodies import Bodies
+from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.lanes import Given, Lane, pack_answers
 from moesubnet.wire.limits import RateLimiter, address_key
 from moesubnet.wire.nonces import NonceStore
 from moesubnet.wire.protocol import GenerateChunk, StreamReceipt
@@ -43,8 +46,10 @@ from moesubnet.wire.signing import RECEIPT, Caller, prove_claim, read_claim, sha
 CALLER = web.RequestKey("caller", Caller)
 BODY = web.RequestKey("body", bytes)
 _STARTED = web.RequestKey("started", web.StreamResponse)
+_SIGNED = web.RequestKey("signed", bool)  # the answer has its receipts already
 BODY_TIMEOUT_S = 10.0
 MAX_UNPROVEN_BYTES = 2**27
+GATHER_S = 0.002  # for one receipt over what is ready together
 
 # First match wins. 401: prove who you are. 403: we know, and no. 409, 400: the caller's mistake.
 _STATUS: tuple[tuple[type[MoesubnetError], int, str], ...] = (
@@ -141,7 +146,8 @@ def auth_middleware(
         except web.HTTPException as error:
             return _refuse(request, error.status, _BODY_ERRORS[error.status])
         request[CALLER], request[BODY] = caller, body
-        return await receipted(await _answer(request, handler), caller)
+        response = await _answer(request, handler)
+        return response if _SIGNED in request else await receipted(response, caller)
 
     async def unsigned(request: web.Request, handler: Handler, access: str) -> web.StreamResponse:
         if request.body_exists:
@@ -153,7 +159,7 @@ def auth_middleware(
         return await _answer(request, handler)
 
     async def receipted(response: web.StreamResponse, caller: Caller) -> web.StreamResponse:
-        """Sign a finished response; a stream has signed itself (`SignedStream`)."""
+        """Sign a finished response; streams and lanes have signed themselves."""
         if not response.prepared:
             body = (response.body or b"") if isinstance(response, web.Response) else None
             assert isinstance(body, bytes | bytearray), "signed routes answer with bytes"
@@ -193,6 +199,56 @@ class SignedStream:
         return self.response
 
 
+def lane_route(signer: Signer, step: Callable[[Hotkey, bytes], Awaitable[bytes]]) -> Handler:
+    """The handler of `POST /v1/step`. step: answers one step's body, by whom; what it raises is
+    that step's status, and the others' are what they are."""
+
+    async def answered(caller: Hotkey, place: int, body: bytes) -> Given:
+        try:
+            return Given(place, 200, await step(caller, body))
+        except MoesubnetError as error:
+            held = error.held_tokens if isinstance(error, UnknownBase) else None
+            status, code = _status_of(error)
+            return Given(place, status, _error_body(code, held))
+        except Exception:
+            log.exception("failed on a step")
+            return Given(place, 500, _error_body("internal"))
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        caller = request[CALLER]
+        lane = Lane.from_bytes(request[BODY], request.raw_path)
+        request[_STARTED] = response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+
+        def packed(done: Iterable[asyncio.Task[Given]]) -> bytes:
+            given = sorted((task.result() for task in done), key=lambda g: g.place)
+            return pack_answers(given, lane, caller.nonce_ns, caller.hotkey, signer)
+
+        left = {
+            asyncio.create_task(answered(caller.hotkey, place, body))
+            for place, body in enumerate(lane.steps)
+        }
+        try:
+            while left:
+                done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                if left:  # those of the same batch come now
+                    more, left = await asyncio.wait(left, timeout=GATHER_S)
+                    done |= more
+                if left and not response.prepared:
+                    await response.prepare(request)
+                if response.prepared:
+                    await response.write(packed(done))
+        finally:  # also where the caller has left: what nobody waits for is not computed
+            for task in left:
+                task.cancel()
+        request[_SIGNED] = True
+        if response.prepared:
+            await response.write_eof()
+            return response
+        return web.Response(body=packed(done), content_type=CONTENT_TYPE)
+
+    return handle
+
+
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The handler's response, its errors as constant codes. Bugs stay visible: 500 and a log."""
     try:
@@ -218,9 +274,13 @@ def _status_of(error: MoesubnetError) -> tuple[int, str]:
 
 
 def _error(status: int, code: str, held_tokens: tuple[int, ...] | None = None) -> web.Response:
+    body = _error_body(code, held_tokens)
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _error_body(code: str, held_tokens: tuple[int, ...] | None = None) -> bytes:
     body = {"error": code} | ({} if held_tokens is None else {"held_tokens": held_tokens})
-    data = json.dumps(body).encode()
-    return web.Response(status=status, body=data, content_type="application/json")
+    return json.dumps(body).encode()
 
 
 def _refuse(request: web.Request, status: int, code: str) -> web.Response:

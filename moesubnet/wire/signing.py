@@ -58,6 +58,7 @@ class Caller:
 
     hotkey: Hotkey
     request_sha256: bytes
+    nonce_ns: int
 
 
 def signed_text(
@@ -120,7 +121,7 @@ def prove_claim(
     _check_signature(claim.signature, text, claim.sender)
     if not nonces.add(claim.sender, claim.nonce_ns, now_ns):
         raise ReplayedRequest("this nonce was used before")
-    return Caller(claim.sender, hashlib.sha256(text).digest())
+    return Caller(claim.sender, hashlib.sha256(text).digest(), claim.nonce_ns)
 
 
 def verify_request(
@@ -167,6 +168,25 @@ def verify_receipt(
         raise MalformedAuth("the receipt is missing or malformed")
     text = receipt_text(status, request_sha256, body_sha256, responder, caller)
     _check_signature(bytes.fromhex(receipt[2:]), text, responder)
+
+
+def lane_text(nonce_ns: int, root: bytes, responder: Hotkey, caller: Hotkey) -> bytes:
+    """The five lines that the receipt of a lane covers; see lanes.py for what the root is of."""
+    lines = ("moesubnet-lane-receipt/1", str(nonce_ns), root.hex(), responder, caller)
+    return "\n".join(lines).encode()
+
+
+def sign_lane(signer: Signer, nonce_ns: int, root: bytes, caller: Hotkey) -> bytes:
+    """The 64 bytes of a receipt: this responder gave these answers to the request of this nonce."""
+    text = lane_text(nonce_ns, root, Hotkey(signer.ss58_address), caller)
+    return bytes(signer.sign(text))
+
+
+def verify_lane(
+    receipt: bytes, nonce_ns: int, root: bytes, responder: Hotkey, caller: Hotkey
+) -> None:
+    """Raises BadSignature when it is not theirs."""
+    _check_signature(receipt, lane_text(nonce_ns, root, responder, caller), responder)
 
 
 async def sha256_of(body: bytes | bytearray) -> bytes:

@@ -21,6 +21,7 @@ MAX_FULL_VOCAB = 8_192
 NUCLEUS_MASS, NUCLEUS_K = 0.98, 2_048  # how they were chosen: docs/log.md
 MAX_FURTHER = 17  # tokens that a responder is asked to go on with
 SESSION_PATTERN = r"^[!-~]{1,64}$"
+SHORT_TOKENS, SHORT_BATCH_TOKENS = 32, 1_024  # of one sequence, of a call; more is a prompt
 _SESSION = re.compile(r"[!-~]{1,64}")
 _NO_IDS = np.empty(0, np.uint32)
 
@@ -31,6 +32,12 @@ Kind = Literal["full", "nucleus", "top_k", "sampled_n"]
 def base_hash(ids: Ids) -> bytes:
     """SHA-256 of the little-endian u32 ids; an empty base hashes the empty string."""
     return hashlib.sha256(ids.astype("<u4").tobytes()).digest()
+
+
+def is_short(tokens: Sequence[int]) -> bool:
+    """Which class of work a call is, by what each of its sequences has to read: a step of a text
+    that is known, or a prompt. The one never waits for the other's length."""
+    return max(tokens, default=0) <= SHORT_TOKENS and sum(tokens) <= SHORT_BATCH_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,11 @@ class SequenceStep:
         """The first position whose law the answer needs: a row's or a draft id's."""
         return min(self.first_row, self.draft_start) if len(self.draft_ids) else self.first_row
 
+    @property
+    def tokens(self) -> int:
+        """What an engine has to read for it, at most: ids, and the context token."""
+        return self.end - min(self.base_len, self.first_law) + 1
+
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
@@ -147,6 +159,16 @@ class StepRequest:
     def row_offsets(self) -> list[int]:
         """[sequences + 1]: sequence i answers the rows row_offsets[i] … row_offsets[i + 1] - 1."""
         return [0, *accumulate(s.rows for s in self.sequences)]
+
+    @cached_property
+    def tokens(self) -> int:
+        """Of all sequences, with what was asked further, each a pass of its own."""
+        return sum(s.tokens + s.further for s in self.sequences)
+
+    @property
+    def is_prompt(self) -> bool:
+        """Which class of work it is (`is_short`)."""
+        return not is_short([s.tokens for s in self.sequences])
 
     def to_bytes(self) -> bytes:
         return self._encoded

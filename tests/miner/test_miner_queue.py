@@ -17,10 +17,10 @@ from moesubnet.engine.base import Query
 from moesubnet.errors import EngineError, Overloaded, StaleMetagraph
 from moesubnet.miner import batcher as batcher_module
 from moesubnet.miner.batcher import Batcher
-from moesubnet.miner.limits import Admission, allowed_tokens, is_step
+from moesubnet.miner.limits import Admission, allowed_tokens
 from moesubnet.miner.sessions import Exclusive
 from moesubnet.types import Hotkey, Metagraph
-from moesubnet.wire.protocol import StepRequest, StepRows, Want
+from moesubnet.wire.protocol import StepRequest, StepRows, Want, is_short
 
 from .conftest import ALICE, BOB, POOR, FakeEngine, FixedMetagraph, step_of, u32
 
@@ -206,7 +206,7 @@ def test_a_text_that_is_read_in_parts_has_the_same_rows(
             np.testing.assert_array_equal(getattr(rows, name), getattr(expected, name), name)
     lefts = [len(q.ids) + 1 - min(k, q.first_law) for q, k in zip(queries, known, strict=True)]
     assert sum(engine.computed) <= sum(lefts)  # nothing is read twice
-    if not is_step(lefts):
+    if not is_short(lefts):
         assert max(engine.computed) <= 8 + 12 + 1  # a draft is read whole
 
 
