@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from aiohttp import web
+from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
+from moesubnet.types import Hotkey
+from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.wire.lanes import Given, Lane, pack_answers
 from moesubnet.wire.rows import StepRows
+from moesubnet.wire.server import BODY
 from moesubnet.wire.step import SequenceStep, Want
 
 
@@ -27,3 +35,20 @@ def dense_rows(rows: StepRows, vocab_size: int) -> np.ndarray:
             row[:] = np.log(max(tail, 1e-30) / max(1, vocab_size - len(np.unique(ids))))
             row[ids] = logprobs
     return out
+
+
+async def laned(
+    request: web.Request,
+    body: bytes,
+    caller: Keypair,
+    signer: Keypair,
+    *,
+    status: int = 200,
+    spoil: Callable[[bytes], bytes] = lambda frame: frame,
+) -> web.Response:
+    """A neuron's answer to a lane: the same to all its steps. spoil: what becomes of the frame."""
+    lane = Lane.from_bytes(request.get(BODY) or await request.read(), request.raw_path)
+    given = [Given(place, status, body) for place in range(len(lane.steps))]
+    nonce_ns = int(request.headers["X-Bittensor-Nonce"])
+    frame = pack_answers(given, lane, nonce_ns, Hotkey(caller.ss58_address), signer)
+    return web.Response(body=spoil(frame), content_type=CONTENT_TYPE)

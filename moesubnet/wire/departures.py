@@ -19,6 +19,7 @@ from moesubnet.wire.protocol import Proof, StepRequest
 MOST_UNDER_WAY = 4
 MOST_SEQUENCES = 256  # in one lane
 WAITED_PART = 0.25  # of a round, when nothing comes back meanwhile
+FIRST_ROUND_S = 0.1  # is what it usually takes, as long as nothing is known
 REMEMBERED = 0.8  # of the usual round, from one to the next
 
 Answer = tuple[int, bytes, Proof]  # status, 200 or 409; body; proven
@@ -58,7 +59,7 @@ class Departures:
         self._waiting: deque[Parcel] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._has_come = False  # something, since the last departure
-        self._left_s = self._round_s = 0.0
+        self._left_s, self._round_s = 0.0, FIRST_ROUND_S
         self._is_leaving = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -117,8 +118,7 @@ class Departures:
             nonlocal first
             if first:
                 took_s = loop.time() - left_s
-                kept = REMEMBERED if self._round_s else 0.0
-                self._round_s = kept * self._round_s + (1.0 - kept) * took_s
+                self._round_s = REMEMBERED * self._round_s + (1.0 - REMEMBERED) * took_s
             first, self._has_come = False, True
             self._look()
 

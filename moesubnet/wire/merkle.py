@@ -36,13 +36,22 @@ def path(tree: Sequence[Sequence[bytes]], place: int) -> bytes:
     return b"".join(found)
 
 
+def path_bytes(place: int, count: int) -> int:
+    """How long the path of a leaf is in a tree of `count`."""
+    found = 0
+    while count > 1:
+        found += HASH_BYTES * (place ^ 1 < count)
+        place, count = place // 2, (count + 1) // 2
+    return found
+
+
 def root_of(hashed: bytes, place: int, count: int, path: bytes) -> bytes:
     """The root of a tree of `count` leaves with this one at `place`.
 
     Raises ValueError for a place that is none, or a path of another length than this tree's.
     """
-    if not 0 <= place < count:
-        raise ValueError("no such leaf")
+    if not 0 <= place < count or len(path) != path_bytes(place, count):
+        raise ValueError("no such leaf, or a path of another length")
     used = 0
     while count > 1:
         if place ^ 1 < count:
@@ -50,8 +59,6 @@ def root_of(hashed: bytes, place: int, count: int, path: bytes) -> bytes:
             hashed = _node(beside, hashed) if place & 1 else _node(hashed, beside)
             used += HASH_BYTES
         place, count = place // 2, (count + 1) // 2
-    if used != len(path):
-        raise ValueError("the path has another length")
     return hashed
 
 

@@ -13,7 +13,7 @@ from substrateinterface import Keypair
 
 from moesubnet.chain.client import Epoch, LastReveal, WeightCommit
 from moesubnet.chain.weights import weights_commit_hash
-from moesubnet.errors import CallRejected, UnknownBase
+from moesubnet.errors import CallRejected, EngineError, UnknownBase
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.roll import NextSpec
@@ -26,7 +26,6 @@ from moesubnet.validator.state import State
 from moesubnet.validator.twice import Checkbook
 from moesubnet.wire.client import get_public, open_http_session
 from moesubnet.wire.commitment import proof_bytes
-from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.listening import serve
 from moesubnet.wire.nonces import NonceStore
 from moesubnet.wire.protocol import (
@@ -38,7 +37,7 @@ from moesubnet.wire.protocol import (
 )
 from moesubnet.wire.relay import Routers
 from moesubnet.wire.roster import Roster
-from moesubnet.wire.server import BODY, CALLER, auth_middleware, public
+from moesubnet.wire.server import auth_middleware, lane_route, public
 from tests.step_answers import answer_to
 
 TEMPO = 30
@@ -205,12 +204,12 @@ class FakeExpert:
             )  # fmt: skip
             return web.Response(text=body.model_dump_json(), content_type="application/json")
 
-        async def step(request):
+        async def step(caller, body):
             if self.fails:
-                raise web.HTTPServiceUnavailable
-            asked = StepRequest.from_bytes(request[BODY], limits)
+                raise EngineError("told to fail")
+            asked = StepRequest.from_bytes(body, limits)
             self.requests.append(asked)
-            self.callers.append(request[CALLER].hotkey)
+            self.callers.append(caller)
             rows = []
             for sequence in asked.sequences:
                 held = self.sessions.get(sequence.session, np.empty(0, np.uint32))
@@ -221,7 +220,7 @@ class FakeExpert:
                 )
                 begin = ids[: len(self.fails_on)] if self.fails_on is not None else ids
                 if np.array_equal(begin, self.fails_on):
-                    raise web.HTTPServiceUnavailable
+                    raise EngineError("told to fail")
                 self.sessions[sequence.session] = ids
                 asked_of = [ids[:p] for p in range(sequence.first_law, sequence.end + 1)]
                 if self.in_thread:
@@ -234,9 +233,7 @@ class FakeExpert:
                 if answer.bound is not None:
                     self.tails[sequence.session] = sequence.end, answer.bound
                 rows.append(replace(answer, proof=proof))
-            return web.Response(
-                body=StepResponse(tuple(rows)).to_bytes(), content_type=CONTENT_TYPE
-            )
+            return StepResponse(tuple(rows)).to_bytes()
 
         door = auth_middleware(
             self.signer, nonces=NonceStore(), callers=lambda _: None,
@@ -244,7 +241,7 @@ class FakeExpert:
         )  # fmt: skip
         app = web.Application(middlewares=[door])
         app.router.add_get("/v1/expert", card)
-        app.router.add_post("/v1/step", step)
+        app.router.add_post("/v1/step", lane_route(self.signer, step))
         self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
         self.axon = Axon("127.0.0.1", self.server.port)
         return self

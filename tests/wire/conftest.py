@@ -16,7 +16,6 @@ from substrateinterface import Keypair
 from moesubnet.errors import UnknownBase
 from moesubnet.types import Axon, Hotkey
 from moesubnet.wire.client import ExpertClient, open_http_session
-from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.listening import Listening, serve
 from moesubnet.wire.nonces import NonceStore
 from moesubnet.wire.protocol import (
@@ -27,7 +26,7 @@ from moesubnet.wire.protocol import (
     StepResponse,
     base_hash,
 )
-from moesubnet.wire.server import BODY, CALLER, auth_middleware
+from moesubnet.wire.server import BODY, CALLER, auth_middleware, lane_route
 from tests.step_answers import answer_to
 
 V = 40
@@ -47,16 +46,15 @@ class FakeExpert:
     """Holds ids by (caller, session) as a miner does; tests change its manners while it runs."""
 
     seed: int
-    manner: Callable[[StepRequest], Awaitable[web.Response | None]] | None = None
+    manner: Callable[[StepRequest], Awaitable[bytes | None]] | None = None
     held: dict[tuple[Hotkey, str], Ids] = field(default_factory=dict)
     requests: list[StepRequest] = field(default_factory=list)
 
-    async def step(self, request: web.Request) -> web.Response:
-        asked = StepRequest.from_bytes(request[BODY], LIMITS)
+    async def step(self, caller: Hotkey, body: bytes) -> bytes:
+        asked = StepRequest.from_bytes(body, LIMITS)
         self.requests.append(asked)
         if self.manner is not None and (answer := await self.manner(asked)) is not None:
             return answer
-        caller = request[CALLER].hotkey
         empty = np.empty(0, np.uint32)
         caches = [self.held.get((caller, s.base_session), empty) for s in asked.sequences]
         known = [
@@ -71,7 +69,7 @@ class FakeExpert:
             self.held[caller, s.session] = ids
             laws = np.stack([law_of(self.seed, ids[:p]) for p in range(s.first_law, s.end + 1)])
             rows.append(answer_to(s, laws, asked.want))
-        return web.Response(body=StepResponse(tuple(rows)).to_bytes(), content_type=CONTENT_TYPE)
+        return StepResponse(tuple(rows)).to_bytes()
 
     async def close(self, request: web.Request) -> web.Response:
         for name in CloseRequest.model_validate_json(request[BODY]).sessions:
@@ -98,15 +96,15 @@ class Stage:
 
     async def expert(self, uri: str, seed: int = 0) -> tuple[FakeExpert, ExpertClient]:
         """A fake expert with the key `uri`, and a client of it."""
-        expert = FakeExpert(seed)
+        expert, signer = FakeExpert(seed), Keypair.create_from_uri(uri)
         door = auth_middleware(
-            Keypair.create_from_uri(uri),
+            signer,
             nonces=NonceStore(),
             callers=lambda _: None,
             max_body_bytes=LIMITS.max_body_bytes,
         )
         app = web.Application(middlewares=[door])
-        app.router.add_post("/v1/step", expert.step)
+        app.router.add_post("/v1/step", lane_route(signer, expert.step))
         app.router.add_post("/v1/close", expert.close)
         listening = await self.serve(app)
         return expert, await self.client(uri, listening.port)

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiohttp import web
 
 from moesubnet.errors import (
     AuthError,
     BadDistribution,
+    EngineError,
     MoesubnetError,
+    Overloaded,
     PeerRefused,
     PeerUnavailable,
     UnknownBase,
@@ -70,9 +71,9 @@ def always(error: Exception) -> Any:
 
 
 def saying(logprobs: np.ndarray) -> Any:
-    async def manner(request: StepRequest) -> web.Response:
+    async def manner(request: StepRequest) -> bytes:
         made = [StepRows(s.first_row, logprobs[: s.rows]) for s in request.sequences]
-        return web.Response(body=StepResponse(tuple(made)).to_bytes("f32"))
+        return StepResponse(tuple(made)).to_bytes("f32")
 
     return manner
 
@@ -140,7 +141,7 @@ async def test_an_expert_that_failed_rests_and_comes_back(stage: Any) -> None:
     experts, clients = await three(stage)
     panel = panel_of(clients, rest_s=0.3)
     sequence = PanelSequence("s")
-    experts[0].manner = always(web.HTTPTooManyRequests())
+    experts[0].manner = always(Overloaded("full"))
     for token in range(4):
         answers = await panel.advance([sequence], [[token]])
         assert [isinstance(a, StepResponse) for a in answers.values()] == [False, True, True]
@@ -150,7 +151,7 @@ async def test_an_expert_that_failed_rests_and_comes_back(stage: Any) -> None:
     answers = await panel.advance([sequence], [[4]])
     assert_law(rows(next(iter(answers.values())))[0].logprobs[0], 0, range(5))
     # A success forgives: the next failure rests as short as the first.
-    experts[0].manner = always(web.HTTPTooManyRequests())
+    experts[0].manner = always(Overloaded("full"))
     await panel.advance([sequence], [[5]])
     asked = len(experts[0].requests)
     await asyncio.sleep(0.35)
@@ -161,7 +162,7 @@ async def test_an_expert_that_failed_rests_and_comes_back(stage: Any) -> None:
 async def test_rests_double_while_an_expert_keeps_failing(stage: Any) -> None:
     experts, clients = await three(stage)
     panel = panel_of(clients, rest_s=0.1)
-    experts[0].manner = always(web.HTTPServiceUnavailable())
+    experts[0].manner = always(EngineError("dead"))
     sequence, start = PanelSequence("s"), time.monotonic()
     for _ in range(30):
         await panel.advance([sequence], [[]], members=[next(iter(clients))])
@@ -173,7 +174,7 @@ async def test_rests_double_while_an_expert_keeps_failing(stage: Any) -> None:
 async def test_sequences_that_fail_at_once_count_as_one_failure(stage: Any) -> None:
     experts, clients = await three(stage)
     panel = panel_of(clients, rest_s=0.2)
-    experts[0].manner = always(web.HTTPServiceUnavailable())
+    experts[0].manner = always(EngineError("dead"))
     await asyncio.gather(*(panel.advance([PanelSequence(f"s{n}")], [[n]]) for n in range(8)))
     experts[0].manner = None
     await asyncio.sleep(0.3)  # one rest, and none that was doubled seven times
@@ -433,7 +434,7 @@ async def test_experts_that_die_at_random_never_break_the_text(stage: Any) -> No
         None,
         None,
         after(2.0),
-        always(web.HTTPInternalServerError()),
+        always(RuntimeError("a bug of theirs")),
         always(UnknownBase((0, 0, 0, 0))),
         saying(np.zeros((1, V), np.float32)),
     ]
