@@ -150,9 +150,7 @@ def _watch(parcels: Sequence[Parcel], task: asyncio.Task[None]) -> None:
         parcel.on_its_way()
         timer = loop.call_later(parcel.timeout_s, late, parcel)
 
-        def settled(
-            answer: asyncio.Future[Answer], timer: asyncio.TimerHandle = timer
-        ) -> None:
+        def settled(answer: asyncio.Future[Answer], timer: asyncio.TimerHandle = timer) -> None:
             timer.cancel()
             if answer.cancelled():
                 given_up()

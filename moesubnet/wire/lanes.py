@@ -154,7 +154,7 @@ def unpack_answers(
     responder: Hotkey,
     caller: Hotkey,
 ) -> list[tuple[Given, bytes]]:
-    """The answers of one frame, proven, each with its own receipt. Raises FrameError, BadSignature."""
+    """The answers of one frame, each with its own receipt. Raises FrameError, BadSignature."""
     frame = frames.decode(
         data, schema=ANSWERS_SCHEMA, limits=frames.Limits(max_frame_bytes=len(data))
     )
