@@ -163,7 +163,11 @@ class CompletionServer:
         for pause_s in (*PAUSES_S, None):
             try:
                 status, data = await self._once(method, path, body, limit)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except aiohttp.ServerTimeoutError as error:  # of the connection
+                problem = f"{self.url} does not answer: {error}"
+            except TimeoutError:  # nobody waits for a second answer that takes as long
+                raise EngineError(f"{self.url}{path} took more than {ANSWER_S:.0f} s") from None
+            except (aiohttp.ClientError, OSError) as error:
                 problem = f"{self.url} does not answer: {error or type(error).__name__}"
             else:
                 if status == 200:

@@ -101,8 +101,11 @@ class GgufEngine:
                     query = batch[index]
                     position = query.first_law + len(laws[index])
                     laws[index].append(self._law(query, position, row, want))
-                for index, fed in part:  # so that a batch that fails leaves nothing to trust
-                    held[index].tokens = np.append(held[index].tokens, np.uint32(fed.token))
+                for index in {index for index, _ in part}:
+                    new = [fed.token for other, fed in part if other == index]
+                    held[index].tokens = np.concatenate(
+                        (held[index].tokens, np.array(new, np.uint32))
+                    )
         except EngineError:
             for query in batch:
                 self.forget(query.session)

@@ -31,6 +31,7 @@ from tests.gguf_files import llama_server, write_gguf
 
 Response = web.StreamResponse
 CONTEXT = 64
+EVEN = Law(np.full(300, -np.log(300), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +224,25 @@ async def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert law.tail == pytest.approx(1 - np.exp(-0.5))
 
 
+async def test_an_answer_that_takes_too_long_is_not_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(completions, "ANSWER_S", 0.05)
+    asked_for: list[str] = []
+
+    async def slow(request: web.Request) -> Response:
+        asked_for.append(request.path)
+        await asyncio.sleep(1)
+        return web.json_response({})
+
+    with serving(slow) as url:
+        server = CompletionServer(url, key="", vocab_size=300, shape=EVEN)
+        with pytest.raises(EngineError, match="took more than"):
+            await server.complete(np.array([0], np.uint32), 5)
+        await server.close()
+    assert asked_for == ["/v1/completions"]
+
+
 async def asked(answers: Mapping[str, Response | list[Response]]) -> Law:
     """The law of a server with these answers, or its error. V = 300."""
     left = {path: [a] if isinstance(a, web.StreamResponse) else a for path, a in answers.items()}
@@ -231,8 +251,7 @@ async def asked(answers: Mapping[str, Response | list[Response]]) -> Law:
         return left[request.path].pop(0)
 
     with serving(answer) as url:
-        shape = Law(np.full(300, -np.log(300), np.float32))
-        server = CompletionServer(url, key="", vocab_size=300, shape=shape)
+        server = CompletionServer(url, key="", vocab_size=300, shape=EVEN)
         try:
             return (await server.complete(np.array([0, 1], np.uint32), 5)).law
         finally:
