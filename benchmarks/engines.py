@@ -26,7 +26,10 @@ PROMPT, TOKENS, STREAMS = 256, 32, 8
 def timed(what: str, tokens: int, work: Callable[[], object]) -> None:
     began_s, cpu_s = time.perf_counter(), time.process_time()
     work()
-    wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
+    report(what, tokens, time.perf_counter() - began_s, time.process_time() - cpu_s)
+
+
+def report(what: str, tokens: int, wall_s: float, cpu_s: float) -> None:
     print(f"{what:44} {tokens / wall_s:8.1f} tokens/s  {1e3 * cpu_s / tokens:8.2f} CPU-ms a token")
 
 
@@ -67,15 +70,14 @@ def plain_transformers(folder: Path) -> None:
                 min_new_tokens=count,
             )
 
-        began_s = time.perf_counter()
-        generate(1)
-        first_s = time.perf_counter() - began_s
-        began_s = time.perf_counter()
-        generate(TOKENS + 1)
-        each_s = (time.perf_counter() - began_s - first_s) / TOKENS / streams
-        prompt = f"generate, prompt of {PROMPT}, {streams} stream(s)"
-        print(f"{prompt:44} {PROMPT * streams / first_s:8.1f} tokens/s")
-        print(f"{f'generate, {streams} stream(s)':44} {1 / each_s:8.1f} tokens/s")
+        spent = []
+        for count in (1, TOKENS + 1):
+            began_s, cpu_s = time.perf_counter(), time.process_time()
+            generate(count)
+            spent.append((time.perf_counter() - began_s, time.process_time() - cpu_s))
+        report(f"generate, prompt of {PROMPT}, {streams} stream(s)", PROMPT * streams, *spent[0])
+        wall_s, cpu_s = (after - before for before, after in zip(*spent, strict=True))
+        report(f"generate, {streams} stream(s)", TOKENS * streams, wall_s, cpu_s)
 
 
 def plain_llama(path: Path) -> None:
@@ -120,7 +122,7 @@ def main() -> None:
     spec = load_spec(given.spec)
     if given.folder:
         plain_transformers(given.folder)
-        for dtype in ("float32", "int8"):
+        for dtype in ("float32", "bfloat16", "int8"):
             engine = load_engine("transformers", str(given.folder), spec, dtype=dtype)
             ours(engine, spec, f"transformers {dtype}")
     if given.gguf:
