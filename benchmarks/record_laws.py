@@ -72,7 +72,7 @@ FURTHER_LR = 1e-3  # a sibling stays near its parent
 
 def make_expert(root: Path, name: str, spec: LoadedSpec, seed: int) -> Path:
     """The model folder of RECIPES[name], made unless it is there. seed: another makes others."""
-    recipe, out = RECIPES[name], root / "experts" / name
+    recipe, out = RECIPES[name], root / (f"experts-{seed}" if seed else "experts") / name
     recipe = replace(recipe, seed=recipe.seed + 1_000 * seed)
     texts = [root / "corpora" / "experts" / f"{domain}.jsonl" for domain in recipe.domains]
     if recipe.parent is None:
