@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from moesubnet.chain.client import Call
 from moesubnet.chain.devchain import blob
@@ -17,6 +18,9 @@ from moesubnet.chain.network.plan import Network, find_binary, make_network
 from moesubnet.chain.network.run import free_ports
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+
+settings.register_profile("moesubnet", deadline=None)  # nothing here is timed by the wall clock
+settings.load_profile("moesubnet")
 
 TINY_VOCAB = 300
 TINY_CONTEXT = 64
