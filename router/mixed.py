@@ -32,6 +32,7 @@ from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.router.returning import Returning
 from moesubnet.router.student import StudentModel
 from moesubnet.router.weighing import Heard, Posterior
+from moesubnet.spec.byte_unit import open_head
 from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
@@ -179,16 +180,22 @@ class MixtureSession:
         self._choose_experts(prompt_ids, self._model.serving())
         # Where one writes alone nobody is weighed, and nothing is asked blind.
         blind = 0 if self._model.is_solo else self._gate.grain.units(BLIND_PROMPT_TOKENS)
-        split = max(0, len(prompt_ids) - blind)
+        # Nor does a turn's head say anything of anybody: over bytes all have one law for it.
+        head = open_head(prompt_ids) if self._gate.grain.unit == "bytes" else 0
+        body = len(prompt_ids) - head
+        split = max(0, body - blind) if blind else len(prompt_ids)
         self.posterior.show(prompt_ids[:split])
         if split == len(prompt_ids):
             return await self._round(prompt_ids, drawing)
         await self.extend(prompt_ids[:split])
-        for end in range(split + 1, len(prompt_ids) + 1):
+        for end in range(split + 1, body + 1):
             self.posterior.observe(prompt_ids[:end], self._heard, 1.0)
             await self._round(
                 prompt_ids[end - 1 : end], drawing if end == len(prompt_ids) else ALONE
             )
+        if head:
+            self.posterior.show(prompt_ids[body:])
+            await self._round(prompt_ids[body:], drawing)
         return self._forecast
 
     async def append(self, token_id: int, drawing: Drawing) -> Forecast:

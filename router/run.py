@@ -268,6 +268,7 @@ async def _follow(
             await offers.refresh(metagraph, next_spec)
             turn(metagraph.epoch_index)
             if metagraph.epoch_index != epoch:
+                gates.grain = offers.current.spec.spec.grain
                 await gates.refresh(metagraph)
                 epoch = metagraph.epoch_index
         except ChainError as error:

@@ -91,6 +91,7 @@ class Measurement:
         The first of an epoch fits the gate on what was revealed. Raises PoolSpent, ChainError.
         """
         if metagraph.epoch_index != self._gate_epoch:
+            self._gates.grain = self._pool.grain
             await self._gates.refresh(metagraph)
             await self._pass_over_known()
             self._gate_epoch = metagraph.epoch_index

@@ -52,7 +52,7 @@ class TextPool:
         self, documents: Mapping[bytes, npt.NDArray[np.uint32]], grain: Grain = TOKENS
     ) -> None:
         """documents: token ids by SHA-256 of the text."""
-        self._grain, self.window = grain, window_units(grain)
+        self.grain, self.window = grain, window_units(grain)
         self._documents = {k: ids for k, ids in documents.items() if len(ids) >= self.window}
         self.tokens = sum(len(ids) for ids in self._documents.values())
         if not self._documents:
@@ -87,7 +87,7 @@ class TextPool:
     ) -> list[tuple[bytes, int]]:
         """(document, start) of unused windows that begin as a used one, an earlier one, or a
         published walk: their labels may be known. Costs what windows there are."""
-        prefix = self._grain.units(PREFIX_TOKENS)
+        prefix = self.grain.units(PREFIX_TOKENS)
         known = {_beginning(ids, prefix) for ids in published}
         unused: dict[bytes, tuple[bytes, int]] = {}
         again: list[tuple[bytes, int]] = []
@@ -114,7 +114,7 @@ class TextPool:
         ends = np.cumsum([self._free(document, used) for document in documents])
         if not ends[-1]:
             raise PoolSpent(
-                f"all {self.tokens:,} {self._grain.unit} of private text are used, and none is "
+                f"all {self.tokens:,} {self.grain.unit} of private text are used, and none is "
                 "used twice: the last vote is repeated until you add fresh text under --text and "
                 "restart"
             )

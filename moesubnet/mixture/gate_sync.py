@@ -67,12 +67,12 @@ class GateSync:
         allow_private: bool = False,
         grain: Grain = TOKENS,
     ) -> None:
-        """grain: of the subnet's spec."""
+        """grain: of the subnet's spec; it may be set when another holds."""
         self._chain = chain
         self._http = http
         self._cache_dir = cache_dir
         self._allow_private = allow_private
-        self._pace = grain
+        self.grain = grain
         self.gate: Gate = uniform_gate(grain=grain)
         self.sheets: list[WeightedSheet] = []  # everything revealed, the newest epoch included
 
@@ -96,7 +96,7 @@ class GateSync:
         for validator, reason in (quiet := silenced(settled)).items():
             log.warning("no say for validator %s: %s", validator, reason)
         settled = [item for item in settled if item.sheet.validator not in quiet]
-        self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys(), self._pace)
+        self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys(), self.grain)
         log.info(
             "gate=%s epoch=%d sheets=%d", self.gate.sha256.hex()[:16], newest + 2, len(settled)
         )

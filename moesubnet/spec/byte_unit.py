@@ -89,6 +89,15 @@ def sections(symbols: Symbols) -> list[Section]:
     return found
 
 
+def open_head(symbols: Symbols) -> int:
+    """How many symbols at the end are the head, with its END, of a turn that says nothing yet."""
+    ends = np.nonzero(symbols == END)[0]
+    if len(ends) < 2 or ends[0] != 0 or int(symbols[-1]) != _LINE_END:
+        return 0
+    head = symbols[int(ends[-1]) :]
+    return len(head) if int((head == _LINE_END).sum()) == 1 else 0
+
+
 def talk(turns: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], Any]:
     """Messages and tools. Raises PromptError for tools that are none."""
     messages = [turn for turn in turns if turn["role"] != "tools"]

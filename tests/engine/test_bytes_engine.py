@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from moesubnet.engine.base import Query, check_engine, load_engine
 from moesubnet.engine.bytes_engine import BytesEngine
 from moesubnet.errors import ConfigError, EngineError
-from moesubnet.spec.byte_unit import END, TEMPLATE, byte_tokenizer
+from moesubnet.spec.byte_unit import END, TEMPLATE, byte_tokenizer, open_head
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256
 from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.wire.step import Want
@@ -257,3 +257,11 @@ def test_over_a_real_model_and_its_gguf_file_the_laws_are_the_same_with_sessions
             assert np.abs(np.exp(law) - np.exp(expected[at])).sum() < 0.05
         forked = laws(engine, [*ids[:-4], *symbols("x")], len(ids) - 4, session="fork")
         assert np.abs(np.exp(forked[0]) - np.exp(expected[len(ids) - 4])).sum() < 0.05
+
+
+def test_the_head_of_a_turn_that_says_nothing_yet_is_found(tmp_path: Path) -> None:
+    travels = PromptEncoder(bytes_spec(tmp_path).spec, byte_tokenizer())
+    talk = np.array(travels.ids(travels.chat([{"role": "user", "content": "a\n"}])), np.uint32)
+    assert open_head(talk) == len("?assistant\n")
+    assert open_head(talk[:-1]) == open_head(np.append(talk, 65)) == 0
+    assert open_head(symbols("a\n")) == open_head(symbols("")) == 0

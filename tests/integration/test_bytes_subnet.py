@@ -136,8 +136,8 @@ async def router(subnet: Subnet, bytes_spec: LoadedSpec):
     async with open_http_session() as http:
         book = ExpertBook(Roster(http, ROUTER, bytes_spec, allow_private=True))
         await book.refresh(subnet.current())
-        baseline = load_baseline(bytes_spec)
-        model = MixtureModel(book, uniform_gate, baseline, vocab_size=257, deadline_s=20.0, top_k=8)
+        baseline, gate = load_baseline(bytes_spec), uniform_gate(grain=bytes_spec.spec.grain)
+        model = MixtureModel(book, lambda: gate, baseline, vocab_size=257, deadline_s=20.0, top_k=8)
         service = Service(bytes_spec, {"mixture": model})
         server = await serve(build_router(lambda: service), "127.0.0.1", 0, grace_s=1.0)
         url = f"http://127.0.0.1:{server.port}/v1"
@@ -214,6 +214,7 @@ async def test_two_families_answer_one_conversation_each_by_its_own_template(
     assert answer.choices[0].finish_reason in ("length", "stop")
     experts = answer.model_extra["moesubnet"][0]["tokens"][0]["experts"]
     assert {subnet.letters, subnet.digits} <= experts.keys()
+    assert experts[subnet.letters] > 0.6, "what the user wrote says who knows it"
 
 
 async def test_a_structured_answer_is_one_byte_by_byte(router) -> None:
