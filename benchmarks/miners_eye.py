@@ -1,0 +1,302 @@
+"""Playing the miner: can it tell a validator's probes from users' calls before it answers?
+
+A real miner's server, a real router that serves simulated users, and a validator's real walks
+through that router's node, all over loopback. The miner writes down what it sees of each call:
+headers, sizes, fields, the pattern of its session and of its neighbours, connection, time. Boosted
+trees (scikit-learn) learn on the first half of the epochs which calls were probes, and are judged
+on the second by balanced accuracy: 0.5 is guessing.
+
+    python benchmarks/miners_eye.py --spec FOLDER --epochs 160 --leak none|header|session
+
+An assumption stands in for users, who are not there yet: prompts of 9 to 47 tokens, log-uniform
+(a small context has 64), answers of 8 to 15 tokens, as many streams as there are walks, while the
+walks last and after them. No student drafts. All have one clock and one network here, so what
+timing gives away between real hosts is not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import secrets
+import sys
+import time
+from collections import defaultdict
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from aiohttp import web
+from substrateinterface import Keypair
+
+from moesubnet.engine.base import Query
+from moesubnet.miner.app import build_app
+from moesubnet.miner.expert import Expert
+from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.gate import uniform_gate
+from moesubnet.router.experts import ExpertBook
+from moesubnet.router.mixed import MixtureModel
+from moesubnet.router.model import Drawing
+from moesubnet.router.node import build_node
+from moesubnet.spec.content import LoadedSpec, load_spec
+from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.validator.probes import WINDOW_TOKENS, walk_batch
+from moesubnet.validator.records import Batch
+from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.listening import serve
+from moesubnet.wire.panel import Panel
+from moesubnet.wire.protocol import StepRequest, want_for
+from moesubnet.wire.relay import RelayClient, through
+from moesubnet.wire.roster import Roster
+
+GROUPS = {
+    "headers and sizes": (
+        "headers", "header_bytes", "names", "body_bytes", "session_length", "session_letters",
+        "session_odd",
+        "nonce_digits", "sequences", "k", "drafts",
+    ),
+    "time and connection": ("epoch_s", "since_session_s", "since_any_s", "clock_ms", "port_seen"),
+    "shape of the session": ("nth", "first_tokens", "held", "appended"),
+    "company": ("begun_lately", "alike_lately", "open_lately"),
+}  # fmt: skip
+FEATURES = tuple(name for names in GROUPS.values() for name in names)
+LATELY_S = 0.5
+WALKS = 8
+
+_heard: ContextVar[dict[str, float]] = ContextVar("heard")
+_relaying: ContextVar[bool] = ContextVar("relaying", default=False)
+
+
+class FlatEngine:
+    """Says that every token is as likely: what is asked matters here, not what is answered."""
+
+    name, commitment = "flat", "0" * 64
+
+    def __init__(self, spec: LoadedSpec) -> None:
+        self.vocab_size, self.context_tokens = spec.spec.vocab_size, spec.spec.context_tokens
+        self._law = np.full(self.vocab_size, -np.log(self.vocab_size), np.float32)
+
+    def rows(self, batch: list[Query], want: object) -> list[object]:
+        return [
+            q.answer(np.tile(self._law, (len(q.ids) - q.first_law + 1, 1)), want)  # type: ignore[arg-type]
+            for q in batch
+        ]
+
+    def forget(self, session: str) -> None:
+        return
+
+
+@dataclass
+class Spy:
+    """What the miner remembers, and its row of features for each call."""
+
+    begun_s: float = 0.0
+    calls: list[tuple[int, str, list[float]]] = field(default_factory=list)  # epoch, session
+    epoch: int = 0
+    _sessions: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    _begun: list[tuple[float, int]] = field(default_factory=list)
+    _last_s: float = 0.0
+    _ports: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    @web.middleware
+    async def overhear(self, request: web.Request, handler: object) -> web.StreamResponse:
+        headers = request.headers
+        nonce = headers.get("X-Bittensor-Nonce", "0")
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        port = peer[1] if peer else 0
+        self._ports[port] += 1
+        _heard.set(
+            {
+                "headers": len(headers),
+                "header_bytes": sum(len(k) + len(v) for k, v in headers.items()),
+                "names": hash(tuple(headers)) % 9_973,
+                "nonce_digits": float(nonce[-3:]),
+                "clock_ms": (time.time_ns() - int(nonce)) / 1e6,
+                "port_seen": self._ports[port],
+            }
+        )
+        return await handler(request)  # type: ignore[operator]
+
+    def note(self, request: StepRequest, body: bytes) -> None:
+        step, now_s = request.sequences[0], time.monotonic()
+        nth, first, last_s = self._sessions.get(step.session, (0, step.end, now_s))
+        self._begun = [(at, n) for at, n in self._begun if at > now_s - LATELY_S]
+        if nth == 0:
+            self._begun.append((now_s, first))
+        values = _heard.get() | {
+            "body_bytes": len(body),
+            "session_length": len(step.session),
+            "session_letters": sum(c.isalpha() for c in step.session),
+            "session_odd": sum(c not in "0123456789abcdef" for c in step.session),
+            "sequences": len(request.sequences),
+            "k": request.want.k or 0,
+            "drafts": len(step.draft_ids),
+            "epoch_s": now_s - self.begun_s,
+            "since_session_s": now_s - last_s,
+            "since_any_s": now_s - self._last_s,
+            "nth": nth,
+            "first_tokens": first,
+            "held": step.base_len,
+            "appended": len(step.append_ids),
+            "begun_lately": len(self._begun),
+            "alike_lately": sum(n == first for _, n in self._begun),
+            "open_lately": sum(at > now_s - LATELY_S for *_, at in self._sessions.values()),
+        }
+        self._sessions[step.session] = nth + 1, first, now_s
+        self._last_s = now_s
+        self.calls.append((self.epoch, step.session, [float(values[name]) for name in FEATURES]))
+
+
+class World:
+    """A miner, a router with its node, and a validator; all keys known."""
+
+    def __init__(self, spec: LoadedSpec, leak: str = "none", *, seed: int = 0) -> None:
+        self.spec, self.leak, self.rng = spec, leak, np.random.default_rng(seed)
+        names = ("Miner", "Router", "Validator")
+        self.keys = {n: Keypair.create_from_uri(f"//{n}", ss58_format=42) for n in names}
+        self.axons: dict[str, Axon] = {}
+        self.spy, self.probes = Spy(), set[str]()
+
+    def current(self) -> Metagraph:
+        stake = self.spec.spec.min_caller_stake_rao
+        neurons = tuple(
+            Neuron(
+                uid, Hotkey(key.ss58_address), Coldkey("c"), self.axons.get(name), stake,
+                *(0,) * 5, True, name == "Validator", 0, 0,
+            )
+            for uid, (name, key) in enumerate(self.keys.items())
+        )  # fmt: skip
+        key, cold = Hotkey("o"), Coldkey("o")
+        return Metagraph(1, 1, "0x", 30, 0, 0, 30, key, cold, True, self.spec.sha256, None, neurons)
+
+    async def play(self, epochs: int) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            await self._open(stack)
+            for epoch in range(epochs):
+                self.spy.epoch, self.spy.begun_s = epoch, time.monotonic()
+                await asyncio.gather(self._walks(), *(self._user(2) for _ in range(WALKS)))
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        miner = Hotkey(self.keys["Miner"].ss58_address)
+        expert = Expert(FlatEngine(self.spec), self.spec, self, hotkey=miner, name="miner")  # type: ignore[arg-type]
+        answer = expert.step
+
+        async def step(caller: Hotkey, body: bytes) -> bytes:
+            self.spy.note(StepRequest.from_bytes(body, expert.limits), body)
+            return await answer(caller, body)
+
+        expert.step = step  # type: ignore[method-assign]
+        app = build_app(expert, self.keys["Miner"], self)
+        app.middlewares.insert(0, self.spy.overhear)
+        await self._listen(stack, "Miner", app)
+        http = await stack.enter_async_context(open_http_session())
+        roster = Roster(http, self.keys["Router"], self.spec, allow_private=True)
+        book = ExpertBook(roster)
+        await book.refresh(self.current())
+        self.client: ExpertClient = roster.clients[miner]
+        self.model = MixtureModel(
+            book, uniform_gate, load_baseline(self.spec), vocab_size=self.spec.spec.vocab_size,
+            deadline_s=5.0, top_k=8,
+        )  # fmt: skip
+        node = build_node(
+            self.keys["Router"], self, lambda: self.spec, {miner: self.client}.get, lambda _: None
+        )
+        if self.leak == "header":
+            node.middlewares.append(_tells(self.client))
+        await self._listen(stack, "Router", node)
+        other = await stack.enter_async_context(open_http_session())
+        self.relay = RelayClient(
+            other, self.keys["Validator"], Hotkey(self.keys["Router"].ss58_address),
+            self.axons["Router"], vocab_size=self.spec.spec.vocab_size, allow_private=True,
+        )  # fmt: skip
+
+    async def _listen(
+        self, stack: contextlib.AsyncExitStack, name: str, app: web.Application
+    ) -> None:
+        listening = await serve(app, "127.0.0.1", 0, grace_s=0.1)
+        stack.push_async_callback(listening.close)
+        self.axons[name] = Axon("127.0.0.1", listening.port)
+
+    async def _walks(self) -> None:
+        miner = Hotkey(self.keys["Miner"].ss58_address)
+        ids = self.rng.integers(1, 300, (WALKS, WINDOW_TOKENS)).astype(np.uint32)
+        sessions = tuple(secrets.token_hex(16) for _ in range(WALKS))
+        if self.leak == "session":
+            sessions = tuple(f"{name[:-2]}zz" for name in sessions)
+        self.probes.update(sessions)
+        batch = Batch(0, (miner,), ids, sessions, ())
+        ways = [through({miner: self.client}, [self.relay]) for _ in range(WALKS)]
+        want = want_for(self.spec.spec.vocab_size)
+        panels = [Panel(way, base_s=5.0, want=want) for way in ways]
+        baseline = load_baseline(self.spec).law
+        async for _ in walk_batch(panels, batch, uniform_gate(), baseline, ways):
+            pass
+
+    async def _user(self, answers: int) -> None:
+        lots = Random(int(self.rng.integers(2**32)))
+        for _ in range(answers):
+            length = round(9 * (47 / 9) ** lots.random())
+            prompt = self.rng.integers(1, 300, length).astype(np.uint32)
+            session = self.model.open()
+            await session.start(prompt)
+            for left in range(lots.randint(8, 15), 0, -1):
+                await session.append(lots.randint(1, 299), Drawing(left=left))
+            session.close()
+
+
+def _tells(client: ExpertClient) -> object:
+    """A leak on purpose: a probe that is relayed carries another User-Agent."""
+    sign = client._sign
+
+    def marked(path: str, body: bytes, kind: str) -> tuple[dict[str, str], bytes]:
+        headers, digest = sign(path, body, kind)
+        return headers | ({"User-Agent": "a validator"} if _relaying.get() else {}), digest
+
+    client._sign = marked  # type: ignore[method-assign]
+
+    @web.middleware
+    async def tell(request: web.Request, handler: object) -> web.StreamResponse:
+        _relaying.set(True)
+        return await handler(request)  # type: ignore[operator]
+
+    return tell
+
+
+def judged(world: World, columns: tuple[str, ...]) -> tuple[float, int]:
+    """Balanced accuracy on the calls of the later half of epochs, and how many they are."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.metrics import balanced_accuracy_score
+    from threadpoolctl import threadpool_limits
+
+    epochs = np.array([epoch for epoch, *_ in world.spy.calls])
+    rows = np.array([row for *_, row in world.spy.calls])
+    rows = rows[:, [FEATURES.index(name) for name in columns]]
+    is_probe = np.array([session in world.probes for _, session, _ in world.spy.calls])
+    learnt = epochs < (epochs.max() + 1) / 2
+    trees = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
+    with threadpool_limits(1):
+        trees.fit(rows[learnt], is_probe[learnt])
+        said = trees.predict(rows[~learnt])
+    return float(balanced_accuracy_score(is_probe[~learnt], said)), int((~learnt).sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--leak", choices=("none", "header", "session"), default="none")
+    arguments = parser.parse_args()
+    world = World(load_spec(arguments.spec), arguments.leak)
+    asyncio.run(world.play(arguments.epochs))
+    print("| what is looked at | balanced accuracy | held-out calls |")
+    print("|---|---|---|")
+    for name, columns in {**GROUPS, "everything": FEATURES}.items():
+        accuracy, calls = judged(world, columns)
+        print(f"| {name} | {accuracy:.3f} | {calls:,} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

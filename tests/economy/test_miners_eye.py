@@ -1,0 +1,33 @@
+"""A miner's eye on probes and users: boosted trees over everything that it sees."""
+
+from __future__ import annotations
+
+import pytest
+from miners_eye import FEATURES, GROUPS, World, judged
+
+HEADERS, COMPANY = GROUPS["headers and sizes"], GROUPS["company"]
+
+
+async def played(spec, leak, epochs):
+    world = World(spec, leak)
+    await world.play(epochs)
+    return world
+
+
+async def test_headers_fields_and_names_of_a_probe_are_a_user_s(tiny_spec):
+    world = await played(tiny_spec, "none", 4)
+    # A body's size says how many tokens it brings: that is the session's shape, judged apart.
+    columns = tuple(name for name in HEADERS if name != "body_bytes")
+    accuracy, calls = judged(world, columns)
+    assert calls > 500
+    assert accuracy < 0.6
+    assert len(world.probes) == 32
+    seen = {session for _, session, _ in world.spy.calls}
+    assert world.probes < seen
+    assert len(FEATURES) == len(set(FEATURES))
+
+
+@pytest.mark.parametrize("leak", ["header", "session"])
+async def test_a_leak_that_is_planted_is_found(tiny_spec, leak):
+    accuracy, _ = judged(await played(tiny_spec, leak, 2), HEADERS)
+    assert accuracy > 0.9
