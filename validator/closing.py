@@ -41,6 +41,7 @@ def close_sheet(
     merits: Mapping[Hotkey, Merit],
     vocab_size: int,
     convicted: Collection[Hotkey] = (),
+    changed: Collection[Hotkey] = (),
     usage: Sequence[tuple[Usage, int]] = (),
     with_feedback: bool = False,
     contradicted: Collection[bytes] = (),
@@ -51,7 +52,8 @@ def close_sheet(
     fades. Of too many items the newest count.
     usage: routers' summaries with their stakes; what users said of answers counts with
     `with_feedback` only. Who is convicted of contradicting its own signed answers has given no
-    valid one.
+    valid one. Who has changed is what it is since now: neither its seniority nor its novelty of
+    before is its own.
     Of a walk the sheet holds what was measured: what comes after its last item stays private.
     """
     batches = _newest(batches)
@@ -64,7 +66,8 @@ def close_sheet(
     walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
     senders, sender = _senders(batches, hotkeys, validator)
     log_q = np.where(_lost_in_relays(walk, log_q, sender), LOG_Q_ABSENT, log_q).astype("<i4")
-    known = [merits.get(hotkey, Merit(None, None)) for hotkey in hotkeys]
+    nothing = Merit(None, None)
+    known = [nothing if h in changed else merits.get(h, nothing) for h in hotkeys]
     guilty = np.isin([*hotkeys, ""], list(convicted)) & (log_q != LOG_Q_ABSENT)
     log_q = np.where(guilty, LOG_Q_UNANSWERED, log_q).astype("<i4")
     log_w = np.where(guilty, LOG_W_NONE, log_w).astype("<i4")

@@ -131,9 +131,18 @@ class Checkbook:
 
     def changes(self, hotkey: Hotkey) -> list[tuple[int, int, float]]:
         """(epoch, epoch again, distance) of what it was asked again, the newest last. A new model
-        is allowed: this gates nobody, it says since when an expert is what it is."""
+        is allowed: this gates nobody, it says since when an expert is what it is, so how senior."""
         query = "SELECT epoch, again, distance FROM later WHERE hotkey = ? ORDER BY again"
         return self._db.execute(query, (hotkey,)).fetchall()
+
+    def changed_in(self, epoch: int) -> set[Hotkey]:
+        """Who answers most of the prefixes asked again in `epoch` otherwise than it did before."""
+        rows = self._db.execute(
+            "SELECT hotkey FROM later WHERE again = ? "
+            "GROUP BY hotkey HAVING 2 * sum(distance > ?) > count(*)",
+            (epoch, TWICE_DISTANCE),
+        )
+        return {Hotkey(hotkey) for (hotkey,) in rows}
 
 
 def _said(packed: bytes) -> Said:

@@ -1,5 +1,6 @@
 """Checks are honest about what they know: statistics, the sequential test, evidence."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -25,6 +26,7 @@ from moesubnet.validator.checks import (
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.evidence import ENOUGH, Evidence
+from moesubnet.validator.records import Merit
 
 V = 300
 
@@ -155,6 +157,41 @@ async def test_who_contradicts_itself_is_convicted_and_its_answers_are_none(aske
     assert sheet.reliability_ppm[column] == 0
     assert sheet.reliability_ppm[1 - column] == 1_000_000
     assert type(sheet).from_bytes(sheet.to_bytes()).sha256 == sheet.sha256
+
+
+async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
+    measure, start_expert, laws
+):
+    said = {"then": np.log(laws[0]), "now": np.log(laws[1])}
+    when = ["then"]
+    same = await start_expert("//Same", lambda ids: said["then"])
+    turned = await start_expert("//Turned", lambda ids: said[when[0]])
+    measurement, state, chain, _ = await measure([same, turned], twice=True)
+    metagraph = await chain.metagraph(1)
+    batch = await measurement.open_batch(metagraph, 2)
+    changed = {}
+    for epoch in range(6):
+        measurement._gate_epoch = epoch
+        when[0] = "then" if epoch < 3 else "now"
+        await measurement._ask_twice(batch)
+        changed[epoch] = measurement.changed()
+    assert changed == {0: set(), 1: set(), 2: set(), 3: {turned.hotkey}, 4: set(), 5: set()}
+    await measurement.run(batch)
+    sheet, _ = close_sheet(
+        state.open_batches(),
+        dataclasses.replace(metagraph, epoch_index=3),
+        validator=Hotkey(chain.neurons[0].hotkey),
+        spec_sha256="ab" * 32,
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        scores={},
+        merits={h: Merit(200_000, 0) for h in (same.hotkey, turned.hotkey)},
+        vocab_size=V,
+        changed=changed[3],
+    )
+    known = zip(sheet.since_before, sheet.novelty_before, strict=True)
+    of = dict(zip(sheet.hotkeys, known, strict=True))
+    assert of == {same.hotkey: (0, 200_000), turned.hotkey: (None, None)}
 
 
 async def test_no_text_that_is_asked_twice_is_ever_published_or_asked_again(asked):
