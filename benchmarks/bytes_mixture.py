@@ -37,7 +37,7 @@ from moesubnet.spec.content import (
 from moesubnet.wire.step import Want
 
 SEED = 0
-DECODED_BYTES = 300
+DECODED_BYTES = 200
 FULL = Want("full")
 
 

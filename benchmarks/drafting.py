@@ -250,7 +250,7 @@ class length_of:  # a context, as contextlib's are
     def __enter__(self) -> None:
         if self._length is not None:
             length = self._length
-            DraftLength.choose = lambda self, most=0: min(length, most)  # type: ignore[method-assign]
+            DraftLength.choose = lambda self, most=0, ahead=0: min(length, most)  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
         DraftLength.choose = self._choose  # type: ignore[method-assign]

@@ -102,6 +102,7 @@ async def walk(
         yield turn
         label = windows[:, position]
         weights.observe(label, turn.at(label), blind=alive)
+    await members.panel.close(sequences)
 
 
 def _reasons(answers: Answers) -> str:

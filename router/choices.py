@@ -75,6 +75,7 @@ class Begun:
     echo: Delta | None = None
     arrived_s: float = 0.0  # time.monotonic() at which the request came
     delivered: int = 0
+    is_whole: bool = False  # written to its end
     has_echoed: bool = False
     weights: Counter[str] = field(default_factory=Counter)  # of experts, over what was sent
 

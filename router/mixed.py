@@ -256,11 +256,12 @@ class MixtureSession:
             for key, count in self._positions.items()
         }
 
-    def close(self) -> None:
-        """Tell the experts that a further choice is over. The first one's session is kept until it
-        expires: the next turn of a chat begins with it."""
+    def close(self, *, is_over: bool = False) -> None:
+        """Tell the experts that a session is over: a further choice always is, and the first where
+        its reader has left. Else that is kept until it expires: the next turn of a chat begins
+        with it."""
         self._drafting.close()
-        if self._forked:
+        if is_over or self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)
             task.add_done_callback(self._model.closing.discard)

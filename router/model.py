@@ -68,7 +68,9 @@ class Session(Protocol):
         """How long it has waited for others, or for an engine, in all."""
         ...
 
-    def close(self) -> None: ...
+    def close(self, *, is_over: bool = False) -> None:
+        """is_over: nobody goes on from here; else the next turn of a chat may."""
+        ...
 
 
 async def walk(session: Session, prompt_ids: TokenIds) -> AsyncIterator[Forecast]:

@@ -253,10 +253,16 @@ class Service:
         request came; by default now. Raises NobodyAnswers, EngineError.
         """
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
+        begun: list[Begun] = []
         with contextlib.ExitStack() as stack:
 
+            def close(session: Session) -> None:
+                whole = any(one.session is session and one.is_whole for one in begun)
+                session.close(is_over=not whole)
+
             def kept(session: Session) -> Session:
-                return stack.enter_context(contextlib.closing(session))
+                stack.callback(close, session)
+                return session
 
             heads = [kept(self._model(jobs[0]).open()) for jobs in prompts]
             starts = zip(heads, prompts, strict=True)
@@ -264,11 +270,12 @@ class Service:
                 self._read(head, jobs[0], _drawing(jobs[0], 0) if len(jobs) == 1 else ALONE)
                 for head, jobs in starts  # choices that share a draft would be alike
             )
-            yield [
+            begun += [
                 Begun(job, head if job is jobs[0] else kept(head.fork()), forecast, echo, arrived_s)
                 for jobs, head, (forecast, echo) in zip(prompts, heads, read, strict=True)
                 for job in jobs
             ]
+            yield begun
 
     async def _read(
         self, session: Session, job: Job, drawing: Drawing
@@ -311,9 +318,11 @@ class Service:
             parts = reader.push(shown) + reader.finish()
             if reader.calls and reason == "stop":
                 reason = "tool_calls"
+            begun.is_whole = True
             return Delta(shown, waiting, reason, parts)
 
         if job.max_tokens == 0:
+            begun.is_whole = True
             yield replace(echo, finish_reason="length")
             return
         if begun.echo:

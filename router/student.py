@@ -76,7 +76,7 @@ class StudentSession:
     def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
         return {}
 
-    def close(self) -> None:
+    def close(self, *, is_over: bool = False) -> None:
         self._model.engine.forget(self._session)
 
     async def _forecast(self) -> Forecast:

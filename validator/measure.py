@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from moesubnet.errors import PoolSpent
+from moesubnet.errors import PeerError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
@@ -75,6 +75,7 @@ class Measurement:
         self._watched_epoch = -1
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = -1
+        self._closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.usage: list[tuple[Usage, int]] = []  # by routers, of the epoch before; their stakes
 
     @property
@@ -145,18 +146,35 @@ class Measurement:
         ways = self._ways(len(batch.walks))
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
         steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways)
-        async with contextlib.aclosing(steps):
-            async for step in steps:
-                if not self._state.add_step(batch, step):
-                    break
-                silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
-                self._metrics.answers.labels("missing").inc(silent)
-                self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
+        try:
+            async with contextlib.aclosing(steps):
+                async for step in steps:
+                    if not self._state.add_step(batch, step):
+                        break
+                    silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
+                    self._metrics.answers.labels("missing").inc(silent)
+                    self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
+        finally:
+            self._forget(batch)
         log.info("walked walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))
         await self._ask_twice(batch)
         if self._routers is not None:
             self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
         await self._watch()
+
+    def _forget(self, batch: Batch) -> None:
+        """Tell each expert, in one call and waiting for none, that these walks are over. (Of those
+        through routers the sessions end by themselves.)"""
+
+        async def tell(client: Asked) -> None:
+            with contextlib.suppress(PeerError):
+                await client.close_sessions(batch.sessions, timeout_s=DEADLINE_S)
+
+        for hotkey in batch.hotkeys:
+            if (client := self._experts.clients.get(hotkey)) is not None:
+                task = asyncio.create_task(tell(client))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
 
     async def _watch(self) -> None:
         """Once an epoch, when its first walks are done: nothing waits for an audit."""

@@ -31,7 +31,8 @@ class Reader:
 
 @dataclass(slots=True, eq=False)
 class Stretch:
-    """Symbols from `begin` on, read after the tokens `prefix`; it has laws from `first` on.
+    """Symbols from `begin` on, read after the tokens of `before` and `added`; it has laws from
+    `first` on.
 
     text: where the text begins that it is a part of. lead: bytes that the cover has read before.
     """
@@ -39,9 +40,20 @@ class Stretch:
     text: int
     begin: int
     first: int
-    prefix: tuple[int, ...]
+    before: Stretch | None
+    added: tuple[int, ...]
     cover: Cover
     lead: int
+
+    @property
+    def prefix(self) -> list[int]:
+        """The tokens before it. Kept in parts: of bytes that are no text each begins a stretch."""
+        parts: list[tuple[int, ...]] = []
+        stretch: Stretch | None = self
+        while stretch is not None:
+            parts.append(stretch.added)
+            stretch = stretch.before
+        return [token for added in reversed(parts) for token in added]
 
     @property
     def end(self) -> int:
@@ -52,7 +64,7 @@ class Stretch:
         return position - self.begin + self.lead
 
     def fork(self) -> Stretch:
-        parts = self.text, self.begin, self.first, self.prefix
+        parts = self.text, self.begin, self.first, self.before, self.added
         return Stretch(*parts, self.cover.fork(), self.lead)
 
 
@@ -137,7 +149,7 @@ class Reading:
             settled = _settled(self.symbols[at:first].astype(np.uint8).tobytes(), reader)
             at, prefix, lead = at + settled[0], (*prefix, *settled[1]), b""
         cover = Cover(lexicon, reader.borders, lead)
-        return Stretch(section.begin, at, at, prefix, cover, len(lead))
+        return Stretch(section.begin, at, at, None, prefix, cover, len(lead))
 
 
 def _settled(raw: bytes, reader: Reader) -> tuple[int, list[int]]:
@@ -155,16 +167,15 @@ def _settled(raw: bytes, reader: Reader) -> tuple[int, list[int]]:
 
 def _past(stretch: Stretch, byte: int, reader: Reader) -> Stretch:
     """Going on where no text of this tokenizer goes: the bytes that are none are tokens each."""
-    cover, end = stretch.cover, len(stretch.cover.text)
+    read, end = stretch.cover, len(stretch.cover.text)
     at = end
-    while (node := cover.canonical(at)) is None:
+    while (node := read.canonical(at)) is None:
         at -= 1
-    odd = bytes(cover.text[at:]) or bytes([byte])
+    odd = bytes(read.text[at:]) or bytes([byte])
     begin = stretch.end + (at == end)
-    prefix = (*stretch.prefix, *node.path(), *reader.lexicon.each(odd))
-    return Stretch(
-        stretch.text, begin, stretch.end + 1, prefix, Cover(reader.lexicon, reader.borders), 0
-    )
+    added = (*node.path(), *reader.lexicon.each(odd))
+    cover = Cover(reader.lexicon, reader.borders)
+    return Stretch(stretch.text, begin, stretch.end + 1, stretch, added, cover, 0)
 
 
 def fitted(prefix: Sequence[int], path: Sequence[int], room: int) -> list[int]:

@@ -45,6 +45,7 @@ from moesubnet.wire.protocol import (
 PanelError = PeerError | WireError | AuthError
 _Requests = dict[tuple[object, ...], StepRequest]  # by what an expert lacks, commits to and owes
 MAX_REST_DOUBLINGS = 5
+CLOSE_TIMEOUT_S = 2.0  # nobody waits for much to hear that something is over
 
 
 class Asked(Protocol):
@@ -401,7 +402,7 @@ class Panel:
             names = [s.session for s in sequences if s.is_open_at(client.hotkey)]
             if names:
                 with contextlib.suppress(PeerError):
-                    await client.close_sessions(names, timeout_s=self._base_s)
+                    await client.close_sessions(names, timeout_s=CLOSE_TIMEOUT_S)
 
         await asyncio.gather(*map(tell, list(self._clients.values())))
 

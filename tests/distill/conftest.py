@@ -53,6 +53,10 @@ class LocalClient:
             queries.append(Query(s.session, self._ids[s.session], s.first_row))
         return StepResponse(tuple(self._engine.rows(queries, request.want)))
 
+    async def close_sessions(self, sessions: Sequence[str], **_: object) -> None:
+        for session in sessions:
+            del self._ids[session]
+
 
 @pytest.fixture
 def panel_of() -> Callable[..., Members]:

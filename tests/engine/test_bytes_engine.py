@@ -149,6 +149,14 @@ def test_bytes_that_are_no_utf8_are_read_and_text_goes_on_behind_them(engine) ->
     np.testing.assert_allclose(np.exp(rows.astype(np.float64)).sum(1), 1, atol=1e-5)
 
 
+def test_a_long_run_of_bytes_that_are_no_text_is_read_too(engine) -> None:
+    ids = symbols(b"ab " + b"\xff\xc0\x80" * 300)
+    rows = laws(engine, ids, len(ids) - 600)
+    assert np.isfinite(rows).all()
+    again = laws(engine, ids[:-90], len(ids) - 90)
+    assert np.abs(np.exp(again[0]) - np.exp(rows[-91])).sum() < 0.02
+
+
 def test_a_long_text_is_encoded_at_once_and_has_the_laws_of_one_read_byte_by_byte(engine) -> None:
     rng = np.random.default_rng(0)
     text = "".join(rng.choice(["ab ", "a's", "12 ", "baba", "é", "\n", "  "], 400))

@@ -12,19 +12,23 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain import DevChain
 from moesubnet.chain.devchain.server import serve_chain
 from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.engine.base import Query
 from moesubnet.engine.model_folder import weights_commitment
 from moesubnet.engine.target import DEFAULT_ENGINE
+from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import PeerRefused, PeerUnavailable
 from moesubnet.spec.content import LoadedSpec, save_spec
 from moesubnet.types import Axon, Hotkey, NetUid
 from moesubnet.wire.client import ExpertClient, open_http_session
-from moesubnet.wire.protocol import GenerateRequest, StepRequest, Want
+from moesubnet.wire.protocol import GenerateRequest, StepRequest, StepRows, Want
+from tests.gguf_files import llama_server, write_gguf
 
 from .conftest import step_of, u32
 
@@ -105,6 +109,18 @@ class Network:
         return ExpertClient(http, caller, hotkey, axon, vocab_size=300, allow_private=True)
 
 
+async def answered(client: ExpertClient, request: StepRequest) -> StepRows:
+    """The rows of its one sequence, once the miner has seen the caller's stake."""
+    for _ in range(50):
+        try:
+            (rows,) = (await client.step(request, timeout_s=10)).rows
+        except PeerRefused:
+            await asyncio.sleep(0.2)
+        else:
+            return rows
+    raise AssertionError("the miner refuses the caller")
+
+
 @pytest.fixture
 async def network(tmp_path: Path, tiny_spec: LoadedSpec) -> AsyncIterator[Network]:
     async with AsyncExitStack() as stack:
@@ -162,6 +178,24 @@ async def test_one_process_serves_two_adapters_each_with_its_hotkey(
     assert [card.model_commitment for card in cards] == expected
 
 
+async def test_a_miner_serves_what_another_server_runs(
+    network: Network, tiny_model: Path, tiny_spec: LoadedSpec
+) -> None:
+    with llama_server(write_gguf(tiny_model, network.tmp_path / "tiny.gguf"), context=64) as url:
+        upstream = ("--engine", "auto", "--model", "", "--upstream", url)
+        miner = await network.miner("--coldkey", "//Bob", *upstream)
+        client = await network.client(await network.announced(miner))
+        card = await client.card(timeout_s=10)
+        assert (card.engine, card.name, card.lists) == ("upstream", "upstream", 300)
+        step = StepRequest((step_of("s", u32(), u32(5, 6, 7)),), Want("full"))
+        rows = await answered(client, step)
+        query = Query("s", u32(5, 6, 7), 3)
+        (expected,) = TransformersEngine(str(tiny_model), tiny_spec).rows([query], Want("full"))
+        np.testing.assert_allclose(np.exp(rows.logprobs), np.exp(expected.logprobs), atol=5e-3)
+        miner.process.send_signal(signal.SIGTERM)
+        assert (await miner.wait())[0] == 0
+
+
 @pytest.mark.slow
 async def test_a_miner_goes_over_to_a_new_spec_at_its_epoch_without_a_pause(
     network: Network, tiny_spec: LoadedSpec
@@ -200,12 +234,7 @@ async def test_a_miner_joins_serves_drains_and_comes_back_elsewhere(network: Net
     assert log.index("registered hotkey") < log.index("model=none"), "loading may take minutes"
     client = await network.client(axon)
     request = StepRequest((step_of("s", u32(), u32(5, 5)),), Want("full"))
-    for _ in range(50):  # until the miner has seen the caller's stake
-        try:
-            (rows,) = (await client.step(request, timeout_s=10)).rows
-            break
-        except PeerRefused:
-            await asyncio.sleep(0.2)
+    rows = await answered(client, request)
     assert rows.logprobs[0].argmax() == 5
 
     stream = client.generate(GenerateRequest(prompt_ids=[1], max_tokens=20, seed=1), timeout_s=30)

@@ -89,7 +89,7 @@ class ParrotSession:
     def answered(self) -> dict[str, tuple[int, int]]:
         return {"parrot": (self.at, self.model.price_rao_per_mtoken)}
 
-    def close(self) -> None:
+    def close(self, *, is_over: bool = False) -> None:
         self.model.closed += 1
 
 

@@ -1,6 +1,7 @@
 """The mixture over real miners on real sockets, whose engines have laws that we know."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import aiohttp
@@ -467,22 +468,33 @@ async def test_an_axon_without_a_card_is_asked_more_and_more_rarely(
 async def test_when_a_client_leaves_its_experts_are_asked_no_more(
     network, open_model, spec
 ) -> None:
-    engine = LawEngine(lambda ids: sharp(5))
-    await network.mine("e", engine)
+    def slow(ids: np.ndarray) -> np.ndarray:
+        time.sleep(0.005)
+        return sharp(5)
+
+    engine = LawEngine(slow)
+    key = await network.mine("e", engine)
     service = Service(spec, {"mixture": await open_model()})
     app = build_router(lambda: service)
     listening = await listen(app, "127.0.0.1", 0)
-    body = {"model": "mixture", "prompt": [5] * 4, "max_tokens": 80, "stream": True, "n": 4}
+    body = {"model": "mixture", "prompt": [5] * 4, "max_tokens": 50, "stream": True, "n": 4}
     async with aiohttp.ClientSession() as http:
         url = f"http://127.0.0.1:{listening.port}/v1/completions"
         async with http.post(url, json=body | {"temperature": 0}) as response:
             for _ in range(8):
-                await response.content.readline()
+                assert await response.content.readline()
     asked = -1
     while len(engine.met) != asked:
         asked = len(engine.met)
         await asyncio.sleep(0.3)
-    assert asked < 4 * 70
+    assert 0 < asked < 4 * 40
+    assert engine.forgotten  # and hold nothing of it any more
+    assert len(network.experts[key]._sessions) == 0
+    # A choice that was written to its end is kept for the next turn.
+    async with aiohttp.ClientSession() as http:
+        await http.post(url, json={"model": "mixture", "prompt": [5] * 4, "max_tokens": 3})
+    await asyncio.sleep(0.1)
+    assert len(network.experts[key]._sessions) == 1
     await listening.close()
 
 

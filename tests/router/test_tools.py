@@ -91,7 +91,7 @@ class ScriptSession:
     def answered(self) -> dict[str, tuple[int, int]]:
         return {}
 
-    def close(self) -> None:
+    def close(self, *, is_over: bool = False) -> None:
         pass
 
 

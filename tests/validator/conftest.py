@@ -29,6 +29,7 @@ from moesubnet.wire.commitment import proof_bytes
 from moesubnet.wire.listening import serve
 from moesubnet.wire.nonces import NonceStore
 from moesubnet.wire.protocol import (
+    CloseRequest,
     ExpertCard,
     StepLimits,
     StepRequest,
@@ -37,7 +38,7 @@ from moesubnet.wire.protocol import (
 )
 from moesubnet.wire.relay import Routers
 from moesubnet.wire.roster import Roster
-from moesubnet.wire.server import auth_middleware, lane_route, public
+from moesubnet.wire.server import BODY, auth_middleware, lane_route, public
 from tests.step_answers import answer_to
 
 TEMPO = 30
@@ -186,6 +187,7 @@ class FakeExpert:
         self.card_fails = False
         self.in_thread = False  # whether its law may take its time
         self.requests = []
+        self.closed = []  # the sessions of each call that said so
         self.callers = []  # whose hotkeys asked, beside `requests`
         self.commits, self.withholds = False, False
         self.tails = {}  # by session: position and tree of the newest law
@@ -242,9 +244,14 @@ class FakeExpert:
         app = web.Application(middlewares=[door])
         app.router.add_get("/v1/expert", card)
         app.router.add_post("/v1/step", lane_route(self.signer, step))
+        app.router.add_post("/v1/close", self.close)
         self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
         self.axon = Axon("127.0.0.1", self.server.port)
         return self
+
+    async def close(self, request):
+        self.closed.append(CloseRequest.model_validate_json(request[BODY]).sessions)
+        return web.json_response({})
 
     def _show(self, sequence):
         if sequence.reveal is None:

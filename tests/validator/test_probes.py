@@ -1,5 +1,6 @@
 """Probes against experts behind real sockets: blind, fair, and robust to whoever fails."""
 
+import asyncio
 import json
 import threading
 from types import SimpleNamespace
@@ -213,6 +214,15 @@ async def test_ten_dead_experts_fill_one_line_of_the_log(measure, start_expert, 
         await measurement.run(batch)
     [line] = [record.getMessage() for record in caplog.records]
     assert "and 2 more" in line
+
+
+async def test_experts_are_told_once_that_a_batch_of_walks_is_over(measure, start_expert, laws):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    measurement, _, chain, _ = await measure([expert])
+    batch = await measurement.open_batch(await chain.metagraph(1), 4)
+    await measurement.run(batch)
+    await asyncio.gather(*measurement._closing)
+    assert expert.closed == [list(batch.sessions)]
 
 
 async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert, laws):
