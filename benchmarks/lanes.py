@@ -3,7 +3,7 @@
 Real miners, a process each, on real sockets; only their engine is played: a batch takes a fixed
 time whatever its size, as on a device that batches, and its laws are fixed. Streams draw from the
 mixture and go on, in lockstep with nobody. Both ways take turns. CPU is the router process's
-own, over (expert, token). Prints one Markdown table.
+own, over answers, one an expert and token; nothing is drafted. Prints one Markdown table.
 
     python benchmarks/lanes.py [--vocab 2048] [--experts 4] [--batch-ms 15]
 """
@@ -30,6 +30,7 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
+from moesubnet.router.model import ALONE
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.departures import Parcel
@@ -110,7 +111,7 @@ async def by_itself(
     async with client._places:
         on_its_way()
         await client._carry([parcel])
-    return await parcel.answer
+    return await client._decoded(request, *await parcel.answer)
 
 
 async def stream(model: MixtureModel, tokens: int, seed: int) -> float:
@@ -122,18 +123,19 @@ async def stream(model: MixtureModel, tokens: int, seed: int) -> float:
     first_s = time.perf_counter()
     for _ in range(tokens):
         token = forecast.mixture.draw(1.0, 1.0, rng)
-        forecast = await session.append(token, 1.0)
+        forecast = await session.append(token, ALONE)
     return first_s
 
 
 async def measure(model: MixtureModel, streams: int, tokens: int) -> tuple[float, float, float]:
-    """CPU ms an expert and token, tokens a second, median seconds to the first token."""
+    """CPU ms an answer of an expert, tokens a second, median seconds to the first token."""
+    before = sum(expert.answers for expert in model.book.known().values())
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     work = (stream(model, tokens, SEED + i) for i in range(streams))
     first_s = np.median(await asyncio.gather(*work)) - wall_s
     wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-    asked = streams * (tokens + 9) * len(model.book.known())  # 8 blind tokens, and the rest
-    return cpu_s / asked * 1e3, streams * (tokens + 9) / wall_s, float(first_s)
+    answers = sum(expert.answers for expert in model.book.known().values()) - before
+    return cpu_s / answers * 1e3, streams * tokens / wall_s, float(first_s)
 
 
 async def compare(arguments: argparse.Namespace, axons: dict[Hotkey, Axon]) -> None:

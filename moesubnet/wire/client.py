@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import NoReturn
 
 import aiohttp
@@ -260,7 +259,7 @@ class ExpertClient:
             response = await asyncio.to_thread(
                 StepResponse.from_bytes, data, request, self._vocab_size
             )
-        return replace(response, proof=proof)
+        return StepResponse(response.rows, proof)
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
         """The headers of a POST, with a nonce never used before, and the signed text's hash."""

@@ -199,5 +199,5 @@ def _tensor(
 
 
 def _check_zeros(view: memoryview, begin: int, stop: int) -> None:
-    if stop > len(view) or any(view[begin:stop]):
+    if stop > len(view) or bytes(view[begin:stop]).strip(b"\0"):
         raise FrameError("padding is missing or not zero")

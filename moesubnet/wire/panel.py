@@ -357,7 +357,9 @@ class Panel:
         """What this expert lacks and owes; those alike in that share one encoded request."""
         bases = tuple((s.held_by(client.hotkey), s.parent_at(client.hotkey)) for s in sequences)
         owed = tuple(sequence.owed(client.hotkey) for sequence in sequences)
-        want = replace(self._want, committed=self._want.committed and client.commits)
+        want = self._want
+        if want.committed and not client.commits:
+            want = replace(want, committed=False)
         key = (want, bases, owed, further)
         if key not in requests:
             steps = [

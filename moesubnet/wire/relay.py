@@ -223,8 +223,9 @@ class Routers:
         return self._found.keys()
 
     async def refresh(self, metagraph: Metagraph, experts: Collection[Hotkey]) -> None:
-        """Ask everybody with enough stake who is no expert for a router's card; more rarely
-        whoever shows none."""
+        """Ask everybody with enough stake who is no expert for a router's card, once; more rarely
+        whoever shows none. A router that was met is one as long as it stays where it is: walks
+        leave it by themselves when it does not answer."""
         could = {
             neuron.hotkey: neuron
             for neuron in sorted(metagraph.neurons, key=lambda n: -n.stake_rao)
@@ -234,12 +235,17 @@ class Routers:
             and neuron.hotkey != self._signer.ss58_address
         }
         could = dict(itertools.islice(could.items(), MAX_ROUTERS))
-        self._found = {h: found for h, found in self._found.items() if h in could}
+        self._found = {
+            hotkey: _Found(found.client, could[hotkey].stake_rao)
+            for hotkey, found in self._found.items()
+            if hotkey in could and found.client.axon == could[hotkey].axon
+        }
         self._backoff.keep_only({(n.hotkey, n.axon) for n in could.values()})
         async with asyncio.TaskGroup() as group:
             for neuron in could.values():
                 assert neuron.axon is not None
-                if self._backoff.is_due((neuron.hotkey, neuron.axon)):
+                is_known = neuron.hotkey in self._found
+                if not is_known and self._backoff.is_due((neuron.hotkey, neuron.axon)):
                     group.create_task(self._meet(neuron.hotkey, neuron.axon, neuron.stake_rao))
 
     def draw(self, lots: Random) -> list[RelayClient]:
@@ -275,19 +281,15 @@ class Routers:
         return [one for one in given if one is not None]
 
     async def _meet(self, hotkey: Hotkey, axon: Axon, stake_rao: int) -> None:
-        known = self._found.pop(hotkey, None)
         try:
-            if known is not None and known.client.axon == axon:
-                client = known.client
-            else:
-                client = RelayClient(
-                    self._http,
-                    self._signer,
-                    hotkey,
-                    axon,
-                    vocab_size=self._vocab_size,
-                    allow_private=self._allow_private,
-                )
+            client = RelayClient(
+                self._http,
+                self._signer,
+                hotkey,
+                axon,
+                vocab_size=self._vocab_size,
+                allow_private=self._allow_private,
+            )
             card = await client.router_card(timeout_s=CARD_TIMEOUT_S)
         except (PeerError, WireError) as error:
             log.debug("no router's card hotkey=%s reason=%s", hotkey, error)
@@ -297,8 +299,7 @@ class Routers:
             self._backoff.failed((hotkey, axon))
             return
         self._backoff.answered((hotkey, axon))
-        if known is None:
-            log.info("router hotkey=%s met", hotkey)
+        log.info("router hotkey=%s met", hotkey)
         self._found[hotkey] = _Found(client, stake_rao)
 
 

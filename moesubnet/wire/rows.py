@@ -266,7 +266,9 @@ class StepResponse:
         if len(guesses) and int(guesses.max()) >= vocab_size:
             raise FrameError("a token to go on with is outside the vocabulary")
         going_on = np.split(guesses, np.cumsum(further)[:-1])
-        drafts = np.split(scores, np.cumsum([len(s.draft_ids) for s in request.sequences]))
+        drafts = [scores] * len(request.sequences)
+        if drafted:
+            drafts = np.split(scores, np.cumsum([len(s.draft_ids) for s in request.sequences]))
         rows = []
         for i, step in enumerate(request.sequences):
             begin, end = request.row_offsets[i : i + 2]
@@ -295,9 +297,12 @@ def max_answer_bytes(request: StepRequest, vocab_size: int) -> int:
     """The largest honest answer: what a client reads before it gives up."""
     width = request.want.width(vocab_size)
     drafted = sum(len(s.draft_ids) + s.further for s in request.sequences)
-    bound = sum(32 + proof_bytes(vocab_size) * (s.reveal is not None) for s in request.sequences)
+    bound = 0
+    if request.want.committed:
+        shown = sum(s.reveal is not None for s in request.sequences)
+        bound = 32 * len(request.sequences) + proof_bytes(vocab_size) * shown
     rows = request.row_offsets[-1] * (8 * width + 8)  # an id takes four bytes at most
-    return 4_096 + rows + 4 * drafted + bound * request.want.committed
+    return 4_096 + rows + 4 * drafted + bound
 
 
 def _check_ids(row: NDArray[np.int64], ids: Ids, rows: int, want: Want, vocab_size: int) -> None:
