@@ -23,6 +23,7 @@ import secrets
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,6 @@ LATELY_S = 0.5
 WALKS = 8
 
 _heard: ContextVar[dict[str, float]] = ContextVar("heard")
-_relaying: ContextVar[bool] = ContextVar("relaying", default=False)
 
 
 class FlatEngine:
@@ -205,7 +205,7 @@ class World:
             self.keys["Router"], self, lambda: self.spec, {miner: self.client}.get, lambda _: None
         )
         if self.leak == "header":
-            node.middlewares.append(_tells(self.client))
+            _tell(self.client, self.probes)
         await self._listen(stack, "Router", node)
         other = await stack.enter_async_context(open_http_session())
         self.relay = RelayClient(
@@ -247,22 +247,16 @@ class World:
             session.close()
 
 
-def _tells(client: ExpertClient) -> object:
-    """A leak on purpose: a probe that is relayed carries another User-Agent."""
+def _tell(client: ExpertClient, probes: Collection[str]) -> None:
+    """A leak on purpose: a lane with a probe in it carries another User-Agent."""
     sign = client._sign
 
     def marked(path: str, body: bytes, kind: str) -> tuple[dict[str, str], bytes]:
         headers, digest = sign(path, body, kind)
-        return headers | ({"User-Agent": "a validator"} if _relaying.get() else {}), digest
+        tells = any(session.encode() in body for session in probes)
+        return headers | ({"User-Agent": "a validator"} if tells else {}), digest
 
     client._sign = marked  # type: ignore[method-assign]
-
-    @web.middleware
-    async def tell(request: web.Request, handler: object) -> web.StreamResponse:
-        _relaying.set(True)
-        return await handler(request)  # type: ignore[operator]
-
-    return tell
 
 
 def judged(world: World, columns: tuple[str, ...]) -> tuple[float, int]:

