@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from neurons import subnet
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
@@ -47,7 +48,7 @@ from moesubnet.router.model import Drawing
 from moesubnet.router.student import StudentModel
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.tokenizer import load_tokenizer
-from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.types import Axon, Hotkey, Metagraph
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.roster import Roster
 from moesubnet.wire.step import MAX_FULL_VOCAB, NUCLEUS_MASS, Want
@@ -75,19 +76,11 @@ def windows(root: Path, spec: LoadedSpec, each: int) -> dict[str, list[np.ndarra
 # -- the network -------------------------------------------------------------------------------
 
 
-def metagraph(spec: LoadedSpec, names: Sequence[str], ports: Sequence[int]) -> Metagraph:
+def metagraph(names: Sequence[str], ports: Sequence[int]) -> Metagraph:
     """The router, and a miner of each name behind a port."""
-
-    def neuron(uid: int, name: str, axon: Axon | None) -> Neuron:
-        hotkey = Hotkey(Keypair.create_from_uri(f"//{name}").ss58_address)
-        stake_rao = spec.spec.min_caller_stake_rao
-        return Neuron(uid, hotkey, Coldkey("c"), axon, stake_rao, *(0,) * 5, True, False, 0, 0)
-
-    miners = [Axon("127.0.0.1", port) for port in ports]
-    neurons = [neuron(0, "Router", None)]
-    neurons += [neuron(i, *given) for i, given in enumerate(zip(names, miners, strict=True), 1)]
-    owner = Hotkey("o"), Coldkey("o")
-    return Metagraph(1, 1, "0x", 30, 0, 0, 30, *owner, True, spec.sha256, None, tuple(neurons))
+    axons = [None, *(Axon("127.0.0.1", port) for port in ports)]
+    keys = [Keypair.create_from_uri(f"//{name}") for name in ("Router", *names)]
+    return subnet({Hotkey(k.ss58_address): a for k, a in zip(keys, axons, strict=True)})
 
 
 async def mine(model: str, spec_dir: str, name: str) -> None:
@@ -101,7 +94,7 @@ async def mine(model: str, spec_dir: str, name: str) -> None:
 
     class Callers:
         def current(self) -> Metagraph:
-            return metagraph(spec, [], [])
+            return metagraph([], [])
 
     engine = TransformersEngine(model, spec)
     expert = Expert(engine, spec, Callers(), hotkey=Hotkey(signer.ss58_address), name=name)
@@ -212,7 +205,7 @@ async def speed(
     """The measured round trip of an empty call, and how it went undrafted and drafted."""
     async with open_http_session() as http:
         book = ExpertBook(Roster(http, ROUTER, spec, allow_private=True))
-        await book.refresh(metagraph(spec, names, ports))
+        await book.refresh(metagraph(names, ports))
         if len(book.known()) < len(names):
             raise SystemExit("a miner shows no card")
         model = MixtureModel(

@@ -21,6 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from neurons import subnet
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
@@ -31,7 +32,7 @@ from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import ALONE
-from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.types import Axon, Hotkey
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.departures import Parcel
 from moesubnet.wire.listening import serve
@@ -41,6 +42,7 @@ from moesubnet.wire.roster import Roster
 PROMPT_TOKENS, SEED = 24, 0
 STREAMS = (1, 16, 64)
 ROUTER = Keypair.create_from_uri("//Router")
+ROUTER_HOTKEY = Hotkey(ROUTER.ss58_address)
 
 
 @dataclass
@@ -77,23 +79,13 @@ def spec_of(vocab_size: int) -> Any:
     return SimpleNamespace(sha256="0" * 64, spec=inner)
 
 
-def metagraph(axons: dict[Hotkey, Axon]) -> Metagraph:
-    keys = {Hotkey(ROUTER.ss58_address): None, **axons}
-    neurons = tuple(
-        Neuron(uid, key, Coldkey("c"), axon, 1, *(0,) * 5, True, False, 0, 0)  # type: ignore[arg-type]
-        for uid, (key, axon) in enumerate(keys.items())
-    )
-    own = Hotkey("o"), Coldkey("o")
-    return Metagraph(1, 1, "0x", 30, 0, 0, 30, *own, True, "0" * 64, None, neurons)  # type: ignore[arg-type]
-
-
 def mine(uri: str, vocab_size: int, batch_s: float, seed: int, ports: Any) -> None:
     """A miner until the process is ended."""
 
     async def run() -> None:
         signer = Keypair.create_from_uri(uri)
         hotkey = Hotkey(signer.ss58_address)
-        chain: Any = SimpleNamespace(current=lambda: metagraph({hotkey: Axon("127.0.0.1", 1)}))
+        chain: Any = SimpleNamespace(current=lambda: subnet({hotkey: None, ROUTER_HOTKEY: None}))
         engine: Any = Played(vocab_size, batch_s, seed)
         expert = Expert(engine, spec_of(vocab_size), chain, hotkey=hotkey, name=uri)
         listening = await serve(build_app(expert, signer, chain), "127.0.0.1", 0)
@@ -145,7 +137,7 @@ async def compare(arguments: argparse.Namespace, axons: dict[Hotkey, Axon]) -> N
     async with open_http_session() as http:
         roster = Roster(http, ROUTER, spec, allow_private=True)
         book = ExpertBook(roster)
-        await book.refresh(metagraph(axons))
+        await book.refresh(subnet({ROUTER_HOTKEY: None, **axons}))
         for streams in STREAMS:
             tokens = max(24, arguments.tokens // streams)
             for name in ("one request a step", "lanes"):

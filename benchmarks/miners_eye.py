@@ -31,6 +31,7 @@ from random import Random
 
 import numpy as np
 from aiohttp import web
+from neurons import subnet
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
@@ -43,7 +44,7 @@ from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Drawing
 from moesubnet.router.node import build_node
 from moesubnet.spec.content import LoadedSpec, load_spec
-from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.types import Axon, Hotkey, Metagraph
 from moesubnet.validator.probes import WINDOW_TOKENS, walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.wire.client import ExpertClient, open_http_session
@@ -161,16 +162,9 @@ class World:
         self.spy, self.probes = Spy(), set[str]()
 
     def current(self) -> Metagraph:
-        stake = self.spec.spec.min_caller_stake_rao
-        neurons = tuple(
-            Neuron(
-                uid, Hotkey(key.ss58_address), Coldkey("c"), self.axons.get(name), stake,
-                *(0,) * 5, True, name == "Validator", 0, 0,
-            )
-            for uid, (name, key) in enumerate(self.keys.items())
-        )  # fmt: skip
-        key, cold = Hotkey("o"), Coldkey("o")
-        return Metagraph(1, 1, "0x", 30, 0, 0, 30, key, cold, True, self.spec.sha256, None, neurons)
+        hotkeys = {name: Hotkey(key.ss58_address) for name, key in self.keys.items()}
+        axons = {hotkey: self.axons.get(name) for name, hotkey in hotkeys.items()}
+        return subnet(axons, [hotkeys["Validator"]])
 
     async def play(self, epochs: int) -> None:
         async with contextlib.AsyncExitStack() as stack:

@@ -26,6 +26,7 @@ from typing import Any
 
 import aiohttp
 import torch
+from neurons import subnet
 from substrateinterface import Keypair
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,20 +37,20 @@ from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.owner.build import build_spec
-from moesubnet.owner.family import read_family
 from moesubnet.router.app import build_app as build_router
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.types import Axon, BlockNumber, Coldkey, Hotkey, Metagraph, NetUid, Neuron, Uid
+from moesubnet.spec.family import read_family
+from moesubnet.types import Axon, Hotkey
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
 from moesubnet.wire.roster import Roster
 
 TOKENS, ROUNDS = 32, 3
 MINER, ROUTER = (Keypair.create_from_uri(uri) for uri in ("//Miner", "//Router"))
-STAKE_RAO = 10**12
+ROUTER_HOTKEY = Hotkey(ROUTER.ss58_address)
 TEXT = "\n\n".join(topics[name] for name in sorted(topics))
 
 
@@ -82,8 +83,8 @@ async def main() -> None:
 async def serve_all(model: Path, spec: LoadedSpec, stack: contextlib.AsyncExitStack) -> str:
     """A miner with the model and a router that asks it; the router's URL."""
     engine = load_engine(DEFAULT_ENGINE, str(model), spec, threads=1)
-    seen = SimpleNamespace(current=lambda: metagraph(None))
     hotkey = Hotkey(MINER.ss58_address)
+    seen = SimpleNamespace(current=lambda: subnet({hotkey: None, ROUTER_HOTKEY: None}))
     expert = Expert(engine, spec, seen, hotkey=hotkey, name="plain")  # type: ignore[arg-type]
     stack.push_async_callback(expert.close)
     listening = await serve(build_miner(expert, MINER, seen), "127.0.0.1", 0, grace_s=1.0)  # type: ignore[arg-type]
@@ -91,7 +92,7 @@ async def serve_all(model: Path, spec: LoadedSpec, stack: contextlib.AsyncExitSt
     http = await stack.enter_async_context(open_http_session())
     roster = Roster(http, ROUTER, spec, allow_private=True)
     book = ExpertBook(roster)
-    await book.refresh(metagraph(Axon("127.0.0.1", listening.port)))
+    await book.refresh(subnet({hotkey: Axon("127.0.0.1", listening.port), ROUTER_HOTKEY: None}))
     mixture = MixtureModel(
         book,
         uniform_gate,
@@ -104,44 +105,6 @@ async def serve_all(model: Path, spec: LoadedSpec, stack: contextlib.AsyncExitSt
     router = await serve(build_router(lambda: service), "127.0.0.1", 0, grace_s=1.0)
     stack.push_async_callback(router.close)
     return f"http://127.0.0.1:{router.port}/v1"
-
-
-def metagraph(axon: Axon | None) -> Metagraph:
-    """The miner and the router, as a chain would show them."""
-    neurons = tuple(
-        Neuron(
-            uid=Uid(uid),
-            hotkey=Hotkey(key.ss58_address),
-            coldkey=Coldkey(key.ss58_address),
-            axon=axon if key is MINER else None,
-            stake_rao=STAKE_RAO,
-            incentive_u16=0,
-            dividends_u16=0,
-            consensus_u16=0,
-            validator_trust_u16=0,
-            emission_rao=0,
-            active=True,
-            validator_permit=True,
-            last_update_block=BlockNumber(0),
-            registered_at_block=BlockNumber(0),
-        )
-        for uid, key in enumerate((MINER, ROUTER))
-    )
-    return Metagraph(
-        netuid=NetUid(1),
-        block=BlockNumber(10),
-        block_hash="0x00",
-        tempo_blocks=30,
-        epoch_index=0,
-        last_epoch_block=BlockNumber(0),
-        next_epoch_block=BlockNumber(30),
-        owner_hotkey=neurons[0].hotkey,
-        owner_coldkey=neurons[0].coldkey,
-        commit_reveal=True,
-        spec_sha256=None,
-        spec_url=None,
-        neurons=neurons,
-    )
 
 
 class Plain:

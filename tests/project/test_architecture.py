@@ -1,6 +1,7 @@
 """The layout's rules: who may import whom, what a bare import loads, what the wheel holds."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -17,9 +18,18 @@ PURE = (
     "moesubnet/mixture/gate.py",
     "moesubnet/mixture/sheet.py",
     "moesubnet/wire/frames.py",
+    "moesubnet/mixture/standing.py",
+    "moesubnet/mixture/choosing.py",
+    "moesubnet/mixture/bending.py",
+    "moesubnet/mixture/drafting.py",
+    "moesubnet/mixture/draft_length.py",
+    "moesubnet/wire/merkle.py",
     "validator/scoring.py",
+    "validator/seniors.py",
+    "validator/value.py",
     "distill/losses.py",
 )
+SCRIPTS = sorted((*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").rglob("*.py")))
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -118,3 +128,14 @@ def test_the_wheel_lists_every_package() -> None:
     assert set(config["packages"]) == found
     for component in COMPONENTS:
         assert not list((ROOT / component).glob("*/__init__.py")), "components stay flat"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_what_benchmarks_and_examples_import_exists(path: Path):
+    """Nothing else runs them, and no type checker sees them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moesubnet"):
+            module = importlib.import_module(str(node.module))
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
