@@ -4,7 +4,9 @@ that is shown to be wrong loses its say everywhere at once. Pure.
 A sheet is not heard, nor is any other of its validator's in the window, when
 
 - it does not begin with what the sheet of the epoch before ended with (averages, novelty);
-- a quarter of its walks begin as walks that were public before its epoch: it measured nothing;
+- a quarter of its walks begin as walks of its own that were public before its epoch: it measured
+  nothing. (Of others' walks nothing is known here: only the newest sheet's hash is on chain, so
+  anybody can put a sheet with today's text into yesterday's history.)
 - auditors with more than half of the stake of all others say that its receipts contradict it
   (`Sheet.contradicted`). They can be audited themselves, and evidence is there for everybody.
 """
@@ -37,19 +39,19 @@ def silenced(items: Sequence[Heard]) -> dict[Hotkey, str]:
     sheets = {item.sheet.sha256: item.sheet for item in items}
     stakes = {item.sheet.validator: item.stake_rao for item in items}
     found: dict[Hotkey, str] = {}
-    first_seen: dict[bytes, int] = {}
+    first_seen: dict[tuple[Hotkey, bytes], int] = {}
     for sheet in sheets.values():
-        for begins in _beginnings(sheet):
-            first_seen[begins] = min(sheet.epoch, first_seen.get(begins, sheet.epoch))
+        for walk in _beginnings(sheet):
+            first_seen[walk] = min(sheet.epoch, first_seen.get(walk, sheet.epoch))
     for sheet in sheets.values():
         before = sheets.get(sheet.previous_sha256)
         # Between others a vote was lost, whose averages nobody has seen.
         is_next = before is not None and before.epoch == sheet.epoch - 1
         if before is not None and is_next and not _follows(sheet, before):
             found[sheet.validator] = f"epoch {sheet.epoch} does not follow from the one before"
-        known = [first_seen[b] + PUBLIC_AFTER_EPOCHS <= sheet.epoch for b in _beginnings(sheet)]
+        known = [first_seen[w] + PUBLIC_AFTER_EPOCHS <= sheet.epoch for w in _beginnings(sheet)]
         if known and sum(known) >= STALE_PART * len(known):
-            found[sheet.validator] = f"epoch {sheet.epoch} asks for text that was public"
+            found[sheet.validator] = f"epoch {sheet.epoch} asks for its own text of before"
     accusers: defaultdict[bytes, set[Hotkey]] = defaultdict(set)
     for sheet in sheets.values():
         for digest in sheet.contradicted:
@@ -65,14 +67,15 @@ def silenced(items: Sequence[Heard]) -> dict[Hotkey, str]:
     return found
 
 
-def _beginnings(sheet: Sheet) -> list[bytes]:
-    """Of each walk what was sent before anything was asked."""
+def _beginnings(sheet: Sheet) -> list[tuple[Hotkey, bytes]]:
+    """Of each walk whose it is, and what was sent before anything was asked."""
     first = int(sheet.position.min(initial=2**31))
-    return [ids[:first].tobytes() for ids in sheet.walks]
+    return [(sheet.validator, ids[:first].tobytes()) for ids in sheet.walks]
 
 
 def _follows(sheet: Sheet, before: Sheet) -> bool:
-    """Whether what a sheet starts from is what its validator published last."""
+    """Whether what a sheet starts from is what its validator published last, but for experts that
+    are others now, who begin anew (`closing.close_sheet`)."""
     column = {hotkey: i for i, hotkey in enumerate(before.hotkeys)}
     for i, hotkey in enumerate(sheet.hotkeys):
         if hotkey not in column:
@@ -80,6 +83,6 @@ def _follows(sheet: Sheet, before: Sheet) -> bool:
         then = column[hotkey]
         if sheet.ema_before[i] != before.ema_after[then]:
             return False
-        if sheet.novelty_before[i] != before.novelty_after[then]:
+        if sheet.novelty_before[i] not in (None, before.novelty_after[then]):
             return False
     return True

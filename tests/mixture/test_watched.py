@@ -57,15 +57,29 @@ def test_who_does_not_go_on_where_it_ended_is_silenced():
     assert "does not follow" in found["v1"]
 
 
-def test_who_publishes_walks_that_were_public_measured_nothing():
+def test_an_expert_that_is_another_now_begins_anew_and_costs_its_validator_nothing():
+    first, second = chain_of("v1", (3, 4))
+    anew = dataclasses.replace(second, novelty_before=(None, 0))
+    assert silenced(heard(first, anew)) == {}
+
+
+def test_who_publishes_its_walks_of_before_measured_nothing():
     source = sheet_of("v1", 3)
-    copied = sheet_of("v2", 5, walks=source.walks)
-    same_time = sheet_of("v3", 4, walks=source.walks)  # could not know them
-    found = silenced(heard(source, copied, same_time))
-    assert list(found) == ["v2"]
-    few = sheet_of("v2", 5)
+    cached = sheet_of("v1", 5, walks=source.walks)
+    assert list(silenced(heard(source, cached))) == ["v1"]
+    one_after = sheet_of("v1", 4, walks=source.walks)  # nobody could know them yet
+    assert silenced(heard(source, one_after)) == {}
+    few = sheet_of("v1", 5)
     few = dataclasses.replace(few, walks=(*source.walks[:4], *few.walks[4:]))
     assert silenced(heard(source, few)) == {}
+
+
+def test_a_forged_history_silences_nobody():
+    """Only the newest sheet's hash is on chain: a stranger dates an honest sheet's text back."""
+    honest = sheet_of("v1", 5)
+    forged = sheet_of("v2", 1, walks=honest.walks)
+    newest = sheet_of("v2", 7, previous=forged.sha256)
+    assert silenced(heard(honest, forged, newest)) == {}
 
 
 @given(st.sets(st.sampled_from(["v2", "v3", "v4", "v5", "v6"])))
@@ -89,7 +103,6 @@ def test_nobody_can_accuse_twice_or_itself_out_of_anything():
 
 
 def test_the_order_in_which_sheets_are_known_does_not_matter():
-    source, copied = sheet_of("v1", 3), None
-    copied = sheet_of("v2", 5, walks=source.walks)
-    items = heard(source, copied, sheet_of("v3", 4))
-    assert silenced(items) == silenced(items[::-1])
+    source = sheet_of("v1", 3)
+    items = heard(source, sheet_of("v1", 5, walks=source.walks), sheet_of("v3", 4))
+    assert silenced(items) == silenced(items[::-1]) != {}
