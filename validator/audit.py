@@ -138,20 +138,14 @@ def _asked_blind(sheet: Sheet, receipts: Receipts, public_s: float | None) -> np
     nonces = receipts.records["nonce_ns"]
     given = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
     # By walk and sender: when the first request of a later position was signed.
-    shown_ns: dict[tuple[int, int], int] = {}
+    shown_ns = np.full((len(sheet.walks), len(sheet.senders)), LATEST_NS, np.uint64)
     blind = np.zeros(nonces.shape, np.bool_)
     by_position = np.argsort(-sheet.position.astype(np.int64), kind="stable")
     for i in by_position.tolist():
-        walk, mine = int(sheet.walk[i]), nonces[i]
-        for one in range(len(sheet.senders)):
-            theirs = sheet.sender[i] == one
-            for other in range(len(sheet.senders)):
-                slack = 0 if one == other else CLOCKS_NS
-                theirs &= mine < shown_ns.get((walk, other), LATEST_NS) + slack
-            blind[i] |= theirs & (mine > 0)
-        for one in set(sheet.sender[i, given[i]].tolist()):
-            first = int(mine[given[i] & (sheet.sender[i] == one)].min())
-            shown_ns[walk, one] = min(first, shown_ns.get((walk, one), LATEST_NS))
+        shown, sender, mine = shown_ns[sheet.walk[i]], sheet.sender[i], nonces[i]
+        until = np.minimum(shown, shown.min() + np.uint64(CLOCKS_NS))
+        blind[i] = (mine > 0) & (mine < until[sender])
+        np.minimum.at(shown, sender[given[i]], mine[given[i]])
     if public_s is not None:
         blind &= nonces < np.uint64(public_s * 1e9)
     return blind
@@ -202,9 +196,11 @@ def _agrees(
     rows = _rows(sheet, receipts, bodies[item], item, column)
     if rows is None:
         return False
+    label = int(sheet.walks[sheet.walk[item]][sheet.position[item]])
+    if label >= receipts.vocab_size:
+        return False  # no law says anything of it, whoever signed that
     law, in_sheet = law_of(rows, -1, baseline), int(sheet.log_q[item, column])
     differs = abs(law.entropy_nats * MICRO - float(sheet.entropy[item, column]))
-    label = int(sheet.walks[sheet.walk[item]][sheet.position[item]])
     listed, _, _ = rows.row(-1)
     if isinstance(rows.bound, Commitment) and listed is not None and label not in listed:
         least, most = _shown(sheet, receipts, bodies, item, column, rows.bound)

@@ -10,7 +10,7 @@ from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Hotkey
 from moesubnet.validator.archive import KEPT_ANSWERS
-from moesubnet.validator.audit import as_text, audit
+from moesubnet.validator.audit import CLOCKS_NS, _asked_blind, as_text, audit
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.receipts import (
     RECORD,
@@ -20,6 +20,7 @@ from moesubnet.validator.receipts import (
     unpack_answers,
 )
 from moesubnet.validator.records import SENDER, Phase, Step, Window
+from tests.sheets import synthetic_sheet
 
 
 @pytest.fixture
@@ -133,6 +134,50 @@ async def test_a_label_that_another_was_sent_first_was_not_blind(measured):
     assert result.experts[0].signed == result.experts[0].answered
     assert result.experts[0].blind == result.experts[0].answered - 1
     assert not result.is_clean
+
+
+async def test_a_label_outside_the_vocabulary_contradicts_a_sheet_and_stops_nobody(measured):
+    """The last label of a walk stands in no request, so a validator needs nobody to invent it."""
+    state, sheet = measured
+    walk = np.append(sheet.walks[0][:-1], np.uint32(2**31))
+    result = audit(
+        dataclasses.replace(sheet, walks=(walk, *sheet.walks[1:])), *evidence(state, sheet)
+    )
+    assert result.experts[0].signed == result.experts[0].answered
+    assert result.experts[0].agreeing == result.experts[0].answered - 1
+
+
+def many_senders(walks, items, senders, experts, rng):
+    """A sheet and receipts of random senders and nonces."""
+    made = synthetic_sheet([f"e{i}" for i in range(experts)], walk_count=walks, steps=items)
+    shape = (walks * items, experts)
+    sheet = dataclasses.replace(
+        made,
+        senders=("validator", *(f"r{i:03}" for i in range(senders - 1))),
+        sender=rng.integers(0, senders, shape).astype(np.uint8),
+    )
+    records = np.zeros(shape, RECORD)
+    records["nonce_ns"] = rng.integers(0, 3 * CLOCKS_NS, shape)
+    return sheet, Receipts(300, ("s",) * walks, records)
+
+
+def test_blind_is_who_was_asked_before_any_request_that_shows_the_label():
+    sheet, receipts = many_senders(2, 6, 3, 2, np.random.default_rng(4))
+    nonces, blind = (
+        receipts.records["nonce_ns"].astype(np.int64),
+        _asked_blind(sheet, receipts, None),
+    )
+    for (i, column), mine in np.ndenumerate(nonces):
+        later = (sheet.walk == sheet.walk[i]) & (sheet.position > sheet.position[i])
+        slack = np.where(sheet.sender[later] == sheet.sender[i, column], 0, CLOCKS_NS)
+        assert blind[i, column] == (0 < mine < np.min(nonces[later] + slack, initial=2**62))
+    assert 0 < blind.sum() < blind.size
+
+
+def test_the_largest_table_of_senders_costs_no_more_than_its_items():
+    """As pairs of senders for each item these are 2**29 comparisons of columns: hours."""
+    sheet, receipts = many_senders(8, 992, 256, 1, np.random.default_rng(5))
+    assert _asked_blind(sheet, receipts, None).shape == (7_936, 1)
 
 
 async def test_what_was_asked_when_the_sheet_could_be_read_was_not_blind(measured):
