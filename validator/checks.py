@@ -35,15 +35,18 @@ class Verdict(StrEnum):
 
 
 def total_variation(one: Law, other: Law) -> float:
-    """½ Σ |p − q| in [0, 1], over what both list and what is left: how differently two callers
-    are served."""
-    if one.ids is None and other.ids is None:
-        p, q = np.exp(one.logp, dtype=np.float64), np.exp(other.logp, dtype=np.float64)
-        return 0.5 * float(np.abs(p - q).sum())
+    """½ Σ |p − q| in [0, 1]: how differently two callers are served. Of laws that list a part, the
+    least that it can be, wherever their tails lie."""
     ids = _common(one, other)
     p, q = np.exp(one.at(ids)), np.exp(other.at(ids))
-    left = abs((1.0 - p.sum()) - (1.0 - q.sum()))
-    return 0.5 * float(np.abs(p - q).sum() + left)
+    return max(_more(p, one, q, other), _more(q, other, p, one))
+
+
+def _more(p: np.ndarray, one: Law, q: np.ndarray, other: Law) -> float:
+    """Σ max(p − q, 0), p and q of what both list: of what one lists alone, the other has its tail
+    at most."""
+    alone = float(np.exp(one.logp, dtype=np.float64).sum() - p.sum())
+    return float(np.maximum(p - q, 0.0).sum()) + max(0.0, alone - other.tail)
 
 
 def median_ratio(one: Law, other: Law, tokens: int = 32) -> float:

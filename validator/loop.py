@@ -151,7 +151,7 @@ class Validator:
             merits=self.state.merits(),
             vocab_size=self.measurement.vocab_size,
             convicted=self.measurement.convicted(),
-            changed=self.measurement.changed(),
+            changed=self.measurement.changed(epoch_index),
             usage=self.measurement.usage,
             with_feedback=self.with_feedback,
             contradicted=self.measurement.contradicted,

@@ -124,9 +124,9 @@ class Measurement:
         """Who contradicts its own signed answers, for anybody to see."""
         return self._book.convicted() if self._book is not None else set()
 
-    def changed(self) -> set[Hotkey]:
+    def changed(self, epoch: int) -> set[Hotkey]:
         """Who is another expert in this epoch than it was before."""
-        return self._book.changed_in(self._gate_epoch) if self._book is not None else set()
+        return self._book.changed_in(epoch) if self._book is not None else set()
 
     async def _pass_over_known(self) -> None:
         """Text that was asked before, or stands in anybody's revealed sheet, is used: its labels

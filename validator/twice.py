@@ -99,6 +99,11 @@ class Checkbook:
                     "INSERT INTO contradiction VALUES (NULL, ?, ?, ?, ?)",
                     (hotkey, vocab_size, *(msgpack.packb(said.model_dump()) for said in pair)),
                 )
+                self._db.execute(
+                    "DELETE FROM contradiction WHERE hotkey = ?1 AND id NOT IN (SELECT id FROM "
+                    "contradiction WHERE hotkey = ?1 ORDER BY id DESC LIMIT ?2)",
+                    (hotkey, MAX_PAIRS),
+                )
         return distance
 
     def hold(self, epoch: int, ids: Ids, answers: Mapping[Hotkey, Said]) -> None:
@@ -187,8 +192,9 @@ async def ask_twice(
     book.hold(epoch, ids, held)
     if earlier is not None:
         then, prefix, before = earlier
-        for hotkey in sorted(before.keys() & ways[0].keys()):
-            now = await ask(ways[0], hotkey, prefix)
+        again = sorted(before.keys() & ways[0].keys())
+        answered = await asyncio.gather(*(ask(ways[0], hotkey, prefix) for hotkey in again))
+        for hotkey, now in zip(again, answered, strict=True):
             if now is None:
                 continue
             try:

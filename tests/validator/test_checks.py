@@ -25,7 +25,7 @@ from moesubnet.validator.checks import (
 )
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.closing import close_sheet
-from moesubnet.validator.evidence import ENOUGH, Evidence
+from moesubnet.validator.evidence import ENOUGH, MAX_PAIRS, Evidence
 from moesubnet.validator.records import Merit
 
 V = 300
@@ -46,6 +46,18 @@ def test_a_distance_is_one_also_between_lists(seed, other_seed, k):
     # Of lists it is a lower bound: nobody is accused by what is not listed.
     assert total_variation(one.head(k), other.head(k)) <= whole + 1e-5
     assert total_variation(one.head(k), one.head(k)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_two_lists_with_nothing_in_common_are_far_apart():
+    """Or who serves callers differently would only have to list other tokens to each."""
+    law = law_from(5)
+    flipped = Law(law.logp[::-1].copy())
+    one, other = law.head(8), flipped.head(8)
+    assert not np.intersect1d(one.ids, other.ids).size
+    least = 1.0 - one.tail - other.tail
+    assert least > TWICE_DISTANCE
+    assert total_variation(one, other) == pytest.approx(least, abs=1e-5)
+    assert least <= total_variation(law, flipped)
 
 
 def rounded(law):
@@ -174,7 +186,7 @@ async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
         measurement._gate_epoch = epoch
         when[0] = "then" if epoch < 3 else "now"
         await measurement._ask_twice(batch)
-        changed[epoch] = measurement.changed()
+        changed[epoch] = measurement.changed(epoch)
     assert changed == {0: set(), 1: set(), 2: set(), 3: {turned.hotkey}, 4: set(), 5: set()}
     await measurement.run(batch)
     sheet, _ = close_sheet(
@@ -205,6 +217,8 @@ async def test_no_text_that_is_asked_twice_is_ever_published_or_asked_again(aske
 async def test_evidence_convinces_strangers_and_cannot_be_made_up(asked):
     measurement, _, _, honest, liar, _ = asked
     assert measurement._book.evidence(honest.hotkey) is None
+    kept = "SELECT count(*) FROM contradiction"  # not all of what a stranger gives
+    assert measurement._book._db.execute(kept).fetchone() == (MAX_PAIRS,)
     found = Evidence.from_bytes(measurement._book.evidence(liar.hotkey).to_bytes())
     assert found.is_proven
     assert len(found.distances()) >= ENOUGH
