@@ -14,7 +14,7 @@ import aiohttp
 from moesubnet.errors import FrameError, PeerError, PeerRefused, WireError
 from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
-from moesubnet.mixture.sheet import Sheet
+from moesubnet.mixture.sheet import MAX_SHEET_BYTES, Sheet
 from moesubnet.types import Axon, Hotkey, Metagraph
 from moesubnet.validator.audit import audit
 from moesubnet.validator.receipts import (
@@ -44,7 +44,9 @@ def to_audit(
     drawn = [newest[lots.choice(sorted(newest))]] if newest else []
     accused = {digest for item in sheets for digest in item.sheet.contradicted}
     found = [i.sheet for i in sheets if i.sheet.sha256 in accused and i.sheet.validator in newest]
-    return drawn + [sheet for sheet in found[:MOST_ACCUSED] if sheet not in drawn]
+    # By lot here too: who accuses many must not hide the one that others accuse.
+    looked_at = lots.sample(found, min(len(found), MOST_ACCUSED))
+    return drawn + [sheet for sheet in looked_at if sheet not in drawn]
 
 
 async def contradicts(
@@ -71,7 +73,7 @@ async def contradicts(
 
     try:
         check_axon(axon, allow_private=allow_private)
-        if await get(base, 2**23) is None:
+        if await get(base, MAX_SHEET_BYTES) is None:
             return False  # it serves the last 50 epochs'
         raw = await get(f"{base}/receipts", MAX_RECEIPTS_BYTES)
         if raw is None:
@@ -80,8 +82,8 @@ async def contradicts(
         if sheet.hotkeys:
             hotkey = lots.choice(sheet.hotkeys)
             if (given := await get(f"{base}/answers/{hotkey}", MAX_ANSWERS_BYTES)) is not None:
-                answers[hotkey] = unpack_answers(given, sheet)
-        receipts = Receipts.from_bytes(raw, sheet)
+                answers[hotkey] = await asyncio.to_thread(unpack_answers, given, sheet)
+        receipts = await asyncio.to_thread(Receipts.from_bytes, raw, sheet)
     except FrameError:
         return True
     except (PeerError, WireError) as error:

@@ -11,7 +11,7 @@ from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics, build_app
-from moesubnet.validator.watching import Watcher, to_audit
+from moesubnet.validator.watching import MOST_ACCUSED, Watcher, to_audit
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
 from tests.validator.test_audit import measured
@@ -64,3 +64,15 @@ async def test_one_is_drawn_and_whom_others_accuse_is_looked_at(published):
     drawn = to_audit(sheets, metagraph, own, Random(1))
     assert drawn == [altered, honest]  # the newest of the only other one, and the accused
     assert to_audit([], metagraph, own, Random(1)) == []
+
+
+async def test_whom_others_accuse_is_not_hidden_behind_many_that_one_accuses(published):
+    _, metagraph, honest, altered, _ = published
+    own = metagraph.neurons[1].hotkey
+    many = [dataclasses.replace(honest, epoch=epoch) for epoch in range(20, 50)]
+    says = tuple(sorted(sheet.sha256 for sheet in (altered, *many)))
+    accuser = dataclasses.replace(honest, validator=own, contradicted=says)
+    sheets = [WeightedSheet(s, 5) for s in (*many, altered, accuser)]
+    drawn = [to_audit(sheets, metagraph, own, Random(seed)) for seed in range(40)]
+    assert max(map(len, drawn)) <= 1 + MOST_ACCUSED
+    assert any(altered in of_epoch for of_epoch in drawn)
