@@ -22,10 +22,12 @@ MoesubnetError
 ├── PeerError            an expert answered with an error, or not at all
 │   ├── PeerUnavailable      refused, timed out or died; drop it and go on
 │   │   ├── PeerLate             the others had answered long before
-│   │   └── PeerResting          failed a moment ago, so it was not asked at all
+│   │   ├── PeerResting          failed a moment ago, so it was not asked at all
+│   │   └── RelayLost            a router brought nothing that proves anything about the expert
 │   ├── NobodyAnswers        not one of all the experts that could be asked; ask again later
 │   ├── PeerRefused          a 4xx/5xx status; `.status` says which
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
+├── BadReceipts          what is said to prove an answer does not
 ├── PoolSpent            private text is used up; it is never used twice
 ├── Overloaded           we have too much to do already; ask again later
 ├── StateUnavailable     a database does not answer; nothing was changed, ask again later

@@ -20,8 +20,8 @@ from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.limits import RateLimiter, SharedBudget
 from moesubnet.wire.nonces import NonceStore
-from moesubnet.wire.protocol import StepLimits, StepRequest
-from moesubnet.wire.relay import LOST, NONCE, RELAYED_RECEIPT, STATUS, RouterCard
+from moesubnet.wire.protocol import RouterCard, StepLimits, StepRequest
+from moesubnet.wire.relay import LOST, NONCE, RELAYED_RECEIPT, STATUS
 from moesubnet.wire.server import BODY, CALLER, CallerPolicy, auth_middleware, public
 
 STEPS_PER_S, STEPS_AT_ONCE = 200.0, 4_000.0  # of one validator; 32 walks of 16 steps and 8 experts

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -34,8 +34,9 @@ from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.departures import Answer, Departures, Parcel
 from moesubnet.wire.frames import CONTENT_TYPE
-from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, unpack_answers
+from moesubnet.wire.lanes import LENGTH_BYTES, Lane, unpack_answers
 from moesubnet.wire.protocol import (
+    Card,
     CloseRequest,
     ExpertCard,
     GenerateChunk,
@@ -48,6 +49,8 @@ from moesubnet.wire.protocol import (
 )
 from moesubnet.wire.signing import (
     NONCE,
+    OFF_LOOP_BYTES,
+    off_loop,
     sign_request,
     signed_text,
     verify_receipt,
@@ -57,10 +60,10 @@ from moesubnet.wire.strict_json import parse_as
 CONNECT_TIMEOUT_S = 3.0
 MAX_SMALL_BYTES = 16_384  # errors, cards
 MAX_LINE_BYTES = 2**18
-OFF_LOOP_BYTES = 2**20  # larger answers are decoded in a thread
 MAX_CONNECTIONS = 512  # callers ask less at once
 MAX_PROMPTS = 60  # at once to one neuron, which lets one address have more connections
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
+_Card = TypeVar("_Card", bound=Card)
 
 
 class _ErrorBody(BaseModel):
@@ -182,13 +185,7 @@ class ExpertClient:
 
     async def card(self, *, timeout_s: float) -> ExpertCard:
         """What the expert says of itself; WireError when it is malformed or another's."""
-        raw = await self.get_public("/v1/expert", max_bytes=MAX_SMALL_BYTES, timeout_s=timeout_s)
-        try:
-            card = parse_as(ExpertCard, raw)
-        except ValueError:
-            raise WireError("the expert's card is malformed") from None
-        if card.hotkey != self.hotkey:
-            raise WireError("the card is another expert's")
+        card = await self._card("/v1/expert", ExpertCard, timeout_s)
         self.commits = card.commits
         return card
 
@@ -197,6 +194,16 @@ class ExpertClient:
         return await get_public(
             self._http, self.axon, path, max_bytes=max_bytes, timeout_s=timeout_s
         )
+
+    async def _card(self, path: str, kind: type[_Card], timeout_s: float) -> _Card:
+        raw = await self.get_public(path, max_bytes=MAX_SMALL_BYTES, timeout_s=timeout_s)
+        try:
+            card = parse_as(kind, raw)
+        except ValueError:
+            raise WireError("the card is malformed") from None
+        if card.hotkey != self.hotkey:
+            raise WireError("the card is another's")
+        return card
 
     async def _sent(self, parcel: Parcel) -> Answer:
         if not parcel.request.is_prompt:
@@ -234,7 +241,9 @@ class ExpertClient:
             self._http, self.axon, "POST", target, body, headers, timeout_s
         ) as response:
             async for frame in _frames(response, most):
-                answers = await _unpacked(frame, lane, nonce_ns, self.hotkey, caller)
+                answers = await off_loop(
+                    len(frame), unpack_answers, frame, lane, nonce_ns, self.hotkey, caller
+                )
                 for given, receipt in answers:
                     if given.place not in left:
                         raise WireError("a second answer to one step")
@@ -253,12 +262,9 @@ class ExpertClient:
         """Raises UnknownBase for a 409, WireError."""
         if status == 409:
             raise _unknown_base(data, request)
-        if len(data) < OFF_LOOP_BYTES:
-            response = StepResponse.from_bytes(data, request, self._vocab_size)
-        else:
-            response = await asyncio.to_thread(
-                StepResponse.from_bytes, data, request, self._vocab_size
-            )
+        response = await off_loop(
+            len(data), StepResponse.from_bytes, data, request, self._vocab_size
+        )
         return StepResponse(response.rows, proof)
 
     def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
@@ -331,15 +337,6 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytearr
         if len(data) > max_bytes:
             raise WireError(f"an answer of more than {max_bytes} bytes")
     return data
-
-
-async def _unpacked(
-    frame: bytearray, lane: Lane, nonce_ns: int, responder: Hotkey, caller: Hotkey
-) -> list[tuple[Given, bytes]]:
-    """See `unpack_answers`; in a thread when it would hold up the event loop."""
-    if len(frame) < OFF_LOOP_BYTES:
-        return unpack_answers(frame, lane, nonce_ns, responder, caller)
-    return await asyncio.to_thread(unpack_answers, frame, lane, nonce_ns, responder, caller)
 
 
 async def _frames(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytearray]:

@@ -25,6 +25,7 @@ from moesubnet.wire.step import (
 __all__ = [
     "ROWS_SCHEMA",
     "STEP_SCHEMA",
+    "Card",
     "CloseRequest",
     "ExpertCard",
     "GenerateChunk",
@@ -32,6 +33,7 @@ __all__ = [
     "Ids",
     "Kind",
     "Proof",
+    "RouterCard",
     "Rows",
     "SequenceStep",
     "StepLimits",
@@ -54,11 +56,21 @@ class _Model(BaseModel):
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class ExpertCard(_Model):
-    """`GET /v1/expert`: what an expert says of itself. Claims, checked elsewhere."""
+class Card(_Model):
+    """What a neuron says of itself. Claims, checked elsewhere."""
 
     hotkey: str = Field(max_length=48)
     spec_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    version: str = Field(max_length=32)
+
+
+class RouterCard(Card):
+    """`GET /v1/router` of a router's node."""
+
+
+class ExpertCard(Card):
+    """`GET /v1/expert`."""
+
     model_commitment: str = Field(pattern=r"^[0-9a-f]{64}$")
     name: str = Field(max_length=64)
     context_tokens: int = Field(ge=1, le=2**24)
@@ -68,7 +80,6 @@ class ExpertCard(_Model):
     lists: int = Field(default=0, ge=0, le=2**24)  # tokens of a row at most; 0: as many as asked
     tells_prompts: bool = True  # False: each position that is asked costs it a pass of its own
     engine: str = Field(max_length=64)
-    version: str = Field(max_length=32)
     price_rao_per_mtoken: int = Field(ge=0, lt=2**63)
 
 

@@ -18,7 +18,6 @@ from random import Random
 from typing import Protocol
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.errors import (
     AuthError,
@@ -36,9 +35,14 @@ from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, verify_step
 from moesubnet.wire.limits import Backoff
 from moesubnet.wire.panel import Asked
-from moesubnet.wire.protocol import Proof, StepRequest, StepResponse, max_answer_bytes
+from moesubnet.wire.protocol import (
+    Proof,
+    RouterCard,
+    StepRequest,
+    StepResponse,
+    max_answer_bytes,
+)
 from moesubnet.wire.signing import RECEIPT, sha256_of
-from moesubnet.wire.strict_json import parse_as
 from moesubnet.wire.usage import MAX_USAGE_BYTES, Usage
 
 STATUS = "X-Moesubnet-Relayed-Status"
@@ -54,28 +58,12 @@ _RELAYED = re.compile(rf"0x(?:[0-9a-f]{{2}}){{1,{MAX_RECEIPT_BYTES}}}")
 log = logging.getLogger(__name__)
 
 
-class RouterCard(BaseModel):
-    """`GET /v1/router`: what a router's node says of itself."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    hotkey: str = Field(max_length=48)
-    spec_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    version: str = Field(max_length=32)
-
-
 class RelayClient(ExpertClient):
     """Talks to one router's node."""
 
     async def router_card(self, *, timeout_s: float) -> RouterCard:
         """Raises PeerError, WireError."""
-        raw = await self.get_public("/v1/router", max_bytes=MAX_SMALL_BYTES, timeout_s=timeout_s)
-        try:
-            card = parse_as(RouterCard, raw)
-        except ValueError:
-            raise WireError("the router's card is malformed") from None
-        if card.hotkey != self.hotkey:
-            raise WireError("the card is another router's")
-        return card
+        return await self._card("/v1/router", RouterCard, timeout_s)
 
     async def relay(
         self,

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ParamSpec, TypeVar
 
 import sr25519
 from scalecodec.utils.ss58 import ss58_decode
@@ -39,7 +40,11 @@ _ADDRESS = re.compile(r"[1-9A-HJ-NP-Za-km-z]{47,48}")
 _NONCE = re.compile(r"[1-9][0-9]{0,19}")
 _SIGNATURE = re.compile(r"0x[0-9a-f]{128}")
 
+OFF_LOOP_BYTES = 2**20
+
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ def prove_claim(
     """
     _check_fresh(claim.nonce_ns, now_ns)
     text = signed_text(method, target, body, claim.nonce_ns, claim.sender, claim.receiver)
-    _check_signature(claim.signature, text, claim.sender)
+    check_signature(claim.signature, text, claim.sender)
     if not nonces.add(claim.sender, claim.nonce_ns, now_ns):
         raise ReplayedRequest("this nonce was used before")
     return Caller(claim.sender, hashlib.sha256(text).digest(), claim.nonce_ns)
@@ -167,7 +172,7 @@ def verify_receipt(
     if not _SIGNATURE.fullmatch(receipt):
         raise MalformedAuth("the receipt is missing or malformed")
     text = receipt_text(status, request_sha256, body_sha256, responder, caller)
-    _check_signature(bytes.fromhex(receipt[2:]), text, responder)
+    check_signature(bytes.fromhex(receipt[2:]), text, responder)
 
 
 def lane_text(nonce_ns: int, root: bytes, responder: Hotkey, caller: Hotkey) -> bytes:
@@ -186,14 +191,18 @@ def verify_lane(
     receipt: bytes, nonce_ns: int, root: bytes, responder: Hotkey, caller: Hotkey
 ) -> None:
     """Raises BadSignature when it is not theirs."""
-    _check_signature(receipt, lane_text(nonce_ns, root, responder, caller), responder)
+    check_signature(receipt, lane_text(nonce_ns, root, responder, caller), responder)
+
+
+async def off_loop(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What `work` returns; in a thread when so many bytes would hold up the event loop."""
+    if size < OFF_LOOP_BYTES:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 async def sha256_of(body: bytes | bytearray) -> bytes:
-    """SHA-256, in a thread when it would hold up the event loop."""
-    if len(body) < 2**20:
-        return hashlib.sha256(body).digest()
-    return (await asyncio.to_thread(hashlib.sha256, body)).digest()
+    return (await off_loop(len(body), hashlib.sha256, body)).digest()
 
 
 @lru_cache(maxsize=4096)
@@ -231,7 +240,8 @@ def _check_fresh(nonce_ns: int, now_ns: int) -> None:
         raise StaleRequest("more than 2 s in the future: is the sender's clock right?")
 
 
-def _check_signature(signature: bytes, text: bytes, signer: Hotkey) -> None:
+def check_signature(signature: bytes, text: bytes, signer: Hotkey) -> None:
+    """Raises BadSignature, MalformedAuth for an address that is none."""
     try:
         valid = sr25519.verify(signature, text, public_key(signer))
     except ValueError:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal, NamedTuple
 
 import msgpack
-import sr25519
 from pydantic import BaseModel, ConfigDict, Field
 
-from moesubnet.errors import BadSignature, FrameError
+from moesubnet.errors import FrameError
 from moesubnet.types import Hotkey, Signer
-from moesubnet.wire.signing import public_key
+from moesubnet.wire.signing import check_signature
 
 USAGE_FORMAT = "moesubnet-usage/1"
 MAX_USAGE_BYTES = 2**19
@@ -57,6 +56,8 @@ class Usage(BaseModel):
             content = msgpack.unpackb(said, strict_map_key=True, max_ext_len=0)
             content["rows"] = [Seen(*row) for row in content["rows"]]
             found = cls.model_validate(content)
+            if not isinstance(signature, bytes):
+                raise TypeError("a signature is bytes")
         except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
             raise FrameError(f"not {USAGE_FORMAT}") from error
         names = [row.hotkey for row in found.rows]
@@ -64,12 +65,7 @@ class Usage(BaseModel):
             raise FrameError(f"not a canonical {USAGE_FORMAT} of {router}")
         if any(abs(row.liked_rao) > row.heard_rao for row in found.rows):
             raise FrameError("more liked than was heard")
-        try:
-            valid = sr25519.verify(signature, _CONTEXT + said, public_key(router))
-        except (ValueError, TypeError):
-            valid = False
-        if not valid:
-            raise BadSignature("the summary is not signed by its router")
+        check_signature(signature, _CONTEXT + said, router)
         return found
 
     def _said(self) -> bytes:

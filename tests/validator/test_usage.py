@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +95,9 @@ def test_a_summary_is_its_router_s_epoch_and_nobody_can_change_it():
         Usage.proven(book.summary(3), EXPERTS[0])
     with pytest.raises(FrameError):
         Usage.proven(b"\x93\x01\x02\x03", Hotkey(signer.ss58_address))
+    said, signature = msgpack.unpackb(book.summary(3))
+    with pytest.raises(FrameError):
+        Usage.proven(msgpack.packb([said, signature.hex()]), Hotkey(signer.ss58_address))
 
 
 def test_ratings_weigh_what_their_payer_paid_and_count_once():
