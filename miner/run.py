@@ -86,14 +86,17 @@ async def run_miner(config: MinerConfig) -> None:
         engines = await asyncio.to_thread(_load, config, spec)
         metagraphs = MetagraphCache(chain, config.netuid)
         await metagraphs.refresh()
-        work = [metagraphs.run()]
-        for seat, engine in zip(config.seats, engines, strict=True):
-            expert, port = await _open(config, seat, engine, spec, metagraphs, stack)
-            axon = Axon(public_ip, seat.external_port or port)
-            work.append(_keep_announced(chain, metagraphs, config, seat, expert, axon))
+        served = [
+            (seat, *await _open(config, seat, engine, spec, metagraphs, stack))
+            for seat, engine in zip(config.seats, engines, strict=True)
+        ]
         stopped = _stop_signal()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
+            tasks = [group.create_task(metagraphs.run())]
+            for seat, expert, port in served:
+                axon = Axon(public_ip, seat.external_port or port)
+                announcing = _keep_announced(chain, metagraphs, config, seat, expert, axon)
+                tasks.append(group.create_task(announcing))
             await stopped.wait()
             for task in tasks:
                 task.cancel()
