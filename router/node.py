@@ -26,6 +26,7 @@ from moesubnet.wire.server import BODY, CALLER, CallerPolicy, auth_middleware, p
 
 STEPS_PER_S, STEPS_AT_ONCE = 200.0, 4_000.0  # of one validator; 32 walks of 16 steps and 8 experts
 RELAYING = 256  # steps under way for all validators together, so that users' come first
+MAX_RELAYED_VALUES = 2**20  # rows × values of one answer: a validator may be an expert's friend
 MAX_TIMEOUT_S = 60.0
 
 _EXPERT = "/v1/relay/{expert:[1-9A-HJ-NP-Za-km-z]{47,48}}"
@@ -97,7 +98,8 @@ def build_node(
 
 
 def _limits(spec: LoadedSpec) -> StepLimits:
-    return StepLimits(spec.spec.vocab_size, spec.spec.context_tokens)
+    vocab_size, context_tokens = spec.spec.vocab_size, spec.spec.context_tokens
+    return StepLimits(vocab_size, context_tokens, max_answer_values=MAX_RELAYED_VALUES)
 
 
 async def _relayed(

@@ -108,6 +108,7 @@ class RelayClient(ExpertClient):
             if (
                 given.get(STATUS) not in ("200", "409")
                 or not _NONCE.fullmatch(given.get(NONCE, ""))
+                or int(given[NONCE]) >= 2**63  # where the expert is in league with its router
                 or not _RELAYED.fullmatch(given.get(RELAYED_RECEIPT, ""))
             ):
                 raise MalformedAuth("not what a relay brings")

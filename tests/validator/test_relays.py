@@ -16,8 +16,9 @@ from moesubnet.validator.audit import audit
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.usage import usage_losses
 from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.listening import serve
-from moesubnet.wire.protocol import SequenceStep, StepRequest, Want, base_hash
+from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, Want, base_hash
 from moesubnet.wire.relay import RelayClient
 from moesubnet.wire.usage import Seen, Usage
 
@@ -211,6 +212,55 @@ async def test_a_node_serves_validators_within_their_budget_and_nobody_else(
         with pytest.raises(RelayLost, match="429"):
             await ask(validator)
     await one.close()
+
+
+async def test_a_node_does_not_fetch_answers_that_no_probe_asks_for(
+    two_and_two, keypair, monkeypatch
+):
+    monkeypatch.setattr(node, "MAX_RELAYED_VALUES", 2 * 300)
+    experts, nodes, _, _, _ = two_and_two
+    ids = np.arange(8, dtype=np.uint32)
+    async with open_http_session() as http:
+        client = RelayClient(
+            http, keypair("//Validator"), nodes[0].hotkey, nodes[0].axon,
+            vocab_size=300, allow_private=True,
+        )  # fmt: skip
+        for first, refused in ((7, False), (6, True)):
+            sequence = SequenceStep("s", 0, base_hash(ids[:0]), ids, first=first)
+            asking = client.relay(
+                experts[0].hotkey, StepRequest((sequence,), Want("full")), timeout_s=5.0
+            )
+            if refused:
+                with pytest.raises(RelayLost, match="400"):
+                    await asking
+            else:
+                assert (await asking).rows[0].count == 2
+
+
+async def test_a_nonce_that_no_clock_gives_is_not_believed(two_and_two, keypair):
+    """An expert can sign whatever number its friend among the routers likes."""
+    _, nodes, _, _, _ = two_and_two
+    router, friend = nodes[0], keypair("//Friend")
+    hotkey = Hotkey(friend.ss58_address)
+
+    class Expert:
+        async def forward(self, step, *, timeout_s):
+            lane, nonce_ns = Lane.of([step.to_bytes()]), 2**64
+            given = [Given(0, 200, b"rows")]
+            frame = pack_answers(given, lane, nonce_ns, router.hotkey, friend)[LENGTH_BYTES:]
+            [(_, receipt)] = unpack_answers(frame, lane, nonce_ns, hotkey, router.hotkey)
+            return 200, b"rows", Proof.of(step, nonce_ns, receipt, b"rows")
+
+    router.clients[hotkey] = Expert()
+    ids = np.arange(8, dtype=np.uint32)
+    step = StepRequest((SequenceStep("s", 0, base_hash(ids[:0]), ids),), Want("full"))
+    async with open_http_session() as http:
+        client = RelayClient(
+            http, keypair("//Validator"), router.hotkey, router.axon,
+            vocab_size=300, allow_private=True,
+        )  # fmt: skip
+        with pytest.raises(RelayLost, match="not what a relay brings"):
+            await client.relay(hotkey, step, timeout_s=5.0)
 
 
 async def test_a_validator_hears_what_routers_saw(two_and_two, keypair):
