@@ -75,13 +75,13 @@ class Lane:
         frame = frames.decode(
             data, schema=LANE_SCHEMA, limits=frames.Limits(max_frame_bytes=len(data))
         )
-        sizes = frame.tensor("sizes", "u32", (None,)).tolist()
+        sizes = frame.tensor("sizes", "u32", (None,))
         salts = frame.tensor("salts", "u8", (len(sizes), SALT_BYTES))
         body = frame.tensor("steps", "u8", (None,))
         frame.holds_only(set(), {"salts", "sizes", "steps"})
         if not 1 <= len(sizes) <= MAX_STEPS:
             raise FrameError(f"a lane has 1 to {MAX_STEPS} steps")
-        lane = cls(tuple(_split(body, sizes)), tuple(salt.tobytes() for salt in salts))
+        lane = cls(tuple(_split(body, sizes.tolist())), tuple(salt.tobytes() for salt in salts))
         if target != lane.target:
             raise FrameError("the target does not name the root of these steps")
         return lane
@@ -158,12 +158,15 @@ def unpack_answers(
     frame = frames.decode(
         data, schema=ANSWERS_SCHEMA, limits=frames.Limits(max_frame_bytes=len(data))
     )
-    answers = frame.tensor("answers", "u32", (None, 3)).tolist()
+    table = frame.tensor("answers", "u32", (None, 3))
+    if not 1 <= len(table) <= len(lane.steps):
+        raise FrameError("no answer, or more than were asked for")
+    answers = table.tolist()
     receipt = frame.tensor("receipt", "u8", (64,)).tobytes()
     bodies = _split(frame.tensor("bodies", "u8", (None,)), [size for _, _, size in answers])
     frame.holds_only(set(), {"answers", "receipt", "bodies"})
     places = [place for place, _, _ in answers]
-    if not places or len(set(places)) < len(places) or max(places) >= len(lane.steps):
+    if len(set(places)) < len(places) or max(places) >= len(lane.steps):
         raise FrameError("the answers are not to steps of this lane, one to each")
     if any(status >= 600 for _, status, _ in answers):
         raise FrameError("no status")

@@ -41,7 +41,15 @@ from moesubnet.wire.lanes import Given, Lane, pack_answers
 from moesubnet.wire.limits import RateLimiter, address_key
 from moesubnet.wire.nonces import NonceStore
 from moesubnet.wire.protocol import GenerateChunk, StreamReceipt
-from moesubnet.wire.signing import RECEIPT, Caller, prove_claim, read_claim, sha256_of, sign_receipt
+from moesubnet.wire.signing import (
+    RECEIPT,
+    Caller,
+    off_loop,
+    prove_claim,
+    read_claim,
+    sha256_of,
+    sign_receipt,
+)
 
 CALLER = web.RequestKey("caller", Caller)
 BODY = web.RequestKey("body", bytes)
@@ -50,6 +58,7 @@ _SIGNED = web.RequestKey("signed", bool)  # the answer has its receipts already
 BODY_TIMEOUT_S = 10.0
 MAX_UNPROVEN_BYTES = 2**27
 GATHER_S = 0.002  # for one receipt over what is ready together
+MAX_HELD_BYTES = 2**27  # answers of one lane that its caller has not taken
 
 # First match wins. 401: prove who you are. 403: we know, and no. 409, 400: the caller's mistake.
 _STATUS: tuple[tuple[type[MoesubnetError], int, str], ...] = (
@@ -216,17 +225,29 @@ def lane_route(signer: Signer, step: Callable[[Hotkey, bytes], Awaitable[bytes]]
 
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = request[CALLER]
-        lane = Lane.from_bytes(request[BODY], request.raw_path)
+        body = request[BODY]
+        lane = await off_loop(len(body), Lane.from_bytes, body, request.raw_path)
         request[_STARTED] = response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+        request[_SIGNED] = True
+        held_bytes = 0  # in answers that are ready and not taken
 
-        def packed(done: Iterable[asyncio.Task[Given]]) -> bytes:
+        async def held(place: int, body: bytes) -> Given:
+            nonlocal held_bytes
+            given = await answered(caller.hotkey, place, body)
+            if held_bytes and held_bytes + len(given.body) > MAX_HELD_BYTES:
+                status, code = _status_of(Overloaded())
+                given = Given(place, status, _error_body(code))
+            held_bytes += len(given.body)
+            return given
+
+        async def packed(done: Iterable[asyncio.Task[Given]]) -> bytes:
             given = sorted((task.result() for task in done), key=lambda g: g.place)
-            return pack_answers(given, lane, caller.nonce_ns, caller.hotkey, signer)
+            size = sum(len(g.body) for g in given)
+            return await off_loop(
+                size, pack_answers, given, lane, caller.nonce_ns, caller.hotkey, signer
+            )
 
-        left = {
-            asyncio.create_task(answered(caller.hotkey, place, body))
-            for place, body in enumerate(lane.steps)
-        }
+        left = {asyncio.create_task(held(place, body)) for place, body in enumerate(lane.steps)}
         try:
             while left:
                 done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
@@ -236,15 +257,17 @@ def lane_route(signer: Signer, step: Callable[[Hotkey, bytes], Awaitable[bytes]]
                 if left and not response.prepared:
                     await response.prepare(request)
                 if response.prepared:
-                    await response.write(packed(done))
+                    await response.write(await packed(done))
+                    held_bytes -= sum(len(task.result().body) for task in done)
+        except ConnectionResetError:  # the caller has left
+            return response
         finally:  # also where the caller has left: what nobody waits for is not computed
             for task in left:
                 task.cancel()
-        request[_SIGNED] = True
         if response.prepared:
             await response.write_eof()
             return response
-        return web.Response(body=packed(done), content_type=CONTENT_TYPE)
+        return web.Response(body=await packed(done), content_type=CONTENT_TYPE)
 
     return handle
 

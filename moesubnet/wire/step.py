@@ -257,7 +257,8 @@ class StepRequest:
 
 def _reveals(frame: frames.Frame, count: int, vocab_size: int) -> dict[int, tuple[int, int]]:
     """(position, token id) by sequence: ascending, at most one each."""
-    rows = frame.tensor("reveals", "u32", (None, 3)).tolist()
+    reveals = frame.tensor("reveals", "u32", (None, 3))
+    rows = reveals[: count + 1].tolist()  # more are never in order
     places = [place for place, _, _ in rows]
     if any(a >= b for a, b in pairwise([*places, count])):
         raise FrameError("reveals are not one for a sequence, in order")
