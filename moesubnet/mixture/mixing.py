@@ -153,7 +153,7 @@ class Walk:
             age, token_weight, counted = kept[position]
             counted = counted.copy()
             counted[0, column] = now = max(min(said[position], 0.0), LOG_P_FLOOR)
-            beyond = token_weight * math.pow(GAMMA, self._age - age) * (now - counted[0, -1])
+            beyond = token_weight * math.pow(self._gamma, self._age - age) * (now - counted[0, -1])
             evidence[0, column] += beyond * len(missed) / len(said)
             kept[position] = age, token_weight, counted
         self._evidence, self._counted = evidence, kept
