@@ -65,7 +65,7 @@ def close_sheet(
     receipts = _receipts(batches, hotkeys, vocab_size)
     walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
     senders, sender = _senders(batches, hotkeys, validator)
-    log_q = np.where(_lost_in_relays(walk, log_q, sender), LOG_Q_ABSENT, log_q).astype("<i4")
+    log_q = np.where(_lost_in_relays(log_q, sender), LOG_Q_ABSENT, log_q).astype("<i4")
     nothing = Merit(None, None)
     known = [nothing if h in changed else merits.get(h, nothing) for h in hotkeys]
     guilty = np.isin([*hotkeys, ""], list(convicted)) & (log_q != LOG_Q_ABSENT)
@@ -170,7 +170,7 @@ def _senders(
     return (validator, *(Hotkey(name.decode()) for name in names)), sender
 
 
-def _lost_in_relays(walk: U32, log_q: I32, sender: U8) -> npt.NDArray[np.bool_]:
+def _lost_in_relays(log_q: I32, sender: U8) -> npt.NDArray[np.bool_]:
     """[M, n + 1]: the unanswered items that count as not asked.
 
     An expert that dropped out of walks through one router, and of none through anybody else who

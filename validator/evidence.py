@@ -8,7 +8,6 @@ the accident of a machine; ENOUGH of them are not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgpack
@@ -113,7 +112,3 @@ class Evidence(BaseModel):
     def is_proven(self) -> bool:
         """Raises BadReceipts."""
         return sum(distance > TWICE_DISTANCE for distance in self.distances()) >= ENOUGH
-
-
-def pairs_of(evidence: Sequence[tuple[Said, Said]]) -> list[list[Said]]:
-    return [list(pair) for pair in evidence[-MAX_PAIRS:]]
