@@ -98,7 +98,7 @@ class Reading:
         """Read `symbols`, for laws of the positions from `first` on. Raises PromptError."""
         kept = self.common(symbols)
         self.symbols = symbols
-        self.laws = {at: law for at, law in self.laws.items() if at <= kept}
+        self.laws = {at: law for at, law in self.laws.items() if first <= at <= kept}
         self._stretches = [s for s in self._stretches if s.first <= kept]
         if self._stretches:
             last = self._stretches[-1]
@@ -161,8 +161,9 @@ def _settled(raw: bytes, reader: Reader) -> tuple[int, list[int]]:
     spelled = b"".join(lexicon.bytes_of.get(token, b"") for token in kept)[len(lexicon.lead) :]
     if raw.startswith(spelled):
         return len(spelled), kept
-    begun = next(i for i in range(4) if len(cut) - i <= 0 or raw[len(cut) - i] & 0xC0 != 0x80)
-    return len(cut) - begun, ids  # text that the tokenizer rewrites
+    # Text that the tokenizer rewrites, or none: up to where a character begins, if one does nearby.
+    ends = range(len(cut), max(len(cut) - 4, 0), -1)
+    return next((end for end in ends if raw[end] & 0xC0 != 0x80), len(cut)), ids
 
 
 def _past(stretch: Stretch, byte: int, reader: Reader) -> Stretch:

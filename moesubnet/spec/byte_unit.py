@@ -7,7 +7,6 @@ a message can pass for a turn; every model's adapter renders the turns by its ow
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +19,7 @@ from moesubnet.errors import PromptError
 from moesubnet.spec.content import BYTE_END as END
 from moesubnet.spec.content import BYTE_SYMBOLS as SYMBOLS
 from moesubnet.spec.pieces import byte_of_symbol
+from moesubnet.wire.strict_json import parse_json
 
 END_TEXT: Final = "<|end|>"
 TOKEN_BYTES = 4.3  # of a mean token of English, where no family says its own
@@ -102,10 +102,14 @@ def talk(turns: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], A
     """Messages and tools. Raises PromptError for tools that are none."""
     messages = [turn for turn in turns if turn["role"] != "tools"]
     said = [turn["content"] for turn in turns if turn["role"] == "tools"]
+    if not said:
+        return messages, None
     try:
-        tools = json.loads(said[0]) if said else None
+        tools = parse_json(said[0].encode())
     except ValueError as error:
         raise PromptError(f"the tools of this conversation are no JSON: {error}") from None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise PromptError("the tools of this conversation are no list of objects")
     return messages, tools
 
 
@@ -126,11 +130,13 @@ def head_law(symbols: Symbols, at: int) -> npt.NDArray[np.float32]:
 
 
 def _head(line: bytes) -> dict[str, Any]:
-    role, _, more = line.decode("utf-8", "replace").partition(" ")
+    role, _, more = line.partition(b" ")
+    if len(line) > MAX_HEAD_BYTES or not role:
+        raise PromptError("a turn of this conversation has no role")
     try:
-        rest = json.loads(more) if more else {}
+        rest = parse_json(more) if more else {}
     except ValueError as error:
         raise PromptError(f"the head of a turn is no JSON: {error}") from None
-    if len(line) > MAX_HEAD_BYTES or not isinstance(rest, dict) or not role:
-        raise PromptError("a turn of this conversation has no role")
-    return {**rest, "role": role}
+    if not isinstance(rest, dict):
+        raise PromptError("the head of a turn is no JSON object")
+    return {**rest, "role": role.decode("utf-8", "replace")}

@@ -157,6 +157,11 @@ def test_a_long_run_of_bytes_that_are_no_text_is_read_too(engine) -> None:
     assert np.abs(np.exp(again[0]) - np.exp(rows[-91])).sum() < 0.02
 
 
+@pytest.mark.parametrize("text", [b"\x80" * 700, b"a" * 600 + b"\xbf" * 300])
+def test_bytes_among_which_no_character_begins_have_laws_too(engine, text: bytes) -> None:
+    assert np.isfinite(laws(engine, symbols(text), len(text))).all()
+
+
 def test_a_long_text_is_encoded_at_once_and_has_the_laws_of_one_read_byte_by_byte(engine) -> None:
     rng = np.random.default_rng(0)
     text = "".join(rng.choice(["ab ", "a's", "12 ", "baba", "é", "\n", "  "], 400))
@@ -228,6 +233,24 @@ def test_a_conversation_that_the_template_refuses_is_an_error_and_not_a_wrong_la
     travels = PromptEncoder(bytes_spec(tmp_path / "spec").spec, byte_tokenizer())
     with pytest.raises(EngineError, match="no chat template"):
         laws(engine, travels.ids(travels.chat([{"role": "user", "content": "a"}])), 3)
+
+
+@pytest.mark.parametrize(
+    ("turn", "why"),
+    [
+        (b"user " + b"[" * 4_000, "head of a turn is no JSON"),
+        (b"user 7", "no JSON object"),
+        (b"tools\n5", "tools of this conversation are no list"),
+        (b"tools\n" + b"[" * 4_000, "tools of this conversation are no JSON"),
+    ],
+)
+def test_a_conversation_of_nonsense_is_an_error_that_says_so(
+    turn: bytes, why: str, tmp_path: Path
+) -> None:
+    engine = loaded(tmp_path, tiny.byte_level(), 16_384)
+    sent = [END, *symbols(turn), *symbols("\n"), END, *symbols("assistant\n")]
+    with pytest.raises(EngineError, match=why):
+        laws(engine, sent, len(sent))
 
 
 def test_a_tokenizer_that_is_not_understood_is_refused_before_loading(tmp_path: Path) -> None:
