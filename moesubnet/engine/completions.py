@@ -137,8 +137,8 @@ class CompletionServer:
             ) from error
         if inside and len(laws) != len(prompt) - 1:
             raise CannotTell("it gives no law of each position in the prompt")
-        usage = answer.get("usage") or {}
-        details = usage.get("prompt_tokens_details") or {}
+        usage = _member(answer, "usage")
+        details = _member(usage, "prompt_tokens_details")
         return Completion(
             law, laws, _count(usage.get("prompt_tokens")), _count(details.get("cached_tokens"))
         )
@@ -220,6 +220,12 @@ def _id(value: Any) -> int:
 
 def _count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 2**31 else None
+
+
+def _member(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object in an answer; empty where there is none."""
+    value = answer.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _object(data: bytes, path: str) -> dict[str, Any]:

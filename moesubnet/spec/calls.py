@@ -159,7 +159,7 @@ def _objects(text: str, begin: int) -> Iterator[tuple[int, Any, int]]:
         start = begin + found.start()
         try:
             value, end = decoder.raw_decode(text, start)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         yield start, value, end
 

@@ -214,6 +214,14 @@ async def test_answers_that_are_none_are_refused(
         await asked({"/v1/completions": response()})
 
 
+@pytest.mark.parametrize("usage", ["much", [1], {"prompt_tokens_details": "none"}])
+async def test_what_a_server_counts_may_be_nonsense(usage: object) -> None:
+    choice = {"logprobs": {"top_logprobs": [{"token_id:5": -0.5}]}}
+    law = await asked({"/v1/completions": web.json_response({"choices": [choice], "usage": usage})})
+    assert law.ids is not None
+    assert law.ids.tolist() == [5]
+
+
 async def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completions, "PAUSES_S", (0.0, 0.0))
     good = {"choices": [{"logprobs": {"top_logprobs": [{"token_id:5": -0.5, "token_id:999": -2}]}}]}
