@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from moesubnet.engine import gguf_file, llama_context
 from moesubnet.engine.base import Query, check_engine, load_engine
@@ -20,6 +19,7 @@ from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
+from tests.engine.programs import Program, batches, programs
 from tests.gguf_files import write_gguf
 
 V, CONTEXT = 300, 64
@@ -99,39 +99,14 @@ def test_what_it_commits_to_is_its_law(engine: GgufEngine) -> None:
     np.testing.assert_allclose(found.whole, whole.logprobs[-1], atol=1e-3)
 
 
-moves = st.lists(
-    st.lists(
-        st.tuples(
-            st.integers(0, 7),  # which session
-            st.integers(0, 12),  # how many ids to take back first
-            st.lists(st.integers(0, V - 1), max_size=9),  # ids to append
-            st.integers(0, 5),  # how many rows more than the last
-        ),
-        min_size=1,
-        max_size=3,
-        unique_by=lambda move: move[0],
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(program=moves)
+@given(program=programs(V, at_once=3))
 def test_any_program_of_appends_and_rollbacks_gives_uncached_rows(
-    cramped: GgufEngine, engine: GgufEngine, program: list[list[tuple[int, int, list[int], int]]]
+    cramped: GgufEngine, engine: GgufEngine, program: Program
 ) -> None:
-    held: dict[int, np.ndarray] = {}
-    for batch in program:
-        queries = []
-        for session, back, append, more in batch:
-            old = held.get(session, ids())
-            kept = old[: max(0, len(old) - back)]
-            new = np.concatenate([kept, ids(*append)]).astype(np.uint32)[: CONTEXT - 1]
-            held[session] = new
-            queries.append(Query(f"{session}/", new, max(0, len(new) - more)))
+    for queries in batches(program, CONTEXT, "{}/"):
         for query, rows in zip(queries, cramped.rows(queries, FULL), strict=True):
             (alone,) = engine.rows([Query("fresh/", query.ids, query.first)], FULL)
             engine.forget("fresh/")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from moesubnet.engine import answers
 from moesubnet.engine.base import Query, load_engine
@@ -19,6 +18,7 @@ from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
+from tests.engine.programs import Program, batches, programs
 
 V, CONTEXT = 300, 64
 FULL = Want("full")
@@ -73,37 +73,12 @@ def test_rows_are_the_models_own(engine: TransformersEngine, plain: Any) -> None
         np.testing.assert_allclose(np.exp(rows).sum(-1), 1, atol=1e-5)
 
 
-moves = st.lists(
-    st.lists(
-        st.tuples(
-            st.integers(0, 7),  # which session
-            st.integers(0, 12),  # how many ids to take back first
-            st.lists(st.integers(0, V - 1), max_size=9),  # ids to append
-            st.integers(0, 5),  # how many rows more than the last
-        ),
-        min_size=1,
-        max_size=8,
-        unique_by=lambda move: move[0],
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
 @settings(max_examples=60, deadline=None)
-@given(program=moves)
+@given(program=programs(V, at_once=8))
 def test_any_program_of_appends_and_rollbacks_gives_uncached_rows(
-    cramped: TransformersEngine, plain: Any, program: list[list[tuple[int, int, list[int], int]]]
+    cramped: TransformersEngine, plain: Any, program: Program
 ) -> None:
-    held: dict[int, np.ndarray] = {}
-    for batch in program:
-        queries = []
-        for session, back, append, more in batch:
-            old = held.get(session, ids())
-            kept = old[: max(0, len(old) - back)]
-            new = np.concatenate([kept, ids(*append)]).astype(np.uint32)[: CONTEXT - 1]
-            held[session] = new
-            queries.append(Query(str(session), new, max(0, len(new) - more)))
+    for queries in batches(program, CONTEXT):
         for query, rows in zip(queries, cramped.rows(queries, FULL), strict=True):
             np.testing.assert_allclose(rows.logprobs, plain(query), atol=2e-4)
 
