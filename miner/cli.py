@@ -158,6 +158,8 @@ def run(
     hotkeys, adapters = hotkey or ["default"], adapter or ["-"]
     if len(hotkeys) != len(adapters) or len(set(hotkeys)) != len(hotkeys):
         raise typer.BadParameter("give one --adapter for each --hotkey (`-`: the model alone)")
+    if len(set(adapters)) != len(adapters):
+        raise typer.BadParameter("each --hotkey serves another --adapter: copies earn nothing more")
     if name and len(hotkeys) > 1:
         raise typer.BadParameter("with several --hotkey each is called by its adapter: no --name")
     seats = tuple(

@@ -163,9 +163,9 @@ class BytesEngine:
 
     def forget(self, session: str) -> None:
         """See `Engine.forget`."""
-        if self._readings.pop(session, None) is not None:
-            for slot in range(SLOTS):
-                self.engine.forget(f"{session}#{slot}")
+        self._readings.pop(session, None)
+        for slot in range(SLOTS):
+            self.engine.forget(f"{session}#{slot}")
 
     def _reader(self, family: Family, controls: frozenset[int] | set[int]) -> Reader:
         lexicon = Lexicon(family.tokenizer, family.vocab_size, controls)
@@ -182,9 +182,11 @@ class BytesEngine:
         session = query.session
         reading = self._readings.pop(session, None)
         shared = reading.common(query.ids) if reading else 0
-        for name, other in self._readings.items() if len(query.ids) > shared + SHARED else ():
-            if owner(name) == owner(session) and other.common(query.ids) > shared + SHARED:
-                reading, shared = other.fork(), other.common(query.ids)
+        if len(query.ids) > shared + SHARED:
+            mine = (r for name, r in self._readings.items() if owner(name) == owner(session))
+            best = max(mine, key=lambda other: other.common(query.ids), default=None)
+            if best is not None and best.common(query.ids) > shared + SHARED:
+                reading = best.fork()
         reading = reading or Reading()
         try:
             reading.follow(query.ids, query.first_law, self._reader_of, self._prefix_of)

@@ -107,7 +107,6 @@ class Lexicon:
         self._lengths = np.array([len(raw) for raw in self._sorted], np.intp)
         self._starts = np.cumsum(self._lengths) - self._lengths
         self.longest_bytes = int(self._lengths.max())
-        self.vocab_size = vocab_size
 
     def spelling(self, raw: bytes) -> Sequence[int]:
         """The tokens that spell just this."""

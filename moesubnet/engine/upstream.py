@@ -80,7 +80,6 @@ class UpstreamEngine:
         except BaseException:
             self.close()
             raise
-        self.served_name: str = self._server.model
         said = json.dumps({name: about.get(name) for name in IDENTITY}, sort_keys=True)
         self.commitment = hashlib.sha256(said.encode()).hexdigest()
 

@@ -184,6 +184,8 @@ def test_what_does_not_fit_the_models_context_is_forgotten_from_the_front(tmp_pa
 
 def test_closing_a_session_closes_those_of_the_engine(engine) -> None:
     laws(engine, symbols("ab"), session="me/1")
+    with pytest.raises(EngineError, match="no role"):
+        laws(engine, [END, END], session="me/1")
     engine.forget("me/1")
     assert "me/1#0" in engine.engine.forgotten
 

@@ -157,6 +157,14 @@ async def test_a_model_that_cannot_be_loaded_buys_no_slot(network: Network) -> N
     assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
 
 
+async def test_two_hotkeys_of_one_model_buy_no_slots(network: Network) -> None:
+    both = ("--adapter", "-", "--hotkey", "//Fay//other", "--adapter", "-")
+    code, log = await (await network.miner("--coldkey", "//Bob", *both)).wait()
+    assert code == 2
+    assert "serves another --adapter" in log
+    assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
+
+
 async def test_one_process_serves_two_adapters_each_with_its_hotkey(
     network: Network, tiny_model: Path, save_tiny_adapter: Callable[..., Path]
 ) -> None:
