@@ -3,7 +3,8 @@ that is shown to be wrong loses its say everywhere at once. Pure.
 
 A sheet is not heard, nor is any other of its validator's in the window, when
 
-- it does not begin with what the sheet of the epoch before ended with (averages, novelty);
+- it does not begin with what the sheet of the epoch before ended with (averages, novelty,
+  seniority);
 - a quarter of its walks begin as walks of its own that were public before its epoch: it measured
   nothing. (Of others' walks nothing is known here: only the newest sheet's hash is on chain, so
   anybody can put a sheet with today's text into yesterday's history.)
@@ -83,6 +84,7 @@ def _follows(sheet: Sheet, before: Sheet) -> bool:
         then = column[hotkey]
         if sheet.ema_before[i] != before.ema_after[then]:
             return False
-        if sheet.novelty_before[i] not in (None, before.novelty_after[then]):
+        began = sheet.novelty_before[i], sheet.since_before[i]
+        if began not in ((None, None), (before.novelty_after[then], before.since[then])):
             return False
     return True

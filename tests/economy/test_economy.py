@@ -20,6 +20,8 @@ from tokenizers import Tokenizer
 from virtual_time import run
 
 from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate import WeightedSheet
+from moesubnet.mixture.watched import silenced
 from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.scoring import recount
 
@@ -151,6 +153,7 @@ def test_everything_is_paid_out_and_every_vote_can_be_recounted(economy):
     totals = [sum(epoch.values()) for epoch in ledger.paid_rao[WARM_UP:]]
     assert max(totals) - min(totals) < 100  # rao that do not divide are carried
     assert len(ledger.sheets) >= 2 * (EPOCHS - 2)
+    assert silenced([WeightedSheet(sheet, 1) for sheet in ledger.sheets]) == {}
     for sheet in ledger.sheets:
         again = recount(sheet)
         assert again.row_u16 == sheet.row_u16

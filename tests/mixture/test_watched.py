@@ -63,6 +63,18 @@ def test_an_expert_that_is_another_now_begins_anew_and_costs_its_validator_nothi
     assert silenced(heard(first, anew)) == {}
 
 
+def test_nobody_is_made_a_senior_afterwards():
+    first, second = chain_of("v1", (3, 4))
+    early = dataclasses.replace(second, since=(1, None))
+    assert list(silenced(heard(first, early))) == ["v1"]
+    now = dataclasses.replace(second, since=(4, None))  # it has its standing in this very sheet
+    assert silenced(heard(first, now)) == {}
+    later = sheet_of("v1", 5, previous=now.sha256, ema_before=(5, 5), novelty_before=(0, 0))
+    for since, is_wrong in (((4, None), False), ((3, None), True), ((None, None), True)):
+        then = dataclasses.replace(later, since=since)
+        assert bool(silenced(heard(now, then))) == is_wrong
+
+
 def test_who_publishes_its_walks_of_before_measured_nothing():
     source = sheet_of("v1", 3)
     cached = sheet_of("v1", 5, walks=source.walks)
