@@ -33,7 +33,7 @@ class Said(BaseModel):
     """One answer with all that shows it to others: whose question, when, what, and signed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    sender: Annotated[str, Field(min_length=1, max_length=64)]
+    sender: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
     nonce_ns: Annotated[int, Field(ge=0, lt=2**63)]
     receipt: Annotated[bytes, Field(min_length=RECEIPT_BYTES, max_length=MAX_RECEIPT_BYTES)]
     request: Annotated[bytes, Field(max_length=2**20)]
@@ -71,7 +71,7 @@ class Evidence(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     format: Literal["moesubnet-evidence/2"] = "moesubnet-evidence/2"
-    expert: Annotated[str, Field(min_length=1, max_length=64)]
+    expert: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
     vocab_size: Annotated[int, Field(ge=2, le=2**24)]
     pairs: Annotated[
         list[Annotated[list[Said], Field(min_length=2, max_length=2)]],

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from random import Random, SystemRandom
 
 import aiohttp
+import numpy as np
 
 from moesubnet.errors import FrameError, PeerError, PeerRefused, WireError
 from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
-from moesubnet.mixture.sheet import MAX_SHEET_BYTES, Sheet
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MAX_SHEET_BYTES, Sheet
 from moesubnet.types import Axon, Hotkey, Metagraph
+from moesubnet.validator.archive import KEPT_ANSWERS
 from moesubnet.validator.audit import audit
 from moesubnet.validator.receipts import (
     MAX_ANSWERS_BYTES,
@@ -56,11 +58,12 @@ async def contradicts(
     baseline: Law,
     lots: Random,
     *,
+    epoch: int,
     allow_private: bool,
 ) -> bool:
     """Whether what its validator serves beside a sheet contradicts it: the receipts of all, and
-    the answers of one expert. Nobody is accused because a line is down; who serves the sheet and
-    not what proves it, is."""
+    the answers of one expert, which are kept for some epochs, now in `epoch`. Nobody is accused
+    because a line is down; who serves the sheet and not what proves it, is."""
     base = f"/v1/sheet/{sheet.sha256.hex()}"
 
     async def get(path: str, max_bytes: int) -> bytes | None:
@@ -79,10 +82,14 @@ async def contradicts(
         if raw is None:
             return True
         answers = {}
-        if sheet.hotkeys:
-            hotkey = lots.choice(sheet.hotkeys)
-            if (given := await get(f"{base}/answers/{hotkey}", MAX_ANSWERS_BYTES)) is not None:
+        has_answered = (sheet.log_q[:, :-1] > LOG_Q_UNANSWERED).any(axis=0)
+        if has_answered.any():
+            hotkey = sheet.hotkeys[lots.choice(np.flatnonzero(has_answered).tolist())]
+            given = await get(f"{base}/answers/{hotkey}", MAX_ANSWERS_BYTES)
+            if given is not None:
                 answers[hotkey] = await asyncio.to_thread(unpack_answers, given, sheet)
+            elif sheet.epoch > epoch - KEPT_ANSWERS:
+                return True
         receipts = await asyncio.to_thread(Receipts.from_bytes, raw, sheet)
     except FrameError:
         return True
@@ -119,7 +126,13 @@ class Watcher:
                 for sheet in to_audit(sheets, metagraph, self._own_hotkey, lots):
                     axon = metagraph.by_hotkey[sheet.validator].axon
                     if axon is not None and await contradicts(
-                        self._http, axon, sheet, baseline, lots, allow_private=self._allow_private
+                        self._http,
+                        axon,
+                        sheet,
+                        baseline,
+                        lots,
+                        epoch=metagraph.epoch_index,
+                        allow_private=self._allow_private,
                     ):
                         found.add(sheet.sha256)
         return found

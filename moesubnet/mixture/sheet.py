@@ -143,7 +143,7 @@ Sha256 = Annotated[bytes, Field(min_length=32, max_length=32)]
 Score = Annotated[int, Field(ge=0, lt=2**53)]
 Novelty = Annotated[int, Field(ge=-MICRO, le=MICRO)]
 U16 = Annotated[int, Field(ge=0, lt=2**16)]
-Address = Annotated[str, Field(min_length=1, max_length=64)]
+Address = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]  # goes into paths and onto terminals
 
 
 class _Wire(BaseModel):

@@ -37,6 +37,18 @@ def test_an_empty_epoch_is_a_sheet_too(make_sheet):
     assert len(Sheet.from_bytes(sheet.to_bytes()).walk) == 0
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "\x1b[2J", "", "é", "a" * 65])
+def test_a_name_that_is_no_address_is_refused(make_sheet, name):
+    """It would be asked for in a path, and shown in a terminal."""
+    with pytest.raises(FrameError):
+        Sheet.from_bytes(make_sheet((Hotkey(name),)).to_bytes())
+    named = dataclasses.replace(
+        make_sheet(HOTKEYS), validator=Hotkey(name), senders=(Hotkey(name),)
+    )
+    with pytest.raises(FrameError):
+        Sheet.from_bytes(named.to_bytes())
+
+
 @pytest.fixture(scope="module")
 def small(make_sheet):
     return make_sheet(HOTKEYS, walk_count=2)

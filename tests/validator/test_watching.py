@@ -9,6 +9,7 @@ from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey
+from moesubnet.validator.archive import KEPT_ANSWERS
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.watching import MOST_ACCUSED, Watcher, to_audit
@@ -37,6 +38,7 @@ async def published(measured, keypair, new_chain):
     chain.add(keypair("//Auditor"))
     async with open_http_session() as http:
         auditor = Watcher(http, Hotkey(keypair("//Auditor").ss58_address), allow_private=True)
+        chain.epoch_index = sheet.epoch + KEPT_ANSWERS
         yield auditor, await chain.metagraph(1), sheet, *lies
     await server.close()
 
@@ -47,6 +49,17 @@ async def test_an_honest_sheet_is_left_in_peace_and_others_are_named(published, 
     for sheet, is_wrong in ((honest, False), (altered, True), (bare, True)):
         found = await auditor.contradicted([WeightedSheet(sheet, 5)], metagraph, baseline)
         assert found == ({sheet.sha256} if is_wrong else set())
+
+
+async def test_who_keeps_back_answers_that_must_be_kept_is_named(published, laws):
+    """For as long as they are: then receipts are what is left."""
+    auditor, metagraph, honest, *_ = published  # whose answers have been removed since
+    for epoch, found in (
+        (honest.epoch + KEPT_ANSWERS - 1, {honest.sha256}),
+        (metagraph.epoch_index, set()),
+    ):
+        now = dataclasses.replace(metagraph, epoch_index=epoch)
+        assert await auditor.contradicted([WeightedSheet(honest, 5)], now, Law(laws[0])) == found
 
 
 async def test_a_line_that_is_down_accuses_nobody(published, laws):
