@@ -32,7 +32,7 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.addresses import check_axon
-from moesubnet.wire.departures import Answer, Departures, Parcel
+from moesubnet.wire.departures import Answer, Departures, Parcel, carry
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.lanes import LENGTH_BYTES, Lane, unpack_answers
 from moesubnet.wire.protocol import (
@@ -217,13 +217,11 @@ class ExpertClient:
             return await self._departures.step(parcel)
         async with self._places:
             parcel.on_its_way()
-            await self._carry([parcel])
+            await carry(self._carry, [parcel])
         return await parcel.answer
 
-    async def _carry(
-        self, parcels: Sequence[Parcel], come: Callable[[], None] = lambda: None
-    ) -> None:
-        """See `Departures`; once more where an idle connection was closed just as we used it."""
+    async def _carry(self, parcels: Sequence[Parcel], come: Callable[[], None]) -> None:
+        """See `carry`; once more where an idle connection was closed just as we used it."""
         until_s = time.monotonic() + max(parcel.timeout_s for parcel in parcels)
         try:
             await self._carry_once(parcels, come, until_s)
@@ -231,8 +229,6 @@ class ExpertClient:
             if not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                 raise
             await self._carry_once(parcels, come, until_s)
-        for parcel in parcels:
-            parcel.fail(PeerUnavailable("the answer ended before it was whole"))
 
     async def _carry_once(
         self, parcels: Sequence[Parcel], come: Callable[[], None], until_s: float

@@ -42,19 +42,35 @@ class Parcel:
         """For whoever still waits for it."""
         if not self.answer.done():
             self.answer.set_exception(error)
+            self.answer.exception()  # that nobody waits any more is no error to be logged
 
     def give(self, answer: Answer) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
 
-class Departures:
+Send = Callable[[Sequence[Parcel], Callable[[], None]], Awaitable[None]]
+
+
+async def carry(
+    send: Send, parcels: Sequence[Parcel], come: Callable[[], None] = lambda: None
+) -> None:
     """send: carries parcels to the expert and settles each as its answer comes; calls its second
     argument whenever some have come. What it raises is the answer to all that are left."""
+    error: Exception = PeerUnavailable("the answer ended before it was whole")
+    try:
+        await send(parcels, come)
+    except (PeerError, WireError, AuthError) as failure:
+        error = failure
+    finally:
+        for parcel in parcels:
+            parcel.fail(error)
 
-    def __init__(
-        self, send: Callable[[Sequence[Parcel], Callable[[], None]], Awaitable[None]]
-    ) -> None:
+
+class Departures:
+    """send: see `carry`."""
+
+    def __init__(self, send: Send) -> None:
         self._send = send
         self._waiting: deque[Parcel] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -102,12 +118,13 @@ class Departures:
         parcels: list[Parcel] = []
         sequences = 0
         while self._waiting and len(parcels) < MAX_STEPS:
-            sequences += len(self._waiting[0].request.sequences)
-            if parcels and sequences > MOST_SEQUENCES:
-                break
-            parcel = self._waiting.popleft()
+            parcel = self._waiting[0]
             if not parcel.answer.done():
+                sequences += len(parcel.request.sequences)
+                if parcels and sequences > MOST_SEQUENCES:
+                    break
                 parcels.append(parcel)
+            self._waiting.popleft()
         return parcels
 
     async def _carry(self, parcels: Sequence[Parcel], left_s: float) -> None:
@@ -122,14 +139,9 @@ class Departures:
             first, self._has_come = False, True
             self._look()
 
-        error: Exception = PeerUnavailable("the answer ended before it was whole")
         try:
-            await self._send(parcels, come)
-        except (PeerError, WireError, AuthError) as failure:
-            error = failure
+            await carry(self._send, parcels, come)
         finally:
-            for parcel in parcels:
-                parcel.fail(error)
             self._has_come = True
             loop.call_soon(self._look)
 

@@ -551,6 +551,16 @@ async def endless(request: web.Request) -> web.StreamResponse:
         await response.write(bytes(65_536))
 
 
+@pytest.mark.parametrize("tokens", [3, 40])
+async def test_an_answer_stands_whatever_comes_after_it(stage: Any, tokens: int) -> None:
+    async def step(request: web.Request) -> web.Response:
+        body = uniform_answer(tokens)
+        return await laned(request, body, ALICE, BOB, spoil=lambda frame: frame + b"junk of theirs")
+
+    client, _ = await bob(stage, step)
+    assert (await client.step(one_step(tokens), timeout_s=5)).rows
+
+
 async def test_an_endless_answer_is_cut_at_the_cap(stage: Any) -> None:
     client = await hostile(stage, endless)
     with pytest.raises(WireError, match="more than"):
