@@ -266,6 +266,8 @@ def _check(query: Query, rows: StepRows, want: Want, vocab_size: int) -> None:
         raise EngineError(f"the engine's rows are not float32 {(count, vocab_size)}")
     if (rows.ids is None) != (want.kind == "full") or rows.count != count:
         raise EngineError(f"the engine's answer is not {count} rows of what was wanted, {want}")
+    if rows.ends is not None and bool((np.diff(rows.ends, prepend=0) < 1).any()):
+        raise EngineError("the engine gave a row in which no token has a probability")
     if len(rows.draft_logprobs) != query.draft:
         raise EngineError("the engine gave no log-probability for each draft id")
     if not (np.isfinite(rows.logprobs).all() and np.isfinite(rows.draft_logprobs).all()):

@@ -105,9 +105,10 @@ class StepRows:
         whole: Rows | None = None,
     ) -> StepRows:
         """What is wanted of candidates: ids and log-probabilities [rows, k], the likeliest first
-        (in any order for sampled_n), beyond [rows]: the mass of all other tokens. For engines that
-        know no more, or choose where the laws are."""
+        (in any order for sampled_n), beyond [rows]: the mass of all other tokens. −inf is no
+        candidate. For engines that know no more, or choose where the laws are."""
         kept = enough(logprobs, want.mass if want.kind == "nucleus" else np.inf)
+        kept &= logprobs > -np.inf
         tail = beyond + np.where(kept, 0.0, np.exp(logprobs, dtype=np.float64)).sum(axis=1)
         row = np.nonzero(kept)[0]
         order = np.lexsort((ids[kept], row))

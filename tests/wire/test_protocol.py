@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from moesubnet.engine.base import Query
 from moesubnet.errors import FrameError, WireError
+from moesubnet.mixture.law import Law
 from moesubnet.wire import frames
 from moesubnet.wire.distributions import LOWEST
 from moesubnet.wire.protocol import (
@@ -216,6 +218,20 @@ def test_a_nucleus_lists_the_fewest_tokens_that_hold_its_mass(
         assert len(ids) <= k
         assert row[ids].sum() >= mass - 1e-6 or len(ids) == min(k, V)
         assert row[ids].sum() - row[ids].min() < mass + 1e-6
+
+
+@pytest.mark.parametrize("want", [Want("top_k", 8), Want("nucleus", 8, 0.9)])
+def test_an_engine_may_know_less_of_one_position_than_of_another(want: Want) -> None:
+    sequence = step(append=3, first=2)
+    known = [(3, 4, 5, 6), (9,)]
+    laws = [
+        Law(np.full(len(ids), np.log(0.5 / len(ids)), np.float32), np.array(ids, np.uint32), 0.5)
+        for ids in known
+    ]
+    query = Query("s", np.zeros(sequence.end, np.uint32), sequence.first_row)
+    sent = StepResponse((query.answer_listed(laws, V, want),)).to_bytes()
+    (rows,) = StepResponse.from_bytes(sent, StepRequest((sequence,), want), V).rows
+    assert [tuple(rows.row(i)[0]) for i in range(rows.count)] == known
 
 
 def test_large_vocabularies_send_what_holds_nearly_all() -> None:
