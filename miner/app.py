@@ -90,7 +90,11 @@ def build_app(expert: Expert, signer: Signer, metagraphs: MetagraphSource) -> we
         max_body_bytes=expert.limits.max_body_bytes,
     )
     app = web.Application(middlewares=[_count(expert), door])
-    app.router.add_post(LANE_PATH, lane_route(signer, expert.step))
+
+    def told(status: int) -> None:
+        expert.metrics.answers.labels(LANE_PATH, str(status)).inc()
+
+    app.router.add_post(LANE_PATH, lane_route(signer, expert.step, told))
     app.router.add_post("/v1/close", close)
     app.router.add_post("/v1/generate", generate)
     app.router.add_get("/v1/expert", card)
@@ -106,7 +110,8 @@ def _count(expert: Expert) -> Middleware:
         response = await handler(request)
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
-        expert.metrics.answers.labels(route, str(response.status)).inc()
+        if (route, response.status) != (LANE_PATH, 200):  # its steps are counted, each by itself
+            expert.metrics.answers.labels(route, str(response.status)).inc()
         return response
 
     return count

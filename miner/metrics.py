@@ -14,7 +14,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.answers = Counter(
             "moesubnet_miner_answers",
-            "Answers by route and HTTP status.",
+            "Answers by route and HTTP status; of lanes each step's.",
             ["route", "status"],
             registry=self._registry,
         )

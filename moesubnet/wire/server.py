@@ -208,9 +208,13 @@ class SignedStream:
         return self.response
 
 
-def lane_route(signer: Signer, step: Callable[[Hotkey, bytes], Awaitable[bytes]]) -> Handler:
+def lane_route(
+    signer: Signer,
+    step: Callable[[Hotkey, bytes], Awaitable[bytes]],
+    told: Callable[[int], None] = lambda _: None,
+) -> Handler:
     """The handler of `POST /v1/step`. step: answers one step's body, by whom; what it raises is
-    that step's status, and the others' are what they are."""
+    that step's status, and the others' are what they are. told: each step's status."""
 
     async def answered(caller: Hotkey, place: int, body: bytes) -> Given:
         try:
@@ -238,6 +242,7 @@ def lane_route(signer: Signer, step: Callable[[Hotkey, bytes], Awaitable[bytes]]
                 status, code = _status_of(Overloaded())
                 given = Given(place, status, _error_body(code))
             held_bytes += len(given.body)
+            told(given.status)
             return given
 
         async def packed(done: Iterable[asyncio.Task[Given]]) -> bytes:
