@@ -234,7 +234,10 @@ async def walk_batch(
             ]
             took_ms = [[_answer_ms(answer.get(h)) for h in batch.hotkeys] for answer in answers]
             answer_ms = np.array(took_ms, np.int32)
-            senders = [[_sender(of_walk.get(h)) for h in batch.hotkeys] for of_walk in clients]
+            senders = [
+                [_sender(answer.get(h), of_walk.get(h)) for h in batch.hotkeys]
+                for answer, of_walk in zip(answers, clients, strict=False)
+            ]
             labels = batch.walks[:, position]
             step = await asyncio.to_thread(
                 score_step, weighed, position, labels, laws, baseline, proofs, answer_ms, senders
@@ -284,10 +287,11 @@ def _answer_ms(answer: StepResponse | PanelError | None) -> int:
     return -1 if took_s is None else round(1_000 * took_s)
 
 
-def _sender(client: Asked | None) -> bytes:
-    """Whose hotkey asks an expert now; empty for our own."""
-    sender = client.sender if isinstance(client, Relayed) else None
-    return (sender or "").encode()
+def _sender(answer: StepResponse | PanelError | None, client: Asked | None) -> bytes:
+    """Whose hotkey asked: of a proven answer the one that it is signed for, though its router may
+    have been left since, while a leaf was asked for; of none who asks now. Empty for our own."""
+    proof, sender = _proof(answer), client.sender if isinstance(client, Relayed) else None
+    return ((proof.sender if proof is not None else sender) or "").encode()
 
 
 def _proof(answer: StepResponse | PanelError | None) -> Proof | None:

@@ -2,24 +2,26 @@
 
 import dataclasses
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from aiohttp import web
 
-from moesubnet.errors import RelayLost
+from moesubnet.errors import PeerUnavailable, RelayLost
 from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
 from moesubnet.router import node
 from moesubnet.router.node import build_node
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.audit import audit
 from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.probes import _sender
 from moesubnet.validator.usage import usage_losses
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.listening import serve
-from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, Want, base_hash
-from moesubnet.wire.relay import RelayClient
+from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, StepResponse, Want, base_hash
+from moesubnet.wire.relay import RelayClient, Relayed
 from moesubnet.wire.usage import Seen, Usage
 
 
@@ -170,6 +172,18 @@ async def test_what_two_routers_miss_is_a_failure(two_and_two):
     column = sheet.hotkeys.index(victim)
     assert np.all(sheet.log_q[:, column] == LOG_Q_UNANSWERED)
     assert sheet.reliability_ppm[column] == 0
+
+
+def test_a_proven_answer_stands_under_the_sender_that_it_was_signed_for():
+    """Its router may have been left since, over a leaf: under the next one's name the sheet would
+    be contradicted by its own receipts."""
+    expert = SimpleNamespace(hotkey=Hotkey("e"))
+    client = Relayed(expert, [SimpleNamespace(hotkey=Hotkey("second"))])
+    proof = Proof(1, (0,), b"", b"", sender=Hotkey("first"))
+    assert _sender(StepResponse((), proof), client) == b"first"
+    assert _sender(StepResponse((), dataclasses.replace(proof, sender=None)), client) == b""
+    assert _sender(PeerUnavailable("late"), client) == _sender(None, client) == b"second"
+    assert _sender(None, Relayed(expert, [])) == b""
 
 
 async def test_without_routers_experts_are_asked_directly(start_expert, measure, laws):
