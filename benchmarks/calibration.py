@@ -25,7 +25,7 @@ from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import members_of
 from moesubnet.mixture.sheet import Sheet, sheet_seed
 from moesubnet.spec.content import load_spec
-from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration
 from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS, TextPool, Weighed, score_step

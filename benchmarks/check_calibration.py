@@ -22,7 +22,7 @@ from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec, load_spec
-from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.validator.checks import REPLAY_RATIO, TWICE_DISTANCE, median_ratio, total_variation
 from moesubnet.validator.probes import PREFIX_TOKENS, TextPool
 from moesubnet.wire.step import Want

@@ -47,7 +47,7 @@ from moesubnet.router.mixed import MixtureModel, MixtureSession
 from moesubnet.router.model import Drawing
 from moesubnet.router.student import StudentModel
 from moesubnet.spec.content import LoadedSpec, load_spec
-from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.roster import Roster

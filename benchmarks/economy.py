@@ -44,8 +44,8 @@ from virtual_time import run
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.spec.content import load_spec
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import encode, read_documents
-from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey
 from moesubnet.units import RAO_PER_TOKEN
 from moesubnet.validator.probes import PREFIX_TOKENS

@@ -8,6 +8,7 @@ import numpy as np
 
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import (
     Ids,
     cold_windows,
@@ -16,7 +17,6 @@ from moesubnet.training.dataset import (
     split_held_out,
     stream,
 )
-from moesubnet.training.tokenizer import load_tokenizer
 
 WINDOW = 128
 HELD_OUT_EVERY = 10  # of the public text, a plain run is judged on a tenth

@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.law import Mixture
@@ -46,6 +45,7 @@ from moesubnet.router.text import TextStream
 from moesubnet.router.tools import answer_rules
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.pieces import Pieces
+from moesubnet.spec.tokenizer import load_tokenizer
 
 T = TypeVar("T")
 MOST_NAMED = 8  # models in an error's text
@@ -78,7 +78,7 @@ class Service:
         self.spec = spec.spec
         self.started_s = int(time.time())
         self._models = models
-        tokenizer: Tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
+        tokenizer = load_tokenizer(spec.tokenizer_path)
         self._pieces = Pieces(tokenizer)
         self.prompts = Prompts(spec, tokenizer)
         self.grammars = Grammars(spec.spec, tokenizer, self._pieces)

@@ -19,7 +19,7 @@ from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
-from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.archive import Archive
 from moesubnet.validator.forecast import Forecast

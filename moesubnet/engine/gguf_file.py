@@ -6,12 +6,11 @@ import hashlib
 import re
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from moesubnet.engine.llama_context import GIB, LlamaModel, bindings
 from moesubnet.errors import EngineError
 from moesubnet.host.memory import free_memory_bytes
 from moesubnet.spec.content import LoadedSpec, file_sha256
+from moesubnet.spec.tokenizer import load_tokenizer
 
 MAGIC = b"GGUF"
 _PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf$")
@@ -69,7 +68,7 @@ def check_file(path: Path, spec: LoadedSpec) -> None:
 
 def _check_tokenizer(path: Path, model: LlamaModel, spec: LoadedSpec) -> None:
     """Ids go in and come out, so they must mean the same; how text is cut is the subnet's part."""
-    ours = Tokenizer.from_file(str(spec.tokenizer_path))
+    ours = load_tokenizer(spec.tokenizer_path)
     difference = ""
     if model.vocab_size < spec.spec.vocab_size:
         difference = f"it has {model.vocab_size} tokens, the subnet {spec.spec.vocab_size}"

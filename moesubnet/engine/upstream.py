@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from moesubnet.engine.base import Query, TokenIds, check_batch, context_token, owner
 from moesubnet.engine.completions import CannotTell, Completion, CompletionServer
@@ -24,6 +23,7 @@ from moesubnet.errors import ConfigError, EngineError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import NUCLEUS_K, Want, want_for
 
@@ -65,7 +65,7 @@ class UpstreamEngine:
         self.context_tokens = spec.spec.context_tokens
         self._start = np.array([context_token(spec.spec)], np.uint32)
         self._spec = spec
-        self._tokenizer = Tokenizer.from_file(str(spec.tokenizer_path))
+        self._tokenizer = load_tokenizer(spec.tokenizer_path)
         self._server = CompletionServer(
             _checked(upstream),
             key=os.environ.get(KEY_VARIABLE, ""),

@@ -31,10 +31,11 @@ from moesubnet.spec.content import (
     save_spec,
 )
 from moesubnet.spec.family import Family, read_family
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import encode, read_documents
 from moesubnet.training.expert import ExpertReport, read_report, run_name
 from moesubnet.training.finetune import FineTuneReport, FineTuning, read_fine_tuned
-from moesubnet.training.tokenizer import load_tokenizer, train_tokenizer
+from moesubnet.training.tokenizer import train_tokenizer
 
 MIN_CALLER_STAKE_RAO = 10**9
 SMALL_VOCAB, SMALL_CONTEXT_TOKENS = 2048, 256

@@ -15,8 +15,8 @@ from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, Spec
 from moesubnet.spec.pieces import Pieces
 from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.spec.source import MAX_FILE_BYTES
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import read_documents
-from moesubnet.training.tokenizer import load_tokenizer
 
 _FEW_DOCUMENTS = 1_000  # of the public text that are looked at
 _TYPED = 64  # control tokens that are tried in a message

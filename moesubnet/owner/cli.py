@@ -255,7 +255,7 @@ def _card(spec: LoadedSpec) -> str:
     from moesubnet.errors import PromptError
     from moesubnet.owner.build import file_sizes
     from moesubnet.spec.template import Template
-    from moesubnet.training.tokenizer import load_tokenizer
+    from moesubnet.spec.tokenizer import load_tokenizer
     from moesubnet.units import format_rao
 
     said = spec.spec

@@ -14,7 +14,7 @@ from moesubnet.errors import ConfigError, PromptError
 from moesubnet.spec.byte_unit import TEMPLATE, byte_tokenizer
 from moesubnet.spec.content import BYTE_END, BYTE_SYMBOLS
 from moesubnet.spec.template import Template
-from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.spec.tokenizer import load_tokenizer
 
 _FILES = ("*.json", "*.jinja")  # of the hub's; no weights are needed
 _ANSWER = "Yes, quite so."

@@ -15,6 +15,7 @@ import numpy as np
 
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import LoadedSpec, file_sha256
+from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import (
     Ids,
     encode,
@@ -24,7 +25,6 @@ from moesubnet.training.dataset import (
 )
 from moesubnet.training.model import new_model, parameter_count, save_model, small_config
 from moesubnet.training.progress import OnProgress, Progress, ignore
-from moesubnet.training.tokenizer import load_tokenizer
 from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss, train
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -39,11 +38,3 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             "give more text or a smaller vocabulary"
         )
     return tokenizer
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`. Raises SpecError when it is not one."""
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise SpecError(f"{path} is not a tokenizer.json: {error}") from error

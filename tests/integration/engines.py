@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from moesubnet.engine.base import context_token
-from moesubnet.training.tokenizer import load_tokenizer
+from moesubnet.spec.tokenizer import load_tokenizer
 
 
 class BigramEngine:

@@ -1,14 +1,19 @@
 """What the router refuses before it listens, and a new student under running streams."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from moesubnet.errors import ConfigError
+from moesubnet.errors import ConfigError, SpecError
 from moesubnet.router.model import ALONE
 from moesubnet.router.run import LOOKS, Offers, check_exposure
+from moesubnet.router.service import Service
 from moesubnet.router.student import StudentModel
+from moesubnet.spec.content import LoadedSpec
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
@@ -86,6 +91,17 @@ class OneLaw:
 
     def forget(self, session: str) -> None:
         self.forgotten.append(session)
+
+
+def test_an_owner_s_tokenizer_that_is_none_is_an_error_that_is_told(
+    tiny_spec: LoadedSpec, tmp_path: Path
+) -> None:
+    """A router that goes over to a new spec says so and tries again: others would end it."""
+    folder = tmp_path / "spec"
+    shutil.copytree(tiny_spec.root, folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(SpecError, match=r"is not a tokenizer\.json"):
+        Service(replace(tiny_spec, root=folder), {})
 
 
 async def test_a_running_stream_goes_on_with_the_new_student() -> None:
