@@ -116,6 +116,7 @@ async def run_validator(config: ValidatorConfig) -> None:
                 Watcher(
                     http,
                     Hotkey(config.signer.ss58_address),
+                    spec.sha256,
                     allow_private=config.allow_private,
                 ),
             )

@@ -55,7 +55,7 @@ async def contradicts(
     http: aiohttp.ClientSession,
     axon: Axon,
     sheet: Sheet,
-    baseline: Law,
+    baseline: Law | None,
     lots: Random,
     *,
     epoch: int,
@@ -110,10 +110,16 @@ class Watcher:
     """Audits by lot that nobody can foresee. Time for all of them together is bounded."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, own_hotkey: Hotkey, *, allow_private: bool
+        self,
+        http: aiohttp.ClientSession,
+        own_hotkey: Hotkey,
+        spec_sha256: str,
+        *,
+        allow_private: bool,
     ) -> None:
         self._http = http
         self._own_hotkey = own_hotkey
+        self._spec_sha256 = bytes.fromhex(spec_sha256)
         self._allow_private = allow_private
 
     async def contradicted(
@@ -125,11 +131,13 @@ class Watcher:
             async with asyncio.timeout(ALL_S):
                 for sheet in to_audit(sheets, metagraph, self._own_hotkey, lots):
                     axon = metagraph.by_hotkey[sheet.validator].axon
+                    # Tails of another spec's answers have the shape of another baseline.
+                    is_ours = sheet.spec_sha256 == self._spec_sha256
                     if axon is not None and await contradicts(
                         self._http,
                         axon,
                         sheet,
-                        baseline,
+                        baseline if is_ours else None,
                         lots,
                         epoch=metagraph.epoch_index,
                         allow_private=self._allow_private,

@@ -9,6 +9,7 @@ from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey
+from moesubnet.validator import watching
 from moesubnet.validator.archive import KEPT_ANSWERS
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics, build_app
@@ -37,7 +38,8 @@ async def published(measured, keypair, new_chain):
     chain.add(signer, Axon("127.0.0.1", server.port))
     chain.add(keypair("//Auditor"))
     async with open_http_session() as http:
-        auditor = Watcher(http, Hotkey(keypair("//Auditor").ss58_address), allow_private=True)
+        own = Hotkey(keypair("//Auditor").ss58_address)
+        auditor = Watcher(http, own, sheet.spec_sha256.hex(), allow_private=True)
         chain.epoch_index = sheet.epoch + KEPT_ANSWERS
         yield auditor, await chain.metagraph(1), sheet, *lies
     await server.close()
@@ -89,3 +91,22 @@ async def test_whom_others_accuse_is_not_hidden_behind_many_that_one_accuses(pub
     drawn = [to_audit(sheets, metagraph, own, Random(seed)) for seed in range(40)]
     assert max(map(len, drawn)) <= 1 + MOST_ACCUSED
     assert any(altered in of_epoch for of_epoch in drawn)
+
+
+async def test_a_sheet_of_the_spec_before_is_not_read_with_the_baseline_of_now(
+    published, laws, monkeypatch
+):
+    """Or all would accuse each other in the first epoch of a new spec."""
+    auditor, metagraph, honest, *_ = published
+    read_with = []
+
+    async def contradicts(http, axon, sheet, baseline, lots, **more):
+        read_with.append(baseline)
+        return False
+
+    monkeypatch.setattr(watching, "contradicts", contradicts)
+    baseline = Law(laws[0])
+    before = dataclasses.replace(honest, spec_sha256=bytes(32))
+    for sheet in (honest, before):
+        await auditor.contradicted([WeightedSheet(sheet, 5)], metagraph, baseline)
+    assert read_with == [baseline, None]
