@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,8 +75,6 @@ class Kind(Protocol):
     def finished(self, text: Path, out: Path, spec: LoadedSpec, seed: int) -> Report | None:
         """The report of that very training, if it was done before."""
         ...
-
-    def report(self, fields: Mapping[str, object]) -> Report: ...
 
     def served(self, expert: str, folder: Path) -> list[str]:
         """Arguments of `moesubnet miner run` that say what it serves."""
@@ -148,9 +146,6 @@ class Small:
     def finished(self, text: Path, out: Path, spec: LoadedSpec, seed: int) -> Report | None:
         name = run_name([text], spec, budget_s=self.seconds, min_steps=SMALL_STEPS, seed=seed)
         return read_report(out, name)
-
-    def report(self, fields: Mapping[str, object]) -> Report:
-        return ExpertReport(**fields)  # type: ignore[arg-type]  # what our own process printed
 
     def served(self, expert: str, folder: Path) -> list[str]:
         return ["--model", str(folder)]
@@ -235,9 +230,6 @@ class FromBase:
             seed=seed,
         )
         return read_fine_tuned([text], out, spec, settings)
-
-    def report(self, fields: Mapping[str, object]) -> Report:
-        return FineTuneReport(**fields)  # type: ignore[arg-type]  # what our own process printed
 
     def served(self, expert: str, folder: Path) -> list[str]:
         what = [] if expert == BASE else ["--adapter", str(folder)]

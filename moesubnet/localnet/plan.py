@@ -41,7 +41,6 @@ class Plan:
     """A local network in folder `root`."""
 
     root: Path
-    expert_names: Sequence[str]
     kind: Kind
     chain_kind: str = "embedded"  # or "node": four real nodes
     chain_port: int = 9944
@@ -64,6 +63,10 @@ class Plan:
         ]
         callers = [Member(role, f"//{role}", CALLER_STAKE_RAO) for role in ("router", "distiller")]
         object.__setattr__(self, "members", (*miners, *judges, *callers))
+
+    @property
+    def expert_names(self) -> Sequence[str]:
+        return self.kind.experts
 
     @property
     def chain_url(self) -> str:

@@ -66,7 +66,6 @@ async def run_localnet(options: Options, screen: Screen) -> None:
     start_s = time.monotonic()
     plan = Plan(
         options.root,
-        options.kind.experts,
         options.kind,
         chain_kind=options.chain_kind,
         chain_port=options.chain_port,
@@ -114,7 +113,7 @@ async def _run_network(
                     screen.stage("distilling the mixture into one student")
                     await _distill(plan, prepared, supervisor, screen)
                 screen.stage("running; Ctrl-C stops everything")
-                screen.note(next_steps(options, plan, prepared.prompts))
+                screen.note(next_steps(plan, prepared.prompts))
                 if options.until == "stopped":
                     await asyncio.Event().wait()
 
@@ -297,19 +296,19 @@ def epoch_blocks(plan: Plan, prepared: Prepared) -> int:
     return max(TEMPO_BLOCKS, math.ceil(2 * half_s / BLOCK_S))
 
 
-def next_steps(options: Options, plan: Plan, prompts: Mapping[str, str]) -> str:
+def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
     """What to try now."""
     prompt = next(iter(prompts.values())).strip().splitlines()[0]
     asked: dict[str, object] = {"prompt": prompt}
     what, create, piece = "completions", "completions", "text"
-    if options.kind.chats:
+    if plan.kind.chats:
         asked = {"messages": [{"role": "user", "content": QUESTION}]}
         what, create, piece = "chat/completions", "chat.completions", "delta.content or ''"
     body = json.dumps({"model": "mixture", **asked, "max_tokens": 60})
     quoted = body.replace("'", "'\\''")
     judge = plan.root / "validators" / "0"
     ((name, value),) = asked.items()
-    return f"""Try it.{options.kind.about}
+    return f"""Try it.{plan.kind.about}
 
   curl {plan.router_url}/{what} -H 'Content-Type: application/json' \\
     -d '{quoted}'

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from moesubnet.mixture.mixing import Float
 
 MAX_DRAFT = 16
-MISSED_NATS = 6.0  # loses 0.6 % of a mixture's nats, and without it 1.9 % (benchmarks/results.md)
+# Loses 0.2 to 0.7 % of a mixture's nats, and without it 1.2 to 1.9 % (docs/log.md, results.md).
+MISSED_NATS = 6.0
 FIRST_KEPT, FIRST_LOST = 1.2, 0.8  # drafts, before any is known
 REMEMBERED_DRAFTS, REMEMBERED_ROUNDS = 32, 32
 FORGOTTEN_TOKENS = 128  # without drafts: how well they do is found out again, at a cost

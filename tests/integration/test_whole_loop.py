@@ -100,6 +100,8 @@ async def connect(url: str) -> ChainClient:
 class LoopPlan(Plan):
     """The localnet's plan, with bigram engines, faster blocks, and one node instead of four."""
 
+    expert_names = EXPERTS
+
     def chain(self) -> Process:
         process = super().chain()
         faster = (
@@ -177,7 +179,6 @@ async def loop(request, tmp_path, monkeypatch, make_fast_network):
     ports = free_ports(12)
     plan = LoopPlan(
         tmp_path,
-        EXPERTS,
         Small(0),
         request.param,
         chain_port=ports[0],

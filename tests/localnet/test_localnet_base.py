@@ -82,7 +82,7 @@ def test_an_epoch_is_as_long_as_slow_experts_take(model: Path, tmp_path: Path):
             self.expert_reports = {domain: Told(tokens_per_s) for domain in SOURCES}
 
     kind = FromBase(str(model), 1.0)
-    plan = Plan(tmp_path, kind.experts, kind)
+    plan = Plan(tmp_path, kind)
     quick, slow, slower = (epoch_blocks(plan, Prepared(rate)) for rate in (1e5, 100, 50))  # type: ignore[arg-type]
     assert quick == plan.tempo_blocks
     assert slower == pytest.approx(2 * slow, abs=1)
