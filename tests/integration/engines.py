@@ -46,7 +46,7 @@ class CopierEngine(BigramEngine):
     name = "copier"
 
     def rows(self, batch, want):
-        time.sleep(0.05)
+        time.sleep(0.15)
         return super().rows(batch, want)
 
 
