@@ -259,7 +259,10 @@ async def play(
             pool = InOrder({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
             signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
             present = Present(members)
-            measurement = Measurement(state, pool, spec.sha256, baseline, present, gates, metrics)
+            hotkey = Hotkey(signer.ss58_address)
+            measurement = Measurement(
+                state, hotkey, pool, spec.sha256, baseline, present, gates, metrics
+            )
             same = NextSpec(spec, _unwanted, folder=None, allow_private=False)
             validators.append(
                 Validator(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from moesubnet.mixture.sheet import Sheet, micro_nats, sheet_seed
+from moesubnet.validator.scoring import recount
 
 
 def synthetic_sheet(
@@ -36,36 +39,61 @@ def synthetic_sheet(
         knows = domain[walk] if not swap else (domain[walk] + 1) % n
         log_q[np.arange(len(walk)), knows] = np.log(0.1)
     log_w = np.full((len(walk), n + 1), -np.log(n + 1))
-    return Sheet(
-        netuid=1,
+    return sheet_of(
+        hotkeys,
         epoch=epoch,
-        validator="validator",
-        spec_sha256=bytes(32),
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        seed=sheet_seed(bytes(32), epoch),
-        hotkeys=tuple(hotkeys),
-        uids=tuple(range(n)),
-        age_millis=tuple(range(1_000, 1_000 + n)),
-        answer_ms=tuple(range(10, 10 + n)),
         walks=walks,
-        chosen=np.ones((walk_count, n), np.uint8),
         walk=walk,
         position=position,
-        senders=("validator",),
-        sender=np.zeros((len(walk), n), np.uint8),
         log_q=micro_nats(log_q),
         log_w=micro_nats(log_w),
+        age_millis=tuple(range(1_000, 1_000 + n)),
+        answer_ms=tuple(range(10, 10 + n)),
         entropy=np.full((len(walk), n), 1_000_000, np.int32),
-        receipts=(bytes(32),) * n,
-        usage_loss_ppm=(0,) * n,
-        feedback_ppm=(0,) * n,
         reliability_ppm=(1_000_000,) * n,
-        ema_before=(None,) * n,
         ema_after=(5,) * n,
-        novelty_before=(None,) * n,
         novelty_after=(0,) * n,
-        since=(None,) * n,
         standing_ppm=(1_000_000,) * n,
         row_u16=(65_535,) * n,
     )
+
+
+def sheet_of(hotkeys: Sequence[str], **given: Any) -> Sheet:
+    """A sheet of an epoch in which nothing was measured, but for what is given."""
+    content: dict[str, Any] = {
+        "netuid": 1,
+        "epoch": 3,
+        "validator": "validator",
+        "previous_sha256": bytes(32),
+        "walks": (),
+        "walk": np.empty(0, "<u4"),
+    } | given
+    n, walks, items = len(hotkeys), len(content["walks"]), len(content["walk"])
+    assumed = {
+        "spec_sha256": bytes(32),
+        "gate_sha256": bytes(32),
+        "seed": sheet_seed(content["previous_sha256"], content["epoch"]),
+        "hotkeys": tuple(hotkeys),
+        "uids": tuple(range(n)),
+        "age_millis": (5_000,) * n,
+        "answer_ms": (10,) * n,
+        "chosen": np.ones((walks, n), np.uint8),
+        "position": np.empty(0, "<u4"),
+        "senders": (content["validator"],),
+        "sender": np.zeros((items, n), np.uint8),
+        "log_q": np.empty((0, n + 1), "<i4"),
+        "log_w": np.empty((0, n + 1), "<i4"),
+        "entropy": np.zeros((items, n), np.int32),
+        "receipts": (bytes(32),) * n,
+    }
+    zeros = ("usage_loss_ppm", "feedback_ppm", "reliability_ppm", "standing_ppm", "row_u16")
+    unknown = ("ema_before", "ema_after", "novelty_before", "novelty_after", "since")
+    assumed |= dict.fromkeys(zeros, (0,) * n) | dict.fromkeys(unknown, (None,) * n)
+    return Sheet(**assumed | content)
+
+
+def voted(sheet: Sheet) -> Sheet:
+    """With the vote that follows from its items."""
+    vote = recount(sheet)
+    names = ("reliability_ppm", "ema_after", "novelty_after", "since", "standing_ppm", "row_u16")
+    return dataclasses.replace(sheet, **{name: getattr(vote, name) for name in names})

@@ -220,10 +220,10 @@ def _age_millis(metagraph: Metagraph, neuron: Neuron) -> int:
 def _receipts(batches: Sequence[Batch], hotkeys: Sequence[Hotkey], vocab_size: int) -> Receipts:
     """The records of a sheet's items, in its order."""
     parts = [np.zeros((0, len(hotkeys)), RECORD)]
-    sessions: list[str] = []
+    salts: list[bytes] = []
     for batch in batches:
-        sessions += batch.sessions
+        salts += batch.salts
         columns = [batch.hotkeys.index(h) if h in batch.hotkeys else -1 for h in hotkeys]
         none = np.zeros((len(batch.walks), 1), RECORD)
         parts += [np.hstack([step.records, none])[:, columns] for step in batch.steps]
-    return Receipts(vocab_size, tuple(sessions), np.concatenate(parts))
+    return Receipts(vocab_size, tuple(salts), np.concatenate(parts))

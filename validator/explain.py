@@ -136,6 +136,8 @@ def _seniors(sheet: Sheet, column: int) -> int:
 def _verdict(sheet: Sheet, result: Recount, column: int) -> str:
     if result.score_nano[column] > 0:
         return "It earns because the mixture predicts unseen text better with it."
+    if np.all(sheet.log_q[:, column] == LOG_Q_ABSENT):
+        return "It scores nothing: nobody asked it."
     if result.reliability_ppm[column] == 0:
         return "It earns nothing: no valid answer came. Check that its axon can be reached."
     if not any(result.score_nano):

@@ -50,6 +50,7 @@ class Measurement:
     def __init__(
         self,
         state: State,
+        own_hotkey: Hotkey,
         pool: TextPool,
         tokenizer_sha256: str,
         baseline: Unigram,
@@ -63,6 +64,7 @@ class Measurement:
         """routers: through whom walks go, while there are any. book: of prefixes asked twice.
         watcher: of other validators' sheets."""
         self._state = state
+        self._own_hotkey = own_hotkey
         self._pool = pool
         self._tokenizer_sha256 = tokenizer_sha256
         self._baseline = baseline
@@ -114,7 +116,11 @@ class Measurement:
         windows = self._pool.draw(walks, used, seed + started.to_bytes(8, "little"))
         self._metrics.walks.inc(len(windows))
         batch = self._state.start_batch(
-            metagraph.epoch_index, hotkeys, windows, self._tokenizer_sha256
+            metagraph.epoch_index,
+            hotkeys,
+            windows,
+            self._tokenizer_sha256,
+            validator=self._own_hotkey,
         )
         left = self._pool.free_windows(self._state.used_starts(self._tokenizer_sha256))
         self._metrics.text_tokens_left.set(left * self._pool.window)
@@ -204,6 +210,7 @@ class Measurement:
                 self._two_ways(),
                 window.ids[: self.gate.grain.units(PREFIX_TOKENS)],
                 epoch=self._gate_epoch,
+                windows_sha256=self._tokenizer_sha256,
                 vocab_size=self.vocab_size,
                 timeout_s=DEADLINE_S,
             )

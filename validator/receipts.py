@@ -1,7 +1,10 @@
 """What proves a sheet's items: who signed which answer to which question.
 
 An item is one request of one walk, so its question is known from the sheet: the walk's ids up to
-the item's position, in a session named here, of which the expert held `held` tokens. Its record
+the item's position, in the walk's session, of which the expert held `held` tokens. The session's
+name is a hash of the validator and a salt, which is published here, so what an expert signed is an
+answer to this validator, through whatever router it was asked: nobody else can show it as its own.
+To an expert the name looks like any caller's. An item's record
 adds the nonce and the expert's signature over a root of hashes, with what leads from this question
 and answer to that root: what else travelled in the same lane stays private. From these everybody
 can repeat the question byte by byte and check the signature. The sheet holds a hash of each column.
@@ -21,12 +24,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import MAX_ITEMS, MAX_WALKS, Sheet
+from moesubnet.types import Hotkey
 from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, receipt_bytes
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, base_hash, want_for
 
-RECEIPTS_FORMAT = "moesubnet-receipts/3"
+RECEIPTS_FORMAT = "moesubnet-receipts/4"
 ANSWERS_FORMAT = "moesubnet-answers/1"
 MAX_RECEIPTS_BYTES = 2**27
+SALT_BYTES = 16
 MAX_ANSWERS_BYTES = 2**27  # of one expert: 2,048 items, f32, a vocabulary of 8,192
 RECORD = np.dtype(
     [
@@ -63,6 +68,11 @@ def receipt_of(record: np.void) -> bytes:
     return padded[:end]
 
 
+def session_name(validator: Hotkey, salt: bytes) -> str:
+    """Of a walk's session, at every expert: as random as others' for who does not know the salt."""
+    return hashlib.sha256(f"moesubnet-walk/1\n{validator}\n".encode() + salt).hexdigest()[:32]
+
+
 def column_sha256(records: Records) -> bytes:
     """Of one expert's records, in the order of the sheet's items."""
     return hashlib.sha256(records.tobytes()).digest()
@@ -70,10 +80,10 @@ def column_sha256(records: Records) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Receipts:
-    """All records of a sheet. records: RECORD [M, n]; sessions: one name for each walk."""
+    """All records of a sheet. records: RECORD [M, n]; salts: one for each walk."""
 
     vocab_size: int
-    sessions: tuple[str, ...]
+    salts: tuple[bytes, ...]
     records: Records
 
     def to_bytes(self) -> bytes:
@@ -82,7 +92,7 @@ class Receipts:
                 {
                     "format": RECEIPTS_FORMAT,
                     "vocab_size": self.vocab_size,
-                    "sessions": list(self.sessions),
+                    "salts": list(self.salts),
                     "records": self.records.tobytes(),
                 }
             )
@@ -95,10 +105,10 @@ class Receipts:
         shape = (len(sheet.walk), len(sheet.hotkeys))
         if len(wire.records) != shape[0] * shape[1] * RECORD.itemsize:
             raise FrameError("the receipts are not one for each item and expert")
-        if len(wire.sessions) != len(sheet.walks):
-            raise FrameError("the receipts do not name each walk's session")
+        if len(wire.salts) != len(sheet.walks):
+            raise FrameError("the receipts do not say whose each walk's session is")
         records = np.frombuffer(wire.records, RECORD).reshape(shape)
-        return cls(wire.vocab_size, tuple(wire.sessions), records)
+        return cls(wire.vocab_size, tuple(wire.salts), records)
 
     def request(self, sheet: Sheet, item: int, column: int) -> StepRequest:
         """What the expert was asked. Raises ValueError when the record contradicts the walk."""
@@ -111,7 +121,7 @@ class Receipts:
         if shows >= position:
             raise ValueError("a leaf asked before its token was sent")
         step = SequenceStep(
-            self.sessions[walk],
+            session_name(sheet.validator, self.salts[walk]),
             held,
             base_hash(ids[:held]),
             ids[held:position],
@@ -135,10 +145,11 @@ def unpack_answers(data: bytes, sheet: Sheet) -> list[bytes]:
 
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["moesubnet-receipts/3"]
+    format: Literal["moesubnet-receipts/4"]
     vocab_size: Annotated[int, Field(ge=2, le=1_000_000)]
-    sessions: Annotated[
-        list[Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]], Field(max_length=MAX_WALKS)
+    salts: Annotated[
+        list[Annotated[bytes, Field(min_length=SALT_BYTES, max_length=SALT_BYTES)]],
+        Field(max_length=MAX_WALKS),
     ]
     records: bytes
 

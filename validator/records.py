@@ -62,6 +62,7 @@ class Batch:
     walks: npt.NDArray[np.uint32]  # [N, tokens]
     sessions: tuple[str, ...]  # [N]: their names at the experts
     steps: tuple[Step, ...]
+    salts: tuple[bytes, ...] = ()  # [N]: what shows whose sessions these are (`receipts`)
 
 
 @dataclass(frozen=True, slots=True)

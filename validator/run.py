@@ -98,6 +98,7 @@ async def run_validator(config: ValidatorConfig) -> None:
         def measurement(spec: LoadedSpec, pool: TextPool | None = None) -> Measurement:
             return Measurement(
                 state,
+                Hotkey(config.signer.ss58_address),
                 pool or _load_pool(config.text, spec),
                 spec.spec.windows_sha256,
                 load_baseline(spec),

@@ -22,7 +22,7 @@ from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.answers import AnswerFiles
 from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
-from moesubnet.validator.receipts import RECORD
+from moesubnet.validator.receipts import RECORD, SALT_BYTES, session_name
 from moesubnet.validator.records import SENDER, Batch, Merit, Phase, Step, Vote, Window
 
 _FORGET_EARLIER_LAYOUT = f"""
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS owner (name TEXT);
 CREATE TABLE IF NOT EXISTS used (
     document BLOB, start INTEGER, spec TEXT, PRIMARY KEY (document, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batch (
-    id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, sessions TEXT);
+    id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, sessions TEXT, salts BLOB);
 CREATE TABLE IF NOT EXISTS step (
     batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, chosen BLOB,
     answer_ms BLOB, senders BLOB, records BLOB,
@@ -141,23 +141,32 @@ class State:
         hotkeys: Sequence[Hotkey],
         windows: Sequence[Window],
         tokenizer_sha256: str,
+        *,
+        validator: Hotkey,
     ) -> Batch:
-        """Mark the windows used for ever, and open a batch of walks over them."""
+        """Mark the windows used for ever, and open a batch of the validator's walks over them."""
         walks = np.stack([window.ids for window in windows]).astype("<u4")
-        sessions = tuple(secrets.token_hex(16) for _ in windows)
+        salts = tuple(secrets.token_bytes(SALT_BYTES) for _ in windows)
+        sessions = tuple(session_name(validator, salt) for salt in salts)
         with self._db:
             self._db.executemany(
                 "INSERT INTO used VALUES (?, ?, ?)",
                 [(window.document, window.start, tokenizer_sha256) for window in windows],
             )
             row = self._db.execute(
-                "INSERT INTO batch (epoch, hotkeys, walks, sessions) VALUES (?, ?, ?, ?)",
-                (epoch, json.dumps(hotkeys), walks.tobytes(), json.dumps(sessions)),
+                "INSERT INTO batch VALUES (NULL, ?, ?, ?, ?, ?)",
+                (
+                    epoch,
+                    json.dumps(hotkeys),
+                    walks.tobytes(),
+                    json.dumps(sessions),
+                    b"".join(salts),
+                ),
             )
         for window in windows:
             self._note_used(window.document, window.start, tokenizer_sha256)
         assert row.lastrowid is not None
-        return Batch(row.lastrowid, tuple(hotkeys), walks, sessions, ())
+        return Batch(row.lastrowid, tuple(hotkeys), walks, sessions, (), salts)
 
     def walks_started(self, epoch: int) -> int:
         query = "SELECT coalesce(sum(json_array_length(sessions)), 0) FROM batch WHERE epoch = ?"
@@ -195,15 +204,16 @@ class State:
     def open_batches(self) -> list[Batch]:
         """Batches with steps that are in no sheet yet, oldest first."""
         query = (
-            "SELECT DISTINCT id, hotkeys, walks, sessions FROM batch JOIN step ON batch = id "
-            "WHERE step.epoch IS NULL ORDER BY id"
+            "SELECT DISTINCT id, hotkeys, walks, sessions, salts "
+            "FROM batch JOIN step ON batch = id WHERE step.epoch IS NULL ORDER BY id"
         )
         batches = []
-        for identity, hotkeys, walks, names in self._db.execute(query).fetchall():
+        for identity, hotkeys, walks, names, salt in self._db.execute(query).fetchall():
             keys, sessions = json.loads(hotkeys), tuple(json.loads(names))
             ids = np.frombuffer(walks, "<u4").reshape(len(sessions), -1)
             steps = self._open_steps(identity, len(sessions), len(keys))
-            batches.append(Batch(identity, tuple(map(Hotkey, keys)), ids, sessions, steps))
+            salts = tuple(salt[i : i + SALT_BYTES] for i in range(0, len(salt), SALT_BYTES))
+            batches.append(Batch(identity, tuple(map(Hotkey, keys)), ids, sessions, steps, salts))
         return batches
 
     def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:

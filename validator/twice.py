@@ -35,8 +35,9 @@ CREATE TABLE IF NOT EXISTS record (
     hotkey TEXT PRIMARY KEY, pairs INTEGER, over INTEGER, below INTEGER, suspicion REAL);
 CREATE TABLE IF NOT EXISTS contradiction (
     id INTEGER PRIMARY KEY, hotkey TEXT, vocab_size INTEGER, one BLOB, other BLOB);
-CREATE TABLE IF NOT EXISTS held (
-    id INTEGER PRIMARY KEY, epoch INTEGER, ids BLOB, answers BLOB);
+DROP TABLE IF EXISTS held;
+CREATE TABLE IF NOT EXISTS prefix (
+    id INTEGER PRIMARY KEY, epoch INTEGER, windows TEXT, ids BLOB, answers BLOB);
 CREATE TABLE IF NOT EXISTS later (
     hotkey TEXT, epoch INTEGER, again INTEGER, distance REAL);
 """
@@ -106,25 +107,32 @@ class Checkbook:
                 )
         return distance
 
-    def hold(self, epoch: int, ids: Ids, answers: Mapping[Hotkey, Said]) -> None:
+    def hold(
+        self, epoch: int, windows_sha256: str, ids: Ids, answers: Mapping[Hotkey, Said]
+    ) -> None:
         packed = msgpack.packb({h: said.model_dump() for h, said in answers.items()})
         with self._db:
             self._db.execute(
-                "INSERT INTO held VALUES (NULL, ?, ?, ?)",
-                (epoch, np.asarray(ids, "<u4").tobytes(), packed),
+                "INSERT INTO prefix VALUES (NULL, ?, ?, ?, ?)",
+                (epoch, windows_sha256, np.asarray(ids, "<u4").tobytes(), packed),
             )
-            self._db.execute("DELETE FROM held WHERE epoch < ?", (epoch - HELD_EPOCHS,))
+            self._db.execute("DELETE FROM prefix WHERE epoch < ?", (epoch - HELD_EPOCHS,))
 
-    def take_held(self, epoch: int) -> tuple[int, Ids, dict[Hotkey, Said]] | None:
+    def take_held(
+        self, epoch: int, windows_sha256: str
+    ) -> tuple[int, Ids, dict[Hotkey, Said]] | None:
         """A prefix of an earlier epoch, the oldest, with what was said then; it is not held any
-        more."""
+        more. Of another tokenizer the ids are another text: who answers that otherwise has not
+        changed."""
         row = self._db.execute(
-            "SELECT id, epoch, ids, answers FROM held WHERE epoch < ? ORDER BY id LIMIT 1", (epoch,)
+            "SELECT id, epoch, ids, answers FROM prefix WHERE epoch < ? AND windows = ? "
+            "ORDER BY id LIMIT 1",
+            (epoch, windows_sha256),
         ).fetchone()
         if row is None:
             return None
         with self._db:
-            self._db.execute("DELETE FROM held WHERE id = ?", (row[0],))
+            self._db.execute("DELETE FROM prefix WHERE id = ?", (row[0],))
         answers = {Hotkey(h): Said(**said) for h, said in msgpack.unpackb(row[3]).items()}
         return row[1], np.frombuffer(row[2], "<u4"), answers
 
@@ -160,11 +168,13 @@ async def ask_twice(
     ids: Ids,
     *,
     epoch: int,
+    windows_sha256: str,
     vocab_size: int,
     timeout_s: float,
 ) -> None:
     """One prefix through two ways at once, and a prefix of an earlier epoch through the first.
 
+    windows_sha256: what made ids of the text, as `Spec.windows_sha256`.
     Only pairs of two proven answers count: whoever is silent, or whose router is, fails nothing
     here.
     """
@@ -189,8 +199,8 @@ async def ask_twice(
         if len(given) == len(ways):
             _count(book, hotkey, vocab_size, given)
             await asyncio.sleep(0)  # 2 ms each: walks go on between them, and their clocks
-    earlier = book.take_held(epoch)
-    book.hold(epoch, ids, held)
+    earlier = book.take_held(epoch, windows_sha256)
+    book.hold(epoch, windows_sha256, ids, held)
     if earlier is not None:
         then, prefix, before = earlier
         again = sorted(before.keys() & ways[0].keys())

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 import pytest
 from aiohttp import WSMsgType, web
 
@@ -30,11 +29,12 @@ from moesubnet.chain.rpc import extrinsics, submission
 from moesubnet.chain.rpc.connection import Wait
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected
-from moesubnet.mixture.sheet import Sheet, sheet_seed
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Coldkey, Hotkey, NetUid
 from moesubnet.validator.records import Phase
 from moesubnet.validator.state import State
 from moesubnet.validator.weights import PATIENCE_BLOCKS, Votes, salt_for
+from tests.sheets import sheet_of
 
 NETUID = NetUid(1)
 ALICE, VALIDATOR, MINER = (keypair_from_uri(f"//{name}") for name in ("Alice", "Vera", "Mia"))
@@ -295,40 +295,9 @@ async def test_whatever_the_forks_do_three_calls_are_executed_once_each(
 
 def sheet_for(epoch: int) -> Sheet:
     """Nothing measured, everything for the miner, uid 1."""
-    zeros = bytes(32)
-    return Sheet(
-        netuid=NETUID,
-        epoch=epoch,
-        validator=Hotkey(VALIDATOR.ss58_address),
-        spec_sha256=zeros,
-        gate_sha256=zeros,
-        previous_sha256=zeros,
-        seed=sheet_seed(zeros, epoch),
-        hotkeys=(Hotkey(MINER.ss58_address),),
-        uids=(1,),
-        age_millis=(5_000,) * 1,
-        answer_ms=(10,),
-        walks=(),
-        chosen=np.empty((0, 1), np.uint8),
-        walk=np.empty(0, "<u4"),
-        position=np.empty(0, "<u4"),
-        senders=(Hotkey(VALIDATOR.ss58_address),),
-        sender=np.zeros((0, 1), np.uint8),
-        log_q=np.empty((0, 2), "<i4"),
-        log_w=np.empty((0, 2), "<i4"),
-        entropy=np.empty((0, 1), "<i4"),
-        receipts=(zeros,),
-        usage_loss_ppm=(0,) * 1,
-        feedback_ppm=(0,) * 1,
-        reliability_ppm=(0,),
-        ema_before=(None,),
-        ema_after=(None,),
-        novelty_before=(None,) * 1,
-        novelty_after=(None,) * 1,
-        since=(None,) * 1,
-        standing_ppm=(0,) * 1,
-        row_u16=(65_535,),
-    )
+    validator, miner = VALIDATOR.ss58_address, MINER.ss58_address
+    voted = {"uids": (1,), "row_u16": (65_535,)}
+    return sheet_of((miner,), netuid=NETUID, epoch=epoch, validator=validator, **voted)
 
 
 async def join_and_vote_for(past: DevChain) -> None:

@@ -245,6 +245,7 @@ async def test_a_validators_walk_pays_who_knows_the_text(
         await roster.refresh(await chain.metagraph(1))
         measurement = Measurement(
             state,
+            Hotkey(signer.ss58_address),
             TextPool(documents, grain),
             bytes_spec.spec.tokenizer.sha256,
             load_baseline(bytes_spec),

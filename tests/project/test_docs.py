@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -16,8 +15,8 @@ import pytest
 import typer
 
 from moesubnet.cli import build_app
-from moesubnet.mixture.sheet import Sheet, micro_nats, sheet_seed
-from moesubnet.validator.scoring import recount
+from moesubnet.mixture.sheet import Sheet, micro_nats
+from tests.sheets import sheet_of, voted
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -129,49 +128,21 @@ def voted_sheet() -> Sheet:
     log_w = micro_nats(np.log(rng.dirichlet(np.ones(4), 64)))
     log_q[:9, 2], log_w[:9, 2] = -(2**31) + 1, -(2**31)
     chosen = (rng.random((16, 3)) < 0.8).astype(np.uint8)
-    unvoted = Sheet(
-        netuid=1,
-        epoch=3,
-        validator="validator",
-        spec_sha256=bytes(32),
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        seed=sheet_seed(bytes(32), 3),
-        hotkeys=("a", "b", "c"),
+    unvoted = sheet_of(
+        ("a", "b", "c"),
         uids=(4, 0, 2),
-        age_millis=(5_000,) * 3,
         answer_ms=(20, 10, 30),
         walks=tuple(np.zeros(8, "<u4") for _ in range(16)),
         chosen=chosen,
         walk=walk,
         position=np.tile(np.arange(4, 8, dtype="<u4"), 16),
-        senders=("validator",),
-        sender=np.zeros((64, 3), np.uint8),
         log_q=log_q,
         log_w=log_w,
-        entropy=np.zeros((64, 3), np.int32),
-        receipts=(bytes(32),) * 3,
         usage_loss_ppm=(70_000, 0, 20_000),
         feedback_ppm=(-50_000, 30_000, 0),
-        reliability_ppm=(0,) * 3,
         ema_before=(None, 400_000_000, 100_000_000),
-        ema_after=(None,) * 3,
-        novelty_before=(None,) * 3,
-        novelty_after=(None,) * 3,
-        since=(None,) * 3,
-        standing_ppm=(0,) * 3,
-        row_u16=(0,) * 3,
     )
-    vote = recount(unvoted)
-    return dataclasses.replace(
-        unvoted,
-        reliability_ppm=vote.reliability_ppm,
-        ema_after=vote.ema_after,
-        novelty_after=vote.novelty_after,
-        since=vote.since,
-        standing_ppm=vote.standing_ppm,
-        row_u16=vote.row_u16,
-    )
+    return voted(unvoted)
 
 
 def test_the_script_that_recounts_a_vote_agrees(

@@ -340,6 +340,7 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
         baseline = Unigram.build(np.concatenate(list(make_documents().values())), 300)
         measurement = Measurement(
             state,
+            Hotkey(signer.ss58_address),
             pool,
             tiny_spec.spec.tokenizer.sha256,
             baseline,
@@ -397,6 +398,7 @@ class Node:
     def _measurement(self, spec):
         return Measurement(
             self.state,
+            Hotkey(self.signer.ss58_address),
             TextPool(self.documents),
             spec.spec.tokenizer.sha256,
             Unigram.build(np.concatenate(list(self.documents.values())), 300),

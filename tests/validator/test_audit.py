@@ -288,7 +288,7 @@ async def test_answers_go_with_the_file_of_their_epoch(measured, tmp_path):
 def begin(state, hotkeys, epoch):
     """A batch of three walks with one step to store."""
     windows = [Window(bytes([epoch, i]), 0, np.zeros(48, np.uint32)) for i in range(3)]
-    batch = state.start_batch(epoch, hotkeys, windows, "ab" * 32)
+    batch = state.start_batch(epoch, hotkeys, windows, "ab" * 32, validator="validator")
     step = Step(
         position=32,
         log_q=np.zeros((3, 3), "<i4"),
@@ -336,10 +336,10 @@ async def test_answers_are_kept_as_long_as_the_sheet_that_has_them(measured):
 async def test_evidence_of_another_size_is_refused(measured):
     _, sheet = measured
     records = np.zeros((len(sheet.walk), 1), RECORD)
-    sessions = ("s",) * len(sheet.walks)
+    salts = (bytes(16),) * len(sheet.walks)
     for wrong in (
-        Receipts(300, sessions, records),
-        Receipts(300, sessions[1:], np.zeros((len(sheet.walk), 2), RECORD)),
+        Receipts(300, salts, records),
+        Receipts(300, salts[1:], np.zeros((len(sheet.walk), 2), RECORD)),
     ):
         with pytest.raises(FrameError):
             Receipts.from_bytes(wrong.to_bytes(), sheet)

@@ -206,6 +206,24 @@ async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
     assert of == {same.hotkey: (0, 200_000), turned.hotkey: (None, None)}
 
 
+async def test_nobody_begins_anew_because_the_subnet_went_over_to_another_tokenizer(
+    measure, start_expert, laws
+):
+    """The ids of a prefix that was held are another text then."""
+    when = ["then"]
+    said = {"then": np.log(laws[0]), "now": np.log(laws[1])}
+    expert = await start_expert("//Same", lambda ids: said[when[0]])
+    measurement, _, chain, _ = await measure([expert], twice=True)
+    batch = await measurement.open_batch(await chain.metagraph(1), 2)
+    for epoch in range(4):
+        measurement._gate_epoch = epoch
+        if epoch == 2:
+            measurement._tokenizer_sha256, when[0] = "cd" * 32, "now"
+        await measurement._ask_twice(batch)
+    assert [again for _, again, _ in measurement._book.changes(expert.hotkey)] == [1, 3]
+    assert not any(measurement.changed(epoch) for epoch in range(4))
+
+
 async def test_no_text_that_is_asked_twice_is_ever_published_or_asked_again(asked):
     _, _, _, honest, _, batch = asked
     prefixes = [r.sequences[0].append_ids.tobytes() for r in honest.requests]

@@ -13,58 +13,30 @@ from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 from moesubnet.errors import ConfigError, FrameError
-from moesubnet.mixture.sheet import Sheet, micro_nats, sheet_seed
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_W_NONE, micro_nats
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.records import Phase
-from moesubnet.validator.scoring import recount
 from moesubnet.validator.state import State
+from tests.sheets import sheet_of, voted
 
 MINER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"  # //Alice
 
 
 @pytest.fixture
 def sheet():
-    log_q = np.log(np.tile([0.5, 0.01], (8, 1)))
-    made = Sheet(
-        netuid=1,
-        epoch=7,
-        validator="5V",
-        spec_sha256=bytes(32),
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        seed=sheet_seed(bytes(32), 7),
-        hotkeys=(MINER,),
-        uids=(3,),
-        age_millis=(5_000,) * 1,
-        answer_ms=(10,),
-        walks=tuple(np.zeros(34, "<u4") for _ in range(4)),
-        chosen=np.ones((4, 1), np.uint8),
-        walk=np.repeat(np.arange(4, dtype="<u4"), 2),
-        position=np.tile(np.array([32, 33], "<u4"), 4),
-        senders=("5V",),
-        sender=np.zeros((8, 1), np.uint8),
-        log_q=micro_nats(log_q),
-        log_w=micro_nats(np.full((8, 2), np.log(0.5))),
-        entropy=np.full((8, 1), 500_000, np.int32),
-        receipts=(bytes(32),),
-        usage_loss_ppm=(0,) * 1,
-        feedback_ppm=(0,) * 1,
-        reliability_ppm=(1_000_000,),
-        ema_before=(None,),
-        ema_after=(None,),
-        novelty_before=(None,) * 1,
-        novelty_after=(None,) * 1,
-        since=(None,) * 1,
-        standing_ppm=(0,) * 1,
-        row_u16=(65_535,),
-    )
-    vote = recount(made)
-    return dataclasses.replace(
-        made,
-        ema_after=vote.ema_after,
-        novelty_after=vote.novelty_after,
-        since=vote.since,
-        standing_ppm=vote.standing_ppm,
+    return voted(
+        sheet_of(
+            (MINER,),
+            epoch=7,
+            validator="5V",
+            uids=(3,),
+            walks=tuple(np.zeros(34, "<u4") for _ in range(4)),
+            walk=np.repeat(np.arange(4, dtype="<u4"), 2),
+            position=np.tile(np.array([32, 33], "<u4"), 4),
+            log_q=micro_nats(np.log(np.tile([0.5, 0.01], (8, 1)))),
+            log_w=micro_nats(np.full((8, 2), np.log(0.5))),
+            entropy=np.full((8, 1), 500_000, np.int32),
+        )
     )
 
 
@@ -93,6 +65,17 @@ def test_explain_sees_a_vote_that_does_not_follow_from_its_sheet(tmp_path, sheet
     assert isinstance(run("explain", MINER, "--sheet", str(path)).exception, FrameError)
     path.write_bytes(sheet.to_bytes().replace(b"\xcd\xff\xff", b"\xcd\x7f\xff"))
     assert "RECOUNT DISAGREES" in run("explain", MINER, "--sheet", str(path)).output
+
+
+def test_who_was_not_asked_is_not_told_to_look_at_its_axon(tmp_path, sheet):
+    log_q, log_w = sheet.log_q.copy(), sheet.log_w.copy()
+    log_q[:, 0], log_w[:, 0] = LOG_Q_ABSENT, LOG_W_NONE
+    nobody = {"log_q": log_q, "log_w": log_w, "entropy": np.zeros((8, 1), np.int32)}
+    path = tmp_path / "some.sheet"
+    path.write_bytes(voted(dataclasses.replace(sheet, **nobody)).to_bytes())
+    said = run("explain", MINER, "--sheet", str(path)).output
+    assert "nobody asked it" in said
+    assert "axon" not in said
 
 
 def test_explain_says_what_is_missing(tmp_path, sheet):

@@ -1,6 +1,7 @@
 """Walks through routers: what miners see of them, what is proven, who is to blame."""
 
 import dataclasses
+import os
 from collections import Counter
 from types import SimpleNamespace
 
@@ -136,6 +137,24 @@ async def test_miners_see_routers_and_the_sheet_proves_each_answer(two_and_two):
     swapped = np.where(sheet.sender == 1, 2, 1).astype(np.uint8)
     lie = audit(dataclasses.replace(sheet, sender=swapped), receipts, {})
     assert all(e.signed == 0 for e in lie.experts)
+
+
+async def test_a_copied_sheet_is_contradicted_though_it_went_through_the_same_routers(
+    two_and_two, keypair
+):
+    """Experts signed for routers, but in sessions that are the validator's and nobody else's."""
+    _, _, measurement, state, chain = two_and_two
+    sheet, receipts = await walked(measurement, state, chain)
+    copier = Hotkey(keypair("//Copier").ss58_address)
+    copy = dataclasses.replace(sheet, validator=copier, senders=(copier, *sheet.senders[1:]))
+    assert Sheet.from_bytes(copy.to_bytes()).validator == copier
+    salts = tuple(os.urandom(16) for _ in sheet.walks)
+    own_salts = dataclasses.replace(receipts, salts=salts)
+    assert audit(sheet, receipts, {}).is_clean
+    for shown in (receipts, own_salts):
+        result = audit(copy, shown, {})
+        assert not result.is_clean
+        assert [expert.signed for expert in result.experts] == [0, 0]
 
 
 async def test_a_router_that_dies_or_forges_costs_nobody_an_answer(two_and_two):

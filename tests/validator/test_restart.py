@@ -157,6 +157,7 @@ class World:
         sheets = self.path / "sheets"
         measurement = TwoSteps(
             state,
+            Hotkey(self.signer.ss58_address),
             self.pool,
             "ab" * 32,
             Unigram.build(np.arange(300), 300),
