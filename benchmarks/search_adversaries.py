@@ -48,7 +48,8 @@ def label_nats(law: Law, walks: np.ndarray) -> np.ndarray:
 
 
 def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.ndarray) -> Sheet:
-    """A first sheet. said: label_nats by name, which stands for the hotkey; "~" came last."""
+    """Of a second epoch. said: label_nats by name, which stands for the hotkey; "~" came last, and
+    answers as soon as anybody."""
     hotkeys = tuple(sorted(map(Hotkey, said)))
     n, count = len(hotkeys), len(walks)
     walk = Walk(uniform_gate(hotkeys), members_of(hotkeys), count)
@@ -63,16 +64,16 @@ def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.nda
     none = (None,) * n
     return Sheet(
         netuid=1,
-        epoch=0,
+        epoch=1,
         validator=Hotkey("v"),
         spec_sha256=bytes(32),
         gate_sha256=bytes(32),
         previous_sha256=bytes(32),
-        seed=sheet_seed(bytes(32), 0),
+        seed=sheet_seed(bytes(32), 1),
         hotkeys=hotkeys,
         uids=tuple(range(n)),
         age_millis=tuple(1_000 if hotkey == "~" else 2_000 for hotkey in hotkeys),
-        answer_ms=tuple(20 if hotkey == "~" else 10 for hotkey in hotkeys),
+        answer_ms=(10,) * n,
         walks=tuple(walks.astype("<u4")),
         chosen=np.ones((count, n), np.uint8),
         walk=np.tile(np.arange(count, dtype="<u4"), STEP_TOKENS),
@@ -90,7 +91,7 @@ def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.nda
         ema_after=none,
         novelty_before=none,
         novelty_after=none,
-        since=none,
+        since=tuple(None if hotkey == "~" else 0 for hotkey in hotkeys),
         standing_ppm=(0,) * n,
         row_u16=(0,) * n,
     )
@@ -162,12 +163,37 @@ def kinds(
         )
         return mixed, chosen
 
+    def neighbour(rng: np.random.Generator) -> tuple[Law, Parameters]:
+        """Near one expert, with the others' laws and noise for a difference: a false sibling."""
+        chosen: Parameters = {
+            "source": str(rng.choice(SPECIALISTS)),
+            "share": float(rng.uniform(0.4, 0.97)),
+            "gamma": float(rng.uniform(0.4, 0.95)),
+            "power": float(np.exp(rng.uniform(-1.2, 0.7))),
+            "sigma": float(rng.choice([0.0, rng.uniform(0, 0.7)])),
+        }
+        mixed = Aggregator(
+            [recorded.law(name) for name in SPECIALISTS],
+            gamma=chosen["gamma"],
+            power=chosen["power"],
+            first=PREFIX_TOKENS,
+            own=recorded.law(chosen["source"]),
+            share=chosen["share"],
+        )
+        return NoisyCopier(mixed, chosen["sigma"]), chosen
+
     def honest(rng: np.random.Generator) -> tuple[Law, Parameters]:
         """Not hostile: what the parasites' own knowledge is worth by itself."""
         chosen: Parameters = {"own": str(rng.choice(OWN))}
         return recorded.law(chosen["own"]), chosen
 
-    return {"copier": copier, "aggregator": aggregator, "parasite": parasite, "honest": honest}
+    return {
+        "copier": copier,
+        "neighbour": neighbour,
+        "aggregator": aggregator,
+        "parasite": parasite,
+        "honest": honest,
+    }
 
 
 def search(trial: Trial, make: Callable, trials: int, seed: int, path: Path) -> list[dict]:

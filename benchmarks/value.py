@@ -39,7 +39,7 @@ def main() -> None:
     marginal = random_marginals(joint, weight, np.full(n, 0.5))
     parts: dict[str, Callable[[], object]] = {
         "quick weights": lambda: quick_log_weights(log_q, log_w, walk, position),
-        "beside seniors": lambda: beside_seniors(joint, weight, quick, range(n)),
+        "beside seniors": lambda: beside_seniors(joint, weight, quick, range(n), [1] * n),
         "values": lambda: random_marginals(joint, weight, np.full(n, 0.5)),
         "bounds": lambda: values_and_bounds(marginal, walk),
     }

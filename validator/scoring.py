@@ -42,7 +42,7 @@ class Recount:
     value_nats: Float  # of this epoch, nats per token
     bound_nats: Float  # its lower 90 % bound
     added_nats: Float  # what it adds to its seniors' mixture
-    distance: Float  # how far it is from that mixture, 0 … 1
+    distance: Float  # how far it is from that mixture, of what is enough
     reliability_ppm: tuple[int, ...]
     novelty_after: tuple[int | None, ...]  # ppm
     standing_ppm: tuple[int, ...]
@@ -60,7 +60,7 @@ def recount(sheet: Sheet) -> Recount:
     novelty, standing = list(sheet.novelty_before), [0] * n
     if n and len(sheet.walk):
         joint, weight, quick = _terms(sheet)
-        beside = beside_seniors(joint, weight, quick, by_seniority(sheet))
+        beside = beside_seniors(joint, weight, quick, by_seniority(sheet), sheet.answer_ms)
         added, distance = beside.added.mean(axis=0), beside.distance
         for i in np.flatnonzero(weight[:, :-1].any(axis=0)).tolist():
             before, now = sheet.novelty_before[i], round(float(beside.novelty[i]) * MICRO)

@@ -35,13 +35,16 @@ LOG_W_MOST = 600.0  # of quick weights, either way: exp of it is a normal float6
 LACKING_LEAST = 1e-3  # nats
 NOVELTY_ENOUGH = 0.008  # nats added where it speaks, of each nat that its seniors' mixture lacks
 DISTANCE_ENOUGH = 0.5  # mean square, cut to 1, of ln q − ln m
+# Less is enough of who is near one senior, and no relay of it as it answers no later: as far from
+# all mixtures as from that one, which of a sibling (another training of one base) is 0.15 and more.
+SIBLING_LEAST = 0.12
 SENIOR_STANDING = 0.5  # who has so much once is a senior from then on
 GRACE_MILLIS = 3_000  # of an epoch: so long a newcomer comes before those who never added anything
 
 
 def standing_ppm(novelty_ppm: int, distance: float) -> int:
     known = min(1.0, max(0.0, novelty_ppm / MICRO / NOVELTY_ENOUGH))
-    return round(known * min(1.0, distance / DISTANCE_ENOUGH) ** 4 * MICRO)
+    return round(known * min(1.0, distance) ** 4 * MICRO)
 
 
 def by_seniority(sheet: Sheet) -> list[int]:
@@ -65,7 +68,7 @@ def by_seniority(sheet: Sheet) -> list[int]:
 @dataclass(frozen=True)
 class Beside:
     """Experts next to their seniors' mixtures. added: [M, n], nats at the weights that they have;
-    novelty, distance: [n], see NOVELTY_ENOUGH and DISTANCE_ENOUGH."""
+    novelty: [n], see NOVELTY_ENOUGH; distance: [n], of what is enough."""
 
     added: Float
     novelty: Float
@@ -73,15 +76,22 @@ class Beside:
 
 
 @np.errstate(under="ignore")
-def beside_seniors(joint: Float, weight: Float, quick: Float, order: Sequence[int]) -> Beside:
+def beside_seniors(
+    joint: Float,
+    weight: Float,
+    quick: Float,
+    order: Sequence[int],
+    answer_ms: Sequence[int | None],
+) -> Beside:
     """joint, weight: [M, n + 1], w_i q_i(y) and w_i, the baseline last; quick: log-weights with a
-    shorter memory (`quick_log_weights`); order: of the n columns.
+    shorter memory (`quick_log_weights`); order: of the n columns; answer_ms: [n], as in a sheet.
 
     The seniors' mixture is taken as anybody could improve it who has nothing to say (POWERS,
     QUICK, and with the expert's nearest senior so much louder, LOUDER), and as does them best on
-    these items. Novelty is what an expert adds to that one; distance is the least to any. Both are
-    means weighted by the expert's part r of the mixture that it joins, so what it says where
-    nobody would listen does not count.
+    these items. Novelty is what an expert adds to that one; distance is the least to any, of
+    DISTANCE_ENOUGH, or if that is less and it answers no later (who repeats has to wait) of how
+    far its nearest senior is. Both are means weighted by the expert's part r of the mixture that it
+    joins, so what it says where nobody would listen does not count.
     """
     rows = [-1, *order]  # arrays from here on: [n + 1, M] or, without the baseline, [n, M]
     said = weight.T[rows] > 0
@@ -110,10 +120,13 @@ def beside_seniors(joint: Float, weight: Float, quick: Float, order: Sequence[in
     gain, part = _gain(best)
     lacking = np.maximum(-(part * np.log(best.top / best.low)).sum(axis=1), LACKING_LEAST)
     novelty = np.clip((part * gain).sum(axis=1) / lacking, -1.0, 1.0)
-    away = [(part * np.minimum((x - log_m) ** 2, 1.0)).sum(axis=1) for log_m in log_ms]
+    away = [_apart(part, x, log_m) for log_m in log_ms]
+    took = np.array([math.inf if ms is None else ms for ms in answer_ms])[list(order)]
+    sibling = np.clip(_apart(part, x, x[near]), SIBLING_LEAST, DISTANCE_ENOUGH)
+    enough = np.where((near >= 0) & (took <= took[near]), sibling, DISTANCE_ENOUGH)
     added = np.log1p(plain.j / plain.top) - np.log1p(plain.w / plain.low)
     back = np.argsort(order)
-    return Beside(added[back].T, novelty[back], np.min(away, axis=0)[back])
+    return Beside(added[back].T, novelty[back], (np.min(away, axis=0) / enough)[back])
 
 
 def quick_log_weights(
@@ -177,6 +190,12 @@ def _gain(terms: _Among) -> tuple[Float, Float]:
         part[better] = (w / (terms.low + w))[better]
         most[better] = mean[better]
     return gain, _parts(part)
+
+
+def _apart(part: Float, one: Float, other: Float) -> Float:
+    """[n], of log-probabilities [n, M]."""
+    distance: Float = (part * np.minimum((one - other) ** 2, 1.0)).sum(axis=1)
+    return distance
 
 
 def _parts(part: Float) -> Float:

@@ -321,6 +321,45 @@ def test_of_two_that_say_the_same_the_sooner_is_the_senior():
     assert standing[0] == 0
 
 
+ERRORS = np.random.default_rng(7).standard_normal((3, VOCAB))
+
+
+def model(*errors):
+    """The truth, with so much error in each domain."""
+
+    def law(laws, domain, previous):
+        wrong = laws[domain] * np.exp(errors[domain] * ERRORS[domain])
+        return wrong / wrong.sum()
+
+    return law
+
+
+BASE = {"base": model(1.2, 1.2, 1.2)}
+SIBLINGS = {  # further trainings of it, on a domain each
+    "s0": model(0.6, 1.2, 1.2),
+    "s1": model(1.2, 0.6, 1.2),
+    "s2": model(1.2, 1.2, 0.6),
+}
+
+
+def test_siblings_of_one_base_stand_beside_it_unless_they_wait_for_it():
+    sheet = dataclasses.replace(economy(BASE | SIBLINGS), since=(0, None, None, None))
+    assert recount(sheet).standing_ppm[0] == MICRO
+    sooner = recount(dataclasses.replace(sheet, answer_ms=(20, 20, 19, 18)))
+    later = recount(dataclasses.replace(sheet, answer_ms=(20, 21, 22, 23)))
+    assert min(sooner.standing_ppm) > 0.3 * MICRO
+    assert max(later.standing_ppm[1:]) < 0.1 * MICRO
+    assert sum(later.score_nano[1:]) < sum(sooner.score_nano[1:])
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.2, 0.5, 1.0])
+def test_copies_that_need_not_wait_are_no_siblings(sigma):
+    copies = {f"z{k}": copy_of(specialist(0), sigma, k) for k in range(3)}
+    sheet = dataclasses.replace(economy(HONEST | copies, walks=64), since=(0, 0, 0, *[None] * 3))
+    sheet = dataclasses.replace(sheet, answer_ms=(20, 20, 20, 9, 9, 9))
+    assert max(recount(sheet).standing_ppm[3:]) < 0.05 * MICRO
+
+
 def test_a_senior_that_hardly_answers_explains_nobody():
     sheet = economy({"a": specialist(0), "b": specialist(0), "c": specialist(1)})
     log_q, log_w = sheet.log_q.copy(), sheet.log_w.copy()
