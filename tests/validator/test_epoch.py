@@ -159,7 +159,7 @@ async def test_three_epochs_of_a_small_subnet(network):
         row = dict(zip(newest.hotkeys, newest.row_u16, strict=True))
         paid = {name: row[expert.hotkey] for name, expert in experts.items()}
         assert min(paid["kind0"], paid["kind1"], paid["kind2"]) > 5_000, paid
-        assert paid["copy"] < 0.01 * paid["kind0"], paid
+        assert paid["copy"] < 0.05 * paid["kind0"], paid
         # The bound is a 90 % one, and the text differs from run to run: signatures are random.
         assert max(paid["noise"], paid["echo"]) < 3_000, paid
         assert len(newest.walk) == 16 * 16
