@@ -1,46 +1,44 @@
 """Grammars over one spec's tokens, by llguidance: which token may come next.
 
 Grammars come from strangers. A schema that cannot be honoured is refused by name, before anything
-is spent; what one may take is bounded: its size, the time and memory of compiling it and of every
-step. Compiling is off the event loop; a step takes tens of microseconds.
+is spent; what one may take is bounded: its size, the time and memory of compiling it (`trials`) and
+of every step. Compiling is off the event loop; a step takes tens of microseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from moesubnet.mixture.mixing import Mask
 from moesubnet.router.openai_api import ApiError
+from moesubnet.router.trials import Trials, Words, compiled
 from moesubnet.spec.content import Spec
 from moesubnet.spec.pieces import Pieces
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+T = TypeVar("T")
+
 MAX_SCHEMA_BYTES = 32 * 2**10  # without what only describes
 MAX_MULTIPLE = 10_000  # a million takes minutes to compile
-COMPILE_TIMEOUT_S = 10.0
+PATIENCE_S = 10.0  # with other callers' grammars, and this one
 COMPILERS = 2
 KEPT = 32  # compiled grammars, the newest
-# What llguidance may take: half or less of what it allows itself, and states of 2 kB.
-LIMITS = {
-    "initial_lexer_fuel": 500_000,
-    "step_lexer_fuel": 100_000,
-    "step_max_items": 20_000,
-    "max_lexer_states": 5_000,
-    "max_grammar_size": 50_000,
-}
+VERDICTS = 1_024  # on grammars that were tried, the newest
+TOO_MUCH = "it takes too much"
 # A weak model would write white space for ever, and so would one at a high temperature.
 _JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n\t]{1,16}"}
 _DESCRIBING = frozenset(
@@ -106,27 +104,47 @@ class Grammars:
         self._compilers = ThreadPoolExecutor(COMPILERS, thread_name_prefix="grammar")
         self._making = asyncio.Lock()
         self._compiled: OrderedDict[str, Matcher] = OrderedDict()
+        self._verdicts: OrderedDict[bytes, str] = OrderedDict()
 
     async def matcher(self, rules: str, param: str) -> Matcher:
         """A matcher at the beginning of a text. rules: of `lark`, with a rule `start`.
 
-        Raises ApiError 400, naming `param`, for a grammar that cannot be honoured.
+        Raises ApiError 400, naming `param`, for a grammar that cannot be honoured, and as `tried`.
         """
         if rules not in self._compiled:
-            loop = asyncio.get_running_loop()
-            async with self._making:  # of the vocabulary there is one
-                if self._vocabulary is None:
-                    self._vocabulary = await loop.run_in_executor(None, self._read_vocabulary)
-            compiling = loop.run_in_executor(self._compilers, self._compile, rules, param)
-            try:
-                async with asyncio.timeout(COMPILE_TIMEOUT_S):
-                    self._compiled[rules] = await compiling
-            except TimeoutError:
-                raise too_much(param) from None
+            [why] = await self.tried([rules], param)
+            if why:
+                raise cannot(param, why)
+            self._compiled[rules] = await self._aside(partial(self._compile, rules))
         self._compiled.move_to_end(rules)
         if len(self._compiled) > KEPT:
             self._compiled.popitem(last=False)
         return self._compiled[rules].fork()
+
+    async def tried(self, grammars: Sequence[str], param: str) -> list[str]:
+        """Of each why it cannot be honoured, or nothing.
+
+        Raises ApiError 400 where together they take too much; 429 while others' are tried.
+        """
+        names = {hashlib.sha256(rules.encode()).digest(): rules for rules in grammars}
+        known = {name: self._verdicts[name] for name in names if name in self._verdicts}
+        if new := {name: rules for name, rules in names.items() if name not in known}:
+            async with self._making:  # of the vocabulary there is one
+                if self._vocabulary is None:
+                    self._vocabulary = await self._aside(self._words.vocabulary)
+            said = await self._aside(partial(self._trials.tried, list(new.values())))
+            # Of several it is not known which one took too much of what all may take.
+            said += [TOO_MUCH] * (len(new) == 1 and not said)
+            known |= dict(zip(new, said, strict=False))
+        for name, why in known.items():
+            self._verdicts[name] = why
+            self._verdicts.move_to_end(name)
+        while len(self._verdicts) > VERDICTS:
+            self._verdicts.popitem(last=False)
+        if len(known) < len(names) or TOO_MUCH in known.values():
+            raise too_much(param)
+        by_rules = {rules: known[name] for name, rules in names.items()}
+        return [by_rules[rules] for rules in grammars]
 
     def literal(self, text: str) -> str:
         """`text` in a rule, control tokens in it as the tokens that they are."""
@@ -150,52 +168,35 @@ class Grammars:
         names = {id_: self._tokenizer.id_to_token(id_) for id_ in self._pieces.hidden}
         return {name: token_id for token_id, name in names.items() if name}
 
-    def _read_vocabulary(self) -> LLTokenizer:
-        from llguidance import LLTokenizer, TokenizerWrapper
+    @cached_property
+    def _words(self) -> Words:
+        size, tokenizer = self._spec.vocab_size, self._tokenizer
+        return Words(
+            [self._pieces.inside(token_id) for token_id in range(size)],
+            self._spec.stop_ids,
+            sorted(i for i in self._pieces.hidden if i < size),
+            lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        )
 
-        words = TokenizerWrapper(_Words(self._spec, self._tokenizer, self._pieces))
-        return LLTokenizer(words, eos_token=list(self._spec.stop_ids))
+    @cached_property
+    def _trials(self) -> Trials:
+        return Trials(self._words)
 
-    def _compile(self, rules: str, param: str) -> Matcher:
-        from llguidance import LLMatcher, LLParserLimits
-
+    def _compile(self, rules: str) -> Matcher:
         assert self._vocabulary is not None
-        limits = LLParserLimits(**LIMITS, verbose_errors=False)  # type: ignore[arg-type]
-        made = LLMatcher(self._vocabulary, "%llguidance {}\n" + rules, log_level=0, limits=limits)
-        if made.is_error():
-            raise _cannot(param, made.get_error())
+        made = compiled(self._vocabulary, rules)
         return Matcher(made, self._spec.vocab_size, self._spec.stop_ids)
 
-
-class _Words:
-    """A spec's tokens as llguidance asks for them: their bytes are those that answers show."""
-
-    def __init__(self, spec: Spec, tokenizer: Tokenizer, pieces: Pieces) -> None:
-        self.eos_token_id, self.bos_token_id = spec.stop_ids[0], None
-        self.special_token_ids = sorted(i for i in pieces.hidden if i < spec.vocab_size)
-        self.tokens = [pieces.inside(token_id) for token_id in range(spec.vocab_size)]
-        self._tokenizer = tokenizer
-        special = frozenset(self.special_token_ids)
-        self._ids = {word: i for i, word in enumerate(self.tokens) if word and i not in special}
-        self._longest = max(map(len, self._ids), default=1)
-
-    def __call__(self, text: str) -> list[int]:
-        """Tokens of a text that a grammar leaves no choice about, where it stands: some tokenizers
-        put a space before it, or know no token for a part."""
-        ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        raw = text.encode()
-        return ids if b"".join(self.tokens[i] for i in ids) == raw else self._greedy(raw)
-
-    def _greedy(self, raw: bytes) -> list[int]:
-        ids, at = list[int](), 0
-        while at < len(raw):
-            ends = range(min(len(raw), at + self._longest), at, -1)
-            end = next((end for end in ends if raw[at:end] in self._ids), 0)
-            if not end:
-                break
-            ids.append(self._ids[raw[at:end]])
-            at = end
-        return ids
+    async def _aside(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await loop.run_in_executor(self._compilers, work)
+        except TimeoutError:
+            text = "The router is busy with other grammars. Please retry shortly."
+            raise ApiError(
+                429, text, kind="rate_limit_error", code="rate_limit_exceeded", retry_after_s=1.0
+            ) from None
 
 
 def json_rule(schema: Mapping[str, Any], param: str) -> str:
@@ -203,11 +204,11 @@ def json_rule(schema: Mapping[str, Any], param: str) -> str:
     bare = _bare(schema)
     text = json.dumps(bare, ensure_ascii=False)
     if len(text.encode()) > MAX_SCHEMA_BYTES:
-        raise _cannot(param, f"it is larger than {MAX_SCHEMA_BYTES} bytes without descriptions")
+        raise cannot(param, f"it is larger than {MAX_SCHEMA_BYTES} bytes without descriptions")
     # Of several that hold for one number the least common multiple counts.
     multiple = math.lcm(*_multiples(bare))
     if not 0 < multiple <= MAX_MULTIPLE:
-        raise _cannot(param, f"multipleOf in it comes to more than {MAX_MULTIPLE} steps")
+        raise cannot(param, f"multipleOf in it comes to more than {MAX_MULTIPLE} steps")
     return "%json " + json.dumps(bare | {"x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
 
 
@@ -260,7 +261,7 @@ def _literals(text: str, control_ids: Mapping[str, int]) -> Iterator[str]:
         text = text[at + len(name) :]
 
 
-def _cannot(param: str, why: str) -> ApiError:
+def cannot(param: str, why: str) -> ApiError:
     text = f"The schema in '{param}' cannot be honoured: {why.split('<non-verbose')[0].strip()}"
     return ApiError(400, text[:500], param=param, code="unsupported_schema")
 

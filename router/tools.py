@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from moesubnet.router.grammar import Grammars, json_rule
+from moesubnet.router.grammar import Grammars, cannot, json_rule
 from moesubnet.router.openai_api import ApiError, JsonObject, Name
 from moesubnet.router.reading import END_THINK
 from moesubnet.spec.calls import ID_CHARS, CallSyntax
@@ -17,6 +17,7 @@ MOST_CALLS = 16  # in one answer
 
 Choice = Literal["auto", "none", "required"]
 ANY_OBJECT = '%json {"type": "object"}'
+PARAMETERS = "tools.{}.function.parameters"
 NO_ARGUMENTS: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
 ANY_TEXT = r"""
 TEXT: /(.|\n)*/
@@ -84,9 +85,9 @@ async def _calls(
     literal = grammars.literal
     tools = [tool for tool in use.tools if use.forced in (None, tool.name)]
     rules = [f"call: {' | '.join(f'tool_{i}' for i in range(len(tools)))}"]
-    for index, tool in enumerate(tools):
-        arguments = await _arguments(tool, f"tools.{index}.function.parameters", grammars)
-        rules.append(f"tool_{index}: {literal(tool.name)} {literal(syntax.middle)} {arguments}")
+    arguments = await _arguments(tools, grammars)
+    for index, (tool, rule) in enumerate(zip(tools, arguments, strict=True)):
+        rules.append(f"tool_{index}: {literal(tool.name)} {literal(syntax.middle)} {rule}")
     more = ""
     if use.parallel and use.forced is None and syntax.between is not None:
         more = f"({_around_id(syntax.between, grammars)} call){{0,{MOST_CALLS - 1}}}"
@@ -110,15 +111,25 @@ def _thought(grammars: Grammars) -> str:
     return f"TEXT? {end} GAP?" if grammars.control_before(END_THINK) else "thought GAP?"
 
 
-async def _arguments(tool: Function, param: str, grammars: Grammars) -> str:
-    try:
-        rule = json_rule(NO_ARGUMENTS if tool.parameters is None else tool.parameters, param)
-        await grammars.matcher(f"start: {rule}", param)
-    except ApiError:
-        if tool.strict:
-            raise
-        return ANY_OBJECT
-    return rule
+async def _arguments(tools: Sequence[Function], grammars: Grammars) -> list[str]:
+    """The rule of each tool's arguments; that of any object where its schema cannot be honoured.
+
+    Raises ApiError 400 for a strict tool's, and where they take too much.
+    """
+    rules = []
+    for index, tool in enumerate(tools):
+        try:
+            schema = NO_ARGUMENTS if tool.parameters is None else tool.parameters
+            rules.append(json_rule(schema, PARAMETERS.format(index)))
+        except ApiError:
+            if tool.strict:
+                raise
+            rules.append(ANY_OBJECT)
+    verdicts = await grammars.tried([f"start: {rule}" for rule in rules], "tools")
+    for index, (tool, why) in enumerate(zip(tools, verdicts, strict=True)):
+        if why and tool.strict:
+            raise cannot(PARAMETERS.format(index), why)
+    return [ANY_OBJECT if why else rule for rule, why in zip(rules, verdicts, strict=True)]
 
 
 def _around_id(parts: Sequence[str], grammars: Grammars) -> str:

@@ -372,6 +372,15 @@ async def test_a_tool_whose_schema_is_beyond_the_grammar_takes_any_object(start)
     assert json.loads(answer.choices[0].message.tool_calls[0].function.arguments) == {"x": [1]}
 
 
+async def test_a_tool_that_would_end_the_router_is_refused(start) -> None:
+    api, _ = await start(families()["chatml"])
+    patterns = [{"type": "string", "pattern": f"^.*a.{{{i}}}$"} for i in range(10, 40)]
+    heavy = {"type": "function", "function": {"name": "x", "parameters": {"allOf": patterns}}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        await api.chat.completions.create(model="mixture", messages=ASKED, tools=[*TOOLS, heavy])
+    assert (caught.value.code, caught.value.param) == ("grammar_too_complex", "tools")
+
+
 async def test_a_family_without_calls_refuses_tools_by_name(start) -> None:
     api, _ = await start(families()["inst"])
     with pytest.raises(openai.BadRequestError) as caught:
