@@ -88,6 +88,12 @@ class Message(BaseModel):
             return self.content
         return "".join(part.text for part in self.content or ())
 
+    @property
+    def chars(self) -> int:
+        """Of all that it says."""
+        called = sum(len(call.function.arguments) for call in self.tool_calls or ())
+        return len(self.text()) + len(self.name or "") + len(self.reasoning_content or "") + called
+
 
 class JsonSchema(BaseModel):
     """A schema that the answer must have; it does, whatever `strict` says."""

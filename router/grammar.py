@@ -236,7 +236,7 @@ def _multiples(schema: Any) -> Iterator[int]:
             yield from _multiples(item)
     elif isinstance(schema, Mapping):
         for key, value in schema.items():
-            if key == "multipleOf" and isinstance(value, int | float):
+            if key == "multipleOf" and type(value) in (int, float):  # a bool is no number
                 exact = Decimal(str(value)).normalize()
                 whole = exact if exact == exact.to_integral() else exact.scaleb(-_exponent(exact))
                 yield int(whole) if whole < 2**63 else 0

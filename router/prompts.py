@@ -74,22 +74,28 @@ class Prompts:
     ) -> tuple[TokenIds, bool]:
         """Token ids of a conversation under the spec's template, and whether they end inside a
         thought. variables: what else the caller says to the template. Raises ApiError 400."""
+        if wrong := OURS & set(variables or {}):
+            text = f"'{min(wrong)}' is not the caller's to say to the template."
+            raise api.ApiError(400, text, param="chat_template_kwargs", code="invalid_value")
+        self._check_bytes(sum(len(message.text().encode()) for message in messages), source)
+        chars = sum(message.chars for message in messages)
+        chars += len(json.dumps(tools)) if tools else 0
+        prompt, ids = await self._read(
+            chars, partial(self._chat, messages, list(tools) or None, variables), source
+        )
+        return ids, prompt.text.rstrip().endswith(THINK)
+
+    def _chat(
+        self,
+        messages: Sequence[Message],
+        tools: list[api.JsonObject] | None,
+        variables: Mapping[str, Any] | None,
+    ) -> Prompt:
         as_text = self.calls is not None and self.calls.arguments_as_text
         said = [as_template_knows(message, arguments_as_text=as_text) for message in messages]
         if "developer" not in self._encoder.template.source:
             said = [m | {"role": "system"} if m["role"] == "developer" else m for m in said]
-        if wrong := OURS & set(variables or {}):
-            text = f"'{min(wrong)}' is not the caller's to say to the template."
-            raise api.ApiError(400, text, param="chat_template_kwargs", code="invalid_value")
-        content = sum(len(message["content"].encode()) for message in said)
-        self._check_bytes(content, source)
-        chars = content + (len(json.dumps(tools)) if tools else 0)
-        prompt, ids = await self._read(
-            chars,
-            partial(self._encoder.chat, said, tools=list(tools) or None, variables=variables),
-            source,
-        )
-        return ids, prompt.text.rstrip().endswith(THINK)
+        return self._encoder.chat(said, tools=tools, variables=variables)
 
     @cached_property
     def calls(self) -> CallSyntax | None:

@@ -164,8 +164,13 @@ def _say(found: list[dict[str, Any]], item: Item) -> None:
     elif isinstance(item, InputReasoning):
         last["reasoning_content"] = "".join(part.text for part in item.content or ())
     else:
-        function = {"name": item.name, "arguments": item.arguments}
-        last.setdefault("tool_calls", []).append({"id": item.call_id, "function": function})
+        calls = last.setdefault("tool_calls", [])
+        calls.append(
+            {"id": item.call_id, "function": {"name": item.name, "arguments": item.arguments}}
+        )
+        if len(calls) > MAX_TOOLS:
+            text = f"An answer has more than {MAX_TOOLS} calls."
+            raise api.ApiError(400, text, param="input", code="invalid_value")
 
 
 def _text(content: InputTexts) -> str:

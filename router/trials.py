@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import msgpack
 import psutil
@@ -142,7 +142,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
+def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     """The child: a fork for each request, so that nothing of a trial stays."""
     vocabulary = Words(*_read(source)).vocabulary()
     while True:
@@ -159,7 +159,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             finally:
                 os._exit(0)
         os.close(into)
-        said = []
+        said = list[str]()
         with os.fdopen(out, "rb") as pipe:
             try:
                 while len(said) < len(grammars):
@@ -190,7 +190,7 @@ def _limit(kind: int, most: int) -> None:
     resource.setrlimit(kind, (most, most))
 
 
-def _read(source: BinaryIO) -> Any:
+def _read(source: IO[bytes]) -> Any:
     """Raises EOFError."""
     prefix = source.read(_LENGTH.size)
     if len(prefix) < _LENGTH.size:
@@ -202,7 +202,7 @@ def _read(source: BinaryIO) -> Any:
     return msgpack.unpackb(said)
 
 
-def _write(sink: BinaryIO, said: object) -> None:
+def _write(sink: IO[bytes], said: object) -> None:
     packed: bytes = msgpack.packb(said)
     sink.write(_LENGTH.pack(len(packed)) + packed)
     sink.flush()

@@ -336,9 +336,7 @@ async def test_a_hostile_schema_takes_little_time_and_no_one_elses(spec, tokeniz
     assert time.process_time() - since_s < 2 * CPU_S
 
 
-async def test_a_schema_that_would_end_the_router_is_refused(
-    serve, babbler
-) -> None:
+async def test_a_schema_that_would_end_the_router_is_refused(serve, babbler) -> None:
     """Others are answered meanwhile."""
     api = client(await serve())
     for schema in (HOSTILE["all of"], HOSTILE["in a row"]):
