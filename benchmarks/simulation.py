@@ -44,7 +44,7 @@ from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State
 from moesubnet.validator.weights import salt_for
 from moesubnet.wire.distributions import LOWEST, check_dense
-from moesubnet.wire.protocol import Ids, StepRequest, StepResponse, base_hash
+from moesubnet.wire.protocol import ExpertCard, Ids, StepRequest, StepResponse, base_hash
 
 Law = Callable[[Ids], npt.NDArray[np.floating]]  # ids before the token → log-law [V]
 
@@ -158,6 +158,7 @@ class Present:
     def __init__(self, members: Iterable[Member]) -> None:
         self._all = {member.hotkey: Simulated(member) for member in members if member.law}
         self.clients: dict[Hotkey, Simulated] = {}
+        self.cards: dict[Hotkey, ExpertCard] = {}  # nobody has one
 
     async def refresh(self, metagraph: Metagraph) -> None:
         self.clients = {h: asked for h, asked in self._all.items() if h in metagraph.by_hotkey}

@@ -60,7 +60,7 @@ def build_app(expert: Expert, signer: Signer, metagraphs: MetagraphSource) -> we
 
     @public
     async def card(_: web.Request) -> web.StreamResponse:
-        return web.json_response(text=expert.card.model_dump_json())
+        return web.json_response(text=expert.card.model_dump_json(exclude_none=True))
 
     @public
     async def healthz(_: web.Request) -> web.StreamResponse:

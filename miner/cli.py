@@ -110,6 +110,16 @@ def run(
             "--hotkey one for each; `-` is the model alone."
         ),
     ] = None,
+    open_at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--open",
+            metavar="URL",
+            help="Where everybody can fetch these weights: a folder with their files and with "
+            "SHA256SUMS (`sha256sum config.json *.safetensors`), or a .gguf file. With several "
+            "--hotkey one for each; `-` is a private one, which says only their hash.",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
     name: Annotated[
         str | None, typer.Option(help="What the expert calls itself; the model's by default.")
@@ -141,6 +151,10 @@ def run(
         moesubnet miner run --model BASE --port 8200 --hotkey mine/prose --adapter prose \\
             --hotkey mine/code --adapter code
 
+    The weights stay yours. With --open anybody may check that your answers are theirs
+    (`moesubnet validator replay`); of an adapter, put base/ and adapter/ there, with a SHA256SUMS
+    each, and above them one of the two hashes of these: `printf '%s\\n%s\\n' BASE ADAPTER`.
+
     Another inference engine needs two methods: see examples/custom_engine.py and --engine.
     """
     import asyncio
@@ -158,6 +172,11 @@ def run(
     hotkeys, adapters = hotkey or ["default"], adapter or ["-"]
     if len(hotkeys) != len(adapters) or len(set(hotkeys)) != len(hotkeys):
         raise typer.BadParameter("give one --adapter for each --hotkey (`-`: the model alone)")
+    urls = open_at or ["-"] * len(hotkeys)
+    if len(urls) != len(hotkeys):
+        raise typer.BadParameter("give one --open for each --hotkey (`-`: its weights are private)")
+    if open_at and upstream is not None:
+        raise typer.BadParameter("of a model at --upstream nobody sees the weights: no --open")
     if len(set(adapters)) != len(adapters):
         raise typer.BadParameter("each --hotkey serves another --adapter: copies earn nothing more")
     if name and len(hotkeys) > 1:
@@ -171,8 +190,9 @@ def run(
             or "upstream",
             port=port and port + place,
             external_port=external_port and external_port + place,
+            weights_url=None if url == "-" else url,
         )
-        for place, (key, folder) in enumerate(zip(hotkeys, adapters, strict=True))
+        for place, (key, folder, url) in enumerate(zip(hotkeys, adapters, urls, strict=True))
     )
     config = MinerConfig(
         chain_url=chain,

@@ -54,6 +54,7 @@ class Expert:
         hotkey: Hotkey,
         name: str,
         price_rao_per_mtoken: int = 0,
+        weights_url: str | None = None,
         queue_tokens: int = 65_536,
         metrics: Metrics | None = None,
     ) -> None:
@@ -62,6 +63,7 @@ class Expert:
             hotkey=hotkey,
             spec_sha256=spec.sha256,
             model_commitment=engine.commitment,
+            weights_url=weights_url,
             name=name,
             context_tokens=engine.context_tokens,
             vocab_size=engine.vocab_size,

@@ -14,7 +14,8 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.chain.wallet import is_uri, load_coldkey, split_spec, wallets_root
 from moesubnet.engine.base import Engine, check_engine, load_engines
-from moesubnet.errors import ChainError, ConfigError
+from moesubnet.engine.open_weights import check_offer
+from moesubnet.errors import ChainError, ConfigError, FetchError
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.spec.content import LoadedSpec
@@ -42,6 +43,7 @@ class Seat:
     name: str
     port: int
     external_port: int | None
+    weights_url: str | None = None  # where everybody finds what it serves
 
     @property
     def hotkey(self) -> Hotkey:
@@ -129,6 +131,8 @@ async def _open(
     if (close := getattr(engine, "close", None)) is not None:
         stack.push_async_callback(asyncio.to_thread, close)
     log.info("model=%s engine=%s sha256=%s", seat.name, engine.name, engine.commitment)
+    if seat.weights_url is not None:
+        await _check_open(seat.weights_url, engine.commitment)
     expert = Expert(
         engine,
         spec,
@@ -136,6 +140,7 @@ async def _open(
         hotkey=seat.hotkey,
         name=seat.name,
         price_rao_per_mtoken=config.price_rao_per_mtoken,
+        weights_url=seat.weights_url,
         queue_tokens=config.queue_tokens,
     )
     stack.push_async_callback(expert.close)
@@ -144,6 +149,15 @@ async def _open(
     stack.push_async_callback(listening.close)
     log.info("serving host=%s port=%d hotkey=%s", config.host, listening.port, seat.hotkey)
     return expert, listening.port
+
+
+async def _check_open(url: str, commitment: str) -> None:
+    """Whoever comes for the weights must find them. Raises ConfigError."""
+    try:
+        size_bytes = await check_offer(url, commitment, allow_private=True)
+    except FetchError as error:
+        raise ConfigError(f"--open {url} does not offer what is served here: {error}") from error
+    log.info("open: %s offers the weights, %d bytes", url, size_bytes)
 
 
 async def _payer(

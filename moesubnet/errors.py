@@ -27,6 +27,7 @@ MoesubnetError
 │   ├── NobodyAnswers        not one of all the experts that could be asked; ask again later
 │   ├── PeerRefused          a 4xx/5xx status; `.status` says which
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
+├── FetchError           a file from a stranger's server cannot be had, or is another
 ├── BadReceipts          what is said to prove an answer does not
 ├── PoolSpent            private text is used up; it is never used twice
 ├── Overloaded           we have too much to do already; ask again later
@@ -131,6 +132,10 @@ class BadDistribution(WireError):
 
 class BadReveal(WireError):
     """What was opened is not what the peer had committed to."""
+
+
+class FetchError(MoesubnetError):
+    """A file from a stranger's server cannot be had, or is another."""
 
 
 class BadReceipts(MoesubnetError):

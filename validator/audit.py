@@ -123,7 +123,7 @@ def _audit_expert(
     if receipts is None or blind is None:
         return ExpertAudit(hotkey, len(items), None, None, None, None)
     committed = column_sha256(receipts.records[:, column]) == sheet.receipts[column]
-    signed = [i for i in items if _is_signed(sheet, receipts, i, column)]
+    signed = [i for i in items if is_signed(sheet, receipts, i, column)]
     unseen = sum(bool(blind[i, column]) for i in signed)
     agreeing = None
     if bodies is not None:
@@ -151,7 +151,7 @@ def _asked_blind(sheet: Sheet, receipts: Receipts, public_s: float | None) -> np
     return blind
 
 
-def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool:
+def is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool:
     """Whether the expert signed an answer to exactly this item's question."""
     record, hotkey = receipts.records[item, column], sheet.hotkeys[column]
     sender = sheet.senders[sheet.sender[item, column]]
@@ -172,7 +172,9 @@ def _is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool
     return True
 
 
-def _rows(sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int) -> StepRows | None:
+def answered_rows(
+    sheet: Sheet, receipts: Receipts, body: bytes, item: int, column: int
+) -> StepRows | None:
     """An answer; None unless it is the one that the record names."""
     if hashlib.sha256(body).digest() != receipts.records["body_sha256"][item, column].tobytes():
         return None
@@ -193,7 +195,7 @@ def _agrees(
     baseline: Law | None,
 ) -> bool:
     """Whether a kept answer is the signed one and says what the sheet says of it."""
-    rows = _rows(sheet, receipts, bodies[item], item, column)
+    rows = answered_rows(sheet, receipts, bodies[item], item, column)
     if rows is None:
         return False
     label = int(sheet.walks[sheet.walk[item]][sheet.position[item]])
@@ -224,7 +226,7 @@ def _shown(
     walk, position = sheet.walk[item], int(sheet.position[item])
     asked = receipts.records["reveal"][:, column] == 2 + position
     for later in np.flatnonzero(asked & (sheet.walk == walk)).tolist():
-        rows = _rows(sheet, receipts, bodies[later], later, column)
+        rows = answered_rows(sheet, receipts, bodies[later], later, column)
         if rows is not None and rows.proof is not None:
             try:
                 value = bound.shown(int(sheet.walks[walk][position]), rows.proof)

@@ -20,6 +20,8 @@ from moesubnet.mixture.law import Law
 # Of laws in one moment. Of honest pairs the largest was 0.09, float32 against int8 of one model.
 TWICE_DISTANCE = 0.15
 REPLAY_RATIO = 0.1  # of the median; GRAIL's check of log-probabilities has the same
+REPLAY_ROWS = 32  # fewer prove nothing
+HEAD_MASS = 0.95  # less than any caller asks for, so rounding leaves nothing of it out
 OVER_HONEST = 1e-3  # at most so often is an honest pair over its threshold
 OVER_CHEAT = 0.2  # what we want to find soon
 ALARM = 1e6  # pairs between two false alarms, at least
@@ -49,13 +51,23 @@ def _more(p: np.ndarray, one: Law, q: np.ndarray, other: Law) -> float:
     return float(np.maximum(p - q, 0.0).sum()) + max(0.0, alone - other.tail)
 
 
-def median_ratio(one: Law, other: Law, tokens: int = 32) -> float:
-    """The median of |exp(Δ log p)| − 1, as a distance from 1, over the likeliest tokens of `other`
-    that both list: of a replay, with the law by our own prefill as `other`."""
-    ids = _common(one, other)
-    theirs, ours = one.at(ids), other.at(ids)
-    best = np.argsort(-ours, kind="stable")[:tokens]
-    return float(np.median(np.abs(np.expm1(theirs[best] - ours[best]))))
+def median_ratio(theirs: Law, ours: Law, tokens: int = 32) -> float:
+    """The median of |exp(Δ log p) − 1| over the likeliest tokens of our law, which lists all: of a
+    replay, by our own prefill. Of a law that lists a part, over those that it lists and those that
+    it should have listed (our likeliest that hold HEAD_MASS): at the most that it left them. NaN
+    where that says nothing of half of them."""
+    best = np.argsort(-ours.logp, kind="stable")[:tokens]
+    q = np.exp(ours.logp[best], dtype=np.float64)
+    p = np.exp(theirs.at(best))
+    if theirs.ids is not None:
+        most = min(theirs.tail, float(np.exp(theirs.logp.min())))
+        is_listed = np.isin(best, theirs.ids)
+        p = np.where(is_listed, p, np.minimum(q, most))
+        counts = is_listed | (np.cumsum(q) - q < HEAD_MASS)
+        if np.mean((is_listed | (p < q))[counts]) <= 0.5:
+            return math.nan
+        p, q = p[counts], q[counts]
+    return float(np.median(np.abs(p / q - 1.0)))
 
 
 def _common(one: Law, other: Law) -> np.ndarray:
@@ -96,11 +108,33 @@ class Record:
         return Verdict.OK if self.below_in_a_row >= OK_PAIRS else Verdict.UNPROVEN
 
 
-def replay_verdict(ratios: Sequence[float]) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an expert's card said in an epoch. url: where its weights are; none: private."""
+
+    epoch: int
+    commitment: str
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay of an open expert found. epoch: of the answers; ratio: their median."""
+
+    epoch: int
+    commitment: str
+    rows: int
+    ratio: float
+    verdict: Verdict
+
+
+def replay_verdict(ratios: Sequence[float], impostors: Sequence[float]) -> Verdict:
     """Of an open expert's answers against our own prefill of its weights: the median of the rows'
-    medians. Fewer than 32 rows prove nothing, and a replay between half of the threshold and twice
-    of it is another device's rounding or a mild quantisation: nobody can say."""
-    if len(ratios) < 32 or not all(map(math.isfinite, ratios)):
+    medians. Fewer than REPLAY_ROWS prove nothing, and a replay between half of the threshold and
+    twice of it is another device's rounding or a mild quantisation: nobody can say. Nor can anybody
+    where `impostors`, medians of those who never ran the model, would not be called cheats."""
+    is_told = all(middle > 2 * REPLAY_RATIO for middle in impostors)
+    if len(ratios) < REPLAY_ROWS or not all(map(math.isfinite, ratios)) or not is_told:
         return Verdict.UNPROVEN
     middle = float(np.median(ratios))
     if middle > 2 * REPLAY_RATIO:

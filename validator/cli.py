@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moesubnet.host.options import AsJson
+from moesubnet.validator.replay_command import replay
 
 if TYPE_CHECKING:
     from moesubnet.validator.archive import Archive
 
 validator_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+validator_app.command()(replay)
 
 StateDir = Annotated[
     Path | None,
@@ -237,12 +239,20 @@ def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     A prefix that is never published goes to every expert by two callers at once. `ok`: 14 pairs in
     a row agree; `cheat`: answers so far apart, so often, that an honest expert is called so once
     in a million pairs; `unproven`: neither, and nobody loses anything by it. The last column is
-    the same prefix asked again some epochs later: a new model may differ.
+    the same prefix asked again some epochs later: a new model may differ. A second line is of a
+    replay of its weights, where they are open (`moesubnet validator replay`).
     """
+    from dataclasses import asdict
+
+    from moesubnet.validator.checks import Record
     from moesubnet.validator.twice import Checkbook
 
     with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
-        found = [(h, record, book.changes(h)[-8:]) for h, record in sorted(book.records().items())]
+        records, replayed = book.records(), book.replayed()
+        found = [
+            (hotkey, records.get(hotkey, Record()), book.changes(hotkey)[-8:], replayed.get(hotkey))
+            for hotkey in sorted(records.keys() | replayed.keys())
+        ]
     if as_json:
         rows = [
             {
@@ -251,17 +261,21 @@ def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
                 "pairs": record.pairs,
                 "apart": record.over,
                 "later": [{"epoch": e, "again": a, "distance": round(d, 4)} for e, a, d in later],
+                "replayed": None if again is None else asdict(again),
             }
-            for hotkey, record, later in found
+            for hotkey, record, later, again in found
         ]
         typer.echo(json.dumps(rows))
         return
     typer.echo(f"{'expert':48}  verdict   pairs  apart  asked again later")
-    for hotkey, record, later in found:
+    for hotkey, record, later, again in found:
         distances = " ".join(f"{distance:.2f}" for *_, distance in later) or "–"
         typer.echo(
             f"{hotkey:48}  {record.verdict:8}  {record.pairs:5}  {record.over:5}  {distances}"
         )
+        if again is not None:
+            said = f"replayed, epoch {again.epoch}: median ratio {again.ratio:.4f}"
+            typer.echo(f"{'':48}  {again.verdict:8}  {said}")
 
 
 @validator_app.command()

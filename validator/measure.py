@@ -17,6 +17,7 @@ from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
+from moesubnet.validator.checks import Claim
 from moesubnet.validator.probes import PREFIX_TOKENS, TextPool, walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.validator.serve import Metrics
@@ -24,7 +25,7 @@ from moesubnet.validator.state import State
 from moesubnet.validator.twice import Checkbook, ask_twice
 from moesubnet.validator.watching import Watcher
 from moesubnet.wire.panel import Asked, Panel
-from moesubnet.wire.protocol import want_for
+from moesubnet.wire.protocol import ExpertCard, want_for
 from moesubnet.wire.relay import Drawing, through
 from moesubnet.wire.usage import Usage
 
@@ -38,6 +39,9 @@ class Experts(Protocol):
 
     @property
     def clients(self) -> Mapping[Hotkey, Asked]: ...
+
+    @property
+    def cards(self) -> Mapping[Hotkey, ExpertCard]: ...
 
     async def refresh(self, metagraph: Metagraph) -> None:
         """Meet who is new on the metagraph, forget who left."""
@@ -102,6 +106,7 @@ class Measurement:
             self.contradicted = set()
         await self._experts.refresh(metagraph)
         self._metagraph = metagraph
+        self._note_claims()
         if self._routers is not None:
             await self._routers.refresh(metagraph, self._experts.clients.keys())
         scored = {hotkey for hotkey, score in self._state.scores().items() if score > 0}
@@ -133,6 +138,15 @@ class Measurement:
     def changed(self, epoch: int) -> set[Hotkey]:
         """Who is another expert in this epoch than it was before."""
         return self._book.changed_in(epoch) if self._book is not None else set()
+
+    def _note_claims(self) -> None:
+        if self._book is not None:
+            self._book.note_claims(
+                {
+                    hotkey: Claim(self._gate_epoch, card.model_commitment, card.weights_url)
+                    for hotkey, card in self._experts.cards.items()
+                }
+            )
 
     async def _pass_over_known(self) -> None:
         """Text that was asked before, or stands in anybody's revealed sheet, is used: its labels

@@ -19,12 +19,20 @@ import numpy as np
 
 from moesubnet.errors import AuthError, BadReceipts, ConfigError, PeerError, WireError
 from moesubnet.types import Hotkey
-from moesubnet.validator.checks import TWICE_DISTANCE, Record, Verdict, total_variation
+from moesubnet.validator.checks import (
+    TWICE_DISTANCE,
+    Claim,
+    Record,
+    Replayed,
+    Verdict,
+    total_variation,
+)
 from moesubnet.validator.evidence import MAX_PAIRS, Evidence, Said
 from moesubnet.wire.panel import Asked
 from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, base_hash, want_for
 
 HELD_EPOCHS = 8  # a prefix is asked again within so many, or forgotten
+CLAIM_EPOCHS = 50  # what cards said is kept as long as sheets are
 AT_ONCE = 64
 FILE = "checks.sqlite3"
 
@@ -40,6 +48,11 @@ CREATE TABLE IF NOT EXISTS prefix (
     id INTEGER PRIMARY KEY, epoch INTEGER, windows TEXT, ids BLOB, answers BLOB);
 CREATE TABLE IF NOT EXISTS later (
     hotkey TEXT, epoch INTEGER, again INTEGER, distance REAL);
+CREATE TABLE IF NOT EXISTS claim (
+    hotkey TEXT, epoch INTEGER, commitment TEXT, url TEXT, PRIMARY KEY (hotkey, epoch, commitment));
+CREATE TABLE IF NOT EXISTS replay (
+    hotkey TEXT PRIMARY KEY, epoch INTEGER, commitment TEXT, rows INTEGER, ratio REAL,
+    verdict TEXT);
 """
 
 
@@ -69,9 +82,44 @@ class Checkbook:
         return {Hotkey(hotkey): Record(*rest) for hotkey, *rest in rows}
 
     def convicted(self) -> set[Hotkey]:
-        """Whom the sequential test calls a cheat, and enough kept pairs show to anybody."""
+        """Whom the sequential test calls a cheat, and enough kept pairs show to anybody; and whose
+        last replay does, while its card goes on to offer those weights."""
         named = (h for h, record in self.records().items() if record.verdict == Verdict.CHEAT)
-        return {h for h in named if (found := self.evidence(h)) is not None and found.is_proven}
+        proven = {h for h in named if (found := self.evidence(h)) is not None and found.is_proven}
+        for hotkey, replayed in self.replayed().items():
+            said = self.claims(hotkey)[-1:]
+            if replayed.verdict == Verdict.CHEAT and any(
+                claim.url is not None and claim.commitment == replayed.commitment for claim in said
+            ):
+                proven.add(hotkey)
+        return proven
+
+    def note_claims(self, claims: Mapping[Hotkey, Claim]) -> None:
+        """What the cards of experts say of their weights, as they are asked."""
+        rows = [(hotkey, c.epoch, c.commitment, c.url) for hotkey, c in claims.items()]
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?)", rows)
+            if rows:
+                self._db.execute("DELETE FROM claim WHERE epoch < ?", (rows[0][1] - CLAIM_EPOCHS,))
+
+    def claims(self, hotkey: Hotkey) -> list[Claim]:
+        """The newest last."""
+        query = "SELECT epoch, commitment, url FROM claim WHERE hotkey = ? ORDER BY rowid"
+        return [Claim(*row) for row in self._db.execute(query, (hotkey,))]
+
+    def note_replay(self, hotkey: Hotkey, found: Replayed) -> None:
+        """Instead of what an earlier replay found."""
+        row = (hotkey, found.epoch, found.commitment, found.rows, found.ratio, found.verdict)
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO replay VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def replayed(self) -> dict[Hotkey, Replayed]:
+        """The last replay of each open expert that was replayed here."""
+        query = "SELECT hotkey, epoch, commitment, rows, ratio, verdict FROM replay"
+        return {
+            Hotkey(hotkey): Replayed(epoch, commitment, rows, ratio, Verdict(verdict))
+            for hotkey, epoch, commitment, rows, ratio, verdict in self._db.execute(query)
+        }
 
     def evidence(self, hotkey: Hotkey) -> Evidence | None:
         """The newest contradictions, if there are any."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
 
-from moesubnet.errors import SpecError
+from moesubnet.errors import FetchError, SpecError
 from moesubnet.host.paths import cache_dir
 from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, load_spec, parse_spec
-from moesubnet.wire.addresses import checked_sockets
+from moesubnet.wire.downloads import download, open_downloads
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from moesubnet.types import Metagraph
 
 MAX_FILE_BYTES = 1 << 30
@@ -53,49 +50,16 @@ async def find_spec(
 
 async def fetch_spec(base_url: str, sha256: str, root: Path, *, allow_private: bool) -> None:
     """Download the files, spec.json last, so that a folder with one is complete."""
-    import aiohttp
-
     try:
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                socket_factory=checked_sockets(allow_private=allow_private)
-            ),
-            timeout=aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S, connect=20.0, sock_read=30.0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
-            auto_decompress=False,
-        ) as http:
-            unproven = root / "spec.json.part"
-            await _download(http, base_url + "spec.json", unproven, sha256, MAX_SPEC_BYTES)
+        async with open_downloads(allow_private=allow_private, total_s=FETCH_TIMEOUT_S) as http:
+            unproven = root / "spec.json.unproven"
+            await download(http, base_url + "spec.json", unproven, sha256, MAX_SPEC_BYTES)
             spec = parse_spec(unproven.read_bytes(), base_url + "spec.json")
             for file in spec.files:
                 path, url = root / file.path, urljoin(base_url, file.path)
-                await _download(http, url, path, file.sha256, MAX_FILE_BYTES)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                await download(http, url, path, file.sha256, MAX_FILE_BYTES)
+    except FetchError as error:
         raise SpecError(
-            f"cannot fetch the spec from {base_url}: {error or type(error).__name__}. "
-            "If you have it, pass --spec FOLDER"
+            f"cannot fetch the spec from {base_url}: {error}. If you have it, pass --spec FOLDER"
         ) from error
     os.replace(unproven, root / "spec.json")
-
-
-async def _download(
-    http: aiohttp.ClientSession, url: str, path: Path, sha256: str, max_bytes: int
-) -> None:
-    """A file of this hash; SpecError as soon as it is too large or turns out to be another."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    digest, size = hashlib.sha256(), 0
-    async with http.get(url, allow_redirects=False) as response:
-        if response.status != 200:
-            raise SpecError(f"{url} answered {response.status}")
-        with temporary.open("wb") as handle:
-            async for chunk in response.content.iter_any():
-                size += len(chunk)
-                if size > max_bytes:
-                    raise SpecError(f"{url} is larger than {max_bytes} bytes")
-                digest.update(chunk)
-                handle.write(chunk)
-    if digest.hexdigest() != sha256:
-        raise SpecError(f"{url} is not the file that the chain names")
-    os.replace(temporary, path)

@@ -54,6 +54,7 @@ class _Model(BaseModel):
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+WeightsUrl = Annotated[str, Field(pattern=r"^https?://[!-~]{1,240}$")]
 
 
 class Card(_Model):
@@ -72,6 +73,7 @@ class ExpertCard(Card):
     """`GET /v1/expert`."""
 
     model_commitment: str = Field(pattern=r"^[0-9a-f]{64}$")
+    weights_url: WeightsUrl | None = None  # of what `model_commitment` names; None: private
     name: str = Field(max_length=64)
     context_tokens: int = Field(ge=1, le=2**24)
     vocab_size: int = Field(ge=2, le=2**24)

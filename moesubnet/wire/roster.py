@@ -65,6 +65,10 @@ class Roster:
     def clients(self) -> dict[Hotkey, ExpertClient]:
         return {hotkey: met.client for hotkey, met in self._met.items()}
 
+    @property
+    def cards(self) -> dict[Hotkey, ExpertCard]:
+        return {hotkey: met.card for hotkey, met in self._met.items()}
+
     async def refresh(self, metagraph: Metagraph) -> None:
         """Forget who left the subnet; ask for the cards of newcomers and of who has moved, and
         for old ones again; more and more rarely whoever shows none."""

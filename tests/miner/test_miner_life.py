@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain import DevChain
@@ -23,7 +26,8 @@ from moesubnet.engine.base import Query
 from moesubnet.engine.model_folder import weights_commitment
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.engine.transformers_engine import TransformersEngine
-from moesubnet.errors import PeerRefused, PeerUnavailable
+from moesubnet.errors import ConfigError, PeerRefused, PeerUnavailable
+from moesubnet.miner.run import _check_open
 from moesubnet.spec.content import LoadedSpec, save_spec
 from moesubnet.types import Axon, Hotkey, NetUid
 from moesubnet.wire.client import ExpertClient, open_http_session
@@ -184,6 +188,27 @@ async def test_one_process_serves_two_adapters_each_with_its_hotkey(
     assert [card.name for card in cards] == [folder.name, tiny_model.name]
     expected = [weights_commitment(tiny_model, adapter) for adapter in (str(folder), None)]
     assert [card.model_commitment for card in cards] == expected
+
+
+async def test_an_open_expert_says_where_its_weights_are_once_they_are_there(
+    network: Network, tiny_model: Path
+) -> None:
+    folder = network.tmp_path / "offered"
+    shutil.copytree(tiny_model, folder)
+    app = web.Application()
+    app.router.add_static("/", folder)
+    async with TestServer(app) as server:
+        url = str(server.make_url(""))
+        with pytest.raises(ConfigError, match="what `sha256sum config"):
+            await _check_open(url, weights_commitment(tiny_model))
+        names = ["config.json", "model.safetensors"]
+        lines = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
+        (folder / "SHA256SUMS").write_text("".join(lines))
+        arguments = ("--coldkey", "//Bob", "--model", str(tiny_model), "--engine", "auto")
+        miner = await network.miner(*arguments, "--open", url)
+        client = await network.client(await network.announced(miner))
+        card = await client.card(timeout_s=10)
+    assert (card.weights_url, card.model_commitment) == (url, weights_commitment(tiny_model))
 
 
 async def test_a_miner_serves_what_another_server_runs(

@@ -110,7 +110,7 @@ async def test_an_altered_file_is_refused_and_may_be_repaired(
     honest = files[name]
     files[name] = honest + b" "
     wanted = metagraph(hashlib.sha256(files["spec.json"].strip() + b"\n").hexdigest(), url)
-    with pytest.raises(SpecError, match="not the file that the chain names"):
+    with pytest.raises(SpecError, match="another file than the one that its hash names"):
         await find_spec(None, wanted, allow_private=True)
     files[name] = honest
     assert (await find_spec(None, wanted, allow_private=True)).sha256 == tiny_spec.sha256

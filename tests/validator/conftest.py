@@ -190,6 +190,7 @@ class FakeExpert:
         self.closed = []  # the sessions of each call that said so
         self.callers = []  # whose hotkeys asked, beside `requests`
         self.commits, self.withholds = False, False
+        self.commitment, self.weights_url = "0" * 64, None
         self.tails = {}  # by session: position and tree of the newest law
 
     async def start(self):
@@ -200,9 +201,10 @@ class FakeExpert:
             if self.card_fails:
                 raise web.HTTPServiceUnavailable
             body = ExpertCard(
-                hotkey=self.hotkey, spec_sha256=self.spec.sha256, model_commitment="0" * 64,
-                name="fake", context_tokens=64, vocab_size=limits.vocab_size, max_sequences=64,
-                engine="fake", version="0", price_rao_per_mtoken=0, commits=self.commits,
+                hotkey=self.hotkey, spec_sha256=self.spec.sha256, name="fake", engine="fake",
+                model_commitment=self.commitment, weights_url=self.weights_url,
+                context_tokens=64, vocab_size=limits.vocab_size, max_sequences=64, version="0",
+                price_rao_per_mtoken=0, commits=self.commits,
             )  # fmt: skip
             return web.Response(text=body.model_dump_json(), content_type="application/json")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -79,16 +80,39 @@ def replay(law):
 @pytest.mark.parametrize("prover", [zeros, sibling, replay])
 def test_trivial_provers_are_far_from_what_they_claim(prover):
     ratios = [median_ratio(prover(law_from(seed)), law_from(seed)) for seed in range(40)]
-    assert replay_verdict(ratios) == Verdict.CHEAT
+    assert replay_verdict(ratios, [0.9]) == Verdict.CHEAT
     assert all(total_variation(law_from(s), prover(law_from(s))) > TWICE_DISTANCE for s in range(6))
 
 
 def test_rounding_is_near_and_what_lies_between_is_called_unproven():
     honest = [median_ratio(rounded(law_from(seed)), law_from(seed)) for seed in range(40)]
-    assert replay_verdict(honest) == Verdict.OK
-    assert replay_verdict(honest[:31]) == Verdict.UNPROVEN
-    assert replay_verdict([0.1] * 40) == Verdict.UNPROVEN  # as an int8 self's
-    assert replay_verdict([*[0.01] * 40, float("nan")]) == Verdict.UNPROVEN
+    assert replay_verdict(honest, [0.9]) == Verdict.OK
+    assert replay_verdict(honest[:31], [0.9]) == Verdict.UNPROVEN
+    assert replay_verdict([0.1] * 40, [0.9]) == Verdict.UNPROVEN  # as an int8 self's
+    assert replay_verdict([*[0.01] * 40, float("nan")], [0.9]) == Verdict.UNPROVEN
+
+
+def test_a_check_that_a_trivial_prover_would_pass_says_that_it_cannot_tell():
+    assert replay_verdict([0.01] * 40, [0.9, 0.15]) == Verdict.UNPROVEN
+    assert replay_verdict([0.9] * 40, [0.9, 0.15]) == Verdict.UNPROVEN
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 100))
+def test_an_honest_list_is_as_near_as_the_whole_law(seed, k):
+    law = law_from(seed)
+    assert median_ratio(law.head(k), law) == pytest.approx(0.0, abs=1e-4, nan_ok=True)
+    assert median_ratio(law.head(V, 0.98), law) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_who_lists_only_where_it_happens_to_agree_is_not_taken_for_honest():
+    ratios = []
+    for seed in range(200):
+        law, other = law_from(seed), law_from(seed + 1_000)
+        alike = np.argsort(np.abs(other.logp - law.logp))[:1]
+        hiding = Law(other.logp[alike], alike, float(1 - np.exp(other.logp[alike]).sum()))
+        ratios.append(median_ratio(hiding, law))
+    told = [ratio for ratio in ratios if not math.isnan(ratio)]
+    assert replay_verdict(told, [0.9]) != Verdict.OK
 
 
 def test_the_sequential_test_calls_no_honest_expert_a_cheat_and_finds_one_that_turns():

@@ -1,0 +1,252 @@
+"""Open experts: their weights are fetched by hash, and their signed answers replayed."""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from typer.testing import CliRunner
+
+from moesubnet.chain.client import ChainClient
+from moesubnet.engine.base import Query
+from moesubnet.engine.model_folder import weights_commitment
+from moesubnet.engine.open_weights import SUMS, check_offer, fetch_weights
+from moesubnet.engine.transformers_engine import TransformersEngine
+from moesubnet.errors import ConfigError, FetchError
+from moesubnet.training.progress import ignore
+from moesubnet.types import Hotkey
+from moesubnet.validator.checks import Claim, Verdict
+from moesubnet.validator.cli import validator_app
+from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.records import Phase
+from moesubnet.validator.replay import Answered, compare, held_against
+from moesubnet.wire.protocol import Want
+from tests.validator.test_checks import law_from
+
+
+def sums(folder, names):
+    lines = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
+    (folder / SUMS).write_text("".join(lines))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@pytest.fixture
+async def offer(tiny_model, tmp_path):
+    """(URL, folder, what was asked): a static server of the tiny model's files."""
+    folder, asked = tmp_path / "offered", []
+    shutil.copytree(tiny_model, folder)
+    sums(folder, ["config.json", "model.safetensors"])
+
+    @web.middleware
+    async def note(request, handler):
+        asked.append((request.method, request.path, request.headers.get("Range")))
+        return await handler(request)
+
+    app = web.Application(middlewares=[note])
+    app.router.add_static("/", folder)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/"), folder, asked
+
+
+async def fetched(url, commitment, monkeypatch, tmp_path, max_bytes=2**24):
+    monkeypatch.setattr(
+        "moesubnet.engine.open_weights.cache_dir", lambda *parts: tmp_path.joinpath("cache", *parts)
+    )
+    told = []
+    weights = await fetch_weights(
+        url, commitment, max_bytes=max_bytes, allow_private=True, on_size=told.append,
+        on_progress=ignore,
+    )  # fmt: skip
+    return weights, told
+
+
+async def test_weights_come_by_their_hash_go_on_where_they_stopped_and_are_fetched_once(
+    offer, tiny_model, monkeypatch, tmp_path
+):
+    url, folder, asked = offer
+    commitment = weights_commitment(tiny_model)
+    whole = (folder / "model.safetensors").read_bytes()
+    part = tmp_path / "cache" / "weights" / commitment / "model.safetensors.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(whole[:1_000])
+    weights, told = await fetched(url, commitment, monkeypatch, tmp_path)
+    assert weights_commitment(part.parent) == commitment
+    assert (weights.model, weights.adapter) == (str(part.parent), None)
+    assert told == [sum((folder / n).stat().st_size for n in ("config.json", "model.safetensors"))]
+    assert ("GET", "/model.safetensors", "bytes=1000-") in asked
+    asked.clear()
+    await fetched(url, commitment, monkeypatch, tmp_path)
+    assert {path for method, path, _ in asked if method == "GET"} == {f"/{SUMS}"}
+
+
+async def test_other_files_than_the_commitment_names_are_refused(
+    offer, tiny_model, monkeypatch, tmp_path
+):
+    url, folder, _ = offer
+    commitment = weights_commitment(tiny_model)
+    with pytest.raises(FetchError, match="more than the 9 allowed"):
+        await fetched(url, commitment, monkeypatch, tmp_path, max_bytes=9)
+    with pytest.raises(FetchError, match="not public"):
+        await check_offer(url, commitment, allow_private=False)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    for _ in range(2):  # nothing of the altered one is kept
+        with pytest.raises(FetchError, match="another file"):
+            await fetched(url, commitment, monkeypatch, tmp_path)
+    altered = sums(folder, ["config.json", "model.safetensors"])
+    with pytest.raises(FetchError, match=r"sha256sum config\.json"):
+        await check_offer(url, commitment, allow_private=True)
+    assert await check_offer(url, altered, allow_private=True)
+    (folder / "..py").write_text("x")
+    for names in (["config.json", "..py"], []):
+        with pytest.raises(FetchError, match="does not name"):
+            await check_offer(url, sums(folder, names), allow_private=True)
+
+
+async def test_an_adapter_is_offered_with_its_base(offer, tiny_model, monkeypatch, tmp_path):
+    url, folder, _ = offer
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    shutil.copytree(tiny_model, folder / "base")
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    parts = [
+        sums(folder / "base", ["config.json", "model.safetensors"]),
+        sums(adapter, ["adapter_config.json", "adapter_model.safetensors"]),
+    ]
+    (folder / SUMS).write_text("".join(f"{part}\n" for part in parts))
+    commitment = weights_commitment(folder / "base", str(adapter))
+    weights, _ = await fetched(url, commitment, monkeypatch, tmp_path)
+    assert weights_commitment(tmp_path / weights.model, weights.adapter) == commitment
+
+
+def rounded(law):
+    return dataclasses.replace(law, logp=law.logp.astype(np.float16).astype(np.float32))
+
+
+def test_the_nearest_precision_counts_and_who_cannot_be_told_apart_is_unproven():
+    laws = [law_from(seed) for seed in range(40)]
+    answers = [Answered(i, rounded(law)) for i, law in enumerate(laws)]
+    far = [law_from(seed + 1_000) for seed in range(40)]
+    found = compare(answers, {"bfloat16": far, "float32": laws})
+    assert (found.verdict, found.rows) == (Verdict.OK, 40)
+    assert compare(answers, {"float32": far}).verdict == Verdict.CHEAT
+    assert compare(answers[:31], {"float32": laws[:31]}).verdict == Verdict.UNPROVEN
+    assert compare([], {"float32": []}).verdict == Verdict.UNPROVEN
+    # A model that says the same everywhere: another place's answer would pass.
+    same = compare([Answered(i, rounded(laws[0])) for i in range(40)], {"float32": laws[:1] * 40})
+    assert (same.verdict, "cannot tell" in same.why) == (Verdict.UNPROVEN, True)
+
+
+def test_answers_are_held_against_weights_that_were_claimed_all_along():
+    ours, other = "a" * 64, "b" * 64
+    all_along = [Claim(epoch, ours, "https://x") for epoch in range(3, 8)]
+    assert held_against(all_along, 5, ours) is None
+    assert "other weights" in held_against(all_along, 5, other)
+    assert "other weights" in held_against([Claim(4, other, None), *all_along[2:]], 5, ours)
+    assert held_against([Claim(3, other, None), *all_along[1:]], 5, ours) is None
+    assert "nobody here" in held_against(all_along, 9, ours)
+    assert "nobody here" in held_against([], 5, ours)
+
+
+@pytest.fixture
+async def replayed(
+    offer, tiny_model, save_tiny_model, tiny_spec, measure, start_expert, monkeypatch, tmp_path
+):
+    """`await replayed(uri, *options)` → (status, what the command says), of experts that all claim
+    the tiny model: an honest one and a sibling; and what the validator then makes of it."""
+    url, _, _ = offer
+    honest, sibling = (
+        TransformersEngine(str(folder), tiny_spec, dtype="float32")
+        for folder in (tiny_model, save_tiny_model(seed=7))
+    )
+
+    def law_by(engine):
+        return lambda ids: engine.rows([Query("x", ids, len(ids))], Want("full"))[0].logprobs[0]
+
+    experts = [
+        await start_expert("//Honest", law_by(honest)),
+        await start_expert("//Sibling", law_by(sibling)),
+    ]
+    for expert in experts:
+        expert.commitment, expert.weights_url = weights_commitment(tiny_model), url
+    measurement, state, chain, _ = await measure(experts, twice=True)
+    metagraph = await chain.metagraph(1)
+    await measurement.run(await measurement.open_batch(metagraph, 3))
+    batches = state.open_batches()
+    sheet, receipts = close_sheet(
+        batches,
+        metagraph,
+        validator=Hotkey(chain.neurons[0].hotkey),
+        spec_sha256=tiny_spec.sha256,
+        gate_sha256=bytes(32),
+        previous_sha256=bytes(32),
+        scores={},
+        merits={},
+        vocab_size=300,
+    )
+    state.close_epoch(sheet, (1,), Phase.REVEALED, batches, receipts.to_bytes())
+    chain.spec_sha256 = tiny_spec.sha256
+    monkeypatch.setattr(
+        "moesubnet.engine.open_weights.cache_dir", lambda *parts: tmp_path.joinpath("cache", *parts)
+    )
+
+    @contextlib.asynccontextmanager
+    async def connected():
+        yield chain
+
+    async def connect(url):
+        return connected()
+
+    monkeypatch.setattr(ChainClient, "connect", connect)
+
+    async def run(uri, *options):
+        places = ("--state-dir", str(tmp_path), "--spec", str(tiny_spec.root), "--allow-private")
+        arguments = ["replay", uri, *places, *options]
+        done = await asyncio.to_thread(CliRunner().invoke, validator_app, arguments)
+        if isinstance(done.exception, ConfigError):
+            return done.exit_code, str(done.exception)
+        return done.exit_code, done.output
+
+    return run, experts, measurement
+
+
+async def test_who_serves_other_weights_than_it_offers_is_caught_and_its_answers_are_none(
+    replayed, tmp_path
+):
+    run, (honest, sibling), measurement = replayed
+    code, said = await run("//Honest")
+    assert (code, "ok: these weights say what it answered" in said) == (0, True), said
+    assert "48 signed answers" in said
+    assert measurement.convicted() == set()
+    code, said = await run("//Sibling", "--json", "--dtype", "float32")
+    assert (code, '"verdict": "cheat"' in said) == (1, True), said
+    assert measurement.convicted() == {sibling.hotkey}
+    done = await asyncio.to_thread(
+        CliRunner().invoke, validator_app, ["checks", "--state-dir", str(tmp_path), "--json"]
+    )
+    verdicts = {row["hotkey"]: row["replayed"]["verdict"] for row in json.loads(done.output)}
+    assert verdicts == {honest.hotkey: "ok", sibling.hotkey: "cheat"}
+    # It offers these weights no more: it is a private expert then, as good as what it says.
+    measurement._book.note_claims({sibling.hotkey: Claim(9, sibling.commitment, None)})
+    assert measurement.convicted() == set()
+
+
+async def test_answers_that_came_before_the_claim_convict_nobody(replayed, save_tiny_model):
+    run, (_, sibling), measurement = replayed
+    measurement._book.note_claims({sibling.hotkey: Claim(0, "cd" * 32, None)})
+    code, said = await run("//Sibling")
+    assert (code, "unproven: it claimed other weights then" in said) == (0, True), said
+    assert measurement.convicted() == set()
+    sibling.weights_url = None
+    code, said = await run("//Sibling")
+    assert "private expert can only be asked" in said
+    code, said = await run("//Sibling", "--weights", str(save_tiny_model(seed=7)))
+    assert "these are other weights" in said

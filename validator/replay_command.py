@@ -1,0 +1,268 @@
+"""`moesubnet validator replay`: an open expert's answers against its weights."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moesubnet.host.options import DEFAULT_CHAIN, AsJson, Chain, Netuid
+
+if TYPE_CHECKING:
+    from moesubnet.engine.open_weights import Weights
+    from moesubnet.spec.content import LoadedSpec
+    from moesubnet.types import Hotkey
+    from moesubnet.validator.checks import Claim
+    from moesubnet.validator.published import Published
+    from moesubnet.validator.replay import Replay
+
+GIB = 2**30
+CARD_TIMEOUT_S = 5.0
+
+
+def replay(
+    hotkey: Annotated[str, typer.Argument(help="The miner's hotkey (SS58), or //URI.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="The weights, if you have them: a model's folder or .gguf file. By default they "
+            "are fetched from where the expert's card offers them."
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder of the adapter that goes with --weights.")
+    ] = None,
+    sheet: Annotated[
+        str | None,
+        typer.Option(help="Hash of another validator's sheet, with its answers, by --axon."),
+    ] = None,
+    axon: Annotated[
+        str | None, typer.Option(help="IP:PORT of the validator that publishes --sheet.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Precisions to try; the nearest counts. By default as the folder has it, and "
+            "float32."
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
+    most_gib: Annotated[float, typer.Option(min=0.0, help="Most GiB to download.")] = 20.0,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Your validator's: its sheets, and where the verdict goes.")
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
+    ] = None,
+    chain: Chain = DEFAULT_CHAIN,
+    netuid: Netuid = 1,
+    allow_private: Annotated[
+        bool,
+        typer.Option(help="Also fetch from private and loopback addresses (local networks)."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that an open expert answers with the weights that it says it serves.
+
+    Of an expert whose card names where its weights are (`miner run --open URL`), take its signed
+    answers from your newest sheet that has them (or from any validator's), let the weights say the
+    same places in one reading, and compare: the median over the likeliest 32 tokens of
+    |exp(Δ log p) − 1|, then over all answers. `ok` below 0.05; `cheat` above 0.2; between them, or
+    where who never ran the model would pass as well, `unproven`, which costs nobody anything. Only
+    answers of epochs in which your validator read that claim on its card can make a `cheat`.
+
+    The verdict is kept beside your validator's state (`moesubnet validator checks` shows it): a
+    cheat's answers count as none in your sheets, until a later replay says otherwise or its card
+    offers these weights no more. Ends with status 1 for a cheat.
+    """
+    from moesubnet.chain.wallet import hotkey_address
+    from moesubnet.errors import ConfigError
+    from moesubnet.host.paths import data_dir
+    from moesubnet.types import Hotkey
+
+    if (sheet is None) != (axon is None):
+        raise ConfigError("another validator's sheet is named by --sheet HASH and --axon IP:PORT")
+    address = hotkey_address(hotkey) if hotkey.startswith("//") else Hotkey(hotkey)
+    folder = state_dir or data_dir("validator")
+    loaded, card = asyncio.run(_asked(chain, netuid, address, spec, allow_private))
+    commitment, url = card
+    typer.echo(f"expert {address}: {commitment}, {url or 'private'}", err=True)
+    if weights is None and url is None:
+        raise ConfigError(
+            f"{address} offers its weights to nobody: a private expert can only be asked "
+            "(`moesubnet validator checks`). If you have them: --weights FOLDER"
+        )
+    published = _published(folder, address, sheet, axon)
+    have = _weights(weights, adapter, card, loaded, int(most_gib * GIB), allow_private)
+    found = _replayed(published, address, have, loaded, commitment, dtype, threads)
+    epoch = published.sheet.epoch
+    found = _judged(found, folder, address, epoch, commitment)
+    typer.echo(json.dumps(asdict(found)) if as_json else _as_text(found, epoch))
+    if found.verdict == "cheat":
+        raise typer.Exit(1)
+
+
+async def _asked(
+    chain: str, netuid: int, hotkey: Hotkey, spec_dir: Path | None, allow_private: bool
+) -> tuple[LoadedSpec, tuple[str, str | None]]:
+    """The subnet's spec; commitment and URL on the expert's card now. Raises ConfigError where it
+    shows none."""
+    from moesubnet.chain.client import ChainClient
+    from moesubnet.errors import ConfigError, PeerError, WireError
+    from moesubnet.spec.source import find_spec
+    from moesubnet.types import NetUid
+    from moesubnet.wire.addresses import check_axon
+    from moesubnet.wire.client import MAX_SMALL_BYTES, get_public, open_http_session
+    from moesubnet.wire.protocol import ExpertCard
+
+    async with await ChainClient.connect(chain) as client:
+        metagraph = await client.metagraph(NetUid(netuid))
+    loaded = await find_spec(spec_dir, metagraph, allow_private=allow_private)
+    neuron = metagraph.by_hotkey.get(hotkey)
+    if neuron is None or neuron.axon is None:
+        raise ConfigError(f"{hotkey} has no address on subnet {netuid}: nobody can ask its card")
+    try:
+        check_axon(neuron.axon, allow_private=allow_private)
+        async with open_http_session() as http:
+            raw = await get_public(
+                http,
+                neuron.axon,
+                "/v1/expert",
+                max_bytes=MAX_SMALL_BYTES,
+                timeout_s=CARD_TIMEOUT_S,
+            )
+        card = ExpertCard.model_validate_json(raw)
+    except (PeerError, WireError, ValueError) as error:
+        raise ConfigError(f"{hotkey} shows no card at {neuron.axon.url}: {error}") from error
+    return loaded, (card.model_commitment, card.weights_url)
+
+
+def _published(folder: Path, hotkey: Hotkey, sheet: str | None, axon: str | None) -> Published:
+    """Another's sheet, or the newest here that has answers of this expert."""
+    from moesubnet.errors import ConfigError
+    from moesubnet.mixture.sheet import Sheet
+    from moesubnet.validator.archive import Archive
+    from moesubnet.validator.published import fetched, own
+
+    if axon is not None:
+        return asyncio.run(fetched(axon, sheet, None))
+    with contextlib.closing(Archive.open(folder / "validator.sqlite3")) as archive:
+        newest = archive.newest_sheet()
+        sheets = [newest] if newest is not None else []
+        sheets += [Sheet.from_bytes(body) for body in archive.public_sheets()]
+        for one in sheets:
+            if archive.answers(one.sha256, hotkey) is not None:
+                return own(archive, one.sha256.hex(), None)
+    raise ConfigError(
+        f"no sheet here has answers of {hotkey} (they are kept for 4 epochs): wait for one, or "
+        "name another validator's, --sheet HASH --axon IP:PORT (hashes: moesubnet weights show)"
+    )
+
+
+def _weights(
+    given: str | None,
+    adapter: str | None,
+    card: tuple[str, str | None],
+    spec: LoadedSpec,
+    max_bytes: int,
+    allow_private: bool,
+) -> Weights:
+    from moesubnet.engine.open_weights import Weights, fetch_weights, give_tokenizer
+    from moesubnet.errors import ConfigError
+    from moesubnet.training.progress import on_terminal
+
+    if given is not None:
+        return Weights(given, adapter)
+    commitment, url = card
+    assert url is not None
+    if spec.spec.unit == "bytes":
+        raise ConfigError("over bytes a model needs its own tokenizer: give its folder, --weights")
+
+    def say(size_bytes: int) -> None:
+        typer.echo(f"{url} offers {size_bytes:,} bytes", err=True)
+
+    with on_terminal() as show:
+        have = asyncio.run(
+            fetch_weights(
+                url,
+                commitment,
+                max_bytes=max_bytes,
+                allow_private=allow_private,
+                on_size=say,
+                on_progress=show,
+            )
+        )
+    give_tokenizer(have, spec.tokenizer_path)
+    return have
+
+
+def _replayed(
+    published: Published,
+    hotkey: Hotkey,
+    weights: Weights,
+    spec: LoadedSpec,
+    commitment: str,
+    dtypes: list[str] | None,
+    threads: int,
+) -> Replay:
+    from moesubnet.engine.base import load_engine
+    from moesubnet.errors import ConfigError
+    from moesubnet.validator.replay import compare, own_laws, signed_answers
+
+    sheet, bodies = published.sheet, published.answers.get(hotkey)
+    if published.receipts is None or bodies is None:
+        raise ConfigError(f"the sheet of epoch {sheet.epoch} comes without answers of {hotkey}")
+    if sheet.spec_sha256.hex() != spec.sha256.removeprefix("0x"):
+        raise ConfigError(f"the sheet of epoch {sheet.epoch} is of another spec than the subnet's")
+    answers = signed_answers(sheet, published.receipts, bodies, sheet.hotkeys.index(hotkey))
+    has_dtype = not weights.model.lower().endswith(".gguf")
+    ours = {}
+    for dtype in dtypes or (["auto", "float32"] if has_dtype else ["auto"]):
+        options = {"dtype": dtype} if has_dtype else {}
+        if weights.adapter is not None:
+            options["adapter"] = weights.adapter
+        engine = load_engine("auto", weights.model, spec, threads=threads, **options)
+        if engine.commitment != commitment:
+            raise ConfigError(
+                f"{weights.model} has the commitment {engine.commitment}, the card says "
+                f"{commitment}: these are other weights"
+            )
+        ours[dtype] = own_laws(engine, sheet, answers)
+    return compare(answers, ours)
+
+
+def _judged(found: Replay, folder: Path, hotkey: Hotkey, epoch: int, commitment: str) -> Replay:
+    """The verdict as far as it can be held against the expert; kept where a validator runs."""
+    from moesubnet.validator.checks import Replayed, Verdict
+    from moesubnet.validator.replay import held_against
+    from moesubnet.validator.twice import FILE, Checkbook
+
+    if not (folder / FILE).exists():
+        claims: list[Claim] = []
+        book = None
+    else:
+        book = Checkbook.existing(folder)
+        claims = book.claims(hotkey)
+    if found.verdict == Verdict.CHEAT and (why := held_against(claims, epoch, commitment)):
+        found = replace(found, verdict=Verdict.UNPROVEN, why=why)
+    if book is not None:
+        nearest = min(found.medians.values(), default=0.0)
+        with contextlib.closing(book):
+            book.note_replay(
+                hotkey, Replayed(epoch, commitment, found.rows, nearest, found.verdict)
+            )
+    return found
+
+
+def _as_text(found: Replay, epoch: int) -> str:
+    lines = [f"{found.rows} signed answers of epoch {epoch}", "", "our precision     median ratio"]
+    lines += [f"{name:16}  {median:12.4f}" for name, median in found.medians.items()]
+    lines += ["", "who never ran it  median ratio"]
+    lines += [f"{name:16}  {median:12.4f}" for name, median in found.impostors.items()]
+    return "\n".join([*lines, "", f"{found.verdict}: {found.why}"])
