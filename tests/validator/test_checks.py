@@ -100,8 +100,9 @@ def test_a_check_that_a_trivial_prover_would_pass_says_that_it_cannot_tell():
 @given(st.integers(0, 2**32 - 1), st.integers(1, 100))
 def test_an_honest_list_is_as_near_as_the_whole_law(seed, k):
     law = law_from(seed)
-    assert median_ratio(law.head(k), law) == pytest.approx(0.0, abs=1e-4, nan_ok=True)
-    assert median_ratio(law.head(V, 0.98), law) == pytest.approx(0.0, abs=1e-4)
+    few = median_ratio(law.head(k), law)
+    assert math.isnan(few) or few < 1e-4
+    assert median_ratio(law.head(V, 0.98), law) < 1e-4
 
 
 def test_who_lists_only_where_it_happens_to_agree_is_not_taken_for_honest():
