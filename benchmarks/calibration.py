@@ -28,7 +28,14 @@ from moesubnet.spec.content import load_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration
-from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS, TextPool, Weighed, score_step
+from moesubnet.validator.probes import (
+    ONE_WINDOW,
+    PREFIX_TOKENS,
+    STEP_TOKENS,
+    TextPool,
+    Weighed,
+    score_step,
+)
 from moesubnet.validator.scoring import recount
 from moesubnet.wire.step import Want
 
@@ -46,7 +53,7 @@ class Economy:
             str(root / "corpora/validators/0.jsonl"),
             lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         )
-        windows = pool.draw(EPOCHS * WALKS, {}, b"calibration")
+        windows = pool.draw([ONE_WINDOW] * EPOCHS * WALKS, {}, b"calibration")
         self.walks = np.stack([window.ids for window in windows])
         self.names = sorted(path.name for path in (root / "experts").iterdir())
         self.baseline = load_baseline(spec).law

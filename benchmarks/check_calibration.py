@@ -24,7 +24,7 @@ from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.validator.checks import REPLAY_RATIO, TWICE_DISTANCE, median_ratio, total_variation
-from moesubnet.validator.probes import PREFIX_TOKENS, TextPool
+from moesubnet.validator.probes import ONE_WINDOW, PREFIX_TOKENS, TextPool
 from moesubnet.wire.step import Want
 
 BATCH = 8
@@ -65,7 +65,7 @@ def main() -> None:
     pool = TextPool.load(
         arguments.text, lambda text: tokenizer.encode(text, add_special_tokens=False).ids
     )
-    walks = np.stack([w.ids for w in pool.draw(arguments.walks, {}, b"checks")])
+    walks = np.stack([w.ids for w in pool.draw([ONE_WINDOW] * arguments.walks, {}, b"checks")])
     rng = np.random.default_rng(0)
 
     def said(dtype: str, batch: int, model: Path = arguments.model) -> np.ndarray:

@@ -8,9 +8,8 @@ on the second by balanced accuracy: 0.5 is guessing.
 
     python benchmarks/miners_eye.py --spec FOLDER --epochs 160 --leak none|header|session
 
-An assumption stands in for users, who are not there yet: prompts of 9 to 47 tokens, log-uniform
-(a small context has 64), answers of 8 to 15 tokens, as many streams as there are walks, while the
-walks last and after them. No student drafts. All have one clock and one network here, so what
+An assumption stands in for users, who are not there yet: their prompts and answers are as long as
+the walks', and twice as many. No student drafts. All have one clock and one network here, so what
 timing gives away between real hosts is not measured.
 """
 
@@ -38,6 +37,7 @@ from moesubnet.engine.base import Query
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
@@ -45,8 +45,9 @@ from moesubnet.router.model import Drawing
 from moesubnet.router.node import build_node
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import Axon, Hotkey, Metagraph
-from moesubnet.validator.probes import WINDOW_TOKENS, walk_batch
+from moesubnet.validator.probes import walk_batch
 from moesubnet.validator.records import Batch
+from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.listening import serve
 from moesubnet.wire.panel import Panel
@@ -66,7 +67,7 @@ GROUPS = {
 }  # fmt: skip
 FEATURES = tuple(name for names in GROUPS.values() for name in names)
 LATELY_S = 0.5
-WALKS = 8
+WALKS, SPREAD_S = 8, 1.0  # an epoch; they begin within so long
 
 _heard: ContextVar[dict[str, float]] = ContextVar("heard")
 
@@ -160,6 +161,8 @@ class World:
         self.keys = {n: Keypair.create_from_uri(f"//{n}", ss58_format=42) for n in names}
         self.axons: dict[str, Axon] = {}
         self.spy, self.probes = Spy(), set[str]()
+        self.shapes = Shapes.public(spec.spec.context_tokens)
+        self.lots = Random(seed)
 
     def current(self) -> Metagraph:
         hotkeys = {name: Hotkey(key.ss58_address) for name, key in self.keys.items()}
@@ -171,7 +174,9 @@ class World:
             await self._open(stack)
             for epoch in range(epochs):
                 self.spy.epoch, self.spy.begun_s = epoch, time.monotonic()
-                await asyncio.gather(self._walks(), *(self._user(2) for _ in range(WALKS)))
+                shapes = self.shapes.draw(WALKS, self.lots)
+                users = self.shapes.draw(2 * WALKS, self.lots)
+                await asyncio.gather(*map(self._walk, shapes), *map(self._user, users))
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         miner = Hotkey(self.keys["Miner"].ss58_address)
@@ -214,31 +219,31 @@ class World:
         stack.push_async_callback(listening.close)
         self.axons[name] = Axon("127.0.0.1", listening.port)
 
-    async def _walks(self) -> None:
+    async def _walk(self, shape: Shape) -> None:
+        await asyncio.sleep(self.rng.uniform(0.0, SPREAD_S))
         miner = Hotkey(self.keys["Miner"].ss58_address)
-        ids = self.rng.integers(1, 300, (WALKS, WINDOW_TOKENS)).astype(np.uint32)
-        sessions = tuple(secrets.token_hex(16) for _ in range(WALKS))
+        ids = self.rng.integers(1, 300, (1, shape.units)).astype(np.uint32)
+        session = secrets.token_hex(16)
         if self.leak == "session":
-            sessions = tuple(f"{name[:-2]}zz" for name in sessions)
-        self.probes.update(sessions)
-        batch = Batch(0, (miner,), ids, sessions, ())
-        ways = [through({miner: self.client}, [self.relay]) for _ in range(WALKS)]
-        want = want_for(self.spec.spec.vocab_size)
-        panels = [Panel(way, base_s=5.0, want=want) for way in ways]
+            session = f"{session[:-2]}zz"
+        self.probes.add(session)
+        batch = Batch(0, (miner,), ids, shape.prefix, (session,), ())
+        way = through({miner: self.client}, [self.relay])
+        panel = Panel(way, base_s=5.0, want=want_for(self.spec.spec.vocab_size))
         baseline = load_baseline(self.spec).law
-        async for _ in walk_batch(panels, batch, uniform_gate(), baseline, ways):
+        async for _ in walk_batch([panel], batch, uniform_gate(), baseline, [way]):
             pass
 
-    async def _user(self, answers: int) -> None:
-        lots = Random(int(self.rng.integers(2**32)))
-        for _ in range(answers):
-            length = round(9 * (47 / 9) ** lots.random())
-            prompt = self.rng.integers(1, 300, length).astype(np.uint32)
-            session = self.model.open()
-            await session.start(prompt)
-            for left in range(lots.randint(8, 15), 0, -1):
-                await session.append(lots.randint(1, 299), Drawing(left=left))
-            session.close()
+    async def _user(self, shape: Shape) -> None:
+        await asyncio.sleep(self.rng.uniform(0.0, SPREAD_S))
+        length = shape.prefix + BLIND_PROMPT_TOKENS
+        prompt = self.rng.integers(1, 300, length).astype(np.uint32)
+        session = self.model.open()
+        answer = shape.units - length
+        await session.start(prompt, Drawing(left=answer))
+        for left in range(answer - 1, 0, -1):
+            await session.append(self.lots.randint(1, 299), Drawing(left=left))
+        session.close()
 
 
 def _tell(client: ExpertClient, probes: Collection[str]) -> None:

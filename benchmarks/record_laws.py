@@ -33,7 +33,7 @@ from moesubnet.training.dataset import encode, random_windows, read_documents, s
 from moesubnet.training.expert import BATCH_TOKENS, train_expert
 from moesubnet.training.model import save_model
 from moesubnet.training.trainer import Schedule, next_token_loss, train
-from moesubnet.validator.probes import PREFIX_TOKENS, TextPool
+from moesubnet.validator.probes import ONE_WINDOW, PREFIX_TOKENS, TextPool
 from moesubnet.wire.protocol import Want
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -126,7 +126,7 @@ def draw_walks(root: Path, spec: LoadedSpec, count: int, pool_index: int, seed: 
             str(root / f"corpora/validators/{pool_index}.jsonl"),
             lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         )
-        windows = pool.draw(count, {}, b"recording %d" % seed)
+        windows = pool.draw([ONE_WINDOW] * count, {}, b"recording %d" % seed)
         np.save(path, np.stack([window.ids for window in windows]).astype("<u4"))
     return np.load(path)
 

@@ -38,9 +38,10 @@ from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
 from moesubnet.units import RAO_PER_TOKEN
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import TextPool
+from moesubnet.validator.probes import ONE_WINDOW, TextPool
 from moesubnet.validator.records import Batch, Phase, Window
 from moesubnet.validator.serve import Health, Metrics
+from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.validator.state import State
 from moesubnet.validator.weights import salt_for
 from moesubnet.wire.distributions import LOWEST, check_dense
@@ -145,11 +146,14 @@ class InOrder(TextPool):
     """Draws what is free in the order in which it was given, so that economies of as many walks
     have the same text."""
 
-    def draw(self, count: int, used: Mapping[bytes, Set[int] | None], seed: bytes) -> list[Window]:
+    def draw(
+        self, shapes: Sequence[Shape], used: Mapping[bytes, Set[int] | None], seed: bytes
+    ) -> list[Window]:
         fresh = [d for d in self._documents if not used.get(d)]
         if not fresh:
             raise PoolSpent("no text is left")
-        return [Window(d, 0, self._documents[d]) for d in fresh[:count]]
+        drawn = zip(fresh, shapes, strict=False)
+        return [Window(d, (0,), self._documents[d], shape.prefix) for d, shape in drawn]
 
 
 class Present:
@@ -260,9 +264,9 @@ async def play(
             pool = InOrder({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
             signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
             present = Present(members)
-            hotkey = Hotkey(signer.ss58_address)
+            hotkey, shapes = Hotkey(signer.ss58_address), Shapes.fixed(ONE_WINDOW)
             measurement = Measurement(
-                state, hotkey, pool, spec.sha256, baseline, present, gates, metrics
+                state, hotkey, pool, spec.sha256, baseline, present, gates, metrics, shapes
             )
             same = NextSpec(spec, _unwanted, folder=None, allow_private=False)
             validators.append(

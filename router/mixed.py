@@ -19,7 +19,7 @@ import numpy as np
 
 from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
-from moesubnet.mixture.choosing import choose
+from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
 from moesubnet.mixture.draft_length import Pace, entropy_nats
 from moesubnet.mixture.drafting import Block
 from moesubnet.mixture.gate import Gate
@@ -41,7 +41,6 @@ from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import want_for
 
 SOLO, EXPERT = "mixture:solo", "expert"  # modes, by their names
-BLIND_PROMPT_TOKENS = 2  # one round trip each, after the first: three to the first token
 BLOCK_TOKENS = 32  # after so many new tokens it is seen anew who is asked
 SPARED_MASS = 0.01  # of weight, of those together who are not asked
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary

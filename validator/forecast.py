@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from moesubnet.units import TOKENS, Grain
-from moesubnet.validator.probes import STEP_TOKENS, window_units
+from moesubnet.validator.probes import window_units
+from moesubnet.validator.shapes import Shapes
 from moesubnet.wire.protocol import want_for
 
-TWICE_WINDOWS = 4  # an epoch: asked twice, never published; one for each batch of walks
+TWICE = 4  # prefixes an epoch: asked twice, never published; one for each group of walks
 HTTP_BYTES = 800  # headers of a question or an answer, signature and receipt among them
 QUESTION_BYTES = 400
 WHOLE_BYTES, WHOLE_BYTES_A_TOKEN = 240, 2
@@ -20,33 +22,38 @@ WHOLE_CPU_S = 2e-8  # more, for each token of a whole law
 LISTED_CPU_S = 0.38e-3  # more, for a listed part
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Forecast:
-    """Of one epoch, if `experts` answer. epochs: how many the unused text lasts."""
+    """Of a mean epoch, if `experts` answer. epochs: how many the unused text lasts."""
 
     windows: int
     walks: int
     experts: int
     vocab_size: int
     epoch_s: float
+    shapes: Shapes
     grain: Grain = TOKENS
 
     @property
     def epochs(self) -> int:
-        return self.windows // (self.walks + TWICE_WINDOWS)
+        return int(self.windows / ((self.walks + TWICE) * self.windows_a_walk))
 
-    @property
-    def steps(self) -> int:
-        """Positions of a walk that are scored."""
-        return self.grain.units(STEP_TOKENS)
+    @cached_property
+    def windows_a_walk(self) -> float:
+        return self.shapes.mean("units", window_units(self.grain))
 
-    @property
+    @cached_property
+    def scored(self) -> int:
+        """Positions."""
+        return round(self.walks * self.shapes.mean("steps"))
+
+    @cached_property
     def published_tokens(self) -> int:
-        return self.walks * window_units(self.grain)
+        return round(self.walks * self.shapes.mean("units"))
 
     @property
     def questions(self) -> int:
-        return self.walks * self.steps * self.experts
+        return self.scored * self.experts
 
     @property
     def positions(self) -> int:
@@ -77,13 +84,13 @@ class Forecast:
         return "\n".join(
             [
                 f"text       {self.windows:,} unused windows of {window_units(self.grain)} {unit}; "
-                f"{self.walks} walks an epoch use one each, and {TWICE_WINDOWS} are asked twice: "
-                f"it lasts {lasts}",
-                f"published  each epoch {self.walks} of them ({self.published_tokens:,} {unit}) "
-                f"and every expert's scores on {self.walks * self.steps:,} positions, once the "
+                f"{self.walks} walks an epoch, and {TWICE} prefixes that are asked twice, use "
+                f"{self.windows_a_walk:.1f} each in the mean: it lasts {lasts}",
+                f"published  each epoch {self.walks} walks ({self.published_tokens:,} {unit}) "
+                f"and every expert's scores on {self.scored:,} positions, once the "
                 "vote is revealed",
-                f"asked      {self.questions:,} questions an epoch ({self.walks} walks × "
-                f"{self.steps} positions × {self.experts} experts); each expert computes "
+                f"asked      {self.questions:,} questions an epoch ({self.scored:,} positions of "
+                f"{self.walks} walks × {self.experts} experts); each expert computes "
                 f"{self.positions:,} positions",
                 f"estimated  {_bytes(self.sent_bytes)} sent and {_bytes(self.received_bytes)} "
                 f"received an epoch of {_time(self.epoch_s)}, {self.cpu_s:,.1f} s of CPU here",

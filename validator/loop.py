@@ -18,7 +18,7 @@ from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.records import Phase
+from moesubnet.validator.records import Batch, Phase
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State
 from moesubnet.validator.weights import Votes, salt_for
@@ -109,10 +109,11 @@ class Validator:
         return self.walks_per_epoch * batches // BATCHES_PER_EPOCH if done <= spread_blocks else 0
 
     async def _walk(self, metagraph: Metagraph, count: int) -> None:
-        """One batch of walks on fresh text, beside the blocks: no stranger can hold up a vote."""
-        batch = None
+        """Some walks on fresh text, begun before the next ones are due; beside the blocks: no
+        stranger can hold up a vote."""
+        batches: list[Batch] = []
         try:
-            batch = await self.measurement.open_batch(metagraph, count)
+            batches = await self.measurement.open_batches(metagraph, count)
             self._report("text", None)
         except PoolSpent as error:
             self._report("text", str(error))
@@ -120,8 +121,9 @@ class Validator:
             log.warning("chain: %s; no walks now", error)
         finally:
             self._is_opening = False
-        if batch is not None:
-            await self.measurement.run(batch)
+        if batches:
+            slot_blocks = max(1, metagraph.tempo_blocks // 3) / BATCHES_PER_EPOCH
+            await self.measurement.run(batches, slot_blocks * self.chain.block_seconds)
 
     def _is_closing_time(self, epoch: Epoch) -> bool:
         """The epoch's second half, while a commit still falls into this epoch."""
@@ -168,7 +170,10 @@ class Validator:
             task.cancel()
         await asyncio.gather(*ended, return_exceptions=True)
         if ended:
-            log.info("the epoch is closed: %d batches ended before their last position", len(ended))
+            log.info(
+                "the epoch is closed: %d groups of walks ended before their last position",
+                len(ended),
+            )
 
     async def _read_metagraph(self) -> Metagraph:
         """Raises ChainError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import SystemRandom
 from typing import Protocol
 
@@ -18,9 +18,10 @@ from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.checks import Claim
-from moesubnet.validator.probes import PREFIX_TOKENS, TextPool, walk_batch
-from moesubnet.validator.records import Batch
+from moesubnet.validator.probes import TextPool, slots_for, walk_batch
+from moesubnet.validator.records import Batch, Window
 from moesubnet.validator.serve import Metrics
+from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
 from moesubnet.validator.twice import Checkbook, ask_twice
 from moesubnet.validator.watching import Watcher
@@ -61,12 +62,13 @@ class Measurement:
         experts: Experts,
         gates: GateSync,
         metrics: Metrics,
+        shapes: Shapes,
         routers: Drawing | None = None,
         book: Checkbook | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        """routers: through whom walks go, while there are any. book: of prefixes asked twice.
-        watcher: of other validators' sheets."""
+        """shapes: of walks. routers: through whom walks go, while there are any. book: of prefixes
+        asked twice. watcher: of other validators' sheets."""
         self._state = state
         self._own_hotkey = own_hotkey
         self._pool = pool
@@ -75,6 +77,7 @@ class Measurement:
         self._experts = experts
         self._gates = gates
         self._metrics = metrics
+        self._shapes = shapes
         self._routers = routers
         self._book = book
         self._watcher = watcher
@@ -92,8 +95,9 @@ class Measurement:
     def vocab_size(self) -> int:
         return len(self._baseline.logp)
 
-    async def open_batch(self, metagraph: Metagraph, walks: int) -> Batch | None:
-        """Fresh text for the experts that serve now; None while there are none.
+    async def open_batches(self, metagraph: Metagraph, walks: int) -> list[Batch]:
+        """Fresh text for the experts that serve now, walks of one shape in one batch; none while
+        there are no experts.
 
         The first of an epoch fits the gate on what was revealed. Raises PoolSpent, ChainError.
         """
@@ -114,22 +118,29 @@ class Measurement:
         hotkeys = sorted(known & metagraph.by_hotkey.keys())
         self._metrics.experts.set(len(hotkeys))
         if not hotkeys:
-            return None
+            return []
         started = self._state.walks_started(metagraph.epoch_index)
         seed = sheet_seed(self._state.previous_sha256(), metagraph.epoch_index)
         used = self._state.used_starts(self._tokenizer_sha256)
-        windows = self._pool.draw(walks, used, seed + started.to_bytes(8, "little"))
+        shapes = self._shapes.draw(walks, SystemRandom())
+        windows = self._pool.draw(shapes, used, seed + started.to_bytes(8, "little"))
         self._metrics.walks.inc(len(windows))
-        batch = self._state.start_batch(
-            metagraph.epoch_index,
-            hotkeys,
-            windows,
-            self._tokenizer_sha256,
-            validator=self._own_hotkey,
-        )
+        alike: dict[tuple[int, int], list[Window]] = {}
+        for window in windows:
+            alike.setdefault((window.first, len(window.ids)), []).append(window)
+        batches = [
+            self._state.start_batch(
+                metagraph.epoch_index,
+                hotkeys,
+                group,
+                self._tokenizer_sha256,
+                validator=self._own_hotkey,
+            )
+            for group in alike.values()
+        ]
         left = self._pool.free_windows(self._state.used_starts(self._tokenizer_sha256))
         self._metrics.text_tokens_left.set(left * self._pool.window)
-        return batch
+        return batches
 
     def convicted(self) -> set[Hotkey]:
         """Who contradicts its own signed answers, for anybody to see."""
@@ -158,14 +169,28 @@ class Measurement:
         if again:
             log.warning("%d windows of the private text are in it twice, or public", len(again))
 
-    async def run(self, batch: Batch) -> None:
-        """Walk the batch to its end, until cancelled, or until its sheet is closed. Each position
-        is on disk before its labels are sent, but where a leaf has to show what a label was given:
-        then right after."""
+    async def run(self, batches: Sequence[Batch], spread_s: float = 0.0) -> None:
+        """Walk batches to their ends, until cancelled, or until their sheet is closed. They begin
+        within `spread_s`, when it comes: users do not come together."""
+        slots, lots = slots_for(len(batches[0].hotkeys)), SystemRandom()
+        async with asyncio.TaskGroup() as walking:
+            for batch in batches:
+                walking.create_task(self._walk(batch, slots, lots.uniform(0.0, spread_s)))
+        walks = sum(len(batch.walks) for batch in batches)
+        log.info("walked walks=%d experts=%d", walks, len(batches[0].hotkeys))
+        await self._ask_twice(batches[0].sessions[0].encode())
+        if self._routers is not None:
+            self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
+        await self._watch()
+
+    async def _walk(self, batch: Batch, slots: asyncio.Semaphore, after_s: float) -> None:
+        """Each position is on disk before its labels are sent, but where a leaf has to show what a
+        label was given: then right after."""
+        await asyncio.sleep(after_s)
         want = want_for(self.vocab_size)
         ways = self._ways(len(batch.walks))
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
-        steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways)
+        steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways, slots)
         try:
             async with contextlib.aclosing(steps):
                 async for step in steps:
@@ -176,11 +201,6 @@ class Measurement:
                     self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
         finally:
             self._forget(batch)
-        log.info("walked walks=%d experts=%d", len(batch.walks), len(batch.hotkeys))
-        await self._ask_twice(batch)
-        if self._routers is not None:
-            self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
-        await self._watch()
 
     def _forget(self, batch: Batch) -> None:
         """Tell each expert, in one call and waiting for none, that these walks are over. (Of those
@@ -211,18 +231,19 @@ class Measurement:
             return [experts] * count
         return [through(experts, self._routers.draw(lots)) for _ in range(count)]
 
-    async def _ask_twice(self, batch: Batch) -> None:
+    async def _ask_twice(self, seed: bytes) -> None:
         """One fresh prefix, by two callers; its text is used up and never published."""
         if self._book is None:
             return
         used = self._state.used_starts(self._tokenizer_sha256)
         with contextlib.suppress(PoolSpent):
-            [window] = self._pool.draw(1, used, batch.sessions[0].encode())
-            self._state.mark_used([(window.document, window.start)], self._tokenizer_sha256)
+            [window] = self._pool.draw(self._shapes.draw(1, SystemRandom()), used, seed)
+            spent = [(window.document, start) for start in window.starts]
+            self._state.mark_used(spent, self._tokenizer_sha256)
             await ask_twice(
                 self._book,
                 self._two_ways(),
-                window.ids[: self.gate.grain.units(PREFIX_TOKENS)],
+                window.ids[: window.first],
                 epoch=self._gate_epoch,
                 windows_sha256=self._tokenizer_sha256,
                 vocab_size=self.vocab_size,

@@ -1,8 +1,8 @@
 """Probes: walks through private text in which no label is sent before it is scored.
 
-A walk is a window of text: a prefix, then one token at a time, each answer scored before its
-label is appended. Every window is used once, ever: a miner that has seen a text cannot be
-measured on it again.
+A walk is a stretch of text: a prefix, then one token at a time, each answer scored before its
+label is appended. How long both are is drawn, as users' prompts and answers are (`shapes`). Every
+text is used once, ever: a miner that has seen it cannot be measured on it again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from moesubnet.types import Hotkey
 from moesubnet.units import TOKENS, Grain
 from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import SENDER, Batch, Step, Window
+from moesubnet.validator.shapes import Shape
 from moesubnet.wire.panel import Asked, Panel, PanelError, PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 from moesubnet.wire.relay import Relayed
@@ -38,6 +39,9 @@ from moesubnet.wire.relay import Relayed
 PREFIX_TOKENS = 32
 STEP_TOKENS = 16
 WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
+ONE_WINDOW = Shape(PREFIX_TOKENS, STEP_TOKENS)  # of walks that need not look like users'
+TRIES = 16  # to find a place with as much text as a walk is long
+LEAST_KNOWN = 12  # tokens of a published walk that tell it from another text
 CALLS_AT_ONCE = 512  # of one batch, to all experts: as many as the HTTP session has connections
 PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks share our one loop
 LOGGED_FAILURES = 8  # experts named in a batch's line
@@ -46,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class TextPool:
-    """Private documents, cut into windows that do not overlap."""
+    """Private documents, cut into windows that do not overlap. A walk takes one or several."""
 
     def __init__(
         self, documents: Mapping[bytes, npt.NDArray[np.uint32]], grain: Grain = TOKENS
@@ -85,10 +89,12 @@ class TextPool:
     def repeats(
         self, used: Mapping[bytes, Set[int] | None], published: Sequence[npt.NDArray[np.uint32]]
     ) -> list[tuple[bytes, int]]:
-        """(document, start) of unused windows that begin as a used one, an earlier one, or a
-        published walk: their labels may be known. Costs what windows there are."""
+        """(document, start) of unused windows that begin as a used one, an earlier one, or any
+        window of a published walk: their labels may be known. Costs what windows there are."""
         prefix = self.grain.units(PREFIX_TOKENS)
-        known = {_beginning(ids, prefix) for ids in published}
+        pieces = [ids[at:] for ids in published for at in range(0, len(ids), self.window)]
+        known = {_beginning(ids, prefix) for ids in pieces}
+        trimmed = {len(ids) for ids in pieces if self.grain.units(LEAST_KNOWN) <= len(ids) < prefix}
         unused: dict[bytes, tuple[bytes, int]] = {}
         again: list[tuple[bytes, int]] = []
         for document, ids in sorted(self._documents.items()):
@@ -97,6 +103,8 @@ class TextPool:
                 continue
             for start in self._starts(ids):
                 begins = _beginning(ids[start:], prefix)
+                if any(_beginning(ids[start:], length) in known for length in trimmed):
+                    known.add(begins)
                 if start in taken:
                     known.add(begins)
                 elif begins in unused:
@@ -105,10 +113,13 @@ class TextPool:
                     unused[begins] = (document, start)
         return again + [window for begins, window in unused.items() if begins in known]
 
-    def draw(self, count: int, used: Mapping[bytes, Set[int] | None], seed: bytes) -> list[Window]:
-        """`count` fresh windows, chosen by `seed`; fewer when fewer are left.
+    def draw(
+        self, shapes: Sequence[Shape], used: Mapping[bytes, Set[int] | None], seed: bytes
+    ) -> list[Window]:
+        """Fresh text for walks of these shapes, chosen by `seed`; for fewer when less is left.
 
-        Costs what documents there are, not what windows. Raises PoolSpent when none is left.
+        Where a document does not go on for so long the prefix is shorter. Costs what documents
+        there are, not what windows. Raises PoolSpent when none is left.
         """
         documents = sorted(self._documents)
         ends = np.cumsum([self._free(document, used) for document in documents])
@@ -118,18 +129,55 @@ class TextPool:
                 "used twice: the last vote is repeated until you add fresh text under --text and "
                 "restart"
             )
-        total = int(ends[-1])
-        places = random.Random(seed).sample(range(total), min(count, total))
-        windows = []
-        for place in places:
-            index = int(np.searchsorted(ends, place, side="right"))
-            document, ids = documents[index], self._documents[documents[index]]
-            taken = used.get(document) or set()
-            fresh = (start for start in self._starts(ids) if start not in taken)
-            nth = place - (int(ends[index - 1]) if index else 0)
-            start = next(itertools.islice(fresh, nth, None))
-            windows.append(Window(document, start, ids[start : start + self.window]))
+        total, most = int(ends[-1]), TRIES * len(shapes)
+        fresh = [
+            self._place(int(place), documents, ends, used)
+            for place in random.Random(seed).sample(range(total), min(most, total))
+        ]
+        taken = {document: set(used.get(document) or ()) for document, _ in fresh}
+        windows: list[Window] = []
+        for shape in shapes:
+            best, starts = 0, range(0)
+            for index, (document, start) in enumerate(fresh):
+                found = self._free_from(document, start, shape.units, taken[document])
+                if len(found) > len(starts):
+                    best, starts = index, found
+                if len(found) * self.window >= shape.units:
+                    break
+            if not starts:
+                break
+            document, _ = fresh.pop(best)
+            taken[document].update(starts)
+            windows.append(self._window(document, starts, shape))
         return windows
+
+    def _place(
+        self,
+        place: int,
+        documents: Sequence[bytes],
+        ends: npt.NDArray[np.int64],
+        used: Mapping[bytes, Set[int] | None],
+    ) -> tuple[bytes, int]:
+        """(document, start) of a free window, by its number among them. ends: of each document."""
+        index = int(np.searchsorted(ends, place, side="right"))
+        starts = self._starts(self._documents[documents[index]])
+        taken = used.get(documents[index]) or set()
+        nth = place - (int(ends[index - 1]) if index else 0)
+        fresh = (start for start in starts if start not in taken)
+        return documents[index], next(itertools.islice(fresh, nth, None))
+
+    def _free_from(self, document: bytes, start: int, units: int, taken: Set[int]) -> range:
+        """The windows from `start` on that are free without a gap, as many as `units` take."""
+        stop = min(start + units, self._starts(self._documents[document]).stop)
+        going_on = range(start, stop, self.window)
+        free = itertools.takewhile(lambda at: at not in taken, going_on)
+        return going_on[: len(list(free))]
+
+    def _window(self, document: bytes, starts: range, shape: Shape) -> Window:
+        ids = self._documents[document][starts[0] : starts[-1] + self.window][: shape.units]
+        is_cut = len(ids) < shape.units
+        first = len(ids) - min(shape.steps, len(ids) // 2) if is_cut else shape.prefix
+        return Window(document, tuple(starts), ids, first)
 
     def _free(self, document: bytes, used: Mapping[bytes, Set[int] | None]) -> int:
         starts = used.get(document, frozenset())
@@ -144,7 +192,7 @@ class TextPool:
 
 
 def window_units(grain: Grain) -> int:
-    """The length of a walk."""
+    """Of what private text is used in multiples."""
     return grain.units(PREFIX_TOKENS) + grain.units(STEP_TOKENS)
 
 
@@ -169,12 +217,18 @@ def _read_texts(path: Path) -> Iterator[str]:
         raise ConfigError(f'{path} has a line that is not JSON with a "text"') from error
 
 
+def slots_for(experts: int) -> asyncio.Semaphore:
+    """So many walks may ask so many experts at once."""
+    return asyncio.Semaphore(max(1, CALLS_AT_ONCE // experts))
+
+
 async def walk_batch(
     panels: Sequence[Panel],
     batch: Batch,
     gate: Gate,
     baseline: Law,
     clients: Sequence[Mapping[Hotkey, Asked]] = (),
+    slots: asyncio.Semaphore | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
@@ -187,11 +241,11 @@ async def walk_batch(
     cut has dropped out of that walk: it is not asked again but for a leaf that it owes, so it
     never gets a label that it still owes an answer for, and the rest of the walk counts as
     unanswered. All are asked; the chosen are those whom a router would have asked, of those that
-    answered the prefix.
+    answered the prefix. slots: of all batches together, for one walk's calls each.
     """
     weighed: list[Weighed] = []
     sequences = [PanelSequence(session) for session in batch.sessions]
-    slots = asyncio.Semaphore(max(1, CALLS_AT_ONCE // len(batch.hotkeys)))
+    slots = slots or slots_for(len(batch.hotkeys))
     there = [set(batch.hotkeys) for _ in sequences]  # who has not dropped out
     errors: dict[Hotkey, PanelError] = {}  # each one's last
     sent = 0
@@ -214,15 +268,14 @@ async def walk_batch(
         return answers
 
     try:
-        prefix = gate.grain.units(PREFIX_TOKENS)
-        for position in range(prefix, batch.walks.shape[1]):
+        for position in range(batch.first, batch.walks.shape[1]):
             answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
             sent = position
             if unshown is not None:
                 yield _shown(unshown, weighed, batch.hotkeys, sequences)
             if not weighed:
                 weighed = [
-                    Weighed(gate, ids[:prefix], batch.hotkeys, serving)
+                    Weighed(gate, ids[: batch.first], batch.hotkeys, serving)
                     for ids, serving in zip(batch.walks, there, strict=True)
                 ]
             laws = [

@@ -26,11 +26,13 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of private text: document by SHA-256, first token, ids u32."""
+    """A stretch of private text: document by SHA-256, where its pieces start, ids u32; the first
+    label is ids[first]."""
 
     document: bytes
-    start: int
+    starts: tuple[int, ...]
     ids: npt.NDArray[np.uint32]
+    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Batch:
     id: int
     hotkeys: tuple[Hotkey, ...]
     walks: npt.NDArray[np.uint32]  # [N, tokens]
+    first: int  # position of their first labels
     sessions: tuple[str, ...]  # [N]: their names at the experts
     steps: tuple[Step, ...]
     salts: tuple[bytes, ...] = ()  # [N]: what shows whose sessions these are (`receipts`)

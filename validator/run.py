@@ -27,6 +27,7 @@ from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
+from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State, only_one
 from moesubnet.validator.twice import FILE, Checkbook
 from moesubnet.validator.watching import Watcher
@@ -105,6 +106,7 @@ async def run_validator(config: ValidatorConfig) -> None:
                 Roster(http, config.signer, spec, allow_private=config.allow_private),
                 gates,
                 metrics,
+                _shapes(spec),
                 Routers(
                     http,
                     config.signer,
@@ -161,6 +163,7 @@ async def dry_run(config: ValidatorConfig) -> str:
         walks=config.walks_per_epoch,
         experts=sum(n.axon is not None and n.hotkey != hotkey for n in metagraph.neurons),
         vocab_size=spec.spec.vocab_size,
+        shapes=_shapes(spec),
         grain=spec.spec.grain,
         epoch_s=(metagraph.next_epoch_block - metagraph.last_epoch_block) * block_s,
     )
@@ -189,6 +192,10 @@ def _check_registered(config: ValidatorConfig, metagraph: Metagraph) -> None:
         )
     if neuron.stake_rao == 0:
         log.warning("no stake on this hotkey: its votes count nothing until you add some")
+
+
+def _shapes(spec: LoadedSpec) -> Shapes:
+    return Shapes.public(spec.spec.context_tokens, spec.spec.grain)
 
 
 def _load_pool(pattern: str, spec: LoadedSpec) -> TextPool:

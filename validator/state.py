@@ -144,14 +144,15 @@ class State:
         *,
         validator: Hotkey,
     ) -> Batch:
-        """Mark the windows used for ever, and open a batch of the validator's walks over them."""
+        """Mark the windows used for ever, and open a batch of the validator's walks over them, all
+        of one shape."""
         walks = np.stack([window.ids for window in windows]).astype("<u4")
         salts = tuple(secrets.token_bytes(SALT_BYTES) for _ in windows)
         sessions = tuple(session_name(validator, salt) for salt in salts)
         with self._db:
             self._db.executemany(
                 "INSERT INTO used VALUES (?, ?, ?)",
-                [(window.document, window.start, tokenizer_sha256) for window in windows],
+                [(w.document, start, tokenizer_sha256) for w in windows for start in w.starts],
             )
             row = self._db.execute(
                 "INSERT INTO batch VALUES (NULL, ?, ?, ?, ?, ?)",
@@ -164,9 +165,11 @@ class State:
                 ),
             )
         for window in windows:
-            self._note_used(window.document, window.start, tokenizer_sha256)
+            for start in window.starts:
+                self._note_used(window.document, start, tokenizer_sha256)
         assert row.lastrowid is not None
-        return Batch(row.lastrowid, tuple(hotkeys), walks, sessions, (), salts)
+        first = windows[0].first
+        return Batch(row.lastrowid, tuple(hotkeys), walks, first, sessions, (), salts)
 
     def walks_started(self, epoch: int) -> int:
         query = "SELECT coalesce(sum(json_array_length(sessions)), 0) FROM batch WHERE epoch = ?"
@@ -213,7 +216,8 @@ class State:
             ids = np.frombuffer(walks, "<u4").reshape(len(sessions), -1)
             steps = self._open_steps(identity, len(sessions), len(keys))
             salts = tuple(salt[i : i + SALT_BYTES] for i in range(0, len(salt), SALT_BYTES))
-            batches.append(Batch(identity, tuple(map(Hotkey, keys)), ids, sessions, steps, salts))
+            asked, first = tuple(map(Hotkey, keys)), steps[0].position
+            batches.append(Batch(identity, asked, ids, first, sessions, steps, salts))
         return batches
 
     def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:

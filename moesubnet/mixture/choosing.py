@@ -17,6 +17,7 @@ from moesubnet.types import Hotkey
 from moesubnet.wire.step import Ids, base_hash
 
 CHOSEN_MASS = 0.95
+BLIND_PROMPT_TOKENS = 2  # one round trip each, after the first: three to the first token
 TOP_K = 8  # a router's by default, and what validators measure with
 
 

@@ -23,6 +23,7 @@ from moesubnet.types import Hotkey
 
 PUBLIC_AFTER_EPOCHS = 2  # revealed in the next epoch, so known to all at the start of the one after
 STALE_PART = 0.25
+BEGINNING_IDS = 32
 
 
 class Heard(Protocol):
@@ -69,9 +70,8 @@ def silenced(items: Sequence[Heard]) -> dict[Hotkey, str]:
 
 
 def _beginnings(sheet: Sheet) -> list[tuple[Hotkey, bytes]]:
-    """Of each walk whose it is, and what was sent before anything was asked."""
-    first = int(sheet.position.min(initial=2**31))
-    return [(sheet.validator, ids[:first].tobytes()) for ids in sheet.walks]
+    """Of each walk whose it is, and how it begins."""
+    return [(sheet.validator, ids[:BEGINNING_IDS].tobytes()) for ids in sheet.walks]
 
 
 def _follows(sheet: Sheet, before: Sheet) -> bool:

@@ -34,6 +34,7 @@ from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.probes import TextPool
 from moesubnet.validator.serve import Metrics
+from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.validator.state import State
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
@@ -252,9 +253,10 @@ async def test_a_validators_walk_pays_who_knows_the_text(
             roster,
             GateSync(chain, http, tmp_path / "sheets", grain=grain),
             Metrics(),
+            Shapes.fixed(Shape(4 * 32, 4 * 16)),
         )
-        batch = await measurement.open_batch(await chain.metagraph(1), 2)
-        await measurement.run(batch)
+        [batch] = await measurement.open_batches(await chain.metagraph(1), 2)
+        await measurement.run([batch])
         steps = state.open_batches()[0].steps
         log_q = np.concatenate([step.log_q for step in steps])
         state.close()

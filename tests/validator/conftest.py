@@ -20,8 +20,9 @@ from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import TextPool
+from moesubnet.validator.probes import ONE_WINDOW, TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
+from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
 from moesubnet.validator.twice import Checkbook
 from moesubnet.wire.client import get_public, open_http_session
@@ -349,6 +350,7 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
             known,
             GateSync(chain, http, tmp_path / "sheets"),
             Metrics(),
+            Shapes.fixed(ONE_WINDOW),
             Routers(
                 http, signer, spec_sha256=tiny_spec.sha256, vocab_size=300, min_stake_rao=1,
                 allow_private=True,
@@ -407,6 +409,7 @@ class Node:
             Roster(self.http, self.signer, spec, allow_private=True),
             self.gates,
             self.metrics,
+            Shapes.fixed(ONE_WINDOW),
         )
 
     async def block(self):

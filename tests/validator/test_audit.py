@@ -33,9 +33,9 @@ async def measured(measure, start_expert, laws):
     measurement, state, chain, _ = await measure(experts)
     metagraph = await chain.metagraph(1)
     for _ in range(2):
-        batch = await measurement.open_batch(metagraph, 3)
+        [batch] = await measurement.open_batches(metagraph, 3)
         experts[1].fails_on = batch.walks[1, :8]
-        await measurement.run(batch)
+        await measurement.run([batch])
     batches = state.open_batches()
     sheet, receipts = close_sheet(
         batches,
@@ -287,7 +287,7 @@ async def test_answers_go_with_the_file_of_their_epoch(measured, tmp_path):
 
 def begin(state, hotkeys, epoch):
     """A batch of three walks with one step to store."""
-    windows = [Window(bytes([epoch, i]), 0, np.zeros(48, np.uint32)) for i in range(3)]
+    windows = [Window(bytes([epoch, i]), (0,), np.zeros(48, np.uint32), 32) for i in range(3)]
     batch = state.start_batch(epoch, hotkeys, windows, "ab" * 32, validator="validator")
     step = Step(
         position=32,

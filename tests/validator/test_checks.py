@@ -160,10 +160,10 @@ async def asked(measure, start_expert, laws):
     honest = await start_expert("//Honest", lambda ids: np.log(laws[0]))
     liar = await start_expert("//Moody", moody)
     measurement, state, chain, _ = await measure([honest, liar], twice=True)
-    batch = await measurement.open_batch(await chain.metagraph(1), 2)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 2)
     for epoch in range(16):
         measurement._gate_epoch = epoch
-        await measurement._ask_twice(batch)
+        await measurement._ask_twice(b"seed")
     return measurement, state, chain, honest, liar, batch
 
 
@@ -176,7 +176,7 @@ async def test_who_contradicts_itself_is_convicted_and_its_answers_are_none(aske
     later = {k: measurement._book.changes(k) for k in (honest.hotkey, liar.hotkey)}
     assert [again - epoch for epoch, again, _ in later[honest.hotkey]] == [1] * 15
     assert max(d for *_, d in later[honest.hotkey]) < 0.01
-    await measurement.run(batch)
+    await measurement.run([batch])
     sheet, _ = close_sheet(
         state.open_batches(),
         await chain.metagraph(1),
@@ -205,15 +205,15 @@ async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
     turned = await start_expert("//Turned", lambda ids: said[when[0]])
     measurement, state, chain, _ = await measure([same, turned], twice=True)
     metagraph = await chain.metagraph(1)
-    batch = await measurement.open_batch(metagraph, 2)
+    [batch] = await measurement.open_batches(metagraph, 2)
     changed = {}
     for epoch in range(6):
         measurement._gate_epoch = epoch
         when[0] = "then" if epoch < 3 else "now"
-        await measurement._ask_twice(batch)
+        await measurement._ask_twice(b"seed")
         changed[epoch] = measurement.changed(epoch)
     assert changed == {0: set(), 1: set(), 2: set(), 3: {turned.hotkey}, 4: set(), 5: set()}
-    await measurement.run(batch)
+    await measurement.run([batch])
     sheet, _ = close_sheet(
         state.open_batches(),
         dataclasses.replace(metagraph, epoch_index=3),
@@ -239,12 +239,12 @@ async def test_nobody_begins_anew_because_the_subnet_went_over_to_another_tokeni
     said = {"then": np.log(laws[0]), "now": np.log(laws[1])}
     expert = await start_expert("//Same", lambda ids: said[when[0]])
     measurement, _, chain, _ = await measure([expert], twice=True)
-    batch = await measurement.open_batch(await chain.metagraph(1), 2)
+    await measurement.open_batches(await chain.metagraph(1), 2)
     for epoch in range(4):
         measurement._gate_epoch = epoch
         if epoch == 2:
             measurement._tokenizer_sha256, when[0] = "cd" * 32, "now"
-        await measurement._ask_twice(batch)
+        await measurement._ask_twice(b"seed")
     assert [again for _, again, _ in measurement._book.changes(expert.hotkey)] == [1, 3]
     assert not any(measurement.changed(epoch) for epoch in range(4))
 

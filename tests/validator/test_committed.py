@@ -41,8 +41,8 @@ async def walked(measure, start_expert, laws):
         change(experts)
         measurement, state, chain, _ = await measure(experts)
         metagraph = await chain.metagraph(1)
-        batch = await measurement.open_batch(metagraph, 4)
-        await measurement.run(batch)
+        [batch] = await measurement.open_batches(metagraph, 4)
+        await measurement.run([batch])
         by_hotkey = {e.hotkey: np.log(law) for e, law in zip(experts, known, strict=True)}
         baseline = measurement._baseline.law
         return state.open_batches()[0], state, metagraph, by_hotkey, experts, baseline

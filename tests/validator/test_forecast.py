@@ -14,8 +14,11 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.types import Axon
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.forecast import Forecast
-from moesubnet.validator.probes import STEP_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.probes import ONE_WINDOW, STEP_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
+
+OF_ONE_WINDOW = Shapes.fixed(ONE_WINDOW)
 
 
 async def test_an_epoch_asks_as_often_as_was_foretold(
@@ -24,9 +27,11 @@ async def test_an_epoch_asks_as_often_as_was_foretold(
     experts = [await start_expert(f"//e{i}", lambda ids: np.log(laws[0])) for i in range(3)]
     measurement, state, chain, _ = await measure(experts)
     windows = measurement._pool.free_windows({})
-    foretold = Forecast(windows, walks=8, experts=3, vocab_size=300, epoch_s=360.0)
-    batch = await measurement.open_batch(await chain.metagraph(1), 8)
-    await measurement.run(batch)
+    foretold = Forecast(
+        windows, walks=8, experts=3, vocab_size=300, epoch_s=360.0, shapes=OF_ONE_WINDOW
+    )
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 8)
+    await measurement.run([batch])
     asked = [request for expert in experts for request in expert.requests]
     assert len(asked) == foretold.questions == 8 * STEP_TOKENS * 3
     read = sum(len(s.append_ids) for s in (r.sequences[0] for r in experts[0].requests))
@@ -38,22 +43,22 @@ async def test_an_epoch_asks_as_often_as_was_foretold(
 
 @pytest.mark.parametrize("vocab_size", [300, 2_048, 262_144])
 def test_the_words_say_how_long_the_text_lasts_and_call_estimates_so(vocab_size: int) -> None:
-    text = Forecast(6_500, 32, 7, vocab_size, 4_332.0).as_text()
+    text = Forecast(6_500, 32, 7, vocab_size, 4_332.0, OF_ONE_WINDOW).as_text()
     for words in (
         "6,500 unused windows of 48 tokens",
         "lasts 180 epochs, 9 days",
-        "32 of them (1,536 tokens)",
+        "32 walks (1,536 tokens)",
         "3,584 questions",
         "each expert computes 1,536 positions",
         "estimated",
     ):
         assert words in text
-    small, large = (Forecast(1, 32, 7, size, 60.0) for size in (2_048, 262_144))
+    small, large = (Forecast(1, 32, 7, size, 60.0, OF_ONE_WINDOW) for size in (2_048, 262_144))
     assert large.received_bytes < small.received_bytes  # a listed part, not a whole law
 
 
 def test_no_experts_cost_nothing_and_too_little_text_lasts_no_epoch() -> None:
-    nothing = Forecast(10, 32, 0, 300, 60.0)
+    nothing = Forecast(10, 32, 0, 300, 60.0, OF_ONE_WINDOW)
     assert (nothing.epochs, nothing.questions, nothing.cpu_s) == (0, 0, 0.0)
     assert "lasts 0 epochs" in nothing.as_text()
 
@@ -92,7 +97,8 @@ def test_a_dry_run_says_it_for_this_subnet_and_this_state_and_changes_neither(
     said = dry_run(chain)
     assert "is not registered: moesubnet register" in said
     assert "2 neurons have an address" in said
-    assert f"{8 * STEP_TOKENS * 2} questions an epoch" in said
+    foretold = Forecast(1, 8, 2, 300, 1.0, Shapes.public(tiny_spec.spec.context_tokens))
+    assert f"{foretold.questions} questions an epoch" in said
     assert not (tmp_path / "state").exists()
     chain.add(validator, stake_rao=0)
     assert "no stake on this hotkey" in dry_run(chain)

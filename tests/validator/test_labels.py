@@ -190,7 +190,7 @@ def test_no_sheet_holds_an_id_beyond_what_was_measured(sizes):
         )
         ids = rng.integers(0, 300, (walks, WINDOW_TOKENS)).astype("<u4")
         names = tuple(f"{number}.{k}" for k in range(walks))
-        batches.append(Batch(number, keys, ids, names, steps))
+        batches.append(Batch(number, keys, ids, PREFIX_TOKENS, names, steps))
     neurons = {h: SimpleNamespace(uid=i, registered_at_block=i) for i, h in enumerate(keys)}
     sheet, _ = close_sheet(
         batches,

@@ -17,6 +17,7 @@ from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.probes import (
+    ONE_WINDOW,
     PREFIX_TOKENS,
     WINDOW_TOKENS,
     TextPool,
@@ -50,8 +51,8 @@ async def test_an_expert_never_holds_a_label_before_its_answer_is_stored(
 
     expert = await start_expert("//Expert", spying)
     measurement, state, chain, _ = await measure([expert])
-    batch = await measurement.open_batch(await chain.metagraph(1), 4)
-    await measurement.run(batch)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 4)
+    await measurement.run([batch])
     texts = {row.tobytes() for row in batch.walks}
     for ids, stored in sightings:
         position = len(ids)
@@ -74,8 +75,8 @@ async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
     liar = await start_expert("//Liar", lambda ids: np.full(300, -0.1))  # mass far above one
     measurement, state, chain, _ = await measure([good, bad, liar])
     bad.fails = True
-    batch = await measurement.open_batch(await chain.metagraph(1), 3)
-    await measurement.run(batch)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 3)
+    await measurement.run([batch])
     log_q = np.concatenate([step.log_q for step in state.open_batches()[0].steps])
     log_w = np.concatenate([step.log_w for step in state.open_batches()[0].steps])
     columns = {hotkey: column for column, hotkey in enumerate(batch.hotkeys)}
@@ -91,7 +92,7 @@ async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
 async def test_a_probe_asks_as_a_router_asks(measure, start_expert, laws):
     expert = await start_expert("//Expert", knows(laws[0]))
     measurement, _, chain, _ = await measure([expert])
-    await measurement.run(await measurement.open_batch(await chain.metagraph(1), 3))
+    await measurement.run(await measurement.open_batches(await chain.metagraph(1), 3))
     asked = [request.sequences for request in expert.requests]
     assert all(len(sequences) == 1 for sequences in asked)
     walks = {}
@@ -115,8 +116,8 @@ async def test_who_would_not_be_asked_is_measured_and_worth_nothing(measure, sta
     theta[-1] = np.rint(np.log([0.5, 0.01, 0.49]) * SCALE)
     gate = Gate(ordered, theta, (1_000_000,) * 3)
     measurement._gate_epoch, measurement._gates.gate = 0, gate
-    batch = await measurement.open_batch(await chain.metagraph(1), 4)
-    await measurement.run(batch)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 4)
+    await measurement.run([batch])
     steps = state.open_batches()[0].steps
     assert all(np.all(step.log_q > LOG_Q_UNANSWERED) for step in steps)
     assert all(np.all(step.chosen == [1, 0, 1]) for step in steps)
@@ -143,9 +144,9 @@ async def test_who_would_not_be_asked_is_measured_and_worth_nothing(measure, sta
 async def test_a_walk_that_goes_unanswered_costs_that_walk_only(measure, start_expert, laws):
     expert = await start_expert("//Expert", knows(laws[0]))
     measurement, state, chain, _ = await measure([expert])
-    batch = await measurement.open_batch(await chain.metagraph(1), 3)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 3)
     expert.fails_on = batch.walks[1, :PREFIX_TOKENS]
-    await measurement.run(batch)
+    await measurement.run([batch])
     log_q = np.stack([step.log_q[:, 0] for step in state.open_batches()[0].steps])
     assert np.all(log_q[:, 1] == LOG_Q_UNANSWERED)
     assert np.all(log_q[:, [0, 2]] > LOG_Q_UNANSWERED)
@@ -157,10 +158,10 @@ async def test_who_fails_once_has_dropped_out_of_that_walk_and_of_no_other(
     expert = await start_expert("//Expert", knows(laws[0]))
     other = await start_expert("//Other", knows(laws[0]))
     measurement, state, chain, _ = await measure([expert, other])
-    batch = await measurement.open_batch(await chain.metagraph(1), 3)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 3)
     expert.fails_on = batch.walks[1, :40]
     with caplog.at_level("INFO", logger="moesubnet.validator.probes"):
-        await measurement.run(batch)
+        await measurement.run([batch])
     column = batch.hotkeys.index(expert.hotkey)
     log_q = np.stack([step.log_q[:, column] for step in state.open_batches()[0].steps])
     answered = log_q > LOG_Q_UNANSWERED
@@ -190,9 +191,9 @@ async def test_who_is_late_by_the_measure_of_the_others_drops_out_of_the_walk(
     slow = await start_expert("//Slow", hangs)
     slow.in_thread = True
     measurement, state, chain, _ = await measure([*quick, slow])
-    batch = await measurement.open_batch(await chain.metagraph(1), 2)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 2)
     try:
-        await measurement.run(batch)
+        await measurement.run([batch])
     finally:
         released.set()
     [measured] = state.open_batches()
@@ -209,9 +210,9 @@ async def test_ten_dead_experts_fill_one_line_of_the_log(measure, start_expert, 
     measurement, _, chain, _ = await measure(experts)
     for expert in experts:
         expert.fails = True
-    batch = await measurement.open_batch(await chain.metagraph(1), 4)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 4)
     with caplog.at_level("INFO", logger="moesubnet.validator.probes"):
-        await measurement.run(batch)
+        await measurement.run([batch])
     [line] = [record.getMessage() for record in caplog.records]
     assert "and 2 more" in line
 
@@ -219,8 +220,8 @@ async def test_ten_dead_experts_fill_one_line_of_the_log(measure, start_expert, 
 async def test_experts_are_told_once_that_a_batch_of_walks_is_over(measure, start_expert, laws):
     expert = await start_expert("//Expert", knows(laws[0]))
     measurement, _, chain, _ = await measure([expert])
-    batch = await measurement.open_batch(await chain.metagraph(1), 4)
-    await measurement.run(batch)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 4)
+    await measurement.run([batch])
     await asyncio.gather(*measurement._closing)
     assert expert.closed == [list(batch.sessions)]
 
@@ -239,7 +240,7 @@ async def test_hiding_the_card_does_not_end_the_questions(measure, start_expert,
 
 async def test_no_text_is_spent_while_there_is_nobody_to_measure(measure):
     measurement, state, chain, _ = await measure([])
-    assert await measurement.open_batch(await chain.metagraph(1), 8) is None
+    assert await measurement.open_batches(await chain.metagraph(1), 8) == []
     assert state.used_starts("any") == {}
 
 
@@ -266,14 +267,15 @@ def test_every_window_comes_once_and_none_overlaps(make_documents):
     drawn = []
     for k in range(100):
         try:
-            windows = pool.draw(4, used, bytes([k]))
+            windows = pool.draw([ONE_WINDOW] * 4, used, bytes([k]))
         except PoolSpent:
             break
         for window in windows:
-            used.setdefault(window.document, set()).add(window.start)
-            drawn.append((window.document, window.start))
+            [start] = window.starts
+            used.setdefault(window.document, set()).add(start)
+            drawn.append((window.document, start))
             np.testing.assert_array_equal(
-                documents[window.document][window.start : window.start + WINDOW_TOKENS], window.ids
+                documents[window.document][start : start + WINDOW_TOKENS], window.ids
             )
     assert len(drawn) == len(set(drawn)) == 21
     assert {start for _, start in drawn} == {0, 48, 96}
@@ -286,7 +288,8 @@ def test_text_that_the_pool_has_twice_is_asked_once(make_documents):
     assert pool.repeats({}, []) == [(b"b", 0)]
     assert pool.repeats({b"b": {0}}, []) == [(b"a", 48)]
     assert pool.repeats({b"a": {48}, b"b": {0}}, [ids[:40]]) == [(b"a", 0)]
-    assert pool.repeats({b"a": None}, [ids]) == []
+    assert pool.repeats({b"a": None}, [ids]) == [(b"b", 0)]
+    assert pool.repeats({b"a": None}, [ids[:40]]) == []
 
 
 async def test_text_that_stands_in_anybody_s_sheet_is_not_asked(
@@ -302,23 +305,25 @@ async def test_text_that_stands_in_anybody_s_sheet_is_not_asked(
         measurement._gates.sheets = [sheet]
 
     measurement._gates.refresh = refresh
-    batch = await measurement.open_batch(await chain.metagraph(1), 6)
+    [batch] = await measurement.open_batches(await chain.metagraph(1), 6)
     begins = {row[:40].tobytes() for row in batch.walks}
     assert len(begins) == 4
     assert not begins & {ids.tobytes() for ids in public}
     with pytest.raises(PoolSpent):
-        await measurement.open_batch(await chain.metagraph(1), 6)
+        await measurement.open_batches(await chain.metagraph(1), 6)
 
 
 def test_another_seed_draws_other_text_and_another_spec_spends_the_document(make_documents):
     pool = TextPool(make_documents())
-    first = [(w.document, w.start) for w in pool.draw(8, {}, b"a")]
-    assert first == [(w.document, w.start) for w in pool.draw(8, {}, b"a")]
-    assert first != [(w.document, w.start) for w in pool.draw(8, {}, b"b")]
+    first = [(w.document, w.starts) for w in pool.draw([ONE_WINDOW] * 8, {}, b"a")]
+    assert first == [(w.document, w.starts) for w in pool.draw([ONE_WINDOW] * 8, {}, b"a")]
+    assert first != [(w.document, w.starts) for w in pool.draw([ONE_WINDOW] * 8, {}, b"b")]
     document = first[0][0]
     spent = pool.free_windows({document: None})
     assert 0 < spent < pool.free_windows({})
-    assert document not in {window.document for window in pool.draw(spent, {document: None}, b"c")}
+    assert document not in {
+        window.document for window in pool.draw([ONE_WINDOW] * spent, {document: None}, b"c")
+    }
 
 
 def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec):
@@ -329,7 +334,7 @@ def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec)
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n\n")
     (tmp_path / "b.txt").write_text("3" + long)
     pool = TextPool.load(str(tmp_path / "*"), lambda text: tokenizer.encode(text).ids)
-    assert len({window.document for window in pool.draw(10_000, {}, b"")}) == 3
+    assert len({window.document for window in pool.draw([ONE_WINDOW] * 10_000, {}, b"")}) == 3
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ async def two_and_two(start_expert, start_node, measure, laws):
 
 async def walked(measurement, state, chain, walks=8):
     metagraph = await chain.metagraph(1)
-    await measurement.run(await measurement.open_batch(metagraph, walks))
+    await measurement.run(await measurement.open_batches(metagraph, walks))
     return close_sheet(
         state.open_batches(),
         metagraph,
@@ -160,9 +160,9 @@ async def test_a_copied_sheet_is_contradicted_though_it_went_through_the_same_ro
 async def test_a_router_that_dies_or_forges_costs_nobody_an_answer(two_and_two):
     _, nodes, measurement, state, chain = two_and_two
     metagraph = await chain.metagraph(1)
-    batch = await measurement.open_batch(metagraph, 6)
+    [batch] = await measurement.open_batches(metagraph, 6)
     nodes[0].forges = True
-    await measurement.run(batch)
+    await measurement.run([batch])
     sheet, receipts = await walked(measurement, state, chain, walks=2)
     assert np.all(sheet.log_q > LOG_Q_UNANSWERED)
     assert sheet.senders[1:] == (nodes[1].hotkey,)

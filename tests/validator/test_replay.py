@@ -179,7 +179,7 @@ async def replayed(
         expert.commitment, expert.weights_url = weights_commitment(tiny_model), url
     measurement, state, chain, _ = await measure(experts, twice=True)
     metagraph = await chain.metagraph(1)
-    await measurement.run(await measurement.open_batch(metagraph, 3))
+    await measurement.run(await measurement.open_batches(metagraph, 3))
     batches = state.open_batches()
     sheet, receipts = close_sheet(
         batches,

@@ -22,9 +22,17 @@ from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS, TextPool, Weighed, score_step
+from moesubnet.validator.probes import (
+    ONE_WINDOW,
+    PREFIX_TOKENS,
+    WINDOW_TOKENS,
+    TextPool,
+    Weighed,
+    score_step,
+)
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics
+from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State, only_one
 from moesubnet.validator.weights import VERSION_KEY, row_of
 
@@ -104,7 +112,8 @@ class TwoSteps(Measurement):
         super().__init__(*args)
         self.sent = sent
 
-    async def run(self, batch):
+    async def run(self, batches, spread_s=0.0):
+        [batch] = batches
         weighed = [
             Weighed(self.gate, ids[:PREFIX_TOKENS], batch.hotkeys, batch.hotkeys)
             for ids in batch.walks
@@ -164,6 +173,7 @@ class World:
             experts,
             GateSync(chain, http, sheets, allow_private=True),
             metrics,
+            Shapes.fixed(ONE_WINDOW),
             sent=self.sent,
         )
         spec = SimpleNamespace(sha256="ab" * 32)
@@ -515,7 +525,7 @@ async def test_spent_text_repeats_the_last_vote_and_says_what_to_do(folder, make
     assert rows[-1] == rows[-2] == rows[1]
     check(world, [0, 1, 2, 3])
     with pytest.raises(PoolSpent):
-        world.pool.draw(1, {document: {0} for document in documents}, b"")
+        world.pool.draw([ONE_WINDOW], {document: {0} for document in documents}, b"")
 
 
 async def test_an_expert_that_left_and_whose_uid_changed_hands_passes_nothing_on(world):
