@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from moesubnet.errors import StateUnavailable
 from moesubnet.router.accounts import WINDOW_S, Account, Cost, Refusal
@@ -66,6 +67,7 @@ class Billing:
         self._threads = ThreadPoolExecutor(HANDS, thread_name_prefix="accounts")
         self._running: dict[str, Hold] = {}
         self._unsettled: list[tuple[Hold, Usage, Answer | None]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._has_keys = False
 
     async def has_keys(self) -> bool:
@@ -94,9 +96,14 @@ class Billing:
         ApiError 402 for a budget that is used up, 409 while it is being answered, 422 where its
         name was another's, 429 for a rate, 503.
         """
-        outcome, account = await self._asked(
-            self._ledger.hold, key.id, cost, self._now_s(), repeatable
+        holding = self._task(
+            self._asked(self._ledger.hold, key.id, cost, self._now_s(), repeatable)
         )
+        try:
+            outcome, account = await asyncio.shield(holding)
+        except asyncio.CancelledError:  # a client that leaves now leaves a hold all the same
+            holding.add_done_callback(partial(self._give_back, used()))
+            raise
         if isinstance(outcome, Answer):
             raise Answered(outcome)
         if isinstance(outcome, Clash):
@@ -104,13 +111,14 @@ class Billing:
         if isinstance(outcome, Refusal):
             raise _refused(outcome, account, cost)
         self._running[outcome.id] = outcome
-        holding = Holding(account)
+        request = Holding(account)
         try:
-            yield holding
+            yield request
         finally:
+            del self._running[outcome.id]  # should what follows fail, the hold lapses
             # Not to be stopped halfway: a client that leaves twice must still pay once.
-            settling = self._settle(outcome, _within(used(), cost), holding.answer)
-            await asyncio.shield(asyncio.create_task(settling))
+            settling = self._settle(outcome, _within(used(), cost), request.answer)
+            await asyncio.shield(self._task(settling))
 
     async def describe(self, key: Key) -> JsonObject:
         """What a key may know of itself: GET /v1/key. Raises ApiError 503."""
@@ -133,6 +141,8 @@ class Billing:
                 log.info("gave back %d holds of a router that is gone", lapsed)
 
     async def close(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         try:
             await self._settle_again()
         except StateUnavailable as error:
@@ -144,12 +154,24 @@ class Billing:
         return int(self._clock_s())
 
     async def _settle(self, held: Hold, used: Usage, answer: Answer | None) -> None:
-        del self._running[held.id]
         try:
             await self._call(self._ledger.settle, held, used, self._now_s(), answer)
         except StateUnavailable as error:
             log.warning("%s; a settlement waits", error)
             self._unsettled.append((held, used, answer))
+
+    def _give_back(self, used: Usage, holding: asyncio.Task[tuple[object, Account]]) -> None:
+        if not holding.cancelled() and holding.exception() is None:
+            outcome, _ = holding.result()
+            if isinstance(outcome, Hold):
+                self._task(self._settle(outcome, used, None))
+
+    def _task(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+        """Held, or it could vanish half done; `close` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _settle_again(self) -> None:
         while self._unsettled:

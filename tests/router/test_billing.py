@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ async def complete(url: str, key: str, max_tokens: int = 5, **options: Any) -> A
     return await client(url, key).completions.create(
         model="mixture", prompt="the quick", max_tokens=max_tokens, **options
     )
+
+
+async def live(url: str, key: str) -> Any:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(headers=headers) as http:
+        async with http.get(f"{url}/v1/moesubnet/live") as response:
+            return await response.json()
 
 
 async def test_without_keys_everybody_is_served_and_from_the_first_key_on_nobody_without(
@@ -161,6 +169,37 @@ async def test_a_reader_who_leaves_pays_for_what_it_was_sent(
     assert account.held_rao == 0
     assert 0 < account.spent_rao < 40
     assert account.spent_rao + account.free_rao == 10_000
+
+
+@pytest.mark.parametrize("name", ["", "mine"])
+async def test_a_reader_who_leaves_while_its_price_is_held_holds_nothing(
+    serve: Serve, accounts: Accounts, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """And may ask again at once, also under the same Idempotency-Key."""
+    secret = accounts.key(budget_rao=10_000, parallel=1)
+    url = await serve(billing=accounts.billing)
+    real, asked, answers = accounts.ledger.hold, threading.Event(), threading.Event()
+
+    def hold(*args: Any) -> Any:
+        asked.set()
+        assert answers.wait(10.0)
+        return real(*args)
+
+    monkeypatch.setattr(accounts.ledger, "hold", hold)
+    named = {"extra_headers": {"Idempotency-Key": name}} if name else {}
+    leaving = asyncio.create_task(complete(url, secret, **named))
+    await asyncio.to_thread(asked.wait, 10.0)
+    leaving.cancel()
+    async with asyncio.timeout(10):
+        while (await live(url, secret))["running"]:  # it is noticed
+            await asyncio.sleep(0.01)
+    answers.set()
+    async with asyncio.timeout(10):
+        while accounts.billing._tasks:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    account = accounts.account()
+    assert (account.running, account.held_rao, account.spent_rao) == (0, 0, 0)
+    assert (await complete(url, secret, **named)).usage.completion_tokens == 5
 
 
 async def test_a_request_that_fails_before_its_first_token_costs_nothing(
