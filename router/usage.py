@@ -82,7 +82,10 @@ class UsageBook:
     # --- ratings -------------------------------------------------------------------------------
 
     def answered(self, answer_id: str, key: str, rao: int, parts: Mapping[str, float]) -> None:
-        """An answer that `key` may rate. parts: each expert's mean weight in it."""
+        """An answer that `key` may rate. parts: each expert's mean weight in it; of what was refused
+        nobody has any, and it must push out no other."""
+        if not parts:
+            return
         self._answers[answer_id] = _Rated(key, rao, parts)
         while len(self._answers) > RATED_CAPACITY:
             self._answers.popitem(last=False)

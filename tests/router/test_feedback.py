@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
+import openai
+import pytest
 from substrateinterface import Keypair
 
-from moesubnet.router import feedback
+from moesubnet.router import feedback, usage
 from moesubnet.router.usage import UsageBook
 from moesubnet.types import Hotkey
 from moesubnet.wire.usage import Usage
@@ -68,3 +70,17 @@ async def test_a_key_has_a_rate_and_who_has_none_cannot_rate(
     rating = {"response_id": answer.id, "rating": 1.0}
     assert (await post(url, "house", rating))[0] == 403
     assert [(await post(url, key, rating))[0] for _ in range(3)] == [200, 200, 429]
+
+
+async def test_requests_that_were_refused_push_no_answer_out(
+    serve: Serve, accounts: Accounts, parrot: ParrotModel, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(usage, "RATED_CAPACITY", 1)
+    parrot.price_rao_per_mtoken = 10**9
+    book = UsageBook(Keypair.create_from_uri("//Router", ss58_format=42), 1)
+    url = await serve(billing=accounts.billing, ratings=book)
+    key, poor = accounts.key("mine"), accounts.key("poor", budget_rao=1)
+    answer = await complete(url, key)
+    with pytest.raises(openai.APIStatusError):
+        await complete(url, poor)
+    assert (await post(url, key, {"response_id": answer.id, "rating": 1.0}))[0] == 200
