@@ -13,7 +13,7 @@ import copy
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
 from moesubnet.mixture.draft_length import Pace, entropy_nats
 from moesubnet.mixture.drafting import Block
 from moesubnet.mixture.gate import Gate
+from moesubnet.mixture.law import Law
 from moesubnet.router import asking
 from moesubnet.router.drafting import Drafting
 from moesubnet.router.experts import ExpertBook
@@ -174,6 +175,7 @@ class MixtureSession:
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
         self._seen_tokens: int | None = None  # length of the text when that was last looked at
         self.waited_s = 0.0
+        self._ask({})
 
     async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         self._choose_experts(prompt_ids, self._model.serving())
@@ -260,6 +262,7 @@ class MixtureSession:
         its reader has left. Else that is kept until it expires: the next turn of a chat begins
         with it."""
         self._drafting.close()
+        self._returning.close()
         if is_over or self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)
@@ -273,10 +276,26 @@ class MixtureSession:
 
         When every chosen expert stays silent the others take over. Raises NobodyAnswers.
         """
-        silent: set[Hotkey] = set()
         whole = np.append(self._sequence.ids, ids)
+        reading = self._drafting.begin(whole, len(whole) + 1 - laws)
+        try:
+            return await self._hear(
+                whole, ids, laws, further, lambda: self._drafting.bases(reading, laws)
+            )
+        finally:
+            reading.cancel()  # it has been read, or nobody will
+
+    async def _hear(
+        self,
+        whole: TokenIds,
+        ids: TokenIds,
+        laws: int,
+        further: int,
+        bases: Callable[[], Awaitable[Sequence[Law]]],
+    ) -> Heard:
+        """whole: the text with the ids."""
+        silent: set[Hotkey] = set()
         first = len(whole) + 1 - laws
-        reading = self._drafting.begin(whole, first)
         for attempt in range(ATTEMPTS):
             not_asked = self._resting | self._returning.away
             since_s, worth = time.monotonic(), self.posterior.worth(not_asked)
@@ -285,7 +304,7 @@ class MixtureSession:
                 ids,
                 first,
                 worth,
-                lambda: self._drafting.bases(reading, laws),
+                bases,
                 {max(worth, key=worth.__getitem__): further} if further and worth else {},
                 not_asked,
             )
@@ -327,16 +346,22 @@ class MixtureSession:
             raise NobodyAnswers("no expert answers for the price that the request allows")
         self.posterior = Posterior(self._gate, experts, model.firsts, is_solo=model.is_solo)
         self._resting = frozenset()
+        self._returning.close()
+        self._ask({hotkey: clients[hotkey] for hotkey in experts})
+        for hotkey in experts:
+            self._prices.setdefault(hotkey, prices[hotkey])
+
+    def _ask(self, experts: Mapping[Hotkey, ExpertClient]) -> None:
+        """From now on."""
+        model = self._model
         self._asking = asking.Asking(
-            {hotkey: clients[hotkey] for hotkey in experts},
+            experts,
             base_s=model.deadline_s,
             want=model.want,
             paces=model.paces,
             report=model.book.report,
         )
         self._returning = Returning(self._asking, self._sequence, model.baseline.law)
-        for hotkey in experts:
-            self._prices.setdefault(hotkey, prices[hotkey])
 
     async def _round(self, ids: TokenIds, drawing: Drawing) -> Forecast:
         """One round trip: send ids that the text goes on with, and a draft after them."""

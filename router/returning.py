@@ -49,6 +49,12 @@ class Returning:
         other._silent, other._sent = self._silent | self.away, dict(self._sent)
         return other
 
+    def close(self) -> None:
+        """Nobody is awaited any more."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks.clear()
+
     @property
     def away(self) -> frozenset[Hotkey]:
         """Who is not asked with the others now."""

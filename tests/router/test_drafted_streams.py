@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from moesubnet.engine.drafting import draft as draft_with
-from moesubnet.errors import EngineError
+from moesubnet.errors import EngineError, NobodyAnswers
 from moesubnet.mixture.draft_length import Pace
 from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.router.mixed import MixtureSession
-from moesubnet.router.model import Drawing
+from moesubnet.router.model import ALONE, Drawing
 from moesubnet.router.student import StudentModel
 from tests.conftest import TINY_CONTEXT, TINY_VOCAB
 
@@ -234,6 +234,32 @@ async def test_a_stream_goes_on_without_a_student_that_is_gone(drafted, monkeypa
     forecast = await session.append(5, Drawing(1.0, 1.0, 8))
     assert forecast.draft is None or forecast.draft.drawn_from is None  # an expert's
     assert set(forecast.weights) == {*salts, "baseline"}
+
+
+@pytest.mark.parametrize("how", ["leaves", "fails"])
+async def test_a_stream_that_ends_asks_the_student_nothing_more(
+    network, drafted, monkeypatch, how
+) -> None:
+    monkeypatch.setattr("moesubnet.router.asking.REST_S", 0.0)
+    model, salts = drafted
+    session = model.open()
+    text, _ = await write(session, [9, 5, 6, 7], 2)
+    model.student.engine.hangs = True
+    for hotkey in salts if how == "fails" else ():
+        await network.kill(hotkey)
+    before = asyncio.all_tasks()
+    going_on = asyncio.create_task(session.append(text[-1], ALONE))
+    if how == "leaves":
+        while len(asyncio.all_tasks() - before) < 2:
+            await asyncio.sleep(0)
+        going_on.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await going_on
+    else:
+        with pytest.raises(NobodyAnswers):
+            await going_on
+    await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() - before == set()
 
 
 async def test_a_block_survives_the_death_of_an_expert_and_of_all_but_others(

@@ -329,6 +329,31 @@ async def test_who_missed_what_it_would_not_have_known_comes_back_light(
     assert back.weights[key] < 0.01
 
 
+async def test_a_stream_that_is_over_waits_for_nobody_to_come_back(
+    network, open_model, monkeypatch
+) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asking.Asking, "ask", never)
+    engine = Away(lambda ids: sharp(5))
+    await network.mine("steady", lambda ids: sharp(5))
+    await network.mine("away", engine)
+    before = asyncio.all_tasks()
+    session = (await open_model()).open()
+    session.close(is_over=True)  # before it has begun
+    await session.start(np.array([5] * 12, np.uint32))
+    engine.is_away = True
+    while not (catching_up := session._returning._tasks):
+        await session.append(5, ALONE)
+    [task] = catching_up.values()
+    session.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    while asyncio.all_tasks() - before:  # of the sockets, and the farewell
+        await asyncio.sleep(0.01)
+
+
 async def test_when_all_chosen_experts_die_the_others_take_over(network, open_model) -> None:
     """However sure the gate is, a stream is lost only with the last expert of the subnet."""
     keys = [await network.mine(f"e{i}", lambda ids: sharp(5)) for i in range(3)]
