@@ -82,8 +82,8 @@ class UsageBook:
     # --- ratings -------------------------------------------------------------------------------
 
     def answered(self, answer_id: str, key: str, rao: int, parts: Mapping[str, float]) -> None:
-        """An answer that `key` may rate. parts: each expert's mean weight in it; of what was refused
-        nobody has any, and it must push out no other."""
+        """An answer that `key` may rate. parts: each expert's mean weight in it. Of what was
+        refused nobody has any, and it must push out no other."""
         if not parts:
             return
         self._answers[answer_id] = _Rated(key, rao, parts)

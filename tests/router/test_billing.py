@@ -191,7 +191,7 @@ async def test_a_reader_who_leaves_while_its_price_is_held_holds_nothing(
     await asyncio.to_thread(asked.wait, 10.0)
     leaving.cancel()
     async with asyncio.timeout(10):
-        while (await live(url, secret))["running"]:  # it is noticed
+        while (await live(url, secret))["running"]:  # noqa: ASYNC110  # it is noticed
             await asyncio.sleep(0.01)
     answers.set()
     async with asyncio.timeout(10):

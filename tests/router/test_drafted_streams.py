@@ -250,7 +250,7 @@ async def test_a_stream_that_ends_asks_the_student_nothing_more(
     before = asyncio.all_tasks()
     going_on = asyncio.create_task(session.append(text[-1], ALONE))
     if how == "leaves":
-        while len(asyncio.all_tasks() - before) < 2:
+        while len(asyncio.all_tasks() - before) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
         going_on.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -350,7 +350,7 @@ async def test_a_stream_that_is_over_waits_for_nobody_to_come_back(
     session.close()
     with pytest.raises(asyncio.CancelledError):
         await task
-    while asyncio.all_tasks() - before:  # of the sockets, and the farewell
+    while asyncio.all_tasks() - before:  # noqa: ASYNC110  # of the sockets, and the farewell
         await asyncio.sleep(0.01)
 
 
