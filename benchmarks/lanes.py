@@ -36,7 +36,7 @@ from moesubnet.types import Axon, Hotkey
 from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.departures import Parcel
 from moesubnet.wire.listening import serve
-from moesubnet.wire.protocol import StepResponse, StepRows, Want
+from moesubnet.wire.protocol import Proof, StepResponse, StepRows, Want, max_answer_bytes
 from moesubnet.wire.roster import Roster
 
 PROMPT_TOKENS, SEED = 24, 0
@@ -75,7 +75,9 @@ class Played:
 
 
 def spec_of(vocab_size: int) -> Any:
-    inner = SimpleNamespace(vocab_size=vocab_size, min_caller_stake_rao=0, stop_ids=(), bos_id=0)
+    inner = SimpleNamespace(
+        vocab_size=vocab_size, context_tokens=4_096, min_caller_stake_rao=0, stop_ids=(), bos_id=0
+    )
     return SimpleNamespace(sha256="0" * 64, spec=inner)
 
 
@@ -99,11 +101,13 @@ async def by_itself(
     client: ExpertClient, request: Any, *, timeout_s: float, on_its_way: Any = lambda: None
 ) -> StepResponse:
     """A step in a request of its own."""
-    parcel = Parcel(request, timeout_s, on_its_way)
+    most = max_answer_bytes(request, client._vocab_size)
+    parcel = Parcel(request.to_bytes(), most, timeout_s, on_its_way)
     async with client._places:
         on_its_way()
-        await client._carry([parcel])
-    return await client._decoded(request, *await parcel.answer)
+        await client._carry([parcel], lambda: None)
+    status, body, nonce_ns, receipt = await parcel.answer
+    return await client._decoded(request, status, body, Proof.of(request, nonce_ns, receipt, body))
 
 
 async def stream(model: MixtureModel, tokens: int, seed: int) -> float:

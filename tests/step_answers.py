@@ -47,7 +47,7 @@ async def laned(
     spoil: Callable[[bytes], bytes] = lambda frame: frame,
 ) -> web.Response:
     """A neuron's answer to a lane: the same to all its steps. spoil: what becomes of the frame."""
-    lane = Lane.from_bytes(request.get(BODY) or await request.read(), request.raw_path)
+    lane = Lane.from_bytes(request.get(BODY) or await request.read(), request.query_string)
     given = [Given(place, status, body) for place in range(len(lane.steps))]
     nonce_ns = int(request.headers["X-Bittensor-Nonce"])
     frame = pack_answers(given, lane, nonce_ns, Hotkey(caller.ss58_address), signer)

@@ -27,7 +27,8 @@ from moesubnet.validator.twice import Checkbook, ask_twice
 from moesubnet.validator.watching import Watcher
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import ExpertCard, want_for
-from moesubnet.wire.relay import Drawing, through
+from moesubnet.wire.relay import through
+from moesubnet.wire.routers import Drawing
 from moesubnet.wire.usage import Usage
 
 DEADLINE_S = 5.0  # for one expert's answer to one step of a walk, as a router's by default

@@ -8,6 +8,7 @@ text is used once, ever: a miner that has seen it cannot be measured on it again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
@@ -42,7 +43,7 @@ WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
 ONE_WINDOW = Shape(PREFIX_TOKENS, STEP_TOKENS)  # of walks that need not look like users'
 TRIES = 16  # to find a place with as much text as a walk is long
 LEAST_KNOWN = 12  # tokens of a published walk that tell it from another text
-CALLS_AT_ONCE = 512  # of one batch, to all experts: as many as the HTTP session has connections
+CALLS_AT_ONCE = 512  # past all routers: as many as the HTTP session has connections
 PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks share our one loop
 LOGGED_FAILURES = 8  # experts named in a batch's line
 
@@ -246,13 +247,14 @@ async def walk_batch(
     weighed: list[Weighed] = []
     sequences = [PanelSequence(session) for session in batch.sessions]
     slots = slots or slots_for(len(batch.hotkeys))
+    is_direct = [not _is_relayed(way) for way in clients] or [True] * len(sequences)
     there = [set(batch.hotkeys) for _ in sequences]  # who has not dropped out
     errors: dict[Hotkey, PanelError] = {}  # each one's last
     sent = 0
     unshown: Step | None = None
 
     async def advance(k: int, position: int) -> dict[Hotkey, StepResponse | PanelError]:
-        async with slots:
+        async with slots if is_direct[k] else contextlib.nullcontext():
             ids = batch.walks[k, sent:position]
             answers = await panels[k].advance(
                 [sequences[k]],
@@ -338,6 +340,10 @@ def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | 
 def _answer_ms(answer: StepResponse | PanelError | None) -> int:
     took_s = answer.took_s if isinstance(answer, StepResponse) else None
     return -1 if took_s is None else round(1_000 * took_s)
+
+
+def _is_relayed(way: Mapping[Hotkey, Asked]) -> bool:
+    return any(isinstance(client, Relayed) and client.sender for client in way.values())
 
 
 def _sender(answer: StepResponse | PanelError | None, client: Asked | None) -> bytes:

@@ -34,8 +34,8 @@ from moesubnet.validator.watching import Watcher
 from moesubnet.wire.addresses import published_ip
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
-from moesubnet.wire.relay import Routers
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.routers import Routers
 
 log = logging.getLogger(__name__)
 

@@ -32,9 +32,9 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.addresses import check_axon
-from moesubnet.wire.departures import Answer, Departures, Parcel, carry
+from moesubnet.wire.departures import Departures, Parcel, carry
 from moesubnet.wire.frames import CONTENT_TYPE
-from moesubnet.wire.lanes import LENGTH_BYTES, Lane, unpack_answers
+from moesubnet.wire.lanes import LANE_PATH, LENGTH_BYTES, Lane, unpack_answers
 from moesubnet.wire.protocol import (
     Card,
     CloseRequest,
@@ -106,6 +106,8 @@ def open_http_session() -> aiohttp.ClientSession:
 class ExpertClient:
     """Talks to one neuron. PeerUnavailable at construction if its address may not be used."""
 
+    _lane_path = LANE_PATH
+
     def __init__(
         self,
         http: aiohttp.ClientSession,
@@ -142,13 +144,13 @@ class ExpertClient:
         Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
         AuthError (the receipt is missing or wrong).
         """
-        answer = await self._sent(Parcel(request, timeout_s, on_its_way))
-        return await self._decoded(request, *answer)
+        status, data, proof = await self._sent(request, timeout_s, on_its_way)
+        return await self._decoded(request, status, data, proof)
 
     async def forward(self, request: StepRequest, *, timeout_s: float) -> tuple[int, bytes, Proof]:
         """One step for somebody else: status (200 or 409), body and proof. Nothing of the answer
         is looked at but its receipt. Raises as `step` does, but no UnknownBase."""
-        return await self._sent(Parcel(request, timeout_s, lambda: None))
+        return await self._sent(request, timeout_s, lambda: None)
 
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
         """Tell the expert that nobody goes on with these (at most 256). Raises PeerError."""
@@ -212,13 +214,25 @@ class ExpertClient:
             raise WireError("the card is another's")
         return card
 
-    async def _sent(self, parcel: Parcel) -> Answer:
-        if not parcel.request.is_prompt:
-            return await self._departures.step(parcel)
-        async with self._places:
-            parcel.on_its_way()
-            await carry(self._carry, [parcel])
-        return await parcel.answer
+    async def _sent(
+        self, request: StepRequest, timeout_s: float, on_its_way: Callable[[], None]
+    ) -> tuple[int, bytes, Proof]:
+        parcel = Parcel(
+            request.to_bytes(),
+            max_answer_bytes(request, self._vocab_size),
+            timeout_s,
+            on_its_way,
+            sequences=len(request.sequences),
+        )
+        if not request.is_prompt:
+            answer = await self._departures.step(parcel)
+        else:
+            async with self._places:
+                on_its_way()
+                await carry(self._carry, [parcel])
+            answer = await parcel.answer
+        status, body, nonce_ns, receipt = answer
+        return status, body, Proof.of(request, nonce_ns, receipt, body)
 
     async def _carry(self, parcels: Sequence[Parcel], come: Callable[[], None]) -> None:
         """See `carry`; once more where an idle connection was closed just as we used it."""
@@ -233,12 +247,13 @@ class ExpertClient:
     async def _carry_once(
         self, parcels: Sequence[Parcel], come: Callable[[], None], until_s: float
     ) -> None:
-        lane = Lane.of([parcel.request.to_bytes() for parcel in parcels])
-        body, target, caller = lane.to_bytes(), lane.target, Hotkey(self._signer.ss58_address)
+        lane = Lane.of([parcel.body for parcel in parcels])
+        body, caller = lane.to_bytes(), Hotkey(self._signer.ss58_address)
+        target = f"{self._lane_path}?{lane.query}"
         headers, _ = self._sign(target, body, CONTENT_TYPE)
         nonce_ns = int(headers[NONCE])
         left = set(range(len(parcels)))
-        most = sum(max_answer_bytes(p.request, self._vocab_size) + 1_024 for p in parcels)
+        most = sum(parcel.most_bytes + 1_024 for parcel in parcels)
         timeout_s = until_s - time.monotonic()
         async with open_response(
             self._http, self.axon, "POST", target, body, headers, timeout_s
@@ -253,8 +268,7 @@ class ExpertClient:
                     left.discard(given.place)
                     parcel = parcels[given.place]
                     if given.status in (200, 409):
-                        proof = Proof.of(parcel.request, nonce_ns, receipt, given.body)
-                        parcel.give((given.status, given.body, proof))
+                        parcel.give((given.status, given.body, nonce_ns, receipt))
                     else:
                         parcel.fail(PeerRefused(given.status, _code_of(given.body)))
                 come()

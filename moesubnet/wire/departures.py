@@ -1,4 +1,4 @@
-"""When steps to one expert leave: together, and without waiting to fill a lane.
+"""When steps to one neuron leave: together, and without waiting to fill a lane.
 
 A step leaves at once if nothing is under way. Else it waits until something comes back, or a
 quarter of what that usually takes, and leaves with whatever waits by then. So a near expert is
@@ -11,31 +11,43 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 
 from moesubnet.errors import AuthError, PeerError, PeerUnavailable, WireError
 from moesubnet.wire.lanes import MAX_STEPS
-from moesubnet.wire.protocol import Proof, StepRequest
 
 MOST_UNDER_WAY = 4
 MOST_SEQUENCES = 256  # in one lane
+MOST_BYTES = 2**20  # of one that has more than one step
 WAITED_PART = 0.25  # of a round, when nothing comes back meanwhile
 FIRST_ROUND_S = 0.1  # is what it usually takes, as long as nothing is known
 REMEMBERED = 0.8  # of the usual round, from one to the next
 
-Answer = tuple[int, bytes, Proof]  # status, 200 or 409; body; proven
+Answer = tuple[int, bytes, int, bytes]  # status, 200 or 409; body; nonce and receipt, verified
 
 
 class Parcel:
-    """One step and its answer. `on_its_way` is called when it leaves, and its time begins."""
+    """One step, of which an answer has `most_bytes` at most, and its answer. `on_its_way` is called
+    when it leaves, and its time begins. Those with one destination `to` leave together."""
 
-    __slots__ = ("answer", "on_its_way", "request", "timeout_s")
+    __slots__ = ("answer", "body", "most_bytes", "on_its_way", "sequences", "timeout_s", "to")
 
     def __init__(
-        self, request: StepRequest, timeout_s: float, on_its_way: Callable[[], None]
+        self,
+        body: bytes,
+        most_bytes: int,
+        timeout_s: float,
+        on_its_way: Callable[[], None],
+        *,
+        sequences: int = 1,
+        to: str = "",
     ) -> None:
-        self.request = request
+        self.body = body
+        self.most_bytes = most_bytes
         self.timeout_s = timeout_s
         self.on_its_way = on_its_way
+        self.sequences = sequences
+        self.to = to
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:
@@ -68,12 +80,19 @@ async def carry(
 
 
 class Departures:
-    """send: see `carry`."""
+    """send: see `carry`. most_under_way: lanes. window_bytes: while answers of so much are awaited,
+    nothing leaves."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(
+        self, send: Send, *, most_under_way: int = MOST_UNDER_WAY, window_bytes: float = inf
+    ) -> None:
         self._send = send
-        self._waiting: deque[Parcel] = deque()
+        self._most_under_way = most_under_way
+        self._window_bytes = window_bytes
+        self._waiting: dict[str, deque[Parcel]] = {}  # by destination, none empty
+        self._count = 0  # of those who wait
         self._under_way: set[asyncio.Task[None]] = set()
+        self._awaited_bytes = 0
         self._has_come = False  # something, since the last departure
         self._left_s, self._round_s = 0.0, FIRST_ROUND_S
         self._is_leaving = False
@@ -81,17 +100,18 @@ class Departures:
 
     async def step(self, parcel: Parcel) -> Answer:
         """Cancelling gives up this parcel alone; a request that nobody waits for is dropped."""
-        self._waiting.append(parcel)
+        self._waiting.setdefault(parcel.to, deque()).append(parcel)
+        self._count += 1
         self._look()
         return await parcel.answer
 
     def _look(self) -> None:
         """Arrange the next departure, if somebody waits: once those who are ready now have come."""
-        if not self._waiting or self._is_leaving:
+        if not self._count or self._is_leaving:
             return
         loop = asyncio.get_running_loop()
         due_s = 0.0
-        if self._under_way and not self._has_come and len(self._waiting) < MAX_STEPS:
+        if self._under_way and not self._has_come and self._count < MAX_STEPS:
             due_s = self._left_s + WAITED_PART * self._round_s
         if due_s <= loop.time():
             self._is_leaving = True
@@ -104,27 +124,36 @@ class Departures:
         self._is_leaving = False
         if self._timer is not None:
             self._timer.cancel()
-        if len(self._under_way) >= MOST_UNDER_WAY:
+        if (
+            len(self._under_way) >= self._most_under_way
+            or self._awaited_bytes >= self._window_bytes
+        ):
             return  # the next that ends looks again
         if parcels := self._those_who_wait():
             self._has_come, self._left_s = False, loop.time()
             task = loop.create_task(self._carry(parcels, self._left_s))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
-            _watch(parcels, task)
+            self._watch(parcels, task)
             self._look()
 
     def _those_who_wait(self) -> list[Parcel]:
+        """A lane, one destination after the other."""
         parcels: list[Parcel] = []
-        sequences = 0
+        sequences = size = 0
         while self._waiting and len(parcels) < MAX_STEPS:
-            parcel = self._waiting[0]
+            to = next(iter(self._waiting))
+            parcel = self._waiting[to][0]
             if not parcel.answer.done():
-                sequences += len(parcel.request.sequences)
-                if parcels and sequences > MOST_SEQUENCES:
+                sequences += parcel.sequences
+                size += len(parcel.body)
+                if parcels and (sequences > MOST_SEQUENCES or size > MOST_BYTES):
                     break
                 parcels.append(parcel)
-            self._waiting.popleft()
+            self._waiting[to].popleft()
+            self._count -= 1
+            if not self._waiting[to]:
+                del self._waiting[to]
         return parcels
 
     async def _carry(self, parcels: Sequence[Parcel], left_s: float) -> None:
@@ -145,26 +174,32 @@ class Departures:
             self._has_come = True
             loop.call_soon(self._look)
 
+    def _watch(self, parcels: Sequence[Parcel], task: asyncio.Task[None]) -> None:
+        """Begin each parcel's time; drop the request when the last who waited has given up."""
+        loop = asyncio.get_running_loop()
 
-def _watch(parcels: Sequence[Parcel], task: asyncio.Task[None]) -> None:
-    """Begin each parcel's time; drop the request when the last who waited has given up."""
-    loop = asyncio.get_running_loop()
+        def given_up() -> None:
+            if all(parcel.answer.done() for parcel in parcels):
+                task.cancel()
 
-    def given_up() -> None:
-        if all(parcel.answer.done() for parcel in parcels):
-            task.cancel()
+        def late(parcel: Parcel) -> None:
+            parcel.fail(PeerUnavailable(f"no answer within {parcel.timeout_s:.1f} s"))
+            given_up()
 
-    def late(parcel: Parcel) -> None:
-        parcel.fail(PeerUnavailable(f"no answer within {parcel.timeout_s:.1f} s"))
-        given_up()
+        for parcel in parcels:
+            parcel.on_its_way()
+            self._awaited_bytes += parcel.most_bytes
+            timer = loop.call_later(parcel.timeout_s, late, parcel)
 
-    for parcel in parcels:
-        parcel.on_its_way()
-        timer = loop.call_later(parcel.timeout_s, late, parcel)
+            def settled(
+                answer: asyncio.Future[Answer],
+                timer: asyncio.TimerHandle = timer,
+                size: int = parcel.most_bytes,
+            ) -> None:
+                timer.cancel()
+                self._awaited_bytes -= size
+                self._look()
+                if answer.cancelled():
+                    given_up()
 
-        def settled(answer: asyncio.Future[Answer], timer: asyncio.TimerHandle = timer) -> None:
-            timer.cancel()
-            if answer.cancelled():
-                given_up()
-
-        parcel.answer.add_done_callback(settled)
+            parcel.answer.add_done_callback(settled)

@@ -56,10 +56,10 @@ class Lane:
         return merkle.levels(list(map(merkle.leaf, self.salts, self.hashes)))
 
     @property
-    def target(self) -> str:
-        """Path and query of the request: its signature covers the root, and the body by a hash
-        that tells nothing to who does not know the salts."""
-        return f"{LANE_PATH}?root={self.tree[-1][0].hex()}"
+    def query(self) -> str:
+        """Of the request: its signature covers the root, and the body by a hash that tells nothing
+        to who does not know the salts."""
+        return f"root={self.tree[-1][0].hex()}"
 
     def to_bytes(self) -> bytes:
         tensors: dict[str, frames.Tensor] = {
@@ -70,8 +70,8 @@ class Lane:
         return frames.encode(LANE_SCHEMA, {}, tensors)
 
     @classmethod
-    def from_bytes(cls, data: bytes, target: str) -> Lane:
-        """Raises FrameError unless it is a lane with the root that its target names."""
+    def from_bytes(cls, data: bytes, query: str) -> Lane:
+        """Raises FrameError unless it is a lane with the root that its request names."""
         frame = frames.decode(
             data, schema=LANE_SCHEMA, limits=frames.Limits(max_frame_bytes=len(data))
         )
@@ -82,8 +82,8 @@ class Lane:
         if not 1 <= len(sizes) <= MAX_STEPS:
             raise FrameError(f"a lane has 1 to {MAX_STEPS} steps")
         lane = cls(tuple(_split(body, sizes.tolist())), tuple(salt.tobytes() for salt in salts))
-        if target != lane.target:
-            raise FrameError("the target does not name the root of these steps")
+        if query != lane.query:
+            raise FrameError("the query does not name the root of these steps")
         return lane
 
 

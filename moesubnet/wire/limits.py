@@ -1,10 +1,12 @@
-"""Limits for strangers, by key, in bounded memory: a rate each, and a budget that all share."""
+"""Limits for strangers, by key, in bounded memory: a rate each, and what all of them share."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Hashable
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Collection, Hashable
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -97,6 +99,45 @@ class SharedBudget:
         self._held[key] -= amount
         if not self._held[key]:
             del self._held[key]
+
+
+class Turns:
+    """So many `places` at once. Who waits gets one key by key in turn: nobody waits for all that
+    another has waiting."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # none empty
+
+    @asynccontextmanager
+    async def take(self, key: str) -> AsyncIterator[None]:
+        if self._free and not self._waiting:
+            self._free -= 1
+        else:
+            place = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(key, deque()).append(place)
+            try:
+                await place
+            except asyncio.CancelledError:
+                if not place.cancelled():  # it had just got one
+                    self._give_back()
+                raise
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        while self._waiting:
+            key = next(iter(self._waiting))
+            line = self._waiting.pop(key)
+            place = line.popleft()
+            if line:
+                self._waiting[key] = line  # behind the others
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
 
 
 @lru_cache(maxsize=4_096)

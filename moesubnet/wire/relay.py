@@ -1,39 +1,35 @@
 """Steps through a router: a validator's question under the hotkey that users' questions come from.
 
-`POST /v1/relay/{expert}?timeout_ms=…` of a router's node takes a validator's signed step and sends
-it to the expert as one of its own; the expert's answer comes back as it is, with nonce and receipt,
-so whoever has them can check that the expert signed exactly this for this router.
+`POST /v1/relay` of a router's node takes a lane of a validator's steps, each with its expert, and
+sends each to that expert beside the router's own; the expert's answer comes back as it is, with
+nonce and receipt, so whoever has them can check that the expert signed exactly this for this
+router.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import itertools
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import Protocol
-
-import aiohttp
+from typing import Any
 
 from moesubnet.errors import (
     AuthError,
+    FrameError,
     MalformedAuth,
     PeerError,
-    PeerRefused,
     PeerUnavailable,
     RelayLost,
     UnknownBase,
     WireError,
 )
-from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
-from moesubnet.wire.client import MAX_SMALL_BYTES, ExpertClient, open_response, read_body
-from moesubnet.wire.frames import CONTENT_TYPE
+from moesubnet.types import Hotkey
+from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.departures import Departures, Parcel
 from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, verify_step
-from moesubnet.wire.limits import Backoff
 from moesubnet.wire.panel import Asked
 from moesubnet.wire.protocol import (
     Proof,
@@ -42,24 +38,84 @@ from moesubnet.wire.protocol import (
     StepResponse,
     max_answer_bytes,
 )
-from moesubnet.wire.signing import RECEIPT, sha256_of
-from moesubnet.wire.usage import MAX_USAGE_BYTES, Usage
+from moesubnet.wire.signing import sha256_of
 
-STATUS = "X-Moesubnet-Relayed-Status"
-NONCE = "X-Moesubnet-Relayed-Nonce"
-RELAYED_RECEIPT = "X-Moesubnet-Relayed-Receipt"
-LOST = 502  # the router asked, and no proven answer came
-CARD_TIMEOUT_S = 5.0
-MAX_ROUTERS = 64  # of the largest stakes
-EXTRA_S = 2.0  # for the way to the router and back
-_NONCE = re.compile(r"[1-9][0-9]{0,19}")
-_RELAYED = re.compile(rf"0x(?:[0-9a-f]{{2}}){{1,{MAX_RECEIPT_BYTES}}}")
+RELAY_PATH = "/v1/relay"
+UNKNOWN, LOST = 404, 502  # no expert of this router's; it was asked, and no proven answer came
+PLACE_S = 2.0  # so long a step waits at the router for its turn
+EXTRA_S = 1.0 + PLACE_S  # with the way there and back
+MOST_UNDER_WAY = 32  # lanes to one router
+WINDOW_BYTES = 2**24  # of answers awaited from one router: it lets nobody have many times as much
+_QUESTION = re.compile(rb"([1-9A-HJ-NP-Za-km-z]{47,48}) ([1-9][0-9]{0,5})\n")
+_BROUGHT = struct.Struct("<HQH")  # status, nonce, length of the receipt
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a lane to a router has in place of a step."""
+
+    expert: Hotkey
+    timeout_ms: int
+    step: bytes
+
+    def to_bytes(self) -> bytes:
+        return f"{self.expert} {self.timeout_ms}\n".encode() + self.step
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Question:
+        """Raises FrameError; of the step nothing is looked at."""
+        said = _QUESTION.match(data)
+        if said is None:
+            raise FrameError("no expert, or no number of milliseconds")
+        return cls(Hotkey(said[1].decode()), int(said[2]), data[said.end() :])
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a router brings: an expert's status (200 or 409), body, nonce and receipt, unproven.
+    UNKNOWN or LOST: nothing."""
+
+    status: int
+    nonce_ns: int = 0
+    receipt: bytes = b""
+    body: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        head = _BROUGHT.pack(self.status, self.nonce_ns, len(self.receipt))
+        return head + self.receipt + self.body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Brought:
+        """Raises MalformedAuth."""
+        if len(data) < _BROUGHT.size:
+            raise MalformedAuth("not what a relay brings")
+        status, nonce_ns, length = _BROUGHT.unpack_from(data)
+        middle = _BROUGHT.size + length
+        brought = cls(status, nonce_ns, data[_BROUGHT.size : middle], data[middle:])
+        if brought in (cls(UNKNOWN), cls(LOST)):
+            return brought
+        if (
+            status not in (200, 409)
+            or not 0 < nonce_ns < 2**63  # others are of an expert in league with its router
+            or not 0 < length <= min(MAX_RECEIPT_BYTES, len(data) - _BROUGHT.size)
+        ):
+            raise MalformedAuth("not what a relay brings")
+        return brought
+
+
 class RelayClient(ExpertClient):
-    """Talks to one router's node."""
+    """Talks to one router's node. Steps of all walks, to all its experts, leave in its lanes."""
+
+    _lane_path = RELAY_PATH
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As `ExpertClient`."""
+        super().__init__(*args, **kwargs)
+        self._departures = Departures(
+            self._carry, most_under_way=MOST_UNDER_WAY, window_bytes=WINDOW_BYTES
+        )
 
     async def router_card(self, *, timeout_s: float) -> RouterCard:
         """Raises PeerError, WireError."""
@@ -78,48 +134,30 @@ class RelayClient(ExpertClient):
         Raises RelayLost where nothing is known of the expert, PeerUnavailable where the router
         says that no answer came, else as `step` does.
         """
-        async with self._places:
-            on_its_way()
-            status, data, nonce, receipt = await self._relay_once(expert, request, timeout_s)
-        asked, given = hashlib.sha256(request.to_bytes()).digest(), await sha256_of(data)
+        question = Question(expert, max(1, round(1_000 * timeout_s)), request.to_bytes())
+        most_bytes = max_answer_bytes(request, self._vocab_size) + MAX_RECEIPT_BYTES + 64
+        parcel = Parcel(question.to_bytes(), most_bytes, timeout_s + EXTRA_S, on_its_way, to=expert)
         try:
-            verify_step(receipt, asked, status, given, nonce, expert, self.hotkey)
-        except AuthError as error:
-            raise RelayLost(f"the router brings what the expert did not sign: {error}") from None
-        proof = Proof.of(request, nonce, receipt, data, sender=self.hotkey)
-        return await self._decoded(request, status, data, proof)
-
-    async def _relay_once(
-        self, expert: Hotkey, request: StepRequest, timeout_s: float
-    ) -> tuple[int, bytes, int, bytes]:
-        """The expert's status (200 or 409), body, the nonce and the receipt, all unproven."""
-        path = f"/v1/relay/{expert}?timeout_ms={max(1, round(1_000 * timeout_s))}"
-        body = request.to_bytes()
-        headers, request_sha256 = self._sign(path, body, CONTENT_TYPE)
-        try:
-            async with open_response(
-                self._http, self.axon, "POST", path, body, headers, timeout_s + EXTRA_S
-            ) as response:
-                data = await read_body(
-                    response, max_answer_bytes(request, self._vocab_size) + MAX_SMALL_BYTES
-                )
-                given = response.headers
-            self._check_receipt(given.get(RECEIPT, ""), 200, request_sha256, await sha256_of(data))
-            if (
-                given.get(STATUS) not in ("200", "409")
-                or not _NONCE.fullmatch(given.get(NONCE, ""))
-                or int(given[NONCE]) >= 2**63  # where the expert is in league with its router
-                or not _RELAYED.fullmatch(given.get(RELAYED_RECEIPT, ""))
-            ):
-                raise MalformedAuth("not what a relay brings")
-        except PeerRefused as error:
-            if error.status == LOST:
-                raise PeerUnavailable("no answer, says a router") from None
-            raise RelayLost(f"the router refuses: {error}") from error
+            status, data, _, _ = await self._departures.step(parcel)
+            brought = Brought.from_bytes(data if status == 200 else b"")
         except (PeerError, WireError, AuthError) as error:
             raise RelayLost(f"the router: {error}") from error
-        receipt = bytes.fromhex(given[RELAYED_RECEIPT][2:])
-        return int(given[STATUS]), bytes(data), int(given[NONCE]), receipt
+        if brought.status == UNKNOWN:
+            raise RelayLost("the router does not ask it")
+        if brought.status == LOST:
+            raise PeerUnavailable("no answer, says a router")
+        asked, given = hashlib.sha256(question.step).digest(), await sha256_of(brought.body)
+        try:
+            verify_step(
+                brought.receipt, asked, brought.status, given,
+                brought.nonce_ns, expert, self.hotkey,
+            )  # fmt: skip
+        except AuthError as error:
+            raise RelayLost(f"the router brings what the expert did not sign: {error}") from None
+        proof = Proof.of(
+            request, brought.nonce_ns, brought.receipt, brought.body, sender=self.hotkey
+        )
+        return await self._decoded(request, brought.status, brought.body, proof)
 
 
 class Relayed:
@@ -165,131 +203,6 @@ class Relayed:
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
         if not self._relays:
             await self._expert.close_sessions(sessions, timeout_s=timeout_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    client: RelayClient
-    stake_rao: int
-
-
-class Drawing(Protocol):
-    """What a validator asks of `Routers`."""
-
-    async def refresh(self, metagraph: Metagraph, experts: Collection[Hotkey]) -> None: ...
-
-    def draw(self, lots: Random) -> list[RelayClient]: ...
-
-    async def usage(self, netuid: NetUid, epoch: int) -> list[tuple[Usage, int]]: ...
-
-
-class Routers:
-    """The routers of a subnet: who on the metagraph shows a router's card and has the stake that
-    experts ask of callers."""
-
-    def __init__(
-        self,
-        http: aiohttp.ClientSession,
-        signer: Signer,
-        *,
-        spec_sha256: str,
-        vocab_size: int,
-        min_stake_rao: int,
-        allow_private: bool,
-    ) -> None:
-        self._http = http
-        self._signer = signer
-        self._spec_sha256 = spec_sha256
-        self._vocab_size = vocab_size
-        self._min_stake_rao = min_stake_rao
-        self._allow_private = allow_private
-        self._found: dict[Hotkey, _Found] = {}
-        self._backoff = Backoff()
-        self._drawn = 0
-
-    @property
-    def hotkeys(self) -> Collection[Hotkey]:
-        return self._found.keys()
-
-    async def refresh(self, metagraph: Metagraph, experts: Collection[Hotkey]) -> None:
-        """Ask everybody with enough stake who is no expert for a router's card, once; more rarely
-        whoever shows none. A router that was met is one as long as it stays where it is: walks
-        leave it by themselves when it does not answer."""
-        could = {
-            neuron.hotkey: neuron
-            for neuron in sorted(metagraph.neurons, key=lambda n: -n.stake_rao)
-            if neuron.axon is not None
-            and neuron.stake_rao >= self._min_stake_rao
-            and neuron.hotkey not in experts
-            and neuron.hotkey != self._signer.ss58_address
-        }
-        could = dict(itertools.islice(could.items(), MAX_ROUTERS))
-        self._found = {
-            hotkey: _Found(found.client, could[hotkey].stake_rao)
-            for hotkey, found in self._found.items()
-            if hotkey in could and found.client.axon == could[hotkey].axon
-        }
-        self._backoff.keep_only({(n.hotkey, n.axon) for n in could.values()})
-        async with asyncio.TaskGroup() as group:
-            for neuron in could.values():
-                assert neuron.axon is not None
-                is_known = neuron.hotkey in self._found
-                if not is_known and self._backoff.is_due((neuron.hotkey, neuron.axon)):
-                    group.create_task(self._meet(neuron.hotkey, neuron.axon, neuron.stake_rao))
-
-    def draw(self, lots: Random) -> list[RelayClient]:
-        """Two routers for a walk, the second in case the first is lost; fewer where there are not
-        so many. By stake, so that cheap hotkeys do not become the way of most probes; every other
-        walk evenly, so that nobody is asked through one router only."""
-        left = dict(self._found)
-        self._drawn += 1
-        chosen: list[RelayClient] = []
-        while left and len(chosen) < 2:
-            weights = [f.stake_rao if self._drawn % 2 else 1 for f in left.values()]
-            [hotkey] = lots.choices(list(left), weights if any(weights) else None)
-            chosen.append(left.pop(hotkey).client)
-        return chosen
-
-    async def usage(self, netuid: NetUid, epoch: int) -> list[tuple[Usage, int]]:
-        """What each router says that it saw in an epoch, with its stake; who says nothing is left
-        out."""
-
-        async def ask(hotkey: Hotkey, found: _Found) -> tuple[Usage, int] | None:
-            try:
-                data = await found.client.get_public(
-                    f"/v1/usage/{epoch}", max_bytes=MAX_USAGE_BYTES, timeout_s=CARD_TIMEOUT_S
-                )
-                usage = Usage.proven(data, hotkey)
-            except (PeerError, WireError, AuthError) as error:
-                log.debug("no usage of router=%s reason=%s", hotkey, error)
-                return None
-            is_asked = (usage.netuid, usage.epoch) == (netuid, epoch)
-            return (usage, found.stake_rao) if is_asked else None
-
-        given = await asyncio.gather(*(ask(h, found) for h, found in self._found.items()))
-        return [one for one in given if one is not None]
-
-    async def _meet(self, hotkey: Hotkey, axon: Axon, stake_rao: int) -> None:
-        try:
-            client = RelayClient(
-                self._http,
-                self._signer,
-                hotkey,
-                axon,
-                vocab_size=self._vocab_size,
-                allow_private=self._allow_private,
-            )
-            card = await client.router_card(timeout_s=CARD_TIMEOUT_S)
-        except (PeerError, WireError) as error:
-            log.debug("no router's card hotkey=%s reason=%s", hotkey, error)
-            self._backoff.failed((hotkey, axon))
-            return
-        if card.spec_sha256 != self._spec_sha256:
-            self._backoff.failed((hotkey, axon))
-            return
-        self._backoff.answered((hotkey, axon))
-        log.info("router hotkey=%s met", hotkey)
-        self._found[hotkey] = _Found(client, stake_rao)
 
 
 def through(

@@ -213,8 +213,8 @@ def lane_route(
     step: Callable[[Hotkey, bytes], Awaitable[bytes]],
     told: Callable[[int], None] = lambda _: None,
 ) -> Handler:
-    """The handler of `POST /v1/step`. step: answers one step's body, by whom; what it raises is
-    that step's status, and the others' are what they are. told: each step's status."""
+    """The handler of a route that lanes go to. step: answers one step's body, by whom; what it
+    raises is that step's status, and the others' are what they are. told: each step's status."""
 
     async def answered(caller: Hotkey, place: int, body: bytes) -> Given:
         try:
@@ -230,7 +230,8 @@ def lane_route(
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = request[CALLER]
         body = request[BODY]
-        lane = await off_loop(len(body), Lane.from_bytes, body, request.raw_path)
+        query = request.raw_path.partition("?")[2]
+        lane = await off_loop(len(body), Lane.from_bytes, body, query)
         request[_STARTED] = response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         request[_SIGNED] = True
         held_bytes = 0  # in answers that are ready and not taken

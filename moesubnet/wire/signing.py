@@ -191,7 +191,7 @@ def verify_lane(
     receipt: bytes, nonce_ns: int, root: bytes, responder: Hotkey, caller: Hotkey
 ) -> None:
     """Raises BadSignature when it is not theirs."""
-    check_signature(receipt, lane_text(nonce_ns, root, responder, caller), responder)
+    _check_once(receipt, lane_text(nonce_ns, root, responder, caller), responder)
 
 
 async def off_loop(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -248,3 +248,9 @@ def check_signature(signature: bytes, text: bytes, signer: Hotkey) -> None:
         valid = False
     if not valid:
         raise BadSignature("the signature does not verify")
+
+
+@lru_cache(maxsize=1_024)
+def _check_once(signature: bytes, text: bytes, signer: Hotkey) -> None:
+    """As `check_signature`; what was proven a moment ago is not proven again."""
+    check_signature(signature, text, signer)

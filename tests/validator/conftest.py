@@ -37,8 +37,8 @@ from moesubnet.wire.protocol import (
     StepResponse,
     base_hash,
 )
-from moesubnet.wire.relay import Routers
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.routers import Routers
 from moesubnet.wire.server import BODY, auth_middleware, lane_route, public
 from tests.step_answers import answer_to
 

@@ -1,5 +1,6 @@
 """Walks through routers: what miners see of them, what is proven, who is to blame."""
 
+import asyncio
 import dataclasses
 import os
 from collections import Counter
@@ -7,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
-from moesubnet.errors import PeerUnavailable, RelayLost
+from moesubnet.errors import FrameError, MalformedAuth, PeerUnavailable, RelayLost
 from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
 from moesubnet.router import node
 from moesubnet.router.node import build_node
@@ -22,8 +24,24 @@ from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, StepResponse, Want, base_hash
-from moesubnet.wire.relay import RelayClient, Relayed
+from moesubnet.wire.relay import Brought, Question, RelayClient, Relayed
 from moesubnet.wire.usage import Seen, Usage
+
+
+@dataclasses.dataclass(eq=False)
+class Misbehaving:
+    node: "Node"
+    client: ExpertClient
+
+    async def forward(self, step, *, timeout_s):
+        if self.client.hotkey in self.node.loses:
+            raise PeerUnavailable("so it says")
+        status, body, proof = await self.client.forward(step, timeout_s=timeout_s)
+        if "body" in self.node.forges:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        if "status" in self.node.forges:
+            status = 409 if status == 200 else 200
+        return status, body, proof
 
 
 class Node:
@@ -33,7 +51,7 @@ class Node:
         self.signer, self.hotkey = signer, Hotkey(signer.ss58_address)
         self.spec, self.experts = spec, experts
         self.chain = None
-        self.loses, self.forges = set(), False  # answers of these experts; everybody's
+        self.loses, self.forges = set(), ()  # answers of these experts; what it brings instead
         self.asked = Counter()
         self.usage = {}
 
@@ -47,22 +65,15 @@ class Node:
             for expert in self.experts
         }  # fmt: skip
 
-        @web.middleware
-        async def misbehave(request, handler):
-            expert = request.path.rpartition("/")[2]
-            self.asked[expert] += 1
-            if expert in self.loses:
-                raise web.HTTPBadGateway
-            response = await handler(request)
-            if self.forges and request.path.startswith("/v1/relay"):
-                response.body = response.body[:-1] + bytes([response.body[-1] ^ 1])
-            return response
-
-        app = build_node(self.signer, self, lambda: self.spec, self.clients.get, self.usage.get)
-        app.middlewares.append(misbehave)
+        app = build_node(self.signer, self, lambda: self.spec, self._client, self.usage.get)
         self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
         self.axon = Axon("127.0.0.1", self.server.port)
         return self
+
+    def _client(self, hotkey):
+        self.asked[hotkey] += 1
+        client = self.clients.get(hotkey)
+        return Misbehaving(self, client) if self.forges or hotkey in self.loses else client
 
     def current(self):
         return self.chain
@@ -157,11 +168,12 @@ async def test_a_copied_sheet_is_contradicted_though_it_went_through_the_same_ro
         assert [expert.signed for expert in result.experts] == [0, 0]
 
 
-async def test_a_router_that_dies_or_forges_costs_nobody_an_answer(two_and_two):
+@pytest.mark.parametrize("forged", ["body", "status"])
+async def test_a_router_that_dies_or_forges_costs_nobody_an_answer(two_and_two, forged):
     _, nodes, measurement, state, chain = two_and_two
     metagraph = await chain.metagraph(1)
     [batch] = await measurement.open_batches(metagraph, 6)
-    nodes[0].forges = True
+    nodes[0].forges = forged
     await measurement.run([batch])
     sheet, receipts = await walked(measurement, state, chain, walks=2)
     assert np.all(sheet.log_q > LOG_Q_UNANSWERED)
@@ -239,7 +251,7 @@ async def test_a_node_serves_validators_within_their_budget_and_nobody_else(
             await ask(stranger)  # registered, without a permit
         with pytest.raises(RelayLost, match="403"):
             await ask(keypair("//Nobody"))
-        with pytest.raises(RelayLost, match="404"):
+        with pytest.raises(RelayLost, match="does not ask"):
             await ask(validator, Hotkey(stranger.ss58_address[:-1] + "z"))
         await ask(validator)
         with pytest.raises(RelayLost, match="429"):
@@ -270,6 +282,107 @@ async def test_a_node_does_not_fetch_answers_that_no_probe_asks_for(
                 assert (await asking).rows[0].count == 2
 
 
+async def test_steps_to_many_experts_share_a_request_and_each_has_its_own_fate(
+    two_and_two, keypair
+):
+    experts, nodes, _, _, _ = two_and_two
+    one = nodes[0]
+    one.loses = {experts[1].hotkey}
+    ids = np.arange(40, dtype=np.uint32)
+    steps = [
+        StepRequest((SequenceStep(f"s{i}", 0, base_hash(ids[:0]), ids[: i + 1]),), Want("full"))
+        for i in range(20)
+    ]
+    async with open_http_session() as http:
+        client = RelayClient(
+            http, keypair("//Validator"), one.hotkey, one.axon, vocab_size=300, allow_private=True
+        )
+        sign, signed = client._sign, []
+        client._sign = lambda path, *rest: signed.append(path) or sign(path, *rest)
+        answers = await asyncio.gather(
+            *(
+                client.relay(expert.hotkey, step, timeout_s=5.0)
+                for step in steps
+                for expert in experts
+            ),
+            return_exceptions=True,
+        )
+    [path] = signed
+    assert path.startswith("/v1/relay?root=")
+    for step, answer in zip(steps, answers[::2], strict=True):
+        assert answer.rows[0].first == step.sequences[0].end
+        assert answer.proof.sender == one.hotkey
+    assert all(type(lost) is PeerUnavailable for lost in answers[1::2])
+    # To the expert they went in the router's own lanes: many have one nonce.
+    assert len({answer.proof.nonce_ns for answer in answers[::2]}) < len(steps) / 2
+
+
+async def test_a_validators_prompts_leave_users_their_places(two_and_two, keypair, monkeypatch):
+    """However many a validator has, and however long the expert takes."""
+    monkeypatch.setattr(node, "PLACE_S", 0.05)
+    experts, nodes, _, _, _ = two_and_two
+    one, client = nodes[0], nodes[0].clients[experts[0].hotkey]
+    go, begun = asyncio.Event(), []
+    carry = client._carry
+
+    async def slow(parcels, come):
+        begun.append(parcels)
+        await go.wait()
+        await carry(parcels, come)
+
+    client._carry = slow
+    ids = np.arange(40, dtype=np.uint32)
+    prompts = [
+        StepRequest((SequenceStep(f"p{i}", 0, base_hash(ids[:0]), ids),), Want("full"))
+        for i in range(30)
+    ]
+    async with open_http_session() as http:
+        relay = RelayClient(
+            http, keypair("//Validator"), one.hotkey, one.axon, vocab_size=300, allow_private=True
+        )
+        probes = [
+            asyncio.create_task(relay.relay(experts[0].hotkey, prompt, timeout_s=5.0))
+            for prompt in prompts
+        ]
+        refused, _ = await asyncio.wait(probes[node.PROMPTS :])
+        for task in refused:
+            with pytest.raises(RelayLost, match="429"):
+                task.result()
+        user = asyncio.create_task(client.step(prompts[0], timeout_s=5.0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(begun) == node.PROMPTS + 1
+        go.set()
+        await user
+        await asyncio.gather(*probes[: node.PROMPTS])
+
+
+@given(
+    st.sampled_from((node.LOST, 200, 409, 404, 500)),
+    st.integers(0, 2**64 - 1),
+    st.binary(max_size=300),
+    st.binary(max_size=40),
+)
+def test_what_a_relay_brings_is_read_as_it_was_written_or_refused(status, nonce, receipt, body):
+    brought = Brought(status, nonce, receipt, body)
+    data = brought.to_bytes()
+    try:
+        assert Brought.from_bytes(data) == brought
+    except MalformedAuth:
+        assert status not in (200, 409) or not 0 < nonce < 2**63 or not 0 < len(receipt) <= 276
+    with pytest.raises(MalformedAuth):
+        Brought.from_bytes(data[:11])
+
+
+def test_a_question_names_its_expert_and_its_time(keypair):
+    expert = Hotkey(keypair("//Expert").ss58_address)
+    asked = Question(expert, 5_000, b"\n any bytes")
+    assert Question.from_bytes(asked.to_bytes()) == asked
+    for wrong in (b"", b" 5000\nx", f"{expert} 0\nx".encode(), f"{expert} 5000".encode()):
+        with pytest.raises(FrameError):
+            Question.from_bytes(wrong)
+
+
 async def test_a_nonce_that_no_clock_gives_is_not_believed(two_and_two, keypair):
     """An expert can sign whatever number its friend among the routers likes."""
     _, nodes, _, _, _ = two_and_two
@@ -278,7 +391,7 @@ async def test_a_nonce_that_no_clock_gives_is_not_believed(two_and_two, keypair)
 
     class Expert:
         async def forward(self, step, *, timeout_s):
-            lane, nonce_ns = Lane.of([step.to_bytes()]), 2**64
+            lane, nonce_ns = Lane.of([step.to_bytes()]), 2**63
             given = [Given(0, 200, b"rows")]
             frame = pack_answers(given, lane, nonce_ns, router.hotkey, friend)[LENGTH_BYTES:]
             [(_, receipt)] = unpack_answers(frame, lane, nonce_ns, hotkey, router.hotkey)

@@ -29,6 +29,7 @@ from moesubnet.types import Hotkey
 from moesubnet.wire import departures, frames, merkle, server
 from moesubnet.wire.departures import MOST_UNDER_WAY, Departures, Parcel
 from moesubnet.wire.lanes import (
+    LANE_PATH,
     LENGTH_BYTES,
     MAX_STEPS,
     Given,
@@ -37,7 +38,7 @@ from moesubnet.wire.lanes import (
     unpack_answers,
     verify_step,
 )
-from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, Want, base_hash
+from moesubnet.wire.protocol import SequenceStep, StepRequest, Want, base_hash
 from moesubnet.wire.signing import lane_text
 
 ALICE, BOB = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob"))
@@ -73,12 +74,12 @@ def test_every_leaf_leads_to_the_root_and_only_from_its_own_place(count: int, da
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=MAX_STEPS))
-def test_a_lane_is_read_as_it_was_written_under_its_own_target_alone(steps: list[bytes]) -> None:
+def test_a_lane_is_read_as_it_was_written_under_its_own_root_alone(steps: list[bytes]) -> None:
     lane = Lane.of(steps)
-    read = Lane.from_bytes(lane.to_bytes(), lane.target)
+    read = Lane.from_bytes(lane.to_bytes(), lane.query)
     assert (read.steps, read.salts) == (lane.steps, lane.salts)
     with pytest.raises(FrameError):
-        Lane.from_bytes(lane.to_bytes(), Lane.of(steps).target)  # other salts
+        Lane.from_bytes(lane.to_bytes(), Lane.of(steps).query)  # other salts
 
 
 @pytest.mark.parametrize("change", ["none", "many", "sizes", "salts"])
@@ -94,7 +95,7 @@ def test_a_malformed_lane_is_refused(change: str) -> None:
     elif change == "salts":
         tensors["salts"] = tensors["salts"][:1]
     with pytest.raises(FrameError):
-        Lane.from_bytes(frames.encode("moesubnet-lane/1", {}, tensors), lane.target)
+        Lane.from_bytes(frames.encode("moesubnet-lane/1", {}, tensors), lane.query)
 
 
 def test_one_answer_is_proven_without_the_others() -> None:
@@ -141,7 +142,7 @@ def test_the_vectors_hold() -> None:
     """Written by hand of the formulas in docs/protocol.md; the signature is Bob's, once made."""
     known = json.loads(VECTORS.read_text())
     lane = Lane(*(tuple(map(bytes.fromhex, known[name])) for name in ("steps", "salts")))
-    assert lane.target == known["target"]
+    assert f"{LANE_PATH}?{lane.query}" == known["target"]
     assert hashlib.sha256(lane.to_bytes()).hexdigest() == known["body_sha256"]
     leaves = []
     for (place, status, body), leaf in zip(known["answers"], known["leaves"], strict=True):
@@ -188,18 +189,17 @@ class Carrier:
 
     def answer(self, load: int, *places: int) -> None:
         for place in places:
-            self.loads[load][place].give((200, b"", Proof(0, (), b"", b"")))
+            self.loads[load][place].give((200, b"", 0, b""))
         self.come[load]()
 
     def names(self) -> list[list[str]]:
-        return [[p.request.sequences[0].session for p in load] for load in self.loads]
+        return [[p.body.decode() for p in load] for load in self.loads]
 
 
 def started(departures: Departures, *names: str, timeout_s: float = 9.0) -> list[asyncio.Task[Any]]:
-    return [
-        asyncio.create_task(departures.step(Parcel(step(n), timeout_s, lambda: None)))
-        for n in names
-    ]
+    """Of each name its first letter is where it goes."""
+    parcels = [Parcel(n.encode(), 100, timeout_s, lambda: None, to=n[0]) for n in names]
+    return [asyncio.create_task(departures.step(parcel)) for parcel in parcels]
 
 
 async def settle() -> None:
@@ -284,6 +284,25 @@ async def test_at_most_a_few_requests_are_under_way() -> None:
         task.cancel()
     await settle()
     assert carrier.dropped == MOST_UNDER_WAY
+
+
+async def test_those_with_one_destination_leave_together_and_nothing_beyond_a_window() -> None:
+    carrier = Carrier()
+    lane = Departures(carrier, most_under_way=9, window_bytes=100 * MAX_STEPS + 1)
+    names = [f"{to}{i}" for i in range(MAX_STEPS // 2) for to in "abcdef"]
+    tasks = started(lane, *names)
+    await settle()
+    assert [{name[0] for name in load} for load in carrier.names()] == [{"a", "b"}, {"c", "d"}]
+    carrier.answer(0, *range(MAX_STEPS - 2))  # the others are still awaited
+    await settle()
+    assert len(carrier.loads) == 2
+    carrier.answer(0, MAX_STEPS - 2, MAX_STEPS - 1)
+    await settle()
+    assert [name[0] for name in carrier.names()[2]] == ["e"] * 32 + ["f"] * 32
+    for task in tasks:
+        task.cancel()
+    await settle()
+    assert lane._awaited_bytes == 0
 
 
 async def test_who_gives_up_takes_nobody_along_and_the_last_drops_the_request() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.wire.limits import Backoff, RateLimiter, SharedBudget
+from moesubnet.wire.limits import Backoff, RateLimiter, SharedBudget, Turns
 
 
 def test_a_burst_then_the_rate() -> None:
@@ -65,3 +67,56 @@ def test_who_does_not_answer_is_asked_more_and_more_rarely() -> None:
     backoff.failed("a")
     backoff.keep_only([])
     assert backoff.is_due("a")
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40))
+def test_turns_are_never_more_than_the_places_and_go_round(places, comers):
+    """Who gives up, waiting or not, takes no place along; who has many waiting waits longest."""
+
+    async def play():
+        turns = Turns(places)
+        inside, most, entered, go = 0, 0, [], asyncio.Event()
+
+        async def come(key):
+            nonlocal inside, most
+            async with turns.take(key):
+                inside += 1
+                most = max(most, inside)
+                entered.append(key)
+                try:
+                    await go.wait()
+                finally:
+                    inside -= 1
+
+        tasks = [asyncio.create_task(come(key)) for key, _ in comers]
+        await asyncio.sleep(0)
+        left = [
+            (key, task) for (key, stays), task in zip(comers, tasks, strict=True)
+            if stays or not task.cancel()
+        ]  # fmt: skip
+        for _ in range(4):
+            await asyncio.sleep(0)
+        held = min(places, len(left))
+        assert inside == held
+        go.set()
+        await asyncio.gather(*(task for _, task in left))
+        assert most <= places
+        assert inside == 0
+        assert turns._free == places
+        return entered
+
+    asyncio.run(play())
+
+
+async def test_one_who_has_a_hundred_waiting_does_not_hold_up_another():
+    turns, order = Turns(1), []
+
+    async def come(key):
+        async with turns.take(key):
+            order.append(key)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for key in "a" * 100 + "bb":
+            group.create_task(come(key))
+    assert order[:6].count("b") == 2
