@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import random
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -43,15 +44,21 @@ from moesubnet.validator.records import Batch, Phase, Window
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.validator.state import State
+from moesubnet.validator.twice import FILE, Checkbook
 from moesubnet.validator.weights import salt_for
 from moesubnet.wire.distributions import LOWEST, check_dense
+from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.protocol import ExpertCard, Ids, StepRequest, StepResponse, base_hash
+from moesubnet.wire.relay import Drawing, RelayClient
+from moesubnet.wire.rows import Proof
+from moesubnet.wire.usage import Seen, Usage
 
 Law = Callable[[Ids], npt.NDArray[np.floating]]  # ids before the token → log-law [V]
 
 NETUID = NetUid(1)
 BANK = "//Alice"  # pays for every registration and stake
 GENESIS_S = 1_800_000_000.0
+MANY_CALLS = 10**6  # of each expert through each router
 HONEST_S, JITTER_S = 0.02, 0.004  # a model answers in; the mean of what is added by chance
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would be waited for
 
@@ -86,9 +93,11 @@ class Simulated:
 
     commits = False
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, signed_for: Hotkey | None) -> None:
+        """signed_for: whose questions it signs the answers to, if they are prefixes."""
         assert member.law is not None
-        self.hotkey = member.hotkey
+        self.hotkey, self._signed_for = member.hotkey, signed_for
+        self._signer = keypair_from_uri(member.uri)
         self._law, self._delay_s = member.law, member.delay_s
         self._chance = random.Random(member.name)
         self._sessions: dict[str, Ids] = {}
@@ -117,7 +126,18 @@ class Simulated:
             sent = np.clip(np.stack(laws), LOWEST, 0.0).astype(np.float16)
             query = Query(step.session, ids, step.first_row, len(step.draft_ids))
             rows.append(query.answer(check_dense(sent), request.want).bind())
-        return StepResponse(tuple(rows))
+        response = StepResponse(tuple(rows))
+        if self._signed_for is None or any(step.base_len for step in request.sequences):
+            return response
+        return replace(response, proof=self._proof(request, response, self._signed_for))
+
+    def _proof(self, request: StepRequest, response: StepResponse, caller: Hotkey) -> Proof:
+        """Only prefixes are signed: of walks nobody looks at receipts here."""
+        lane, body, nonce_ns = Lane.of([request.to_bytes()]), response.to_bytes(), time.time_ns()
+        packed = pack_answers([Given(0, 200, body)], lane, nonce_ns, caller, self._signer)
+        frame = packed[LENGTH_BYTES:]
+        [(_, receipt)] = unpack_answers(frame, lane, nonce_ns, self.hotkey, caller)
+        return Proof.of(request, nonce_ns, receipt, body)
 
 
 class FreeState(State):
@@ -144,11 +164,18 @@ class FreeState(State):
 
 class InOrder(TextPool):
     """Draws what is free in the order in which it was given, so that economies of as many walks
-    have the same text."""
+    have the same text. What is asked twice is drawn from `held`, again and again."""
+
+    def __init__(self, documents: Mapping[bytes, npt.NDArray[np.uint32]]) -> None:
+        super().__init__(documents)
+        self.held: list[npt.NDArray[np.uint32]] = []
 
     def draw(
         self, shapes: Sequence[Shape], used: Mapping[bytes, Set[int] | None], seed: bytes
     ) -> list[Window]:
+        if len(shapes) == 1 and self.held:
+            self.held.append(ids := self.held.pop(0))
+            return [Window(sha256(ids.tobytes()).digest(), (0,), ids, shapes[0].prefix)]
         fresh = [d for d in self._documents if not used.get(d)]
         if not fresh:
             raise PoolSpent("no text is left")
@@ -159,13 +186,41 @@ class InOrder(TextPool):
 class Present:
     """The members that are registered: `measure.Experts`."""
 
-    def __init__(self, members: Iterable[Member]) -> None:
-        self._all = {member.hotkey: Simulated(member) for member in members if member.law}
+    def __init__(self, members: Iterable[Member], signed_for: Hotkey | None) -> None:
+        laws = (member for member in members if member.law)
+        self._all = {member.hotkey: Simulated(member, signed_for) for member in laws}
         self.clients: dict[Hotkey, Simulated] = {}
         self.cards: dict[Hotkey, ExpertCard] = {}  # nobody has one
 
     async def refresh(self, metagraph: Metagraph) -> None:
         self.clients = {h: asked for h, asked in self._all.items() if h in metagraph.by_hotkey}
+
+
+class Slander:
+    """`relay.Drawing` without a relay: routers that say what they saw, `part` of them by stake that
+    somebody's calls all failed."""
+
+    def __init__(self, part: float, victim: str) -> None:
+        self._part, self._victim = part, Member(victim).hotkey
+        self._experts: list[Hotkey] = []
+
+    async def refresh(self, metagraph: Metagraph, experts: Collection[Hotkey]) -> None:
+        self._experts = sorted(experts)
+
+    def draw(self, lots: random.Random) -> list[RelayClient]:
+        return []
+
+    async def usage(self, netuid: NetUid, epoch: int) -> list[tuple[Usage, int]]:
+        def said(router: str, is_lying: bool) -> Usage:
+            failed = [MANY_CALLS * (is_lying and h == self._victim) for h in self._experts]
+            seen = zip(self._experts, failed, strict=True)
+            rows = [Seen(hotkey, MANY_CALLS - missing, 0, missing) for hotkey, missing in seen]
+            return Usage(netuid=netuid, epoch=max(0, epoch), router=router, rows=rows)
+
+        stakes = [round(RAO_PER_TOKEN * 300 * part) for part in (self._part, 1 - self._part)]
+        # Nobody's word counts for more than a third: the liars are as many as it takes.
+        parts = [(True, stakes[0] // 3)] * 3 + [(False, stakes[1] // 3)] * 3
+        return [(said(f"r{i}", lies), rao) for i, (lies, rao) in enumerate(parts) if rao]
 
 
 class SharedGate(GateSync):
@@ -244,10 +299,13 @@ async def play(
     epochs: int,
     walks_per_epoch: int = 32,
     on_epoch: Callable[[int], None] = lambda epoch: None,
+    held: npt.NDArray[np.uint32] | None = None,
+    routers: Drawing | None = None,
 ) -> Ledger:
-    """Play `epochs` epochs, from an empty subnet on.
+    """Play `epochs` epochs, from an empty subnet on. Run it on virtual time.
 
-    texts: by validator's name, its private text as walks u32 [N, 48]. Run it on virtual time.
+    texts: by validator's name, its private text as walks u32 [N, 48]; held: text of which prefixes
+    are asked twice, and again in later epochs, if they are.
     """
     ledger = Ledger()
     loop = asyncio.get_running_loop()
@@ -263,10 +321,25 @@ async def play(
             stack.callback(state.close)
             pool = InOrder({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
             signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
-            present = Present(members)
             hotkey, shapes = Hotkey(signer.ss58_address), Shapes.fixed(ONE_WINDOW)
+            book = None
+            if held is not None:
+                pool.held = list(held)
+                book = Checkbook(root / member.name / FILE, hotkey)
+                stack.callback(book.close)
+            present = Present(members, hotkey if book else None)
             measurement = Measurement(
-                state, hotkey, pool, spec.sha256, baseline, present, gates, metrics, shapes
+                state,
+                hotkey,
+                pool,
+                spec.sha256,
+                baseline,
+                present,
+                gates,
+                metrics,
+                shapes,
+                routers,
+                book,
             )
             same = NextSpec(spec, _unwanted, folder=None, allow_private=False)
             validators.append(

@@ -31,7 +31,7 @@ from moesubnet.validator.evidence import MAX_PAIRS, Evidence, Said
 from moesubnet.wire.panel import Asked
 from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, base_hash, want_for
 
-HELD_EPOCHS = 8  # a prefix is asked again within so many, or forgotten
+HELD_EPOCHS = 8  # after which every other prefix is asked again: who changes slowly shows, too
 CLAIM_EPOCHS = 50  # what cards said is kept as long as sheets are
 AT_ONCE = 64
 FILE = "checks.sqlite3"
@@ -169,13 +169,13 @@ class Checkbook:
     def take_held(
         self, epoch: int, windows_sha256: str
     ) -> tuple[int, Ids, dict[Hotkey, Said]] | None:
-        """A prefix of an earlier epoch, the oldest, with what was said then; it is not held any
-        more. Of another tokenizer the ids are another text: who answers that otherwise has not
-        changed."""
+        """A prefix of an earlier epoch with what was said then; it is not held any more. One of
+        two is due in the next epoch, the other one HELD_EPOCHS later. Of another tokenizer the ids
+        are another text: who answers that otherwise has not changed."""
         row = self._db.execute(
-            "SELECT id, epoch, ids, answers FROM prefix WHERE epoch < ? AND windows = ? "
-            "ORDER BY id LIMIT 1",
-            (epoch, windows_sha256),
+            "SELECT id, epoch, ids, answers FROM prefix WHERE windows = ? "
+            "AND (epoch < ? AND id % 2 = 0 OR epoch <= ?) ORDER BY id LIMIT 1",
+            (windows_sha256, epoch, epoch - HELD_EPOCHS),
         ).fetchone()
         if row is None:
             return None
@@ -197,13 +197,18 @@ class Checkbook:
         return self._db.execute(query, (hotkey,)).fetchall()
 
     def changed_in(self, epoch: int) -> set[Hotkey]:
-        """Who answers most of the prefixes asked again in `epoch` otherwise than it did before."""
+        """Who answers most prefixes of an earlier epoch otherwise in `epoch` than it did then, and
+        had not changed in between."""
         rows = self._db.execute(
-            "SELECT hotkey FROM later WHERE again = ? "
-            "GROUP BY hotkey HAVING 2 * sum(distance > ?) > count(*)",
-            (epoch, TWICE_DISTANCE),
+            "SELECT again, hotkey, epoch, 2 * sum(distance > ?) > count(*) FROM later "
+            "WHERE again BETWEEN ? AND ? GROUP BY again, hotkey, epoch ORDER BY again",
+            (TWICE_DISTANCE, epoch - 2 * HELD_EPOCHS, epoch),
         )
-        return {Hotkey(hotkey) for (hotkey,) in rows}
+        since: dict[Hotkey, int] = {}
+        for again, hotkey, then, is_other in rows:
+            if is_other and then >= since.get(Hotkey(hotkey), then):
+                since[Hotkey(hotkey)] = again
+        return {hotkey for hotkey, again in since.items() if again == epoch}
 
 
 def _said(packed: bytes) -> Said:

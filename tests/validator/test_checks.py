@@ -28,6 +28,7 @@ from moesubnet.validator.cli import validator_app
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.evidence import ENOUGH, MAX_PAIRS, Evidence
 from moesubnet.validator.records import Merit
+from moesubnet.validator.twice import HELD_EPOCHS
 
 V = 300
 
@@ -174,7 +175,7 @@ async def test_who_contradicts_itself_is_convicted_and_its_answers_are_none(aske
     assert records[liar.hotkey].verdict == Verdict.CHEAT
     assert measurement.convicted() == {liar.hotkey}
     later = {k: measurement._book.changes(k) for k in (honest.hotkey, liar.hotkey)}
-    assert [again - epoch for epoch, again, _ in later[honest.hotkey]] == [1] * 15
+    assert {again - epoch for epoch, again, _ in later[honest.hotkey]} >= {1, HELD_EPOCHS}
     assert max(d for *_, d in later[honest.hotkey]) < 0.01
     await measurement.run([batch])
     sheet, _ = close_sheet(
@@ -207,12 +208,15 @@ async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
     metagraph = await chain.metagraph(1)
     [batch] = await measurement.open_batches(metagraph, 2)
     changed = {}
-    for epoch in range(6):
+    for epoch in range(13):
         measurement._gate_epoch = epoch
         when[0] = "then" if epoch < 3 else "now"
         await measurement._ask_twice(b"seed")
+        await measurement._ask_twice(b"seed")
         changed[epoch] = measurement.changed(epoch)
-    assert changed == {0: set(), 1: set(), 2: set(), 3: {turned.hotkey}, 4: set(), 5: set()}
+    assert changed == {epoch: {turned.hotkey} if epoch == 3 else set() for epoch in range(13)}
+    again = {again - epoch for epoch, again, _ in measurement._book.changes(same.hotkey)}
+    assert again == {1, HELD_EPOCHS}
     await measurement.run([batch])
     sheet, _ = close_sheet(
         state.open_batches(),
@@ -231,6 +235,24 @@ async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
     assert of == {same.hotkey: (0, 200_000), turned.hotkey: (None, None)}
 
 
+async def test_who_turns_little_by_little_begins_anew_too(measure, start_expert, laws):
+    share = [0.0]
+    turned = await start_expert(
+        "//Turned", lambda ids: np.log((1 - share[0]) * laws[0] + share[0] * laws[1])
+    )
+    measurement, _, chain, _ = await measure([turned], twice=True)
+    await measurement.open_batches(await chain.metagraph(1), 2)
+    changed = []
+    for epoch in range(12):
+        measurement._gate_epoch, share[0] = epoch, 0.05 * epoch
+        await measurement._ask_twice(b"seed")
+        await measurement._ask_twice(b"seed")
+        changed += [epoch] * bool(measurement.changed(epoch))
+    later = measurement._book.changes(turned.hotkey)
+    assert max(distance for then, again, distance in later if again == then + 1) < TWICE_DISTANCE
+    assert changed[0] == HELD_EPOCHS
+
+
 async def test_nobody_begins_anew_because_the_subnet_went_over_to_another_tokenizer(
     measure, start_expert, laws
 ):
@@ -244,6 +266,7 @@ async def test_nobody_begins_anew_because_the_subnet_went_over_to_another_tokeni
         measurement._gate_epoch = epoch
         if epoch == 2:
             measurement._tokenizer_sha256, when[0] = "cd" * 32, "now"
+        await measurement._ask_twice(b"seed")
         await measurement._ask_twice(b"seed")
     assert [again for _, again, _ in measurement._book.changes(expert.hotkey)] == [1, 3]
     assert not any(measurement.changed(epoch) for epoch in range(4))
