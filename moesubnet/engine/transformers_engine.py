@@ -48,6 +48,8 @@ FULL = Want("full")
 SHARED_TOKENS = 16  # a prefix that another session holds is worth looking for from here on
 TRIM_EVERY_S = 30.0
 MIN_BUDGET_BYTES = 192 << 20
+# What models of all sorts raise when they are run as they were not made to be.
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
 _UNCACHED = "this model runs without a cache, so each token costs what its whole text costs: %s"
 
 
@@ -95,6 +97,7 @@ class TransformersEngine:
         self._budget_bytes = kv_budget_bytes or self._default_budget()
         self._pool: SlabPool | None = None
         with torch.inference_mode():
+            self._check_that_it_runs()
             self._pool = self._make_pool()
 
     @property
@@ -269,15 +272,41 @@ class TransformersEngine:
                 arguments["position_ids"] = positions.to(self._device)
         return arguments
 
+    def _check_that_it_runs(self) -> None:
+        """Raises EngineError for a model that no subnet's law can be had from."""
+        text = self._probe_ids()[0]
+        start = torch.from_numpy(self._start[None].astype(np.int64)).to(self._device)
+        try:
+            width = self._model(input_ids=start, use_cache=False).logits.shape[-1]
+            if width < self.vocab_size:
+                raise EngineError(
+                    f"the model has {width} logits, the subnet's vocabulary "
+                    f"{self.vocab_size} tokens: it is not a model of this tokenizer"
+                )
+            whole, beginning = self._rows(
+                [Query("a", text, 0), Query("b", text[: len(text) // 2], 0)], FULL
+            )
+        except _FAILURES as error:
+            raise EngineError(
+                f"transformers cannot run this {self._model.config.model_type} model on a text "
+                f"alone: {error!r}"
+            ) from error
+        count = len(beginning.logprobs)
+        if self._apart(whole.logprobs[:count], beginning.logprobs):
+            raise EngineError(
+                f"this {self._model.config.model_type} model forecasts a token otherwise when it "
+                "sees what follows: it is no causal model (of an encoder that was trained as one, "
+                "config.json has to say is_decoder: true)"
+            )
+
     def _make_pool(self) -> SlabPool | None:
         """Where sessions are kept, or None when the model is better run without."""
-        start = torch.tensor(self._start[None].astype(np.int64), device=self._device)
-        output = self._model(input_ids=start, use_cache=True)
-        if output.logits.shape[-1] < self.vocab_size:
-            raise EngineError(
-                f"the model has {output.logits.shape[-1]} logits, the subnet's vocabulary "
-                f"{self.vocab_size} tokens: it is not a model of this tokenizer"
-            )
+        start = torch.from_numpy(self._start[None].astype(np.int64)).to(self._device)
+        try:
+            output = self._model(input_ids=start, use_cache=True)
+        except _FAILURES as error:
+            log.warning(_UNCACHED, f"with one it fails: {error!r}")
+            return None
         layers = getattr(output.get("past_key_values"), "layers", [])
         other = {type(layer).__name__ for layer in layers if not attends(layer)}
         if other or not any(layer.keys is not None for layer in layers):
@@ -293,9 +322,8 @@ class TransformersEngine:
     def _disagreement(self, pool: SlabPool) -> str:
         """Why the cache must not be used: what is kept, extended unevenly, rolled back and forked,
         has to give the uncached answers. Empty when it does."""
-        length = min(3 * PROBE_WINDOW, self.context_tokens - 1)
-        ids = np.random.default_rng(0).integers(0, self.vocab_size, (2, length), dtype=np.uint32)
-        half = length // 2
+        ids = self._probe_ids()
+        length, half = len(ids[0]), len(ids[0]) // 2
         probe = [Query("a", ids[0], 1), Query("b", ids[1, :half], half), Query("c", ids[0], length)]
         expected = self._rows(probe, FULL)
         self._pool = pool
@@ -303,21 +331,29 @@ class TransformersEngine:
             self._rows([Query("a", ids[0, : half - 1], 0), Query("b", ids[1], 1)], FULL)
             self._rows([Query("a", ids[0, :half], half), Query("b", ids[1, : half - 1], 0)], FULL)
             found = self._rows(probe, FULL)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            return f"with one it fails: {error}"
+        except _FAILURES as error:
+            return f"with one it fails: {error!r}"
         finally:
             for query in probe:
                 self.forget(query.session)
             self._pool = None
         most = max(
-            float(np.abs(np.exp(a.logprobs) - np.exp(b.logprobs)).sum(-1).max()) / 2
-            for a, b in zip(expected, found, strict=True)
+            self._apart(a.logprobs, b.logprobs) for a, b in zip(expected, found, strict=True)
         )
+        return f"with one its answers differ (total variation {most:.3f})" if most else ""
+
+    def _probe_ids(self) -> TokenIds:
+        """[2, tokens]: two random texts, beyond the windows that `short_windows` makes."""
+        length = min(3 * PROBE_WINDOW, self.context_tokens - 1)
+        draw = np.random.default_rng(0)
+        return draw.integers(0, self.vocab_size, (2, length), dtype=np.uint32)
+
+    def _apart(self, one: Any, other: Any) -> float:
+        """The largest total variation between laws [rows, V], or 0 when rounding explains it."""
+        most = float(np.abs(np.exp(one) - np.exp(other)).sum(-1).max()) / 2
         # The kernels that take a mask round otherwise: SmolLM2 in half precision is 0.04 apart, in
         # single 1e-6; without its windows a model was 0.9 apart.
-        if most <= (0.025 if self._model.dtype == torch.float32 else 0.1):
-            return ""
-        return f"with one its answers differ (total variation {most:.3f})"
+        return most if most > (0.025 if self._model.dtype == torch.float32 else 0.1) else 0.0
 
     def _default_budget(self) -> int:
         if self._device.type == "cuda":

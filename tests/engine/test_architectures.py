@@ -12,6 +12,7 @@ import pytest
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
+from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.step import Want
 
@@ -155,6 +156,30 @@ def test_a_recurrent_model_runs_without_one_and_says_so(
     assert engine._pool is None
     assert "runs without a cache" in caplog.text
     check_rows(engine)
+
+
+def test_an_encoder_is_refused_for_it_sees_what_follows(
+    random_model: Callable[..., Path], tiny_spec: LoadedSpec
+) -> None:
+    with pytest.raises(EngineError, match="no causal model"):
+        TransformersEngine(str(random_model("bert")), tiny_spec)
+    check_rows(TransformersEngine(str(random_model("bert", is_decoder=True)), tiny_spec))
+
+
+def test_a_model_that_fails_with_a_cache_runs_without(
+    random_model: Callable[..., Path], tiny_spec: LoadedSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        engine = TransformersEngine(str(random_model("bailing_hybrid")), tiny_spec)
+    assert "runs without a cache" in caplog.text
+    check_rows(engine)
+
+
+def test_a_model_that_does_not_run_is_refused_by_name(
+    random_model: Callable[..., Path], tiny_spec: LoadedSpec
+) -> None:
+    with pytest.raises(EngineError, match="deepseek_v2"):
+        TransformersEngine(str(random_model("deepseek_v2", num_key_value_heads=2)), tiny_spec)
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "gemma3_text", "llama4_text"])
