@@ -1,7 +1,8 @@
 """Joins what callers ask at the same time into one batch after another for the engine.
 
-While a batch runs, the next one gathers; nobody waits for a batch to fill. Callers take turns, so
-one with many requests delays the others by one request each round. Work has two classes: steps of
+While a batch runs, the next one gathers. A batch of steps waits a moment for the streams that are
+about to be back (`returns.py`), else nobody waits for one to fill. Callers take turns, so one with
+many requests delays the others by one request each round. Work has two classes: steps of
 a few tokens, and prompts. They take turns too, and of prompts a batch reads no more than some
 tenths of a second's worth, so that a long one delays steps by that and not by its length. The
 engine has a thread of its own and is never called from anywhere else.
@@ -13,21 +14,23 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from moesubnet.engine.base import Engine, Query
 from moesubnet.errors import EngineError
+from moesubnet.miner.returns import Returns
 from moesubnet.types import Hotkey
 from moesubnet.wire.protocol import StepRows, Want, is_short
 
 MAX_BATCH_SEQUENCES = 256
 MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 128 MiB
 LEAST_CHUNK_TOKENS, FIRST_CHUNK_TOKENS, MOST_CHUNK_TOKENS = 32, 256, 2_048  # of prompts a batch
-# A chunk that took longer is followed by a smaller one. Small ones are dear (a third more for 32
-# tokens at a time of a model of 135 M parameters), so they are for when steps come in between.
-CHUNK_S, ALONE_CHUNK_S = 0.2, 1.0
+# A chunk that took longer, than so many steps where some come in between, is followed by a smaller
+# one. Small ones are dear: a third more for 32 tokens at a time of a model of 135 M parameters.
+CHUNK_STEPS, ALONE_CHUNK_S = 3, 1.0
 LATELY_S = 2.0
 
 
@@ -141,6 +144,8 @@ class Batcher:
         self._in_chunks = getattr(engine, "caches", False)
         self._chunk_tokens = FIRST_CHUNK_TOKENS
         self._stepped_s = -LATELY_S
+        self._returns = Returns()
+        self._came = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
 
     async def rows(
@@ -154,17 +159,21 @@ class Batcher:
 
         known: how many ids of each query the engine should hold; None for none.
         """
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._returns.came((query.session for query in queries), loop.time())
         held = known or [0] * len(queries)
         read = [min(k, query.first_law) for k, query in zip(held, queries, strict=True)]
-        job = _Job(caller, queries, want, read, future)
+        job = _Job(caller, queries, want, read, loop.create_future())
         (self._steps if is_short(job.left) else self._prompts).add(job)
+        self._came.set()
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
         return await job.answer
 
     def forget(self, session: str) -> None:
         """See `Engine.forget`; done between batches."""
+        self._returns.forget(session)
+        self._came.set()
         self._thread.submit(self._engine.forget, session)
 
     async def close(self) -> None:
@@ -174,19 +183,33 @@ class Batcher:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            await self._wait_for_those_about_to_be_back()
+            since_s = loop.time()
             steps = self._next_steps()
             await self._answer(steps)
             prompts = self._next_prompts()
-            begin_s = asyncio.get_running_loop().time()
+            begin_s = loop.time()
             if steps:
                 self._stepped_s = begin_s
+                sessions = (query.session for _, pieces in steps for _, query in pieces)
+                self._returns.left(sessions, begin_s, begin_s - since_s)
             await self._answer(prompts)
-            now_s = asyncio.get_running_loop().time()
-            goal_s = CHUNK_S if now_s < self._stepped_s + LATELY_S else ALONE_CHUNK_S
+            now_s = loop.time()
+            stepped = now_s < self._stepped_s + LATELY_S
+            goal_s = CHUNK_STEPS * self._returns.batch_s if stepped else ALONE_CHUNK_S
             self._fit_chunk(prompts, now_s - begin_s, goal_s)
             if not steps and not prompts:
                 return
+
+    async def _wait_for_those_about_to_be_back(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._steps.head() and (due_s := self._returns.due_s(loop.time())) > loop.time():
+            self._came.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due_s):
+                    await self._came.wait()
 
     def _next_steps(self) -> _Pieces:
         """Whole jobs that want the same, as far as a batch holds."""
