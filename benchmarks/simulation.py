@@ -49,7 +49,8 @@ from moesubnet.validator.weights import salt_for
 from moesubnet.wire.distributions import LOWEST, check_dense
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.protocol import ExpertCard, Ids, StepRequest, StepResponse, base_hash
-from moesubnet.wire.relay import Drawing, RelayClient
+from moesubnet.wire.relay import RelayClient
+from moesubnet.wire.routers import Drawing
 from moesubnet.wire.rows import Proof
 from moesubnet.wire.usage import Seen, Usage
 
@@ -197,7 +198,7 @@ class Present:
 
 
 class Slander:
-    """`relay.Drawing` without a relay: routers that say what they saw, `part` of them by stake that
+    """`routers.Drawing` without a relay: routers that say what they saw, `part` of them by stake that
     somebody's calls all failed."""
 
     def __init__(self, part: float, victim: str) -> None:
