@@ -173,12 +173,12 @@ async def write(model: MixtureModel, prompt: np.ndarray, temperature: float, see
     seen.rounds.clear() if not seen.tokens else seen.rounds.pop()  # the prompt's
     since_s = time.monotonic()
     for left in range(TOKENS - 1, 0, -1):
-        m, draft = forecast.mixture, forecast.draft
-        token = next_token(Drawn.of(m.log_drawn, m.law.ids, temperature, 1.0), draft, rng)
+        m, drafts = forecast.mixture, forecast.drafts
+        token = next_token(Drawn.of(m.log_drawn, m.law.ids, temperature, 1.0), drafts, rng)
         seen.student.append(forecast.weights["baseline"])
-        if draft is not None:
+        if drafts:
             seen.judged += 1
-            seen.kept += token == draft.token_id
+            seen.kept += any(token == draft.token_id for draft in drafts)
         forecast = await session.append(token, Drawing(temperature, 1.0, left))
     seen.seconds += time.monotonic() - since_s
     seen.tokens += TOKENS - 1

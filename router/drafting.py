@@ -16,10 +16,11 @@ import numpy as np
 
 from moesubnet.errors import EngineError
 from moesubnet.mixture.draft_length import DraftLength, Pace
-from moesubnet.mixture.drafting import Draft
+from moesubnet.mixture.drafting import Draft, line
 from moesubnet.mixture.law import Law
 from moesubnet.router.model import Drawing, TokenIds
 from moesubnet.router.student import StudentBeside
+from moesubnet.wire.step import MAX_FURTHER
 
 PATIENCE_S = 1.0  # with the student, for a draft and once the experts have answered
 
@@ -46,10 +47,10 @@ class Drafting:
         return Drafting(student, self._baseline, self._unaided)
 
     async def drafts(self, text_ids: TokenIds, drawing: Drawing) -> Sequence[Draft]:
-        """Of the tokens after `text_ids`, whose last one is new; there may be none."""
+        """Of the token after `text_ids`, whose last one is new; there may be none."""
         most = self._most(drawing)
         if self._student is None:
-            return self._guessed(text_ids)[: max(most, 0)]
+            return line(self._guessed(text_ids)[: max(most, 0)])
         count = self.length.choose(most)
         if count == 0:
             return ()
@@ -61,11 +62,11 @@ class Drafting:
             self._give_up(str(error) or "it is late")
             return ()
         self._laws = dict(enumerate(laws, len(text_ids)))
-        return drafts
+        return line(drafts)
 
     def further(self, drawing: Drawing, drafted: int) -> int:
         """How many tokens the heaviest expert should go on with after the draft."""
-        most = min(self._most(drawing), drawing.left - drafted - 1) - 1
+        most = min(self._most(drawing), drawing.left - drafted - 1, MAX_FURTHER) - 1
         count = self.length.choose(most, ahead=1) if self._student is None and most > 0 else 0
         self._asked = count + 1 if count else 0
         return self._asked
@@ -120,9 +121,11 @@ class Drafting:
             return None
         known, self._laws = self._laws, {}
         laws = []
-        while first in known:
+        while first <= len(text_ids) and first in known:
             laws.append(known[first])
             first += 1
+        if first > len(text_ids):
+            return laws
         try:
             return laws + await self._student.laws(np.asarray(text_ids, np.uint32), first)
         except EngineError as error:

@@ -89,6 +89,10 @@ class Matcher:
             raise ApiError(400, text, code="unsupported_schema")
         return mask
 
+    def forced(self) -> Sequence[int]:
+        """Tokens that spell what has to come next, if anything has to."""
+        return list(map(int, self._matcher.compute_ff_tokens()))
+
     def push(self, token_id: int) -> None:
         """An allowed token was drawn."""
         if token_id not in self._stop_ids and not self._matcher.consume_token(token_id):

@@ -20,8 +20,8 @@ import numpy as np
 from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
-from moesubnet.mixture.draft_length import Pace, entropy_nats
-from moesubnet.mixture.drafting import Block
+from moesubnet.mixture.draft_length import MAX_DRAFT, Pace, entropy_nats
+from moesubnet.mixture.drafting import Block, path
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.law import Law
 from moesubnet.router import asking
@@ -172,6 +172,7 @@ class MixtureSession:
         student = model.student.beside(base) if model.student else None
         self._drafting = Drafting(student, base, model.pace)
         self._block = Block()
+        self._ahead = 0  # ids of the sequence that are drafts, not or not yet kept
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
         self._seen_tokens: int | None = None  # length of the text when that was last looked at
         self.waited_s = 0.0
@@ -202,24 +203,26 @@ class MixtureSession:
     async def append(self, token_id: int, drawing: Drawing) -> Forecast:
         """A token that was drafted needs no round trip."""
         block, ids = self._block, np.array([token_id], np.uint32)
-        draft, token_weight = block.draft, min(1.0, drawing.temperature)
-        rejected = len(block.drafts) - block.kept
-        text = self._sequence.ids[: len(self._sequence.ids) - rejected]
+        drafts, token_weight = block.drafts, min(1.0, drawing.temperature)
+        text = np.append(self._sequence.ids[: len(self._sequence.ids) - self._ahead], ids)
         is_kept = block.take(token_id)
-        if draft is not None:
-            missed = token_weight * entropy_nats(list(self._forecast.weights.values()))
-            self._drafting.length.drafted(missed, kept=is_kept)
+        if drafts:
+            if not drafts[0].is_forced:
+                missed = token_weight * entropy_nats(list(self._forecast.weights.values()))
+                missed /= self._gate.grain.token_units
+                self._drafting.length.drafted(missed, kept=is_kept)
             self.posterior.show(ids, token_weight)
             if not is_kept:
-                self.posterior.expose(np.append(text, ids), 1)
+                self.posterior.expose(text, 1)
         else:
             self._drafting.length.counted()
             away = self._returning.unsent | self._resting
-            self.posterior.observe(np.append(text, ids), self._heard, token_weight, away)
+            self.posterior.observe(text, self._heard, token_weight, away)
         if is_kept:
-            self._forecast = self.posterior.forecast(self._heard, block.kept, block.draft)
+            self._ahead -= 1
+            self._forecast = self.posterior.forecast(self._heard, block.place, block.drafts)
             return self._forecast
-        self._reject(rejected)
+        self._reject()
         return await self._round(ids, drawing)
 
     async def echo(self, prompt_ids: TokenIds) -> AsyncIterator[Forecast]:
@@ -369,16 +372,20 @@ class MixtureSession:
         self._spare_those_of_no_weight()
         text_ids = np.append(self._sequence.ids, ids)
         self._returning.welcome(self.posterior, text_ids, self._resting)
-        drafts = await self._drafting.drafts(np.append(self._sequence.ids, ids), drawing)
-        whole = np.append(ids, np.array([draft.token_id for draft in drafts], np.uint32))
-        self.posterior.expose(np.append(self._sequence.ids, whole), len(drafts))
-        further = self._drafting.further(drawing, len(drafts))
-        heard = await self.extend(whole, laws=len(drafts) + 1, further=further)
+        drafts = await self._drafting.drafts(text_ids, drawing)
+        if drawing.lawful is not None:
+            drafts = drawing.lawful(drafts, min(drawing.left - 1, MAX_DRAFT))
+        drafted = path(drafts)
+        whole = np.append(ids, np.array([draft.token_id for draft in drafted], np.uint32))
+        self.posterior.expose(np.append(self._sequence.ids, whole), len(drafted))
+        further = self._drafting.further(drawing, len(drafted))
+        heard = await self.extend(whole, laws=len(drafted) + 1, further=further)
+        self._block, self._ahead = Block(drafts), len(drafted)
         self._drafting.heard(self._sequence.ids, heard.further)
-        self._drafting.took(len(drafts), time.monotonic() - since_s)
-        self._block = Block(drafts)
+        guessed = sum(not draft.is_forced for draft in drafted)
+        self._drafting.took(guessed, time.monotonic() - since_s)
         self._model.book.metrics.round_trip()
-        self._forecast = self.posterior.forecast(self._heard, 0, self._block.draft)
+        self._forecast = self.posterior.forecast(self._heard, 0, drafts)
         return self._forecast
 
     def _spare_those_of_no_weight(self) -> None:
@@ -392,14 +399,15 @@ class MixtureSession:
             self._seen_tokens = length
             self._resting = self.posterior.dispensable(SPARED_MASS)
 
-    def _reject(self, drafts: int) -> None:
-        """The text goes on otherwise than its last ids, a draft's, did."""
-        self._model.book.metrics.drafted(self._block.kept, drafts)
-        if not drafts:
+    def _reject(self) -> None:
+        """The text goes on otherwise than the block does."""
+        lost = self._block.size - self._block.kept
+        self._model.book.metrics.drafted(self._block.kept, lost)
+        if not lost:
             return
-        self._drafting.lost(drafts)
-        self._sequence.truncate(len(self._sequence.ids) - drafts)
+        self._drafting.lost(lost)
+        self._sequence.truncate(len(self._sequence.ids) - self._ahead)
         for hotkey, is_alive in zip(self._asking.experts, self._heard.alive, strict=False):
             if is_alive:
-                self._in_vain[hotkey] += drafts
-                self._positions[hotkey] -= drafts
+                self._in_vain[hotkey] += lost
+                self._positions[hotkey] -= lost

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -19,11 +19,16 @@ TokenIds = NDArray[np.uint32]
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """How tokens are drawn, and how many more there may be: what a drafter should know."""
+    """How tokens are drawn, and how many more there may be: what a drafter should know.
+
+    lawful: under a grammar, what of some drafts it allows, with what it forces after them, so many
+    tokens at most.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     left: int = 0
+    lawful: Callable[[Sequence[Draft], int], Sequence[Draft]] | None = None
 
 
 ALONE = Drawing()  # nothing is drafted
@@ -35,7 +40,7 @@ class Forecast:
 
     mixture: Mixture
     weights: Mapping[str, float]  # hotkey → weight in the mixture; empty for a single model
-    draft: Draft | None = None  # of the next token: whoever draws it should use `next_token`
+    drafts: Sequence[Draft] = ()  # of the next token: whoever draws it should use `next_token`
 
 
 class Session(Protocol):

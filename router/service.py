@@ -267,8 +267,7 @@ class Service:
             heads = [kept(self._model(jobs[0]).open()) for jobs in prompts]
             starts = zip(heads, prompts, strict=True)
             read = await run_all(
-                self._read(head, jobs[0], _drawing(jobs[0], 0) if len(jobs) == 1 else ALONE)
-                for head, jobs in starts  # choices that share a draft would be alike
+                self._read(head, jobs[0], _first_drawing(jobs)) for head, jobs in starts
             )
             begun += [
                 Begun(job, head if job is jobs[0] else kept(head.fork()), forecast, echo, arrived_s)
@@ -308,7 +307,7 @@ class Service:
         before = job.prompt_ids.tolist() if job.goes_on else ()
         manner = job.manner or Manner(Habits())
         text = TextStream(self._pieces, job.stops, before, manner.shown)
-        steering = Steering(job.wishes, manner.matcher and manner.matcher.fork())
+        steering = _steering(job)
         reader = Reader(manner.habits)
         waiting: list[api.TokenRecord] = []
         echo = begun.echo or Delta("", [])
@@ -331,7 +330,7 @@ class Service:
             shaped = steering.shaped(forecast.mixture)
             drawn = Drawn.of(shaped.log_drawn, shaped.law.ids, job.temperature, job.top_p)
             # With a seed a token is made by it and the law alone, whatever was drafted.
-            token_id = next_token(drawn, forecast.draft if job.seed is None else None, rng)
+            token_id = next_token(drawn, forecast.drafts if job.seed is None else (), rng)
             steering.push(token_id)
             if shaped.is_fallback:
                 metrics.fallbacks.labels(job.model).inc()
@@ -365,7 +364,7 @@ class Service:
             if shown:
                 yield Delta(shown, waiting, None, reader.push(shown))
                 waiting = []
-            forecast = await begun.session.append(token_id, _drawing(job, written))
+            forecast = await begun.session.append(token_id, _drawing(job, written, steering))
 
     async def complete(self, begun: Begun) -> Choice:
         """Write one choice to its end."""
@@ -419,5 +418,15 @@ class Service:
         return raw.decode("utf-8", errors="replace"), raw
 
 
-def _drawing(job: Job, written: int) -> Drawing:
-    return Drawing(job.temperature, job.top_p, job.max_tokens - written)
+def _steering(job: Job) -> Steering:
+    matcher = None if job.manner is None else job.manner.matcher
+    return Steering(job.wishes, matcher and matcher.fork())
+
+
+def _first_drawing(jobs: Sequence[Job]) -> Drawing:
+    """Of choices of one prompt. Some that share a draft would be alike."""
+    return _drawing(jobs[0], 0, _steering(jobs[0])) if len(jobs) == 1 else ALONE
+
+
+def _drawing(job: Job, written: int, steering: Steering) -> Drawing:
+    return Drawing(job.temperature, job.top_p, job.max_tokens - written, steering.lawful)

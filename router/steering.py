@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from moesubnet.mixture.bending import bend
+from moesubnet.mixture.drafting import Draft, line
 from moesubnet.mixture.law import Mixture
 from moesubnet.mixture.mixing import Float, Ids
 from moesubnet.router.grammar import Matcher
@@ -49,6 +50,14 @@ class Steering:
         allowed = None if self._matcher is None else self._matcher.allowed()
         return bend(mixture, self._ids, self._offsets, allowed)
 
+    def lawful(self, drafts: Sequence[Draft], most: int) -> Sequence[Draft]:
+        """What the grammar allows of the drafts, each of a law of what it allows alone (for a draw
+        that turned out to be allowed is one of that), and where they end the tokens that it
+        forces, up to `most` in a row."""
+        if self._matcher is None or self._matcher.is_over:
+            return drafts
+        return _lawful(self._matcher, drafts, most)
+
     def push(self, token_id: int) -> None:
         """This token was drawn."""
         if self._matcher is not None:
@@ -64,3 +73,18 @@ class Steering:
             self._ids = np.insert(self._ids, place, token_id)
             self._offsets = np.insert(self._offsets, place, 0.0)
         self._offsets[place] -= penalty
+
+
+def _lawful(matcher: Matcher, drafts: Sequence[Draft], most: int) -> Sequence[Draft]:
+    if most <= 0 or matcher.is_over:
+        return ()
+    allowed = matcher.allowed()
+    kept = []
+    for draft in drafts:
+        if not allowed[draft.token_id]:
+            continue
+        after = matcher.fork()
+        after.push(draft.token_id)
+        law = draft.drawn_from and draft.drawn_from.within(allowed)
+        kept.append(replace(draft, drawn_from=law, after=_lawful(after, draft.after, most - 1)))
+    return kept or line([Draft(id_, is_forced=True) for id_ in matcher.forced()[:most]])

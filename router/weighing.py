@@ -136,12 +136,12 @@ class Posterior:
         count = int(np.searchsorted(np.cumsum(weights[order]), mass, side="right"))
         return frozenset(self.walk.members[column] for column in order[:count])
 
-    def forecast(self, heard: Heard, position: int = -1, draft: Draft | None = None) -> Forecast:
+    def forecast(self, heard: Heard, position: int = -1, drafts: Sequence[Draft] = ()) -> Forecast:
         """The mixture of the laws of one of the positions that were heard; who gave none has no
-        say in it. draft: that of the token there."""
+        say in it. drafts: of the token there."""
         alive = heard.alive.copy()
         alive[-1] = not self._is_solo
         log_w = self.walk.log_weights(alive)[0]
         weights = zip(self.walk.members, np.exp(log_w), strict=True)
         shares = {str(name): float(weight) for name, weight in weights if weight > 0}
-        return Forecast(mix(log_w, heard.laws[position]), shares, draft)
+        return Forecast(mix(log_w, heard.laws[position]), shares, drafts)

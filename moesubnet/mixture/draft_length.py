@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from moesubnet.mixture.mixing import Float
 
-MAX_DRAFT = 16
+MAX_DRAFT = 28  # tokens or bytes: with what is sent beside it a step of `wire.step.SHORT_TOKENS`
 # Loses 0.2 to 0.7 % of a mixture's nats, and without it 1.2 to 1.9 % (docs/log.md, results.md).
 MISSED_NATS = 6.0
 FIRST_KEPT, FIRST_LOST = 1.2, 0.8  # drafts, before any is known
@@ -81,7 +81,8 @@ class DraftLength:
 
     def drafted(self, missed_nats: float, *, kept: bool) -> None:
         """A drafted token was kept or not. missed_nats: the most that it could have told of the
-        members, had it been evidence (`entropy_nats` of their weights)."""
+        members, had it been evidence (`entropy_nats` of their weights, or a part of that where it
+        is a part of a token)."""
         self._missed_nats += missed_nats
         self._fade(REMEMBERED_DRAFTS)
         self._kept, self._lost = self._kept + kept, self._lost + (not kept)

@@ -21,12 +21,12 @@ members say in it, so at a counted token nobody expects more than the mixture it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from moesubnet.mixture.law import apply_sampling, sample
-from moesubnet.mixture.mixing import Float, Ids, Logs
+from moesubnet.mixture.mixing import Float, Ids, Logs, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,11 @@ class Drawn:
         probs[other.ids] = other.probs
         return probs
 
+    def within(self, allowed: Mask) -> Drawn:
+        """The same of the tokens that are allowed [V], one of them at least in this law."""
+        probs = np.where(allowed[_places(self)], self.probs, 0.0)
+        return replace(self, probs=probs / probs.sum())
+
     def draw(self, rng: np.random.Generator) -> int:
         place = sample(self.probs, rng)
         return place if self.ids is None else int(self.ids[place])
@@ -77,10 +82,15 @@ def overlap(m: Drawn, q: Drawn) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A drafted token, and the law that it was drawn from. None: who drew it may lie."""
+    """A drafted token, the law that it was drawn from, and what is drafted after it.
+
+    drawn_from: None: who drew it may lie. is_forced: by a grammar, so that it is nobody's guess.
+    """
 
     token_id: int
     drawn_from: Drawn | None = None
+    after: Sequence[Draft] = ()
+    is_forced: bool = False
 
     def kept(self, m: Drawn) -> float:
         """The probability with which it becomes the next token of m."""
@@ -100,34 +110,67 @@ class Draft:
         return replace(m, probs=left / total) if total > 0.0 else m  # m = q, but for rounding
 
 
-def next_token(m: Drawn, draft: Draft | None, rng: np.random.Generator) -> int:
-    """One token of m. The draft was kept if it is the draft's: `instead` never gives it.
+def line(drafts: Sequence[Draft]) -> Sequence[Draft]:
+    """Drafts one after another, as the drafts of the next token: the first, the others after it."""
+    first: Sequence[Draft] = ()
+    for draft in reversed(drafts):
+        first = (replace(draft, after=first),)
+    return first
+
+
+def path(drafts: Sequence[Draft]) -> list[Draft]:
+    """The first draft of the next token, the first after it, and so on."""
+    found = []
+    while drafts:
+        found.append(drafts[0])
+        drafts = drafts[0].after
+    return found
+
+
+def count(drafts: Sequence[Draft]) -> int:
+    """How many tokens are drafted in all."""
+    return sum(1 + count(draft.after) for draft in drafts)
+
+
+def next_token(m: Drawn, drafts: Sequence[Draft], rng: np.random.Generator) -> int:
+    """One token of m. A draft was kept if it is the draft's: `instead` never gives it.
 
     Without a law that the draft was drawn from this is a draw from m as if there were none, so
     the same generator gives the same text with drafts and without.
     """
-    if draft is None or draft.drawn_from is None:
-        return m.draw(rng)
-    return draft.token_id if rng.random() < draft.kept(m) else draft.instead(m).draw(rng)
+    for draft in drafts:
+        if draft.drawn_from is not None:
+            if rng.random() < draft.kept(m):
+                return draft.token_id
+            m = draft.instead(m)
+    return m.draw(rng)
 
 
 @dataclass(slots=True)
 class Block:
-    """The drafts of one round, and how many of them have been kept."""
+    """The drafts of one round, and how far they have been kept.
+
+    drafts: of the next token. None: nobody drafted it, so that it is evidence. place: of the
+    last one that was kept, counted from 1 with what is drafted after a token right behind it.
+    """
 
     drafts: Sequence[Draft] = ()
     kept: int = 0
+    place: int = 0
+    size: int = field(init=False)
 
-    @property
-    def draft(self) -> Draft | None:
-        """That of the next token. None: nobody drafted it, so that it is evidence."""
-        return self.drafts[self.kept] if self.kept < len(self.drafts) else None
+    def __post_init__(self) -> None:
+        self.size = count(self.drafts)
 
     def take(self, token_id: int) -> bool:
-        """Whether this next token is the draft, so that the block goes on."""
-        is_kept = self.draft is not None and token_id == self.draft.token_id
-        self.kept += is_kept
-        return is_kept
+        """Whether this next token is a draft, so that the block goes on."""
+        place = self.place + 1
+        for draft in self.drafts:
+            if draft.token_id == token_id:
+                self.drafts, self.kept, self.place = draft.after, self.kept + 1, place
+                return True
+            place += 1 + count(draft.after)
+        return False
 
 
 def _places(m: Drawn) -> Ids:

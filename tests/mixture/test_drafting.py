@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.mixture.drafting import Block, Draft, Drawn, next_token, overlap
+from moesubnet.mixture.drafting import Block, Draft, Drawn, line, next_token, overlap
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
@@ -135,8 +135,8 @@ def test_what_is_drawn_has_the_laws_of_the_mixture(temperature, top_p, truncated
         text: tuple[int, ...] = ()
         while len(text) < 2:
             m, q = laws.after(text)
-            draft = Draft(q.draw(rng), q if trusted else None)
-            text = (*text, next_token(m, draft, rng))
+            drafts = [Draft(q.draw(rng), q if trusted else None)]
+            text = (*text, next_token(m, drafts, rng))
         counts[text] += 1
     first = spread(laws.after(())[0], WORDS)
     expected = (
@@ -151,16 +151,37 @@ def test_what_is_drawn_has_the_laws_of_the_mixture(temperature, top_p, truncated
     assert squared < free + 4 * math.sqrt(2 * max(free, 1)) + 4  # one in thousands by chance
 
 
+@given(seeds, temperatures, top_ps, st.booleans(), st.integers(1, 2**WORDS - 2))
+def test_drafts_that_a_grammar_leaves_make_its_law(seed, temperature, top_p, truncated, bits):
+    """What is drawn is m of what is allowed, though what is refused is never a draft: of one that
+    is allowed the law is its own law, of what is allowed."""
+    allowed = np.array([bits >> word & 1 for word in range(WORDS)], bool)
+    m, q = Laws(seed, temperature, top_p, truncated).after(())
+    if not spread(m, WORDS)[allowed].any():
+        return
+    m, found = m.within(allowed), np.zeros(WORDS)
+    for token, chance in enumerate(spread(q, WORDS)):
+        if not allowed[token]:
+            found += chance * spread(m, WORDS)
+        elif chance:
+            draft = Draft(token, q.within(allowed))
+            kept = draft.kept(m)
+            found[token] += chance * kept
+            found += chance * (1.0 - kept) * spread(draft.instead(m), WORDS)
+    assert found == pytest.approx(spread(m, WORDS), abs=1e-12)
+
+
 def test_a_draft_of_unknown_making_changes_no_text():
     """With one seed the text is the same whatever strangers draft."""
     laws = Laws(5, 1.0, 1.0, False)
     for seed in range(20):
         texts = []
-        for drafts in (None, lambda text: Draft(0), lambda text: Draft(len(text) % WORDS)):
+        strangers = (lambda text: (), lambda text: [Draft(0)], lambda text: [Draft(len(text) % 3)])
+        for drafts in strangers:
             rng, text = np.random.default_rng(seed), ()
             for _ in range(8):
                 m, _ = laws.after(text)
-                text = (*text, next_token(m, drafts and drafts(text), rng))
+                text = (*text, next_token(m, drafts(text), rng))
             texts.append(text)
         assert len(set(texts)) == 1
 
@@ -171,7 +192,7 @@ def test_a_drafter_equal_to_the_mixture_is_always_kept():
     assert overlap(m, m) == pytest.approx(1.0)
     for _ in range(200):
         draft = Draft(m.draw(rng), m)
-        assert next_token(m, draft, rng) == draft.token_id
+        assert next_token(m, [draft], rng) == draft.token_id
     assert draft.instead(m) is m  # nothing is left: never drawn from
 
 
@@ -217,7 +238,7 @@ def write(kind, blocks, *, length=3, seed=0, student_is_mixture=False):
     walk = Walk(uniform_gate(), members_of([HONEST, TWIN]))
     surprise = {"counted": [], "kept": [], "instead": []}
     for _ in range(blocks):
-        block, drafts, laws = Block(), [], []
+        drafts, laws = [], []
         for place in range(length + 1):
             expert, student = full(rng), full(rng)
             if student_is_mixture:
@@ -227,18 +248,18 @@ def write(kind, blocks, *, length=3, seed=0, student_is_mixture=False):
                 drafts.append(Draft(q.draw(rng), q))
             draft = drafts[place] if place < length else None
             laws.append([expert, lie(kind, expert, draft), student])
-        block = Block(drafts)
+        block = Block(line(drafts))
         while True:
-            given_now, draft = laws[block.kept], block.draft
+            given_now, siblings = laws[block.place], block.drafts
             mixture = mix(walk.log_weights()[0], given_now)
             m = Drawn.of(mixture.log_drawn, None, 1.0, 1.0)
-            token = next_token(m, draft, rng)
+            token = next_token(m, siblings, rng)
             log_p = np.array([law.at(token) for law in given_now])
             usual = np.array([m.probs @ law.logp for law in given_now])
             is_kept = block.take(token)
-            name = "counted" if draft is None else "kept" if is_kept else "instead"
+            name = "counted" if not siblings else "kept" if is_kept else "instead"
             surprise[name].append(log_p - usual)
-            if draft is None:
+            if not siblings:
                 walk.observe(np.array([token]), log_p[None])
             else:
                 walk.show(np.array([[token]]))

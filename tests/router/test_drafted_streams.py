@@ -10,7 +10,7 @@ import pytest
 
 from moesubnet.engine.drafting import draft as draft_with
 from moesubnet.errors import EngineError, NobodyAnswers
-from moesubnet.mixture.draft_length import Pace
+from moesubnet.mixture.draft_length import Pace, entropy_nats
 from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.law import Law, mix
@@ -18,6 +18,7 @@ from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.router.mixed import MixtureSession
 from moesubnet.router.model import ALONE, Drawing
 from moesubnet.router.student import StudentModel
+from moesubnet.units import Grain
 from tests.conftest import TINY_CONTEXT, TINY_VOCAB
 
 from .test_mixed_streams import LawEngine, network, open_model  # noqa: F401  # the fixtures
@@ -83,7 +84,7 @@ async def write(session: MixtureSession, prompt, tokens: int, seed=0, temperatur
         forecasts.append(forecast)
         m = forecast.mixture
         drawn = Drawn.of(m.log_drawn, m.law.ids, temperature, 1.0)
-        text.append(next_token(drawn, forecast.draft, rng))
+        text.append(next_token(drawn, forecast.drafts, rng))
         if left:
             forecast = await session.append(text[-1], Drawing(temperature, 1.0, left))
     return text, forecasts
@@ -119,7 +120,7 @@ async def test_each_law_is_the_undrafted_one_under_the_same_evidence(drafted) ->
             found = forecasts[end - 4].mixture.law
             # the student lists nearly all of its law; the rest is in the baseline's proportions
             assert np.abs(np.exp(found.logp) - np.exp(expected.law.logp)).sum() < 0.06
-        token, drafts = np.array([text[end]]), end >= 4 and forecasts[end - 4].draft
+        token, drafts = np.array([text[end]]), end >= 4 and forecasts[end - 4].drafts
         if drafts:
             walk.show(token[None])
         else:
@@ -144,11 +145,29 @@ async def test_a_student_saves_round_trips(drafted) -> None:
     assert sum(student.engine.drafted) > 20
 
 
+async def test_a_drafted_byte_misses_a_part_of_a_tokens_evidence(drafted) -> None:
+    """Else bytes would go undrafted after as many bytes as tokens after tokens."""
+    model, _ = drafted
+    missed = []
+    for seed, grain in enumerate((Grain(), Grain("bytes", 4.0))):
+        model.gate = lambda grain=grain: uniform_gate(grain=grain)
+        session = model.open()
+        prompt = np.array([9, *range(5, 20), seed], np.uint32)
+        forecast = await session.start(prompt, Drawing(1.0, 1.0, 20))
+        while not forecast.drafts:
+            forecast = await session.append(5, Drawing(1.0, 1.0, 20))
+        before, weights = session._drafting.length._missed_nats, forecast.weights.values()
+        await session.append(forecast.drafts[0].token_id, Drawing(1.0, 1.0, 19))
+        after = session._drafting.length._missed_nats
+        missed.append((after - before) / entropy_nats(list(weights)))
+    assert missed == pytest.approx([1.0, 0.25])
+
+
 async def test_the_first_draft_is_part_of_the_third_call(drafted) -> None:
     model, salts = drafted
     session = model.open()
     forecast = await session.start(np.array([9, 5, 6, 7], np.uint32), Drawing(1.0, 1.0, 20))
-    assert forecast.draft is not None
+    assert forecast.drafts
     assert [model.book.known()[key].answers for key in salts] == [3, 3]
 
 
@@ -163,8 +182,8 @@ async def test_a_token_drawn_with_drafts_has_the_mixtures_law(drafted) -> None:
         m = forecast.mixture
         expected = np.exp(m.law.logp[FEW]) if expected is None else expected
         drawn = Drawn.of(m.log_drawn, m.law.ids, 1.0, 1.0)
-        token = next_token(drawn, forecast.draft, rng)
-        assert forecast.draft is not None
+        token = next_token(drawn, forecast.drafts, rng)
+        assert forecast.drafts
         counts += token == FEW
     expected = 120 * expected / expected.sum()
     assert ((counts - expected) ** 2 / expected).sum() < 18.0  # two degrees of freedom
@@ -200,7 +219,7 @@ async def test_who_says_yes_to_every_draft_weighs_what_an_honest_one_does(
     model.student = student_of(lambda ids: some(ids, 3))
     for seed in range(3):
         _, forecasts = await write(model.open(), [9, 5, 6, 7 + seed], 24, seed)
-        assert any(forecast.draft for forecast in forecasts)
+        assert any(forecast.drafts for forecast in forecasts)
         for forecast in forecasts:
             assert forecast.weights[yes] == pytest.approx(forecast.weights[honest])
 
@@ -211,11 +230,11 @@ async def test_what_was_drafted_is_no_evidence_in_another_stream_either(drafted)
     session = model.open()
     prompt = np.array([9, 5, 6, 7], np.uint32)
     first = await session.start(prompt, Drawing(1.0, 1.0, 20))
-    assert first.draft is not None
+    assert first.drafts
     other = model.open()
     await other.start(prompt)
     before = other.posterior.walk.log_weights()
-    await other.append(first.draft.token_id, Drawing())
+    await other.append(first.drafts[0].token_id, Drawing())
     evidence = other.posterior.walk._counted[len(prompt)][2][0]
     assert np.isnan(evidence[:-1]).all()
     assert np.isfinite(before).all()
@@ -229,10 +248,10 @@ async def test_a_stream_goes_on_without_a_student_that_is_gone(drafted, monkeypa
     text, _ = await write(session, [9, 5, 6, 7], 8)
     setattr(model.student.engine, how, True)
     forecast = await asyncio.wait_for(session.append(text[-1], Drawing(1.0, 1.0, 8)), 10.0)
-    while forecast.draft is not None:  # what was drafted before still stands
-        forecast = await session.append(forecast.draft.token_id, Drawing(1.0, 1.0, 8))
+    while forecast.drafts:  # what was drafted before still stands
+        forecast = await session.append(forecast.drafts[0].token_id, Drawing(1.0, 1.0, 8))
     forecast = await session.append(5, Drawing(1.0, 1.0, 8))
-    assert forecast.draft is None or forecast.draft.drawn_from is None  # an expert's
+    assert not forecast.drafts or forecast.drafts[0].drawn_from is None  # an expert's
     assert set(forecast.weights) == {*salts, "baseline"}
 
 
@@ -277,7 +296,7 @@ async def test_a_block_survives_the_death_of_an_expert_and_of_all_but_others(
     await network.kill(first)
     forecast = await session.append(text[-1], Drawing(1.0, 1.0, 10))
     while first in forecast.weights:
-        token = forecast.draft.token_id if forecast.draft else 5
+        token = forecast.drafts[0].token_id if forecast.drafts else 5
         text.append(token)
         forecast = await session.append(token, Drawing(1.0, 1.0, 10))
     assert second in forecast.weights
@@ -312,8 +331,8 @@ async def test_the_heaviest_expert_drafts_in_the_call_that_verifies(unaided) -> 
     model, _ = unaided
     prompt = [9, 5, 6, 7]
     text, forecasts = await write(model.open(), prompt, 30, temperature=0.0)
-    assert any(forecast.draft for forecast in forecasts)
-    assert all(f.draft is None or f.draft.drawn_from is None for f in forecasts)
+    assert any(forecast.drafts for forecast in forecasts)
+    assert all(d.drawn_from is None for f in forecasts for d in f.drafts)
     calls = max(expert.answers for expert in model.book.known().values())
     plain, session = list(prompt), model.open()
     forecast = await session.start(np.array(prompt, np.uint32))
@@ -337,7 +356,7 @@ async def test_a_drafting_expert_that_guesses_badly_is_hardly_asked_to(unaided) 
         expert.met.client.step = guessing_badly
     session = model.open()
     _, forecasts = await write(session, [9, 5, 6, 7], 40)
-    assert not any(forecast.draft for forecast in forecasts)
+    assert not any(forecast.drafts for forecast in forecasts)
     assert session._drafting.length.acceptance < 0.2
 
 
@@ -368,4 +387,4 @@ async def test_many_streams_draft_at_once(drafted) -> None:
         *(write(model.open(), prompt, 12, seed) for seed, prompt in enumerate(prompts))
     )
     assert all(len(text) == 16 for text, _ in written)
-    assert all(any(f.draft for f in forecasts) for _, forecasts in written)
+    assert all(any(f.drafts for f in forecasts) for _, forecasts in written)

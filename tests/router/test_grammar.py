@@ -422,18 +422,40 @@ async def test_every_kind_of_tokenizer_writes_json_as_its_text_shows_it(name) ->
         assert json.loads(shown)[key] in ("世界", "a b")
 
 
-async def test_a_schema_holds_also_where_a_student_drafts(spec, network, open_model) -> None:  # noqa: F811
-    """Drafts are made without the grammar, and kept only where it allows them."""
+@pytest.fixture
+async def far_away(spec, network, open_model):  # noqa: F811
+    """An expert and a student that both write fives, by a router: an API, and who they are."""
     await network.mine("fives", lambda ids: sharp(5, 0.5))
     model = await open_model()
     model.student = student_of(lambda ids: sharp(5, 0.5))
     service = Service(spec, {"mixture": model})
     server = await listen(build_app(lambda: service), "127.0.0.1", 0, grace_s=1.0)
-    schema = {"type": "object", "properties": {"a": {"enum": ["xy", 12]}}, "required": ["a"]}
-    schema["additionalProperties"] = False
-    try:
-        choices = await written(client(f"http://127.0.0.1:{server.port}"), schema, max_tokens=50)
-    finally:
-        await server.close()
+    yield client(f"http://127.0.0.1:{server.port}"), model
+    await server.close()
+
+
+def one_of(key: str, *values: object) -> dict[str, object]:
+    schema = {"type": "object", "properties": {key: {"enum": values}}, "required": [key]}
+    return schema | {"additionalProperties": False}
+
+
+async def test_a_schema_holds_also_where_a_student_drafts(far_away) -> None:
+    """Drafts are made without the grammar, and go as far as it allows them."""
+    api, model = far_away
+    choices = await written(api, one_of("a", "xy", 12), max_tokens=50)
     assert json.loads(choices[0].message.content)["a"] in ("xy", 12)
     assert sum(model.student.engine.drafted) > 0
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("student", [True, False])
+async def test_what_a_schema_forces_costs_no_round_trips(far_away, student, seed) -> None:
+    """Though nobody would write it, drafts it or is asked to."""
+    api, model = far_away
+    if not student:
+        model.student = None
+    schema, options = one_of("name", "the quick fox"), {} if seed is None else {"seed": seed}
+    choices = await written(api, schema, max_tokens=55, logprobs=True, **options)
+    assert json.loads(choices[0].message.content) == {"name": "the quick fox"}
+    (expert,) = model.book.known().values()
+    assert expert.answers < len(choices[0].logprobs.content) - 10
