@@ -32,6 +32,9 @@ class Returns:
     def left(self, sessions: Iterable[str], now_s: float, took_s: float) -> None:
         """They were answered by a batch that took so long."""
         self.batch_s = min(took_s, FORGETTING * self.batch_s or took_s)
+        while self._left_s and next(iter(self._left_s.values())) + LATEST * self.batch_s < now_s:
+            session, _ = self._left_s.popitem(last=False)
+            self._learn(session, LATEST * self.batch_s)
         for session in sessions:
             self._left_s[session] = now_s
             self._left_s.move_to_end(session)
@@ -39,9 +42,11 @@ class Returns:
     def came(self, sessions: Iterable[str], now_s: float) -> None:
         for session in sessions:
             if (left_s := self._left_s.pop(session, None)) is not None:
-                took_s = min(now_s - left_s, LATEST * self.batch_s)
-                usual_s = self._usual_s.get(owner(session), took_s)
-                self._usual_s[owner(session)] = usual_s + (1.0 - REMEMBERED) * (took_s - usual_s)
+                self._learn(session, min(now_s - left_s, LATEST * self.batch_s))
+
+    def _learn(self, session: str, took_s: float) -> None:
+        usual_s = self._usual_s.get(owner(session), took_s)
+        self._usual_s[owner(session)] = usual_s + (1.0 - REMEMBERED) * (took_s - usual_s)
 
     def forget(self, session: str) -> None:
         self._left_s.pop(session, None)

@@ -51,6 +51,18 @@ def test_a_stranger_and_a_stream_that_is_over_hold_nobody_up() -> None:
     assert returns.due_s(now_s) == now_s
 
 
+def test_streams_that_never_come_back_are_not_kept_nor_waited_for() -> None:
+    returns, now_s = Returns(), 0.0
+    for _ in range(5):
+        now_s = round_of(returns, "near/a", now_s, 0.02)
+    for place in range(1_000):
+        returns.left([f"near/{place}"], now_s, BATCH_S)
+        now_s += BATCH_S
+    assert len(returns._left_s) <= 3
+    returns.left(["near/last"], now_s, BATCH_S)
+    assert returns.due_s(now_s) == now_s
+
+
 @given(
     st.lists(
         st.tuples(
