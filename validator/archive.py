@@ -102,8 +102,7 @@ class Archive:
         rows = self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS))
         return [bytes(row[0]) for row in rows]
 
-    def newest_sheet(self) -> Sheet | None:
-        """The last closed sheet, published or not: for its owner's eyes."""
-        query = "SELECT sheet FROM vote ORDER BY epoch DESC LIMIT 1"
-        row = self._db.execute(query).fetchone()
-        return Sheet.from_bytes(row[0]) if row else None
+    def newest_sheets(self, count: int) -> list[Sheet]:
+        """The last closed sheets, published or not, the newest first: for their owner's eyes."""
+        query = "SELECT sheet FROM vote ORDER BY epoch DESC LIMIT ?"
+        return [Sheet.from_bytes(row[0]) for row in self._db.execute(query, (count,))]

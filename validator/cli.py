@@ -140,7 +140,8 @@ def explain(
     """Say on one screen why a miner earns what it earns.
 
     From your own newest sheet, also while your validator runs, or from any validator's. The vote
-    is recounted from it. A miner reads what all validators say of it with `moesubnet miner status`.
+    is recounted from it; your last 8 say whether the miner answers otherwise through one router
+    than through others. A miner reads what all say of it with `moesubnet miner status`.
     """
     import asyncio
 
@@ -150,23 +151,24 @@ def explain(
     from moesubnet.types import Hotkey
     from moesubnet.validator.explain import explain as explain_sheet
     from moesubnet.validator.explain import facts
+    from moesubnet.validator.senders import EPOCHS
 
-    found: Sheet | None
+    sheets: list[Sheet]
     if axon is not None:
         from moesubnet.validator.published import fetched
 
         if sheet is None:
             raise ConfigError("which sheet? --sheet HASH; `moesubnet weights show` lists them")
-        found = asyncio.run(fetched(axon, *_named(sheet), evidence=False)).sheet
+        sheets = [asyncio.run(fetched(axon, *_named(sheet), evidence=False)).sheet]
     elif sheet is not None:
-        found = Sheet.from_bytes(_read(Path(sheet)))
+        sheets = [Sheet.from_bytes(_read(Path(sheet)))]
     else:
         with contextlib.closing(_own_archive(state_dir, "--sheet HASH --axon")) as archive:
-            found = archive.newest_sheet()
-    if found is None:
+            sheets = archive.newest_sheets(EPOCHS)
+    if not sheets:
         raise ConfigError("no epoch is closed yet: wait for the middle of the next one")
     address = hotkey_address(hotkey) if hotkey.startswith("//") else Hotkey(hotkey)
-    typer.echo(json.dumps(facts(found, address)) if as_json else explain_sheet(found, address))
+    typer.echo(json.dumps(facts(sheets, address)) if as_json else explain_sheet(sheets, address))
 
 
 @validator_app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -11,13 +13,15 @@ from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO,
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import Gap, calibration
 from moesubnet.validator.scoring import EMA_SHARE, Recount, recount
+from moesubnet.validator.senders import SUSPICIOUS_P, Difference, differences
 from moesubnet.validator.seniors import by_seniority
 
 EXPLAINED_PPM = 100_000
 
 
-def facts(sheet: Sheet, hotkey: Hotkey) -> dict[str, object]:
+def facts(sheets: Sequence[Sheet], hotkey: Hotkey) -> dict[str, object]:
     """What `explain` says, for programs; nats per token. Raises ConfigError as it does."""
+    sheet, differs = sheets[0], _by_router(sheets, hotkey)
     column = _column_of(sheet, hotkey)
     result, (alone, in_mixture) = recount(sheet), calibration(sheet, column)
     answered = sheet.log_q[:, column] > LOG_Q_UNANSWERED
@@ -35,6 +39,7 @@ def facts(sheet: Sheet, hotkey: Hotkey) -> dict[str, object]:
         "senior_since_epoch": sheet.since[column],
         "seniors": _seniors(sheet, column),
         "answer_ms": sheet.answer_ms[column],
+        "through_one_router": None if differs is None else asdict(differs),
         "added_nats": float(result.added_nats[column]),
         "distance": float(result.distance[column]),
         "score_nats": result.score_nano[column] / NANO,
@@ -53,8 +58,10 @@ def facts(sheet: Sheet, hotkey: Hotkey) -> dict[str, object]:
     return {key: x if ok else None for (key, x), ok in zip(content.items(), finite, strict=True)}
 
 
-def explain(sheet: Sheet, hotkey: Hotkey) -> str:
-    """Text of about 20 lines. Raises ConfigError when the sheet does not have the hotkey."""
+def explain(sheets: Sequence[Sheet], hotkey: Hotkey) -> str:
+    """Text of about 20 lines on the first sheet; the others are its validator's before it. Raises
+    ConfigError when the sheet does not have the hotkey."""
+    sheet = sheets[0]
     column = _column_of(sheet, hotkey)
     result = recount(sheet)
     total = sum(sheet.row_u16)
@@ -78,6 +85,7 @@ def explain(sheet: Sheet, hotkey: Hotkey) -> str:
         f"  reliability {result.reliability_ppm[column] / MICRO:7.2%}  of what it was asked",
         "",
         *_beside_others(sheet, column),
+        *_through_one(_by_router(sheets, hotkey)),
         "",
         _verdict(sheet, result, column),
         _agreement(sheet, result),
@@ -117,6 +125,21 @@ def _beside_others(sheet: Sheet, column: int) -> list[str]:
         f"ln p(next token)   alone {alone:.3f}   baseline {baseline:.3f}   mixture {mixture:.3f}",
         f"its mean weight in the mixture {mean_weight:.1%}",
         *_calibration(*calibration(sheet, column)),
+    ]
+
+
+def _by_router(sheets: Sequence[Sheet], hotkey: Hotkey) -> Difference | None:
+    return next((d for d in differences(sheets[::-1]) if d.hotkey == hotkey), None)
+
+
+def _through_one(found: Difference | None) -> list[str]:
+    """Whether a router and the expert may be friends, or foes."""
+    if found is None:
+        return []
+    chance = "" if found.p <= SUSPICIOUS_P else ": chance"
+    return [
+        f"{found.nats:+.3f} nats/token through {found.sender} beside through others, "
+        f"{found.walks} walks (p = {found.p:.4f}{chance})"
     ]
 
 

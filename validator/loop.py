@@ -19,6 +19,7 @@ from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.records import Batch, Phase
+from moesubnet.validator.senders import EPOCHS, SUSPICIOUS_P, differences
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State
 from moesubnet.validator.weights import Votes, salt_for
@@ -162,6 +163,22 @@ class Validator:
         phase = Phase.PREPARED if is_worth_voting else Phase.LOST
         self.state.close_epoch(sheet, salt_for(sheet), phase, batches, receipts.to_bytes())
         log.info("closed epoch=%d items=%d vote=%s", sheet.epoch, len(sheet.walk), phase)
+        await self._compare_routers()
+
+    async def _compare_routers(self) -> None:
+        """Say which experts answer otherwise through one router than through the others."""
+        sheets = self.state.archive.newest_sheets(EPOCHS)[::-1]
+        for found in await asyncio.to_thread(differences, sheets):
+            if found.p <= SUSPICIOUS_P:
+                log.warning(
+                    "expert %s is %+.3f nats a token apart from itself through router %s "
+                    "(p = %.4f, %d walks): are they friends?",
+                    found.hotkey,
+                    found.nats,
+                    found.sender,
+                    found.p,
+                    found.walks,
+                )
 
     async def _end_walks(self) -> None:
         """Stop asking; a position that is under way is dropped, one that is stored counts."""

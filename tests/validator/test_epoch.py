@@ -102,7 +102,7 @@ async def test_all_go_over_to_a_new_spec_at_its_epoch_and_nobody_loses_pay(
     await run_to(chain, nodes, 29)  # it is seen when the sheet is closed, and fetched meanwhile
     for node in nodes:
         assert node.validator.next_spec.current.sha256 == tiny_spec.sha256
-        assert len(node.state.archive.newest_sheet().walk) == 16 * 16
+        assert len(node.state.archive.newest_sheets(1)[0].walk) == 16 * 16
         for _ in range(500):
             if node.validator.next_spec.is_ready:
                 break
@@ -112,7 +112,7 @@ async def test_all_go_over_to_a_new_spec_at_its_epoch_and_nobody_loses_pay(
         expert.spec = new
     await run_to(chain, nodes, 58)
     for index, node in enumerate(nodes):
-        sheet = node.state.archive.newest_sheet()
+        sheet = node.state.archive.newest_sheets(1)[0]
         assert (sheet.epoch, sheet.spec_sha256.hex()) == (1, new.sha256)
         assert len(sheet.walk) == 16 * 16
         assert sheet.reliability_ppm == (1_000_000,) * 6
@@ -155,7 +155,7 @@ async def test_three_epochs_of_a_small_subnet(network):
     assert sheet.sha256.hex() == digest
     assert recount(sheet).row_u16 == sheet.row_u16
     for node in nodes:
-        newest = node.state.archive.newest_sheet()
+        newest = node.state.archive.newest_sheets(1)[0]
         row = dict(zip(newest.hotkeys, newest.row_u16, strict=True))
         paid = {name: row[expert.hotkey] for name, expert in experts.items()}
         assert min(paid["kind0"], paid["kind1"], paid["kind2"]) > 5_000, paid
@@ -185,11 +185,11 @@ async def test_three_epochs_of_a_small_subnet(network):
     with pytest.raises(ConfigError, match="does not publish"):
         await fetched(f"127.0.0.1:{nodes[1].axon.port}", digest, None)
 
-    words = explain(sheet, experts["kind0"].hotkey)
+    words = explain([sheet], experts["kind0"].hotkey)
     assert "It earns because" in words
     assert "the vote is right" in words
-    assert "there before say what it says" in explain(sheet, experts["copy"].hotkey)
-    assert "recounted" in explain(sheet, experts["noise"].hotkey).lower()
+    assert "there before say what it says" in explain([sheet], experts["copy"].hotkey)
+    assert "recounted" in explain([sheet], experts["noise"].hotkey).lower()
     assert len(words.splitlines()) <= 24
 
 

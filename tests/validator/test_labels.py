@@ -163,7 +163,7 @@ async def test_killed_while_it_closes_it_publishes_what_was_measured_and_asks_no
     await _on_block(second)
     assert second.state.voted(0)
     assert expert.requests == []
-    sheet = second.state.archive.newest_sheet()
+    sheet = second.state.archive.newest_sheets(1)[0]
     assert {ids.tobytes() for ids in sheet.walks} == stored
     assert max(len(ids) for ids in sheet.walks) < WINDOW_TOKENS
 

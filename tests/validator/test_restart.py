@@ -535,7 +535,7 @@ async def test_an_expert_that_left_and_whose_uid_changed_hands_passes_nothing_on
     world.chain.neurons[world.chain.neurons.index(good)] = heir
     await world.live(80)
     state = world.state()
-    sheet = state.archive.newest_sheet()
+    sheet = state.archive.newest_sheets(1)[0]
     assert EXPERTS[0] not in sheet.hotkeys
     assert "heir" not in sheet.hotkeys
     assert not any(sheet.row_u16)
