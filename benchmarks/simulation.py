@@ -198,8 +198,8 @@ class Present:
 
 
 class Slander:
-    """`routers.Drawing` without a relay: routers that say what they saw, `part` of them by stake that
-    somebody's calls all failed."""
+    """`routers.Drawing` without a relay: routers that say what they saw, `part` of them by stake
+    that somebody's calls all failed."""
 
     def __init__(self, part: float, victim: str) -> None:
         self._part, self._victim = part, Member(victim).hotkey
