@@ -17,9 +17,9 @@ from moesubnet.validator.answers import read_answers
 from moesubnet.validator.receipts import pack_answers
 from moesubnet.validator.records import Phase
 
-LAYOUT = 9  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
+LAYOUT = 10  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
 SERVED_SHEETS = 50
-KEPT_ANSWERS = 4  # epochs: a law is kilobytes, its record 324 bytes
+KEPT_ANSWERS = 4  # epochs: a law is kilobytes, its record 328 bytes
 
 
 class Archive:

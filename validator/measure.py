@@ -13,6 +13,7 @@ import numpy as np
 
 from moesubnet.errors import PeerError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.draft_length import Pace
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
@@ -82,6 +83,7 @@ class Measurement:
         self._routers = routers
         self._book = book
         self._watcher = watcher
+        self._pace = Pace()  # of walks, with what experts draft
         self._watched_epoch = -1
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = -1
@@ -191,7 +193,7 @@ class Measurement:
         want = want_for(self.vocab_size)
         ways = self._ways(len(batch.walks))
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
-        steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways, slots)
+        steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways, slots, self._pace)
         try:
             async with contextlib.aclosing(steps):
                 async for step in steps:

@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,15 @@ import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.host.paths import text_files
-from moesubnet.mixture.choosing import choose
+from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
+from moesubnet.mixture.draft_length import Pace, entropy_nats
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.units import TOKENS, Grain
+from moesubnet.validator.guesses import Guesses
 from moesubnet.validator.receipts import RECORD, record_of
 from moesubnet.validator.records import SENDER, Batch, Step, Window
 from moesubnet.validator.shapes import Shape
@@ -230,6 +233,7 @@ async def walk_batch(
     baseline: Law,
     clients: Sequence[Mapping[Hotkey, Asked]] = (),
     slots: asyncio.Semaphore | None = None,
+    pace: Pace | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
@@ -243,6 +247,9 @@ async def walk_batch(
     never gets a label that it still owes an answer for, and the rest of the walk counts as
     unanswered. All are asked; the chosen are those whom a router would have asked, of those that
     answered the prefix. slots: of all batches together, for one walk's calls each.
+
+    pace: with it a walk that is alone in its batch has drafts (`guesses`), and a label that was
+    drafted, or stands in a draft's place, is none: it is shown, and no position of the walk's.
     """
     weighed: list[Weighed] = []
     sequences = [PanelSequence(session) for session in batch.sessions]
@@ -252,16 +259,26 @@ async def walk_batch(
     errors: dict[Hotkey, PanelError] = {}  # each one's last
     sent = 0
     unshown: Step | None = None
+    end = batch.walks.shape[1]
+    guesses = Guesses(pace, end) if pace is not None and len(sequences) == 1 else None
+    answer_from = batch.first + gate.grain.units(BLIND_PROMPT_TOKENS)
 
-    async def advance(k: int, position: int) -> dict[Hotkey, StepResponse | PanelError]:
+    async def advance(
+        k: int, position: int, drafts: Sequence[int] = (), further: int = 0
+    ) -> dict[Hotkey, StepResponse | PanelError]:
         async with slots if is_direct[k] else contextlib.nullcontext():
-            ids = batch.walks[k, sent:position]
+            ids = np.append(batch.walks[k, sent:position], np.array(drafts, np.uint32))
+            worth = weighed[k].worth() if weighed else None
+            left = {h: weight for h, weight in (worth or {}).items() if h in there[k]}
+            going_on = {max(left, key=left.__getitem__): further} if left and further else {}
             answers = await panels[k].advance(
                 [sequences[k]],
                 [ids],
+                first=position,
                 members=there[k],
-                weights=weighed[k].worth() if weighed else None,
+                weights=worth,
                 least_patience_s=PATIENCE_S,
+                further=going_on,
             )
             errors.update(await panels[k].reveal([sequences[k]]))
         failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
@@ -270,37 +287,52 @@ async def walk_batch(
         return answers
 
     try:
-        for position in range(batch.first, batch.walks.shape[1]):
-            answers = await asyncio.gather(*(advance(k, position) for k in range(len(sequences))))
-            sent = position
+        position, text = batch.first, batch.walks[0]
+        while position < end:
+            drafts: list[int] = []
+            further = 0
+            if guesses is not None and position >= answer_from:
+                drafts = guesses.drafts(position, int(text[position - 1]))
+                further = guesses.further(position, len(drafts))
+            since_s = time.monotonic()
+            answers = await asyncio.gather(
+                *(advance(k, position, drafts, further) for k in range(len(sequences)))
+            )
+            sent = position + len(drafts)
             if unshown is not None:
                 yield _shown(unshown, weighed, batch.hotkeys, sequences)
+                unshown = None
+            if guesses is not None:
+                guesses.heard(sent, _further(answers[0]), time.monotonic() - since_s)
             if not weighed:
                 weighed = [
                     Weighed(gate, ids[: batch.first], batch.hotkeys, serving)
                     for ids, serving in zip(batch.walks, there, strict=True)
                 ]
-            laws = [
-                [_last_law(answer.get(hotkey), baseline) for answer in answers]
-                for hotkey in batch.hotkeys
-            ]
-            proofs = [
-                [_proof(answer.get(hotkey)) for answer in answers] for hotkey in batch.hotkeys
-            ]
-            took_ms = [[_answer_ms(answer.get(h)) for h in batch.hotkeys] for answer in answers]
-            answer_ms = np.array(took_ms, np.int32)
-            senders = [
-                [_sender(answer.get(h), of_walk.get(h)) for h in batch.hotkeys]
-                for answer, of_walk in zip(answers, clients, strict=False)
-            ]
+            if guesses is not None and drafts:
+                kept = _agreed(drafts, text[position:])
+                shown = kept + (kept < len(drafts))
+                guesses.settle(len(drafts), kept, weighed[0].entropy_nats())
+                weighed[0].show(text[position : position + shown])
+                position += shown
+                if kept < len(drafts):
+                    sent = position - 1
+                    sequences[0].truncate(sent)
+                    if not any(there):
+                        break
+                    continue
             labels = batch.walks[:, position]
+            given = _by_expert(answers, batch.hotkeys, baseline, clients)
             step = await asyncio.to_thread(
-                score_step, weighed, position, labels, laws, baseline, proofs, answer_ms, senders
+                score_step, weighed, position, labels, given[0], baseline, *given[1:]
             )
             owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
             unshown = step if owed else None
             if unshown is None:
                 yield step
+            if guesses is not None:
+                guesses.counted()
+            position += 1
             if not any(there):
                 break
         if unshown is not None:
@@ -330,6 +362,37 @@ def _shown(
                 weighed[k].amend(hotkey, *said)
                 log_q[k, column] = micro_nats(np.maximum(said[1], LOG_Q_FLOOR))
     return replace(step, log_q=log_q)
+
+
+def _by_expert(
+    answers: Sequence[Mapping[Hotkey, StepResponse | PanelError]],
+    hotkeys: Sequence[Hotkey],
+    baseline: Law,
+    clients: Sequence[Mapping[Hotkey, Asked]],
+) -> tuple[
+    list[list[Law | None]], list[list[Proof | None]], npt.NDArray[np.int32], list[list[bytes]]
+]:
+    """What N walks' answers say: laws and proofs [n][N], answer_ms [N, n], senders [N][n]."""
+    laws = [[_last_law(answer.get(h), baseline) for answer in answers] for h in hotkeys]
+    proofs = [[_proof(answer.get(h)) for answer in answers] for h in hotkeys]
+    took_ms = [[_answer_ms(answer.get(h)) for h in hotkeys] for answer in answers]
+    senders = [
+        [_sender(answer.get(h), of_walk.get(h)) for h in hotkeys]
+        for answer, of_walk in zip(answers, clients, strict=False)
+    ]
+    return laws, proofs, np.array(took_ms, np.int32), senders
+
+
+def _further(answers: Mapping[Hotkey, StepResponse | PanelError]) -> list[int]:
+    """What the one that was asked to would go on with."""
+    rows = (answer.rows[0] for answer in answers.values() if isinstance(answer, StepResponse))
+    return next((row.further.tolist() for row in rows if len(row.further)), [])
+
+
+def _agreed(drafts: Sequence[int], text: npt.NDArray[np.uint32]) -> int:
+    """How many of the drafts the text begins with."""
+    pairs = zip(drafts, text.tolist(), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | None:
@@ -403,6 +466,15 @@ class Weighed:
         log_w += chosen[-1] - log_w[-1]
         log_w[self._columns] = chosen
         return log_w
+
+    def show(self, ids: npt.NDArray[np.uint32]) -> None:
+        """Go on by what was drafted, or stands in a draft's place."""
+        for walk in (self._of_all, self._of_chosen):
+            walk.show(ids[None, :])
+
+    def entropy_nats(self) -> float:
+        """Of the weights that a router gives."""
+        return entropy_nats(np.exp(self._of_chosen.log_weights()[0]).tolist())
 
     def worth(self) -> dict[Hotkey, float]:
         """Of the chosen, by the heaviest of them and not by the baseline."""

@@ -1,13 +1,14 @@
 """What proves a sheet's items: who signed which answer to which question.
 
 An item is one request of one walk, so its question is known from the sheet: the walk's ids up to
-the item's position, in the walk's session, of which the expert held `held` tokens. The session's
-name is a hash of the validator and a salt, which is published here, so what an expert signed is an
-answer to this validator, through whatever router it was asked: nobody else can show it as its own.
-To an expert the name looks like any caller's. An item's record
-adds the nonce and the expert's signature over a root of hashes, with what leads from this question
-and answer to that root: what else travelled in the same lane stays private. From these everybody
-can repeat the question byte by byte and check the signature. The sheet holds a hash of each column.
+the item's position, in the walk's session, of which the expert held `held` tokens. (Drafted ids
+are among them: after a draft that is not the text there is no item.) The session's name is a hash
+of the validator and a salt, which is published here, so what an expert signed is an answer to this
+validator, through whatever router it was asked: nobody else can show it as its own. To an expert
+the name looks like any caller's. An item's record adds the nonce and the expert's signature over a
+root of hashes, with what leads from this question and answer to that root: what else travelled in
+the same lane stays private. From these everybody can repeat the question byte by byte and check
+the signature. The sheet holds a hash of each column.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from moesubnet.types import Hotkey
 from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, receipt_bytes
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, base_hash, want_for
 
-RECEIPTS_FORMAT = "moesubnet-receipts/4"
+RECEIPTS_FORMAT = "moesubnet-receipts/5"
 ANSWERS_FORMAT = "moesubnet-answers/1"
 MAX_RECEIPTS_BYTES = 2**27
 SALT_BYTES = 16
@@ -38,6 +39,8 @@ RECORD = np.dtype(
         ("nonce_ns", "<u8"),
         ("held", "<u4"),
         ("reveal", "<u4"),  # 0: no commitment was asked, 1: one, 2 + p: and position p's leaf
+        ("rows", "<u2"),  # that were asked; the item is the last one
+        ("further", "<u2"),  # tokens that the expert was asked to go on with
         ("receipt", "u1", MAX_RECEIPT_BYTES),  # zeros after its end
         ("body_sha256", "u1", 32),
     ]
@@ -54,6 +57,7 @@ def record_of(proof: Proof | None) -> npt.NDArray[np.void]:
         record["nonce_ns"], record["held"] = proof.nonce_ns, proof.base_lens[0]
         if proof.reveals is not None:
             record["reveal"] = 2 + proof.reveals[0][0] if proof.reveals[0] else 1
+        record["rows"], record["further"] = proof.rows[0], proof.further[0]
         record["receipt"][: len(proof.receipt)] = np.frombuffer(proof.receipt, np.uint8)
         record["body_sha256"] = np.frombuffer(hashlib.sha256(proof.body).digest(), np.uint8)
     return record
@@ -113,10 +117,11 @@ class Receipts:
     def request(self, sheet: Sheet, item: int, column: int) -> StepRequest:
         """What the expert was asked. Raises ValueError when the record contradicts the walk."""
         walk, position = int(sheet.walk[item]), int(sheet.position[item])
-        held = int(self.records["held"][item, column])
-        if held > position:
-            raise ValueError("more tokens held than were sent")
-        ids, reveal = sheet.walks[walk], int(self.records["reveal"][item, column])
+        record = self.records[item, column]
+        held, first = int(record["held"]), position - int(record["rows"]) + 1
+        if held > position or not 0 <= first <= position:
+            raise ValueError("more tokens held than were sent, or not as many rows")
+        ids, reveal = sheet.walks[walk], int(record["reveal"])
         shows = reveal - 2
         if shows >= position:
             raise ValueError("a leaf asked before its token was sent")
@@ -125,7 +130,9 @@ class Receipts:
             held,
             base_hash(ids[:held]),
             ids[held:position],
+            first=first,
             reveal=(shows, int(ids[shows])) if shows >= 0 else None,
+            further=int(record["further"]),
         )
         return StepRequest((step,), replace(want_for(self.vocab_size), committed=reveal > 0))
 
@@ -145,7 +152,7 @@ def unpack_answers(data: bytes, sheet: Sheet) -> list[bytes]:
 
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["moesubnet-receipts/4"]
+    format: Literal["moesubnet-receipts/5"]
     vocab_size: Annotated[int, Field(ge=2, le=1_000_000)]
     salts: Annotated[
         list[Annotated[bytes, Field(min_length=SALT_BYTES, max_length=SALT_BYTES)]],

@@ -160,7 +160,7 @@ class StepRows:
 class Proof:
     """What shows to others that an answer was given: `lanes.verify_step` checks `receipt` over the
     request, which had this nonce, these bases and reveals (None: it asked for no commitment), and
-    this body."""
+    this body. rows, further: how many of each were asked of its sequences."""
 
     nonce_ns: int
     base_lens: tuple[int, ...]
@@ -168,6 +168,8 @@ class Proof:
     body: bytes
     reveals: tuple[tuple[int, int] | None, ...] | None = None
     sender: Hotkey | None = None  # whose hotkey asked, where it was not our own
+    rows: tuple[int, ...] = (1,)
+    further: tuple[int, ...] = (0,)
 
     @classmethod
     def of(
@@ -186,6 +188,8 @@ class Proof:
             body,
             tuple(s.reveal for s in request.sequences) if request.want.committed else None,
             sender,
+            tuple(s.rows for s in request.sequences),
+            tuple(s.further for s in request.sequences),
         )
 
 

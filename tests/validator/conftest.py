@@ -237,7 +237,7 @@ class FakeExpert:
                 answer = answer_to(sequence, laws, asked.want)
                 if answer.bound is not None:
                     self.tails[sequence.session] = sequence.end, answer.bound
-                rows.append(replace(answer, proof=proof))
+                rows.append(replace(answer, proof=proof, further=self._going_on(ids, sequence)))
             return StepResponse(tuple(rows)).to_bytes()
 
         door = auth_middleware(
@@ -251,6 +251,12 @@ class FakeExpert:
         self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
         self.axon = Axon("127.0.0.1", self.server.port)
         return self
+
+    def _going_on(self, ids, sequence):
+        text = ids
+        for _ in range(sequence.further):
+            text = np.append(text, np.uint32(np.argmax(self.law(text))))
+        return text[len(ids) :]
 
     async def close(self, request):
         self.closed.append(CloseRequest.model_validate_json(request[BODY]).sessions)

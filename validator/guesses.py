@@ -1,0 +1,56 @@
+"""What is drafted in a walk: as a router does where no student drafts (router/drafting.py), from
+what the walk's heaviest expert would go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moesubnet.mixture.draft_length import DraftLength, Pace
+
+MOST_LOST = 2  # drafts that were not the text's, a walk: who guesses wrong on purpose hides no more
+
+
+class Guesses:
+    """Of one walk of `end` tokens. pace: of all walks together."""
+
+    def __init__(self, pace: Pace, end: int) -> None:
+        self._pace, self._length, self._end = pace, DraftLength(pace), end
+        self._at, self._tokens = 0, list[int]()
+        self._asked, self._lost = 0, 0
+
+    def drafts(self, position: int, label: int) -> list[int]:
+        """To send after a text of `position` tokens, the last of which is `label`, which nobody
+        was sent yet."""
+        tokens, is_next = self._tokens, self._at == position - 1
+        self._tokens = []
+        if not tokens or not is_next:
+            return []
+        is_right = tokens[0] == label
+        self._length.drafted(0.0, kept=is_right)
+        return tokens[1:][: self._most(position)] if is_right else []
+
+    def further(self, position: int, drafted: int) -> int:
+        """How many tokens the heaviest expert should go on with after the draft."""
+        most = min(self._most(position), self._end - position - drafted - 1) - 1
+        count = self._length.choose(most, ahead=1) if most > 0 else 0
+        self._asked = count + 1 if count else 0
+        return self._asked
+
+    def heard(self, position: int, tokens: Sequence[int], took_s: float) -> None:
+        """What it would go on with after `position` tokens, drafts included."""
+        self._at, self._tokens = position, list(tokens)
+        self._pace.took(self._asked, took_s)
+
+    def settle(self, drafted: int, kept: int, missed_nats: float) -> None:
+        """A block of drafts is over. missed_nats: what one of them could have told at most."""
+        is_rejected = kept < drafted
+        for place in range(kept + is_rejected):
+            self._length.drafted(missed_nats, kept=place < kept)
+        self._lost += is_rejected
+
+    def counted(self) -> None:
+        """A label was scored."""
+        self._length.counted()
+
+    def _most(self, position: int) -> int:
+        return max(0, self._end - position - 1) if self._lost < MOST_LOST else 0
