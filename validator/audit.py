@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -69,16 +69,25 @@ def audit(
     answers: Mapping[Hotkey, Sequence[bytes]],
     baseline: Law | None = None,
     public_s: float | None = None,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> Audit:
     """answers: by hotkey, one body for each item, as far as they are kept. baseline: the spec's;
     without it, answers that list part of a vocabulary are not looked at. public_s: Unix time
-    since when the sheet may have been public, if it is known.
+    since when the sheet may have been public, if it is known. given_up: asked before each expert;
+    a thread cannot be ended from outside. Then it raises TimeoutError.
 
     Times are those of the nonces, which experts refuse when they are 10 s behind or 2 s ahead of
     their own clocks: what is proven of times is proven up to that.
     """
     if receipts is not None and not _is_readable(receipts.vocab_size, baseline):
         answers = {}
+
+    def expert(column: int) -> ExpertAudit:
+        if given_up():
+            raise TimeoutError
+        bodies = answers.get(sheet.hotkeys[column])
+        return _audit_expert(sheet, receipts, blind, bodies, column, baseline)
+
     blind = None if receipts is None else _asked_blind(sheet, receipts, public_s)
     again = recount(sheet)
     rows = zip(sheet.row_u16, again.row_u16, strict=True)
@@ -89,10 +98,7 @@ def audit(
         and _same(again.ema_after, sheet.ema_after)
         and _same(again.novelty_after, sheet.novelty_after)
         and _same(again.standing_ppm, sheet.standing_ppm),
-        tuple(
-            _audit_expert(sheet, receipts, blind, answers.get(hotkey), column, baseline)
-            for column, hotkey in enumerate(sheet.hotkeys)
-        ),
+        tuple(map(expert, range(len(sheet.hotkeys)))),
     )
 
 

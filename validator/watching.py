@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 
 import aiohttp
@@ -60,6 +61,7 @@ async def contradicts(
     *,
     epoch: int,
     allow_private: bool,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Whether what its validator serves beside a sheet contradicts it: the receipts of all, and
     the answers of one expert, which are kept for some epochs, now in `epoch`. Nobody is accused
@@ -96,7 +98,7 @@ async def contradicts(
     except (PeerError, WireError) as error:
         log.info("sheet of=%s not audited: %s", sheet.validator, error)
         return False
-    result = await asyncio.to_thread(audit, sheet, receipts, answers, baseline)
+    result = await asyncio.to_thread(audit, sheet, receipts, answers, baseline, given_up=given_up)
     if not result.is_clean:
         log.warning(
             "the sheet %s of %s is contradicted: `moesubnet validator audit` shows it",
@@ -126,8 +128,9 @@ class Watcher:
         self, sheets: Sequence[WeightedSheet], metagraph: Metagraph, baseline: Law
     ) -> set[bytes]:
         """Hashes of the sheets that this epoch's audits contradict."""
-        lots, found = SystemRandom(), set[bytes]()
-        with contextlib.suppress(TimeoutError):
+        lots, found, ended = SystemRandom(), set[bytes](), threading.Event()
+        with contextlib.suppress(TimeoutError), contextlib.ExitStack() as stack:
+            stack.callback(ended.set)  # a thread that still audits
             async with asyncio.timeout(ALL_S):
                 for sheet in to_audit(sheets, metagraph, self._own_hotkey, lots):
                     axon = metagraph.by_hotkey[sheet.validator].axon
@@ -141,6 +144,7 @@ class Watcher:
                         lots,
                         epoch=metagraph.epoch_index,
                         allow_private=self._allow_private,
+                        given_up=ended.is_set,
                     ):
                         found.add(sheet.sha256)
         return found

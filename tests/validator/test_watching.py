@@ -1,5 +1,6 @@
 """Audits by lot: a sheet that its own receipts contradict is named in the auditor's next one."""
 
+import asyncio
 import dataclasses
 from random import Random
 
@@ -11,6 +12,7 @@ from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator import watching
 from moesubnet.validator.archive import KEPT_ANSWERS
+from moesubnet.validator.audit import audit
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.watching import MOST_ACCUSED, Watcher, to_audit
@@ -110,3 +112,21 @@ async def test_a_sheet_of_the_spec_before_is_not_read_with_the_baseline_of_now(
     for sheet in (honest, before):
         await auditor.contradicted([WeightedSheet(sheet, 5)], metagraph, baseline)
     assert read_with == [baseline, None]
+
+
+async def test_an_audit_that_takes_too_long_goes_on_in_no_thread(published, laws, monkeypatch):
+    auditor, metagraph, honest, *_ = published
+    monkeypatch.setattr(watching, "ALL_S", 0.0)
+    asked = []
+
+    async def contradicts(*arguments, given_up, **more):
+        asked.append(given_up)
+        assert not given_up()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(watching, "contradicts", contradicts)
+    found = await auditor.contradicted([WeightedSheet(honest, 5)], metagraph, Law(laws[0]))
+    assert found == set()
+    assert [given_up() for given_up in asked] == [True]
+    with pytest.raises(TimeoutError):
+        audit(honest, None, {}, given_up=asked[0])
