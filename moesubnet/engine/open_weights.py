@@ -82,9 +82,9 @@ async def fetch_weights(
             raise FetchError(f"{url} offers {total:,} bytes, more than the {max_bytes:,} allowed")
         for file, size in zip(files, sizes, strict=True):
 
-            def show(have: int, before: int = done, name: str = file.name) -> None:
+            def show(have: int, before: int = done) -> None:
                 elapsed_s = time.monotonic() - begun_s
-                on_progress(Progress(name, (before + have) / max(total, 1), None, elapsed_s))
+                on_progress(Progress("weights", (before + have) / max(total, 1), None, elapsed_s))
 
             path = folder / file.name
             await download(http, file.url, path, file.sha256, size, redirects=True, on_bytes=show)
