@@ -16,13 +16,17 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):
-    """Instead of waiting for a timer it moves the loop's clock; real events are still seen."""
+    """Instead of waiting for a timer it moves the loop's clock; real events are seen then, and
+    while a thread works. (Without threads there are none in between, and each look costs a
+    call of the system.)"""
 
     loop: VirtualTimeLoop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or timeout <= 0 or self.loop.in_threads:
-            return super().select(0 if timeout is not None and timeout <= 0 else None)
+        if timeout is not None and timeout <= 0:
+            return super().select(0) if self.loop.in_threads else []
+        if timeout is None or self.loop.in_threads:
+            return super().select(None)
         ready = super().select(0)
         if not ready:
             self.loop.now_s += timeout
