@@ -81,7 +81,7 @@ def explain(sheets: Sequence[Sheet], hotkey: Hotkey) -> str:
         f"  lower bound {result.bound_nats[column]:+.4f}  with 90 % certainty over the walks",
         f"  standing    {sheet.standing_ppm[column] / MICRO:7.2%}  by what it adds to its "
         f"{_seniors(sheet, column)} seniors ({result.added_nats[column]:+.4f}) and how unlike them "
-        f"it is ({result.distance[column]:.2f})",
+        f"it is ({result.distance[column]:.2f} of enough)",
         f"  reliability {result.reliability_ppm[column] / MICRO:7.2%}  of what it was asked",
         "",
         *_beside_others(sheet, column),
