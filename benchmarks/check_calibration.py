@@ -16,6 +16,7 @@ over all places in the nearest of the precisions that it tries, and its verdict.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,9 @@ from moesubnet.validator.checks import (
 from moesubnet.validator.probes import ONE_WINDOW, PREFIX_TOKENS, TextPool
 from moesubnet.wire.step import Want
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from adversaries.cheap_self import round_weights
+
 BATCH = 8
 GROUP = 32  # weights that share a scale, as in the usual formats of 4 bits
 
@@ -52,9 +56,7 @@ def laws_of(
     """float32 [walks, V]: of the token after each prefix."""
     engine = TransformersEngine(str(model), spec, dtype=dtype, threads=threads)
     if bits is not None:
-        for name, module in engine._model.named_modules():
-            if isinstance(module, torch.nn.Linear) and name != "lm_head":
-                module.weight.data = rounded(module.weight.data, bits)
+        round_weights(engine._model, bits, GROUP)
     out = []
     for begin in range(0, len(walks), batch):
         queries = [
@@ -65,15 +67,6 @@ def laws_of(
             out.append(np.asarray(rows.logprobs[0], np.float16).astype(np.float32))  # as it travels
             engine.forget(query.session)
     return np.stack(out)
-
-
-def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """To `bits` bits, GROUP weights of a row by the largest of them; and back."""
-    rows, columns = weight.shape
-    groups = torch.nn.functional.pad(weight, (0, -columns % GROUP)).reshape(rows, -1, GROUP)
-    most = 2 ** (bits - 1) - 1
-    scale = groups.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / most
-    return ((groups / scale).round().clamp(-most, most) * scale).reshape(rows, -1)[:, :columns]
 
 
 def normalised(logp: np.ndarray) -> np.ndarray:

@@ -12,13 +12,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def round_weights(model: PreTrainedModel, bits: int) -> None:
-    """Every matrix to 2^bits levels, row by row, as weight-only quantisation does."""
+def round_weights(model: PreTrainedModel, bits: int, group: int | None = None) -> None:
+    """Every matrix to 2^bits levels, row by row, as weight-only quantisation does; or by groups of
+    so many weights of a row, as the usual formats of 4 bits do."""
     import torch
 
     most = 2 ** (bits - 1) - 1
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                scale = parameter.abs().amax(dim=1, keepdim=True) / most
-                parameter.copy_((parameter / scale).round() * scale)
+                rows, columns = parameter.shape
+                size = group or columns
+                parts = torch.nn.functional.pad(parameter, (0, -columns % size))
+                parts = parts.reshape(rows, -1, size)
+                scale = parts.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / most
+                rounded = ((parts / scale).round() * scale).reshape(rows, -1)
+                parameter.copy_(rounded[:, :columns])
