@@ -140,7 +140,7 @@ def explain(
     """Say on one screen why a miner earns what it earns.
 
     From your own newest sheet, also while your validator runs, or from any validator's. The vote
-    is recounted from it; your last 8 say whether the miner answers otherwise through one router
+    is recounted from it; your last 32 say whether the miner answers otherwise through one router
     than through others. A miner reads what all say of it with `moesubnet miner status`.
     """
     import asyncio

@@ -7,6 +7,7 @@ a block missed, a chain away for a while or a restart needs no special case.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from moesubnet.errors import CallRejected, ChainError, PoolSpent
 from moesubnet.mixture.gate_sync import keep_sheet
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
+from moesubnet.validator.archive import Archive
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.records import Batch, Phase
-from moesubnet.validator.senders import EPOCHS, SUSPICIOUS_P, differences
+from moesubnet.validator.senders import EPOCHS, SUSPICIOUS_P, Difference, differences
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State
 from moesubnet.validator.weights import Votes, salt_for
@@ -167,8 +169,7 @@ class Validator:
 
     async def _compare_routers(self) -> None:
         """Say which experts answer otherwise through one router than through the others."""
-        sheets = self.state.archive.newest_sheets(EPOCHS)[::-1]
-        for found in await asyncio.to_thread(differences, sheets):
+        for found in await asyncio.to_thread(_differences, self.state.archive.path):
             if found.p <= SUSPICIOUS_P:
                 log.warning(
                     "expert %s is %+.3f nats a token apart from itself through router %s "
@@ -225,3 +226,9 @@ class Validator:
         self.health.block, self.health.epoch = epoch.block, epoch.epoch_index
         self.metrics.block.set(epoch.block)
         self.metrics.epoch.set(epoch.epoch_index)
+
+
+def _differences(path: Path) -> list[Difference]:
+    """Of the last sheets, read by a reader of its own: megabytes, in a thread."""
+    with contextlib.closing(Archive.open(path)) as archive:
+        return differences(archive.newest_sheets(EPOCHS)[::-1])

@@ -23,7 +23,7 @@ from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.value import Float
 
-EPOCHS = 8  # of one's own sheets
+EPOCHS = 32  # of one's own sheets
 DRAWS = 2_000
 MIN_WALKS = 8  # through a sender, and through others
 SUSPICIOUS_P = 1e-3
