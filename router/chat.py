@@ -10,6 +10,7 @@ from moesubnet.router.openai_api import (
     MAX_MESSAGES,
     MAX_TOP_LOGPROBS,
     ApiError,
+    Form,
     JsonObject,
     Name,
     Sampling,
@@ -19,17 +20,14 @@ from moesubnet.wire.strict_json import parse_json
 
 MAX_TOOLS = 128
 MAX_VARIABLES = 16
-FORM = ConfigDict(extra="forbid", strict=True)
 
 
-class TextPart(BaseModel):
-    model_config = FORM
+class TextPart(Form):
     type: Literal["text"]
     text: str
 
 
-class CalledFunction(BaseModel):
-    model_config = FORM
+class CalledFunction(Form):
     name: str = Field(max_length=128)
     arguments: str
 
@@ -95,18 +93,16 @@ class Message(BaseModel):
         return len(self.text()) + len(self.name or "") + len(self.reasoning_content or "") + called
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(Form):
     """A schema that the answer must have; it does, whatever `strict` says."""
 
-    model_config = FORM
     name: Name
     description: str | None = None
     schema_: JsonObject = Field(alias="schema")
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
-    model_config = FORM
+class ResponseFormat(Form):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
@@ -125,19 +121,16 @@ class ResponseFormat(BaseModel):
         return {"type": "object"} if self.type == "json_object" else None
 
 
-class ChatTool(BaseModel):
-    model_config = FORM
+class ChatTool(Form):
     type: Literal["function"]
     function: Function
 
 
-class ToolName(BaseModel):
-    model_config = FORM
+class ToolName(Form):
     name: str = Field(max_length=64)
 
 
-class NamedTool(BaseModel):
-    model_config = FORM
+class NamedTool(Form):
     type: Literal["function"]
     function: ToolName
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from moesubnet.router import openai_api as api
 from moesubnet.router.door import KEY, Admission
@@ -15,10 +15,9 @@ RATINGS: web.AppKey[UsageBook] = web.AppKey("ratings", UsageBook)
 PER_S, AT_ONCE = 1.0, 60.0  # of one key
 
 
-class FeedbackRequest(BaseModel):
+class FeedbackRequest(api.Form):
     """Either a rating, or another answer that is preferred to this one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     response_id: str = Field(min_length=1, max_length=128)
     rating: float | None = Field(default=None, ge=-1.0, le=1.0)
     preferred: str | None = Field(default=None, min_length=1, max_length=128)

@@ -77,16 +77,20 @@ def context_length_exceeded(asked: str, context_tokens: int, param: str) -> ApiE
     )
 
 
-class StreamOptions(BaseModel):
+class Form(BaseModel):
+    """A part of a request. What it does not know is refused, not dropped."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(Form):
     include_usage: bool = False
     include_obfuscation: Literal[False] = False
 
 
-class Extension(BaseModel):
+class Extension(Form):
     """Our own opt-in field, `extra_body={"moesubnet": {...}}` in the official client."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     provenance: bool = False  # report, per token, the weight of every expert
     # The most that all experts who are asked may cost together.
     max_rao_per_mtoken: int | None = Field(default=None, ge=0, lt=2**53)
@@ -99,13 +103,11 @@ TokenKey = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # JSON's keys are text
 Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=4)]
 
 
-class Sampling(BaseModel):
-    """What both endpoints share. Unknown options are refused."""
+class Sampling(Form):
+    """What all endpoints share."""
 
     source: ClassVar[str]  # the field that holds the prompt
     format_source: ClassVar[str] = "response_format"
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(max_length=128)
     temperature: Temperature = 1.0

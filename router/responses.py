@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.router import openai_api as api
 from moesubnet.router.chat import (
-    FORM,
     MAX_TOOLS,
     MAX_VARIABLES,
     JsonSchema,
@@ -21,12 +20,15 @@ from moesubnet.router.chat import (
 )
 from moesubnet.router.tools import Function, ToolUse, tool_use
 
-# What an earlier answer contained may be sent back as it came, with fields of no meaning here.
-LOOSE = ConfigDict(extra="ignore", strict=True)
+
+class Loose(BaseModel):
+    """What an earlier answer contained may be sent back as it came, with fields of no meaning
+    here."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class InputText(BaseModel):
-    model_config = LOOSE
+class InputText(Loose):
     type: Literal["input_text", "output_text"]
     text: str
 
@@ -34,8 +36,7 @@ class InputText(BaseModel):
 InputTexts = str | Annotated[list[InputText], Field(fail_fast=True)]
 
 
-class InputMessage(BaseModel):
-    model_config = FORM
+class InputMessage(api.Form):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: InputTexts
@@ -44,31 +45,27 @@ class InputMessage(BaseModel):
     phase: None = None
 
 
-class InputCall(BaseModel):
+class InputCall(Loose):
     """A call that an earlier answer made."""
 
-    model_config = LOOSE
     type: Literal["function_call"]
     call_id: str = Field(max_length=128)
     name: str = Field(max_length=128)
     arguments: str
 
 
-class InputCallOutput(BaseModel):
-    model_config = LOOSE
+class InputCallOutput(Loose):
     type: Literal["function_call_output"]
     call_id: str = Field(max_length=128)
     output: InputTexts
 
 
-class ReasoningText(BaseModel):
-    model_config = LOOSE
+class ReasoningText(Loose):
     type: Literal["reasoning_text"]
     text: str
 
 
-class InputReasoning(BaseModel):
-    model_config = LOOSE
+class InputReasoning(Loose):
     type: Literal["reasoning"]
     content: Annotated[list[ReasoningText], Field(fail_fast=True)] | None = None
 
@@ -76,8 +73,7 @@ class InputReasoning(BaseModel):
 Item = InputMessage | InputCall | InputCallOutput | InputReasoning
 
 
-class PlainFormat(BaseModel):
-    model_config = FORM
+class PlainFormat(api.Form):
     type: Literal["text", "json_object"] = "text"
 
 
@@ -85,8 +81,7 @@ class SchemaFormat(JsonSchema):
     type: Literal["json_schema"]
 
 
-class Text(BaseModel):
-    model_config = FORM
+class Text(api.Form):
     format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] = PlainFormat()
     verbosity: Literal["medium"] | None = None
 
@@ -95,8 +90,7 @@ class FunctionTool(Function):
     type: Literal["function"]
 
 
-class NamedFunction(BaseModel):
-    model_config = FORM
+class NamedFunction(api.Form):
     type: Literal["function"]
     name: str = Field(max_length=64)
 

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from moesubnet.router.grammar import Grammars, cannot, json_rule
-from moesubnet.router.openai_api import ApiError, JsonObject, Name
+from moesubnet.router.openai_api import ApiError, Form, JsonObject, Name
 from moesubnet.router.reading import END_THINK
 from moesubnet.spec.calls import ID_CHARS, CallSyntax
 
@@ -26,11 +24,10 @@ thought[lazy]: TEXT "</think>"
 """
 
 
-class Function(BaseModel):
+class Function(Form):
     """A tool's function. Its arguments are of its schema; where that cannot be honoured they are
     any object, unless `strict` is asked."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     name: Name
     description: str | None = None
     parameters: JsonObject | None = None
