@@ -265,14 +265,14 @@ def lane_route(
                 if response.prepared:
                     await response.write(await packed(done))
                     held_bytes -= sum(len(task.result().body) for task in done)
+            if response.prepared:
+                await response.write_eof()
+                return response
         except ConnectionResetError:  # the caller has left
             return response
         finally:  # also where the caller has left: what nobody waits for is not computed
             for task in left:
                 task.cancel()
-        if response.prepared:
-            await response.write_eof()
-            return response
         return web.Response(body=await packed(done), content_type=CONTENT_TYPE)
 
     return handle
