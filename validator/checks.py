@@ -52,16 +52,17 @@ def _more(p: np.ndarray, one: Law, q: np.ndarray, other: Law) -> float:
 
 
 def median_ratio(theirs: Law, ours: Law, tokens: int = 32) -> float:
-    """The median of |exp(Δ log p) − 1| over the likeliest tokens of our law, which lists all: of a
-    replay, by our own prefill. Of a law that lists a part, over those that it lists and those that
+    """The median of |exp(Δ log p) − 1| over the likeliest tokens of our law, which lists those: of
+    a replay, by our own prefill. Where theirs lists a part, over those that it lists and those that
     it should have listed (our likeliest that hold HEAD_MASS): at the most that it left them. NaN
     where that says nothing of half of them."""
     best = np.argsort(-ours.logp, kind="stable")[:tokens]
     q = np.exp(ours.logp[best], dtype=np.float64)
-    p = np.exp(theirs.at(best))
+    ids = best if ours.ids is None else ours.ids[best]
+    p = np.exp(theirs.at(ids))
     if theirs.ids is not None:
         most = min(theirs.tail, float(np.exp(theirs.logp.min())))
-        is_listed = np.isin(best, theirs.ids)
+        is_listed = np.isin(ids, theirs.ids)
         p = np.where(is_listed, p, np.minimum(q, most))
         counts = is_listed | (np.cumsum(q) - q < HEAD_MASS)
         if np.mean((is_listed | (p < q))[counts]) <= 0.5:

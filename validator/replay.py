@@ -29,6 +29,7 @@ from moesubnet.validator.receipts import Receipts
 from moesubnet.wire.protocol import Want
 
 MAX_ROWS = 1_024  # of one sheet; more say no more
+MAX_TOKENS = 1_024  # of our own laws; far more than are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,13 @@ def own_laws(engine: Engine, sheet: Sheet, answers: Sequence[Answered]) -> list[
         [rows] = engine.rows([query], Want("full"))
         engine.forget(query.session)
         for item in items:
-            laws[item] = law_of(rows, int(sheet.position[item]) - first, None)
+            laws[item] = law_of(rows, int(sheet.position[item]) - first, None).head(MAX_TOKENS)
     return [laws[answer.item] for answer in answers]
 
 
-def compare(answers: Sequence[Answered], ours: Mapping[str, Sequence[Law]]) -> Replay:
+def compare(
+    answers: Sequence[Answered], ours: Mapping[str, Sequence[Law]], vocab_size: int
+) -> Replay:
     """ours: by precision. An honest expert runs its weights in one that we may not have tried, so
     the nearest counts; only who is far from all of them is called a cheat."""
     if not answers:
@@ -91,7 +94,7 @@ def compare(answers: Sequence[Answered], ours: Mapping[str, Sequence[Law]]) -> R
     medians = {name: float(np.median(found or [math.nan])) for name, found in ratios.items()}
     nearest = min(medians, key=lambda name: medians[name])
     laws = list(ours[nearest])
-    even = Law(np.full(len(laws[0].logp), -math.log(len(laws[0].logp)), np.float32))
+    even = Law(np.full(vocab_size, -math.log(vocab_size), np.float32))
     impostors = {
         "another place's law": float(np.median(_ratios([laws[-1], *laws[:-1]], laws))),
         "every token alike": float(np.median(_ratios([even] * len(laws), laws))),

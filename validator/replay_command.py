@@ -230,7 +230,7 @@ def _replayed(
                 f"{commitment}: these are other weights"
             )
         ours[dtype] = own_laws(engine, sheet, answers)
-    return compare(answers, ours)
+    return compare(answers, ours, spec.spec.vocab_size)
 
 
 def _judged(found: Replay, folder: Path, hotkey: Hotkey, epoch: int, commitment: str) -> Replay:

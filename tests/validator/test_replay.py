@@ -27,7 +27,7 @@ from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.records import Phase
 from moesubnet.validator.replay import Answered, compare, held_against
 from moesubnet.wire.protocol import Want
-from tests.validator.test_checks import law_from
+from tests.validator.test_checks import V, law_from
 
 
 def sums(folder, names):
@@ -135,13 +135,15 @@ def test_the_nearest_precision_counts_and_who_cannot_be_told_apart_is_unproven()
     laws = [law_from(seed) for seed in range(40)]
     answers = [Answered(i, rounded(law)) for i, law in enumerate(laws)]
     far = [law_from(seed + 1_000) for seed in range(40)]
-    found = compare(answers, {"bfloat16": far, "float32": laws})
+    found = compare(answers, {"bfloat16": far, "float32": laws}, V)
     assert (found.verdict, found.rows) == (Verdict.OK, 40)
-    assert compare(answers, {"float32": far}).verdict == Verdict.CHEAT
-    assert compare(answers[:31], {"float32": laws[:31]}).verdict == Verdict.UNPROVEN
-    assert compare([], {"float32": []}).verdict == Verdict.UNPROVEN
+    assert compare(answers, {"float32": far}, V).verdict == Verdict.CHEAT
+    assert compare(answers[:31], {"float32": laws[:31]}, V).verdict == Verdict.UNPROVEN
+    assert compare([], {"float32": []}, V).verdict == Verdict.UNPROVEN
     # A model that says the same everywhere: another place's answer would pass.
-    same = compare([Answered(i, rounded(laws[0])) for i in range(40)], {"float32": laws[:1] * 40})
+    same = compare(
+        [Answered(i, rounded(laws[0])) for i in range(40)], {"float32": laws[:1] * 40}, V
+    )
     assert (same.verdict, "cannot tell" in same.why) == (Verdict.UNPROVEN, True)
 
 
