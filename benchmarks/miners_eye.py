@@ -6,11 +6,17 @@ headers, sizes, fields, the pattern of its session and of its neighbours, connec
 trees (scikit-learn) learn on the first half of the epochs which calls were probes, and are judged
 on the second by balanced accuracy: 0.5 is guessing.
 
-    python benchmarks/miners_eye.py --spec FOLDER --epochs 160 --leak none|header|session
+    python benchmarks/miners_eye.py --spec FOLDER --epochs 160 --leak none|header|session|shape
+                                    --users alike|chat|apart
 
-An assumption stands in for users, who are not there yet: their prompts and answers are as long as
-the walks', and twice as many. No student drafts. All have one clock and one network here, so what
-timing gives away between real hosts is not measured.
+Users are not there yet, so they are assumed. `alike`: their prompts and answers are as long as the
+walks', and each writes once. `chat`: as long too, but of ten one asks for two choices, one for one
+expert's answer, one leaves half-way, and three go on for a second turn; they draw at temperatures
+0, 0.7 and 1. `apart`: chats whose lengths are not the walks' (log-normal, medians of 60 and 24
+tokens). Everybody's text is of one law, which is the expert's too, so its drafts are kept as often
+as a good model's are. Walks and users come in the same time: a real validator's come in the first
+third of an epoch only. All have one clock and one network here, so what timing gives away between
+real hosts is not measured. What content tells is not looked at.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -38,14 +44,15 @@ from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
+from moesubnet.mixture.draft_length import Pace
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.experts import ExpertBook
-from moesubnet.router.mixed import MixtureModel
-from moesubnet.router.model import Drawing
+from moesubnet.router.mixed import MixtureModel, MixtureSession
+from moesubnet.router.model import ALONE, Drawing, Forecast
 from moesubnet.router.node import build_node
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import Axon, Hotkey, Metagraph
-from moesubnet.validator.probes import walk_batch
+from moesubnet.validator.probes import ONE_WINDOW, walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.wire.client import ExpertClient, open_http_session
@@ -62,7 +69,10 @@ GROUPS = {
         "nonce_digits", "sequences", "k", "drafts",
     ),
     "time and connection": ("epoch_s", "since_session_s", "since_any_s", "clock_ms", "port_seen"),
-    "shape of the session": ("nth", "first_tokens", "held", "appended"),
+    "shape of the session": (
+        "nth", "first_tokens", "held", "appended", "rows", "further", "rolled_back", "is_fork",
+        "begins_as_before",
+    ),
     "company": ("begun_lately", "alike_lately", "open_lately"),
 }  # fmt: skip
 FEATURES = tuple(name for names in GROUPS.values() for name in names)
@@ -72,20 +82,29 @@ WALKS, SPREAD_S = 8, 1.0  # an epoch; they begin within so long
 _heard: ContextVar[dict[str, float]] = ContextVar("heard")
 
 
-class FlatEngine:
-    """Says that every token is as likely: what is asked matters here, not what is answered."""
+class Pairs:
+    """A language in which a token depends on the one before it. An engine that knows it."""
 
-    name, commitment = "flat", "0" * 64
+    name, commitment = "pairs", "0" * 64
 
     def __init__(self, spec: LoadedSpec) -> None:
         self.vocab_size, self.context_tokens = spec.spec.vocab_size, spec.spec.context_tokens
-        self._law = np.full(self.vocab_size, -np.log(self.vocab_size), np.float32)
+        rng = np.random.default_rng(5)
+        self.laws = rng.dirichlet(np.full(self.vocab_size, 0.01), self.vocab_size) + 1e-6
+        self.laws /= self.laws.sum(axis=1, keepdims=True)
+        self._log_laws = np.log(self.laws).astype(np.float32)
 
     def rows(self, batch: list[Query], want: object) -> list[object]:
         return [
-            q.answer(np.tile(self._law, (len(q.ids) - q.first_law + 1, 1)), want)  # type: ignore[arg-type]
+            q.answer(self._log_laws[np.append(0, q.ids)[q.first_law :]], want)  # type: ignore[arg-type]
             for q in batch
         ]
+
+    def text(self, count: int, rng: np.random.Generator, last: int = 0) -> np.ndarray:
+        ids = np.empty(count, np.uint32)
+        for k in range(count):
+            ids[k] = last = int(rng.choice(self.vocab_size, p=self.laws[last]))
+        return ids
 
     def forget(self, session: str) -> None:
         return
@@ -98,7 +117,8 @@ class Spy:
     begun_s: float = 0.0
     calls: list[tuple[int, str, list[float]]] = field(default_factory=list)  # epoch, session
     epoch: int = 0
-    _sessions: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    _sessions: dict[str, tuple[int, int, int, float]] = field(default_factory=dict)
+    _beginnings: set[bytes] = field(default_factory=set)
     _begun: list[tuple[float, int]] = field(default_factory=list)
     _last_s: float = 0.0
     _ports: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -124,7 +144,8 @@ class Spy:
 
     def note(self, request: StepRequest, body: bytes) -> None:
         step, now_s = request.sequences[0], time.monotonic()
-        nth, first, last_s = self._sessions.get(step.session, (0, step.end, now_s))
+        nth, first, end, last_s = self._sessions.get(step.session, (0, step.end, 0, now_s))
+        begins = step.append_ids[:8].tobytes() if not step.base_len else b""
         self._begun = [(at, n) for at, n in self._begun if at > now_s - LATELY_S]
         if nth == 0:
             self._begun.append((now_s, first))
@@ -143,11 +164,17 @@ class Spy:
             "first_tokens": first,
             "held": step.base_len,
             "appended": len(step.append_ids),
+            "rows": step.rows,
+            "further": step.further,
+            "rolled_back": max(0, end - step.base_len),
+            "is_fork": bool(step.parent),
+            "begins_as_before": bool(begins) and begins in self._beginnings,
             "begun_lately": len(self._begun),
             "alike_lately": sum(n == first for _, n in self._begun),
             "open_lately": sum(at > now_s - LATELY_S for *_, at in self._sessions.values()),
         }
-        self._sessions[step.session] = nth + 1, first, now_s
+        self._sessions[step.session] = nth + 1, first, step.end, now_s
+        self._beginnings.add(begins)
         self._last_s = now_s
         self.calls.append((self.epoch, step.session, [float(values[name]) for name in FEATURES]))
 
@@ -155,13 +182,17 @@ class Spy:
 class World:
     """A miner, a router with its node, and a validator; all keys known."""
 
-    def __init__(self, spec: LoadedSpec, leak: str = "none", *, seed: int = 0) -> None:
+    def __init__(
+        self, spec: LoadedSpec, leak: str = "none", *, users: str = "chat", seed: int = 0
+    ) -> None:
         self.spec, self.leak, self.rng = spec, leak, np.random.default_rng(seed)
+        self.users, self.engine, self.pace = users, Pairs(spec), Pace()
         names = ("Miner", "Router", "Validator")
         self.keys = {n: Keypair.create_from_uri(f"//{n}", ss58_format=42) for n in names}
         self.axons: dict[str, Axon] = {}
         self.spy, self.probes = Spy(), set[str]()
         self.shapes = Shapes.public(spec.spec.context_tokens)
+        self.probes_shapes = Shapes.fixed(ONE_WINDOW) if leak == "shape" else self.shapes
         self.lots = Random(seed)
 
     def current(self) -> Metagraph:
@@ -174,13 +205,13 @@ class World:
             await self._open(stack)
             for epoch in range(epochs):
                 self.spy.epoch, self.spy.begun_s = epoch, time.monotonic()
-                shapes = self.shapes.draw(WALKS, self.lots)
-                users = self.shapes.draw(2 * WALKS, self.lots)
+                shapes = self.probes_shapes.draw(WALKS, self.lots)
+                users = [self._lengths() for _ in range(2 * WALKS)]
                 await asyncio.gather(*map(self._walk, shapes), *map(self._user, users))
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         miner = Hotkey(self.keys["Miner"].ss58_address)
-        expert = Expert(FlatEngine(self.spec), self.spec, self, hotkey=miner, name="miner")  # type: ignore[arg-type]
+        expert = Expert(self.engine, self.spec, self, hotkey=miner, name="miner")  # type: ignore[arg-type]
         answer = expert.step
 
         async def step(caller: Hotkey, body: bytes) -> bytes:
@@ -222,7 +253,7 @@ class World:
     async def _walk(self, shape: Shape) -> None:
         await asyncio.sleep(self.rng.uniform(0.0, SPREAD_S))
         miner = Hotkey(self.keys["Miner"].ss58_address)
-        ids = self.rng.integers(1, 300, (1, shape.units)).astype(np.uint32)
+        ids = self.engine.text(shape.units, self.rng)[None]
         session = secrets.token_hex(16)
         if self.leak == "session":
             session = f"{session[:-2]}zz"
@@ -231,19 +262,62 @@ class World:
         way = through({miner: self.client}, [self.relay])
         panel = Panel(way, base_s=5.0, want=want_for(self.spec.spec.vocab_size))
         baseline = load_baseline(self.spec).law
-        async for _ in walk_batch([panel], batch, uniform_gate(), baseline, [way]):
+        steps = walk_batch([panel], batch, uniform_gate(), baseline, [way], pace=self.pace)
+        async for _ in steps:
             pass
 
-    async def _user(self, shape: Shape) -> None:
+    def _lengths(self) -> tuple[int, int]:
+        """Of a user's prompt and answer."""
+        room = self.spec.spec.context_tokens - 1
+        if self.users == "apart":
+            prompt, answer = (round(self.rng.lognormal(np.log(m), 0.8)) for m in (60, 24))
+            prompt = min(max(prompt, 3), room - 40)
+            return prompt, min(max(answer, 1), room - prompt)
+        [shape] = self.shapes.draw(1, self.lots)
+        return shape.prefix + BLIND_PROMPT_TOKENS, shape.steps - BLIND_PROMPT_TOKENS
+
+    async def _user(self, lengths: tuple[int, int]) -> None:
         await asyncio.sleep(self.rng.uniform(0.0, SPREAD_S))
-        length = shape.prefix + BLIND_PROMPT_TOKENS
-        prompt = self.rng.integers(1, 300, length).astype(np.uint32)
-        session = self.model.open()
-        answer = shape.units - length
-        await session.start(prompt, Drawing(left=answer))
-        for left in range(answer - 1, 0, -1):
-            await session.append(self.lots.randint(1, 299), Drawing(left=left))
-        session.close()
+        length, answer = lengths
+        text = self.engine.text(length, self.rng)
+        is_chat = self.users != "alike"
+        turns = 2 if is_chat and self.lots.random() < 0.3 else 1
+        for _ in range(turns):
+            written = await self._turn(text, answer, is_chat=is_chat)
+            more = self.engine.text(self.lots.randint(4, 24), self.rng)
+            text = np.concatenate([text, written, more])
+            if len(text) + answer >= self.spec.spec.context_tokens:
+                break
+            await asyncio.sleep(self.rng.uniform(0.1, 0.5))
+
+    async def _turn(self, prompt: np.ndarray, answer: int, *, is_chat: bool) -> np.ndarray:
+        """What was written. A chat is of any kind that a router serves."""
+        kind, how = self.lots.random(), Drawing(left=max(1, answer))
+        model = self.model
+        if is_chat:
+            how = Drawing(self.lots.choice((0.0, 0.7, 1.0)), left=max(1, answer))
+            if kind < 0.1:
+                model = self.model.mode("mixture:solo")[1]  # type: ignore[index]
+        has_choices = is_chat and 0.1 <= kind < 0.2
+        session = model.open()
+        # A draft would make the choices alike.
+        forecast = await session.start(prompt, ALONE if has_choices else how)
+        sessions = [session, session.fork()] if has_choices else [session]
+        leaves = is_chat and 0.2 <= kind < 0.3
+
+        async def write(session: MixtureSession, forecast: Forecast) -> list[int]:
+            written = []
+            for left in range(answer - 1, -1, -1):
+                token = forecast.mixture.draw(how.temperature, 1.0, self.rng)
+                written.append(token)
+                if not left or (leaves and len(written) > answer // 2):
+                    break
+                forecast = await session.append(token, replace(how, left=left))
+            session.close(is_over=leaves)
+            return written
+
+        texts = await asyncio.gather(*(write(one, forecast) for one in sessions))
+        return np.array(texts[0], np.uint32)
 
 
 def _tell(client: ExpertClient, probes: Collection[str]) -> None:
@@ -280,9 +354,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--leak", choices=("none", "header", "session"), default="none")
+    parser.add_argument("--leak", choices=("none", "header", "session", "shape"), default="none")
+    parser.add_argument("--users", choices=("alike", "chat", "apart"), default="chat")
     arguments = parser.parse_args()
-    world = World(load_spec(arguments.spec), arguments.leak)
+    world = World(load_spec(arguments.spec), arguments.leak, users=arguments.users)
     asyncio.run(world.play(arguments.epochs))
     print("| what is looked at | balanced accuracy | held-out calls |")
     print("|---|---|---|")

@@ -28,7 +28,7 @@ from moesubnet.validator.twice import Checkbook, ask_twice
 from moesubnet.validator.watching import Watcher
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import ExpertCard, want_for
-from moesubnet.wire.relay import through
+from moesubnet.wire.relay import asks_directly, through
 from moesubnet.wire.routers import Drawing
 from moesubnet.wire.usage import Usage
 
@@ -203,19 +203,22 @@ class Measurement:
                     self._metrics.answers.labels("missing").inc(silent)
                     self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
         finally:
-            self._forget(batch)
+            self._forget(batch, ways)
 
-    def _forget(self, batch: Batch) -> None:
-        """Tell each expert, in one call and waiting for none, that these walks are over. (Of those
-        through routers the sessions end by themselves.)"""
+    def _forget(self, batch: Batch, ways: Sequence[Mapping[Hotkey, Asked]]) -> None:
+        """Tell each expert, in one call and waiting for none, that these walks are over. Not those
+        through routers: their sessions are the routers', and we would be naming the probes."""
 
-        async def tell(client: Asked) -> None:
+        async def tell(client: Asked, sessions: Sequence[str]) -> None:
             with contextlib.suppress(PeerError):
-                await client.close_sessions(batch.sessions, timeout_s=DEADLINE_S)
+                await client.close_sessions(sessions, timeout_s=DEADLINE_S)
 
         for hotkey in batch.hotkeys:
-            if (client := self._experts.clients.get(hotkey)) is not None:
-                task = asyncio.create_task(tell(client))
+            asked = zip(batch.sessions, ways, strict=True)
+            ours = [name for name, way in asked if asks_directly(way.get(hotkey))]
+            client = self._experts.clients.get(hotkey)
+            if client is not None and ours:
+                task = asyncio.create_task(tell(client, ours))
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
 

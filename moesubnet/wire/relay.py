@@ -205,6 +205,11 @@ class Relayed:
             await self._expert.close_sessions(sessions, timeout_s=timeout_s)
 
 
+def asks_directly(client: Asked | None) -> bool:
+    """Whether an expert knows by its sender who asks."""
+    return client is not None and not (isinstance(client, Relayed) and client.sender is not None)
+
+
 def through(
     experts: Mapping[Hotkey, Asked], relays: Sequence[RelayClient]
 ) -> dict[Hotkey, Relayed]:

@@ -114,6 +114,13 @@ async def two_and_two(start_expert, start_node, measure, laws):
     return experts, nodes, measurement, state, chain
 
 
+async def test_no_expert_is_told_by_us_which_of_its_routers_sessions_were_probes(two_and_two):
+    experts, _, measurement, state, chain = two_and_two
+    await walked(measurement, state, chain)
+    await asyncio.gather(*measurement._closing)
+    assert [expert.closed for expert in experts] == [[], []]
+
+
 async def walked(measurement, state, chain, walks=8):
     metagraph = await chain.metagraph(1)
     await measurement.run(await measurement.open_batches(metagraph, walks))
