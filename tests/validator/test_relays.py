@@ -26,6 +26,7 @@ from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, StepResponse, Want, base_hash
 from moesubnet.wire.relay import Brought, Question, RelayClient, Relayed
 from moesubnet.wire.usage import Seen, Usage
+from tests.validator.test_labels import adversary
 
 
 @dataclasses.dataclass(eq=False)
@@ -164,7 +165,7 @@ async def test_a_copied_sheet_is_contradicted_though_it_went_through_the_same_ro
     _, _, measurement, state, chain = two_and_two
     sheet, receipts = await walked(measurement, state, chain)
     copier = Hotkey(keypair("//Copier").ss58_address)
-    copy = dataclasses.replace(sheet, validator=copier, senders=(copier, *sheet.senders[1:]))
+    copy = adversary("copying_validator").as_own(sheet, copier)
     assert Sheet.from_bytes(copy.to_bytes()).validator == copier
     salts = tuple(os.urandom(16) for _ in sheet.walks)
     own_salts = dataclasses.replace(receipts, salts=salts)
