@@ -26,6 +26,8 @@ from moesubnet.validator.cli import validator_app
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.records import Phase
 from moesubnet.validator.replay import Answered, compare, held_against
+from moesubnet.validator.serve import Health, Metrics, build_app
+from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Want
 from tests.validator.test_checks import V, law_from
 
@@ -217,13 +219,13 @@ async def replayed(
             return done.exit_code, str(done.exception)
         return done.exit_code, done.output
 
-    return run, experts, measurement
+    return run, experts, measurement, state, sheet
 
 
 async def test_who_serves_other_weights_than_it_offers_is_caught_and_its_answers_are_none(
     replayed, tmp_path
 ):
-    run, (honest, sibling), measurement = replayed
+    run, (honest, sibling), measurement, *_ = replayed
     code, said = await run("//Honest")
     assert (code, "ok: these weights say what it answered" in said) == (0, True), said
     assert "48 signed answers" in said
@@ -242,7 +244,7 @@ async def test_who_serves_other_weights_than_it_offers_is_caught_and_its_answers
 
 
 async def test_answers_that_came_before_the_claim_convict_nobody(replayed, save_tiny_model):
-    run, (_, sibling), measurement = replayed
+    run, (_, sibling), measurement, *_ = replayed
     measurement._book.note_claims({sibling.hotkey: Claim(0, "cd" * 32, None)})
     code, said = await run("//Sibling")
     assert (code, "unproven: it claimed other weights then" in said) == (0, True), said
@@ -252,3 +254,26 @@ async def test_answers_that_came_before_the_claim_convict_nobody(replayed, save_
     assert "private expert can only be asked" in said
     code, said = await run("//Sibling", "--weights", str(save_tiny_model(seed=7)))
     assert "these are other weights" in said
+
+
+async def test_anybody_repeats_it_with_what_a_validator_publishes(replayed, keypair, tmp_path):
+    """Without having read the cards then, nobody is called a cheat by it."""
+    run, _, _, state, sheet = replayed
+    app = build_app(keypair("//Validator"), state, Health(), Metrics())
+    server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
+    try:
+        elsewhere = (
+            "--state-dir",
+            str(tmp_path / "elsewhere"),
+            "--axon",
+            f"127.0.0.1:{server.port}",
+        )
+        code, said = await run("//Honest", *elsewhere, "--sheet", sheet.sha256.hex())
+        assert (code, "ok: these weights say" in said) == (0, True), said
+        code, said = await run("//Sibling", *elsewhere, "--sheet", sheet.sha256.hex())
+        assert (code, "unproven: nobody here read its card" in said) == (0, True), said
+    finally:
+        await server.close()
+    assert not (tmp_path / "elsewhere").exists()
+    code, said = await run("//Honest", "--axon", "127.0.0.1:1")
+    assert "--sheet HASH and --axon IP:PORT" in said
