@@ -28,9 +28,10 @@ from moesubnet.wire.protocol import StepRows, Want, is_short
 MAX_BATCH_SEQUENCES = 256
 MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 128 MiB
 LEAST_CHUNK_TOKENS, FIRST_CHUNK_TOKENS, MOST_CHUNK_TOKENS = 32, 256, 2_048  # of prompts a batch
-# A chunk that took longer, than so many steps where some come in between, is followed by a smaller
-# one. Small ones are dear: a third more for 32 tokens at a time of a model of 135 M parameters.
-CHUNK_STEPS, ALONE_CHUNK_S = 3, 1.0
+# A chunk that took longer than so many steps is followed by a smaller one. Small ones are dear (a
+# token of a model of 135 M parameters costs 5.8 ms in chunks of 32, 3.8 in 128, 3.2 in 256), so
+# they are for when steps come in between.
+CHUNK_STEPS, ALONE_CHUNK_STEPS, LEAST_ALONE_TOKENS = 5, 16, 128
 LATELY_S = 2.0
 
 
@@ -142,6 +143,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._steps, self._prompts = _Turns(), _Turns()
         self._in_chunks = getattr(engine, "caches", False)
+        self._held: Callable[[Query], int] | None = getattr(engine, "held", None)
         self._chunk_tokens = FIRST_CHUNK_TOKENS
         self._stepped_s = -LATELY_S
         self._returns = Returns()
@@ -162,6 +164,11 @@ class Batcher:
         loop = asyncio.get_running_loop()
         self._returns.came((query.session for query in queries), loop.time())
         held = known or [0] * len(queries)
+        new = [len(query.ids) - k for k, query in zip(held, queries, strict=True)]
+        if self._held is not None and not is_short(new):
+            # It may go on from what another session has read: a chat's next turn does.
+            found = await loop.run_in_executor(self._thread, list, map(self._held, queries))
+            held = list(map(max, held, found))
         read = [min(k, query.first_law) for k, query in zip(held, queries, strict=True)]
         job = _Job(caller, queries, want, read, loop.create_future())
         (self._steps if is_short(job.left) else self._prompts).add(job)
@@ -197,9 +204,7 @@ class Batcher:
                 self._returns.left(sessions, begin_s, begin_s - since_s)
             await self._answer(prompts)
             now_s = loop.time()
-            stepped = now_s < self._stepped_s + LATELY_S
-            goal_s = CHUNK_STEPS * self._returns.batch_s if stepped else ALONE_CHUNK_S
-            self._fit_chunk(prompts, now_s - begin_s, goal_s)
+            self._fit_chunk(prompts, now_s - begin_s, now_s > self._stepped_s + LATELY_S)
             if not steps and not prompts:
                 return
 
@@ -241,13 +246,17 @@ class Batcher:
             tokens -= left
         return batch
 
-    def _fit_chunk(self, batch: _Pieces, took_s: float, goal_s: float) -> None:
+    def _fit_chunk(self, batch: _Pieces, took_s: float, is_alone: bool) -> None:
         """Halve what took too long, double what was full and short."""
-        tokens = self._chunk_tokens
-        if took_s > goal_s:
-            self._chunk_tokens = max(LEAST_CHUNK_TOKENS, tokens // 2)
-        elif took_s < goal_s / 4 and any(not job.answer.done() for job, _ in batch):
-            self._chunk_tokens = min(MOST_CHUNK_TOKENS, tokens * 2)
+        if not self._returns.batch_s:  # nothing is known yet
+            return
+        steps = took_s / self._returns.batch_s
+        most = ALONE_CHUNK_STEPS if is_alone else CHUNK_STEPS
+        least = LEAST_ALONE_TOKENS if is_alone else LEAST_CHUNK_TOKENS
+        if steps > most:
+            self._chunk_tokens = max(least, self._chunk_tokens // 2)
+        elif steps < most / 2 and any(not job.answer.done() for job, _ in batch):
+            self._chunk_tokens = min(MOST_CHUNK_TOKENS, self._chunk_tokens * 2)
 
     async def _answer(self, batch: _Pieces) -> None:
         """Compute the pieces; jobs that are not done by that wait for their next turn."""

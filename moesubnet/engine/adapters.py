@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moesubnet.engine.base import Engine, Query
+from moesubnet.engine.base import Query
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
+
+if TYPE_CHECKING:
+    from moesubnet.engine.transformers_engine import TransformersEngine
 
 
 class Switch:
@@ -52,24 +55,37 @@ class AdapterEngine:
     """One adapter's `Engine`; each may be called from a thread of its own."""
 
     def __init__(
-        self, shared: Engine, switch: Switch, place: int, adapter: int | None, commitment: str
+        self,
+        shared: TransformersEngine,
+        switch: Switch,
+        place: int,
+        adapter: int | None,
+        commitment: str,
     ) -> None:
         self._shared, self._switch, self._place, self._adapter = shared, switch, place, adapter
         self.name, self.commitment = shared.name, commitment
         self.vocab_size, self.context_tokens = shared.vocab_size, shared.context_tokens
-        self.caches = getattr(shared, "caches", False)
+        self.caches = shared.caches
 
     def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`."""
-        mine = [replace(query, session=self._session(query.session)) for query in batch]
+        mine = [self._mine(query) for query in batch]
         with self._switch.lock:
             self._switch.use(self._adapter)
             return self._shared.rows(mine, want)
+
+    def held(self, query: Query) -> int:
+        """See `Engine`."""
+        with self._switch.lock:
+            return self._shared.held(self._mine(query))
 
     def forget(self, session: str) -> None:
         """See `Engine.forget`."""
         with self._switch.lock:
             self._shared.forget(self._session(session))
+
+    def _mine(self, query: Query) -> Query:
+        return replace(query, session=self._session(query.session))
 
     def _session(self, session: str) -> str:
         """A caller of two experts is two owners: keys and values of one fit no other."""

@@ -16,13 +16,14 @@ from moesubnet.wire.step import Want
 MIN_LOGPROB = -100.0  # a model's -inf, as a number
 FEW = 256  # hold enough of most laws, in a third of the time that it takes to sort thousands
 VALUES_AT_ONCE = 1 << 24  # bounds what is held beside the logits
+CPU_VALUES_AT_ONCE = 1 << 18  # what stays in a core's cache: 2.5 times as fast at V = 262,144
 
 
 def answers(queries: Sequence[Query], logits: Sequence[Tensor], want: Want) -> list[StepRows]:
     """logits: for each query [n - first_law + 1, V]. Raises EngineError for not-a-number."""
     answer = _listed if want.lists_likeliest else _whole
     out: list[StepRows] = []
-    for part in _parts([tensor.numel() for tensor in logits]):
+    for part in _parts([tensor.numel() for tensor in logits], _at_once(logits[0])):
         given = logits[part]
         laws = torch.log_softmax((torch.cat(list(given)) if given[1:] else given[0]).float(), -1)
         if bool(torch.isnan(laws[:, 0]).any()):  # one not-a-number spoils its whole row
@@ -32,11 +33,15 @@ def answers(queries: Sequence[Query], logits: Sequence[Tensor], want: Want) -> l
     return out
 
 
-def _parts(sizes: Sequence[int]) -> Iterator[slice]:
-    """What is worked on together: as many neighbours as stay within VALUES_AT_ONCE, or one."""
+def _at_once(logits: Tensor) -> int:
+    return CPU_VALUES_AT_ONCE if logits.device.type == "cpu" else VALUES_AT_ONCE
+
+
+def _parts(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """What is worked on together: as many neighbours as stay within `most` values, or one."""
     begin = values = 0
     for end, size in enumerate(sizes):
-        if end > begin and values + size > VALUES_AT_ONCE:
+        if end > begin and values + size > most:
             yield slice(begin, end)
             begin, values = end, 0
         values += size
@@ -52,7 +57,7 @@ def _whole(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want) 
 
 
 def _listed(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want) -> list[StepRows]:
-    step = max(1, VALUES_AT_ONCE // laws.shape[1])
+    step = max(1, _at_once(laws) // laws.shape[1])
     blocks = [laws[begin : begin + step] for begin in range(0, len(laws), step)]
     found = [_likeliest(rows, want) for rows in blocks]
     ids, values, beyond = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
@@ -71,16 +76,12 @@ def _listed(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want)
 def _likeliest(laws: Tensor, want: Want) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates as `StepRows.ranked` takes them; where few are enough, padded with nothing."""
     width = want.width(laws.shape[1])
+    few = min(FEW, width) if want.kind == "nucleus" else width
+    best = laws.topk(few)
     values = laws.new_full((len(laws), width), -torch.inf)
-    ids = torch.zeros(values.shape, dtype=torch.int64, device=laws.device)
-    beyond = laws.new_zeros(len(laws))
-    left = torch.arange(len(laws), device=laws.device)
-    for k in sorted({min(FEW, width) if want.kind == "nucleus" else width, width}):
-        rest = laws[left]
-        best = rest.topk(k)
-        values[left, :k], ids[left, :k] = best.values, best.indices
-        beyond[left] = rest.exp_().scatter_(1, best.indices, 0.0).sum(1)
-        left = left[best.values.exp().sum(1) < want.mass]
-        if not len(left):
-            break
-    return ids, values, beyond
+    ids = best.indices[:, :1].repeat(1, width)  # any of them: what has no value is no candidate
+    values[:, :few], ids[:, :few] = best
+    short = (best.values.exp().sum(1) < want.mass).nonzero()[:, 0]
+    if few < width and len(short):
+        values[short], ids[short] = laws[short].topk(width)
+    return ids, values, laws.exp().scatter_(1, ids, 0.0).sum(1)

@@ -89,7 +89,8 @@ class Engine(Protocol):
     """Constructed as `Class(model, spec, threads=…)`; called from one thread at a time.
 
     One that has a true attribute `caches` computes only what is new in a session that it was
-    asked about before; then a miner gives it long texts in parts, other work between them.
+    asked about before; then a miner gives it long texts in parts, other work between them. It may
+    have `held(query)`: how many inputs (the context token, then ids) it would not compute.
     `lists`: the most tokens of a law that it names, where that may be fewer than asked.
     `tells_prompts`: False where each position that is asked costs a pass of its own. `close()`
     is called when it is not needed any more.

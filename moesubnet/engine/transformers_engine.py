@@ -160,6 +160,12 @@ class TransformersEngine:
                 trim_memory()
                 self._trim_at_s = time.monotonic() + TRIM_EVERY_S
 
+    def held(self, query: Query) -> int:
+        """See `Engine`."""
+        tokens = np.concatenate((self._start, query.ids))
+        held = self._sessions.get(query.session) or Held(owner(query.session))
+        return self._longest_prefix(held, query.first_law, tokens)[1]
+
     def forget(self, session: str) -> None:
         """See `Engine.forget`."""
         held = self._sessions.pop(session, None)
@@ -193,15 +199,16 @@ class TransformersEngine:
             return Plan(index, Held(), Held(), tokens, 0, query.first_law)
         held = self._sessions.setdefault(query.session, Held(owner(query.session)))
         self._sessions.move_to_end(query.session)
-        source, base = held, common_prefix(held.tokens, tokens)
         first = query.first_law
-        if first - base >= SHARED_TOKENS:
-            source, base = self._longest_prefix(held, base, tokens)
+        source, base = self._longest_prefix(held, first, tokens)
         return Plan(index, held, source, tokens, min(base, first), first)
 
-    def _longest_prefix(self, held: Held, base: int, tokens: TokenIds) -> tuple[Held, int]:
-        """Of the owner's sessions the one that holds most of `tokens`, and how many of them."""
-        source = held
+    def _longest_prefix(self, held: Held, first: int, tokens: TokenIds) -> tuple[Held, int]:
+        """Of the owner's sessions the one that holds most of `tokens`, and how many of them; its
+        own where that lacks little before `first`."""
+        source, base = held, common_prefix(held.tokens, tokens)
+        if first - base < SHARED_TOKENS:
+            return source, base
         for other in self._sessions.values():
             # one token is compared before all: most sessions share nothing
             further = base + SHARED_TOKENS - 1

@@ -294,7 +294,7 @@ def test_what_is_wanted_is_chosen_as_from_whole_laws(
     ]
     whole = engine.rows(queries, FULL)
     for values in (1, 1 << 24):
-        monkeypatch.setattr(answers, "VALUES_AT_ONCE", values)
+        monkeypatch.setattr(answers, "CPU_VALUES_AT_ONCE", values)
         for query, law, rows in zip(queries, whole, engine.rows(queries, want), strict=True):
             expected = StepRows.of(query.first, law.logprobs, want, seed=query.seed)
             np.testing.assert_array_equal(rows.ids, expected.ids)
@@ -310,6 +310,16 @@ def test_what_is_wanted_is_chosen_as_from_whole_laws(
     (checked,) = engine.rows([Query("check", text[1], 17)], FULL)
     scores = checked.logprobs[np.arange(3), text[1, 17:]]
     np.testing.assert_allclose(whole[1].draft_logprobs, scores, atol=1e-5)
+
+
+def test_it_tells_what_it_would_not_compute_and_of_nobody_elses_text(
+    engine: TransformersEngine,
+) -> None:
+    text = np.random.default_rng(6).integers(0, V, 40, dtype=np.uint32)
+    engine.rows([Query("a/one", text[:30], 30)], FULL)
+    assert engine.held(Query("a/one", text, 40)) == 31  # the context token is one
+    assert engine.held(Query("a/two", text, 40)) == 31
+    assert engine.held(Query("b/one", text, 40)) == 0
 
 
 def test_a_model_of_not_a_number_is_an_engine_error(engine: TransformersEngine) -> None:

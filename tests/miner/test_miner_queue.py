@@ -141,7 +141,9 @@ async def test_what_wants_something_else_is_a_batch_of_its_own_and_keeps_its_tur
     await batcher.close()
 
 
-CHUNKS = ("FIRST_CHUNK_TOKENS", "LEAST_CHUNK_TOKENS", "MOST_CHUNK_TOKENS")
+CHUNKS = tuple(
+    f"{which}_TOKENS" for which in ("FIRST_CHUNK", "LEAST_CHUNK", "MOST_CHUNK", "LEAST_ALONE")
+)
 
 
 @pytest.fixture
@@ -231,6 +233,20 @@ async def test_steps_are_answered_between_the_parts_of_a_long_prompt(small_chunk
     assert (await prompt)[0].count == (await other)[0].count == 1
     parts = [[q.session for q in batch] for batch in engine.batches]
     assert parts[:6] == [["long"], ["a", "b", "c"], ["other"], ["a", "b", "c"], ["long"], [*"abc"]]
+    await batcher.close()
+
+
+async def test_what_the_engine_holds_is_not_given_in_parts(small_chunks: int) -> None:
+    class Holding(CachingEngine):
+        def held(self, query: Query) -> int:
+            return 55  # of another session that begins alike
+
+    engine = Holding()
+    batcher = Batcher(engine)
+    await batcher.rows(A, [Query("next turn", u32(*range(60)), 60)], FULL)
+    await batcher.rows(A, [Query("longer", u32(*range(99)), 99)], FULL)
+    parts = [[len(query.ids) for query in batch] for batch in engine.batches]
+    assert parts == [[60], *([length] for length in (62, 70, 78, 86, 94, 99))]
     await batcher.close()
 
 
