@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from moesubnet.engine.base import Query
+from moesubnet.engine.base import HoldingEngine, Query
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
-
-if TYPE_CHECKING:
-    from moesubnet.engine.transformers_engine import TransformersEngine
 
 
 class Switch:
@@ -56,7 +53,7 @@ class AdapterEngine:
 
     def __init__(
         self,
-        shared: TransformersEngine,
+        shared: HoldingEngine,
         switch: Switch,
         place: int,
         adapter: int | None,
@@ -75,7 +72,7 @@ class AdapterEngine:
             return self._shared.rows(mine, want)
 
     def held(self, query: Query) -> int:
-        """See `Engine`."""
+        """See `HoldingEngine`."""
         with self._switch.lock:
             return self._shared.held(self._mine(query))
 

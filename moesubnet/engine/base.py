@@ -90,7 +90,7 @@ class Engine(Protocol):
 
     One that has a true attribute `caches` computes only what is new in a session that it was
     asked about before; then a miner gives it long texts in parts, other work between them. It may
-    have `held(query)`: how many inputs (the context token, then ids) it would not compute.
+    say what that is (`HoldingEngine`).
     `lists`: the most tokens of a law that it names, where that may be fewer than asked.
     `tells_prompts`: False where each position that is asked costs a pass of its own. `close()`
     is called when it is not needed any more.
@@ -118,6 +118,15 @@ class Engine(Protocol):
 
     def forget(self, session: str) -> None:
         """Frees what is kept for a session; unknown sessions are fine."""
+        ...
+
+
+class HoldingEngine(Engine, Protocol):
+    @property
+    def caches(self) -> bool: ...
+
+    def held(self, query: Query) -> int:
+        """How many of its inputs (the context token, then its ids) it would not compute."""
         ...
 
 

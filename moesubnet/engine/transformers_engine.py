@@ -161,7 +161,7 @@ class TransformersEngine:
                 self._trim_at_s = time.monotonic() + TRIM_EVERY_S
 
     def held(self, query: Query) -> int:
-        """See `Engine`."""
+        """See `HoldingEngine`."""
         tokens = np.concatenate((self._start, query.ids))
         held = self._sessions.get(query.session) or Held(owner(query.session))
         return self._longest_prefix(held, query.first_law, tokens)[1]
