@@ -16,7 +16,8 @@ from moesubnet.router.billing import Answered, Billing, Holding
 from moesubnet.router.choices import Begun, Delta, Job, parts_of, usage_of
 from moesubnet.router.door import ARRIVED_S, KEY, REPEATABLE, STARTED
 from moesubnet.router.feedback import RATINGS
-from moesubnet.router.ledger import Answer, Usage
+from moesubnet.router.ledger import Usage
+from moesubnet.router.repeats import Answer
 from moesubnet.router.service import Service, run_all
 from moesubnet.router.shapes import Shape
 from moesubnet.router.tracing import describe, note_first_token

@@ -20,17 +20,10 @@ from typing import Any, ParamSpec, TypeVar
 
 from moesubnet.errors import StateUnavailable
 from moesubnet.router.accounts import WINDOW_S, Account, Cost, Refusal
-from moesubnet.router.ledger import (
-    HOLD_S,
-    Answer,
-    Clash,
-    Hold,
-    Key,
-    Ledger,
-    Repeatable,
-    Usage,
-)
+from moesubnet.router.keys import Key
+from moesubnet.router.ledger import HOLD_S, Hold, Ledger, Usage
 from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.repeats import Answer, Clash, Repeatable
 from moesubnet.units import format_rao
 
 P = ParamSpec("P")

@@ -16,9 +16,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from moesubnet.router import openai_api as api
 from moesubnet.router.billing import Billing
-from moesubnet.router.ledger import Key, Repeatable
+from moesubnet.router.keys import Key
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.page import PATHS
+from moesubnet.router.repeats import Repeatable
 from moesubnet.wire.addresses import names_loopback
 from moesubnet.wire.bodies import Bodies
 from moesubnet.wire.limits import address_key

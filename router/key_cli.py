@@ -17,7 +17,8 @@ from moesubnet.host.options import AsJson
 from moesubnet.units import format_rao, parse_rao
 
 if TYPE_CHECKING:
-    from moesubnet.router.ledger import Key, Ledger
+    from moesubnet.router.keys import Key
+    from moesubnet.router.ledger import Ledger
 
 key_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

@@ -1,19 +1,17 @@
 """Keys, what they hold and what they used, in a database. Blocking: call it from a thread.
 
-A secret is shown once, when its key is made; here stands only its SHA-256. A hold belongs to a
-router that renews it; one that died renews nothing, and its holds are given back.
+A hold belongs to a router that renews it; one that died renews nothing, and its holds are given
+back.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
-from enum import Enum
+from dataclasses import dataclass
 
 from moesubnet.errors import ConfigError
+from moesubnet.router import repeats
 from moesubnet.router.accounts import (
     Account,
     Cost,
@@ -23,21 +21,22 @@ from moesubnet.router.accounts import (
     settle,
     settle_late,
 )
-from moesubnet.router.database import Database, Row, Transaction, assignments, columns
+from moesubnet.router.database import Database, Transaction, assignments, columns
+from moesubnet.router.keys import (
+    COLUMNS,
+    COUNTERS,
+    SCHEMA,
+    SECRET_PREFIX,
+    Key,
+    digest,
+    read_key,
+    row_of,
+)
+from moesubnet.router.repeats import Answer, Clash, Repeatable
 
-SECRET_PREFIX = "sk-moe-"
 HOLD_S = 60  # a hold that is not renewed for so long belongs to a router that is gone
 
-_COUNTERS = [field.name for field in fields(Account) if field.name != "limits"]
-_LIMITS = [field.name for field in fields(Limits)]
-_KEY = ["id", "name", "models", "created_s", "expires_s", "revoked_s", *_LIMITS, *_COUNTERS]
-
 _SCHEMA = (
-    f"""CREATE TABLE IF NOT EXISTS keys (
-        id TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, models TEXT,
-        created_s BIGINT NOT NULL, expires_s BIGINT, revoked_s BIGINT,
-        {", ".join(f"{name} BIGINT" for name in _LIMITS)},
-        {", ".join(f"{name} BIGINT NOT NULL" for name in _COUNTERS)})""",
     """CREATE TABLE IF NOT EXISTS holds (
         id TEXT PRIMARY KEY, key_id TEXT NOT NULL, tokens BIGINT NOT NULL, rao BIGINT NOT NULL,
         begun_s BIGINT NOT NULL, expires_s BIGINT NOT NULL, lapsed BIGINT NOT NULL)""",
@@ -47,32 +46,11 @@ _SCHEMA = (
         key_id TEXT NOT NULL, day BIGINT NOT NULL, model TEXT NOT NULL, requests BIGINT NOT NULL,
         prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, rao BIGINT NOT NULL,
         PRIMARY KEY (key_id, day, model))""",
-    # Requests under an Idempotency-Key, and what was answered; running while content is NULL.
-    """CREATE TABLE IF NOT EXISTS repeats (
-        key_id TEXT NOT NULL, name TEXT NOT NULL, request TEXT NOT NULL, hold_id TEXT NOT NULL,
-        begun_s BIGINT NOT NULL, content_type TEXT, content TEXT, PRIMARY KEY (key_id, name))""",
     """CREATE TABLE IF NOT EXISTS owed (
         key_id TEXT NOT NULL, day BIGINT NOT NULL, hotkey TEXT NOT NULL, positions BIGINT NOT NULL,
         rao BIGINT NOT NULL, PRIMARY KEY (key_id, day, hotkey))""",
 )
 DAY_S = 86_400
-MAX_REPEATS = 1_000  # answers kept of one key, the newest
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key without its secret. models: None for all."""
-
-    id: str
-    name: str
-    models: tuple[str, ...] | None
-    created_s: int
-    expires_s: int | None
-    revoked_s: int | None
-    account: Account
-
-    def is_valid(self, now_s: int) -> bool:
-        return self.revoked_s is None and (self.expires_s is None or now_s < self.expires_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +61,6 @@ class Hold:
     key_id: str
     cost: Cost
     begun_s: int
-
-
-@dataclass(frozen=True, slots=True)
-class Repeatable:
-    """A request under its caller's Idempotency-Key. name, request: SHA-256 of that and of the
-    request, in hex."""
-
-    name: str
-    request: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was answered, to be repeated."""
-
-    content_type: str
-    content: str
-
-
-class Clash(Enum):
-    """Why a request under an Idempotency-Key is not begun."""
-
-    RUNNING = "running"
-    OTHER = "other"  # the key was used for another request
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +84,7 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.prepare(_SCHEMA)
+        database.prepare((SCHEMA, repeats.SCHEMA, *_SCHEMA))
 
     def close(self) -> None:
         self._database.close()
@@ -161,18 +115,18 @@ class Ledger:
         with self._database.transaction() as transaction:
             if transaction.run("SELECT id FROM keys WHERE name = ?", name):
                 raise ConfigError(f"there is a key named {name!r}; revoke it or take another name")
-            row = _row(key)
+            row = row_of(key)
             transaction.run(
-                f"INSERT INTO keys (digest, {', '.join(_KEY)}) VALUES ({columns(len(row) + 1)})",
-                _digest(secret),
+                f"INSERT INTO keys (digest, {', '.join(COLUMNS)}) VALUES ({columns(len(row) + 1)})",
+                digest(secret),
                 *row,
             )
         return key, secret
 
     def keys(self) -> list[Key]:
         with self._database.transaction() as transaction:
-            rows = transaction.run(f"SELECT {', '.join(_KEY)} FROM keys ORDER BY created_s, id")
-        return [_key(row) for row in rows]
+            rows = transaction.run(f"SELECT {', '.join(COLUMNS)} FROM keys ORDER BY created_s, id")
+        return [read_key(row) for row in rows]
 
     def key_named(self, name: str) -> Key:
         """By name or id. Raises ConfigError."""
@@ -188,9 +142,9 @@ class Ledger:
         """Whose secret it is, revoked and expired keys included."""
         with self._database.transaction() as transaction:
             rows = transaction.run(
-                f"SELECT {', '.join(_KEY)} FROM keys WHERE digest = ?", _digest(secret)
+                f"SELECT {', '.join(COLUMNS)} FROM keys WHERE digest = ?", digest(secret)
             )
-        return _key(rows[0]) if rows else None
+        return read_key(rows[0]) if rows else None
 
     def limit(self, name: str, changes: Mapping[str, int | None]) -> Key:
         """Change some of a key's limits, from its next request on. Raises ConfigError."""
@@ -225,7 +179,7 @@ class Ledger:
         with self._database.transaction() as transaction:
             key = self._locked(transaction, key_id)
             if repeatable is not None:
-                known = self._known(transaction, key_id, repeatable, now_s)
+                known = repeats.known(transaction, key_id, repeatable, now_s)
                 if known is not None:
                     return known, key.account.at(now_s)
             outcome = hold(key.account, cost, now_s)
@@ -244,14 +198,7 @@ class Ledger:
                 0,
             )
             if repeatable is not None:
-                transaction.run(
-                    "INSERT INTO repeats VALUES (?, ?, ?, ?, ?, NULL, NULL)",
-                    key_id,
-                    repeatable.name,
-                    repeatable.request,
-                    held.id,
-                    now_s,
-                )
+                repeats.begin(transaction, key_id, repeatable, held.id, now_s)
             return held, outcome
 
     def renew(self, hold_ids: Sequence[str], now_s: int) -> None:
@@ -275,15 +222,7 @@ class Ledger:
             rows = transaction.run("DELETE FROM holds WHERE id = ? RETURNING lapsed", held.id)
             if not rows:
                 return  # an earlier try has done it
-            if answer is None:
-                transaction.run("DELETE FROM repeats WHERE hold_id = ?", held.id)
-            else:
-                transaction.run(
-                    "UPDATE repeats SET content_type = ?, content = ? WHERE hold_id = ?",
-                    answer.content_type,
-                    answer.content,
-                    held.id,
-                )
+            repeats.end(transaction, held.id, answer)
             rao = used.rao
             if rows[0][0]:
                 account, paid = settle_late(key.account, used.cost, now_s)
@@ -337,7 +276,7 @@ class Ledger:
                     self._save(transaction, key.id, account)
                 given_back += len(lapsed)
             transaction.run("DELETE FROM holds WHERE expires_s <= ?", now_s - DAY_S)
-            transaction.run("DELETE FROM repeats WHERE begun_s <= ?", now_s - DAY_S)
+            repeats.forget(transaction, now_s)
             return given_back
 
     # -- reports -----------------------------------------------------------------------------
@@ -365,74 +304,21 @@ class Ledger:
 
     def _named(self, transaction: Transaction, name: str) -> Key:
         rows = transaction.run(
-            f"SELECT {', '.join(_KEY)} FROM keys WHERE name = ? OR id = ?", name, name
+            f"SELECT {', '.join(COLUMNS)} FROM keys WHERE name = ? OR id = ?", name, name
         )
         if not rows:
             raise ConfigError(f"no key {name!r}: `moesubnet router key list` shows them")
-        return _key(rows[0])
-
-    def _known(
-        self, transaction: Transaction, key_id: str, repeatable: Repeatable, now_s: int
-    ) -> Answer | Clash | None:
-        """What became of a request; None if it is new, and then there is a place for it."""
-        rows = transaction.run(
-            "SELECT request, begun_s, content_type, content, (SELECT COUNT(*) FROM holds "
-            "WHERE holds.id = repeats.hold_id AND lapsed = 0) FROM repeats "
-            "WHERE key_id = ? AND name = ?",
-            key_id,
-            repeatable.name,
-        )
-        for request, begun_s, content_type, content, running in rows:
-            is_finished = content is not None
-            if begun_s <= now_s - DAY_S or not (is_finished or running):
-                break  # forgotten, or of a router that died
-            if request != repeatable.request:
-                return Clash.OTHER
-            return Answer(content_type, content) if is_finished else Clash.RUNNING
-        transaction.run(
-            "DELETE FROM repeats WHERE key_id = ? AND (name = ? OR name IN (SELECT name FROM "
-            "repeats WHERE key_id = ? ORDER BY begun_s DESC LIMIT 1000 OFFSET ?))",
-            key_id,
-            repeatable.name,
-            key_id,
-            MAX_REPEATS - 1,
-        )
-        return None
+        return read_key(rows[0])
 
     def _locked(self, transaction: Transaction, key_id: str) -> Key:
         rows = transaction.run(
-            f"SELECT {', '.join(_KEY)} FROM keys WHERE id = ? FOR UPDATE", key_id
+            f"SELECT {', '.join(COLUMNS)} FROM keys WHERE id = ? FOR UPDATE", key_id
         )
-        return _key(rows[0])
+        return read_key(rows[0])
 
     def _save(self, transaction: Transaction, key_id: str, account: Account) -> None:
-        values = [getattr(account, name) for name in _COUNTERS]
-        transaction.run(f"UPDATE keys SET {assignments(_COUNTERS)} WHERE id = ?", *values, key_id)
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
-
-
-def _row(key: Key) -> list[str | int | None]:
-    models = None if key.models is None else json.dumps(key.models)
-    counters = [getattr(key.account, name) for name in _COUNTERS]
-    head = [key.id, key.name, models, key.created_s, key.expires_s, key.revoked_s]
-    return [*head, *astuple(key.account.limits), *counters]
-
-
-def _key(row: Row) -> Key:
-    key_id, name, models, created_s, expires_s, revoked_s, *rest = row
-    limits = Limits(*rest[: len(_LIMITS)])
-    return Key(
-        key_id,
-        name,
-        None if models is None else tuple(json.loads(models)),
-        created_s,
-        expires_s,
-        revoked_s,
-        Account(limits, *rest[len(_LIMITS) :]),
-    )
+        values = [getattr(account, name) for name in COUNTERS]
+        transaction.run(f"UPDATE keys SET {assignments(COUNTERS)} WHERE id = ?", *values, key_id)
 
 
 def _add(

@@ -11,16 +11,8 @@ import openai
 import pytest
 
 from moesubnet.router.accounts import Cost
-from moesubnet.router.ledger import (
-    DAY_S,
-    HOLD_S,
-    MAX_REPEATS,
-    Answer,
-    Clash,
-    Hold,
-    Repeatable,
-    Usage,
-)
+from moesubnet.router.ledger import DAY_S, HOLD_S, Hold, Usage
+from moesubnet.router.repeats import MAX_REPEATS, Answer, Clash, Repeatable
 
 from .conftest import client
 from .test_billing import NOW_S, accounts  # noqa: F401  # the fixture
@@ -168,7 +160,7 @@ def test_routers_that_share_their_accounts_begin_a_request_once(opener) -> None:
 
 
 def test_of_one_key_only_so_many_answers_are_kept(opener, monkeypatch) -> None:
-    monkeypatch.setattr("moesubnet.router.ledger.MAX_REPEATS", 5)
+    monkeypatch.setattr("moesubnet.router.repeats.MAX_REPEATS", 5)
     assert MAX_REPEATS > 5
     ledger = opener()
     key, _ = ledger.new_key("app", NOW_S)
