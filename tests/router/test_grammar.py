@@ -321,8 +321,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("schema", HOSTILE.values(), ids=HOSTILE.keys())
 async def test_a_hostile_schema_takes_little_time_and_no_one_elses(spec, tokenizer, schema) -> None:
-    """Measured in CPU time, this process's own and that of its children: what a trial may take and
-    as much again, with 60 steps; most take far less."""
+    """Measured in this process's CPU time: a few times what a trial may take, with 60 steps; most
+    take far less."""
     grammars = Grammars(spec.spec, tokenizer, Pieces(tokenizer))
     await grammars.matcher('start: "a"', "x")  # the vocabulary, and the process of trials
     rng, since_s = np.random.default_rng(0), time.process_time()
@@ -333,7 +333,7 @@ async def test_a_hostile_schema_takes_little_time_and_no_one_elses(spec, tokeniz
             matcher.push(token_id)
             if matcher.is_over or token_id in spec.spec.stop_ids:
                 break
-    assert time.process_time() - since_s < 2 * CPU_S
+    assert time.process_time() - since_s < 4 * CPU_S
 
 
 async def test_a_schema_that_would_end_the_router_is_refused(serve, babbler) -> None:
