@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence, Set
@@ -176,7 +177,7 @@ class InOrder(TextPool):
     ) -> list[Window]:
         if len(shapes) == 1 and self.held:
             self.held.append(ids := self.held.pop(0))
-            return [Window(sha256(ids.tobytes()).digest(), (0,), ids, shapes[0].prefix)]
+            return [Window(secrets.token_bytes(32), (0,), ids, shapes[0].prefix)]
         fresh = [d for d in self._documents if not used.get(d)]
         if not fresh:
             raise PoolSpent("no text is left")
