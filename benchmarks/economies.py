@@ -43,7 +43,7 @@ DRIFT_EPOCHS = 10  # of a senior that changes little by little
 HOP_S = 0.01  # that a relay's answer takes more than its source's
 VALIDATORS = ("validator-0", "validator-1")
 STAKE_TOKENS = 1_000  # of an honest validator
-STALE_EPOCHS = 8  # how old the rows are that a stale validator votes
+STALE_EPOCHS = 8
 Votes = Callable[[Sheet, Sequence[Sheet]], Mapping[Hotkey, int]]
 
 
@@ -143,20 +143,11 @@ def lazy() -> Votes:
     return votes
 
 
-def stale() -> Votes:
-    """Its own row of STALE_EPOCHS ago."""
-    rows: list[dict[Hotkey, int]] = []
-
-    def votes(sheet: Sheet, public: Sequence[Sheet]) -> Mapping[Hotkey, int]:
-        rows.append(dict(zip(sheet.hotkeys, sheet.row_u16, strict=True)))
-        return rows[max(0, len(rows) - 1 - STALE_EPOCHS)]
-
-    return votes
-
-
-def copying(sheet: Sheet, public: Sequence[Sheet]) -> Mapping[Hotkey, int]:
-    """The newest row that another validator has published."""
-    others = [s for s in public if s.validator != sheet.validator]
+def copying(sheet: Sheet, public: Sequence[Sheet], age_epochs: int = 0) -> Mapping[Hotkey, int]:
+    """The newest row that another validator has published, of those that are so old."""
+    others = [
+        s for s in public if s.validator != sheet.validator and s.epoch <= sheet.epoch - age_epochs
+    ]
     newest = max(others, key=lambda s: s.epoch, default=None)
     return dict(zip(newest.hotkeys, newest.row_u16, strict=True)) if newest else {}
 
@@ -325,7 +316,11 @@ def economies(recorded: Recordings) -> Mapping[str, Callable[[], Economy]]:
             ngrams=NgramCache(recorded.public_ids(), vocab_size),
         ),
         "lazy": judged_by("validator with a cached row", "lazy", lazy()),
-        "stale": judged_by("validator that votes its rows of before", "stale", stale()),
+        "stale": judged_by(
+            f"validator that votes another's row of {STALE_EPOCHS} epochs ago",
+            "stale",
+            functools.partial(copying, age_epochs=STALE_EPOCHS),
+        ),
         "copying": judged_by("validator that votes another's last row", "copying", copying),
         "copying-newcomers": judged_by(
             "the same, while experts come",
