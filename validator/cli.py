@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from moesubnet.validator.archive import Archive
 
 validator_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-validator_app.command()(replay)
 
 StateDir = Annotated[
     Path | None,
@@ -323,6 +322,9 @@ def evidence(
     typer.echo("PROVEN: it contradicts itself" if found.is_proven else "not enough to prove it")
     if not found.is_proven:
         raise typer.Exit(1)
+
+
+validator_app.command()(replay)
 
 
 def _named(sheet: str) -> tuple[str | None, bytes | None]:
