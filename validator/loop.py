@@ -122,11 +122,16 @@ class Validator:
             self._report("text", str(error))
         except ChainError as error:
             log.warning("chain: %s; no walks now", error)
+        except Exception:
+            log.exception("no walks now")
         finally:
             self._is_opening = False
         if batches:
             slot_blocks = max(1, metagraph.tempo_blocks // 3) / BATCHES_PER_EPOCH
-            await self.measurement.run(batches, slot_blocks * self.chain.block_seconds)
+            try:
+                await self.measurement.run(batches, slot_blocks * self.chain.block_seconds)
+            except Exception:  # whatever strangers answer: votes go on
+                log.exception("failed after walks")
 
     def _is_closing_time(self, epoch: Epoch) -> bool:
         """The epoch's second half, while a commit still falls into this epoch."""

@@ -19,7 +19,7 @@ from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.checks import Claim
-from moesubnet.validator.probes import TextPool, slots_for, walk_batch
+from moesubnet.validator.probes import Slots, TextPool, walk_batch
 from moesubnet.validator.records import Batch, Window
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shapes
@@ -174,11 +174,13 @@ class Measurement:
 
     async def run(self, batches: Sequence[Batch], spread_s: float = 0.0) -> None:
         """Walk batches to their ends, until cancelled, or until their sheet is closed. They begin
-        within `spread_s`, when it comes: users do not come together."""
-        slots, lots = slots_for(len(batches[0].hotkeys)), SystemRandom()
-        async with asyncio.TaskGroup() as walking:
-            for batch in batches:
-                walking.create_task(self._walk(batch, slots, lots.uniform(0.0, spread_s)))
+        within `spread_s`, when it comes: users do not come together. One that fails ends none of
+        the others."""
+        slots, lots = Slots(len(batches[0].hotkeys)), SystemRandom()
+        walking = (self._walk(batch, slots, lots.uniform(0.0, spread_s)) for batch in batches)
+        ends = await asyncio.gather(*walking, return_exceptions=True)
+        if failed := [end for end in ends if isinstance(end, Exception)]:
+            log.error("%d of %d batches failed", len(failed), len(ends), exc_info=failed[0])
         walks = sum(len(batch.walks) for batch in batches)
         log.info("walked walks=%d experts=%d", walks, len(batches[0].hotkeys))
         await self._ask_twice(batches[0].sessions[0].encode())
@@ -186,7 +188,7 @@ class Measurement:
             self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
         await self._watch()
 
-    async def _walk(self, batch: Batch, slots: asyncio.Semaphore, after_s: float) -> None:
+    async def _walk(self, batch: Batch, slots: Slots, after_s: float) -> None:
         """Each position is on disk before its labels are sent, but where a leaf has to show what a
         label was given: then right after."""
         await asyncio.sleep(after_s)

@@ -8,7 +8,6 @@ text is used once, ever: a miner that has seen it cannot be measured on it again
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import json
@@ -47,6 +46,7 @@ ONE_WINDOW = Shape(PREFIX_TOKENS, STEP_TOKENS)  # of walks that need not look li
 TRIES = 16  # to find a place with as much text as a walk is long
 LEAST_KNOWN = 12  # tokens of a published walk that tell it from another text
 CALLS_AT_ONCE = 512  # past all routers: as many as the HTTP session has connections
+RELAYED_AT_ONCE = 2_048  # a round of so many is read well within anybody's patience
 PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks share our one loop
 LOGGED_FAILURES = 8  # experts named in a batch's line
 
@@ -221,9 +221,19 @@ def _read_texts(path: Path) -> Iterator[str]:
         raise ConfigError(f'{path} has a line that is not JSON with a "text"') from error
 
 
-def slots_for(experts: int) -> asyncio.Semaphore:
-    """So many walks may ask so many experts at once."""
-    return asyncio.Semaphore(max(1, CALLS_AT_ONCE // experts))
+class Slots:
+    """How many walks may ask so many experts at once, whatever batch they are of."""
+
+    def __init__(self, experts: int) -> None:
+        self._direct, self._relayed = (
+            asyncio.Semaphore(max(1, calls // experts))
+            for calls in (CALLS_AT_ONCE, RELAYED_AT_ONCE)
+        )
+
+    def of(self, way: Mapping[Hotkey, Asked]) -> asyncio.Semaphore:
+        """For the calls of a walk."""
+        is_relayed = any(isinstance(asked, Relayed) and asked.sender for asked in way.values())
+        return self._relayed if is_relayed else self._direct
 
 
 async def walk_batch(
@@ -232,7 +242,7 @@ async def walk_batch(
     gate: Gate,
     baseline: Law,
     clients: Sequence[Mapping[Hotkey, Asked]] = (),
-    slots: asyncio.Semaphore | None = None,
+    slots: Slots | None = None,
     pace: Pace | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
@@ -246,15 +256,14 @@ async def walk_batch(
     cut has dropped out of that walk: it is not asked again but for a leaf that it owes, so it
     never gets a label that it still owes an answer for, and the rest of the walk counts as
     unanswered. All are asked; the chosen are those whom a router would have asked, of those that
-    answered the prefix. slots: of all batches together, for one walk's calls each.
+    answered the prefix. slots: shared with other batches.
 
     pace: with it a walk that is alone in its batch has drafts (`guesses`), and a label that was
     drafted, or stands in a draft's place, is none: it is shown, and no position of the walk's.
     """
     weighed: list[Weighed] = []
     sequences = [PanelSequence(session) for session in batch.sessions]
-    slots = slots or slots_for(len(batch.hotkeys))
-    is_direct = [not _is_relayed(way) for way in clients] or [True] * len(sequences)
+    slots = slots or Slots(len(batch.hotkeys))
     there = [set(batch.hotkeys) for _ in sequences]  # who has not dropped out
     errors: dict[Hotkey, PanelError] = {}  # each one's last
     sent = 0
@@ -266,7 +275,7 @@ async def walk_batch(
     async def advance(
         k: int, position: int, drafts: Sequence[int] = (), further: int = 0
     ) -> dict[Hotkey, StepResponse | PanelError]:
-        async with slots if is_direct[k] else contextlib.nullcontext():
+        async with slots.of(clients[k] if clients else {}):
             ids = np.append(batch.walks[k, sent:position], np.array(drafts, np.uint32))
             worth = weighed[k].worth() if weighed else None
             left = {h: weight for h, weight in (worth or {}).items() if h in there[k]}
@@ -403,10 +412,6 @@ def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | 
 def _answer_ms(answer: StepResponse | PanelError | None) -> int:
     took_s = answer.took_s if isinstance(answer, StepResponse) else None
     return -1 if took_s is None else round(1_000 * took_s)
-
-
-def _is_relayed(way: Mapping[Hotkey, Asked]) -> bool:
-    return any(isinstance(client, Relayed) and client.sender for client in way.values())
 
 
 def _sender(answer: StepResponse | PanelError | None, client: Asked | None) -> bytes:

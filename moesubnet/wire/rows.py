@@ -248,7 +248,8 @@ class StepResponse:
         offsets = frame.tensor("row_offsets", "u32", (len(request.row_offsets),))
         if offsets.tolist() != request.row_offsets:
             raise FrameError("not the rows that were asked for")
-        scores = check_scores(frame.tensor("draft_logprobs", "f16 f32", (drafted,)))
+        scores = frame.tensor("draft_logprobs", "f16 f32", (drafted,))
+        scores = check_scores(scores) if drafted else _NONE
         bound: Iterator[Commitment] = iter(())
         proofs: Iterator[NDArray[np.uint8]] = iter(())
         if listed:
@@ -267,10 +268,12 @@ class StepResponse:
             logprobs = check_dense(frame.tensor("logprobs", "f16 f32", (total, vocab_size)))
         if shown:
             proofs = iter(frame.tensor("proofs", "u8", (shown, proof_bytes(vocab_size))))
-        guesses = frame.tensor("further", "u32", (sum(further),)) if any(further) else _NO_IDS
-        if len(guesses) and int(guesses.max()) >= vocab_size:
-            raise FrameError("a token to go on with is outside the vocabulary")
-        going_on = np.split(guesses, np.cumsum(further)[:-1])
+        going_on = [_NO_IDS] * len(further)
+        if any(further):
+            guesses = frame.tensor("further", "u32", (sum(further),))
+            if int(guesses.max()) >= vocab_size:
+                raise FrameError("a token to go on with is outside the vocabulary")
+            going_on = np.split(guesses, np.cumsum(further)[:-1])
         drafts = [scores] * len(request.sequences)
         if drafted:
             drafts = np.split(scores, np.cumsum([len(s.draft_ids) for s in request.sequences]))

@@ -89,6 +89,30 @@ async def test_a_failing_expert_loses_its_own_answers_and_nobody_else_s(
     )
 
 
+async def test_what_no_one_thought_of_ends_one_batch_and_not_the_validator(
+    measure, start_expert, laws, monkeypatch, caplog
+):
+    expert = await start_expert("//Expert", knows(laws[0]))
+    measurement, state, chain, _ = await measure([expert])
+    batches = [
+        batch for _ in range(2)
+        for batch in await measurement.open_batches(await chain.metagraph(1), 2)
+    ]  # fmt: skip
+    add_step = state.add_step
+
+    def breaks(batch, step):
+        if batch is batches[0]:
+            raise ZeroDivisionError
+        return add_step(batch, step)
+
+    monkeypatch.setattr(state, "add_step", breaks)
+    await measurement.run(batches)
+    stored = {batch.id: len(batch.steps) for batch in state.open_batches()}
+    assert stored == {batches[1].id: WINDOW_TOKENS - PREFIX_TOKENS}
+    assert "1 of 2 batches failed" in caplog.text
+    assert caplog.text.count("ZeroDivisionError") == 1
+
+
 async def test_a_probe_asks_as_a_router_asks(measure, start_expert, laws):
     expert = await start_expert("//Expert", knows(laws[0]))
     measurement, _, chain, _ = await measure([expert])

@@ -120,6 +120,22 @@ def test_a_distant_expert_has_a_moment_even_after_very_quick_ones() -> None:
     assert took_s == pytest.approx(0.001 + LEAST_PATIENCE_S)
 
 
+def test_nobody_is_late_because_our_own_loop_is_behind() -> None:
+    """Its answer is there, and read only after the moment at which it would have been cut."""
+
+    class Behind(Expert):
+        async def step(self, request: StepRequest, **rest: Any) -> StepResponse:
+            answer = await super().step(request, **rest)
+            loop: Any = asyncio.get_running_loop()
+            loop.now_s += 60.0  # in which nothing was looked at
+            for _ in range(4):
+                await asyncio.sleep(0)
+            return answer
+
+    quick, behind = Expert("quick", 0.1), Behind("behind", 0.2)
+    assert ask_once({"quick": 0.9, "behind": 0.1}, quick, behind)[1]["behind"] is StepResponse
+
+
 def test_the_one_that_matters_is_waited_for_as_long_as_it_usually_takes_and_more() -> None:
     weights = {"heavy": 0.6, "light": 0.4}
     heavy, light = Expert("heavy", 9), Expert("light", 1)
