@@ -23,6 +23,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import torch
@@ -44,11 +45,12 @@ from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.family import read_family
 from moesubnet.types import Axon, Hotkey
-from moesubnet.wire.client import open_http_session
+from moesubnet.wire.client import ExpertClient, open_http_session
 from moesubnet.wire.listening import serve
+from moesubnet.wire.protocol import StepRequest, StepResponse
 from moesubnet.wire.roster import Roster
 
-TOKENS, ROUNDS = 32, 3
+TOKENS, ROUNDS, STREAMS = 32, 3, 8
 MINER, ROUTER = (Keypair.create_from_uri(uri) for uri in ("//Miner", "//Router"))
 ROUTER_HOTKEY = Hotkey(ROUTER.ss58_address)
 TEXT = "\n\n".join(topics[name] for name in sorted(topics))
@@ -150,7 +152,7 @@ async def measure(http: aiohttp.ClientSession, url: str, plain: Plain) -> AsyncI
         a, b = statistics.median(ours), statistics.median(theirs)
         return f"| {what} | {a:.3f} s | {b:.3f} s | {b / a if faster else a / b:.2f}× |"
 
-    for streams in (1, 8):
+    for streams in (1, STREAMS):
         ours, theirs = [], []
         for _ in range(ROUNDS):
             texts = [plain.text(50, next(counter)) for _ in range(streams)]
@@ -176,15 +178,35 @@ async def measure(http: aiohttp.ClientSession, url: str, plain: Plain) -> AsyncI
             await routed([text], 1)  # reads the prompt, which the next call finds read
             into.append(await routed([text], 1 + TOKENS))
     yield row(f"{TOKENS} tokens after 1,000 against after 50", late, early, faster=False)
+    sizes: list[int] = []
+    with patch.object(ExpertClient, "step", counted(ExpertClient.step, sizes)):
+        texts = [plain.text(100, next(counter)) for _ in range(STREAMS)]
+        await asyncio.gather(*(answer(http, url, text, TOKENS, temperature=1.0) for text in texts))
+    low, high = statistics.median(sizes), statistics.quantiles(sizes, n=20)[-1]
+    yield f"\nA step and its answer, without HTTP, in bytes: median {low:.0f}, p95 {high:.0f}"
 
 
-async def answer(http: aiohttp.ClientSession, url: str, text: str, tokens: int) -> int:
+def counted(step: Any, sizes: list[int]) -> Any:
+    """ExpertClient.step, noting what one token's question and answer take."""
+
+    async def stepped(client: ExpertClient, request: StepRequest, **options: Any) -> StepResponse:
+        response: StepResponse = await step(client, request, **options)
+        if not request.is_prompt and response.proof:
+            sizes.append(len(request.to_bytes()) + len(response.proof.body))
+        return response
+
+    return stepped
+
+
+async def answer(
+    http: aiohttp.ClientSession, url: str, text: str, tokens: int, temperature: float = 0.0
+) -> int:
     """Tokens that the router wrote."""
     body = {
         "model": "mixture",
         "prompt": text,
         "max_tokens": tokens,
-        "temperature": 0,
+        "temperature": temperature,
         "stream": False,
     }
     async with http.post(f"{url}/completions", json=body) as response:
