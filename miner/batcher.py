@@ -40,6 +40,7 @@ class _Job:
     """What one call asks, and how far it is answered.
 
     read: for each query, how many of its inputs (the context token, then its ids) the engine has.
+    leaves: whether the answer leaves the house.
     """
 
     caller: Hotkey
@@ -47,6 +48,7 @@ class _Job:
     want: Want
     read: list[int]
     answer: asyncio.Future[list[StepRows]]
+    leaves: bool
     rows: list[list[StepRows]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -156,10 +158,13 @@ class Batcher:
         queries: Sequence[Query],
         want: Want,
         known: Sequence[int] | None = None,
+        *,
+        leaves: bool = True,
     ) -> list[StepRows]:
         """See `Engine.rows`; sessions must be distinct from those of every call under way.
 
-        known: how many ids of each query the engine should hold; None for none.
+        known: how many ids of each query the engine should hold; None for none. leaves: False
+        where we go on from the answer ourselves, which says nothing of how soon callers are back.
         """
         loop = asyncio.get_running_loop()
         self._returns.came((query.session for query in queries), loop.time())
@@ -170,7 +175,7 @@ class Batcher:
             found = await loop.run_in_executor(self._thread, list, map(self._held, queries))
             held = list(map(max, held, found))
         read = [min(k, query.first_law) for k, query in zip(held, queries, strict=True)]
-        job = _Job(caller, queries, want, read, loop.create_future())
+        job = _Job(caller, queries, want, read, loop.create_future(), leaves)
         (self._steps if is_short(job.left) else self._prompts).add(job)
         self._came.set()
         if self._runner is None or self._runner.done():
@@ -200,8 +205,8 @@ class Batcher:
             begin_s = loop.time()
             if steps:
                 self._stepped_s = begin_s
-                sessions = (query.session for _, pieces in steps for _, query in pieces)
-                self._returns.left(sessions, begin_s, begin_s - since_s)
+                left = (q.session for job, pieces in steps if job.leaves for _, q in pieces)
+                self._returns.left(left, begin_s, begin_s - since_s)
             await self._answer(prompts)
             now_s = loop.time()
             self._fit_chunk(prompts, now_s - begin_s, now_s > self._stepped_s + LATELY_S)

@@ -167,7 +167,9 @@ class Expert:
             try:
                 for left in range(wanted - 1, -1, -1):
                     query = Query(session, ids, len(ids))
-                    (rows,) = await self._batcher.rows(caller, [query], self._own_want, [known])
+                    (rows,) = await self._batcher.rows(
+                        caller, [query], self._own_want, [known], leaves=False
+                    )
                     known = len(ids)
                     law = law_of(rows, -1, None)
                     token = alone(law).draw(request.temperature, request.top_p, rng)
@@ -197,7 +199,12 @@ class Expert:
             if step.rows
         ]
         known = [step.base_len for step in steps if step.rows]
-        answers = await self._batcher.rows(caller, asked, request.want, known) if asked else ()
+        leaves = not any(step.further for step in steps)
+        answers = (
+            await self._batcher.rows(caller, asked, request.want, known, leaves=leaves)
+            if asked
+            else ()
+        )
         given, nothing = iter(answers), np.empty((0, self.limits.vocab_size), np.float32)
         rows = [
             next(given) if step.rows else StepRows.of(step.first_row, nothing, request.want)
@@ -226,12 +233,15 @@ class Expert:
         """The rows with this model's own next tokens, where they are asked: the likeliest each
         time, all sequences in step, each pass a step among those of other callers."""
         texts, last = list(ids), list(rows)
-        for done in range(max((step.further for step in steps), default=0)):
+        most = max((step.further for step in steps), default=0)
+        for done in range(most):
             going = [i for i, step in enumerate(steps) if step.further > done]
             if done:
                 queries = [Query(names[i], texts[i], len(texts[i])) for i in going]
                 known = [len(texts[i]) - 1 for i in going]
-                answers = await self._batcher.rows(caller, queries, _LIKELIEST, known)
+                answers = await self._batcher.rows(
+                    caller, queries, _LIKELIEST, known, leaves=done == most - 1
+                )
                 for i, answer in zip(going, answers, strict=True):
                     last[i] = answer
             for i in going:

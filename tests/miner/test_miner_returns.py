@@ -111,3 +111,14 @@ async def test_streams_that_were_parted_go_on_together(monkeypatch: pytest.Monke
     await asyncio.wait_for(asyncio.gather(first, *others), 60.0)
     assert [len(batch) for batch in engine.batches] == [1, 3, 4, 4]
     await batcher.close()
+
+
+async def test_going_on_in_the_house_is_no_return() -> None:
+    engine, caller = FakeEngine(), Hotkey(ALICE.ss58_address)
+    batcher = Batcher(engine)
+    for length, leaves in ((1, False), (2, False), (3, True)):
+        query = Query(f"{caller}/text", u32(*range(length)), length)
+        await batcher.rows(caller, [query], Want("full"), [length - 1], leaves=leaves)
+        assert list(batcher._returns._left_s) == [query.session] * leaves
+    assert not batcher._returns._usual_s
+    await batcher.close()
