@@ -204,7 +204,15 @@ async def speed(
 ) -> tuple[float, Seen, Seen]:
     """The measured round trip of an empty call, and how it went undrafted and drafted."""
     async with open_http_session() as http:
-        book = ExpertBook(Roster(http, ROUTER, spec, allow_private=True))
+        book = ExpertBook(
+            Roster(
+                http,
+                ROUTER,
+                spec_sha256=spec.sha256,
+                vocab_size=spec.spec.vocab_size,
+                allow_private=True,
+            )
+        )
         await book.refresh(metagraph(names, ports))
         if len(book.known()) < len(names):
             raise SystemExit("a miner shows no card")

@@ -139,7 +139,13 @@ async def compare(arguments: argparse.Namespace, axons: dict[Hotkey, Axon]) -> N
     print("| streams | | CPU ms an expert and token | tokens/s | first token, median s |")
     print("|---|---|---|---|---|")
     async with open_http_session() as http:
-        roster = Roster(http, ROUTER, spec, allow_private=True)
+        roster = Roster(
+            http,
+            ROUTER,
+            spec_sha256=spec.sha256,
+            vocab_size=spec.spec.vocab_size,
+            allow_private=True,
+        )
         book = ExpertBook(roster)
         await book.refresh(subnet({ROUTER_HOTKEY: None, **axons}))
         for streams in STREAMS:

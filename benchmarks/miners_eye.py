@@ -223,7 +223,13 @@ class World:
         app.middlewares.insert(0, self.spy.overhear)
         await self._listen(stack, "Miner", app)
         http = await stack.enter_async_context(open_http_session())
-        roster = Roster(http, self.keys["Router"], self.spec, allow_private=True)
+        roster = Roster(
+            http,
+            self.keys["Router"],
+            spec_sha256=self.spec.sha256,
+            vocab_size=self.spec.spec.vocab_size,
+            allow_private=True,
+        )
         book = ExpertBook(roster)
         await book.refresh(self.current())
         self.client: ExpertClient = roster.clients[miner]

@@ -92,7 +92,9 @@ async def serve_all(model: Path, spec: LoadedSpec, stack: contextlib.AsyncExitSt
     listening = await serve(build_miner(expert, MINER, seen), "127.0.0.1", 0, grace_s=1.0)  # type: ignore[arg-type]
     stack.push_async_callback(listening.close)
     http = await stack.enter_async_context(open_http_session())
-    roster = Roster(http, ROUTER, spec, allow_private=True)
+    roster = Roster(
+        http, ROUTER, spec_sha256=spec.sha256, vocab_size=spec.spec.vocab_size, allow_private=True
+    )
     book = ExpertBook(roster)
     await book.refresh(subnet({hotkey: Axon("127.0.0.1", listening.port), ROUTER_HOTKEY: None}))
     mixture = MixtureModel(

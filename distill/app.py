@@ -45,7 +45,13 @@ async def meet_experts(
             chain, http, sheets_dir, allow_private=allow_private, grain=spec.spec.grain
         )
         await gates.refresh(metagraph)
-        roster = Roster(http, signer, spec, allow_private=allow_private)
+        roster = Roster(
+            http,
+            signer,
+            spec_sha256=spec.sha256,
+            vocab_size=spec.spec.vocab_size,
+            allow_private=allow_private,
+        )
         await roster.refresh(metagraph)
         if not roster.met:
             raise ConfigError(f"no expert serves this spec on netuid {netuid}; are miners running?")

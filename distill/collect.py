@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,18 +41,19 @@ async def collect(
         scores, log_w = list[NDArray[np.float32]](), list[NDArray[np.float32]]()
         session = f"{store.spec.sha256[:8]}.{index}"
         rng = np.random.default_rng([index, int(store.spec.sha256[:8], 16)])
-        async for turn in walk(members, group, session, prefill=store.spec.prefill):
-            by_member = turn.at(group[:, turn.position])
-            by_mixture = log_sum_exp(turn.log_w + by_member)
-            scores.append(np.column_stack([by_member, by_mixture]).astype(np.float32))
-            log_w.append(np.maximum(turn.log_w, np.finfo(np.float32).min).astype(np.float32))
-            mixtures = map(mix, turn.log_w, turn.laws)
-            path.append([_target(mixture, store.spec, rng) for mixture in mixtures])
-            done += len(group)
-            elapsed_s = clock() - started_s
-            on_progress(
-                Progress(COLLECT, done / total, None, elapsed_s, done / max(elapsed_s, 1e-9))
-            )
+        async with aclosing(walk(members, group, session, prefill=store.spec.prefill)) as turns:
+            async for turn in turns:
+                by_member = turn.at(group[:, turn.position])
+                by_mixture = log_sum_exp(turn.log_w + by_member)
+                scores.append(np.column_stack([by_member, by_mixture]).astype(np.float32))
+                log_w.append(np.maximum(turn.log_w, np.finfo(np.float32).min).astype(np.float32))
+                mixtures = map(mix, turn.log_w, turn.laws)
+                path.append([_target(mixture, store.spec, rng) for mixture in mixtures])
+                done += len(group)
+                elapsed_s = clock() - started_s
+                on_progress(
+                    Progress(COLLECT, done / total, None, elapsed_s, done / max(elapsed_s, 1e-9))
+                )
         store.write(
             index,
             {"ids": group, "label_log_p": np.stack(scores, 1), "log_w": np.stack(log_w, 1)}

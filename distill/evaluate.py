@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +74,16 @@ async def evaluate_by_walks(
     groups = call_groups(len(everything), vocab_size=members.vocab_size, prefill=prefill)
     for index, group in enumerate(groups):
         part = everything[group]
-        async for turn in walk(members, part, f"{session}.{index}", prefill=prefill):
-            by_member = turn.at(part[:, turn.position])
-            experts = by_member[:, :-1]
-            uniform = log_sum_exp(experts) - math.log(experts.shape[1])
-            gated = log_sum_exp(turn.log_w + by_member)
-            scores = np.column_stack([experts, uniform, gated])
-            np.add.at(totals, domain_of[group], scores)
-            done += len(part)
-            on_progress(Progress(EVALUATE, done / everything.size, None, clock() - started_s))
+        async with aclosing(walk(members, part, f"{session}.{index}", prefill=prefill)) as turns:
+            async for turn in turns:
+                by_member = turn.at(part[:, turn.position])
+                experts = by_member[:, :-1]
+                uniform = log_sum_exp(experts) - math.log(experts.shape[1])
+                gated = log_sum_exp(turn.log_w + by_member)
+                scores = np.column_stack([experts, uniform, gated])
+                np.add.at(totals, domain_of[group], scores)
+                done += len(part)
+                on_progress(Progress(EVALUATE, done / everything.size, None, clock() - started_s))
     sizes = np.array([windows[domain].size for domain in domains])
     loss = -totals / sizes[:, None]
 

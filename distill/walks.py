@@ -8,7 +8,7 @@ expert can then claim p = 1 on tokens that it was shown. Use it only where all e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,35 +74,38 @@ def call_groups(count: int, *, vocab_size: int, prefill: bool) -> list[NDArray[n
 
 async def walk(
     members: Members, windows: Ids, session: str, *, prefill: bool = False
-) -> AsyncIterator[Turn]:
+) -> AsyncGenerator[Turn]:
     """The turns of windows uint32 [N, W], position 0 … W − 1. Raises PeerUnavailable when no
-    expert answers; a single one that fails is left out until it answers again."""
+    expert answers; a single one that fails is left out until it answers again. Experts are told
+    that it is over however it ends, of one that is left early by `aclosing`."""
     names = members_of(members.experts)
     weights = Walk(members.gate, names, len(windows))
     baseline = members.baseline.law
     sequences = [PanelSequence(f"{session}-{index}") for index in range(len(windows))]
     rows = _prefilled if prefill else _step_by_step
-    async for position, answers in rows(members.panel, sequences, windows):
-        for column, hotkey in enumerate(members.experts):
-            for index, sequence in enumerate(sequences):
-                if (said := sequence.said(hotkey)) is not None:
-                    weights.amend(index, column, *said)
-        laws = [[baseline] * len(names) for _ in windows]
-        alive = np.ones(len(names), bool)
-        for column, hotkey in enumerate(members.experts):
-            answer = answers[hotkey]
-            alive[column] = isinstance(answer, StepResponse)
-            if isinstance(answer, StepResponse):
-                row = position - answer.rows[0].first
-                for index, part in enumerate(answer.rows):
-                    laws[index][column] = law_of(part, row, baseline)
-        if not alive[:-1].any():
-            raise PeerUnavailable(f"no expert answers: {_reasons(answers)}")
-        turn = Turn(position, laws, weights.log_weights(alive))
-        yield turn
-        label = windows[:, position]
-        weights.observe(label, turn.at(label), blind=alive)
-    await members.panel.close(sequences)
+    try:
+        async for position, answers in rows(members.panel, sequences, windows):
+            for column, hotkey in enumerate(members.experts):
+                for index, sequence in enumerate(sequences):
+                    if (said := sequence.said(hotkey)) is not None:
+                        weights.amend(index, column, *said)
+            laws = [[baseline] * len(names) for _ in windows]
+            alive = np.ones(len(names), bool)
+            for column, hotkey in enumerate(members.experts):
+                answer = answers[hotkey]
+                alive[column] = isinstance(answer, StepResponse)
+                if isinstance(answer, StepResponse):
+                    row = position - answer.rows[0].first
+                    for index, part in enumerate(answer.rows):
+                        laws[index][column] = law_of(part, row, baseline)
+            if not alive[:-1].any():
+                raise PeerUnavailable(f"no expert answers: {_reasons(answers)}")
+            turn = Turn(position, laws, weights.log_weights(alive))
+            yield turn
+            label = windows[:, position]
+            weights.observe(label, turn.at(label), blind=alive)
+    finally:
+        await members.panel.close(sequences)
 
 
 def _reasons(answers: Answers) -> str:

@@ -43,6 +43,14 @@ def run(
             "MOESUBNET_UPSTREAM_KEY."
         ),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a model at --upstream in a subnet over bytes: the folder or hub id with its "
+            "tokenizer.json, config.json and chat template (no weights are read); by default "
+            "--model, where that is one."
+        ),
+    ] = None,
     hotkey: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,8 +142,9 @@ def run(
 ) -> None:
     """Serve a model to routers, validators and distillers, and earn by what it adds to them.
 
-    The model needs the subnet's tokenizer. One that was trained with another is refused: train
-    your own with `moesubnet expert train`. The hotkey is registered if its coldkey is here,
+    The model needs the subnet's tokenizer; one that was trained with another is refused (train
+    your own with `moesubnet expert train`), but where the subnet is over bytes: there any joins.
+    The hotkey is registered if its coldkey is here,
     otherwise the command for that is printed. Ctrl-C answers what is under way, then stops.
 
     From elsewhere than this machine nobody reaches 127.0.0.1. On a public server:
@@ -168,7 +177,7 @@ def run(
     set_up_logging(log_level)
     if not model and upstream is None:
         raise typer.BadParameter("say what to serve: --model MODEL or --upstream URL")
-    options = {"dtype": dtype, "device": device, "upstream": upstream}
+    options = {"dtype": dtype, "device": device, "upstream": upstream, "tokenizer": tokenizer}
     hotkeys, adapters = hotkey or ["default"], adapter or ["-"]
     if len(hotkeys) != len(adapters) or len(set(hotkeys)) != len(hotkeys):
         raise typer.BadParameter("give one --adapter for each --hotkey (`-`: the model alone)")

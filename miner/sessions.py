@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -132,22 +132,47 @@ class AnswerTable:
             self._bytes -= len(self._answers.popitem(last=False)[1])
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    names: frozenset[str]
+    come: asyncio.Future[None]
+
+
 class Exclusive:
-    """Lets one step at a time into each session; a retry waits for the first try's answer."""
+    """Lets one step at a time into each session; a retry waits for the first try's answer.
+
+    Each session has a line, and a step stands in those of all its sessions at once: it is its turn
+    when it is the first in every one. So no two ever wait for each other.
+    """
 
     def __init__(self) -> None:
-        self._held: set[str] = set()
-        self._released = asyncio.Event()  # another one after each release
+        self._lines: dict[str, deque[_Turn]] = {}
 
     @asynccontextmanager
     async def hold(self, names: Collection[str]) -> AsyncIterator[None]:
-        """All names are taken at once, so that two steps never wait for each other."""
-        while not self._held.isdisjoint(names):
-            await self._released.wait()
-        self._held.update(names)
+        turn = _Turn(frozenset(names), asyncio.get_running_loop().create_future())
+        for name in turn.names:
+            self._lines.setdefault(name, deque()).append(turn)
         try:
+            if not self._is_first(turn):
+                await turn.come
             yield
         finally:  # without awaiting: who is cancelled once more must not leave the others asleep
-            self._held.difference_update(names)
-            self._released.set()
-            self._released = asyncio.Event()
+            self._leave(turn)
+
+    def _is_first(self, turn: _Turn) -> bool:
+        return all(self._lines[name][0] is turn for name in turn.names)
+
+    def _leave(self, turn: _Turn) -> None:
+        next_ = []
+        for name in turn.names:
+            line = self._lines[name]
+            was_first = line[0] is turn
+            line.remove(turn)
+            if not line:
+                del self._lines[name]
+            elif was_first:
+                next_.append(line[0])
+        for other in next_:
+            if not other.come.done() and self._is_first(other):
+                other.come.set_result(None)

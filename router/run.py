@@ -238,7 +238,13 @@ def _offer(
     metrics: Metrics,
     spec: LoadedSpec,
 ) -> Offer:
-    roster = Roster(http, config.signer, spec, allow_private=config.allow_private)
+    roster = Roster(
+        http,
+        config.signer,
+        spec_sha256=spec.sha256,
+        vocab_size=spec.spec.vocab_size,
+        allow_private=config.allow_private,
+    )
     book = ExpertBook(roster, metrics=metrics)
     mixture = MixtureModel(
         book,

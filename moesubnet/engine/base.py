@@ -132,7 +132,10 @@ class HoldingEngine(Engine, Protocol):
 
 class EngineFactory(Protocol):
     """May have a static `check` of the same arguments but `threads`, which raises early, without
-    loading, what loading would."""
+    loading, what loading would; and `several`, see `load_engines`.
+
+    Over bytes, `texts` gives it some of the subnet's public text, if it takes that: there its spec
+    has none. `context_of(model, upstream)`: how many tokens what runs already reads."""
 
     def __call__(self, model: str, spec: LoadedSpec, *, threads: int, **options: str) -> Engine: ...
 
@@ -160,8 +163,8 @@ def load_engine(
     """
     target = find_target(target, model, options)
     factory = find_engine(target)
-    _know_options(target, factory, options)
-    return _adapted(factory, model, spec)(model, spec, threads=threads, **options)
+    adapted = _adapted(target, factory, model, spec, options)
+    return adapted(model, spec, threads=threads, **options)
 
 
 def load_engines(
@@ -180,8 +183,7 @@ def load_engines(
         return [load_engine(target, model, spec, threads=threads, **own, **options)]
     target = find_target(target, model, options)
     factory = find_engine(target)
-    _know_options(target, factory, options)
-    several = getattr(_adapted(factory, model, spec), "several", None)
+    several = getattr(_adapted(target, factory, model, spec, options), "several", None)
     if several is None:
         raise ConfigError(f"the engine {target} serves one --adapter and --hotkey at a time here")
     return list(several(model, spec, adapters, threads=threads, **options))
@@ -191,8 +193,8 @@ def check_engine(target: str, model: str, spec: LoadedSpec, **options: str) -> N
     """What `load_engine` would raise, as far as the engine can tell without loading."""
     target = find_target(target, model, options)
     factory = find_engine(target)
-    _know_options(target, factory, options)
-    if (check := getattr(_adapted(factory, model, spec), "check", None)) is not None:
+    adapted = _adapted(target, factory, model, spec, options)
+    if (check := getattr(adapted, "check", None)) is not None:
         check(model, spec, **options)
 
 
@@ -209,8 +211,29 @@ def needs_adapter(model: str, spec: LoadedSpec) -> bool:
     return True
 
 
-def _adapted(factory: EngineFactory, model: str, spec: LoadedSpec) -> EngineFactory:
-    if not needs_adapter(model, spec):
+def _adapted(
+    target: str,
+    factory: EngineFactory,
+    model: str,
+    spec: LoadedSpec,
+    options: Mapping[str, str],
+) -> EngineFactory:
+    """The factory, or one over bytes of its engines. Raises ConfigError for unknown options."""
+    is_far = "upstream" in options and spec.spec.unit == "bytes"
+    known = dict(options)
+    if is_far:
+        known.pop("tokenizer", None)
+    elif "tokenizer" in options:
+        raise ConfigError(
+            "--tokenizer is of a model at --upstream in a subnet over bytes; "
+            + (
+                "a folder has its own"
+                if spec.spec.unit == "bytes"
+                else f"the experts of {spec.spec.name!r} all have the subnet's"
+            )
+        )
+    _know_options(target, factory, known)
+    if not is_far and not needs_adapter(model, spec):
         return factory
     adapter = importlib.import_module("moesubnet.engine.bytes_engine")
     return cast(EngineFactory, adapter.Adapted(factory))

@@ -3,16 +3,21 @@
 The model is read as its own family (tokenizer, template, where texts end); a sequence of bytes is
 asked of it as the token sequences that spell it (`bytes_cover`), as few as carry the mass. A
 conversation arrives as roles and text and is rendered by the model's own template, so that no byte
-of a message becomes a control token. What does not fit the model's context is forgotten from the
-front.
+of a message becomes a control token; where there is none, or it refuses the conversation, as plain
+text. What does not fit the model's context is forgotten from the front.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+import json
+import logging
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +42,8 @@ from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
 
+log = logging.getLogger(__name__)
+
 FULL = Want("full")
 _BESIDE = (
     "to serve {file} over bytes its tokenizer.json and config.json must stand beside it. Write "
@@ -45,11 +52,30 @@ _BESIDE = (
     "  for kind in (AutoConfig, AutoTokenizer):\n"
     "      kind.from_pretrained({folder!r}, gguf_file={file!r}).save_pretrained({folder!r})"
 )
+_FAR = (
+    "over bytes the model's own tokenizer must be here, and {model!r} names none. Name it with "
+    "--tokenizer: a folder with its tokenizer.json, config.json and chat template, or its hub id; "
+    "no weights are read"
+)
+PUBLIC_TEXTS = 2_000  # of the spec, from which an engine may learn how its model's tokens occur
 MAX_SESSIONS = 256
 SHARED = 64  # symbols that another session has read are worth looking for from here on
 SLOTS = 8  # sequences of the engine to one of ours
 LAWS_BYTES = 256 << 20  # of token laws that are kept
 VALUES_AT_ONCE = 1 << 24  # log-probabilities that one call of the engine returns
+
+
+_Missing = tuple[str, Stretch, Node]  # a session, and a node without a law of what it reads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """The law of position `at`, which is that of `end` in the stretch's cover."""
+
+    reading: Reading
+    at: int
+    stretch: Stretch
+    end: int
 
 
 @dataclass(slots=True, eq=False)
@@ -72,17 +98,19 @@ def family_of(model: str) -> Family:
     return read_family(str(path.parent))
 
 
-def own_spec(family: Family, spec: LoadedSpec) -> LoadedSpec:
-    """A spec of unit tokens, of the model's family and as long as the subnet's."""
+def own_spec(family: Family, spec: LoadedSpec, context_tokens: int | None = None) -> LoadedSpec:
+    """A spec of unit tokens, of the model's family and as long as the subnet's, or as the model or
+    what runs it (context_tokens) allows."""
     path = family.tokenizer_path
     nothing = SpecFile(path="none", sha256="0" * 64)
+    longest = (family.context_tokens, context_tokens, spec.spec.context_tokens)
     said = Spec(
         name=spec.spec.name,
         tokenizer=SpecFile(path=path.name, sha256=file_sha256(path)),
         vocab_size=family.vocab_size,
         bos_id=family.bos_id,
         stop_ids=tuple(sorted(family.stops)),
-        context_tokens=min(family.context_tokens or 1 << 20, spec.spec.context_tokens),
+        context_tokens=min(length for length in longest if length),
         chat_template=family.template,
         special_tokens=family.special_tokens,
         min_caller_stake_rao=0,
@@ -93,53 +121,138 @@ def own_spec(family: Family, spec: LoadedSpec) -> LoadedSpec:
 
 
 class Adapted:
-    """An engine's factory, as one of engines over bytes."""
+    """An engine's factory, as one of engines over bytes. `tokenizer` names the model's family where
+    `model` does not: of one that another server runs."""
 
     def __init__(self, factory: EngineFactory) -> None:
         self._factory = factory
 
     def __call__(
-        self, model: str, spec: LoadedSpec, *, threads: int, **options: str
+        self, model: str, spec: LoadedSpec, *, threads: int, tokenizer: str = "", **options: str
     ) -> BytesEngine:
-        family = family_of(model)
-        own = own_spec(family, spec)
-        engine = self._factory(model, own, threads=threads, **options)
-        return BytesEngine(engine, own, family, spec)
+        own = self._own(model, spec, tokenizer, options)
+        more = self._texts(spec) | options
+        engine = self._factory(model, own.spec, threads=threads, **more)
+        return BytesEngine(engine, own, spec)
 
-    def check(self, model: str, spec: LoadedSpec, **options: str) -> None:
+    @property
+    def several(self) -> Callable[..., list[BytesEngine]] | None:
+        """See `load_engines`; None where the engine takes one adapter."""
+        make = getattr(self._factory, "several", None)
+        if make is None:
+            return None
+
+        def adapted(
+            model: str, spec: LoadedSpec, adapters: Sequence[str | None], **options: Any
+        ) -> list[BytesEngine]:
+            own = self._own(model, spec, "", options)
+            return [BytesEngine(e, own, spec) for e in make(model, own.spec, adapters, **options)]
+
+        return adapted
+
+    def check(self, model: str, spec: LoadedSpec, *, tokenizer: str = "", **options: str) -> None:
         """What loading would raise, as far as it shows without the model."""
-        family = family_of(model)
-        lexicon = Lexicon(family.tokenizer, family.vocab_size, family.stops)
-        check_reading(family.tokenizer, lexicon, Borders(lexicon))
+        own = self._own(model, spec, tokenizer, options)
         if (check := getattr(self._factory, "check", None)) is not None:
-            check(model, own_spec(family, spec), **options)
+            check(model, own.spec, **(self._texts(spec) | options))
+
+    def _own(
+        self, model: str, spec: LoadedSpec, tokenizer: str, options: Mapping[str, str]
+    ) -> _Own:
+        try:
+            family = family_of(tokenizer or model)
+        except ConfigError as error:
+            if tokenizer or "upstream" not in options:
+                raise
+            raise ConfigError(_FAR.format(model=model)) from error
+        find = getattr(self._factory, "context_of", None)
+        context_tokens = find(model, options["upstream"]) if find else None
+        return _Own.of(family, own_spec(family, spec, context_tokens))
+
+    def _texts(self, spec: LoadedSpec) -> dict[str, Any]:
+        if "texts" not in signature(self._factory).parameters:
+            return {}
+        with spec.path(spec.spec.public_text).open(encoding="utf-8") as lines:
+            return {"texts": [json.loads(line)["text"] for line in islice(lines, PUBLIC_TEXTS)]}
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A model's own reading, which several engines over it share. Raises EngineError for a
+    tokenizer that is not understood."""
+
+    spec: LoadedSpec
+    encoder: PromptEncoder
+    text: Reader  # of what people write
+    said: Reader  # of what the model writes itself
+
+    @classmethod
+    def of(cls, family: Family, spec: LoadedSpec) -> _Own:
+        encoder = PromptEncoder(spec.spec, family.tokenizer)
+        stops = set(spec.spec.stop_ids)
+
+        def encode(text: str) -> list[int]:
+            return encoder.ids(encoder.text(text))
+
+        def reader(controls: frozenset[int] | set[int]) -> Reader:
+            lexicon = Lexicon(family.tokenizer, family.vocab_size, controls)
+            borders = Borders(lexicon)
+            check_reading(family.tokenizer, lexicon, borders)
+            return Reader(lexicon, borders, encode)
+
+        text = reader(encoder.control_ids | stops)
+        is_one = encoder.special_ids | stops == encoder.control_ids | stops
+        return cls(spec, encoder, text, text if is_one else reader(encoder.special_ids | stops))
+
+    def before(self, section: Section) -> tuple[int, ...]:
+        """The tokens of a conversation up to where a section begins, by the model's own template,
+        else as plain text. Raises PromptError for what no conversation is."""
+        if section.turns is None or section.head is None or section.head["role"] == "tools":
+            return ()
+        messages, tools = talk(section.turns)
+        role = str(section.head["role"])
+        try:
+            return tuple(self.encoder.ids(self.encoder.turn(messages, role, tools=tools)))
+        except PromptError as error:
+            log.debug("read as plain text: %s", error)
+            plain = self.encoder.text(plain_talk(messages, role, tools))
+            return tuple(self.encoder.ids(plain))
+
+
+def plain_talk(messages: Sequence[Mapping[str, Any]], role: str, tools: object) -> str:
+    """A conversation as text, up to where a turn of `role` says something."""
+    turns = [("tools", json.dumps(tools))] if tools else []
+    for message in messages:
+        calls = message.get("tool_calls")
+        turns.append((message["role"], message["content"] + (json.dumps(calls) if calls else "")))
+    return "".join(f"{who}:\n{said}\n\n" for who, said in turns) + f"{role}:\n"
 
 
 class BytesEngine:
-    """`engine` was loaded under `own`; answers are as long as `spec` says. Raises EngineError for
-    a tokenizer that is not understood. laws_asked: how many token laws it took so far."""
+    """`engine` was loaded under `own`; answers are as long as `spec` says. laws_asked: how many
+    token laws it took so far."""
 
     vocab_size = BYTE_SYMBOLS
 
-    def __init__(self, engine: Engine, own: LoadedSpec, family: Family, spec: LoadedSpec) -> None:
-        self.engine, self._own = engine, own.spec
+    def __init__(self, engine: Engine, own: _Own, spec: LoadedSpec) -> None:
+        self.engine, self._own = engine, own
         self.name = f"{engine.name}, bytes"
         self.commitment = engine.commitment
         self.context_tokens = spec.spec.context_tokens
+        self.caches = bool(getattr(engine, "caches", False))
+        self.tells_prompts = bool(getattr(engine, "tells_prompts", True))
         self.laws_asked = 0
-        self._encoder = PromptEncoder(own.spec, family.tokenizer)
-        controls = self._encoder.control_ids | set(own.spec.stop_ids)
-        self._text = self._reader(family, controls)
-        specials = self._encoder.special_ids | set(own.spec.stop_ids)
-        self._said = self._text if specials == controls else self._reader(family, specials)
         self._readings: OrderedDict[str, Reading] = OrderedDict()
         self._laws: OrderedDict[int, Node] = OrderedDict()
-        self._most_laws = max(64, LAWS_BYTES // (4 * own.spec.vocab_size))
+        self._most_laws = max(64, LAWS_BYTES // (4 * engine.vocab_size))
+        self._at_once = max(1, VALUES_AT_ONCE // engine.vocab_size)
+        if not own.spec.spec.chat_template:
+            log.warning("the model has no chat template: it reads conversations as plain text")
 
-    @property
-    def caches(self) -> bool:
+    def close(self) -> None:
         """See `Engine`."""
-        return bool(getattr(self.engine, "caches", False))
+        if (close := getattr(self.engine, "close", None)) is not None:
+            close()
 
     def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`."""
@@ -151,9 +264,8 @@ class BytesEngine:
             for at in range(query.first_law, len(query.ids) + 1)
             if at not in reading.laws
         ]
-        size = max(1, VALUES_AT_ONCE // self._own.vocab_size)
-        for begin in range(0, len(wanted), size):
-            self._make(wanted[begin : begin + size])
+        for begin in range(0, len(wanted), self._at_once):
+            self._make(wanted[begin : begin + self._at_once])
         return [
             query.answer(
                 np.stack([r.laws[at] for at in range(query.first_law, len(query.ids) + 1)]), want
@@ -167,15 +279,9 @@ class BytesEngine:
         for slot in range(SLOTS):
             self.engine.forget(f"{session}#{slot}")
 
-    def _reader(self, family: Family, controls: frozenset[int] | set[int]) -> Reader:
-        lexicon = Lexicon(family.tokenizer, family.vocab_size, controls)
-        borders = Borders(lexicon)
-        check_reading(family.tokenizer, lexicon, borders)
-        return Reader(lexicon, borders, self.encode)
-
     def encode(self, text: str) -> list[int]:
         """A text in the model's own tokens."""
-        return self._encoder.ids(self._encoder.text(text))
+        return self._own.text.encode(text)
 
     def _follow(self, query: Query) -> Reading:
         """The session's reading, or one that forks what reads most of the same."""
@@ -189,7 +295,7 @@ class BytesEngine:
                 reading = best.fork()
         reading = reading or Reading()
         try:
-            reading.follow(query.ids, query.first_law, self._reader_of, self._prefix_of)
+            reading.follow(query.ids, query.first_law, self._reader_of, self._own.before)
         except PromptError as error:
             raise EngineError(f"this model does not take the conversation: {error}") from error
         self._readings[session] = reading
@@ -198,43 +304,32 @@ class BytesEngine:
         return reading
 
     def _reader_of(self, section: Section) -> Reader:
-        own = section.head is not None and section.head["role"] == "assistant"
-        return self._said if own else self._text
-
-    def _prefix_of(self, section: Section) -> tuple[int, ...]:
-        if section.turns is None or section.head is None:
-            return ()
-        if section.head["role"] == "tools":
-            return ()
-        messages, tools = talk(section.turns)
-        turn = self._encoder.turn(messages, str(section.head["role"]), tools=tools)
-        return tuple(self._encoder.ids(turn))
+        is_own = section.head is not None and section.head["role"] == "assistant"
+        return self._own.said if is_own else self._own.text
 
     def _make(self, wanted: Sequence[tuple[str, Reading, int]]) -> None:
         """Make the laws of these positions."""
-        left = [(session, reading, *reading.place(at), at) for session, reading, at in wanted]
-        known: dict[int, tuple[str, Stretch, Node]] = {}
-        for session, _, stretch, end, _ in left:  # what is certain goes ahead as one
-            spine = stretch.cover.spine(end)
+        left: dict[str, deque[_Wanted]] = {}
+        known: dict[int, _Missing] = {}
+        for session, reading, at in wanted:
+            stretch, end = reading.place(at)
+            left.setdefault(session, deque()).append(_Wanted(reading, at, stretch, end))
+            spine = stretch.cover.spine(end)  # what is certain goes ahead as one
             if spine.log_share(stretch.cover.lexicon) is None:
                 known[id(spine)] = session, stretch, spine
         while left:
             self._answer(self._lines(known.values()))
-            known, still = {}, []
-            for session, reading, stretch, end, at in left:
-                missing = stretch.cover.missing(end)
-                if missing:
-                    known |= {id(node): (session, stretch, node) for node in missing}
-                    still.append((session, reading, stretch, end, at))
-                else:
-                    reading.laws[at] = np.log(stretch.cover.law(end)).astype(np.float32)
-            left = still
+            known = {}
+            for session, queue in list(left.items()):
+                for stretch, node in _next_missing(queue):
+                    known[id(node)] = session, stretch, node
+                if not queue:
+                    del left[session]
         while len(self._laws) > self._most_laws:
             self._laws.popitem(last=False)[1].law = None
 
-    def _lines(self, nodes: Iterable[tuple[str, Stretch, Node]]) -> list[_Asked]:
+    def _lines(self, nodes: Iterable[_Missing]) -> list[_Asked]:
         """As few sequences as hold these nodes: a node's ancestors are asked with it."""
-        most = max(1, VALUES_AT_ONCE // self._own.vocab_size)
         lines: list[_Asked] = []
         slots: Counter[str] = Counter()
         taken: set[int] = set()
@@ -244,7 +339,7 @@ class BytesEngine:
             line = [node]
             while (above := line[-1].parent) and above.law is None and not line[-1].is_weighed:
                 line.append(above)
-            line = line[::-1][:most]
+            line = line[::-1][: self._at_once]
             taken |= {id(node) for node in line}
             lines.append(_Asked(f"{session}#{slots[session]}", stretch, line))
             slots[session] += 1
@@ -255,17 +350,34 @@ class BytesEngine:
         if not asked:
             return
         queries = []
+        own, room = self._own.spec.spec, self.engine.context_tokens - 1
         for line in asked:
-            ids = fitted(line.stretch.prefix, line.nodes[-1].path(), self._own.context_tokens - 1)
+            ids = fitted(line.stretch.prefix, line.nodes[-1].path(), room)
             line.nodes = line.nodes[-(len(ids) + 1) :]
             first = len(ids) + 1 - len(line.nodes)
             queries.append(Query(line.session, np.array(ids, np.uint32), first))
         for line, rows in zip(asked, self.engine.rows(queries, FULL), strict=True):
             for index, node in enumerate(line.nodes):
-                logprobs = dense(rows, index, self._own.vocab_size)
-                node.law = TokenLaw.of(line.stretch.cover.lexicon, logprobs, self._own.stop_ids)
+                logprobs = dense(rows, index, own.vocab_size)
+                node.law = TokenLaw.of(line.stretch.cover.lexicon, logprobs, own.stop_ids)
                 self._laws[id(node)] = node
             self.laws_asked += len(line.nodes)
+
+
+def _next_missing(queue: deque[_Wanted]) -> list[tuple[Stretch, Node]]:
+    """Make the laws at the head of a session's queue, as far as their nodes have been asked; the
+    nodes that the next ones need, no more than one call of the engine takes."""
+    missing: list[tuple[Stretch, Node]] = []
+    waiting: list[_Wanted] = []
+    while queue and len(missing) < SLOTS:
+        one = queue.popleft()
+        if nodes := one.stretch.cover.missing(one.end):
+            missing += [(one.stretch, node) for node in nodes]
+            waiting.append(one)
+        else:
+            one.reading.laws[one.at] = np.log(one.stretch.cover.law(one.end)).astype(np.float32)
+    queue.extendleft(reversed(waiting))
+    return missing
 
 
 def dense(rows: StepRows, index: int, vocab_size: int) -> Logs:

@@ -47,18 +47,19 @@ class Completion:
 
 class CompletionServer:
     """url: with or without `/v1`. key: sent as a bearer token. vocab_size: of ids that count; a
-    model may have more. shape: of what it does not list.
+    model may have more.
 
-    model: the server's name for it. steer: what it is made to generate, where that leaves laws as
-    they are. (llama.cpp's gives no law where it generated a part of a character.)
+    shape: of what it does not list. model: the server's name for it. steer: what it is made to
+    generate, where that leaves laws as they are. (llama.cpp's gives no law where it generated a
+    part of a character.)
     """
 
-    def __init__(self, url: str, *, key: str, vocab_size: int, shape: Law) -> None:
+    def __init__(self, url: str, *, key: str, vocab_size: int, shape: Law | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.model = ""
         self.steer: int | None = None
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._vocab_size, self._shape = vocab_size, shape
+        self._vocab_size, self.shape = vocab_size, shape
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -155,7 +156,7 @@ class CompletionServer:
             raise ValueError(f"their mass is {mass}")
         tail = max(1.0 - mass, LEAST_TAIL) if len(ids) < self._vocab_size else 0.0
         logp = np.maximum(logp - np.log(mass + tail), MIN_LOGPROB).astype(np.float32)
-        return Law(logp, ids, tail / (mass + tail), self._shape)
+        return Law(logp, ids, tail / (mass + tail), self.shape)
 
     async def _ask(self, method: str, path: str, body: object, limit: int) -> Any:
         """A JSON object of at most `limit` bytes; tries again while it is busy or away."""

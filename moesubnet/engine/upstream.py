@@ -20,7 +20,7 @@ import numpy as np
 from moesubnet.engine.base import Query, TokenIds, check_batch, context_token, owner
 from moesubnet.engine.completions import CannotTell, Completion, CompletionServer
 from moesubnet.errors import ConfigError, EngineError
-from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.baseline import Unigram, load_baseline
 from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.tokenizer import load_tokenizer
@@ -50,7 +50,8 @@ class UpstreamEngine:
     """An OpenAI-compatible server as `Engine`.
 
     model: what the server calls it; empty for the first that it serves. upstream: the server's URL.
-    A key for it is read from the environment, MOESUBNET_UPSTREAM_KEY.
+    A key for it is read from the environment, MOESUBNET_UPSTREAM_KEY. texts: on which the baseline
+    is counted, where the spec has neither.
 
     lists: the most tokens of a law that it names; the others share the rest in the proportions of
     the subnet's baseline. tells_prompts: whether one request tells the laws inside a prompt; if
@@ -59,34 +60,68 @@ class UpstreamEngine:
 
     name = "upstream"
 
-    def __init__(self, model: str, spec: LoadedSpec, *, threads: int = 1, upstream: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self.vocab_size = spec.spec.vocab_size
-        self.context_tokens = spec.spec.context_tokens
-        self._start = np.array([context_token(spec.spec)], np.uint32)
-        self._spec = spec
-        self._tokenizer = load_tokenizer(spec.tokenizer_path)
-        self._server = CompletionServer(
-            _checked(upstream),
-            key=os.environ.get(KEY_VARIABLE, ""),
-            vocab_size=self.vocab_size,
-            shape=load_baseline(spec).law,
-        )
+    def __init__(
+        self,
+        model: str,
+        spec: LoadedSpec,
+        *,
+        threads: int = 1,
+        upstream: str,
+        texts: Sequence[str] | None = None,
+    ) -> None:
+        self._join(model, spec, upstream, texts)
         try:
-            about = self._wait(self._find(model))
             self.lists, self.tells_prompts, self.caches = self._wait(self._probe())
             self._free = asyncio.Semaphore(self._wait(self._server.slots()) or AT_ONCE)
             self._say()
         except BaseException:
             self.close()
             raise
+
+    def _join(
+        self, model: str, spec: LoadedSpec, upstream: str, texts: Sequence[str] | None
+    ) -> None:
+        """Find the model, see that its tokens are ours and that it gives laws of them."""
+        self._loop = asyncio.new_event_loop()
+        self.vocab_size = spec.spec.vocab_size
+        self.context_tokens = spec.spec.context_tokens
+        self._start = np.array([context_token(spec.spec)], np.uint32)
+        self._spec = spec
+        self._tokenizer = load_tokenizer(spec.tokenizer_path)
+        self._texts = _public_text(spec) if texts is None else texts
+        self._server = _server(upstream, self.vocab_size)
+        self._server.shape = (load_baseline(spec) if texts is None else self._unigram(texts)).law
+        try:
+            about = self._wait(self._find(model))
+            self._wait(self._try())
+        except BaseException:
+            self.close()
+            raise
         said = json.dumps({name: about.get(name) for name in IDENTITY}, sort_keys=True)
         self.commitment = hashlib.sha256(said.encode()).hexdigest()
 
+    @classmethod
+    def check(
+        cls, model: str, spec: LoadedSpec, *, upstream: str, texts: Sequence[str] | None = None
+    ) -> None:
+        """Raises EngineError unless a server is there whose model has the subnet's tokenizer and
+        gives laws. What it can beyond that is asked, and said, when it is loaded."""
+        self = cls.__new__(cls)
+        self._join(model, spec, upstream, texts)
+        self.close()
+
     @staticmethod
-    def check(model: str, spec: LoadedSpec, *, upstream: str) -> None:
-        """Raises EngineError unless a server is there whose model has the subnet's tokenizer."""
-        UpstreamEngine(model, spec, upstream=upstream).close()
+    def context_of(model: str, upstream: str) -> int | None:
+        """How many tokens of a sequence the server reads, if it says so. Raises EngineError."""
+
+        async def ask() -> int | None:
+            server = _server(upstream, 1)
+            try:
+                return _context(_chosen(server, model, await server.models()))
+            finally:
+                await server.close()
+
+        return asyncio.run(ask())
 
     def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         """See `Engine.rows`."""
@@ -138,15 +173,10 @@ class UpstreamEngine:
 
     async def _find(self, model: str) -> dict[str, Any]:
         """Choose the model; what the server says of it. Raises EngineError where it cannot join."""
-        models = await self._server.models()
-        about = next((m for m in models if not model or m["id"] == model), None)
-        if about is None:
-            names = ", ".join(m["id"] for m in models)
-            raise EngineError(f"{self._server.url} serves no {model!r}; --model is one of: {names}")
+        about = _chosen(self._server, model, await self._server.models())
         self._server.model = about["id"]
-        meta = about.get("meta")
-        context = meta.get("n_ctx") if isinstance(meta, dict) else about.get("max_model_len")
-        if type(context) is int and context <= self.context_tokens:
+        context = _context(about)
+        if context is not None and context <= self.context_tokens:
             # one more is needed for the token that it insists on generating
             self.context_tokens = context - 1
             if context < self._spec.spec.context_tokens:
@@ -155,12 +185,11 @@ class UpstreamEngine:
                     f"context has {self._spec.spec.context_tokens}: start it with more "
                     "(llama.cpp: -c, of which each slot has its part; vLLM: --max-model-len)"
                 )
-            log.info("of the context one token is left to what the server insists on generating")
         await self._check_tokenizer()
         return about
 
     async def _check_tokenizer(self) -> None:
-        for text in (*SAMPLES, *(text[:2_000] for text in self._public_text(4))):
+        for text in (*SAMPLES, *(text[:2_000] for text in self._texts[:4])):
             expected = self._encode(text)
             self._tokenizer.encode_special_tokens = True  # a typed control token is text to some
             plain = self._encode(text)
@@ -182,24 +211,29 @@ class UpstreamEngine:
                 before = self._tokenizer.decode(expected[:at])[-20:]
                 raise EngineError(
                     f"{self._server.model} at {self._server.url} does not have the tokenizer of "
-                    f"subnet {self._spec.spec.name!r}: after {before!r} in {text[:40]!r}… the "
-                    f"subnet's goes on with {expected[at : at + 3]}, its own with "
-                    f"{found[at : at + 3]}. Serve a model of the family that the subnet is of"
+                    f"{self._spec.tokenizer_path.parent}: after {before!r} in {text[:40]!r}… that "
+                    f"one goes on with {expected[at : at + 3]}, its own with "
+                    f"{found[at : at + 3]}. Serve a model of that family"
                 )
+
+    async def _try(self) -> None:
+        """Raises EngineError unless it takes ids as they are and gives laws."""
+        prompt = self._sample_prompt(PROBE_TOKENS)
+        self._server.steer = self._encode("a")[0]
+        read = (await self._server.complete(prompt, 1)).prompt_tokens
+        if read not in (None, len(prompt)):
+            raise EngineError(
+                f"{self._server.url} read {read} tokens of a prompt of {len(prompt)} ids: it does "
+                "not take token ids as they are"
+            )
 
     async def _probe(self) -> tuple[int, bool, bool]:
         """How many it lists, whether it tells the laws inside prompts and keeps what it read."""
-        prompt = np.concatenate((self._start, self._sample_ids(PROBE_TOKENS)))
-        self._server.steer = self._encode("a")[0]
+        prompt = self._sample_prompt(PROBE_TOKENS)
         lists, answer = await self._most_listed(prompt)
         self._server.steer = await self._harmless(prompt, answer.law)
         if self._server.steer is None:
-            lists, answer = await self._most_listed(prompt)
-        if answer.prompt_tokens not in (None, len(prompt)):
-            raise EngineError(
-                f"{self._server.url} read {answer.prompt_tokens} tokens of a prompt of "
-                f"{len(prompt)} ids: it does not take token ids as they are"
-            )
+            lists, _ = await self._most_listed(prompt)
         try:
             tells = bool((await self._server.complete(prompt, 1, inside=True)).inside)
         except EngineError:
@@ -237,6 +271,8 @@ class UpstreamEngine:
         most = want_for(self.vocab_size).width(self.vocab_size)
         server = f"{self._server.model} at {self._server.url}"
         log.info("%s names %d of %d tokens of a law", server, self.lists, self.vocab_size)
+        if self.context_tokens < self._spec.spec.context_tokens:
+            log.info("of the context one token is left to what it insists on generating")
         if not self.tells_prompts:
             log.info(
                 "%s tells only the law after a prompt: whoever asks for several positions at once "
@@ -266,8 +302,8 @@ class UpstreamEngine:
         Where the laws inside a prompt are told, so is the probability of its next token, named or
         not. Elsewhere that of an unnamed one is at most the least named one's, or all that is left.
         """
-        ids = self._sample_ids(MEASURED_TOKENS)
-        prompt = np.concatenate((self._start, ids))
+        prompt = self._sample_prompt(MEASURED_TOKENS)
+        ids = prompt[1:]
         lost = []
         if self.tells_prompts:
             for law, token in zip(
@@ -289,14 +325,44 @@ class UpstreamEngine:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _sample_ids(self, most: int) -> TokenIds:
-        """The beginning of the public text."""
-        ids = self._encode(" ".join((*self._public_text(4), *SAMPLES))[:8_000])
-        return np.array(ids[: min(most, self.context_tokens - 1)], np.uint32)
+    def _sample_prompt(self, most: int) -> TokenIds:
+        """The beginning of the public text, at most so many tokens of it."""
+        ids = self._encode(" ".join((*self._texts[:4], *SAMPLES))[:8_000])
+        return np.array([*self._start, *ids[: min(most, self.context_tokens - 1)]], np.uint32)
 
-    def _public_text(self, documents: int) -> list[str]:
-        with self._spec.path(self._spec.spec.public_text).open(encoding="utf-8") as lines:
-            return [json.loads(line)["text"] for line in islice(lines, documents)]
+    def _unigram(self, texts: Sequence[str]) -> Unigram:
+        counts = np.zeros(self.vocab_size, np.int64)
+        for encoded in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            ids = np.array(encoded.ids, np.int64)
+            counts += np.bincount(ids[ids < self.vocab_size], minlength=self.vocab_size)
+        return Unigram.of_counts(counts)
+
+
+def _public_text(spec: LoadedSpec) -> list[str]:
+    with spec.path(spec.spec.public_text).open(encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in islice(lines, 4)]
+
+
+def _server(url: str, vocab_size: int) -> CompletionServer:
+    key = os.environ.get(KEY_VARIABLE, "")
+    return CompletionServer(_checked(url), key=key, vocab_size=vocab_size)
+
+
+def _chosen(
+    server: CompletionServer, model: str, models: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the server says of the model; of the first that it serves if none is named."""
+    about = next((m for m in models if not model or m["id"] == model), None)
+    if about is None:
+        names = ", ".join(m["id"] for m in models)
+        raise EngineError(f"{server.url} serves no {model!r}; --model is one of: {names}")
+    return about
+
+
+def _context(about: dict[str, Any]) -> int | None:
+    meta = about.get("meta")
+    context = meta.get("n_ctx") if isinstance(meta, dict) else about.get("max_model_len")
+    return context if type(context) is int and context > 0 else None
 
 
 def _checked(url: str) -> str:

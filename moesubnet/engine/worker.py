@@ -30,7 +30,7 @@ from moesubnet.wire import frames
 from moesubnet.wire.rows import StepResponse, StepRows
 from moesubnet.wire.step import SequenceStep, StepLimits, StepRequest, Want, base_hash
 
-_SCHEMA = "moesubnet-engine/2"
+_SCHEMA = "moesubnet-engine/3"
 _LENGTH = struct.Struct("<Q")
 _LIMITS = frames.Limits(
     max_frame_bytes=1 << 32, max_header_bytes=1 << 24, max_items=1 << 16, max_text_bytes=8_192
@@ -166,7 +166,8 @@ class EngineProcess:
     ) -> list[_Drafted]:
         forget, self._forgotten = self._forgotten, []
         request = StepRequest(tuple(map(_step, batch)), want)
-        fields: dict[str, frames.Field] = {"forget": forget}
+        seeds: list[frames.Scalar] = [query.seed for query in batch]
+        fields: dict[str, frames.Field] = {"forget": forget, "seeds": seeds}
         if asked:
             fields["asked"] = [value for wish in asked for value in astuple(wish)]
         step = np.frombuffer(request.to_bytes(), np.uint8)
@@ -272,9 +273,9 @@ def _step(query: Query) -> SequenceStep:
     return SequenceStep(query.session, 0, base_hash(ids[:0]), ids, draft, query.first)
 
 
-def _query(step: SequenceStep) -> Query:
+def _query(step: SequenceStep, seed: int) -> Query:
     ids = np.concatenate((step.append_ids, step.draft_ids))
-    return Query(step.session, ids, step.first_row, len(step.draft_ids))
+    return Query(step.session, ids, step.first_row, len(step.draft_ids), seed)
 
 
 def _answer(engine: Engine, frame: frames.Frame) -> bytes:
@@ -284,7 +285,9 @@ def _answer(engine: Engine, frame: frames.Frame) -> bytes:
         engine.forget(str(session))
     limits = StepLimits(engine.vocab_size, engine.context_tokens, MAX_BATCH_SEQUENCES)
     request = StepRequest.from_bytes(frame.tensors["step"].data, limits)
-    batch = [_query(step) for step in request.sequences]
+    seeds = frame.fields["seeds"]
+    assert isinstance(seeds, list)
+    batch = [_query(step, int(seed)) for step, seed in zip(request.sequences, seeds, strict=True)]
     tensors: dict[str, frames.Tensor] = {}
     if "asked" in frame.fields:
         values = frame.fields["asked"]

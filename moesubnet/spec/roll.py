@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 class NextSpec(Generic[T]):
     """Watches for a spec other than `current`. `prepare` makes of it what its user needs; it runs
-    in a thread and may raise MoesubnetError. `problem` says what keeps us from going over."""
+    in a thread and may raise. `problem` says what keeps us from going over."""
 
     def __init__(
         self,
@@ -84,10 +84,13 @@ class NextSpec(Generic[T]):
             try:
                 spec = await self._find(metagraph)
                 prepared = await asyncio.to_thread(self._prepare, spec)
-            except MoesubnetError as error:
-                if self.problem != str(error):
-                    log.error("cannot go over to the announced spec: %s", error)
-                self.problem = str(error)
+            except Exception as error:  # whatever it is: who watches the chain must go on
+                is_known = isinstance(error, MoesubnetError)
+                problem = str(error) if is_known else f"{type(error).__name__}: {error}"
+                if self.problem != problem:
+                    log.error("cannot go over to the announced spec: %s", problem)
+                    log.debug("where it came from", exc_info=error)
+                self.problem = problem
                 await asyncio.sleep(RETRY_S)
             else:
                 self.problem = None

@@ -16,19 +16,14 @@ from moesubnet.errors import FrameError
 
 STRIDE = 2**24  # no vocabulary is larger
 MAX_GAP_BYTES = 7  # 2^49: as many rows as no answer has
+AT_ONCE = 1 << 16  # numbers; what is made on the way takes some 60 bytes for each
 
 
 def pack_ids(row: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     """row [n], ascending, and ids [n], ascending within each row."""
     gaps = np.diff(row.astype(np.int64) * STRIDE + ids, prepend=0)
-    sizes = np.ones(len(gaps), np.int64)
-    for k in range(1, MAX_GAP_BYTES):
-        sizes += gaps >= 1 << 7 * k
-    ends = np.cumsum(sizes)
-    place = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
-    packed = np.repeat(gaps, sizes) >> 7 * place & 0x7F
-    packed[place < np.repeat(sizes - 1, sizes)] |= 0x80
-    return np.asarray(packed, np.uint8)
+    parts = [_packed(gaps[begin : begin + AT_ONCE]) for begin in range(0, len(gaps), AT_ONCE)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint8)
 
 
 def unpack_ids(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
@@ -39,13 +34,34 @@ def unpack_ids(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.u
         return np.empty(0, np.int64), np.empty(0, np.uint32)
     if not len(last) or last[-1] != len(data) - 1:
         raise FrameError("the packed ids end within a number")
+    parts = []
+    for begin in range(0, len(last), AT_ONCE):
+        start = int(last[begin - 1]) + 1 if begin else 0
+        ends = last[begin : begin + AT_ONCE] - start
+        parts.append(_unpacked(data[start : start + ends[-1] + 1], ends))
+    gaps = np.concatenate(parts)
+    if float(gaps.sum(dtype=np.float64)) >= 2.0**62:
+        raise FrameError("the packed ids go beyond any answer")
+    row, ids = np.divmod(np.cumsum(gaps), STRIDE)
+    return row, ids.astype(np.uint32)
+
+
+def _packed(gaps: NDArray[np.int64]) -> NDArray[np.uint8]:
+    sizes = np.ones(len(gaps), np.int64)
+    for k in range(1, MAX_GAP_BYTES):
+        sizes += gaps >= 1 << 7 * k
+    ends = np.cumsum(sizes)
+    place = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
+    packed = np.repeat(gaps, sizes) >> 7 * place & 0x7F
+    packed[place < np.repeat(sizes - 1, sizes)] |= 0x80
+    return np.asarray(packed, np.uint8)
+
+
+def _unpacked(data: NDArray[np.uint8], last: NDArray[np.intp]) -> NDArray[np.int64]:
+    """The numbers whose last bytes are at `last`."""
     starts = np.concatenate(([0], last[:-1] + 1))
     sizes = last - starts + 1
     if sizes.max() > MAX_GAP_BYTES or bool((data[last[sizes > 1]] == 0).any()):
         raise FrameError("a packed id has more bytes than it needs")
     place = np.arange(len(data)) - np.repeat(starts, sizes)
-    gaps = np.add.reduceat((data & 0x7F).astype(np.int64) << 7 * place, starts)
-    if float(gaps.sum(dtype=np.float64)) >= 2.0**62:
-        raise FrameError("the packed ids go beyond any answer")
-    row, ids = np.divmod(np.cumsum(gaps), STRIDE)
-    return row, ids.astype(np.uint32)
+    return np.add.reduceat((data & 0x7F).astype(np.int64) << 7 * place, starts)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import aiohttp
 
 from moesubnet.errors import AuthError, PeerError, WireError
-from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, Neuron, Signer
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.limits import Backoff
@@ -44,14 +43,15 @@ class Roster:
         self,
         http: aiohttp.ClientSession,
         signer: Signer,
-        spec: LoadedSpec,
         *,
+        spec_sha256: str,
+        vocab_size: int,
         allow_private: bool,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._http = http
         self._signer = signer
-        self._spec = spec
+        self._spec_sha256, self._vocab_size = spec_sha256, vocab_size
         self._allow_private = allow_private
         self._clock_s = clock_s
         self._met: dict[Hotkey, Met] = {}
@@ -106,7 +106,7 @@ class Roster:
                     self._signer,
                     hotkey,
                     axon,
-                    vocab_size=self._spec.spec.vocab_size,
+                    vocab_size=self._vocab_size,
                     allow_private=self._allow_private,
                 )
             card = await client.card(timeout_s=CARD_TIMEOUT_S)
@@ -115,7 +115,7 @@ class Roster:
             log.debug("no card uid=%d reason=%s", uid, error)
             self._backoff.failed((hotkey, axon))
             return
-        if card.spec_sha256 != self._spec.sha256:
+        if card.spec_sha256 != self._spec_sha256:
             log.info("uid=%d serves another spec", uid)
             self._backoff.failed((hotkey, axon))
             return

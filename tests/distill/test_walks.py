@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from itertools import pairwise
 
@@ -83,6 +84,19 @@ async def test_with_nobody_left_the_walk_says_so(panel_of):
     dead = LocalClient(A, BigramEngine(1), fails=lambda n: True)
     with pytest.raises(PeerUnavailable, match="no expert answers"):
         await turns(panel_of(dead), windows_of((2, 3)))
+
+
+@pytest.mark.parametrize("how", ["to its end", "left early", "an expert fails"])
+async def test_however_a_walk_ends_its_sessions_are_closed(panel_of, how: str):
+    dies = LocalClient(A, BigramEngine(1), fails=lambda n: how == "an expert fails" and n > 3)
+    with contextlib.suppress(PeerUnavailable):
+        async with contextlib.aclosing(walk(panel_of(dies), windows_of((2, 6)), "t")) as path:
+            async for turn in path:
+                assert dies._ids or turn.position == 0
+                if how == "left early" and turn.position == 3:
+                    break
+    assert dies.asked > 3
+    assert not dies._ids
 
 
 async def test_the_table_adds_up_what_the_turns_say(panel_of):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from moesubnet.engine.base import Query, check_engine, load_engine
-from moesubnet.engine.bytes_engine import BytesEngine
+from moesubnet.engine.base import Query, check_engine, load_engine, load_engines
+from moesubnet.engine.bytes_cover import Cover
+from moesubnet.engine.bytes_engine import BytesEngine, plain_talk
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.spec.byte_unit import END, TEMPLATE, byte_tokenizer, open_head
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256
@@ -34,7 +35,7 @@ class TableEngine:
 
     def __init__(self, model: str, spec: LoadedSpec, *, threads: int = 1) -> None:
         self.vocab_size, self.context_tokens = spec.spec.vocab_size, spec.spec.context_tokens
-        self.model = tiny.RandomModel(self.vocab_size)
+        self.model, self.end = tiny.RandomModel(self.vocab_size), spec.spec.stop_ids[0]
         self.asked: list[Query] = []
         self.forgotten: list[str] = []
 
@@ -228,13 +229,36 @@ def test_a_conversation_is_rendered_by_the_models_own_template(name: str, tmp_pa
     assert answer[0, END] == pytest.approx(np.log(np.exp(end).sum()), abs=1.0)
 
 
-def test_a_conversation_that_the_template_refuses_is_an_error_and_not_a_wrong_law(
-    tmp_path: Path,
+REFUSING = "{{ raise_exception('no system, please') }}"
+
+
+@pytest.mark.parametrize("template", ["", REFUSING])
+def test_a_conversation_without_a_template_that_takes_it_is_read_as_plain_text(
+    template: str, tmp_path: Path
 ) -> None:
-    engine = loaded(tmp_path, tiny.byte_level())  # has no template
+    engine = loaded(tmp_path, tiny.byte_level(), chat_template=template)
     travels = PromptEncoder(bytes_spec(tmp_path / "spec").spec, byte_tokenizer())
-    with pytest.raises(EngineError, match="no chat template"):
-        laws(engine, travels.ids(travels.chat([{"role": "user", "content": "a"}])), 3)
+    sent = travels.ids(travels.chat([{"role": "user", "content": "ab <|end|> ba"}]))
+    answer = laws(engine, sent, len(sent))
+    plain = engine.encode("user:\nab <|end|> ba\n\nassistant:\n")
+    assert any(query.ids.tolist() == plain for query in engine.engine.asked)
+    end = engine.engine.model.of(plain)[engine.engine.end]
+    assert answer[0, END] == pytest.approx(end, abs=1.0)
+    assert engine.engine.end not in plain
+
+
+def test_the_plain_text_of_a_conversation_has_its_tools_and_calls() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = [
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "done"},
+    ]
+    assert plain_talk(said, "assistant", [{"name": "f"}]) == (
+        'tools:\n[{"name": "f"}]\n\nuser:\ngo\n\nassistant:\n'
+        + json.dumps([call])
+        + "\n\ntool:\ndone\n\nassistant:\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -290,6 +314,53 @@ def test_over_a_real_model_and_its_gguf_file_the_laws_are_the_same_with_sessions
             assert np.abs(np.exp(law) - np.exp(expected[at])).sum() < 0.05
         forked = laws(engine, [*ids[:-4], *symbols("x")], len(ids) - 4, session="fork")
         assert np.abs(np.exp(forked[0]) - np.exp(expected[len(ids) - 4])).sum() < 0.05
+
+
+def test_many_laws_of_a_text_are_made_in_few_calls_each_once(tmp_path: Path, monkeypatch) -> None:
+    engine = loaded(tmp_path, tiny.byte_level())
+    looked = []
+    missing = Cover.missing
+    monkeypatch.setattr(Cover, "missing", lambda *of: looked.append(1) or missing(*of))
+    for size in (40, 80):
+        looked.clear()
+        rows = laws(engine, symbols("aab ba's " * size), session=f"{size}")
+        assert len(rows) == 9 * size + 1
+        # a position is looked at again only when what it waits for was asked
+        assert len(looked) < 3 * len(rows)
+
+
+def test_several_adapters_of_one_model_answer_over_bytes_each_as_it_would_alone(
+    tiny_model: Path, save_tiny_adapter, tmp_path: Path
+) -> None:
+    spec = bytes_spec(tmp_path / "spec")
+    adapters = [str(save_tiny_adapter(seed=1)), None, str(save_tiny_adapter(seed=2))]
+    together = load_engines("auto", str(tiny_model), spec, adapters)
+    assert len({engine.commitment for engine in together}) == 3
+    ids = symbols("def main(self): # é")
+    found = [laws(engine, ids, session="a/s") for engine in together]
+    for adapter, engine, ours in zip(adapters, together, found, strict=True):
+        own = {} if adapter is None else {"adapter": adapter}
+        alone = load_engine("auto", str(tiny_model), spec, **own)
+        assert np.abs(np.exp(ours) - np.exp(laws(alone, ids))).sum(1).max() < 0.01
+        assert engine.commitment == alone.commitment
+        engine.forget("a/s")
+    assert np.abs(np.exp(found[0]) - np.exp(found[2])).sum(1).max() > 0.02
+
+
+def test_an_engine_of_one_adapter_serves_one_over_bytes_too(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", tiny.byte_level())
+    with pytest.raises(ConfigError, match="one --adapter and --hotkey at a time"):
+        load_engines(TABLE, str(folder), bytes_spec(tmp_path / "spec"), ["a", "b"])
+
+
+@pytest.mark.parametrize(("unit", "why"), [("bytes", "a folder has its own"), ("tokens", "all")])
+def test_a_tokenizer_is_named_for_a_server_over_bytes_alone(
+    unit: str, why: str, tiny_spec: LoadedSpec, tmp_path: Path
+) -> None:
+    folder = model_folder(tmp_path / "model", tiny.byte_level())
+    spec = bytes_spec(tmp_path / "spec") if unit == "bytes" else tiny_spec
+    with pytest.raises(ConfigError, match=f"--tokenizer is of a model at --upstream.*{why}"):
+        check_engine(TABLE, str(folder), spec, tokenizer=str(folder))
 
 
 def test_the_head_of_a_turn_that_says_nothing_yet_is_found(tmp_path: Path) -> None:

@@ -90,6 +90,19 @@ async def test_listed_rows_and_draft_scores_cross_the_pipe(
     await child.close()
 
 
+async def test_what_is_drawn_in_the_child_is_drawn_with_the_querys_seed(
+    tiny_model: Path, tiny_spec: LoadedSpec
+) -> None:
+    child = await EngineProcess.start(tiny_model, tiny_spec)
+    here = TransformersEngine(str(tiny_model), tiny_spec)
+    batch = [replace(query, seed=2**55 + place) for place, query in enumerate(BATCH)]
+    want = Want("sampled_n", 30)
+    drawn = [rows.ids.tolist() for rows in await child.rows(batch, want)]
+    assert drawn == [rows.ids.tolist() for rows in here.rows(batch, want)]
+    assert drawn != [rows.ids.tolist() for rows in await child.rows(BATCH, want)]
+    await child.close()
+
+
 async def test_the_example_engine_survives_cancellation_and_death(
     tiny_spec: LoadedSpec,
 ) -> None:

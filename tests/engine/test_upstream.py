@@ -6,6 +6,7 @@ import asyncio
 import json
 import queue
 import re
+import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +19,16 @@ from aiohttp import web
 
 from moesubnet.engine import completions
 from moesubnet.engine.base import Query, check_engine, load_engine
+from moesubnet.engine.bytes_engine import BytesEngine
 from moesubnet.engine.completions import CannotTell, CompletionServer
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.engine.upstream import UpstreamEngine
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.miner.batcher import Batcher
 from moesubnet.mixture.law import Law
+from moesubnet.owner.build import build_spec
 from moesubnet.spec.content import LoadedSpec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.family import every_family
 from moesubnet.types import Hotkey
 from moesubnet.wire.step import Want
 from tests.gguf_files import llama_server, write_gguf
@@ -136,6 +140,68 @@ def test_fewer_log_probabilities_are_priced_at_the_start(
     ours, theirs = (np.take_along_axis(r.logprobs, best, axis=1) for r in (rows, whole))
     np.testing.assert_allclose(ours, theirs, atol=1e-2)
     short.close()
+
+
+def test_over_bytes_it_gives_the_laws_of_the_model(
+    server: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The spec wants more context than the server has; the tokenizer lies here."""
+    spec = text_of_bytes(tmp_path / "spec")
+    far = load_engine("auto", "", spec, upstream=server, tokenizer=str(tiny_model))
+    near = load_engine("auto", str(tiny_model), spec)
+    assert isinstance(far, BytesEngine)
+    assert far.engine.context_tokens < CONTEXT <= near.context_tokens == far.context_tokens
+    assert not far.tells_prompts
+    ids = np.frombuffer(b"def main(self): # \xc3\xa9", np.uint8).astype(np.uint32)
+    queries = [Query("a/1", ids, len(ids) - 4), Query("a/2", ids[:7], 7)]
+    for ours, theirs in zip(
+        far.rows(queries, Want("full")), near.rows(queries, Want("full")), strict=True
+    ):
+        assert np.abs(np.exp(ours.logprobs) - np.exp(theirs.logprobs)).sum(1).max() < 0.05
+    far.close()
+
+
+def test_over_bytes_a_short_list_still_gives_laws(
+    capped: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    spec = text_of_bytes(tmp_path / "spec")
+    short = load_engine("auto", "", spec, upstream=capped, tokenizer=str(tiny_model))
+    near = load_engine("auto", str(tiny_model), spec)
+    assert short.engine.lists == 20
+    ids = np.frombuffer(b"def main", np.uint8).astype(np.uint32)
+    (rows,), (whole,) = (e.rows([Query("a/1", ids, 4)], Want("full")) for e in (short, near))
+    np.testing.assert_allclose(np.exp(rows.logprobs).sum(1), 1.0, atol=1e-3)
+    # Inside a word it is rare tokens that tell, which a short list has not; behind one it is exact.
+    likeliest = whole.logprobs[0].argmax()
+    assert rows.logprobs[0, likeliest] == pytest.approx(whole.logprobs[0, likeliest], abs=0.1)
+    short.close()
+
+
+def test_over_bytes_the_tokenizer_must_be_here_and_the_models_own(
+    server: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    spec = text_of_bytes(tmp_path / "spec")
+    with pytest.raises(ConfigError, match=r"tokenizer must be here.*Name it with --tokenizer"):
+        check_engine("auto", "tiny.gguf", spec, upstream=server)
+    other = tmp_path / "other"
+    other.mkdir()
+    tokenizer = json.loads((tiny_model / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-20]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for name in ("config.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_model / name, other / name)
+    with pytest.raises(EngineError, match=r"does not have the tokenizer of \S*other"):
+        check_engine("auto", "", spec, upstream=server, tokenizer=str(other))
+
+
+def test_what_a_server_can_is_asked_and_said_once(
+    server: str, tiny_spec: LoadedSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    check_engine("auto", "", tiny_spec, upstream=server)
+    assert not caplog.records
+    load_engine("auto", "", tiny_spec, upstream=server).close()
+    assert len({record.getMessage() for record in caplog.records}) == len(caplog.records) > 0
 
 
 def test_another_tokenizer_is_refused_where_it_differs(
@@ -293,6 +359,15 @@ def serving(answer: Callable[[web.Request], Awaitable[Response]]) -> Iterator[st
     finally:
         stop()
         thread.join()
+
+
+def text_of_bytes(root: Path) -> LoadedSpec:
+    """A spec over bytes with some public text."""
+    (root.parent / "public.txt").write_text("def main(self):\n    return self\n" * 20)
+    family, text = every_family(None, 4.0), [root.parent / "public.txt"]
+    return build_spec(
+        family, text, root, name="any", context_tokens=2_048, min_caller_stake_rao=1
+    ).spec
 
 
 def changed(

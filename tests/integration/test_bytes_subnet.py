@@ -135,7 +135,15 @@ async def subnet(bytes_spec: LoadedSpec, tmp_path: Path):
 async def router(subnet: Subnet, bytes_spec: LoadedSpec):
     """A client of a router of these."""
     async with open_http_session() as http:
-        book = ExpertBook(Roster(http, ROUTER, bytes_spec, allow_private=True))
+        book = ExpertBook(
+            Roster(
+                http,
+                ROUTER,
+                spec_sha256=bytes_spec.sha256,
+                vocab_size=bytes_spec.spec.vocab_size,
+                allow_private=True,
+            )
+        )
         await book.refresh(subnet.current())
         baseline, gate = load_baseline(bytes_spec), uniform_gate(grain=bytes_spec.spec.grain)
         model = MixtureModel(book, lambda: gate, baseline, vocab_size=257, deadline_s=20.0, top_k=8)
@@ -242,7 +250,13 @@ async def test_a_validators_walk_pays_who_knows_the_text(
     documents = {t[:32]: np.frombuffer(t, np.uint8).astype(np.uint32) for t in texts}
     async with open_http_session() as http:
         state = State(tmp_path / "validator.sqlite3")
-        roster = Roster(http, signer, bytes_spec, allow_private=True)
+        roster = Roster(
+            http,
+            signer,
+            spec_sha256=bytes_spec.sha256,
+            vocab_size=bytes_spec.spec.vocab_size,
+            allow_private=True,
+        )
         await roster.refresh(await chain.metagraph(1))
         measurement = Measurement(
             state,

@@ -132,3 +132,44 @@ async def test_overlapping_steps_never_run_together_nor_lock_up() -> None:
     tasks[50].cancel()
     await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
     assert done == 99
+
+
+async def test_who_is_cancelled_twice_wakes_whoever_is_next_and_nobody_else() -> None:
+    exclusive = Exclusive()
+    woken: list[str] = []
+
+    async def step(name: str, names: list[str]) -> None:
+        async with exclusive.hold(names):
+            woken.append(name)
+            await asyncio.sleep(3600 if name == "holder" else 0)
+
+    holder = asyncio.create_task(step("holder", ["s", "t"]))
+    await asyncio.sleep(0)
+    first, second, other = (
+        asyncio.create_task(step(name, names))
+        for name, names in (("first", ["s"]), ("second", ["s"]), ("other", ["t", "u"]))
+    )
+    await asyncio.sleep(0)
+    assert woken == ["holder"]
+    holder.cancel()
+    await asyncio.sleep(0)  # it has left, and `first` was told that its turn has come
+    for _ in range(2):  # but goes before it could take it
+        first.cancel()
+    await asyncio.wait_for(asyncio.gather(second, other), 5)
+    assert sorted(woken[1:]) == ["other", "second"]
+    assert first.cancelled()
+    assert not exclusive._lines
+
+
+async def test_a_release_wakes_the_next_one_and_leaves_a_crowd_asleep() -> None:
+    exclusive = Exclusive()
+    order: list[int] = []
+
+    async def step(place: int) -> None:
+        async with exclusive.hold(["s"]):
+            order.append(place)
+            come = [turn.come.done() for turn in exclusive._lines["s"]][1:]
+            assert not any(come)
+
+    await asyncio.wait_for(asyncio.gather(*map(step, range(50))), 5)
+    assert order == list(range(50))

@@ -93,6 +93,17 @@ def test_the_shared_package_does_not_import_components_except_to_assemble_the_cl
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+def test_the_wire_knows_no_spec_no_mixture_and_no_model() -> None:
+    above = ("spec", "mixture", "engine", "training", "owner", "chain")
+    for path in (ROOT / "moesubnet" / "wire").glob("*.py"):
+        wrong = {
+            name
+            for name in imported_modules(path)
+            if name.startswith(tuple(f"moesubnet.{room}" for room in above))
+        }
+        assert not wrong, f"{path.name} imports {wrong}"
+
+
 @pytest.mark.parametrize("name", PURE)
 def test_pure_modules_do_no_input_or_output(name: str) -> None:
     tops = {module.partition(".")[0] for module in imported_modules(ROOT / name)}

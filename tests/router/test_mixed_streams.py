@@ -130,7 +130,15 @@ async def open_model(network, spec, monkeypatch):
     async with open_http_session() as http:
 
         async def start(top_k: int = 8) -> MixtureModel:
-            book = ExpertBook(Roster(http, ROUTER, spec, allow_private=True))
+            book = ExpertBook(
+                Roster(
+                    http,
+                    ROUTER,
+                    spec_sha256=spec.sha256,
+                    vocab_size=spec.spec.vocab_size,
+                    allow_private=True,
+                )
+            )
             await book.refresh(network.current())
             return MixtureModel(
                 book,
@@ -476,7 +484,14 @@ async def test_an_axon_without_a_card_is_asked_more_and_more_rarely(
     monkeypatch.setattr(ExpertClient, "card", counted)
     now_s = [0.0]
     async with open_http_session() as http:
-        roster = Roster(http, ROUTER, spec, allow_private=True, clock_s=lambda: now_s[0])
+        roster = Roster(
+            http,
+            ROUTER,
+            spec_sha256=spec.sha256,
+            vocab_size=spec.spec.vocab_size,
+            allow_private=True,
+            clock_s=lambda: now_s[0],
+        )
         for _ in range(120):  # ten minutes
             await roster.refresh(network.current())
             now_s[0] += 5.0

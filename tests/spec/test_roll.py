@@ -111,6 +111,25 @@ async def test_who_cannot_serve_under_it_is_told_why(
     assert (following.problem, following.holds(4)) == (None, False)
 
 
+async def test_a_fault_of_ours_in_preparing_is_told_and_ends_nobody(
+    tiny_spec: LoadedSpec, new: LoadedSpec
+) -> None:
+    is_broken = [True]
+
+    def prepare(spec: LoadedSpec) -> str:
+        if is_broken[0]:
+            raise KeyError("model")
+        return "ready"
+
+    following = NextSpec(tiny_spec, prepare, folder=None, allow_private=False)
+    following.see(metagraph(3, new, 4))
+    await until(lambda: following.problem is not None)
+    assert following.problem == "KeyError: 'model'"
+    assert following.take(4) is None
+    is_broken[0] = False
+    await until(lambda: following.take(4) == "ready")
+
+
 async def test_the_newest_announcement_counts(
     tiny_spec: LoadedSpec, new: LoadedSpec, tmp_path: Path
 ) -> None:

@@ -343,7 +343,13 @@ async def measure(tmp_path, tiny_spec, new_chain, keypair, make_documents):
         state = State(tmp_path / "validator.sqlite3")
         book = Checkbook(tmp_path / "checks.sqlite3", Hotkey(signer.ss58_address))
         opened.append((http, state, book))
-        known = Roster(http, signer, tiny_spec, allow_private=True)
+        known = Roster(
+            http,
+            signer,
+            spec_sha256=tiny_spec.sha256,
+            vocab_size=tiny_spec.spec.vocab_size,
+            allow_private=True,
+        )
         await known.refresh(await chain.metagraph(1))
         pool = TextPool(documents or make_documents())
         baseline = Unigram.build(np.concatenate(list(make_documents().values())), 300)
@@ -412,7 +418,13 @@ class Node:
             TextPool(self.documents),
             spec.spec.tokenizer.sha256,
             Unigram.build(np.concatenate(list(self.documents.values())), 300),
-            Roster(self.http, self.signer, spec, allow_private=True),
+            Roster(
+                self.http,
+                self.signer,
+                spec_sha256=spec.sha256,
+                vocab_size=spec.spec.vocab_size,
+                allow_private=True,
+            ),
             self.gates,
             self.metrics,
             Shapes.fixed(ONE_WINDOW),

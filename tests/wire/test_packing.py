@@ -23,6 +23,16 @@ def test_ids_come_back_row_by_row(tokens: list[tuple[int, int]]) -> None:
     assert len(data) <= 5 * len(tokens)
 
 
+def test_what_is_packed_in_parts_is_as_if_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    row, ids = np.repeat(np.arange(50), 40), np.sort(rng.integers(0, STRIDE, (50, 40))).ravel()
+    whole = pack_ids(row, ids)
+    monkeypatch.setattr("moesubnet.wire.packing.AT_ONCE", 7)
+    assert pack_ids(row, ids).tobytes() == whole.tobytes()
+    for found, expected in zip(unpack_ids(whole), (row, ids), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 @given(st.binary(max_size=60))
 def test_whatever_is_read_is_the_one_way_to_write_it(data: bytes) -> None:
     raw = np.frombuffer(data, np.uint8)
