@@ -125,7 +125,15 @@ def route(spec_at: tuple[Path, str], miner_port: int, ports: Any) -> None:
     async def run() -> None:
         spec = load_spec(*spec_at)
         async with open_http_session() as http:
-            book = ExpertBook(Roster(http, ROUTER, spec, allow_private=True))
+            book = ExpertBook(
+                Roster(
+                    http,
+                    ROUTER,
+                    spec_sha256=spec.sha256,
+                    vocab_size=spec.spec.vocab_size,
+                    allow_private=True,
+                )
+            )
             axons = {MINER_HOTKEY: Axon("127.0.0.1", miner_port), ROUTER_HOTKEY: None}
             await book.refresh(subnet(axons))
             mixture = MixtureModel(

@@ -123,7 +123,7 @@ async def walk(arguments: argparse.Namespace, axons: dict[str, Axon], folder: Pa
             TextPool(documents),
             "ab" * 32,
             Unigram(np.full(vocab, -np.log(vocab), np.float32)),
-            Roster(http, signer, spec, allow_private=True),
+            Roster(http, signer, spec_sha256=spec.sha256, vocab_size=spec.spec.vocab_size, allow_private=True),
             gates,
             metrics,
             shapes,
