@@ -87,7 +87,9 @@ def route(uri: str, miners: dict[str, Axon], vocab_size: int, ports: Any) -> Non
         metagraph = everybody(miners)
         chain: Any = SimpleNamespace(current=lambda: metagraph)
         async with open_http_session() as http:
-            roster = Roster(http, signer, spec_of(vocab_size), allow_private=True)
+            roster = Roster(
+                http, signer, spec_sha256="0" * 64, vocab_size=vocab_size, allow_private=True
+            )
             await roster.refresh(metagraph)
             clients = roster.clients
             node = build_node(
@@ -123,7 +125,13 @@ async def walk(arguments: argparse.Namespace, axons: dict[str, Axon], folder: Pa
             TextPool(documents),
             "ab" * 32,
             Unigram(np.full(vocab, -np.log(vocab), np.float32)),
-            Roster(http, signer, spec_sha256=spec.sha256, vocab_size=spec.spec.vocab_size, allow_private=True),
+            Roster(
+                http,
+                signer,
+                spec_sha256=spec.sha256,
+                vocab_size=spec.spec.vocab_size,
+                allow_private=True,
+            ),
             gates,
             metrics,
             shapes,
