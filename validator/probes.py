@@ -46,7 +46,7 @@ ONE_WINDOW = Shape(PREFIX_TOKENS, STEP_TOKENS)  # of walks that need not look li
 TRIES = 16  # to find a place with as much text as a walk is long
 LEAST_KNOWN = 12  # tokens of a published walk that tell it from another text
 CALLS_AT_ONCE = 512  # past all routers: as many as the HTTP session has connections
-RELAYED_AT_ONCE = 2_048  # a round of so many is read well within anybody's patience
+RELAYED_AT_ONCE = 1_024  # a round of so many is read well within anybody's patience
 PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks share our one loop
 LOGGED_FAILURES = 8  # experts named in a batch's line
 
