@@ -40,7 +40,7 @@ from virtual_time import run
 
 from moesubnet.units import RAO_PER_TOKEN
 
-SPARE = 64  # walks that the honest validators leave to another, and prefixes that are asked again
+SPARE = 64  # walks for prefixes that are asked twice
 MAY_LOSE = 0.1  # of its pay, a victim
 FAIR = 0.9  # of what it would earn had it always been there, an honest newcomer is to reach
 HEADER = """\
@@ -151,10 +151,13 @@ class Played:
     def _play(self, economy: Economy) -> Ledger:
         judges = [Member(v, stake_tokens=STAKE_TOKENS) for v in VALIDATORS]
         members = [*economy.members, *judges]
-        aside = self._recorded.walks[self._order[-SPARE:]]
-        texts = {m.name: aside for m in members if m.stake_tokens}  # of the dishonest
+        aside, own = self._order[-SPARE:], self._order[:-SPARE]
+        walks = self._recorded.walks
+        # The dishonest have the first one's text: who has none asks nobody, and votes for nobody
+        # whom it has not asked.
+        texts = {m.name: walks[own[:: len(VALIDATORS)]] for m in members if m.stake_tokens}
         for k, validator in enumerate(VALIDATORS):
-            texts[validator] = self._recorded.walks[self._order[:-SPARE][k :: len(VALIDATORS)]]
+            texts[validator] = walks[own[k :: len(VALIDATORS)]]
 
         def on_epoch(epoch: int) -> None:
             for turning in economy.turning:
@@ -169,7 +172,7 @@ class Played:
                 epochs=self._epochs,
                 walks_per_epoch=self._walks,
                 on_epoch=on_epoch,
-                held=aside if economy.holds else None,
+                held=walks[aside] if economy.holds else None,
                 routers=Slander(economy.slander, economy.victim) if economy.slander else None,
             )
         )
