@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moesubnet.mixture.draft_length import DraftLength, Pace
+from moesubnet.wire.step import MAX_FURTHER
 
 MOST_LOST = 2  # drafts that were not the text's, a walk: who guesses wrong on purpose hides no more
 
@@ -27,11 +28,12 @@ class Guesses:
             return []
         is_right = tokens[0] == label
         self._length.drafted(0.0, kept=is_right)
-        return tokens[1:][: self._most(position)] if is_right else []
+        most = max(0, self._end - position - 1) if self._may_draft else 0
+        return tokens[1:][:most] if is_right else []
 
     def further(self, position: int, drafted: int) -> int:
         """How many tokens the heaviest expert should go on with after the draft."""
-        most = min(self._most(position), self._end - position - drafted - 1) - 1
+        most = min(self._end - position - drafted - 1, MAX_FURTHER) - 1 if self._may_draft else 0
         count = self._length.choose(most, ahead=1) if most > 0 else 0
         self._asked = count + 1 if count else 0
         return self._asked
@@ -52,5 +54,6 @@ class Guesses:
         """A label was scored."""
         self._length.counted()
 
-    def _most(self, position: int) -> int:
-        return max(0, self._end - position - 1) if self._lost < MOST_LOST else 0
+    @property
+    def _may_draft(self) -> bool:
+        return self._lost < MOST_LOST

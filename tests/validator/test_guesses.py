@@ -15,7 +15,8 @@ from moesubnet.validator.audit import audit
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.guesses import MOST_LOST, Guesses
 from moesubnet.validator.probes import Weighed
-from moesubnet.validator.shapes import Shape, Shapes
+from moesubnet.validator.shapes import Shapes
+from moesubnet.wire.step import MAX_FURTHER
 
 V = 300
 
@@ -127,6 +128,19 @@ async def test_weights_are_those_of_the_router_s_rule(walked):
         np.testing.assert_allclose(step.log_w[0] / 1e6, weighed.log_weights(everybody), atol=1e-5)
 
 
+def test_no_expert_is_asked_to_go_on_for_longer_than_the_wire_allows():
+    pace = Pace()
+    guesses = Guesses(pace, 400)
+    longest = 0
+    for position in range(100, 300):
+        pace.took(0, 5.0)  # so slow that long drafts pay
+        drafts = guesses.drafts(position, 7)
+        guesses.settle(len(drafts), len(drafts), 0.0)
+        longest = max(longest, guesses.further(position, len(drafts)))
+        guesses.heard(position, [7] * longest, 5.0)
+    assert longest == MAX_FURTHER
+
+
 def test_who_guesses_wrong_on_purpose_is_not_asked_any_more():
     guesses = Guesses(Pace(), 400)
     lost = 0
@@ -138,4 +152,3 @@ def test_who_guesses_wrong_on_purpose_is_not_asked_any_more():
         further = guesses.further(position, 0)
         guesses.heard(position, [7] * further, 0.05)
     assert lost == MOST_LOST
-    assert Shape(3, 4).units == 7
