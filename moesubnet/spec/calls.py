@@ -140,7 +140,8 @@ def _opening(template: Template, text: str) -> str | None:
             (at for at, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), len(before)
         )
         if not before[begin:].strip():
-            return _NO_THOUGHT.sub("", text[begin : text.index(_NAMES[0])]).lstrip("\n")
+            # answers are read without the white space that they begin with
+            return _NO_THOUGHT.sub("", text[begin : text.index(_NAMES[0])]).lstrip()
     return None
 
 

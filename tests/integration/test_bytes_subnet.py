@@ -240,6 +240,28 @@ async def test_a_structured_answer_is_one_byte_by_byte(router) -> None:
     assert json.loads(answer.choices[0].message.content) in ("baba", "dodo")
 
 
+async def test_a_tool_is_called_byte_by_byte(router) -> None:
+    city = {
+        "type": "object",
+        "properties": {"c": {"enum": ["ba"]}},
+        "required": ["c"],
+        "additionalProperties": False,
+    }
+    answer = await router.chat.completions.create(
+        model="mixture",
+        messages=[{"role": "user", "content": "letters"}],
+        max_tokens=300,
+        temperature=0,
+        tools=[{"type": "function", "function": {"name": "w", "parameters": city}}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert call.function.name == "w"
+    assert json.loads(call.function.arguments)["c"] == "ba"
+
+
 async def test_a_validators_walk_pays_who_knows_the_text(
     subnet: Subnet, bytes_spec: LoadedSpec, tmp_path: Path
 ) -> None:
