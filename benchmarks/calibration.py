@@ -28,15 +28,9 @@ from moesubnet.spec.content import load_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import calibration
-from moesubnet.validator.probes import (
-    ONE_WINDOW,
-    PREFIX_TOKENS,
-    STEP_TOKENS,
-    TextPool,
-    Weighed,
-    score_step,
-)
+from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, STEP_TOKENS, TextPool
 from moesubnet.validator.scoring import recount
+from moesubnet.validator.weighed import Weighed, score_step
 from moesubnet.wire.step import Want
 
 WALKS, GATE_EPOCHS, EPOCHS = 32, 4, 12

@@ -34,7 +34,7 @@ from moesubnet.validator.checks import (
     replay_verdict,
     total_variation,
 )
-from moesubnet.validator.probes import ONE_WINDOW, PREFIX_TOKENS, TextPool
+from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, TextPool
 from moesubnet.wire.step import Want
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))

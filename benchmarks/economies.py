@@ -33,7 +33,7 @@ from moesubnet.spec.content import load_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import encode, read_documents
 from moesubnet.types import Hotkey
-from moesubnet.validator.probes import PREFIX_TOKENS
+from moesubnet.validator.pool import PREFIX_TOKENS
 
 SPECIALISTS = ("python", "cpp", "prose", "maths")
 WARM_UP_EPOCHS = 4  # until votes on measurements are paid

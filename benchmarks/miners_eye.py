@@ -52,7 +52,8 @@ from moesubnet.router.model import ALONE, Drawing, Forecast
 from moesubnet.router.node import build_node
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import Axon, Hotkey, Metagraph
-from moesubnet.validator.probes import ONE_WINDOW, walk_batch
+from moesubnet.validator.pool import ONE_WINDOW
+from moesubnet.validator.probes import walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.wire.client import ExpertClient, open_http_session

@@ -33,7 +33,7 @@ from moesubnet.training.dataset import encode, random_windows, read_documents, s
 from moesubnet.training.expert import BATCH_TOKENS, train_expert
 from moesubnet.training.model import save_model
 from moesubnet.training.trainer import Schedule, next_token_loss, train
-from moesubnet.validator.probes import ONE_WINDOW, PREFIX_TOKENS, TextPool
+from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, TextPool
 from moesubnet.wire.protocol import Want
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))

@@ -38,7 +38,7 @@ from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.node import build_node
 from moesubnet.types import Axon, Hotkey, Metagraph
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import ONE_WINDOW, WINDOW_TOKENS, TextPool
+from moesubnet.validator.pool import ONE_WINDOW, WINDOW_TOKENS, TextPool
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State

@@ -30,7 +30,7 @@ from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, Sheet, micro_nats, sheet_seed
 from moesubnet.types import Hotkey
-from moesubnet.validator.probes import PREFIX_TOKENS, STEP_TOKENS
+from moesubnet.validator.pool import PREFIX_TOKENS, STEP_TOKENS
 from moesubnet.validator.scoring import recount
 
 Parameters = dict[str, float | str | list[str]]

@@ -40,7 +40,7 @@ from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
 from moesubnet.units import RAO_PER_TOKEN
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import ONE_WINDOW, TextPool
+from moesubnet.validator.pool import ONE_WINDOW, TextPool
 from moesubnet.validator.records import Batch, Phase, Window
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.shapes import Shape, Shapes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from moesubnet.units import TOKENS, Grain
-from moesubnet.validator.probes import window_units
+from moesubnet.validator.pool import window_units
 from moesubnet.validator.shapes import Shapes
 from moesubnet.wire.protocol import want_for
 

@@ -19,7 +19,8 @@ from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.checks import Claim
-from moesubnet.validator.probes import Slots, TextPool, walk_batch
+from moesubnet.validator.pool import TextPool
+from moesubnet.validator.probes import Slots, walk_batch
 from moesubnet.validator.records import Batch, Window
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shapes

@@ -1,224 +1,40 @@
 """Probes: walks through private text in which no label is sent before it is scored.
 
 A walk is a stretch of text: a prefix, then one token at a time, each answer scored before its
-label is appended. How long both are is drawn, as users' prompts and answers are (`shapes`). Every
-text is used once, ever: a miner that has seen it cannot be measured on it again.
+label is appended. How long both are is drawn, as users' prompts and answers are (`shapes`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
-import json
 import logging
-import random
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.errors import ConfigError, PoolSpent
-from moesubnet.host.paths import text_files
-from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
-from moesubnet.mixture.draft_length import Pace, entropy_nats
+from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
+from moesubnet.mixture.draft_length import Pace
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.law import Law, law_of
-from moesubnet.mixture.mixing import Walk, members_of
-from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, micro_nats
 from moesubnet.types import Hotkey
-from moesubnet.units import TOKENS, Grain
 from moesubnet.validator.guesses import Guesses
-from moesubnet.validator.receipts import RECORD, record_of
-from moesubnet.validator.records import SENDER, Batch, Step, Window
-from moesubnet.validator.shapes import Shape
+from moesubnet.validator.records import Batch, Step
+from moesubnet.validator.weighed import Weighed, score_step
 from moesubnet.wire.panel import Asked, Panel, PanelError, PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 from moesubnet.wire.relay import Relayed
 
-PREFIX_TOKENS = 32
-STEP_TOKENS = 16
-WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
-ONE_WINDOW = Shape(PREFIX_TOKENS, STEP_TOKENS)  # of walks that need not look like users'
-TRIES = 16  # to find a place with as much text as a walk is long
-LEAST_KNOWN = 12  # tokens of a published walk that tell it from another text
 CALLS_AT_ONCE = 512  # past all routers: as many as the HTTP session has connections
 RELAYED_AT_ONCE = 1_024  # a round of so many is read well within anybody's patience
 PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks share our one loop
 LOGGED_FAILURES = 8  # experts named in a batch's line
 
 log = logging.getLogger(__name__)
-
-
-class TextPool:
-    """Private documents, cut into windows that do not overlap. A walk takes one or several."""
-
-    def __init__(
-        self, documents: Mapping[bytes, npt.NDArray[np.uint32]], grain: Grain = TOKENS
-    ) -> None:
-        """documents: token ids by SHA-256 of the text."""
-        self.grain, self.window = grain, window_units(grain)
-        self._documents = {k: ids for k, ids in documents.items() if len(ids) >= self.window}
-        self.tokens = sum(len(ids) for ids in self._documents.values())
-        if not self._documents:
-            raise ConfigError(
-                f"the private text has no document of {self.window} {grain.unit}; give longer text"
-            )
-
-    @classmethod
-    def load(
-        cls, pattern: str, encode: Callable[[str], Sequence[int]], grain: Grain = TOKENS
-    ) -> TextPool:
-        """Every file that matches `pattern`: .jsonl lines with a "text", or one document each.
-
-        Raises ConfigError.
-        """
-        texts = {
-            hashlib.sha256(text.encode()).digest(): text
-            for path in text_files([pattern])
-            for text in _read_texts(path)
-        }
-        if not texts:
-            raise ConfigError(f"no text in {pattern!r}")
-        documents = {key: np.array(encode(text), np.uint32) for key, text in texts.items()}
-        return cls(documents, grain)
-
-    def free_windows(self, used: Mapping[bytes, Set[int] | None]) -> int:
-        """How many windows were never used. `used` as `State.used_starts` gives it."""
-        return sum(self._free(document, used) for document in self._documents)
-
-    def repeats(
-        self, used: Mapping[bytes, Set[int] | None], published: Sequence[npt.NDArray[np.uint32]]
-    ) -> list[tuple[bytes, int]]:
-        """(document, start) of unused windows that begin as a used one, an earlier one, or any
-        window of a published walk: their labels may be known. Costs what windows there are."""
-        prefix = self.grain.units(PREFIX_TOKENS)
-        pieces = [ids[at:] for ids in published for at in range(0, len(ids), self.window)]
-        known = {_beginning(ids, prefix) for ids in pieces}
-        trimmed = {len(ids) for ids in pieces if self.grain.units(LEAST_KNOWN) <= len(ids) < prefix}
-        unused: dict[bytes, tuple[bytes, int]] = {}
-        again: list[tuple[bytes, int]] = []
-        for document, ids in sorted(self._documents.items()):
-            taken = used.get(document, frozenset())
-            if taken is None:
-                continue
-            for start in self._starts(ids):
-                begins = _beginning(ids[start:], prefix)
-                if any(_beginning(ids[start:], length) in known for length in trimmed):
-                    known.add(begins)
-                if start in taken:
-                    known.add(begins)
-                elif begins in unused:
-                    again.append((document, start))
-                else:
-                    unused[begins] = (document, start)
-        return again + [window for begins, window in unused.items() if begins in known]
-
-    def draw(
-        self, shapes: Sequence[Shape], used: Mapping[bytes, Set[int] | None], seed: bytes
-    ) -> list[Window]:
-        """Fresh text for walks of these shapes, chosen by `seed`; for fewer when less is left.
-
-        Where a document does not go on for so long the prefix is shorter. Costs what documents
-        there are, not what windows. Raises PoolSpent when none is left.
-        """
-        documents = sorted(self._documents)
-        ends = np.cumsum([self._free(document, used) for document in documents])
-        if not ends[-1]:
-            raise PoolSpent(
-                f"all {self.tokens:,} {self.grain.unit} of private text are used, and none is "
-                "used twice: the last vote is repeated until you add fresh text under --text and "
-                "restart"
-            )
-        total, most = int(ends[-1]), TRIES * len(shapes)
-        fresh = [
-            self._place(int(place), documents, ends, used)
-            for place in random.Random(seed).sample(range(total), min(most, total))
-        ]
-        taken = {document: set(used.get(document) or ()) for document, _ in fresh}
-        windows: list[Window] = []
-        for shape in shapes:
-            best, starts = 0, range(0)
-            for index, (document, start) in enumerate(fresh):
-                found = self._free_from(document, start, shape.units, taken[document])
-                if len(found) > len(starts):
-                    best, starts = index, found
-                if len(found) * self.window >= shape.units:
-                    break
-            if not starts:
-                break
-            document, _ = fresh.pop(best)
-            taken[document].update(starts)
-            windows.append(self._window(document, starts, shape))
-        return windows
-
-    def _place(
-        self,
-        place: int,
-        documents: Sequence[bytes],
-        ends: npt.NDArray[np.int64],
-        used: Mapping[bytes, Set[int] | None],
-    ) -> tuple[bytes, int]:
-        """(document, start) of a free window, by its number among them. ends: of each document."""
-        index = int(np.searchsorted(ends, place, side="right"))
-        starts = self._starts(self._documents[documents[index]])
-        taken = used.get(documents[index]) or set()
-        nth = place - (int(ends[index - 1]) if index else 0)
-        fresh = (start for start in starts if start not in taken)
-        return documents[index], next(itertools.islice(fresh, nth, None))
-
-    def _free_from(self, document: bytes, start: int, units: int, taken: Set[int]) -> range:
-        """The windows from `start` on that are free without a gap, as many as `units` take."""
-        stop = min(start + units, self._starts(self._documents[document]).stop)
-        going_on = range(start, stop, self.window)
-        free = itertools.takewhile(lambda at: at not in taken, going_on)
-        return going_on[: len(list(free))]
-
-    def _window(self, document: bytes, starts: range, shape: Shape) -> Window:
-        ids = self._documents[document][starts[0] : starts[-1] + self.window][: shape.units]
-        is_cut = len(ids) < shape.units
-        first = len(ids) - min(shape.steps, len(ids) // 2) if is_cut else shape.prefix
-        return Window(document, tuple(starts), ids, first)
-
-    def _free(self, document: bytes, used: Mapping[bytes, Set[int] | None]) -> int:
-        starts = used.get(document, frozenset())
-        if starts is None:  # another spec cut it into other windows
-            return 0
-        windows = self._starts(self._documents[document])
-        return len(windows) - sum(start in windows for start in starts)
-
-    def _starts(self, ids: npt.NDArray[np.uint32]) -> range:
-        """Where the windows of a document begin."""
-        return range(0, len(ids) - self.window + 1, self.window)
-
-
-def window_units(grain: Grain) -> int:
-    """Of what private text is used in multiples."""
-    return grain.units(PREFIX_TOKENS) + grain.units(STEP_TOKENS)
-
-
-def _beginning(ids: npt.NDArray[np.uint32], prefix: int) -> bytes:
-    return ids[:prefix].astype("<u4").tobytes()
-
-
-def _read_texts(path: Path) -> Iterator[str]:
-    try:
-        content = path.read_text(encoding="utf-8")
-        if path.suffix != ".jsonl":
-            yield content
-            return
-        for line in content.split("\n"):
-            text = json.loads(line)["text"] if line.strip() else ""
-            if not isinstance(text, str):
-                raise TypeError
-            yield text
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f'{path} has a line that is not JSON with a "text"') from error
 
 
 class Slots:
@@ -435,112 +251,3 @@ def _log_failures(there: Sequence[Set[Hotkey]], errors: Mapping[Hotkey, PanelErr
     ]
     more = f", and {len(errors) - len(named)} more" if len(errors) > len(named) else ""
     log.info("walks=%d dropped out: %s%s", len(there), ", ".join(named), more)
-
-
-class Weighed:
-    """One walk's members, weighed. n experts asked, `serving` those of them that a router would
-    find there.
-
-    Whom a router would choose has the weight that it would get; the others have the weight that
-    they would get if all were asked, in the same proportion to the baseline's: what an expert
-    adds to its seniors is known only next to all of them.
-    """
-
-    def __init__(
-        self,
-        gate: Gate,
-        prefix: npt.NDArray[np.uint32],
-        hotkeys: Sequence[Hotkey],
-        serving: Collection[Hotkey],
-    ) -> None:
-        self._hotkeys = hotkeys
-        names = choose(gate, prefix, serving)
-        self._columns = [*map(hotkeys.index, names), len(hotkeys)]
-        self._of_chosen, self._of_all = (
-            Walk(gate, members_of(names)),
-            Walk(gate, members_of(hotkeys)),
-        )
-        for walk in (self._of_chosen, self._of_all):
-            walk.show(prefix[None, :])
-        self.chosen = np.isin(hotkeys, names).astype(np.uint8)
-
-    def log_weights(self, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        """answered: [n + 1] → [n + 1], −inf for who is silent."""
-        chosen = self._of_chosen.log_weights(answered[self._columns])[0]
-        log_w: npt.NDArray[np.float64] = self._of_all.log_weights(answered)[0]
-        log_w += chosen[-1] - log_w[-1]
-        log_w[self._columns] = chosen
-        return log_w
-
-    def show(self, ids: npt.NDArray[np.uint32]) -> None:
-        """Go on by what was drafted, or stands in a draft's place."""
-        for walk in (self._of_all, self._of_chosen):
-            walk.show(ids[None, :])
-
-    def entropy_nats(self) -> float:
-        """Of the weights that a router gives."""
-        return entropy_nats(np.exp(self._of_chosen.log_weights()[0]).tolist())
-
-    def worth(self) -> dict[Hotkey, float]:
-        """Of the chosen, by the heaviest of them and not by the baseline."""
-        log_w = self._of_chosen.log_weights()[0, :-1]
-        worth = np.exp(log_w - log_w.max(initial=-np.inf))
-        return dict(zip(self._of_chosen.members, worth.tolist(), strict=False))
-
-    def observe(
-        self,
-        label: np.uint32,
-        log_q: npt.NDArray[np.float64],
-        answered: npt.NDArray[np.bool_],
-    ) -> None:
-        """log_q, answered: [n + 1]. Silence counts as the baseline does."""
-        ids, mine = np.array([label]), self._columns
-        self._of_all.observe(ids, log_q[None], blind=answered[None])
-        self._of_chosen.observe(ids, log_q[None, mine], blind=answered[None, mine])
-
-    def amend(self, hotkey: Hotkey, position: int, log_p: float) -> None:
-        for walk in (self._of_all, self._of_chosen):
-            if hotkey in walk.members:
-                walk.amend(0, walk.members.index(hotkey), position, log_p)
-
-
-def score_step(
-    weighed: Sequence[Weighed],
-    position: int,
-    labels: npt.NDArray[np.uint32],
-    laws: Sequence[Sequence[Law | None]],
-    baseline: Law,
-    proofs: Sequence[Sequence[Proof | None]] | None = None,
-    answer_ms: npt.NDArray[np.int32] | None = None,
-    senders: Sequence[Sequence[bytes]] = (),
-) -> Step:
-    """Score the labels [N] against each expert's laws, n × N or None: no answer. Moves the N walks
-    on."""
-    count, n = len(labels), len(laws)
-    proofs = proofs or [[None] * count] * n
-    if answer_ms is None:
-        answer_ms = np.full((count, n), -1, np.int32)
-    log_q = np.tile(baseline.at(labels)[:, None], (1, n + 1))
-    answered = np.ones((count, n + 1), np.bool_)
-    entropy = np.zeros((count, n))
-    for k, label in enumerate(labels):
-        given = {i: law for i, of_walks in enumerate(laws) if (law := of_walks[k]) is not None}
-        answered[k, :-1] = [i in given for i in range(n)]
-        for i, law in given.items():
-            log_q[k, i] = law.at(label)
-            entropy[k, i] = law.entropy_nats
-    log_q = np.clip(log_q, LOG_Q_FLOOR, 0.0)
-    log_w = np.stack([w.log_weights(there) for w, there in zip(weighed, answered, strict=True)])
-    for k, walk in enumerate(weighed):
-        walk.observe(labels[k], log_q[k], answered[k])
-    return Step(
-        position,
-        np.where(answered, micro_nats(log_q), LOG_Q_UNANSWERED).astype(np.int32),
-        micro_nats(log_w),
-        np.rint(entropy * MICRO).astype(np.int32),
-        np.stack([w.chosen for w in weighed]),
-        answer_ms,
-        np.array(senders or [[b""] * n] * count, SENDER).reshape(count, n),
-        np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
-        tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
-    )

@@ -25,7 +25,7 @@ from moesubnet.validator.archive import Archive
 from moesubnet.validator.forecast import Forecast
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import TextPool
+from moesubnet.validator.pool import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State, only_one

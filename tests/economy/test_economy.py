@@ -22,7 +22,7 @@ from virtual_time import run
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.watched import silenced
-from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.pool import PREFIX_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.scoring import recount
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -32,7 +32,7 @@ from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.family import every_family
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import TextPool
+from moesubnet.validator.pool import TextPool
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.validator.state import State

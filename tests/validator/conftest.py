@@ -20,7 +20,7 @@ from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import ONE_WINDOW, TextPool
+from moesubnet.validator.pool import ONE_WINDOW, TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State

@@ -11,7 +11,7 @@ from moesubnet.validator import measure as measuring
 from moesubnet.validator import receipts as proving
 from moesubnet.validator.audit import audit
 from moesubnet.validator.closing import close_sheet
-from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.pool import PREFIX_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.receipts import Receipts, unpack_answers
 from moesubnet.validator.records import Phase
 from moesubnet.wire.protocol import Want

@@ -14,7 +14,7 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.types import Axon
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.forecast import Forecast
-from moesubnet.validator.probes import ONE_WINDOW, STEP_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.pool import ONE_WINDOW, STEP_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
 
@@ -115,7 +115,7 @@ def test_a_dry_run_says_it_for_this_subnet_and_this_state_and_changes_neither(
 def test_a_dry_run_with_too_little_text_says_so(
     dry_run, new_chain, keypair, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("moesubnet.validator.probes.TextPool.free_windows", lambda *_: 3)
+    monkeypatch.setattr("moesubnet.validator.pool.TextPool.free_windows", lambda *_: 3)
     chain = new_chain()
     chain.add(keypair("//Validator"))
     assert "less text than one epoch takes" in dry_run(chain)

@@ -14,8 +14,8 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.audit import audit
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.guesses import MOST_LOST, Guesses
-from moesubnet.validator.probes import Weighed
 from moesubnet.validator.shapes import Shapes
+from moesubnet.validator.weighed import Weighed
 from moesubnet.wire.step import MAX_FURTHER
 
 V = 300

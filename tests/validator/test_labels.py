@@ -18,7 +18,7 @@ from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.closing import close_sheet
-from moesubnet.validator.probes import PREFIX_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.pool import PREFIX_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.receipts import RECORD
 from moesubnet.validator.records import SENDER, Batch, Step
 

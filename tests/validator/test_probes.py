@@ -16,15 +16,9 @@ from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
 from moesubnet.validator.closing import close_sheet
-from moesubnet.validator.probes import (
-    ONE_WINDOW,
-    PREFIX_TOKENS,
-    WINDOW_TOKENS,
-    TextPool,
-    Weighed,
-    score_step,
-)
+from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, WINDOW_TOKENS, TextPool
 from moesubnet.validator.scoring import recount
+from moesubnet.validator.weighed import Weighed, score_step
 from moesubnet.wire.roster import CARD_AGE_S
 
 

@@ -22,18 +22,12 @@ from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
-from moesubnet.validator.probes import (
-    ONE_WINDOW,
-    PREFIX_TOKENS,
-    WINDOW_TOKENS,
-    TextPool,
-    Weighed,
-    score_step,
-)
+from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, WINDOW_TOKENS, TextPool
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State, only_one
+from moesubnet.validator.weighed import Weighed, score_step
 from moesubnet.validator.weights import VERSION_KEY, row_of
 
 NETUID = 1

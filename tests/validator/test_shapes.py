@@ -14,7 +14,7 @@ from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey
 from moesubnet.units import Grain
 from moesubnet.validator.closing import close_sheet
-from moesubnet.validator.probes import ONE_WINDOW, WINDOW_TOKENS, TextPool
+from moesubnet.validator.pool import ONE_WINDOW, WINDOW_TOKENS, TextPool
 from moesubnet.validator.shapes import Shape, Shapes
 
 

@@ -1,0 +1,196 @@
+"""The private text that walks are drawn from. Every text is used once, ever: a miner that has seen
+it cannot be measured on it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from moesubnet.errors import ConfigError, PoolSpent
+from moesubnet.host.paths import text_files
+from moesubnet.units import TOKENS, Grain
+from moesubnet.validator.records import Window
+from moesubnet.validator.shapes import Shape
+
+PREFIX_TOKENS = 32
+STEP_TOKENS = 16
+WINDOW_TOKENS = PREFIX_TOKENS + STEP_TOKENS
+ONE_WINDOW = Shape(PREFIX_TOKENS, STEP_TOKENS)  # of walks that need not look like users'
+TRIES = 16  # to find a place with as much text as a walk is long
+LEAST_KNOWN = 12  # tokens of a published walk that tell it from another text
+
+
+class TextPool:
+    """Private documents, cut into windows that do not overlap. A walk takes one or several."""
+
+    def __init__(
+        self, documents: Mapping[bytes, npt.NDArray[np.uint32]], grain: Grain = TOKENS
+    ) -> None:
+        """documents: token ids by SHA-256 of the text."""
+        self.grain, self.window = grain, window_units(grain)
+        self._documents = {k: ids for k, ids in documents.items() if len(ids) >= self.window}
+        self.tokens = sum(len(ids) for ids in self._documents.values())
+        if not self._documents:
+            raise ConfigError(
+                f"the private text has no document of {self.window} {grain.unit}; give longer text"
+            )
+
+    @classmethod
+    def load(
+        cls, pattern: str, encode: Callable[[str], Sequence[int]], grain: Grain = TOKENS
+    ) -> TextPool:
+        """Every file that matches `pattern`: .jsonl lines with a "text", or one document each.
+
+        Raises ConfigError.
+        """
+        texts = {
+            hashlib.sha256(text.encode()).digest(): text
+            for path in text_files([pattern])
+            for text in _read_texts(path)
+        }
+        if not texts:
+            raise ConfigError(f"no text in {pattern!r}")
+        documents = {key: np.array(encode(text), np.uint32) for key, text in texts.items()}
+        return cls(documents, grain)
+
+    def free_windows(self, used: Mapping[bytes, Set[int] | None]) -> int:
+        """How many windows were never used. `used` as `State.used_starts` gives it."""
+        return sum(self._free(document, used) for document in self._documents)
+
+    def repeats(
+        self, used: Mapping[bytes, Set[int] | None], published: Sequence[npt.NDArray[np.uint32]]
+    ) -> list[tuple[bytes, int]]:
+        """(document, start) of unused windows that begin as a used one, an earlier one, or any
+        window of a published walk: their labels may be known. Costs what windows there are."""
+        prefix = self.grain.units(PREFIX_TOKENS)
+        pieces = [ids[at:] for ids in published for at in range(0, len(ids), self.window)]
+        known = {_beginning(ids, prefix) for ids in pieces}
+        trimmed = {len(ids) for ids in pieces if self.grain.units(LEAST_KNOWN) <= len(ids) < prefix}
+        unused: dict[bytes, tuple[bytes, int]] = {}
+        again: list[tuple[bytes, int]] = []
+        for document, ids in sorted(self._documents.items()):
+            taken = used.get(document, frozenset())
+            if taken is None:
+                continue
+            for start in self._starts(ids):
+                begins = _beginning(ids[start:], prefix)
+                if any(_beginning(ids[start:], length) in known for length in trimmed):
+                    known.add(begins)
+                if start in taken:
+                    known.add(begins)
+                elif begins in unused:
+                    again.append((document, start))
+                else:
+                    unused[begins] = (document, start)
+        return again + [window for begins, window in unused.items() if begins in known]
+
+    def draw(
+        self, shapes: Sequence[Shape], used: Mapping[bytes, Set[int] | None], seed: bytes
+    ) -> list[Window]:
+        """Fresh text for walks of these shapes, chosen by `seed`; for fewer when less is left.
+
+        Where a document does not go on for so long the prefix is shorter. Costs what documents
+        there are, not what windows. Raises PoolSpent when none is left.
+        """
+        documents = sorted(self._documents)
+        ends = np.cumsum([self._free(document, used) for document in documents])
+        if not ends[-1]:
+            raise PoolSpent(
+                f"all {self.tokens:,} {self.grain.unit} of private text are used, and none is "
+                "used twice: the last vote is repeated until you add fresh text under --text and "
+                "restart"
+            )
+        total, most = int(ends[-1]), TRIES * len(shapes)
+        fresh = [
+            self._place(int(place), documents, ends, used)
+            for place in random.Random(seed).sample(range(total), min(most, total))
+        ]
+        taken = {document: set(used.get(document) or ()) for document, _ in fresh}
+        windows: list[Window] = []
+        for shape in shapes:
+            best, starts = 0, range(0)
+            for index, (document, start) in enumerate(fresh):
+                found = self._free_from(document, start, shape.units, taken[document])
+                if len(found) > len(starts):
+                    best, starts = index, found
+                if len(found) * self.window >= shape.units:
+                    break
+            if not starts:
+                break
+            document, _ = fresh.pop(best)
+            taken[document].update(starts)
+            windows.append(self._window(document, starts, shape))
+        return windows
+
+    def _place(
+        self,
+        place: int,
+        documents: Sequence[bytes],
+        ends: npt.NDArray[np.int64],
+        used: Mapping[bytes, Set[int] | None],
+    ) -> tuple[bytes, int]:
+        """(document, start) of a free window, by its number among them. ends: of each document."""
+        index = int(np.searchsorted(ends, place, side="right"))
+        starts = self._starts(self._documents[documents[index]])
+        taken = used.get(documents[index]) or set()
+        nth = place - (int(ends[index - 1]) if index else 0)
+        fresh = (start for start in starts if start not in taken)
+        return documents[index], next(itertools.islice(fresh, nth, None))
+
+    def _free_from(self, document: bytes, start: int, units: int, taken: Set[int]) -> range:
+        """The windows from `start` on that are free without a gap, as many as `units` take."""
+        stop = min(start + units, self._starts(self._documents[document]).stop)
+        going_on = range(start, stop, self.window)
+        free = itertools.takewhile(lambda at: at not in taken, going_on)
+        return going_on[: len(list(free))]
+
+    def _window(self, document: bytes, starts: range, shape: Shape) -> Window:
+        ids = self._documents[document][starts[0] : starts[-1] + self.window][: shape.units]
+        is_cut = len(ids) < shape.units
+        first = len(ids) - min(shape.steps, len(ids) // 2) if is_cut else shape.prefix
+        return Window(document, tuple(starts), ids, first)
+
+    def _free(self, document: bytes, used: Mapping[bytes, Set[int] | None]) -> int:
+        starts = used.get(document, frozenset())
+        if starts is None:  # another spec cut it into other windows
+            return 0
+        windows = self._starts(self._documents[document])
+        return len(windows) - sum(start in windows for start in starts)
+
+    def _starts(self, ids: npt.NDArray[np.uint32]) -> range:
+        """Where the windows of a document begin."""
+        return range(0, len(ids) - self.window + 1, self.window)
+
+
+def window_units(grain: Grain) -> int:
+    """Of what private text is used in multiples."""
+    return grain.units(PREFIX_TOKENS) + grain.units(STEP_TOKENS)
+
+
+def _beginning(ids: npt.NDArray[np.uint32], prefix: int) -> bytes:
+    return ids[:prefix].astype("<u4").tobytes()
+
+
+def _read_texts(path: Path) -> Iterator[str]:
+    try:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix != ".jsonl":
+            yield content
+            return
+        for line in content.split("\n"):
+            text = json.loads(line)["text"] if line.strip() else ""
+            if not isinstance(text, str):
+                raise TypeError
+            yield text
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f'{path} has a line that is not JSON with a "text"') from error
