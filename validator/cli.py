@@ -56,7 +56,11 @@ def run(
     ] = None,
     walks: Annotated[
         int,
-        typer.Option(min=8, max=128, help="Walks an epoch; each spends 48 tokens of private text."),
+        typer.Option(
+            min=8,
+            max=128,
+            help="Walks an epoch; each spends some 110 tokens of private text (see --dry-run).",
+        ),
     ] = 32,
     feedback: Annotated[
         bool,
