@@ -9,7 +9,26 @@ from typing import Any
 import numpy as np
 
 from moesubnet.mixture.sheet import Sheet, micro_nats, sheet_seed
+from moesubnet.types import Hotkey, Metagraph
+from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.receipts import Receipts
+from moesubnet.validator.records import Batch
 from moesubnet.validator.scoring import recount
+
+
+def closed(
+    batches: Sequence[Batch], metagraph: Metagraph, validator: Hotkey, **more: Any
+) -> tuple[Sheet, Receipts]:
+    """What a validator closes its first epoch with, over a vocabulary of 300; see `close_sheet`."""
+    first: dict[str, Any] = {
+        "spec_sha256": "ab" * 32,
+        "gate_sha256": bytes(32),
+        "previous_sha256": bytes(32),
+        "scores": {},
+        "merits": {},
+        "vocab_size": 300,
+    }
+    return close_sheet(batches, metagraph, validator=validator, **(first | more))
 
 
 def synthetic_sheet(

@@ -11,7 +11,6 @@ from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Hotkey
 from moesubnet.validator.archive import KEPT_ANSWERS
 from moesubnet.validator.audit import CLOCKS_NS, _asked_blind, as_text, audit
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.receipts import (
     RECORD,
     Receipts,
@@ -20,7 +19,7 @@ from moesubnet.validator.receipts import (
     unpack_answers,
 )
 from moesubnet.validator.records import SENDER, Phase, Step, Window
-from tests.sheets import synthetic_sheet
+from tests.sheets import closed, synthetic_sheet
 
 
 @pytest.fixture
@@ -37,16 +36,10 @@ async def measured(measure, start_expert, laws):
         experts[1].fails_on = batch.walks[1, :8]
         await measurement.run([batch])
     batches = state.open_batches()
-    sheet, receipts = close_sheet(
+    sheet, receipts = closed(
         batches,
         metagraph,
-        validator=Hotkey(chain.neurons[0].hotkey),
-        spec_sha256="ab" * 32,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=300,
+        Hotkey(chain.neurons[0].hotkey),
     )
     state.close_epoch(sheet, (1, 2), Phase.REVEALED, batches, receipts.to_bytes())
     return state, sheet
@@ -211,16 +204,10 @@ async def test_of_a_walk_a_sheet_holds_what_was_measured_and_no_more(measured):
             h: SimpleNamespace(uid=i, registered_at_block=i) for i, h in enumerate(sheet.hotkeys)
         },
     )
-    cut, _ = close_sheet(
+    cut, _ = closed(
         reopened,
         metagraph,
-        validator=Hotkey("v"),
-        spec_sha256="ab" * 32,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=300,
+        Hotkey("v"),
     )
     assert [len(ids) for ids in cut.walks] == [33] * 3 + [37] * 3
 

@@ -25,10 +25,10 @@ from moesubnet.validator.checks import (
     total_variation,
 )
 from moesubnet.validator.cli import validator_app
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.evidence import ENOUGH, MAX_PAIRS, Evidence
 from moesubnet.validator.records import Merit
 from moesubnet.validator.twice import HELD_EPOCHS
+from tests.sheets import closed
 
 V = 300
 
@@ -180,16 +180,10 @@ async def test_who_contradicts_itself_is_convicted_and_its_answers_are_none(aske
     assert {again - epoch for epoch, again, _ in later[honest.hotkey]} >= {1, HELD_EPOCHS}
     assert max(d for *_, d in later[honest.hotkey]) < 0.01
     await measurement.run([batch])
-    sheet, _ = close_sheet(
+    sheet, _ = closed(
         state.open_batches(),
         await chain.metagraph(1),
-        validator=Hotkey(chain.neurons[0].hotkey),
-        spec_sha256="ab" * 32,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=V,
+        Hotkey(chain.neurons[0].hotkey),
         convicted=measurement.convicted(),
     )
     column = sheet.hotkeys.index(liar.hotkey)
@@ -220,16 +214,11 @@ async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
     again = {again - epoch for epoch, again, _ in measurement._book.changes(same.hotkey)}
     assert again == {1, HELD_EPOCHS}
     await measurement.run([batch])
-    sheet, _ = close_sheet(
+    sheet, _ = closed(
         state.open_batches(),
         dataclasses.replace(metagraph, epoch_index=3),
-        validator=Hotkey(chain.neurons[0].hotkey),
-        spec_sha256="ab" * 32,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
+        Hotkey(chain.neurons[0].hotkey),
         merits={h: Merit(200_000, 0) for h in (same.hotkey, turned.hotkey)},
-        vocab_size=V,
         changed=changed[3],
     )
     known = zip(sheet.since_before, sheet.novelty_before, strict=True)

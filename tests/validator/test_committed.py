@@ -10,11 +10,11 @@ from moesubnet.types import Hotkey
 from moesubnet.validator import measure as measuring
 from moesubnet.validator import receipts as proving
 from moesubnet.validator.audit import audit
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.pool import PREFIX_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.receipts import Receipts, unpack_answers
 from moesubnet.validator.records import Phase
 from moesubnet.wire.protocol import Want
+from tests.sheets import closed
 
 STEPS = WINDOW_TOKENS - PREFIX_TOKENS
 
@@ -95,16 +95,10 @@ async def test_who_does_not_commit_is_scored_by_its_tail(walked):
 
 async def test_an_audit_finds_each_leaf_in_the_answer_after_it(walked):
     batch, state, metagraph, _, _, baseline = await walked()
-    sheet, receipts = close_sheet(
+    sheet, receipts = closed(
         [batch],
         metagraph,
-        validator=Hotkey(metagraph.neurons[0].hotkey),
-        spec_sha256="ab" * 32,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=300,
+        Hotkey(metagraph.neurons[0].hotkey),
     )
     state.close_epoch(sheet, (1, 2), Phase.REVEALED, [batch], receipts.to_bytes())
     receipts = Receipts.from_bytes(state.archive.receipts(sheet.sha256), sheet)

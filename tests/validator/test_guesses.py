@@ -12,11 +12,11 @@ from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.audit import audit
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.guesses import MOST_LOST, Guesses
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.weighed import Weighed
 from moesubnet.wire.step import MAX_FURTHER
+from tests.sheets import closed
 
 V = 300
 
@@ -51,11 +51,11 @@ async def walked(measure, start_expert, laws, monkeypatch):
     batches = await measurement.open_batches(metagraph, 16)
     for batch in batches:
         await measurement.run([batch])
-    sheet, receipts = close_sheet(
-        state.open_batches(), metagraph, validator=Hotkey(chain.neurons[0].hotkey),
-        spec_sha256="ab" * 32, gate_sha256=bytes(32), previous_sha256=bytes(32), scores={},
-        merits={}, vocab_size=V,
-    )  # fmt: skip
+    sheet, receipts = closed(
+        state.open_batches(),
+        metagraph,
+        Hotkey(chain.neurons[0].hotkey),
+    )
     alone = [batch for batch in batches if len(batch.walks) == 1]
     return counting, other, alone, state.open_batches(), sheet, receipts
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.pool import PREFIX_TOKENS, WINDOW_TOKENS
 from moesubnet.validator.receipts import RECORD
 from moesubnet.validator.records import SENDER, Batch, Step
+from tests.sheets import closed
 
 ADVERSARIES = Path(__file__).resolve().parents[2] / "examples" / "adversaries"
 
@@ -192,18 +192,12 @@ def test_no_sheet_holds_an_id_beyond_what_was_measured(sizes):
         names = tuple(f"{number}.{k}" for k in range(walks))
         batches.append(Batch(number, keys, ids, PREFIX_TOKENS, names, steps))
     neurons = {h: SimpleNamespace(uid=i, registered_at_block=i) for i, h in enumerate(keys)}
-    sheet, _ = close_sheet(
+    sheet, _ = closed(
         batches,
         SimpleNamespace(
             netuid=1, epoch_index=3, tempo_blocks=30, last_epoch_block=90, by_hotkey=neurons
         ),
-        validator=Hotkey("v"),
-        spec_sha256="ab" * 32,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=300,
+        Hotkey("v"),
     )
     for k, ids in enumerate(sheet.walks):
         assert len(ids) == sheet.position[sheet.walk == k].max() + 1

@@ -15,11 +15,11 @@ from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
 from moesubnet.types import Hotkey
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, WINDOW_TOKENS, TextPool
 from moesubnet.validator.scoring import recount
 from moesubnet.validator.weighed import Weighed, score_step
 from moesubnet.wire.roster import CARD_AGE_S
+from tests.sheets import closed
 
 
 def knows(law):
@@ -143,16 +143,11 @@ async def test_who_would_not_be_asked_is_measured_and_worth_nothing(measure, sta
     walk = Walk(gate, members_of([ordered[0], ordered[2]]), 4)
     walk.show(batch.walks[:, :PREFIX_TOKENS])
     np.testing.assert_allclose(steps[0].log_w[:, [0, 2, 3]] / 1e6, walk.log_weights(), atol=1e-6)
-    sheet, _ = close_sheet(
+    sheet, _ = closed(
         state.open_batches(),
         await chain.metagraph(1),
-        validator=Hotkey("v"),
-        spec_sha256="ab" * 32,
+        Hotkey("v"),
         gate_sha256=gate.sha256,
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=300,
     )
     value = recount(sheet).value_nats
     assert value[1] == 0.0

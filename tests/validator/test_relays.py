@@ -17,7 +17,6 @@ from moesubnet.router import node
 from moesubnet.router.node import build_node
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.audit import audit
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.probes import _sender
 from moesubnet.validator.usage import usage_losses
 from moesubnet.wire.client import ExpertClient, open_http_session
@@ -26,6 +25,7 @@ from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, StepResponse, Want, base_hash
 from moesubnet.wire.relay import Brought, Question, RelayClient, Relayed
 from moesubnet.wire.usage import Seen, Usage
+from tests.sheets import closed
 from tests.validator.test_labels import adversary
 
 
@@ -125,16 +125,10 @@ async def test_no_expert_is_told_by_us_which_of_its_routers_sessions_were_probes
 async def walked(measurement, state, chain, walks=8):
     metagraph = await chain.metagraph(1)
     await measurement.run(await measurement.open_batches(metagraph, walks))
-    return close_sheet(
+    return closed(
         state.open_batches(),
         metagraph,
-        validator=Hotkey(chain.neurons[0].hotkey),
-        spec_sha256="ab" * 32,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=300,
+        Hotkey(chain.neurons[0].hotkey),
     )
 
 

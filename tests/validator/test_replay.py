@@ -23,12 +23,12 @@ from moesubnet.training.progress import ignore
 from moesubnet.types import Hotkey
 from moesubnet.validator.checks import Claim, Verdict
 from moesubnet.validator.cli import validator_app
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.records import Phase
 from moesubnet.validator.replay import Answered, compare, held_against
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Want
+from tests.sheets import closed
 from tests.validator.test_checks import V, law_from
 
 
@@ -185,16 +185,11 @@ async def replayed(
     metagraph = await chain.metagraph(1)
     await measurement.run(await measurement.open_batches(metagraph, 3))
     batches = state.open_batches()
-    sheet, receipts = close_sheet(
+    sheet, receipts = closed(
         batches,
         metagraph,
-        validator=Hotkey(chain.neurons[0].hotkey),
+        Hotkey(chain.neurons[0].hotkey),
         spec_sha256=tiny_spec.sha256,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=300,
     )
     state.close_epoch(sheet, (1,), Phase.REVEALED, batches, receipts.to_bytes())
     chain.spec_sha256 = tiny_spec.sha256

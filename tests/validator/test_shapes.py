@@ -13,9 +13,9 @@ from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey
 from moesubnet.units import Grain
-from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.pool import ONE_WINDOW, WINDOW_TOKENS, TextPool
 from moesubnet.validator.shapes import Shape, Shapes
+from tests.sheets import closed
 
 
 @given(st.integers(16, 4_096), st.sampled_from([1.0, 4.3]), st.integers(0, 2**32))
@@ -90,16 +90,10 @@ async def test_walks_of_many_shapes_are_asked_as_users_are_and_fill_a_sheet(
         assert ones[:2] == [(batch.first, 1), (batch.first + 1, 1)]  # of the prompt, blind
         assert max(map(sum, ones)) < batch.walks.shape[1]
     assert len({prompt for (_, prompt), *_ in asked.values()}) > 3
-    sheet, _ = close_sheet(
+    sheet, _ = closed(
         state.open_batches(),
         metagraph,
-        validator=Hotkey(metagraph.neurons[0].hotkey),
-        spec_sha256="ab" * 32,
-        gate_sha256=bytes(32),
-        previous_sha256=bytes(32),
-        scores={},
-        merits={},
-        vocab_size=300,
+        Hotkey(metagraph.neurons[0].hotkey),
     )
     assert Sheet.from_bytes(sheet.to_bytes()).sha256 == sheet.sha256
     assert len(sheet.walks) == 8
