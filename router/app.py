@@ -23,6 +23,7 @@ from moesubnet.router.door import (
     errors,
     measured,
     say_origin,
+    sender,
 )
 from moesubnet.router.feedback import RATINGS, feedback
 from moesubnet.router.page import add_page
@@ -178,7 +179,7 @@ def _chat(admission: Admission) -> Handler:
         service = request.app[SERVICE]()
         body = await admission.parsed(request, ChatRequest)
         with admission.places(body.n):
-            ids, manner = await service.conversation(body)
+            ids, manner = await service.conversation(body, sender(request))
             limit = body.token_limit or service.room(ids)
             top = (body.top_logprobs or 0) if body.logprobs else 0
             jobs = [service.jobs(body, ids, limit, top, manner=manner)]
@@ -193,7 +194,7 @@ def _responses(admission: Admission) -> Handler:
         service = request.app[SERVICE]()
         body = await admission.parsed(request, ResponsesRequest)
         with admission.places(1):
-            ids, manner = await service.conversation(body)
+            ids, manner = await service.conversation(body, sender(request))
             limit = body.max_output_tokens or service.room(ids)
             jobs = [service.jobs(body, ids, limit, 0, manner=manner)]
             return await answer(request, service, jobs, ResponseShape(body), stream=body.stream)

@@ -51,10 +51,8 @@ class Admission:
     async def parsed(self, request: web.Request, kind: type[api.RequestT]) -> api.RequestT:
         """The body as a request. Raises ApiError 408 for one that trickles, 429 when too much is
         arriving, in all or from this key or address, and as `parse_request` does."""
-        key = request.get(KEY)
-        sender = address_key(request.remote) if key is None else f"key {key.id}"
         try:
-            async with self._bodies.read(request, sender, MAX_BODY_BYTES) as body:
+            async with self._bodies.read(request, sender(request), MAX_BODY_BYTES) as body:
                 if IDEMPOTENCY_KEY in request.headers:
                     request[REPEATABLE] = _repeatable(request, body)
                 return api.parse_request(kind, body)
@@ -80,6 +78,12 @@ class Admission:
             yield
         finally:
             self.running -= places
+
+
+def sender(request: web.Request) -> str:
+    """By whom a request takes its share of what is scarce: a key of the ledger, or an address."""
+    key = request.get(KEY)
+    return address_key(request.remote) if key is None else f"key {key.id}"
 
 
 def _repeatable(request: web.Request, body: bytes) -> Repeatable:

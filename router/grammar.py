@@ -2,7 +2,8 @@
 
 Grammars come from strangers. A schema that cannot be honoured is refused by name, before anything
 is spent; what one may take is bounded: its size, the time and memory of compiling it (`trials`) and
-of every step. Compiling is off the event loop; a step takes tens of microseconds.
+of every step. Compiling is off the event loop, and callers take turns in it; a step takes tens of
+microseconds.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from moesubnet.router.openai_api import ApiError
 from moesubnet.router.trials import Trials, Words, compiled
 from moesubnet.spec.content import Spec
 from moesubnet.spec.pieces import Pieces
+from moesubnet.wire.limits import Turns
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -106,26 +108,28 @@ class Grammars:
         self._spec, self._tokenizer, self._pieces = spec, tokenizer, pieces
         self._vocabulary: LLTokenizer | None = None
         self._compilers = ThreadPoolExecutor(COMPILERS, thread_name_prefix="grammar")
+        self._turns = Turns(COMPILERS)  # one caller's many keep no other waiting
         self._making = asyncio.Lock()
         self._compiled: OrderedDict[str, Matcher] = OrderedDict()
         self._verdicts: OrderedDict[bytes, str] = OrderedDict()
 
-    async def matcher(self, rules: str, param: str) -> Matcher:
-        """A matcher at the beginning of a text. rules: of `lark`, with a rule `start`.
+    async def matcher(self, rules: str, param: str, caller: str = "") -> Matcher:
+        """A matcher at the beginning of a text. rules: of `lark`, with a rule `start`. caller: by
+        whom it takes its turn.
 
         Raises ApiError 400, naming `param`, for a grammar that cannot be honoured, and as `tried`.
         """
         if rules not in self._compiled:
-            [why] = await self.tried([rules], param)
+            [why] = await self.tried([rules], param, caller)
             if why:
                 raise cannot(param, why)
-            self._compiled[rules] = await self._aside(partial(self._compile, rules))
+            self._compiled[rules] = await self._aside(partial(self._compile, rules), caller)
         self._compiled.move_to_end(rules)
         if len(self._compiled) > KEPT:
             self._compiled.popitem(last=False)
         return self._compiled[rules].fork()
 
-    async def tried(self, grammars: Sequence[str], param: str) -> list[str]:
+    async def tried(self, grammars: Sequence[str], param: str, caller: str = "") -> list[str]:
         """Of each why it cannot be honoured, or nothing.
 
         Raises ApiError 400 where together they take too much; 429 while others' are tried.
@@ -135,8 +139,8 @@ class Grammars:
         if new := {name: rules for name, rules in names.items() if name not in known}:
             async with self._making:  # of the vocabulary there is one
                 if self._vocabulary is None:
-                    self._vocabulary = await self._aside(self._words.vocabulary)
-            said = await self._aside(partial(self._trials.tried, list(new.values())))
+                    self._vocabulary = await self._aside(self._words.vocabulary, caller)
+            said = await self._aside(partial(self._trials.tried, list(new.values())), caller)
             # Of several it is not known which one took too much of what all may take.
             said += [TOO_MUCH] * (len(new) == 1 and not said)
             known |= dict(zip(new, said, strict=False))
@@ -191,10 +195,10 @@ class Grammars:
         made = compiled(self._vocabulary, rules)
         return Matcher(made, self._spec.vocab_size, self._spec.stop_ids)
 
-    async def _aside(self, work: Callable[[], T]) -> T:
+    async def _aside(self, work: Callable[[], T], caller: str) -> T:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(PATIENCE_S), self._turns.take(caller):
                 return await loop.run_in_executor(self._compilers, work)
         except TimeoutError:
             text = "The router is busy with other grammars. Please retry shortly."

@@ -177,11 +177,7 @@ async def run_router(config: RouterConfig) -> None:
             tasks = [
                 group.create_task(cache.run()),
                 group.create_task(billing.run()),
-                group.create_task(
-                    _follow(
-                        cache, gates, offers, next_spec, lambda e: usage.turn(e, metrics.outcomes())
-                    )
-                ),
+                group.create_task(_follow(cache, gates, offers, next_spec, turn)),
                 group.create_task(_announce(chain, config, cache, axon)),
                 group.create_task(_offer_student(config, offers, engines)),
             ]

@@ -182,8 +182,9 @@ class Service:
             for index in range(first, first + body.n)
         ]
 
-    async def conversation(self, body: Conversation) -> tuple[TokenIds, Manner]:
-        """What a conversation's prompt is, and how its answer is to be written.
+    async def conversation(self, body: Conversation, caller: str) -> tuple[TokenIds, Manner]:
+        """What a conversation's prompt is, and how its answer is to be written. caller: by whom
+        its grammar takes its turn.
 
         Raises ApiError 400 for what the family or the grammar cannot do, by name.
         """
@@ -204,6 +205,7 @@ class Service:
             calls,
             self.grammars,
             is_thinking=is_thinking,
+            caller=caller,
         )
         if use.choice == "none":
             calls = None
@@ -211,7 +213,7 @@ class Service:
         written = THINK + END_THINK + (calls.text if calls else "")
         return ids, Manner(
             habits,
-            None if rules is None else await self.grammars.matcher(rules, param),
+            None if rules is None else await self.grammars.matcher(rules, param, caller),
             self.grammars.controls_in(written),
         )
 

@@ -59,10 +59,12 @@ async def answer_rules(
     grammars: Grammars,
     *,
     is_thinking: bool,
+    caller: str,
 ) -> str | None:
     """The rules of an answer; None where it may be any text.
 
     schema_rule: of its text, if that must have a schema. is_thinking: it begins inside a thought.
+    caller: by whom grammars take their turn.
     Raises ApiError 400 for a strict tool whose schema cannot be honoured.
     """
     if use.choice == "none" or syntax is None:
@@ -70,19 +72,19 @@ async def answer_rules(
             return None
         answer, rules = schema_rule, list[str]()
     else:
-        answer, rules = await _calls(schema_rule, use, syntax, grammars)
+        answer, rules = await _calls(schema_rule, use, syntax, grammars, caller)
     start = f"start: {grammars.lead} {_thought(grammars) if is_thinking else ''} answer"
     return "\n".join([start, f"answer: {answer}", *rules, ANY_TEXT])
 
 
 async def _calls(
-    schema_rule: str | None, use: ToolUse, syntax: CallSyntax, grammars: Grammars
+    schema_rule: str | None, use: ToolUse, syntax: CallSyntax, grammars: Grammars, caller: str
 ) -> tuple[str, list[str]]:
     """The alternatives of an answer, and the rules that they need."""
     literal = grammars.literal
     tools = [tool for tool in use.tools if use.forced in (None, tool.name)]
     rules = [f"call: {' | '.join(f'tool_{i}' for i in range(len(tools)))}"]
-    arguments = await _arguments(tools, grammars)
+    arguments = await _arguments(tools, grammars, caller)
     for index, (tool, rule) in enumerate(zip(tools, arguments, strict=True)):
         rules.append(f"tool_{index}: {literal(tool.name)} {literal(syntax.middle)} {rule}")
     more = ""
@@ -108,7 +110,7 @@ def _thought(grammars: Grammars) -> str:
     return f"TEXT? {end} GAP?" if grammars.control_before(END_THINK) else "thought GAP?"
 
 
-async def _arguments(tools: Sequence[Function], grammars: Grammars) -> list[str]:
+async def _arguments(tools: Sequence[Function], grammars: Grammars, caller: str) -> list[str]:
     """The rule of each tool's arguments; that of any object where its schema cannot be honoured.
 
     Raises ApiError 400 for a strict tool's, and where they take too much.
@@ -122,7 +124,7 @@ async def _arguments(tools: Sequence[Function], grammars: Grammars) -> list[str]
             if tool.strict:
                 raise
             rules.append(ANY_OBJECT)
-    verdicts = await grammars.tried([f"start: {rule}" for rule in rules], "tools")
+    verdicts = await grammars.tried([f"start: {rule}" for rule in rules], "tools", caller)
     for index, (tool, why) in enumerate(zip(tools, verdicts, strict=True)):
         if why and tool.strict:
             raise cannot(PARAMETERS.format(index), why)

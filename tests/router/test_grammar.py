@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import re
+import threading
 import time
 from typing import Literal
 
@@ -16,13 +17,13 @@ from pydantic import BaseModel
 
 from moesubnet.mixture.law import Law, mix
 from moesubnet.router.app import build_app
-from moesubnet.router.grammar import Grammars, Matcher, json_rule, too_much
+from moesubnet.router.grammar import COMPILERS, Grammars, Matcher, json_rule, too_much
 from moesubnet.router.model import Forecast
 from moesubnet.router.openai_api import ApiError
 from moesubnet.router.service import Service
 from moesubnet.router.steering import NO_WISHES, Steering
 from moesubnet.router.text import TextStream
-from moesubnet.router.trials import CPU_S
+from moesubnet.router.trials import CPU_S, Trials
 from moesubnet.spec.pieces import Pieces
 from moesubnet.wire.listening import serve as listen
 from tests.conftest import TINY_VOCAB
@@ -359,6 +360,28 @@ async def test_nobody_can_have_anothers_schema_refused(spec, tokenizer) -> None:
         await grammars.tried([hostile, innocent], "tools")
     assert caught.value.body["error"]["code"] == "grammar_too_complex"
     assert await grammars.tried([innocent], "x") == [""]
+
+
+async def test_whoever_sends_many_grammars_keeps_no_other_caller_waiting(
+    spec, tokenizer, monkeypatch
+) -> None:
+    grammars = Grammars(spec.spec, tokenizer, Pieces(tokenizer))
+    await grammars.matcher('start: "a"', "x")  # the vocabulary
+    order, may_go_on = list[str](), threading.Event()
+
+    def tried(self: Trials, rules: list[str]) -> list[str]:
+        order.extend(rules)
+        may_go_on.wait(30.0)
+        return [""] * len(rules)
+
+    monkeypatch.setattr(Trials, "tried", tried)
+    many = [asyncio.create_task(grammars.tried([f"{k}"], "x", "many")) for k in range(20)]
+    await asyncio.sleep(0)
+    one = asyncio.create_task(grammars.tried(["one"], "x", "one"))
+    await asyncio.sleep(0)
+    may_go_on.set()
+    await asyncio.gather(one, *many)
+    assert order.index("one") <= COMPILERS + 1  # behind those that ran, and one that was first
 
 
 async def test_a_process_of_trials_that_was_killed_is_started_again(spec, tokenizer) -> None:
