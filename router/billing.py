@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 RENEW_S = HOLD_S / 4
+RATE_HEADERS = [
+    f"x-ratelimit-{what}-{of}"
+    for of in ("requests", "tokens")
+    for what in ("limit", "remaining", "reset")
+]
 HANDS = 4  # threads: as many calls as a PostgreSQL pool takes at once
 
 log = logging.getLogger(__name__)
@@ -102,7 +107,7 @@ class Billing:
         if isinstance(outcome, Clash):
             raise _clash(outcome)
         if isinstance(outcome, Refusal):
-            raise _refused(outcome, account, cost)
+            raise _refused(outcome, cost, rate_headers(account, self._now_s()))
         self._running[outcome.id] = outcome
         request = Holding(account)
         try:
@@ -260,7 +265,7 @@ def _clash(clash: Clash) -> ApiError:
     return ApiError(422, text, code="idempotency_key_reused")
 
 
-def _refused(refusal: Refusal, account: Account, cost: Cost) -> ApiError:
+def _refused(refusal: Refusal, cost: Cost, rates: Mapping[str, str]) -> ApiError:
     limit, free = refusal.limit, refusal.free
     if refusal.reason in ("budget_rao", "budget_tokens"):
         money = refusal.reason == "budget_rao"
@@ -278,6 +283,7 @@ def _refused(refusal: Refusal, account: Account, cost: Cost) -> ApiError:
             kind="insufficient_quota",
             code="budget_exceeded",
             retry_after_s=refusal.retry_after_s,
+            headers=rates,
         )
     unit = "at once" if refusal.reason == "parallel" else "a minute"
     what = "requests" if refusal.reason in ("parallel", "requests") else "tokens"
@@ -290,4 +296,5 @@ def _refused(refusal: Refusal, account: Account, cost: Cost) -> ApiError:
         kind="rate_limit_error",
         code="rate_limit_exceeded",
         retry_after_s=refusal.retry_after_s,
+        headers=rates,
     )

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from moesubnet.router import openai_api as api
-from moesubnet.router.billing import Billing
+from moesubnet.router.billing import RATE_HEADERS, Billing
 from moesubnet.router.keys import Key
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.page import PATHS
@@ -33,7 +33,15 @@ BODY_TIMEOUT_S = 20.0
 OPEN_PATHS = PATHS | {"/healthz"}  # to everybody, key or not
 ARRIVED_S: web.RequestKey[float] = web.RequestKey("arrived_s", float)  # time.monotonic()
 ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)  # of a page that may call
-EXPOSED_HEADERS = "retry-after, x-moesubnet-experts, x-moesubnet-overhead-ms"
+EXPOSED_HEADERS = ", ".join(
+    [
+        "retry-after",
+        "idempotent-replayed",
+        "x-moesubnet-experts",
+        "x-moesubnet-overhead-ms",
+        *RATE_HEADERS,
+    ]
+)
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPEATABLE: web.RequestKey[Repeatable] = web.RequestKey("repeatable", Repeatable)
@@ -110,7 +118,7 @@ def _at_capacity() -> api.ApiError:
 
 
 def _error_response(error: api.ApiError) -> web.Response:
-    headers = {}
+    headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     if error.status == 401:

@@ -7,8 +7,9 @@ refused by name, because silence about an ignored option is a wrong answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -47,10 +48,12 @@ class ApiError(Exception):
         param: str | None = None,
         kind: str = "invalid_request_error",
         retry_after_s: float | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.headers = headers
         self.body: JsonObject = {
             "error": {"message": message, "type": kind, "param": param, "code": code}
         }

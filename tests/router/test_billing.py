@@ -126,7 +126,10 @@ async def test_rates_are_said_in_headers_and_a_refusal_says_when_to_come_again(
     assert int(raw.headers["x-ratelimit-remaining-tokens"]) < 1_000
     with pytest.raises(openai.RateLimitError) as refused:
         await complete(url, secret)
-    assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
+    headers = refused.value.response.headers
+    assert 1 <= int(headers["retry-after"]) <= 60
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert int(headers["x-ratelimit-remaining-tokens"]) < 1_000
     assert accounts.account().running == 0
 
 

@@ -119,6 +119,7 @@ async def test_a_page_from_elsewhere_may_call_only_where_that_was_allowed(serve:
     assert (await post(closed, Origin=PAGE))[0] == 403
     status, headers = await post(opened, Origin=PAGE)
     assert (status, headers["Access-Control-Allow-Origin"]) == (200, PAGE)
+    assert "x-ratelimit-remaining-requests" in headers["Access-Control-Expose-Headers"]
     assert (await post(opened, Origin="https://other.example"))[0] == 403
     assert (await post(closed, Origin="http://localhost:3000"))[0] == 200
     asked = {
