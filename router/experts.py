@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 
 from moesubnet.errors import PeerLate, PeerRefused, PeerResting
 from moesubnet.router.metrics import Metrics
@@ -17,6 +19,7 @@ from moesubnet.wire.roster import Met, Roster
 BENCH_AFTER_FAILURES = 3
 BENCH_AFTER_LATE = 10  # slower than the others on one text may be the one to ask on the next
 BENCH_S = 15.0
+REMEMBERED = 32  # answers whose times are shown
 
 
 @dataclass(slots=True)
@@ -28,6 +31,12 @@ class Expert:
     late: int = 0  # in a row
     benched_until: float = 0.0
     answers: int = 0
+    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    @property
+    def latency_s(self) -> float | None:
+        """What its newest answers took, in the median."""
+        return median(self.took_s) if self.took_s else None
 
     @property
     def card(self) -> ExpertCard:
@@ -68,7 +77,9 @@ class ExpertBook:
         if isinstance(answer, StepResponse):
             expert.failures = expert.late = 0
             expert.answers += 1
-            self.metrics.expert(hotkey, "valid")
+            self.metrics.expert(hotkey, "valid", answer.took_s)
+            if answer.took_s is not None:
+                expert.took_s.append(answer.took_s)
         elif isinstance(answer, PeerLate) or _is_busy(answer):
             expert.late += 1
             self.metrics.expert(hotkey, "late" if isinstance(answer, PeerLate) else "busy")

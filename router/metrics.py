@@ -57,6 +57,13 @@ class Metrics:
             ["hotkey", "outcome"],
             registry=registry,
         )
+        self._expert_s = Histogram(
+            "moesubnet_router_expert_seconds",
+            "From a call on its way to an expert until its valid answer.",
+            ["hotkey"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._weight = Counter(
             "moesubnet_router_expert_weight",
             "An expert's weight, summed over the tokens delivered.",
@@ -102,13 +109,20 @@ class Metrics:
         ):
             Gauge(name, text, registry=self._registry).set_function(value)
 
-    def expert(self, hotkey: str, outcome: str) -> None:
+    def expert(self, hotkey: str, outcome: str, took_s: float | None = None) -> None:
         self._answers.labels(hotkey, outcome).inc()
+        if took_s is not None:
+            self._expert_s.labels(hotkey).observe(took_s)
 
     def drafted(self, kept: int, lost: int) -> None:
         """A block is over."""
         self._drafted.labels("kept").inc(kept)
         self._drafted.labels("lost").inc(lost)
+
+    def drafts(self) -> tuple[int, int]:
+        """How many drafted tokens were kept so far, of how many."""
+        outcomes = {labels["outcome"]: int(value) for labels, value in _totals(self._drafted)}
+        return outcomes["kept"], sum(outcomes.values())
 
     def round_trip(self) -> None:
         self._round_trips.inc()
@@ -148,10 +162,10 @@ class Metrics:
 
     def keep_only(self, hotkeys: Collection[str]) -> None:
         """Forget the series of experts that left the subnet."""
-        for counter in (self._answers, self._weight, self._owed):
-            known = {labels["hotkey"] for labels, _ in _totals(counter)}
+        for metric in (self._answers, self._expert_s, self._weight, self._owed):
+            known = {s.labels["hotkey"] for whole in metric.collect() for s in whole.samples}
             for hotkey in known - set(hotkeys) - {BASELINE_MEMBER}:
-                counter.remove_by_labels({"hotkey": hotkey})
+                metric.remove_by_labels({"hotkey": hotkey})
 
     def text(self) -> bytes:
         """In the Prometheus text format."""

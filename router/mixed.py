@@ -140,6 +140,7 @@ class MixtureModel:
                 "answers": expert.answers,
                 "failures": expert.failures,
                 "late": expert.late,
+                "latency_s": expert.latency_s,
                 "weight": weights.get(hotkey, 0.0),
                 "incentive": u16_fraction(expert.met.neuron.incentive_u16),
                 "price_rao_per_mtoken": expert.card.price_rao_per_mtoken,

@@ -119,9 +119,12 @@ class Service:
 
     def live(self) -> api.JsonObject:
         """Counts since the start, for whoever asks twice to see rates."""
+        kept, drafted = self.metrics.drafts()
         counts = {
             "requests": self.metrics.answers(),
             "completion_tokens": self.metrics.completion_tokens(),
+            "drafted_tokens": drafted,
+            "kept_drafts": kept,
             "uptime_s": int(time.time()) - self.started_s,
         }
         return counts | {k: v for k, v in self.health().items() if k != "ready"}

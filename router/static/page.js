@@ -195,13 +195,14 @@ function showExperts(rows) {
   const sum = gained.reduce((a, b) => a + b, 0);
   const total = rows.reduce((all, expert) => all + expert.weight, 0);
   $("experts").replaceChildren(
-    row(["expert", "state", "share now", "share in all", "answers", "late, failed in a row", "incentive", "price per 1,000,000"], "th"),
+    row(["expert", "state", "share now", "share in all", "answers", "latency", "late, failed in a row", "incentive", "price per 1,000,000"], "th"),
     ...rows.map((expert, k) => row([
       toned(element("span", { className: "swatch", textContent: expert.name, title: expert.hotkey }), expert.hotkey),
       expert.serving ? "serving" : "resting",
       sum > 0 ? percent(gained[k] / sum) : "–",
       total > 0 ? percent(expert.weight / total) : "–",
       expert.answers.toLocaleString("en"),
+      expert.latency_s === null ? "–" : `${Math.round(1000 * expert.latency_s)} ms`,
       `${expert.late}, ${expert.failures}`,
       percent(expert.incentive),
       expert.price_rao_per_mtoken ? tau(expert.price_rao_per_mtoken) : "free",
@@ -213,10 +214,13 @@ function figure(name, value) {
 }
 
 function showLive(live, rows) {
-  const now = { at: performance.now(), tokens: live.completion_tokens, requests: live.requests, weights: new Map(rows.map((e) => [e.hotkey, e.weight])) };
+  const now = { at: performance.now(), tokens: live.completion_tokens, requests: live.requests, drafted: live.drafted_tokens, kept: live.kept_drafts, weights: new Map(rows.map((e) => [e.hotkey, e.weight])) };
   const seconds = before ? (now.at - before.at) / 1000 : 0;
   const rate = (what) => (before ? ((now[what] - before[what]) / seconds).toFixed(1) : "–");
-  const figures = [["tokens a second", rate("tokens")], ["requests a second", rate("requests")], ["writing now", live.running],
+  // Of the drafts since the last look; of all while nothing is drafted.
+  const since = before && now.drafted > before.drafted ? before : { drafted: 0, kept: 0 };
+  const accepted = now.drafted ? percent((now.kept - since.kept) / (now.drafted - since.drafted)) : "–";
+  const figures = [["tokens a second", rate("tokens")], ["drafts kept", accepted], ["requests a second", rate("requests")], ["writing now", live.running],
     ["experts serving", `${live.experts_serving} of ${live.experts_known}`], ["tokens written", live.completion_tokens.toLocaleString("en")]];
   $("live").replaceChildren(...figures.map(([name, value]) => element("div", {}, ...figure(name, value))));
   $("state").textContent = live.experts_serving ? "serving" : "no expert answers right now";

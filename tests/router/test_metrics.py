@@ -1,4 +1,5 @@
 """What an operator sees of a running router."""
+# ruff: noqa: F811  # fixtures of another module, as arguments
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from moesubnet.router.app import build_app
 from moesubnet.router.ledger import Usage
 from moesubnet.router.metrics import Metrics
+from moesubnet.router.service import Service
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.listening import serve as listen
 from tests.router.conftest import ParrotModel, client
+from tests.router.test_mixed_streams import Network, network, open_model, sharp  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "examples" / "operate" / "grafana-router.json"
@@ -84,7 +90,7 @@ async def test_metrics_are_for_this_machine_or_for_a_key(serve: Serve) -> None:
 def test_an_expert_that_left_leaves_no_series_behind() -> None:
     metrics = Metrics()
     for hotkey in ("5Stays", "5Leaves"):
-        metrics.expert(hotkey, "valid")
+        metrics.expert(hotkey, "valid", 0.2)
         metrics.used(Usage("mixture", 1, 1, 5, {hotkey: (2, 5)}), charged=True)
         metrics.weights({hotkey: 0.5})
     metrics.keep_only({"5Stays"})
@@ -98,13 +104,44 @@ def queries() -> list[str]:
     return [target["expr"] for panel in panels for target in panel["targets"]]
 
 
+@pytest.fixture
+async def mixing(
+    spec: LoadedSpec, network: Network, open_model: Callable[..., Any]
+) -> AsyncIterator[tuple[str, Service]]:
+    """A router over one miner, by its URL."""
+    await network.mine("only", lambda ids: sharp(5, 0.5))
+    model = await open_model()
+    service = Service(spec, {"mixture": model}, model.book.metrics)
+    server = await listen(build_app(lambda: service), "127.0.0.1", 0, grace_s=1.0)
+    yield f"http://127.0.0.1:{server.port}", service
+    await server.close()
+
+
+async def test_what_an_expert_takes_and_what_is_drafted_is_told(
+    mixing: tuple[str, Service],
+) -> None:
+    url, service = mixing
+    service.metrics.drafted(3, 1)  # whether any are, by themselves, is a matter of time here
+    await client(url).completions.create(model="mixture", prompt="the quick", max_tokens=20)
+    _, text = await fetch(f"{url}/metrics")
+    [row], found = service.expert_table(), samples(text)
+    counted = found["moesubnet_router_expert_seconds_count", row["hotkey"]]
+    assert counted == row["answers"] > 0
+    assert 0 < row["latency_s"] <= found["moesubnet_router_expert_seconds_sum", row["hotkey"]]
+    _, live = await fetch(f"{url}/v1/moesubnet/live")
+    kept, lost = (found["moesubnet_router_drafted_tokens_total", kind] for kind in ("kept", "lost"))
+    told = json.loads(live)
+    assert (told["kept_drafts"], told["drafted_tokens"]) == (kept, kept + lost)
+    assert kept >= 3
+
+
 async def test_every_query_of_the_dashboard_is_answered_from_a_live_router(
-    serve: Serve, tmp_path: Path
+    mixing: tuple[str, Service], tmp_path: Path
 ) -> None:
     prometheus = shutil.which("prometheus")
     if prometheus is None:
         pytest.skip("DASHBOARD NOT TESTED: no prometheus here (Debian: apt-get install prometheus)")
-    url = await serve()
+    url, _ = mixing
     for stream in (False, True):
         await client(url).completions.create(
             model="mixture", prompt="the quick", max_tokens=4, stream=stream

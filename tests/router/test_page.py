@@ -52,6 +52,7 @@ class WeighedParrot(ParrotModel):
                 "answers": 12 * uid,
                 "failures": uid,
                 "late": 0,
+                "latency_s": 0.042 * uid or None,
                 "weight": 3.5,
                 "incentive": 0.25,
                 "price_rao_per_mtoken": 2_000_000 * uid,
@@ -127,6 +128,17 @@ async def test_a_text_is_written_token_by_token_and_each_says_who_wrote_it(
     legend = await page.text_content("#legend")
     assert "prose" in (legend or "")
     assert "<b>code</b>" in (legend or "")  # a name is text, whatever it looks like
+    assert not page.faults
+
+
+async def test_the_page_tells_what_experts_take_and_which_drafts_are_kept(
+    serve: Serve, browser: Any
+) -> None:
+    page = await opened(browser, await serve())
+    await says(page, "#experts", "latency")
+    await says(page, "#experts tr:nth-child(2)", "–.*0, 0")
+    await says(page, "#experts tr:nth-child(3)", "42 ms")
+    await says(page, "#live", "drafts kept–")  # nothing is drafted here
     assert not page.faults
 
 
