@@ -14,7 +14,7 @@ from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Account
 from moesubnet.router.billing import Answered, Billing, Holding
 from moesubnet.router.choices import Begun, Delta, Job, parts_of, usage_of
-from moesubnet.router.door import ARRIVED_S, KEY, REPEATABLE, STARTED
+from moesubnet.router.door import ARRIVED_S, KEY, REPEATABLE, STARTED, USED
 from moesubnet.router.feedback import RATINGS
 from moesubnet.router.ledger import Usage
 from moesubnet.router.repeats import Answer
@@ -59,11 +59,14 @@ async def answer(
         def used() -> Usage:
             return usage_of(model, prompt_tokens, started)
 
-        stack.callback(lambda: service.metrics.used(used(), charged=key is not None))
-        if key is not None and (book := request.app.get(RATINGS)) is not None:
-            rater = key.id
-            stack.callback(lambda: book.answered(shape.id, rater, used().rao, parts_of(started)))
-        stack.callback(lambda: describe(request, used()))
+        def end() -> None:
+            request[USED] = whole = used()
+            service.metrics.used(whole, charged=key is not None)
+            describe(request, whole)
+            if key is not None and (book := request.app.get(RATINGS)) is not None:
+                book.answered(shape.id, key.id, whole.rao, parts_of(started))
+
+        stack.callback(end)
         if key is not None:
             cost, repeatable = service.largest_cost(jobs), request.get(REPEATABLE)
             try:

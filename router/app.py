@@ -22,6 +22,7 @@ from moesubnet.router.door import (
     cross_origin,
     errors,
     measured,
+    say_id,
     say_origin,
     sender,
 )
@@ -70,6 +71,7 @@ def build_app(
     app[SERVICE] = service
     app.on_response_prepare.append(_say_rates)
     app.on_response_prepare.append(say_origin)
+    app.on_response_prepare.append(say_id)
     admission = Admission(max_running)
 
     async def live(_: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from aiohttp.typedefs import Handler, Middleware
 from moesubnet.router import openai_api as api
 from moesubnet.router.billing import RATE_HEADERS, Billing
 from moesubnet.router.keys import Key
-from moesubnet.router.metrics import Metrics
+from moesubnet.router.ledger import Usage
+from moesubnet.router.metrics import ANSWERING_PATHS, Metrics
 from moesubnet.router.page import PATHS
 from moesubnet.router.repeats import Repeatable
 from moesubnet.wire.addresses import names_loopback
@@ -36,12 +38,15 @@ ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)  # of a page that ma
 EXPOSED_HEADERS = ", ".join(
     [
         "retry-after",
+        "x-request-id",
         "idempotent-replayed",
         "x-moesubnet-experts",
         "x-moesubnet-overhead-ms",
         *RATE_HEADERS,
     ]
 )
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+USED: web.RequestKey[Usage] = web.RequestKey("used", Usage)  # once it is over
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)  # a stream has begun
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPEATABLE: web.RequestKey[Repeatable] = web.RequestKey("repeatable", Repeatable)
@@ -127,11 +132,13 @@ def _error_response(error: api.ApiError) -> web.Response:
 
 
 def measured(metrics: Metrics) -> Middleware:
-    """Count requests by route and status, and note when each came."""
+    """Count requests by route and status, note when each came, name it, and log what was asked of
+    the models: who, how much and how long, never text."""
 
     @web.middleware
     async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[ARRIVED_S] = time.monotonic()
+        request[REQUEST_ID] = f"req_{secrets.token_hex(12)}"
         resource = request.match_info.route.resource
         path, status = "other" if resource is None else resource.canonical, "closed"
         try:
@@ -140,8 +147,33 @@ def measured(metrics: Metrics) -> Middleware:
             return response
         finally:
             metrics.requests.labels(path, status).inc()
+            if path in ANSWERING_PATHS:
+                _log_request(request, path, status)
 
     return measure
+
+
+def _log_request(request: web.Request, path: str, status: str) -> None:
+    key, used = request.get(KEY), request.get(USED, Usage("-"))
+    log.info(
+        "request id=%s path=%s status=%s key=%s model=%s prompt_tokens=%d completion_tokens=%d "
+        "rao=%d seconds=%.3f",
+        request[REQUEST_ID],
+        path,
+        status,
+        "-" if key is None else key.id,
+        used.model,
+        used.prompt_tokens,
+        used.completion_tokens,
+        used.rao,
+        time.monotonic() - request[ARRIVED_S],
+    )
+
+
+async def say_id(request: web.Request, response: web.StreamResponse) -> None:
+    """A request's name in our log, where OpenAI's clients look for it."""
+    if REQUEST_ID in request:
+        response.headers["x-request-id"] = request[REQUEST_ID]
 
 
 def cross_origin(origins: Sequence[str]) -> Middleware:
@@ -214,7 +246,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:  # a bug of ours; a stream that has begun can only be cut
         if request.get(STARTED):
             raise
-        log.exception("failed path=%s", request.path)
+        log.exception("failed id=%s path=%s", request[REQUEST_ID], request.path)
         text = "The router failed on this request."
         return _error_response(api.ApiError(500, text, kind="server_error", code="internal_error"))
 

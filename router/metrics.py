@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from moesubnet.mixture.gate import BASELINE_MEMBER
 from moesubnet.router.ledger import Usage
 
+ANSWERING_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/responses"))
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
@@ -157,8 +158,8 @@ class Metrics:
 
     def answers(self) -> int:
         """Completions asked for so far, whatever came of them."""
-        paths = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
-        return int(sum(v for labels, v in _totals(self.requests) if labels["path"] in paths))
+        counted = _totals(self.requests)
+        return int(sum(v for labels, v in counted if labels["path"] in ANSWERING_PATHS))
 
     def keep_only(self, hotkeys: Collection[str]) -> None:
         """Forget the series of experts that left the subnet."""

@@ -133,6 +133,31 @@ async def test_rates_are_said_in_headers_and_a_refusal_says_when_to_come_again(
     assert accounts.account().running == 0
 
 
+async def test_a_request_is_logged_by_the_name_its_client_knows_and_without_its_text(
+    serve: Serve, accounts: Accounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="moesubnet")
+    secret = accounts.key()
+    url = await serve(billing=accounts.billing)
+    answer = await client(url, secret).completions.create(
+        model="mixture", prompt="the quick", max_tokens=5
+    )
+    with pytest.raises(openai.AuthenticationError) as refused:
+        await complete(url, "sk-moe-wrong")
+    served, turned_away = [
+        dict(part.split("=", 1) for part in record.getMessage().split()[1:])
+        for record in caplog.records
+        if record.getMessage().startswith("request ")
+    ]
+    assert served["id"] == answer._request_id
+    assert (served["status"], served["model"], served["completion_tokens"]) == ("200", "mixture", "5")
+    assert served["key"] == accounts.ledger.keys()[0].id
+    assert turned_away["id"] == refused.value.request_id
+    assert (turned_away["status"], turned_away["key"]) == ("401", "-")
+    assert "quick" not in caplog.text
+    assert secret not in caplog.text
+
+
 async def test_a_key_sees_itself_and_only_the_models_that_it_may_use(
     serve: Serve, accounts: Accounts
 ) -> None:
