@@ -160,16 +160,51 @@ def test_answers_are_held_against_weights_that_were_claimed_all_along():
     assert "nobody here" in held_against([], 5, ours)
 
 
-@pytest.fixture
+def offered_adapter(folder, base, tmp_path):
+    """A LoRA of the tiny model, which `folder` then offers with it; where it is here."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    config = peft.LoraConfig(
+        r=4, init_lora_weights=False, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
+    model = AutoModelForCausalLM.from_pretrained(base)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    shutil.copytree(base, folder / "base")
+    shutil.copytree(tmp_path / "adapter", folder / "adapter")
+    parts = [
+        sums(folder / "base", ["config.json", "model.safetensors"]),
+        sums(folder / "adapter", ["adapter_config.json", "adapter_model.safetensors"]),
+    ]
+    (folder / SUMS).write_text("".join(f"{part}\n" for part in parts))
+    return str(tmp_path / "adapter")
+
+
+@pytest.fixture(params=["model"])
 async def replayed(
-    offer, tiny_model, save_tiny_model, tiny_spec, measure, start_expert, monkeypatch, tmp_path
+    request,
+    offer,
+    tiny_model,
+    save_tiny_model,
+    tiny_spec,
+    measure,
+    start_expert,
+    monkeypatch,
+    tmp_path,
 ):
     """`await replayed(uri, *options)` → (status, what the command says), of experts that all claim
-    the tiny model: an honest one and a sibling; and what the validator then makes of it."""
-    url, _, _ = offer
+    the tiny model: an honest one and a sibling; and what the validator then makes of it. Or of an
+    adapter of it, and of one who serves the model alone."""
+    url, folder, _ = offer
+    adapter = None
+    if request.param == "adapter":
+        adapter = offered_adapter(folder, tiny_model, tmp_path)
     honest, sibling = (
-        TransformersEngine(str(folder), tiny_spec, dtype="float32")
-        for folder in (tiny_model, save_tiny_model(seed=7))
+        TransformersEngine(str(model), tiny_spec, dtype="float32", adapter=own)
+        for model, own in (
+            (tiny_model, adapter),
+            (tiny_model if adapter else save_tiny_model(seed=7), None),
+        )
     )
 
     def law_by(engine):
@@ -180,7 +215,7 @@ async def replayed(
         await start_expert("//Sibling", law_by(sibling)),
     ]
     for expert in experts:
-        expert.commitment, expert.weights_url = weights_commitment(tiny_model), url
+        expert.commitment, expert.weights_url = weights_commitment(tiny_model, adapter), url
     measurement, state, chain, _ = await measure(experts, twice=True)
     metagraph = await chain.metagraph(1)
     await measurement.run(await measurement.open_batches(metagraph, 3))
@@ -217,6 +252,7 @@ async def replayed(
     return run, experts, measurement, state, sheet
 
 
+@pytest.mark.parametrize("replayed", ["model", "adapter"], indirect=True)
 async def test_who_serves_other_weights_than_it_offers_is_caught_and_its_answers_are_none(
     replayed, tmp_path
 ):
