@@ -41,11 +41,12 @@ class ExpertAudit:
 class Audit:
     """Of a whole sheet. vote_differs: the largest difference of a u16; more than 1 is wrong.
     averaged: whether averages, reliability and standing follow from the items and from what was
-    before."""
+    before. chain_differs: of the row on chain, from what the sheet says (`voted.py`)."""
 
     vote_differs: int
     averaged: bool
     experts: tuple[ExpertAudit, ...]
+    chain_differs: int | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -53,6 +54,7 @@ class Audit:
         return (
             self.vote_differs <= 1
             and self.averaged
+            and not self.chain_differs
             and all(
                 e.committed is not False
                 and e.signed in (None, e.answered)
@@ -257,6 +259,7 @@ def as_text(sheet: Sheet, result: Audit) -> str:
         "recounted: the averages are right"
         if result.averaged
         else "THE AVERAGES DO NOT FOLLOW FROM THE ITEMS",
+        *_on_chain(result.chain_differs),
         "",
         f"{'expert':48}  answered  signed   blind  agreeing",
     ]
@@ -271,3 +274,11 @@ def as_text(sheet: Sheet, result: Audit) -> str:
     clean = result.is_clean
     verdict = "Nothing contradicts this sheet." if clean else "THIS SHEET IS CONTRADICTED."
     return "\n".join([*lines, "", verdict])
+
+
+def _on_chain(differs: int | None) -> list[str]:
+    if differs is None:
+        return []
+    if differs:
+        return [f"ON CHAIN IS ANOTHER VOTE, up to {differs} of 65535 from the sheet's"]
+    return ["on chain: the same vote"]

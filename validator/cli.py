@@ -193,7 +193,7 @@ def audit(
         str | None,
         typer.Option(
             help="Chain endpoint. With it, also check that nothing was asked after the sheet could "
-            "be read."
+            "be read, and that the row on chain is the sheet's, while it is its validator's last."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -206,6 +206,7 @@ def audit(
     status 1 if anything contradicts the sheet.
     """
     import asyncio
+    from dataclasses import replace
 
     from moesubnet.chain.commands.console import ask_chain
     from moesubnet.mixture.baseline import load_baseline
@@ -215,6 +216,7 @@ def audit(
     from moesubnet.validator.audit import as_text
     from moesubnet.validator.audit import audit as audit_sheet
     from moesubnet.validator.published import fetched, own
+    from moesubnet.validator.voted import differs_on_chain
 
     name, body = _named(sheet)
     if axon is None:
@@ -232,6 +234,9 @@ def audit(
         if public_s is None:
             typer.echo(f"{chain} does not say when epoch {following} began: not checked", err=True)
     result = audit_sheet(found.sheet, found.receipts, found.answers, baseline, public_s)
+    if chain is not None:
+        votes = ask_chain(chain, lambda client: client.votes(netuid))
+        result = replace(result, chain_differs=differs_on_chain(found.sheet, votes))
     typer.echo(json.dumps(to_json(result)) if as_json else as_text(found.sheet, result))
     if not result.is_clean:
         raise typer.Exit(1)

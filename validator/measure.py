@@ -107,6 +107,8 @@ class Measurement:
         """
         if metagraph.epoch_index != self._gate_epoch:
             self._gates.grain = self._pool.grain
+            if self._watcher is not None:
+                await self._watcher.note_votes(metagraph.netuid)
             await self._gates.refresh(metagraph)
             await self._pass_over_known()
             self._gate_epoch = metagraph.epoch_index

@@ -123,6 +123,7 @@ async def run_validator(config: ValidatorConfig) -> None:
                 ),
                 book,
                 Watcher(
+                    chain,
                     http,
                     Hotkey(config.signer.ss58_address),
                     spec.sha256,

@@ -1,5 +1,6 @@
 """Looking over other validators' shoulders: a sheet of somebody's each epoch, held against what the
-experts signed. What is contradicted is named in our next sheet (`Sheet.contradicted`)."""
+experts signed, and every vote against the sheet that it names. What is contradicted is named in our
+next sheet (`Sheet.contradicted`)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 import numpy as np
@@ -17,7 +19,7 @@ from moesubnet.errors import FrameError, PeerError, PeerRefused, WireError
 from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MAX_SHEET_BYTES, Sheet
-from moesubnet.types import Axon, Hotkey, Metagraph
+from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
 from moesubnet.validator.archive import KEPT_ANSWERS
 from moesubnet.validator.audit import audit
 from moesubnet.validator.receipts import (
@@ -26,8 +28,12 @@ from moesubnet.validator.receipts import (
     Receipts,
     unpack_answers,
 )
+from moesubnet.validator.voted import differs_on_chain
 from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.client import get_public
+
+if TYPE_CHECKING:
+    from moesubnet.chain.nouns import Votes
 
 TIMEOUT_S = 30.0
 ALL_S = 60.0
@@ -108,27 +114,41 @@ async def contradicts(
     return not result.is_clean
 
 
+class VotesReader(Protocol):
+    """What is asked of the chain."""
+
+    async def votes(self, netuid: NetUid) -> Votes: ...
+
+
 class Watcher:
     """Audits by lot that nobody can foresee. Time for all of them together is bounded."""
 
+    _votes: Votes | None = None
+
     def __init__(
         self,
+        chain: VotesReader,
         http: aiohttp.ClientSession,
         own_hotkey: Hotkey,
         spec_sha256: str,
         *,
         allow_private: bool,
     ) -> None:
+        self._chain = chain
         self._http = http
         self._own_hotkey = own_hotkey
         self._spec_sha256 = bytes.fromhex(spec_sha256)
         self._allow_private = allow_private
 
+    async def note_votes(self, netuid: NetUid) -> None:
+        """When an epoch begins, of whose sheets gates are fit. Raises ChainError."""
+        self._votes = await self._chain.votes(netuid)
+
     async def contradicted(
         self, sheets: Sequence[WeightedSheet], metagraph: Metagraph, baseline: Law
     ) -> set[bytes]:
-        """Hashes of the sheets that this epoch's audits contradict."""
-        lots, found, ended = SystemRandom(), set[bytes](), threading.Event()
+        """Hashes of the sheets that this epoch's audits contradict, or their validators' votes."""
+        lots, found, ended = SystemRandom(), self._voted_otherwise(sheets), threading.Event()
         with contextlib.suppress(TimeoutError), contextlib.ExitStack() as stack:
             stack.callback(ended.set)  # a thread that still audits
             async with asyncio.timeout(ALL_S):
@@ -147,4 +167,18 @@ class Watcher:
                         given_up=ended.is_set,
                     ):
                         found.add(sheet.sha256)
+        return found
+
+    def _voted_otherwise(self, sheets: Sequence[WeightedSheet]) -> set[bytes]:
+        found = set()
+        for sheet in (item.sheet for item in sheets):
+            differs = None if self._votes is None else differs_on_chain(sheet, self._votes)
+            if differs and sheet.validator != self._own_hotkey:
+                log.warning(
+                    "the vote of %s is not that of its sheet %s: up to %d of 65535 apart",
+                    sheet.validator,
+                    sheet.sha256.hex(),
+                    differs,
+                )
+                found.add(sheet.sha256)
         return found

@@ -36,6 +36,7 @@ from moesubnet.types import Hotkey, NetUid
 from moesubnet.validator.audit import audit
 from moesubnet.validator.published import fetched
 from moesubnet.validator.scoring import recount
+from moesubnet.validator.voted import differs_on_chain
 from moesubnet.wire.client import open_http_session
 
 VOCAB_SIZE = 400
@@ -291,4 +292,6 @@ async def test_a_subnet_comes_alive_pays_what_helps_and_survives_killing(loop: L
         found = await fetched(address, reveal.sheet_sha256, None)
         checked = audit(found.sheet, found.receipts, found.answers)
         assert checked.is_clean, checked
+        votes = await loop.chain.votes(NetUid(NETUID))
+        assert differs_on_chain(found.sheet, votes) in (0, None)
         assert all(expert.agreeing == expert.answered > 0 for expert in checked.experts), checked

@@ -41,7 +41,7 @@ async def published(measured, keypair, new_chain):
     chain.add(keypair("//Auditor"))
     async with open_http_session() as http:
         own = Hotkey(keypair("//Auditor").ss58_address)
-        auditor = Watcher(http, own, sheet.spec_sha256.hex(), allow_private=True)
+        auditor = Watcher(chain, http, own, sheet.spec_sha256.hex(), allow_private=True)
         chain.epoch_index = sheet.epoch + KEPT_ANSWERS
         yield auditor, await chain.metagraph(1), sheet, *lies
     await server.close()
@@ -64,6 +64,29 @@ async def test_who_keeps_back_answers_that_must_be_kept_is_named(published, laws
     ):
         now = dataclasses.replace(metagraph, epoch_index=epoch)
         assert await auditor.contradicted([WeightedSheet(honest, 5)], now, Law(laws[0])) == found
+
+
+async def test_who_votes_otherwise_than_its_sheet_is_named(published, laws, monkeypatch):
+    """All are compared, not the one alone that is drawn."""
+    auditor, metagraph, honest, *_ = published
+    seen, votes = [], object()
+
+    def differs(sheet, on_chain):
+        seen.append(on_chain)
+        return {honest.sha256: 3}.get(sheet.sha256)
+
+    async def at_the_head(netuid):
+        return votes
+
+    monkeypatch.setattr(auditor._chain, "votes", at_the_head, raising=False)
+    monkeypatch.setattr(watching, "differs_on_chain", differs)
+    mine = dataclasses.replace(honest, validator=metagraph.neurons[1].hotkey)
+    sheets = [WeightedSheet(sheet, 5) for sheet in (honest, mine)]
+    assert await auditor.contradicted(sheets, metagraph, Law(laws[0])) == set()
+    assert not seen  # no votes were read yet
+    await auditor.note_votes(metagraph.netuid)
+    assert await auditor.contradicted(sheets, metagraph, Law(laws[0])) == {honest.sha256}
+    assert seen == [votes, votes]
 
 
 async def test_a_line_that_is_down_accuses_nobody(published, laws):
