@@ -7,13 +7,14 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
 from aiohttp import web
 
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Account
 from moesubnet.router.billing import Answered, Billing, Holding
-from moesubnet.router.choices import Begun, Delta, Job, parts_of, usage_of
+from moesubnet.router.choices import Begun, Delta, Job, parts_of, receipts_of, usage_of
 from moesubnet.router.door import ARRIVED_S, KEY, REPEATABLE, STARTED, USED
 from moesubnet.router.feedback import RATINGS
 from moesubnet.router.ledger import Usage
@@ -70,7 +71,9 @@ async def answer(
         if key is not None:
             cost, repeatable = service.largest_cost(jobs), request.get(REPEATABLE)
             try:
-                held = request.app[BILLING].held(key, cost, used, repeatable)
+                held = request.app[BILLING].held(
+                    key, cost, lambda: replace(used(), receipts=receipts_of(started)), repeatable
+                )
                 holding = await stack.enter_async_context(held)
             except Answered as before:
                 return _again(before.answer)

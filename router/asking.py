@@ -67,11 +67,13 @@ class Asking:
         answers = await self._panel.advance(
             [sequence], [ids], first=first, members=asked, weights=worth, further=further
         )
-        rows = {}
+        rows, proofs = {}, {}
         for hotkey, answer in answers.items():
             self._report(hotkey, answer)
             if isinstance(answer, StepResponse):
                 rows[hotkey] = answer.rows[0]
+                if answer.proof is not None:
+                    proofs[hotkey] = answer.proof
         laws = [
             [law_of(rows[h], row, base) if h in rows else base for h in self.experts] + [base]
             for row, base in enumerate(await bases())
@@ -80,7 +82,7 @@ class Asking:
         alive = np.array([*(key in rows for key in self.experts), True])
         guesses = [rows[key].further.tolist() for key in further if key in rows]
         unsent = frozenset(k for k, answer in answers.items() if isinstance(answer, PeerResting))
-        return Heard(laws, alive, said, guesses[0] if guesses else [], unsent)
+        return Heard(laws, alive, said, proofs, guesses[0] if guesses else [], unsent)
 
     async def ask(self, sequence: PanelSequence, hotkey: Hotkey) -> StepResponse | PanelError:
         """One expert's law of the token after a sequence."""

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -254,7 +254,7 @@ def _within(used: Usage, cost: Cost) -> Usage:
     """Nobody pays more than was held; what experts are owed beyond it is the router's loss."""
     if used.rao <= cost.rao:
         return used
-    return Usage(used.model, used.prompt_tokens, used.completion_tokens, cost.rao, used.owed)
+    return replace(used, rao=cost.rao)
 
 
 def _clash(clash: Clash) -> ApiError:

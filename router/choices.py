@@ -14,6 +14,7 @@ from moesubnet.router.grammar import Matcher
 from moesubnet.router.ledger import Usage
 from moesubnet.router.model import Forecast, Session, TokenIds
 from moesubnet.router.reading import Habits, Part
+from moesubnet.router.receipts import Receipt
 from moesubnet.router.steering import NO_WISHES, Wishes
 from moesubnet.router.tools import ToolUse
 
@@ -114,6 +115,16 @@ def parts_of(begun: Sequence[Begun]) -> dict[str, float]:
     total = sum((choice.weights for choice in begun), Counter[str]())
     whole = sum(total.values())
     return {name: weight / whole for name, weight in total.items()} if whole else {}
+
+
+def receipts_of(begun: Sequence[Begun]) -> list[Receipt]:
+    """For what experts are owed, a text and expert each."""
+    return [
+        Receipt.of(hotkey, positions, price_rao(positions, price), proof)
+        for choice in begun
+        for hotkey, (positions, price) in choice.session.answered().items()
+        if (proof := choice.session.proofs().get(hotkey)) is not None
+    ]
 
 
 def usage_of(model: str, prompt_tokens: int, begun: Sequence[Begun]) -> Usage:

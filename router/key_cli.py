@@ -182,13 +182,25 @@ def revoke(name: Name, state: State = None) -> None:
 
 
 @key_app.command()
-def owed(state: State = None, as_json: AsJson = False) -> None:
+def owed(
+    receipts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write to this file, as JSON lines, what shows that they answered: for every "
+            "request and expert of the last 30 days a receipt that the expert signed."
+        ),
+    ] = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
     """What each expert answered to keyed callers and is owed for it at its posted price.
 
     Nothing is paid yet: settlement on chain is to come.
     """
     with _ledger(state) as ledger:
         sums = ledger.owed()
+        if receipts is not None:
+            receipts.write_text("".join(f"{json.dumps(row)}\n" for row in ledger.receipts()))
     if as_json:
         rows = {key: {"positions": n, "rao": rao} for key, (n, rao) in sums.items()}
         typer.echo(json.dumps(rows))

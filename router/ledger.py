@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moesubnet.errors import ConfigError
-from moesubnet.router import repeats
+from moesubnet.router import receipts, repeats
 from moesubnet.router.accounts import (
     Account,
     Cost,
@@ -32,7 +32,9 @@ from moesubnet.router.keys import (
     read_key,
     row_of,
 )
+from moesubnet.router.receipts import Receipt
 from moesubnet.router.repeats import Answer, Clash, Repeatable
+from moesubnet.types import Hotkey
 
 HOLD_S = 60  # a hold that is not renewed for so long belongs to a router that is gone
 
@@ -73,6 +75,7 @@ class Usage:
     completion_tokens: int = 0
     rao: int = 0
     owed: Mapping[str, tuple[int, int]] | None = None  # hotkey → (positions, rao)
+    receipts: Sequence[Receipt] = ()
 
     @property
     def cost(self) -> Cost:
@@ -82,9 +85,10 @@ class Usage:
 class Ledger:
     """All methods raise StateUnavailable while the database does not answer."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        database.prepare((SCHEMA, repeats.SCHEMA, *_SCHEMA))
+    def __init__(self, database: Database, router: Hotkey = Hotkey("")) -> None:  # noqa: B008
+        """router: whom experts answer here; nobody, where only the books are read."""
+        self._database, self._router = database, router
+        database.prepare((SCHEMA, repeats.SCHEMA, *receipts.SCHEMA, *_SCHEMA))
 
     def close(self) -> None:
         self._database.close()
@@ -250,6 +254,8 @@ class Ledger:
                     positions=positions,
                     rao=owed_rao,
                 )
+            for receipt in used.receipts:
+                receipts.keep(transaction, held.id, self._router, now_s, receipt)
 
     def give_back_expired(self, now_s: int) -> int:
         """Release the holds that nobody renews any more; how many.
@@ -277,6 +283,7 @@ class Ledger:
                 given_back += len(lapsed)
             transaction.run("DELETE FROM holds WHERE expires_s <= ?", now_s - DAY_S)
             repeats.forget(transaction, now_s)
+            receipts.forget(transaction, now_s)
             return given_back
 
     # -- reports -----------------------------------------------------------------------------
@@ -299,6 +306,11 @@ class Ledger:
         with self._database.transaction() as transaction:
             rows = transaction.run("SELECT hotkey, SUM(positions), SUM(rao) FROM owed GROUP BY 1")
         return {hotkey: (int(positions), int(rao)) for hotkey, positions, rao in rows}
+
+    def receipts(self) -> list[Mapping[str, str | int]]:
+        """Of what is owed, as far as they are kept; see `receipts.kept`."""
+        with self._database.transaction() as transaction:
+            return receipts.kept(transaction)
 
     # ----------------------------------------------------------------------------------------
 

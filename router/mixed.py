@@ -39,7 +39,7 @@ from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel import PanelSequence
 from moesubnet.wire.patience import Paces
-from moesubnet.wire.protocol import want_for
+from moesubnet.wire.protocol import Proof, want_for
 
 SOLO, EXPERT = "mixture:solo", "expert"  # modes, by their names
 BLOCK_TOKENS = 32  # after so many new tokens it is seen anew who is asked
@@ -168,6 +168,7 @@ class MixtureSession:
         self._forked = False
         self._prices: dict[Hotkey, int] = {}
         self._positions: dict[Hotkey, int] = {}  # answered, of the text as it now is
+        self._proofs: dict[Hotkey, Proof] = {}  # of each one's last answer
         self._in_vain: Counter[Hotkey] = Counter()  # answered, of drafts that were not kept
         base = model.baseline.law
         student = model.student.beside(base) if model.student else None
@@ -261,6 +262,9 @@ class MixtureSession:
             for key, count in self._positions.items()
         }
 
+    def proofs(self) -> Mapping[Hotkey, Proof]:
+        return self._proofs
+
     def close(self, *, is_over: bool = False) -> None:
         """Tell the experts that a session is over: a further choice always is, and the first where
         its reader has left. Else that is kept until it expires: the next turn of a chat begins
@@ -314,6 +318,7 @@ class MixtureSession:
             )
             self.waited_s += time.monotonic() - since_s
             self._heard = heard
+            self._proofs.update(heard.proofs)
             self._returning.heard(list(worth), heard)
             self.posterior.amend(self._sequence.ids, heard.said)
             for hotkey, is_alive in zip(self._asking.experts, heard.alive, strict=False):

@@ -13,6 +13,7 @@ from moesubnet.mixture.drafting import Draft
 from moesubnet.mixture.law import Mixture
 from moesubnet.router.openai_api import JsonObject
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import Proof
 
 TokenIds = NDArray[np.uint32]
 
@@ -66,6 +67,10 @@ class Session(Protocol):
     def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
         """Per expert the positions that it answered so far and its price in rao per million of
         them, as it was when the session began."""
+        ...
+
+    def proofs(self) -> Mapping[Hotkey, Proof]:
+        """Of the last answer of each expert of which there is one."""
         ...
 
     @property

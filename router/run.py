@@ -126,7 +126,8 @@ async def run_router(config: RouterConfig) -> None:
         tracing = open_provider()
         if tracing is not None:  # it sends the last spans, and may wait for whom it sends them to
             stack.push_async_callback(asyncio.to_thread, tracing.shutdown)
-        billing = Billing(Ledger(open_database(config.accounts)))
+        router = Hotkey(config.signer.ss58_address)
+        billing = Billing(Ledger(open_database(config.accounts), router))
         stack.push_async_callback(billing.close)
         check_exposure(config.host, config.api_keys, has_keys=await billing.has_keys())
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))

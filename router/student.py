@@ -18,7 +18,7 @@ from moesubnet.mixture.law import Law, alone, law_of
 from moesubnet.router.model import ALONE, Drawing, Forecast, TokenIds
 from moesubnet.router.openai_api import JsonObject
 from moesubnet.types import Hotkey
-from moesubnet.wire.protocol import StepRows, Want, want_for
+from moesubnet.wire.protocol import Proof, StepRows, Want, want_for
 from moesubnet.wire.step import MAX_FULL_VOCAB, NUCLEUS_K, NUCLEUS_MASS
 
 
@@ -74,6 +74,9 @@ class StudentSession:
         return other
 
     def answered(self) -> Mapping[Hotkey, tuple[int, int]]:
+        return {}
+
+    def proofs(self) -> Mapping[Hotkey, Proof]:
         return {}
 
     def close(self, *, is_over: bool = False) -> None:

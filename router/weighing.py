@@ -16,6 +16,7 @@ from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import Forecast, TokenIds
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import Proof
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,14 +25,15 @@ class Heard:
 
     laws: [positions][members], the experts in sorted order, then the baseline, whose law stands
     in for who said nothing. alive: bool [members], who answered. said: of experts that were bound
-    to a law, the last position that its leaf is known of, and the log-probability there. further:
-    how the expert that was asked to would go on after the last position. unsent: who was not even
-    sent the call, because it rests after a failure.
+    to a law, the last position that its leaf is known of, and the log-probability there. proofs:
+    of the answers that came by wire. further: how the expert that was asked to would go on after
+    the last position. unsent: who was not even sent the call, because it rests after a failure.
     """
 
     laws: Sequence[Sequence[Law]]
     alive: NDArray[np.bool_]
     said: Mapping[Hotkey, tuple[int, float]]
+    proofs: Mapping[Hotkey, Proof]
     further: Sequence[int] = ()
     unsent: frozenset[Hotkey] = frozenset()
 

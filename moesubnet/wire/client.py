@@ -232,7 +232,7 @@ class ExpertClient:
                 await carry(self._carry, [parcel])
             answer = await parcel.answer
         status, body, nonce_ns, receipt = answer
-        return status, body, Proof.of(request, nonce_ns, receipt, body)
+        return status, body, Proof.of(request, nonce_ns, receipt, body, step=parcel.body)
 
     async def _carry(self, parcels: Sequence[Parcel], come: Callable[[], None]) -> None:
         """See `carry`; once more where an idle connection was closed just as we used it."""

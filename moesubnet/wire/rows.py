@@ -160,7 +160,8 @@ class StepRows:
 class Proof:
     """What shows to others that an answer was given: `lanes.verify_step` checks `receipt` over the
     request, which had this nonce, these bases and reveals (None: it asked for no commitment), and
-    this body. rows, further: how many of each were asked of its sequences."""
+    this body. rows, further: how many of each were asked of its sequences. step: the request as it
+    was sent, where that is known."""
 
     nonce_ns: int
     base_lens: tuple[int, ...]
@@ -170,6 +171,7 @@ class Proof:
     sender: Hotkey | None = None  # whose hotkey asked, where it was not our own
     rows: tuple[int, ...] = (1,)
     further: tuple[int, ...] = (0,)
+    step: bytes = b""
 
     @classmethod
     def of(
@@ -179,6 +181,7 @@ class Proof:
         receipt: bytes,
         body: bytes,
         sender: Hotkey | None = None,
+        step: bytes = b"",
     ) -> Proof:
         """receipt: verified."""
         return cls(
@@ -190,6 +193,7 @@ class Proof:
             sender,
             tuple(s.rows for s in request.sequences),
             tuple(s.further for s in request.sequences),
+            step,
         )
 
 

@@ -20,6 +20,7 @@ from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.listening import Listening
 from moesubnet.wire.listening import serve as listen
+from moesubnet.wire.protocol import Proof
 from tests.conftest import TINY_TEXT, TINY_VOCAB
 
 
@@ -85,6 +86,9 @@ class ParrotSession:
         other = ParrotSession(self.model)
         other.at = self.at
         return other
+
+    def proofs(self) -> dict[str, Proof]:
+        return {}
 
     def answered(self) -> dict[str, tuple[int, int]]:
         return {"parrot": (self.at, self.model.price_rao_per_mtoken)}

@@ -16,6 +16,7 @@ from moesubnet.router.model import Forecast
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.listening import serve as listen
+from moesubnet.wire.protocol import Proof
 from tests.families import Family, families
 from tests.spec.test_calls import MISTRAL
 
@@ -87,6 +88,9 @@ class ScriptSession:
 
     def fork(self) -> ScriptSession:
         return ScriptSession(self.model, self.at)
+
+    def proofs(self) -> dict[str, Proof]:
+        return {}
 
     def answered(self) -> dict[str, tuple[int, int]]:
         return {}
