@@ -30,7 +30,7 @@ from moesubnet.localnet.plan import HOST, NETUID, TEMPO_BLOCKS, Plan
 from moesubnet.localnet.prepare import Prepared, prepare
 from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import take_snapshot
-from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.gate_sync import fetch_revealed_sheets
 from moesubnet.mixture.history import Perplexities, perplexities
 from moesubnet.types import Hotkey, NetUid
 from moesubnet.wire.client import open_http_session
@@ -228,7 +228,6 @@ class _Watch:
         self._chain, self._http, self._plan = chain, http, plan
         self._supervisor, self._screen = supervisor, screen
         self._names = names_of(plan)
-        self._gates = GateSync(chain, http, plan.root / "watch" / "sheets", allow_private=True)
         self._perplexities: Perplexities | None = None
         self._epoch = -1
         self._paid = asyncio.Event()
@@ -269,10 +268,16 @@ class _Watch:
         )
         if snapshot.epoch != self._epoch:
             self._epoch = snapshot.epoch
-            await self._gates.refresh(await self._chain.metagraph(NetUid(NETUID)))
-            newest = max((item.sheet.epoch for item in self._gates.sheets), default=-1)
+            revealed = await fetch_revealed_sheets(
+                self._chain,
+                await self._chain.metagraph(NetUid(NETUID)),
+                self._http,
+                self._plan.root / "watch" / "sheets",
+                allow_private=True,
+            )
+            newest = max((item.sheet.epoch for item in revealed), default=-1)
             self._perplexities = perplexities(
-                [item.sheet for item in self._gates.sheets if item.sheet.epoch == newest]
+                [item.sheet for item in revealed if item.sheet.epoch == newest]
             )
         return snapshot
 

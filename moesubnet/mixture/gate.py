@@ -226,37 +226,38 @@ def fit_theta(
     """
     standing = np.ones(log_q.shape[1] - 1) if standing is None else standing
     share = np.full(len(log_q), 1.0) if omega is None else omega
-    share = (share / np.sum(share))[:, None]
+    share = share / np.sum(share)
     decay = L2_ITEMS / len(log_q)
-    asked = ~np.isnan(log_q[:, :-1]) & (standing > 0)
-    offset = np.log(np.where(standing > 0, standing, 1.0))
-    top = np.nanmax(log_q, axis=1, keepdims=True)  # the baseline column is never NaN
-    q = np.exp(np.where(np.isnan(log_q), -np.inf, log_q - top))
-    beta = 1.0 / (1.0 + np.maximum(1.0, asked @ standing[:, None]))  # the baseline's prior
+    by_expert = np.ascontiguousarray(log_q.T)  # sums over few experts are quick along long rows
+    asked = ~np.isnan(by_expert[:-1]) & (standing > 0)[:, None]
+    offset = np.where(asked, np.log(np.where(standing > 0, standing, 1.0))[:, None], -np.inf)
+    top = np.nanmax(by_expert, axis=0)  # the baseline's is never NaN
+    q = np.exp(np.where(np.isnan(by_expert), -np.inf, by_expert - top))
+    beta = 1.0 / (1.0 + np.maximum(1.0, standing @ asked))  # the baseline's prior
+    own, base = (1.0 - beta) * q[:-1], beta * q[-1]
     design = _design(features, grain)
     # ½ E[x xᵀ] bounds the curvature of the softmax (Böhning 1992): every step ascends.
-    bound = 0.5 * design.T @ (share * design) + decay * np.eye(design.shape[1])
+    bound = 0.5 * design.T @ (share[:, None] * design) + decay * np.eye(design.shape[1])
     step_matrix = np.linalg.inv(bound)
-    theta = np.zeros((design.shape[1], log_q.shape[1] - 1))
+    theta = np.zeros((design.shape[1], len(own)))
     ahead = theta
     for step in range(ITERATIONS):  # with Nesterov's momentum
-        g = _softmax(np.where(asked, design @ ahead + offset, -np.inf))
-        joint = (1.0 - beta) * g * q[:, :-1]
-        base = beta * q[:, -1:]
-        mixture = np.sum(joint, axis=1, keepdims=True) + base
-        pull = share * (joint - g * (mixture - base)) / mixture
-        following = ahead + step_matrix @ (design.T @ pull - decay * ahead)
+        g = _softmax(ahead.T @ design.T + offset, axis=0)
+        joint = own * g
+        gain = np.sum(joint, axis=0)
+        pull = share * (joint - g * gain) / (gain + base)
+        following = ahead + step_matrix @ ((pull @ design).T - decay * ahead)
         ahead = following + step / (step + 3.0) * (following - theta)
         theta = following
     rounded: npt.NDArray[np.int32] = np.rint(theta * SCALE).astype(np.int32)
     return rounded
 
 
-def _softmax(logits: Float) -> Float:
-    """Along the last axis; −inf is zero; a row of only −inf is all zero."""
-    top = np.max(logits, axis=-1, keepdims=True)
+def _softmax(logits: Float, axis: int = -1) -> Float:
+    """Along an axis; −inf is zero; where all are −inf all are zero."""
+    top = np.max(logits, axis=axis, keepdims=True)
     powers = np.exp(logits - np.where(np.isfinite(top), top, 0.0))
-    total = np.sum(powers, axis=-1, keepdims=True)
+    total = np.sum(powers, axis=axis, keepdims=True)
     return np.asarray(powers / np.maximum(total, np.finfo(np.float64).tiny), np.float64)
 
 
@@ -279,15 +280,17 @@ def _sheet_rows(
 
 
 def _prefix_features(sheet: Sheet, grain: Grain) -> Float:
-    """Features [M, F] of every item's prefix, each walk read once."""
+    """Features [M, F] of every item's prefix."""
     out = initial_features((len(sheet.walk),))
-    length = max(len(ids) for ids in sheet.walks)
-    ids = np.zeros((len(sheet.walks), length), np.uint32)
-    for row, walk in zip(ids, sheet.walks, strict=True):
-        row[: len(walk)] = walk
-    features = initial_features((len(sheet.walks),))
-    for position in range(length):
-        here = sheet.position == position
-        out[here] = features[sheet.walk[here]]
-        features = update_features(features, ids[:, position : position + 1], grain)
+    for walk, ids in enumerate(sheet.walks):
+        items = sheet.walk == walk
+        positions, place = np.unique(sheet.position[items], return_inverse=True)
+        behind = positions[:, None] - 1 - np.arange(len(ids))  # how far back each id is
+        powers = np.where(
+            (behind >= 0) & (behind < grain.units(MEMORY_TOKENS)),
+            grain.decay(COUNT_DECAY) ** np.maximum(behind, 0),
+            0.0,
+        )
+        counted = (_bucket(ids)[:, None] == np.arange(FEATURES_DIM)).astype(np.float64)
+        out[items] = (powers @ counted)[place]
     return out

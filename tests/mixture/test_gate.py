@@ -15,6 +15,7 @@ from moesubnet.mixture.gate import (
     NEWCOMERS_PRIOR,
     Gate,
     WeightedSheet,
+    _prefix_features,
     fit,
     fit_theta,
     initial_features,
@@ -23,7 +24,7 @@ from moesubnet.mixture.gate import (
 )
 from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of
 from moesubnet.types import Hotkey
-from moesubnet.units import Grain
+from moesubnet.units import TOKENS, Grain
 
 HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(4))
 
@@ -191,3 +192,11 @@ def test_four_units_to_a_token_forget_as_one_token_does() -> None:
     slow.show(np.zeros((1, 40), np.uint32))
     fast.show(np.zeros((1, 10), np.uint32))
     np.testing.assert_allclose(slow.log_weights(), fast.log_weights())
+
+
+def test_a_sheet_s_items_are_seen_as_a_stream_sees_its_prefix(make_sheet) -> None:
+    sheet = make_sheet(HOTKEYS)
+    found = _prefix_features(sheet, TOKENS)
+    for walk, position, features in zip(sheet.walk, sheet.position, found, strict=True):
+        prefix = sheet.walks[walk][:position]
+        np.testing.assert_allclose(features, update_features(initial_features(), prefix))
