@@ -54,6 +54,8 @@ class ForkedNode:
     best: int = 0  # which fork wins now
     deaf: bool = False  # it takes transactions and forgets them
     hangs_up: bool = False  # on who submits a transaction, once a block has it
+    heads_until_it_loses: int = 0  # with the last of so many asks for the head, the other fork wins
+    offers: int = 0  # of transactions
     url: str = ""
 
     @property
@@ -76,8 +78,17 @@ class ForkedNode:
         return ws
 
     async def answer(self, request: dict[str, Any]) -> str:
+        answer = await self._answer(request)
+        if request["method"] == "chain_getHead":
+            self.heads_until_it_loses -= 1
+            if self.heads_until_it_loses == 0:
+                self.best = 1 - self.best
+        return answer
+
+    async def _answer(self, request: dict[str, Any]) -> str:
         if request["method"] == "chain_getFinalizedHead" and self.final is not None:
             request |= {"method": "chain_getBlockHash", "params": [self.final]}
+        self.offers += request["method"] == "author_submitExtrinsic"
         if request["method"] == "author_submitExtrinsic" and self.deaf:
             return json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": "0x"})
         async with self.http.post(self.urls[self.best], json=request) as response:
@@ -268,6 +279,30 @@ async def test_calls_go_on_where_finality_stands_still(
     await node.blocks(1)
     receipt = await asyncio.wait_for(paying, 20)
     assert not receipt.is_final
+    assert await paid(client) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("again", "heads"), [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)]
+)
+async def test_a_fork_that_wins_while_a_call_is_signed_costs_another_signature(
+    node: ForkedNode, client: ChainClient, again: bool, heads: int
+) -> None:
+    """The node knows nothing more of the block that it gave as the head a moment ago."""
+    await node.blocks(2, then=1)
+    await node.blocks(3, then=0)
+    node.deaf, node.heads_until_it_loses = again, 0 if again else heads
+    paying = pay(client, "inclusion")
+    if again:
+        while not node.offers:
+            await asyncio.sleep(0.01)
+        for fork in (1, 0):  # what was forgotten is too old now
+            await node.blocks(extrinsics.ERA_BLOCKS + 2, then=fork)
+        node.deaf, node.heads_until_it_loses = False, heads
+    await node.heard()
+    node.heads_until_it_loses = 0
+    await node.blocks(1)
+    await asyncio.wait_for(paying, 20)
     assert await paid(client) == (1, 1)
 
 

@@ -149,11 +149,14 @@ class Link:
 
         By itself it goes by the runtime that made the head. Where that block replaced the runtime
         its signatures would be refused, and a chain that seals on demand would never go on.
+        Raises NoSuchBlock where another fork won between two of its questions.
         """
         interface = self.interface
         self._ahead, interface.block_hash = True, None
         try:
             yield interface
+        except BlockNotFound as error:
+            raise NoSuchBlock(str(error)) from error
         finally:
             self._ahead, interface.block_hash = False, None
 

@@ -95,9 +95,14 @@ def block_of(link: Link, block_hash: str) -> tuple[BlockNumber, str]:
 
 
 def send(link: Link, call: Call, signer: Signer) -> Pending:
-    """Sign with the next free nonce and hand to the pool. Raises CallRejected."""
+    """Sign with the next free nonce and hand to the pool. Raises CallRejected, NoSuchBlock."""
     for attempt in range(1, _SIGNING_ATTEMPTS + 1):
-        pending = _sign(link, call, signer)
+        try:
+            pending = _sign(link, call, signer)
+        except NoSuchBlock:
+            if attempt < _SIGNING_ATTEMPTS:
+                continue  # another fork won while we looked at the head of this one
+            raise
         refusal = _offer(link, pending)
         if refusal is not None:
             resent = link.connections > pending.connections
