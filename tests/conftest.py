@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,15 @@ from moesubnet.chain.network.plan import Network, find_binary, make_network
 from moesubnet.chain.network.run import free_ports
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from tests.patient_loop import PatientLoop
 
 settings.register_profile("moesubnet", deadline=None)  # nothing here is timed by the wall clock
 settings.load_profile("moesubnet")
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"patient": PatientLoop}
+
 
 TINY_VOCAB = 300
 TINY_CONTEXT = 64

@@ -294,7 +294,7 @@ async def test_a_fork_that_wins_while_a_call_is_signed_costs_another_signature(
     node.deaf, node.heads_until_it_loses = again, 0 if again else heads
     paying = pay(client, "inclusion")
     if again:
-        while not node.offers:
+        while not node.offers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for fork in (1, 0):  # what was forgotten is too old now
             await node.blocks(extrinsics.ERA_BLOCKS + 2, then=fork)

@@ -24,6 +24,12 @@ from moesubnet.wire.protocol import Proof
 from tests.conftest import TINY_TEXT, TINY_VOCAB
 
 
+@pytest.fixture(autouse=True)
+def time_for_grammars(monkeypatch) -> None:
+    """Their process may be one of many on the machine: trials of 0.5 s of CPU, one by one."""
+    monkeypatch.setattr("moesubnet.router.grammar.PATIENCE_S", 120.0)
+
+
 @pytest.fixture(scope="session")
 def spec(tiny_spec: LoadedSpec) -> LoadedSpec:
     return tiny_spec

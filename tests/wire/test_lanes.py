@@ -202,6 +202,12 @@ def started(departures: Departures, *names: str, timeout_s: float = 9.0) -> list
     return [asyncio.create_task(departures.step(parcel)) for parcel in parcels]
 
 
+@pytest.fixture(autouse=True)
+def long_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody leaves because nothing has come for a part of a round, unless a test waits for it."""
+    monkeypatch.setattr(departures, "FIRST_ROUND_S", 2.0)
+
+
 async def settle() -> None:
     for _ in range(6):
         await asyncio.sleep(0)
@@ -243,10 +249,7 @@ async def test_a_slow_stream_never_holds_the_others() -> None:
     await slow
 
 
-async def test_nothing_coming_back_holds_the_next_for_a_part_of_a_round_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(departures, "FIRST_ROUND_S", 2.0)
+async def test_nothing_coming_back_holds_the_next_for_a_part_of_a_round_only() -> None:
     carrier = Carrier()
     lane = Departures(carrier)
     one = started(lane, "one")[0]
