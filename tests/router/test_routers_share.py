@@ -1,0 +1,162 @@
+"""Two routers, a process and (where root may) a network namespace each, that share nothing but a
+PostgreSQL server: one is killed in the middle of an answer, then the server is."""
+# ruff: noqa: F811  # the fixture of another module
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from moesubnet.router.accounts import Account, Limits
+from moesubnet.router.database import open_database
+from moesubnet.router.ledger import Ledger
+from moesubnet.spec.content import LoadedSpec
+from tests.router import postgres
+from tests.router.test_ledger import server  # noqa: F401  # the fixture
+
+ROOT = Path(__file__).resolve().parents[2]
+BUDGET_RAO = 10_000
+GREEDY = {"temperature": 0}
+TOKENS = 25  # fewer than the parrot still knows
+PATIENCE_S = 60.0
+CALLER = """
+import sys, urllib.error, urllib.request
+url, key, body = sys.argv[1:]
+headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
+try:
+    answer = urllib.request.urlopen(urllib.request.Request(url, body.encode(), headers))
+except urllib.error.HTTPError as error:
+    answer = error
+for line in answer:
+    print(line.decode(), end="", flush=True)
+"""
+
+
+class Router:
+    """A process; its callers stand where it does, as nobody else reaches it."""
+
+    def __init__(self, state: str, spec: LoadedSpec, place: list[str]) -> None:
+        self._place = place
+        self.process = subprocess.Popen(
+            [*place, sys.executable, "-m", "tests.router.one_router", state, str(spec.root)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @cached_property
+    def _url(self) -> str:
+        assert self.process.stdout is not None
+        return f"http://127.0.0.1:{int(self.process.stdout.readline())}/v1/completions"
+
+    def ask(self, key: str, *, max_tokens: int, stream: bool = False) -> subprocess.Popen[str]:
+        body = {"model": "mixture", "prompt": "the quick", "max_tokens": max_tokens} | GREEDY
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return subprocess.Popen(
+            [*self._place, sys.executable, "-c", CALLER, self._url, key, json.dumps(body)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+
+def places(stack: ExitStack) -> list[list[str]]:
+    """What to put before a command to run it in one of two network namespaces."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return [[], []]
+    found = []
+    for _ in range(2):
+        name = f"moe{uuid.uuid4().hex[:8]}"
+        if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
+            return [[], []]
+        stack.callback(subprocess.run, ["ip", "netns", "del", name], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        found.append(["ip", "netns", "exec", name])
+    return found
+
+
+@pytest.fixture
+def routers(
+    server: postgres.Server, tiny_spec: LoadedSpec
+) -> Iterator[tuple[Ledger, list[Router]]]:
+    import psycopg
+
+    schema = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(server.url) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    state = f"{server.url}&options=-csearch_path%3D{schema}"
+    with ExitStack() as stack:
+        ledger = Ledger(open_database(state))
+        stack.callback(ledger.close)
+        started = []
+        for place in places(stack):
+            started.append(Router(state, tiny_spec, place))
+            stack.callback(started[-1].process.wait)
+            stack.callback(started[-1].process.kill)
+        yield ledger, started
+
+
+def account_of(ledger: Ledger) -> Account:
+    account = ledger.key_named("app").account
+    assert account.free_rao is not None
+    assert account.spent_rao + account.held_rao + account.free_rao == BUDGET_RAO
+    return account
+
+
+def when_nothing_is_held(ledger: Ledger) -> Account:
+    until_s = time.monotonic() + PATIENCE_S
+    while (account := account_of(ledger)).held_rao and time.monotonic() < until_s:
+        time.sleep(0.1)
+    assert (account.held_rao, account.held_tokens, account.running) == (0, 0, 0)
+    return account
+
+
+def price(usage: dict[str, int]) -> int:
+    """The parrot answers the prompt and each token but the last, whose law nobody needs."""
+    return usage["total_tokens"] - 1
+
+
+def test_what_is_spent_and_free_is_the_budget_whoever_dies(
+    server: postgres.Server, routers: tuple[Ledger, list[Router]]
+) -> None:
+    ledger, (mortal, other) = routers
+    _, key = ledger.new_key("app", int(time.time()), limits=Limits(budget_rao=BUDGET_RAO))
+    whole = json.loads(other.ask(key, max_tokens=4).communicate()[0])
+    spent_rao = price(whole["usage"])
+    assert when_nothing_is_held(ledger).spent_rao == spent_rao
+
+    broken = mortal.ask(key, max_tokens=TOKENS, stream=True)
+    assert broken.stdout is not None
+    assert broken.stdout.readline().startswith("data: ")
+    assert account_of(ledger).held_rao > 0
+    mortal.process.kill()
+    broken.communicate()
+    # Nobody settled it: the other one gives back what was held, and the broken answer is free.
+    assert when_nothing_is_held(ledger).spent_rao == spent_rao
+
+    stream = other.ask(key, max_tokens=TOKENS, stream=True)
+    assert stream.stdout is not None
+    first = stream.stdout.readline()
+    server.stop()
+    try:
+        refused = json.loads(other.ask(key, max_tokens=4).communicate()[0])
+        assert refused["error"]["code"] == "accounts_unavailable"
+        events = (first + stream.communicate()[0]).split("data: ")[1:]
+    finally:
+        server.start()
+    assert events[-1].strip() == "[DONE]"
+    spent_rao += price(json.loads(events[-2])["usage"])
+    assert when_nothing_is_held(ledger).spent_rao == spent_rao
+    whole = json.loads(other.ask(key, max_tokens=4).communicate()[0])
+    assert when_nothing_is_held(ledger).spent_rao == spent_rao + price(whole["usage"])
