@@ -17,6 +17,8 @@ from moesubnet.router.service import Service
 from moesubnet.types import Hotkey
 from moesubnet.wire.listening import serve as listen
 
+from tests.conftest import TINY_CONTEXT
+
 from .conftest import client
 from .test_mixed_streams import LawEngine, likeliest, network, open_model, sharp  # noqa: F401
 
@@ -105,33 +107,35 @@ async def test_experts_of_no_weight_are_not_asked_and_come_back_when_they_are_ne
     open_model,
     monkeypatch,
 ) -> None:
-    """One knows the first half of a text, the other its second half."""
+    """One knows the beginning of a text, the other what comes after."""
     monkeypatch.setattr(mixed, "BLOCK_TOKENS", 8)
-    text = np.random.default_rng(0).integers(20, 200, 64).astype(np.uint32)
+    turn, end = 24, TINY_CONTEXT - 1
+    text = np.random.default_rng(0).integers(20, 200, end + 1).astype(np.uint32)
 
-    def knows(half: slice) -> LawEngine:
-        known = range(64)[half]
+    def knows(part: range) -> LawEngine:
         return LawEngine(
-            lambda ids: sharp(int(text[len(ids)])) if len(ids) in known else sharp(7, 0.999)
+            lambda ids: sharp(int(text[len(ids)])) if len(ids) in part else sharp(7, 0.97)
         )
 
-    first, second = knows(slice(0, 32)), knows(slice(32, 64))
+    first, second = knows(range(turn)), knows(range(turn, end + 1))
     a, b = await network.mine("first", first), await network.mine("second", second)
     session = (await open_model()).open()
     forecast = await session.start(text[:4])
-    left_out = []
-    for position in range(4, 63):
+    position, left_out = 4, []
+    # How soon it weighs most is a matter of round trips beside the stream's, and of the tokens
+    # by which it is weighed: a sample of those that it missed.
+    while position < turn or forecast.weights.get(b, 0.0) <= 0.9:
         left_out.append(b not in forecast.weights)
         forecast = await session.append(int(text[position]), ALONE)
+        position += 1
+        assert position < end, "it never came back"
     assert len(second.met) < len(first.met)
-    assert sum(left_out[:28]) >= 8
+    assert sum(left_out[:20]) >= 8
     assert left_out[:4] == [False] * 4
-    assert not left_out[-1]
-    assert likeliest(forecast) == text[63]
-    assert forecast.weights[b] > 0.9
+    assert likeliest(forecast) == text[position]
     positions = {key: count for key, (count, _) in session.answered().items()}
-    assert positions[b] == 63, "who comes back reads what it missed, and is owed for it"
-    assert positions[a] <= 63
+    assert positions[b] == position, "who comes back reads what it missed, and is owed for it"
+    assert positions[a] <= position
 
 
 def prices(**named: int) -> dict[Hotkey, int]:
