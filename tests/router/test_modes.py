@@ -16,7 +16,6 @@ from moesubnet.router.model import ALONE
 from moesubnet.router.service import Service
 from moesubnet.types import Hotkey
 from moesubnet.wire.listening import serve as listen
-
 from tests.conftest import TINY_CONTEXT
 
 from .conftest import client
