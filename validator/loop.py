@@ -27,6 +27,7 @@ from moesubnet.validator.state import State
 from moesubnet.validator.weights import Votes, salt_for
 
 BATCHES_PER_EPOCH = 4
+LAST_BLOCKS = 2  # before the close, in which no walk begins: it would hardly be asked anything
 BLOCKS_TO_GO_OVER = 3  # to another spec, before experts are asked under it
 
 log = logging.getLogger(__name__)
@@ -74,13 +75,16 @@ class Validator:
         if epoch.epoch_index != self._begun_epoch:
             await self._begin_epoch()
             self._begun_epoch = epoch.epoch_index
-        self._go_over(epoch)
+        await self._go_over(epoch)
         is_closed = self.state.voted(epoch.epoch_index)
-        due = self._walks_due(epoch) - self.state.walks_started(epoch.epoch_index)
-        if due > 0 and not is_closed and not self._is_opening:
+        sheet_epoch = epoch.epoch_index + is_closed
+        walks, spread_blocks = self._walks_due(epoch, sheet_epoch)
+        due = walks - self.state.walks_started(sheet_epoch)
+        if due > 0 and not self._is_opening:
             metagraph = await self._read_metagraph()
             self._is_opening = True
-            task = walking.create_task(self._walk(metagraph, due))
+            spread_s = spread_blocks * self.chain.block_seconds
+            task = walking.create_task(self._walk(metagraph, sheet_epoch, due, spread_s))
             self._walks.add(task)
             task.add_done_callback(self._walks.discard)
         if self._is_closing_time(epoch) and not is_closed:
@@ -94,29 +98,44 @@ class Validator:
         for body in self.state.archive.public_sheets():
             keep_sheet(self.sheets_dir, body)
 
-    def _go_over(self, epoch: Epoch) -> None:
-        """To the spec that holds from this epoch on; miners get some blocks to do the same."""
+    async def _go_over(self, epoch: Epoch) -> None:
+        """To the spec that holds from this epoch on; miners get some blocks to do the same. What
+        was asked under the other one is in no sheet."""
         self._report("spec", self.next_spec.problem)
+        if not self.next_spec.holds(epoch.epoch_index):
+            return
         if self.state.walks_started(epoch.epoch_index):
-            return  # its walks are of the other spec, and so is its sheet
+            await self._end_walks()
+            self.state.drop_open()
         if (measurement := self.next_spec.take(epoch.epoch_index)) is not None:
             self.measurement = measurement
             self._first_block = epoch.block + BLOCKS_TO_GO_OVER
 
-    def _walks_due(self, epoch: Epoch) -> int:
-        """Walks that should have started by now: batches spread over the epoch's first third."""
-        if epoch.block < self._first_block or self.next_spec.holds(epoch.epoch_index):
-            return 0
-        done, spread_blocks = epoch.block - epoch.last_epoch_block, max(1, epoch.tempo_blocks // 3)
-        batches = min(BATCHES_PER_EPOCH, 1 + done * BATCHES_PER_EPOCH // spread_blocks)
-        return self.walks_per_epoch * batches // BATCHES_PER_EPOCH if done <= spread_blocks else 0
+    def _walks_due(self, epoch: Epoch, sheet_epoch: int) -> tuple[int, float]:
+        """Walks of a sheet that should have started by now, and within how many blocks the newest
+        ones begin. They are spread from one sheet's close to the next one's, as users' calls are:
+        an epoch's clock tells nothing."""
+        done = epoch.block - _half_of(epoch)
+        if sheet_epoch == epoch.epoch_index:
+            done += epoch.tempo_blocks
+        left = epoch.tempo_blocks - LAST_BLOCKS - done
+        if done < 0 or left <= 0 or epoch.block < self._first_block:
+            return 0, 0.0
+        if self.next_spec.holds(sheet_epoch):
+            return 0, 0.0
+        batches = 1 + done * BATCHES_PER_EPOCH // epoch.tempo_blocks
+        until = batches * epoch.tempo_blocks / BATCHES_PER_EPOCH
+        walks = self.walks_per_epoch * batches // BATCHES_PER_EPOCH
+        return walks, min(until - done, left)
 
-    async def _walk(self, metagraph: Metagraph, count: int) -> None:
-        """Some walks on fresh text, begun before the next ones are due; beside the blocks: no
-        stranger can hold up a vote."""
+    async def _walk(
+        self, metagraph: Metagraph, sheet_epoch: int, count: int, spread_s: float
+    ) -> None:
+        """Some walks on fresh text, begun within `spread_s`; beside the blocks: no stranger can
+        hold up a vote."""
         batches: list[Batch] = []
         try:
-            batches = await self.measurement.open_batches(metagraph, count)
+            batches = await self.measurement.open_batches(metagraph, count, sheet_epoch)
             self._report("text", None)
         except PoolSpent as error:
             self._report("text", str(error))
@@ -127,16 +146,14 @@ class Validator:
         finally:
             self._is_opening = False
         if batches:
-            slot_blocks = max(1, metagraph.tempo_blocks // 3) / BATCHES_PER_EPOCH
             try:
-                await self.measurement.run(batches, slot_blocks * self.chain.block_seconds)
+                await self.measurement.run(batches, spread_s)
             except Exception:  # whatever strangers answer: votes go on
                 log.exception("failed after walks")
 
     def _is_closing_time(self, epoch: Epoch) -> bool:
         """The epoch's second half, while a commit still falls into this epoch."""
-        half = epoch.last_epoch_block + epoch.tempo_blocks // 2
-        return epoch.block >= half and epoch.epoch_now == epoch.epoch_index
+        return epoch.block >= _half_of(epoch) and epoch.epoch_now == epoch.epoch_index
 
     async def _close_epoch(self, epoch_index: int) -> None:
         """Make the sheet of everything answered so far; it is stored with its salt, then voted.
@@ -231,6 +248,11 @@ class Validator:
         self.health.block, self.health.epoch = epoch.block, epoch.epoch_index
         self.metrics.block.set(epoch.block)
         self.metrics.epoch.set(epoch.epoch_index)
+
+
+def _half_of(epoch: Epoch) -> int:
+    """The block from which on the epoch's sheet is closed, and the next one's walks begin."""
+    return epoch.last_epoch_block + epoch.tempo_blocks // 2
 
 
 def _differences(path: Path) -> list[Difference]:

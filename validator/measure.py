@@ -87,7 +87,7 @@ class Measurement:
         self._pace = Pace()  # of walks, with what experts draft
         self._watched_epoch = -1
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
-        self._gate_epoch = -1
+        self._gate_epoch = self._sheet_epoch = -1
         self._closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.usage: list[tuple[Usage, int]] = []  # by routers, of the epoch before; their stakes
 
@@ -99,12 +99,15 @@ class Measurement:
     def vocab_size(self) -> int:
         return len(self._baseline.logp)
 
-    async def open_batches(self, metagraph: Metagraph, walks: int) -> list[Batch]:
+    async def open_batches(
+        self, metagraph: Metagraph, walks: int, sheet_epoch: int | None = None
+    ) -> list[Batch]:
         """Fresh text for the experts that serve now, walks of one shape in one batch; none while
-        there are no experts.
+        there are no experts. sheet_epoch: whose sheet they are for; the metagraph's by default.
 
         The first of an epoch fits the gate on what was revealed. Raises PoolSpent, ChainError.
         """
+        self._sheet_epoch = metagraph.epoch_index if sheet_epoch is None else sheet_epoch
         if metagraph.epoch_index != self._gate_epoch:
             self._gates.grain = self._pool.grain
             if self._watcher is not None:
@@ -125,8 +128,8 @@ class Measurement:
         self._metrics.experts.set(len(hotkeys))
         if not hotkeys:
             return []
-        started = self._state.walks_started(metagraph.epoch_index)
-        seed = sheet_seed(self._state.previous_sha256(), metagraph.epoch_index)
+        started = self._state.walks_started(self._sheet_epoch)
+        seed = sheet_seed(self._state.previous_sha256(), self._sheet_epoch)
         used = self._state.used_starts(self._tokenizer_sha256)
         shapes = self._shapes.draw(walks, SystemRandom())
         windows = self._pool.draw(shapes, used, seed + started.to_bytes(8, "little"))
@@ -136,7 +139,7 @@ class Measurement:
             alike.setdefault((window.first, len(window.ids)), []).append(window)
         batches = [
             self._state.start_batch(
-                metagraph.epoch_index,
+                self._sheet_epoch,
                 hotkeys,
                 group,
                 self._tokenizer_sha256,
@@ -160,7 +163,7 @@ class Measurement:
         if self._book is not None:
             self._book.note_claims(
                 {
-                    hotkey: Claim(self._gate_epoch, card.model_commitment, card.weights_url)
+                    hotkey: Claim(self._sheet_epoch, card.model_commitment, card.weights_url)
                     for hotkey, card in self._experts.cards.items()
                 }
             )
@@ -176,17 +179,19 @@ class Measurement:
             log.warning("%d windows of the private text are in it twice, or public", len(again))
 
     async def run(self, batches: Sequence[Batch], spread_s: float = 0.0) -> None:
-        """Walk batches to their ends, until cancelled, or until their sheet is closed. They begin
-        within `spread_s`, when it comes: users do not come together. One that fails ends none of
-        the others."""
+        """Walk batches to their ends, until cancelled, or until their sheet is closed. They, and
+        what is asked twice, begin within `spread_s`, when it comes: users do not come together.
+        One that fails ends none of the others."""
         slots, lots = Slots(len(batches[0].hotkeys)), SystemRandom()
-        walking = (self._walk(batch, slots, lots.uniform(0.0, spread_s)) for batch in batches)
-        ends = await asyncio.gather(*walking, return_exceptions=True)
+        walking = [self._walk(batch, slots, lots.uniform(0.0, spread_s)) for batch in batches]
+        twice = self._ask_twice(batches[0].sessions[0].encode(), lots.uniform(0.0, spread_s))
+        *ends, asked_twice = await asyncio.gather(*walking, twice, return_exceptions=True)
         if failed := [end for end in ends if isinstance(end, Exception)]:
             log.error("%d of %d batches failed", len(failed), len(ends), exc_info=failed[0])
+        if isinstance(asked_twice, Exception):
+            raise asked_twice
         walks = sum(len(batch.walks) for batch in batches)
         log.info("walked walks=%d experts=%d", walks, len(batches[0].hotkeys))
-        await self._ask_twice(batches[0].sessions[0].encode())
         if self._routers is not None:
             self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
         await self._watch()
@@ -242,10 +247,11 @@ class Measurement:
             return [experts] * count
         return [through(experts, self._routers.draw(lots)) for _ in range(count)]
 
-    async def _ask_twice(self, seed: bytes) -> None:
+    async def _ask_twice(self, seed: bytes, after_s: float) -> None:
         """One fresh prefix, by two callers; its text is used up and never published."""
         if self._book is None:
             return
+        await asyncio.sleep(after_s)
         used = self._state.used_starts(self._tokenizer_sha256)
         with contextlib.suppress(PoolSpent):
             [window] = self._pool.draw(self._shapes.draw(1, SystemRandom()), used, seed)
@@ -255,7 +261,7 @@ class Measurement:
                 self._book,
                 self._two_ways(),
                 window.ids[: window.first],
-                epoch=self._gate_epoch,
+                epoch=self._sheet_epoch,
                 windows_sha256=self._tokenizer_sha256,
                 vocab_size=self.vocab_size,
                 timeout_s=DEADLINE_S,

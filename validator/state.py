@@ -204,6 +204,12 @@ class State:
             )
         return True
 
+    def drop_open(self) -> None:
+        """Forget what is in no sheet; its text stays used."""
+        with self._db:
+            self._db.execute("DELETE FROM step WHERE epoch IS NULL")
+            self._db.execute("DELETE FROM batch WHERE id NOT IN (SELECT batch FROM step)")
+
     def open_batches(self) -> list[Batch]:
         """Batches with steps that are in no sheet yet, oldest first."""
         query = (

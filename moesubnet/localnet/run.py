@@ -292,8 +292,8 @@ async def _distill(plan: Plan, prepared: Prepared, supervisor: Supervisor, scree
 
 
 def epoch_blocks(plan: Plan, prepared: Prepared) -> int:
-    """So many that the validators' walks, which begin in the first third of an epoch and end at
-    its half, fit: a token of a walk costs about what one of training did on this machine."""
+    """So many that the validators' walks fit twice, as those of the first epoch have half of it: a
+    token of a walk costs about what one of training did on this machine."""
     reports = prepared.expert_reports.values()
     tokens_per_s = sum(r.seen_tokens for r in reports) / sum(r.elapsed_s for r in reports)
     tokens = WALK_TOKENS * len(plan.expert_names) * plan.validators

@@ -165,8 +165,8 @@ async def asked(measure, start_expert, laws):
     measurement, state, chain, _ = await measure([honest, liar], twice=True)
     [batch] = await measurement.open_batches(await chain.metagraph(1), 2)
     for epoch in range(16):
-        measurement._gate_epoch = epoch
-        await measurement._ask_twice(b"seed")
+        measurement._sheet_epoch = epoch
+        await measurement._ask_twice(b"seed", 0.0)
     return measurement, state, chain, honest, liar, batch
 
 
@@ -205,10 +205,10 @@ async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
     [batch] = await measurement.open_batches(metagraph, 2)
     changed = {}
     for epoch in range(13):
-        measurement._gate_epoch = epoch
+        measurement._sheet_epoch = epoch
         when[0] = "then" if epoch < 3 else "now"
-        await measurement._ask_twice(b"seed")
-        await measurement._ask_twice(b"seed")
+        await measurement._ask_twice(b"seed", 0.0)
+        await measurement._ask_twice(b"seed", 0.0)
         changed[epoch] = measurement.changed(epoch)
     assert changed == {epoch: {turned.hotkey} if epoch == 3 else set() for epoch in range(13)}
     again = {again - epoch for epoch, again, _ in measurement._book.changes(same.hotkey)}
@@ -235,9 +235,9 @@ async def test_who_turns_little_by_little_begins_anew_too(measure, start_expert,
     await measurement.open_batches(await chain.metagraph(1), 2)
     changed = []
     for epoch in range(12):
-        measurement._gate_epoch, share[0] = epoch, 0.05 * epoch
-        await measurement._ask_twice(b"seed")
-        await measurement._ask_twice(b"seed")
+        measurement._sheet_epoch, share[0] = epoch, 0.05 * epoch
+        await measurement._ask_twice(b"seed", 0.0)
+        await measurement._ask_twice(b"seed", 0.0)
         changed += [epoch] * bool(measurement.changed(epoch))
     later = measurement._book.changes(turned.hotkey)
     assert max(distance for then, again, distance in later if again == then + 1) < TWICE_DISTANCE
@@ -254,11 +254,11 @@ async def test_nobody_begins_anew_because_the_subnet_went_over_to_another_tokeni
     measurement, _, chain, _ = await measure([expert], twice=True)
     await measurement.open_batches(await chain.metagraph(1), 2)
     for epoch in range(4):
-        measurement._gate_epoch = epoch
+        measurement._sheet_epoch = epoch
         if epoch == 2:
             measurement._tokenizer_sha256, when[0] = "cd" * 32, "now"
-        await measurement._ask_twice(b"seed")
-        await measurement._ask_twice(b"seed")
+        await measurement._ask_twice(b"seed", 0.0)
+        await measurement._ask_twice(b"seed", 0.0)
     assert [again for _, again, _ in measurement._book.changes(expert.hotkey)] == [1, 3]
     assert not any(measurement.changed(epoch) for epoch in range(4))
 

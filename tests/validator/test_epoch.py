@@ -125,12 +125,14 @@ async def test_all_go_over_to_a_new_spec_at_its_epoch_and_nobody_loses_pay(
 async def test_nobody_is_measured_under_a_spec_that_no_longer_holds(network, tiny_spec, tmp_path):
     chain, nodes, _ = network
     await run_to(chain, nodes, 20)
+    assert [node.state.walks_started(1) for node in nodes] == [16, 16]  # since the close of 0
     chain.spec_sha256, chain.spec_url, chain.spec_epoch = "ab" * 32, "file:///nowhere", 1
     await run_to(chain, nodes, 44)
     await asyncio.sleep(0.3)
     await run_to(chain, nodes, 45)
     for node in nodes:
         assert node.state.walks_started(1) == 0
+        assert node.state.open_batches() == []
         assert "cannot read" in node.health.problems["spec"]
 
 
@@ -191,6 +193,29 @@ async def test_three_epochs_of_a_small_subnet(network):
     assert "there before say what it says" in explain([sheet], experts["copy"].hotkey)
     assert "recounted" in explain([sheet], experts["noise"].hotkey).lower()
     assert len(words.splitlines()) <= 24
+
+
+async def test_walks_begin_all_over_the_time_between_two_closes(
+    tmp_path, new_chain, keypair, tiny_spec, make_documents, start_expert, laws, open_node
+):
+    """A miner that reads the clock learns nothing of what is asked."""
+    chain, signer = new_chain(), keypair("//Validator")
+    chain.add(signer)
+    expert = await start_expert("//kind", knows(laws[0]))
+    chain.add(expert.signer, expert.axon, stake_rao=0)
+    node = await open_node(tmp_path, chain, signer, tiny_spec, make_documents(30))
+    started = {}
+    while chain.block < 76:
+        await run_to(chain, [node], chain.block + 1)
+        started[chain.block] = node.state.walks_started(2)
+    assert [block for block in started if started[block] > started.get(block - 1, 0)] == [
+        46, 53, 60, 68,
+    ]  # fmt: skip
+    assert started[76] == 16
+    sheets = node.state.archive.newest_sheets(3)
+    assert [(sheet.epoch, len(sheet.walk)) for sheet in sheets] == [
+        (2, 16 * 16), (1, 16 * 16), (0, 16 * 16),
+    ]  # fmt: skip
 
 
 async def test_garbage_and_signed_calls_find_nothing_to_do(network):
