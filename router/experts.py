@@ -23,7 +23,7 @@ REMEMBERED = 32  # answers whose times are shown
 
 
 @dataclass(slots=True)
-class Expert:
+class Record:
     """One miner that serves this subnet's spec, and how it has answered."""
 
     met: Met
@@ -56,9 +56,9 @@ class ExpertBook:
         self._roster = roster
         self._clock = clock
         self.metrics = metrics or Metrics()
-        self._experts: dict[Hotkey, Expert] = {}
+        self._experts: dict[Hotkey, Record] = {}
 
-    def known(self) -> Mapping[Hotkey, Expert]:
+    def known(self) -> Mapping[Hotkey, Record]:
         return self._experts
 
     def serving(self) -> dict[Hotkey, ExpertClient]:
@@ -96,7 +96,7 @@ class ExpertBook:
         self._experts = {
             hotkey: known
             if (known := self._experts.get(hotkey)) is not None and known.met.client is m.client
-            else Expert(m)
+            else Record(m)
             for hotkey, m in met.items()
         }
         for hotkey, expert in self._experts.items():
