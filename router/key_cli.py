@@ -34,10 +34,13 @@ State = Annotated[
 Name = Annotated[str, typer.Argument(help="Name of the key, or its id.")]
 Models = Annotated[
     str | None,
-    typer.Option(help="Models that it may use, separated by commas; by default all."),
+    typer.Option(help="Models that it may use, separated by commas; or `none`: all, the default."),
 ]
 Expires = Annotated[
-    str | None, typer.Option(help="How long it is valid: `30d`, `12h`, `90m`; by default for good.")
+    str | None,
+    typer.Option(
+        help="How long it is valid from now: `30d`, `12h`, `90m`; or `none`: for good, the default."
+    ),
 ]
 Budget = Annotated[
     str | None,
@@ -96,11 +99,9 @@ def new(
         raise ConfigError(f"{name!r} is no name: 1 to 64 letters, digits, spaces and ._@-")
     now_s = int(time.time())
     limits = Limits(**_limits(budget, budget_tokens, period, rpm, tpm, parallel))
-    expires_s = None if expires is None else now_s + parse_seconds(expires)
-    allowed = models and [model.strip() for model in models.split(",")]
     with _ledger(state) as ledger:
         key, secret = ledger.new_key(
-            name, now_s, limits=limits, models=allowed or None, expires_s=expires_s
+            name, now_s, limits=limits, models=_models(models), expires_s=_end_s(expires, now_s)
         )
     if as_json:
         typer.echo(json.dumps({"id": key.id, "name": name, "secret": secret}))
@@ -127,13 +128,15 @@ def list_(state: State = None, as_json: AsJson = False) -> None:
 
 @key_app.command()
 def show(name: Name, state: State = None, as_json: AsJson = False) -> None:
-    """One key: limits, what is spent and held, and its use by day and model."""
+    """One key: limits, what is spent and held, its use by day and model, what it owes experts."""
     from moesubnet.router.billing import describe
 
     now_s = int(time.time())
     with _ledger(state) as ledger:
         key = ledger.key_named(name)
         described = describe(key, ledger.usage(key.id), now_s)
+        owed = ledger.owed(key.id)
+        described["owed"] = {hotkey: {"positions": n, "rao": r} for hotkey, (n, r) in owed.items()}
     if as_json:
         typer.echo(json.dumps(described))
         return
@@ -150,11 +153,14 @@ def show(name: Name, state: State = None, as_json: AsJson = False) -> None:
             f"{row['prompt_tokens']:>12,} read {row['completion_tokens']:>12,} written  "
             f"{format_rao(row['rao'])}"
         )
+    _echo_owed(owed)
 
 
 @key_app.command()
 def limit(
     name: Name,
+    models: Models = None,
+    expires: Expires = None,
     budget: Budget = None,
     budget_tokens: BudgetTokens = None,
     period: Period = None,
@@ -164,7 +170,14 @@ def limit(
     state: State = None,
 ) -> None:
     """Change some of a key's limits, from its next request on. `none` takes a limit away."""
-    changes = _limits(budget, budget_tokens, period, rpm, tpm, parallel)
+    from moesubnet.router.keys import models_column
+
+    changes: dict[str, str | int | None] = {}
+    changes.update(_limits(budget, budget_tokens, period, rpm, tpm, parallel))
+    if models is not None:
+        changes["models"] = models_column(_models(models))
+    if expires is not None:
+        changes["expires_s"] = _end_s(expires, int(time.time()))
     if not changes:
         raise ConfigError("nothing to change: give --budget, --rpm or another limit")
     with _ledger(state) as ledger:
@@ -205,10 +218,14 @@ def owed(
         rows = {key: {"positions": n, "rao": rao} for key, (n, rao) in sums.items()}
         typer.echo(json.dumps(rows))
         return
-    for hotkey, (positions, rao) in sorted(sums.items(), key=lambda item: -item[1][1]):
-        typer.echo(f"{hotkey}  {positions:>14,} positions  {format_rao(rao)}")
+    _echo_owed(sums)
     if not sums:
         typer.echo("nothing yet")
+
+
+def _echo_owed(sums: dict[str, tuple[int, int]]) -> None:
+    for hotkey, (positions, rao) in sorted(sums.items(), key=lambda item: -item[1][1]):
+        typer.echo(f"{hotkey}  {positions:>14,} positions  {format_rao(rao)}")
 
 
 def accounts_of(state: str | None, state_dir: Path) -> str:
@@ -259,6 +276,20 @@ def _limits(
         for name, (text, parse) in given.items()
         if text is not None
     }
+
+
+def _models(text: str | None) -> list[str] | None:
+    """None for all. Raises ConfigError where none is named, as by a variable that is not set."""
+    if text is None or text == "none":
+        return None
+    named = [name.strip() for name in text.split(",") if name.strip()]
+    if not named:
+        raise ConfigError("--models names no model; `none` allows all")
+    return named
+
+
+def _end_s(text: str | None, now_s: int) -> int | None:
+    return None if text is None or text == "none" else now_s + parse_seconds(text)
 
 
 def _count(text: str) -> int:

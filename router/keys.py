@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
 from moesubnet.router.accounts import Account, Limits
@@ -41,12 +42,16 @@ class Key:
         return self.revoked_s is None and (self.expires_s is None or now_s < self.expires_s)
 
 
+def models_column(models: Sequence[str] | None) -> str | None:
+    return None if models is None else json.dumps(list(models))
+
+
 def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
 
 
 def row_of(key: Key) -> list[str | int | None]:
-    models = None if key.models is None else json.dumps(key.models)
+    models = models_column(key.models)
     counters = [getattr(key.account, name) for name in COUNTERS]
     head = [key.id, key.name, models, key.created_s, key.expires_s, key.revoked_s]
     return [*head, *astuple(key.account.limits), *counters]

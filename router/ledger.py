@@ -150,8 +150,8 @@ class Ledger:
             )
         return read_key(rows[0]) if rows else None
 
-    def limit(self, name: str, changes: Mapping[str, int | None]) -> Key:
-        """Change some of a key's limits, from its next request on. Raises ConfigError."""
+    def limit(self, name: str, changes: Mapping[str, str | int | None]) -> Key:
+        """Change some of a key's columns, from its next request on. Raises ConfigError."""
         with self._database.transaction() as transaction:
             key = self._named(transaction, name)
             if changes:
@@ -301,10 +301,14 @@ class Ledger:
             for day, model, requests, prompt, completion, rao in rows
         ]
 
-    def owed(self) -> dict[str, tuple[int, int]]:
-        """What each expert answered and is owed in all: hotkey → (positions, rao)."""
+    def owed(self, key_id: str | None = None) -> dict[str, tuple[int, int]]:
+        """What each expert answered and is owed in all, or for one key: hotkey → (positions,
+        rao)."""
+        where, values = ("", ()) if key_id is None else (" WHERE key_id = ?", (key_id,))
         with self._database.transaction() as transaction:
-            rows = transaction.run("SELECT hotkey, SUM(positions), SUM(rao) FROM owed GROUP BY 1")
+            rows = transaction.run(
+                f"SELECT hotkey, SUM(positions), SUM(rao) FROM owed{where} GROUP BY 1", *values
+            )
         return {hotkey: (int(positions), int(rao)) for hotkey, positions, rao in rows}
 
     def receipts(self) -> list[Mapping[str, str | int]]:
