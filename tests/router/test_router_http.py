@@ -10,8 +10,11 @@ import pytest
 from aiohttp import web
 
 from moesubnet.router import answering, door
+from moesubnet.router.app import build_app
 from moesubnet.router.openai_api import ApiError
 from moesubnet.router.prompts import CHARS_A_TOKEN, SHORT_CHARS, Prompts
+from moesubnet.router.service import Service
+from moesubnet.wire.listening import serve as listen
 from tests.conftest import TINY_CONTEXT, TINY_TEXT
 
 from .conftest import client
@@ -462,3 +465,28 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_body_leaves_nothing(ser
     answer = await client(url).completions.create(model="mixture", prompt="the", max_tokens=1)
     assert answer.choices
     assert parrot.opened == 1
+
+
+async def test_a_router_that_stops_takes_nothing_new_and_finishes_what_it_began(
+    spec, parrot
+) -> None:
+    parrot.pause_s = 0.02
+    service = Service(spec, {"mixture": parrot})
+    listening = await listen(build_app(lambda: service), "127.0.0.1", 0, grace_s=60.0)
+    url = f"http://127.0.0.1:{listening.port}"
+    stream = await client(url).completions.create(
+        model="mixture", prompt="the quick", max_tokens=20, temperature=0, stream=True
+    )
+    chunks = [await anext(stream)]
+    stopping = asyncio.create_task(listening.close())
+    refused = False
+    while not refused:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", listening.port)
+            writer.close()
+        except ConnectionError:
+            refused = True
+    chunks += [chunk async for chunk in stream]
+    assert chunks[-1].choices[0].finish_reason == "length"
+    await stopping
+    assert parrot.opened == parrot.closed
