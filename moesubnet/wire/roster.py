@@ -13,13 +13,11 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from moesubnet.errors import AuthError, PeerError, WireError
 from moesubnet.types import Axon, Hotkey, Metagraph, Neuron, Signer
 from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.limits import Backoff
+from moesubnet.wire.meeting import Meetings
 from moesubnet.wire.protocol import ExpertCard
 
-CARD_TIMEOUT_S = 5.0
 CARD_AGE_S = 60.0  # then it is asked for again: prices change, miners start with other options
 
 log = logging.getLogger(__name__)
@@ -49,13 +47,19 @@ class Roster:
         allow_private: bool,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._http = http
-        self._signer = signer
-        self._spec_sha256, self._vocab_size = spec_sha256, vocab_size
-        self._allow_private = allow_private
+        self._own_hotkey = signer.ss58_address
         self._clock_s = clock_s
         self._met: dict[Hotkey, Met] = {}
-        self._backoff = Backoff(clock_s=clock_s)
+        self._meetings = Meetings(
+            http,
+            signer,
+            ExpertClient,
+            lambda client, timeout_s: client.card(timeout_s=timeout_s),
+            spec_sha256=spec_sha256,
+            vocab_size=vocab_size,
+            allow_private=allow_private,
+            clock_s=clock_s,
+        )
 
     @property
     def met(self) -> Mapping[Hotkey, Met]:
@@ -79,9 +83,9 @@ class Roster:
         axons = {
             hotkey: neuron.axon
             for hotkey, neuron in neurons.items()
-            if neuron.axon is not None and hotkey != self._signer.ss58_address
+            if neuron.axon is not None and hotkey != self._own_hotkey
         }
-        self._backoff.keep_only(set(axons.items()))
+        self._meetings.keep_only(axons.items())
         async with asyncio.TaskGroup() as group:
             for hotkey, axon in axons.items():
                 if self._is_due(hotkey, axon):
@@ -92,34 +96,14 @@ class Roster:
         is_known = met is not None and met.client.axon == axon
         if is_known and met is not None and self._clock_s() < met.asked_s + CARD_AGE_S:
             return False
-        return self._backoff.is_due((hotkey, axon))
+        return self._meetings.is_due(hotkey, axon)
 
     async def _meet(self, neuron: Neuron, axon: Axon) -> None:
-        hotkey, uid = neuron.hotkey, neuron.uid
-        known = self._met.get(hotkey)
-        try:
-            if known is not None and known.client.axon == axon:
-                client = known.client
-            else:
-                client = ExpertClient(
-                    self._http,
-                    self._signer,
-                    hotkey,
-                    axon,
-                    vocab_size=self._vocab_size,
-                    allow_private=self._allow_private,
-                )
-            card = await client.card(timeout_s=CARD_TIMEOUT_S)
-        except (PeerError, WireError, AuthError) as error:
-            # Validators and routers have axons and no cards; miners may be starting.
-            log.debug("no card uid=%d reason=%s", uid, error)
-            self._backoff.failed((hotkey, axon))
+        known = self._met.get(neuron.hotkey)
+        found = await self._meetings.meet(neuron.hotkey, axon, known.client if known else None)
+        if found is None:
             return
-        if card.spec_sha256 != self._spec_sha256:
-            log.info("uid=%d serves another spec", uid)
-            self._backoff.failed((hotkey, axon))
-            return
-        self._backoff.answered((hotkey, axon))
+        client, card = found
         if known is None:
-            log.info("expert uid=%d hotkey=%s name=%r met", uid, hotkey, card.name)
-        self._met[hotkey] = Met(neuron, client, card, self._clock_s())
+            log.info("expert uid=%d hotkey=%s name=%r met", neuron.uid, neuron.hotkey, card.name)
+        self._met[neuron.hotkey] = Met(neuron, client, card, self._clock_s())

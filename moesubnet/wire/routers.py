@@ -14,11 +14,10 @@ import aiohttp
 
 from moesubnet.errors import AuthError, PeerError, WireError
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
-from moesubnet.wire.limits import Backoff
+from moesubnet.wire.meeting import CARD_TIMEOUT_S, Meetings
 from moesubnet.wire.relay import RelayClient
 from moesubnet.wire.usage import MAX_USAGE_BYTES, Usage
 
-CARD_TIMEOUT_S = 5.0
 MAX_ROUTERS = 64  # of the largest stakes
 
 log = logging.getLogger(__name__)
@@ -54,14 +53,18 @@ class Routers:
         min_stake_rao: int,
         allow_private: bool,
     ) -> None:
-        self._http = http
-        self._signer = signer
-        self._spec_sha256 = spec_sha256
-        self._vocab_size = vocab_size
+        self._own_hotkey = signer.ss58_address
         self._min_stake_rao = min_stake_rao
-        self._allow_private = allow_private
         self._found: dict[Hotkey, _Found] = {}
-        self._backoff = Backoff()
+        self._meetings = Meetings(
+            http,
+            signer,
+            RelayClient,
+            lambda client, timeout_s: client.router_card(timeout_s=timeout_s),
+            spec_sha256=spec_sha256,
+            vocab_size=vocab_size,
+            allow_private=allow_private,
+        )
         self._drawn = 0
 
     @property
@@ -78,7 +81,7 @@ class Routers:
             if neuron.axon is not None
             and neuron.stake_rao >= self._min_stake_rao
             and neuron.hotkey not in experts
-            and neuron.hotkey != self._signer.ss58_address
+            and neuron.hotkey != self._own_hotkey
         }
         could = dict(itertools.islice(could.items(), MAX_ROUTERS))
         self._found = {
@@ -86,12 +89,12 @@ class Routers:
             for hotkey, found in self._found.items()
             if hotkey in could and found.client.axon == could[hotkey].axon
         }
-        self._backoff.keep_only({(n.hotkey, n.axon) for n in could.values()})
+        self._meetings.keep_only([(n.hotkey, n.axon) for n in could.values() if n.axon])
         async with asyncio.TaskGroup() as group:
             for neuron in could.values():
                 assert neuron.axon is not None
                 is_known = neuron.hotkey in self._found
-                if not is_known and self._backoff.is_due((neuron.hotkey, neuron.axon)):
+                if not is_known and self._meetings.is_due(neuron.hotkey, neuron.axon):
                     group.create_task(self._meet(neuron.hotkey, neuron.axon, neuron.stake_rao))
 
     def draw(self, lots: Random) -> list[RelayClient]:
@@ -127,23 +130,6 @@ class Routers:
         return [one for one in given if one is not None]
 
     async def _meet(self, hotkey: Hotkey, axon: Axon, stake_rao: int) -> None:
-        try:
-            client = RelayClient(
-                self._http,
-                self._signer,
-                hotkey,
-                axon,
-                vocab_size=self._vocab_size,
-                allow_private=self._allow_private,
-            )
-            card = await client.router_card(timeout_s=CARD_TIMEOUT_S)
-        except (PeerError, WireError) as error:
-            log.debug("no router's card hotkey=%s reason=%s", hotkey, error)
-            self._backoff.failed((hotkey, axon))
-            return
-        if card.spec_sha256 != self._spec_sha256:
-            self._backoff.failed((hotkey, axon))
-            return
-        self._backoff.answered((hotkey, axon))
-        log.info("router hotkey=%s met", hotkey)
-        self._found[hotkey] = _Found(client, stake_rao)
+        if (found := await self._meetings.meet(hotkey, axon)) is not None:
+            log.info("router hotkey=%s met", hotkey)
+            self._found[hotkey] = _Found(found[0], stake_rao)
