@@ -7,6 +7,7 @@ label is appended. How long both are is drawn, as users' prompts and answers are
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -33,6 +34,8 @@ CALLS_AT_ONCE = 512  # past all routers: as many as the HTTP session has connect
 RELAYED_AT_ONCE = 1_024  # a round of so many is read well within anybody's patience
 PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks share our one loop
 LOGGED_FAILURES = 8  # experts named in a batch's line
+
+_Answers = Sequence[Mapping[Hotkey, StepResponse | PanelError]]  # of each walk
 
 log = logging.getLogger(__name__)
 
@@ -77,98 +80,168 @@ async def walk_batch(
     pace: with it a walk that is alone in its batch has drafts (`guesses`), and a label that was
     drafted, or stands in a draft's place, is none: it is shown, and no position of the walk's.
     """
-    weighed: list[Weighed] = []
-    sequences = [PanelSequence(session) for session in batch.sessions]
-    slots = slots or Slots(len(batch.hotkeys))
-    there = [set(batch.hotkeys) for _ in sequences]  # who has not dropped out
-    errors: dict[Hotkey, PanelError] = {}  # each one's last
-    sent = 0
-    unshown: Step | None = None
-    end = batch.walks.shape[1]
-    guesses = Guesses(pace, end) if pace is not None and len(sequences) == 1 else None
-    answer_from = batch.first + gate.grain.units(BLIND_PROMPT_TOKENS)
+    walks = _Walks(panels, batch, gate, baseline, clients, slots or Slots(len(batch.hotkeys)))
+    if pace is not None and len(batch.sessions) == 1:
+        steps = _drafted(walks, Guesses(pace, walks.end))
+    else:
+        steps = _lockstep(walks)
+    try:
+        async with contextlib.aclosing(steps):
+            async for step in steps:
+                yield step
+        for step in await walks.shown_at_last():
+            yield step
+    finally:  # also where the epoch's close ends the batch
+        _log_failures(walks.there, walks.errors)
 
-    async def advance(
-        k: int, position: int, drafts: Sequence[int] = (), further: int = 0
-    ) -> dict[Hotkey, StepResponse | PanelError]:
-        async with slots.of(clients[k] if clients else {}):
-            ids = np.append(batch.walks[k, sent:position], np.array(drafts, np.uint32))
-            worth = weighed[k].worth() if weighed else None
-            left = {h: weight for h, weight in (worth or {}).items() if h in there[k]}
-            going_on = {max(left, key=left.__getitem__): further} if left and further else {}
-            answers = await panels[k].advance(
-                [sequences[k]],
-                [ids],
-                first=position,
-                members=there[k],
-                weights=worth,
-                least_patience_s=PATIENCE_S,
-                further=going_on,
-            )
-            errors.update(await panels[k].reveal([sequences[k]]))
-        failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
-        errors.update(failed)
-        there[k] -= failed.keys()
+
+async def _lockstep(walks: _Walks) -> AsyncGenerator[Step, None]:
+    """Every position, of all walks together."""
+    position = walks.first
+    while position < walks.end and walks.go_on:
+        answers = await walks.ask(position)
+        for step in walks.shown():
+            yield step
+        for step in await walks.score(position, answers):
+            yield step
+        position += 1
+
+
+async def _drafted(walks: _Walks, guesses: Guesses) -> AsyncGenerator[Step, None]:
+    """The positions of one walk that are neither drafted nor in a draft's place."""
+    position, text = walks.first, walks.text
+    while position < walks.end and walks.go_on:
+        drafts: list[int] = []
+        further = 0
+        if position >= walks.answer_from:
+            drafts = guesses.drafts(position, int(text[position - 1]))
+            further = guesses.further(position, len(drafts))
+        since_s = time.monotonic()
+        answers = await walks.ask(position, drafts, further)
+        for step in walks.shown():
+            yield step
+        took_s = time.monotonic() - since_s
+        guesses.heard(position + len(drafts), _further(answers[0]), took_s)
+        if drafts:
+            kept = _agreed(drafts, text[position:])
+            is_rejected = kept < len(drafts)
+            guesses.settle(len(drafts), kept, walks.weighed[0].entropy_nats())
+            walks.pass_over(position, position + kept + is_rejected)
+            position += kept + is_rejected
+            if is_rejected:
+                walks.roll_back(position - 1)
+                continue
+        for step in await walks.score(position, answers):
+            yield step
+        guesses.counted()
+        position += 1
+
+
+class _Walks:
+    """The walks of a batch on their way: whom each still asks, what was sent, what is owed."""
+
+    def __init__(
+        self,
+        panels: Sequence[Panel],
+        batch: Batch,
+        gate: Gate,
+        baseline: Law,
+        clients: Sequence[Mapping[Hotkey, Asked]],
+        slots: Slots,
+    ) -> None:
+        self.first, self.end = batch.first, batch.walks.shape[1]
+        self.answer_from = batch.first + gate.grain.units(BLIND_PROMPT_TOKENS)
+        self.text = batch.walks[0]
+        self.weighed: list[Weighed] = []  # once the prefix was answered
+        self.there = [set(batch.hotkeys) for _ in batch.sessions]  # who has not dropped out
+        self.errors: dict[Hotkey, PanelError] = {}  # each one's last
+        self._panels, self._batch, self._clients, self._slots = panels, batch, clients, slots
+        self._gate, self._baseline = gate, baseline
+        self._sequences = [PanelSequence(session) for session in batch.sessions]
+        self._sent = 0
+        self._unshown: Step | None = None  # until leaves have shown what its labels were given
+
+    @property
+    def go_on(self) -> bool:
+        """Whether anybody is left to ask."""
+        return any(self.there)
+
+    async def ask(self, position: int, drafts: Sequence[int] = (), further: int = 0) -> _Answers:
+        """All for their laws of `position`, and of what follows each draft. further: how many
+        tokens the heaviest should go on with."""
+        drafted = np.array(drafts, np.uint32)
+        ids = [np.append(walk[self._sent : position], drafted) for walk in self._batch.walks]
+        answers = await asyncio.gather(
+            *(self._advance(k, more, position, further) for k, more in enumerate(ids))
+        )
+        self._sent = position + len(drafts)
+        if not self.weighed:
+            self.weighed = [
+                Weighed(self._gate, walk[: self.first], self._batch.hotkeys, serving)
+                for walk, serving in zip(self._batch.walks, self.there, strict=True)
+            ]
         return answers
 
-    try:
-        position, text = batch.first, batch.walks[0]
-        while position < end:
-            drafts: list[int] = []
-            further = 0
-            if guesses is not None and position >= answer_from:
-                drafts = guesses.drafts(position, int(text[position - 1]))
-                further = guesses.further(position, len(drafts))
-            since_s = time.monotonic()
-            answers = await asyncio.gather(
-                *(advance(k, position, drafts, further) for k in range(len(sequences)))
+    async def _advance(
+        self, k: int, ids: npt.NDArray[np.generic], first: int, further: int
+    ) -> Mapping[Hotkey, StepResponse | PanelError]:
+        async with self._slots.of(self._clients[k] if self._clients else {}):
+            worth = self.weighed[k].worth() if self.weighed else None
+            left = {h: weight for h, weight in (worth or {}).items() if h in self.there[k]}
+            answers = await self._panels[k].advance(
+                [self._sequences[k]],
+                [ids],
+                first=first,
+                members=self.there[k],
+                weights=worth,
+                least_patience_s=PATIENCE_S,
+                further={max(left, key=left.__getitem__): further} if left and further else {},
             )
-            sent = position + len(drafts)
-            if unshown is not None:
-                yield _shown(unshown, weighed, batch.hotkeys, sequences)
-                unshown = None
-            if guesses is not None:
-                guesses.heard(sent, _further(answers[0]), time.monotonic() - since_s)
-            if not weighed:
-                weighed = [
-                    Weighed(gate, ids[: batch.first], batch.hotkeys, serving)
-                    for ids, serving in zip(batch.walks, there, strict=True)
-                ]
-            if guesses is not None and drafts:
-                kept = _agreed(drafts, text[position:])
-                shown = kept + (kept < len(drafts))
-                guesses.settle(len(drafts), kept, weighed[0].entropy_nats())
-                weighed[0].show(text[position : position + shown])
-                position += shown
-                if kept < len(drafts):
-                    sent = position - 1
-                    sequences[0].truncate(sent)
-                    if not any(there):
-                        break
-                    continue
-            labels = batch.walks[:, position]
-            given = _by_expert(answers, batch.hotkeys, baseline, clients)
-            step = await asyncio.to_thread(
-                score_step, weighed, position, labels, given[0], baseline, *given[1:]
-            )
-            owed = any(s.unlisted(int(y)) for s, y in zip(sequences, labels, strict=True))
-            unshown = step if owed else None
-            if unshown is None:
-                yield step
-            if guesses is not None:
-                guesses.counted()
-            position += 1
-            if not any(there):
-                break
-        if unshown is not None:
-            for sequence, label in zip(sequences, batch.walks[:, sent], strict=True):
+            self.errors.update(await self._panels[k].reveal([self._sequences[k]]))
+        failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
+        self.errors.update(failed)
+        self.there[k] -= failed.keys()
+        return answers
+
+    async def score(self, position: int, answers: _Answers) -> list[Step]:
+        """The step, unless leaves have to show first what its labels were given."""
+        labels = self._batch.walks[:, position]
+        given = _by_expert(answers, self._batch.hotkeys, self._baseline, self._clients)
+        step = await asyncio.to_thread(
+            score_step, self.weighed, position, labels, given[0], self._baseline, *given[1:]
+        )
+        pairs = zip(self._sequences, labels, strict=True)
+        if any(sequence.unlisted(int(label)) for sequence, label in pairs):
+            self._unshown = step
+            return []
+        return [step]
+
+    def shown(self) -> list[Step]:
+        """The step that leaves were owed of, with what they have shown, or that they have not."""
+        step, self._unshown = self._unshown, None
+        if step is None:
+            return []
+        return [_shown(step, self.weighed, self._batch.hotkeys, self._sequences)]
+
+    async def shown_at_last(self) -> list[Step]:
+        """The same at the end, where no request brings the last labels."""
+        if self._unshown is not None:
+            labels = self._batch.walks[:, self._sent]
+            for sequence, label in zip(self._sequences, labels, strict=True):
                 sequence.append([label])
-            pairs = zip(panels, sequences, strict=True)
+            pairs = zip(self._panels, self._sequences, strict=True)
             for failed in await asyncio.gather(*(panel.reveal([s]) for panel, s in pairs)):
-                errors.update(failed)
-            yield _shown(unshown, weighed, batch.hotkeys, sequences)
-    finally:  # also where the epoch's close ends the batch
-        _log_failures(there, errors)
+                self.errors.update(failed)
+        return self.shown()
+
+    def pass_over(self, position: int, end: int) -> None:
+        """What was drafted, or stands in a draft's place, is no position of a lone walk."""
+        self.weighed[0].show(self.text[position:end])
+
+    def roll_back(self, length: int) -> None:
+        """Of a lone walk, what follows a rejected draft was never there."""
+        self._sent = length
+        self._sequences[0].truncate(length)
 
 
 def _shown(
@@ -190,7 +263,7 @@ def _shown(
 
 
 def _by_expert(
-    answers: Sequence[Mapping[Hotkey, StepResponse | PanelError]],
+    answers: _Answers,
     hotkeys: Sequence[Hotkey],
     baseline: Law,
     clients: Sequence[Mapping[Hotkey, Asked]],
