@@ -44,8 +44,8 @@ from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
-from moesubnet.mixture.draft_length import Pace
 from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.guessing import GuessPace
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel, MixtureSession
 from moesubnet.router.model import ALONE, Drawing, Forecast
@@ -187,7 +187,7 @@ class World:
         self, spec: LoadedSpec, leak: str = "none", *, users: str = "chat", seed: int = 0
     ) -> None:
         self.spec, self.leak, self.rng = spec, leak, np.random.default_rng(seed)
-        self.users, self.engine, self.pace = users, Pairs(spec), Pace()
+        self.users, self.engine, self.pace = users, Pairs(spec), GuessPace()
         names = ("Miner", "Router", "Validator")
         self.keys = {n: Keypair.create_from_uri(f"//{n}", ss58_format=42) for n in names}
         self.axons: dict[str, Axon] = {}

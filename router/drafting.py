@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from moesubnet.errors import EngineError
-from moesubnet.mixture.draft_length import DraftLength, Pace
+from moesubnet.mixture.draft_length import DraftLength
 from moesubnet.mixture.drafting import Draft, line
+from moesubnet.mixture.guessing import Guessing, GuessPace
 from moesubnet.mixture.law import Law
 from moesubnet.router.model import Drawing, TokenIds
 from moesubnet.router.student import StudentBeside
-from moesubnet.wire.step import MAX_FURTHER
 
 PATIENCE_S = 1.0  # with the student, for a draft and once the experts have answered
 
@@ -32,14 +32,14 @@ class Drafting:
     """A student that fails once is left alone by this stream. Drafts that were not kept come to
     no more than the tokens that the stream was to write."""
 
-    def __init__(self, student: StudentBeside | None, baseline: Law, unaided: Pace) -> None:
+    def __init__(self, student: StudentBeside | None, baseline: Law, unaided: GuessPace) -> None:
         """unaided: of rounds that experts draft for."""
         self._student, self._baseline, self._unaided = student, baseline, unaided
-        self.length = DraftLength(student.pace if student else unaided)
+        self._guessing = Guessing(unaided)
+        self.length = DraftLength(student.pace) if student else self._guessing.length
         self._laws: dict[int, Law] = {}  # the student's, by position
         self._spare: int | None = None  # drafts that may still be lost
         self._guess: tuple[int, Sequence[int]] = 0, ()  # an expert's tokens from a position on
-        self._asked = 0  # tokens of an expert
 
     def fork(self) -> Drafting:
         """For another stream that goes on from here."""
@@ -66,10 +66,9 @@ class Drafting:
 
     def further(self, drawing: Drawing, drafted: int) -> int:
         """How many tokens the heaviest expert should go on with after the draft."""
-        most = min(self._most(drawing), drawing.left - drafted - 1, MAX_FURTHER) - 1
-        count = self.length.choose(most, ahead=1) if self._student is None and most > 0 else 0
-        self._asked = count + 1 if count else 0
-        return self._asked
+        if self._student is not None:
+            return 0
+        return self._guessing.further(min(self._most(drawing), drawing.left - drafted - 1))
 
     def heard(self, text_ids: TokenIds, further: Sequence[int]) -> None:
         """What it would go on with after these ids, the whole block."""
@@ -80,7 +79,7 @@ class Drafting:
         if self._student is not None:
             self._student.pace.took(drafted, seconds)
         else:
-            self._unaided.took(self._asked, seconds)
+            self._guessing.took(seconds)
 
     def lost(self, drafts: int) -> None:
         """So many were not kept."""
@@ -135,4 +134,4 @@ class Drafting:
     def _give_up(self, why: str) -> None:
         if self._student is not None:
             log.warning("a stream goes on without the student: %s", why)
-            self._student, self.length = None, DraftLength(self._unaided)
+            self._student, self.length = None, self._guessing.length

@@ -20,9 +20,10 @@ import numpy as np
 from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
-from moesubnet.mixture.draft_length import MAX_DRAFT, Pace, entropy_nats
+from moesubnet.mixture.draft_length import MAX_DRAFT, entropy_nats
 from moesubnet.mixture.drafting import Block, path
 from moesubnet.mixture.gate import Gate
+from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.law import Law
 from moesubnet.router import asking
 from moesubnet.router.drafting import Drafting
@@ -70,7 +71,7 @@ class MixtureModel:
         self.firsts = FirstAnswers()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.paces = Paces()
-        self.pace = Pace()  # of rounds that experts draft for
+        self.pace = GuessPace()  # of rounds that experts draft for
         self.student: StudentModel | None = None  # the last member in the baseline's place
         self.is_solo = False  # one expert writes alone
         self.only: Hotkey | None = None  # nobody else is asked

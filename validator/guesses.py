@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moesubnet.mixture.draft_length import DraftLength, Pace
-from moesubnet.wire.step import MAX_FURTHER
+from moesubnet.mixture.guessing import Guessing, GuessPace
 
 MOST_LOST = 2  # drafts that were not the text's, a walk: who guesses wrong on purpose hides no more
 
@@ -14,10 +13,11 @@ MOST_LOST = 2  # drafts that were not the text's, a walk: who guesses wrong on p
 class Guesses:
     """Of one walk of `end` tokens. pace: of all walks together."""
 
-    def __init__(self, pace: Pace, end: int) -> None:
-        self._pace, self._length, self._end = pace, DraftLength(pace), end
+    def __init__(self, pace: GuessPace, end: int) -> None:
+        self._guessing, self._end = Guessing(pace), end
+        self._length = self._guessing.length
         self._at, self._tokens = 0, list[int]()
-        self._asked, self._lost = 0, 0
+        self._lost = 0
 
     def drafts(self, position: int, label: int) -> list[int]:
         """To send after a text of `position` tokens, the last of which is `label`, which nobody
@@ -33,15 +33,13 @@ class Guesses:
 
     def further(self, position: int, drafted: int) -> int:
         """How many tokens the heaviest expert should go on with after the draft."""
-        most = min(self._end - position - drafted - 1, MAX_FURTHER) - 1 if self._may_draft else 0
-        count = self._length.choose(most, ahead=1) if most > 0 else 0
-        self._asked = count + 1 if count else 0
-        return self._asked
+        most = self._end - position - drafted - 1 if self._may_draft else 0
+        return self._guessing.further(most)
 
     def heard(self, position: int, tokens: Sequence[int], took_s: float) -> None:
         """What it would go on with after `position` tokens, drafts included."""
         self._at, self._tokens = position, list(tokens)
-        self._pace.took(self._asked, took_s)
+        self._guessing.took(took_s)
 
     def settle(self, drafted: int, kept: int, missed_nats: float) -> None:
         """A block of drafts is over. missed_nats: what one of them could have told at most."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from moesubnet.errors import PeerError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
-from moesubnet.mixture.draft_length import Pace
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
+from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.checks import Claim
@@ -84,7 +84,7 @@ class Measurement:
         self._routers = routers
         self._book = book
         self._watcher = watcher
-        self._pace = Pace()  # of walks, with what experts draft
+        self._pace = GuessPace()  # of walks, with what experts draft
         self._watched_epoch = -1
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = self._sheet_epoch = -1

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
-from moesubnet.mixture.draft_length import Pace
 from moesubnet.mixture.gate import Gate
+from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, micro_nats
 from moesubnet.types import Hotkey
@@ -62,7 +62,7 @@ async def walk_batch(
     baseline: Law,
     clients: Sequence[Mapping[Hotkey, Asked]] = (),
     slots: Slots | None = None,
-    pace: Pace | None = None,
+    pace: GuessPace | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.

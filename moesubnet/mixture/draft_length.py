@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ class Pace:
     """How long a round trip takes by the length of its draft, drafting it included: a line, fitted
     to the newest rounds. One for all streams that are drafted for by one drafter."""
 
+    first_drafted_s = FIRST_DRAFTED_S
+
     def __init__(self) -> None:
         # Σ 1, n, n², s, n·s of the rounds, older ones fading; at first one of nothing
         self._sums = np.array([1.0, 0.0, 0.0, FIRST_ROUND_S, 0.0])
@@ -43,10 +46,16 @@ class Pace:
         """Seconds that a round with so many drafted tokens takes."""
         count, n, n_squared, seconds, n_seconds = self._sums
         spread = n_squared - n * n / count
-        slope_s = (n_seconds - n * seconds / count + FIRST_DRAFTED_S) / (spread + 1.0)
+        slope_s = (n_seconds - n * seconds / count + self.first_drafted_s) / (spread + 1.0)
         slope_s = max(slope_s, 0.0)  # a longer draft is never sooner there
         base_s = max((seconds - slope_s * n) / count, 0.0)
         return np.asarray(base_s + slope_s * np.asarray(drafted), np.float64)
+
+
+class Rounds(Protocol):
+    def round_s(self, drafted: npt.ArrayLike) -> Float:
+        """See `Pace`."""
+        ...
 
 
 class DraftLength:
@@ -59,7 +68,7 @@ class DraftLength:
     of the members' weights a token, and once that is more than MISSED_NATS a round goes undrafted.
     """
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Rounds) -> None:
         self._pace = pace
         self._kept, self._lost = FIRST_KEPT, FIRST_LOST
         self._missed_nats = 0.0
@@ -69,9 +78,14 @@ class DraftLength:
         """α as it is known now."""
         return self._kept / (self._kept + self._lost)
 
+    @property
+    def may_draft(self) -> bool:
+        """Whether no evidence is due."""
+        return self._missed_nats <= MISSED_NATS
+
     def choose(self, most: int = MAX_DRAFT, ahead: int = 0) -> int:
         """ahead: how many tokens a drafter has to guess before its draft begins, and is of use."""
-        if self._missed_nats > MISSED_NATS:
+        if not self.may_draft:
             return 0
         known = self._kept + self._lost - FIRST_KEPT - FIRST_LOST  # drafts, as they are remembered
         lengths = np.arange(max(min(most, MAX_DRAFT, 2 + int(2 * known)), 0) + 1)

@@ -10,9 +10,10 @@ import pytest
 
 from moesubnet.engine.drafting import draft as draft_with
 from moesubnet.errors import EngineError, NobodyAnswers
-from moesubnet.mixture.draft_length import Pace, entropy_nats
+from moesubnet.mixture.draft_length import entropy_nats
 from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.router.mixed import MixtureSession
@@ -63,8 +64,10 @@ class StudentProcess:
         self.engine.forget(session)
 
 
-class FarAway(Pace):
+class FarAway(GuessPace):
     """Drafts pay, however quick the tests are."""
+
+    first_drafted_s = 0.001
 
     def took(self, drafted: int, seconds: float) -> None:
         pass

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moesubnet.mixture.draft_length import Pace
 from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.audit import audit
@@ -35,6 +35,15 @@ def numbers(seed, tokens=120, jump=0.15):
     return (np.cumsum(steps) % V).astype(np.uint32)
 
 
+class FarAway(GuessPace):
+    """Guesses pay, however quick the tests are."""
+
+    first_drafted_s = 0.001
+
+    def took(self, drafted: int, seconds: float) -> None:
+        super().took(drafted, 0.05 + 0.001 * drafted)
+
+
 @pytest.fixture
 async def walked(measure, start_expert, laws, monkeypatch):
     """Sixteen walks, of which the counting expert is the heaviest; experts, batches, sheet."""
@@ -44,6 +53,7 @@ async def walked(measure, start_expert, laws, monkeypatch):
     other = await start_expert("//Other", lambda ids: np.log(laws[0]))
     documents = {bytes([k]) * 32: numbers(k) for k in range(16)}
     measurement, state, chain, _ = await measure([counting, other], documents)
+    measurement._pace = FarAway()
     measurement._shapes = Shapes(
         tuple((n, 0.1) for n in range(14, 24)), tuple((n, 0.1) for n in range(20, 30)), 2, 60
     )
@@ -129,11 +139,9 @@ async def test_weights_are_those_of_the_router_s_rule(walked):
 
 
 def test_no_expert_is_asked_to_go_on_for_longer_than_the_wire_allows():
-    pace = Pace()
-    guesses = Guesses(pace, 400)
+    guesses = Guesses(GuessPace(), 400)
     longest = 0
     for position in range(100, 300):
-        pace.took(0, 5.0)  # so slow that long drafts pay
         drafts = guesses.drafts(position, 7)
         guesses.settle(len(drafts), len(drafts), 0.0)
         longest = max(longest, guesses.further(position, len(drafts)))
@@ -142,7 +150,7 @@ def test_no_expert_is_asked_to_go_on_for_longer_than_the_wire_allows():
 
 
 def test_who_guesses_wrong_on_purpose_is_not_asked_any_more():
-    guesses = Guesses(Pace(), 400)
+    guesses = Guesses(GuessPace(), 400)
     lost = 0
     for position in range(100, 300):
         drafts = guesses.drafts(position, 7)

@@ -1,0 +1,68 @@
+"""When an expert is asked to go on by itself: by what that takes, and whom it keeps waiting."""
+
+import numpy as np
+import pytest
+
+from moesubnet.mixture.guessing import FIRST_TRIED_ROUNDS, Guessing, GuessPace
+
+
+def written(streams, way_s, pass_s, acceptance, rounds, pace=None):
+    """Tokens each of some streams was asked to be gone on with, by round. One after another they
+    have a round: the way, a pass for its step, and one for each guess but the first."""
+    rng, pace = np.random.default_rng(0), pace or GuessPace()
+    texts = [Guessing(pace) for _ in range(streams)]
+    asked = np.zeros((rounds, streams), int)
+    for row in asked:
+        row[:] = [text.further(30) for text in texts]
+        seconds = way_s + pass_s * (1 + int(np.maximum(row - 1, 0).sum()))
+        for text, count in zip(texts, row, strict=True):
+            text.took(seconds)
+            for _ in range(int(count)):
+                kept = bool(rng.random() < acceptance)
+                text.length.drafted(0.0, kept=kept)
+                if not kept:
+                    break
+            else:
+                text.length.counted()
+    return asked
+
+
+def test_a_far_expert_s_guesses_are_found_to_pay():
+    asked = written(1, way_s=0.1, pass_s=0.005, acceptance=0.8, rounds=200)
+    assert asked[100:].mean() > 3
+
+
+@pytest.mark.parametrize("acceptance", [0.5, 1.0])
+def test_eight_streams_at_a_near_expert_leave_it_alone_but_for_a_few_trials(acceptance):
+    asked = written(8, way_s=0.01, pass_s=0.06, acceptance=acceptance, rounds=200)
+    trials = np.count_nonzero(asked)
+    assert 1 <= trials < 16
+    assert np.count_nonzero(asked[:32]) > np.count_nonzero(asked[-32:])
+
+
+def test_nothing_is_known_at_first_so_nothing_is_asked():
+    assert not written(1, 0.1, 0.005, 0.8, FIRST_TRIED_ROUNDS).any()
+
+
+def test_one_stream_tries_for_all():
+    pace = GuessPace()
+    written(4, 0.01, 0.05, 0.5, FIRST_TRIED_ROUNDS // 4, pace)
+    texts = [Guessing(pace) for _ in range(4)]
+    assert [text.further(30) for text in texts] == [2, 0, 0, 0]
+
+
+def test_what_one_stream_found_out_the_next_one_knows():
+    pace = GuessPace()
+    written(1, 0.1, 0.005, 0.8, 200, pace)
+    assert Guessing(pace).further(30) > 0
+
+
+def test_a_trial_waits_for_room_and_for_evidence():
+    pace = GuessPace()
+    written(1, 0.01, 0.05, 0.5, FIRST_TRIED_ROUNDS, pace)
+    text = Guessing(pace)
+    assert text.further(1) == 0
+    text.length.drafted(100.0, kept=True)
+    assert text.further(30) == 0
+    text.length.counted()
+    assert text.further(30) == 2
