@@ -178,7 +178,7 @@ async def write(model: MixtureModel, prompt: np.ndarray, temperature: float, see
         seen.student.append(forecast.weights["baseline"])
         if drafts:
             seen.judged += 1
-            seen.kept += any(token == draft.token_id for draft in drafts)
+            seen.kept += token == drafts[0].token_id
         forecast = await session.append(token, Drawing(temperature, 1.0, left))
     seen.seconds += time.monotonic() - since_s
     seen.tokens += TOKENS - 1

@@ -16,7 +16,7 @@ import numpy as np
 
 from moesubnet.errors import EngineError
 from moesubnet.mixture.draft_length import DraftLength
-from moesubnet.mixture.drafting import Draft, line
+from moesubnet.mixture.drafting import Draft
 from moesubnet.mixture.guessing import Guessing, GuessPace
 from moesubnet.mixture.law import Law
 from moesubnet.router.model import Drawing, TokenIds
@@ -47,10 +47,10 @@ class Drafting:
         return Drafting(student, self._baseline, self._unaided)
 
     async def drafts(self, text_ids: TokenIds, drawing: Drawing) -> Sequence[Draft]:
-        """Of the token after `text_ids`, whose last one is new; there may be none."""
+        """Of the tokens after `text_ids`, whose last one is new; there may be none."""
         most = self._most(drawing)
         if self._student is None:
-            return line(self._guessed(text_ids)[: max(most, 0)])
+            return self._guessed(text_ids)[: max(most, 0)]
         count = self.length.choose(most)
         if count == 0:
             return ()
@@ -62,7 +62,7 @@ class Drafting:
             self._give_up(str(error) or "it is late")
             return ()
         self._laws = dict(enumerate(laws, len(text_ids)))
-        return line(drafts)
+        return drafts
 
     def further(self, drawing: Drawing, drafted: int) -> int:
         """How many tokens the heaviest expert should go on with after the draft."""

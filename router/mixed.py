@@ -21,7 +21,7 @@ from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
 from moesubnet.mixture.draft_length import MAX_DRAFT, entropy_nats
-from moesubnet.mixture.drafting import Block, path
+from moesubnet.mixture.drafting import Block
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.law import Law
@@ -206,7 +206,7 @@ class MixtureSession:
     async def append(self, token_id: int, drawing: Drawing) -> Forecast:
         """A token that was drafted needs no round trip."""
         block, ids = self._block, np.array([token_id], np.uint32)
-        drafts, token_weight = block.drafts, min(1.0, drawing.temperature)
+        drafts, token_weight = block.left, min(1.0, drawing.temperature)
         text = np.append(self._sequence.ids[: len(self._sequence.ids) - self._ahead], ids)
         is_kept = block.take(token_id)
         if drafts:
@@ -223,7 +223,7 @@ class MixtureSession:
             self.posterior.observe(text, self._heard, token_weight, away)
         if is_kept:
             self._ahead -= 1
-            self._forecast = self.posterior.forecast(self._heard, block.place, block.drafts)
+            self._forecast = self.posterior.forecast(self._heard, block.kept, block.left)
             return self._forecast
         self._reject()
         return await self._round(ids, drawing)
@@ -246,7 +246,7 @@ class MixtureSession:
 
     def fork(self) -> MixtureSession:
         """The experts go on from what they hold, under another name."""
-        assert not self._block.drafts, "choices that share a draft would be alike"
+        assert not self._block.left, "choices that share a draft would be alike"
         other = MixtureSession(self._model)
         other._gate, other._forked, other.waited_s = self._gate, True, self.waited_s
         other._sequence = self._sequence.fork(secrets.token_hex(16))
@@ -382,14 +382,13 @@ class MixtureSession:
         drafts = await self._drafting.drafts(text_ids, drawing)
         if drawing.lawful is not None:
             drafts = drawing.lawful(drafts, min(drawing.left - 1, MAX_DRAFT))
-        drafted = path(drafts)
-        whole = np.append(ids, np.array([draft.token_id for draft in drafted], np.uint32))
-        self.posterior.expose(np.append(self._sequence.ids, whole), len(drafted))
-        further = self._drafting.further(drawing, len(drafted))
-        heard = await self.extend(whole, laws=len(drafted) + 1, further=further)
-        self._block, self._ahead = Block(drafts), len(drafted)
+        whole = np.append(ids, np.array([draft.token_id for draft in drafts], np.uint32))
+        self.posterior.expose(np.append(self._sequence.ids, whole), len(drafts))
+        further = self._drafting.further(drawing, len(drafts))
+        heard = await self.extend(whole, laws=len(drafts) + 1, further=further)
+        self._block, self._ahead = Block(drafts), len(drafts)
         self._drafting.heard(self._sequence.ids, heard.further)
-        guessed = sum(not draft.is_forced for draft in drafted)
+        guessed = sum(not draft.is_forced for draft in drafts)
         self._drafting.took(guessed, time.monotonic() - since_s)
         self._model.book.metrics.round_trip()
         self._forecast = self.posterior.forecast(self._heard, 0, drafts)
@@ -408,7 +407,7 @@ class MixtureSession:
 
     def _reject(self) -> None:
         """The text goes on otherwise than the block does."""
-        lost = self._block.size - self._block.kept
+        lost = len(self._block.left)
         self._model.book.metrics.drafted(self._block.kept, lost)
         if not lost:
             return

@@ -41,7 +41,7 @@ class Forecast:
 
     mixture: Mixture
     weights: Mapping[str, float]  # hotkey → weight in the mixture; empty for a single model
-    drafts: Sequence[Draft] = ()  # of the next token: whoever draws it should use `next_token`
+    drafts: Sequence[Draft] = ()  # from the next token on: draw it with `next_token`
 
 
 class Session(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from moesubnet.mixture.bending import bend
-from moesubnet.mixture.drafting import Draft, line
+from moesubnet.mixture.drafting import Draft
 from moesubnet.mixture.law import Mixture
 from moesubnet.mixture.mixing import Float, Ids
 from moesubnet.router.grammar import Matcher
@@ -56,7 +56,15 @@ class Steering:
         forces, up to `most` in a row."""
         if self._matcher is None or self._matcher.is_over:
             return drafts
-        return _lawful(self._matcher, drafts, most)
+        matcher, kept = self._matcher.fork(), list[Draft]()
+        for draft in drafts[: max(most, 0)]:
+            if matcher.is_over or not (allowed := matcher.allowed())[draft.token_id]:
+                break
+            matcher.push(draft.token_id)
+            law = draft.drawn_from and draft.drawn_from.within(allowed)
+            kept.append(replace(draft, drawn_from=law))
+        forced = () if matcher.is_over else matcher.forced()[: max(most - len(kept), 0)]
+        return [*kept, *(Draft(token_id, is_forced=True) for token_id in forced)]
 
     def push(self, token_id: int) -> None:
         """This token was drawn."""
@@ -73,18 +81,3 @@ class Steering:
             self._ids = np.insert(self._ids, place, token_id)
             self._offsets = np.insert(self._offsets, place, 0.0)
         self._offsets[place] -= penalty
-
-
-def _lawful(matcher: Matcher, drafts: Sequence[Draft], most: int) -> Sequence[Draft]:
-    if most <= 0 or matcher.is_over:
-        return ()
-    allowed = matcher.allowed()
-    kept = []
-    for draft in drafts:
-        if not allowed[draft.token_id]:
-            continue
-        after = matcher.fork()
-        after.push(draft.token_id)
-        law = draft.drawn_from and draft.drawn_from.within(allowed)
-        kept.append(replace(draft, drawn_from=law, after=_lawful(after, draft.after, most - 1)))
-    return kept or line([Draft(id_, is_forced=True) for id_ in matcher.forced()[:most]])

@@ -140,7 +140,7 @@ class Posterior:
 
     def forecast(self, heard: Heard, position: int = -1, drafts: Sequence[Draft] = ()) -> Forecast:
         """The mixture of the laws of one of the positions that were heard; who gave none has no
-        say in it. drafts: of the token there."""
+        say in it. drafts: from the token there on."""
         alive = heard.alive.copy()
         alive[-1] = not self._is_solo
         log_w = self.walk.log_weights(alive)[0]

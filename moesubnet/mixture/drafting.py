@@ -21,7 +21,7 @@ members say in it, so at a counted token nobody expects more than the mixture it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,14 +82,13 @@ def overlap(m: Drawn, q: Drawn) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A drafted token, the law that it was drawn from, and what is drafted after it.
+    """A drafted token and the law that it was drawn from.
 
     drawn_from: None: who drew it may lie. is_forced: by a grammar, so that it is nobody's guess.
     """
 
     token_id: int
     drawn_from: Drawn | None = None
-    after: Sequence[Draft] = ()
     is_forced: bool = False
 
     def kept(self, m: Drawn) -> float:
@@ -110,67 +109,37 @@ class Draft:
         return replace(m, probs=left / total) if total > 0.0 else m  # m = q, but for rounding
 
 
-def line(drafts: Sequence[Draft]) -> Sequence[Draft]:
-    """Drafts one after another, as the drafts of the next token: the first, the others after it."""
-    first: Sequence[Draft] = ()
-    for draft in reversed(drafts):
-        first = (replace(draft, after=first),)
-    return first
-
-
-def path(drafts: Sequence[Draft]) -> list[Draft]:
-    """The first draft of the next token, the first after it, and so on."""
-    found = []
-    while drafts:
-        found.append(drafts[0])
-        drafts = drafts[0].after
-    return found
-
-
-def count(drafts: Sequence[Draft]) -> int:
-    """How many tokens are drafted in all."""
-    return sum(1 + count(draft.after) for draft in drafts)
-
-
 def next_token(m: Drawn, drafts: Sequence[Draft], rng: np.random.Generator) -> int:
-    """One token of m. A draft was kept if it is the draft's: `instead` never gives it.
+    """One token of m. drafts: the first is of this token. It was kept if the token is the draft's:
+    `instead` never gives it.
 
     Without a law that the draft was drawn from this is a draw from m as if there were none, so
     the same generator gives the same text with drafts and without.
     """
-    for draft in drafts:
-        if draft.drawn_from is not None:
-            if rng.random() < draft.kept(m):
-                return draft.token_id
-            m = draft.instead(m)
+    if drafts and drafts[0].drawn_from is not None:
+        if rng.random() < drafts[0].kept(m):
+            return drafts[0].token_id
+        m = drafts[0].instead(m)
     return m.draw(rng)
 
 
 @dataclass(slots=True)
 class Block:
-    """The drafts of one round, and how far they have been kept.
-
-    drafts: of the next token. None: nobody drafted it, so that it is evidence. place: of the
-    last one that was kept, counted from 1 with what is drafted after a token right behind it.
-    """
+    """The drafts of one round, one token after another, and how many have been kept."""
 
     drafts: Sequence[Draft] = ()
     kept: int = 0
-    place: int = 0
-    size: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.size = count(self.drafts)
+    @property
+    def left(self) -> Sequence[Draft]:
+        """From the next token on. None: nobody drafted it, so that it is evidence."""
+        return self.drafts[self.kept :]
 
     def take(self, token_id: int) -> bool:
-        """Whether this next token is a draft, so that the block goes on."""
-        place = self.place + 1
-        for draft in self.drafts:
-            if draft.token_id == token_id:
-                self.drafts, self.kept, self.place = draft.after, self.kept + 1, place
-                return True
-            place += 1 + count(draft.after)
-        return False
+        """Whether this next token is the draft, so that the block goes on."""
+        is_kept = bool(self.left) and self.left[0].token_id == token_id
+        self.kept += is_kept
+        return is_kept
 
 
 def _places(m: Drawn) -> Ids:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.mixture.drafting import Block, Draft, Drawn, line, next_token, overlap
+from moesubnet.mixture.drafting import Block, Draft, Drawn, next_token, overlap
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
@@ -248,18 +248,18 @@ def write(kind, blocks, *, length=3, seed=0, student_is_mixture=False):
                 drafts.append(Draft(q.draw(rng), q))
             draft = drafts[place] if place < length else None
             laws.append([expert, lie(kind, expert, draft), student])
-        block = Block(line(drafts))
+        block = Block(drafts)
         while True:
-            given_now, siblings = laws[block.place], block.drafts
+            given_now, left = laws[block.kept], block.left
             mixture = mix(walk.log_weights()[0], given_now)
             m = Drawn.of(mixture.log_drawn, None, 1.0, 1.0)
-            token = next_token(m, siblings, rng)
+            token = next_token(m, left, rng)
             log_p = np.array([law.at(token) for law in given_now])
             usual = np.array([m.probs @ law.logp for law in given_now])
             is_kept = block.take(token)
-            name = "counted" if not siblings else "kept" if is_kept else "instead"
+            name = "counted" if not left else "kept" if is_kept else "instead"
             surprise[name].append(log_p - usual)
-            if not siblings:
+            if not left:
                 walk.observe(np.array([token]), log_p[None])
             else:
                 walk.show(np.array([[token]]))
