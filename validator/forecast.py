@@ -8,23 +8,42 @@ from functools import cached_property
 from moesubnet.units import TOKENS, Grain
 from moesubnet.validator.pool import window_units
 from moesubnet.validator.shapes import Shapes
+from moesubnet.wire.lanes import MAX_STEPS
 from moesubnet.wire.protocol import want_for
 
 TWICE = 4  # prefixes an epoch: asked twice, never published; one for each group of walks
-HTTP_BYTES = 800  # headers of a question or an answer, signature and receipt among them
-QUESTION_BYTES = 400
+# Bytes as they were counted on the wire (tests/validator/test_forecast.py).
+TOKEN_BYTES = 4
+QUESTION_BYTES, CARRIED_BYTES = 300, 80  # of a step; more, where a router carries it
+RECEIPT_BYTES = 200  # with nonce, salt and place in a lane
+SENT_HTTP_BYTES, RECEIVED_HTTP_BYTES = 600, 130  # headers and signature, of a request
 WHOLE_BYTES, WHOLE_BYTES_A_TOKEN = 240, 2
 LISTED_BYTES = 2_450  # in the mean over five kinds of text; few rows need 6,500 (docs/log.md)
-# To sign and ask, verify, read, store and score one answer: 0.62 ms were measured at V = 300, 0.66
-# at 2,048, 0.78 at 8,192, and 1.0 with a listed part of 49,152 and its reveals (docs/log.md).
-ANSWER_CPU_S = 0.62e-3
+# To sign and ask, verify, read, store and score one answer: 0.83 ms of CPU were measured where each
+# is asked by a request of its own, 0.36 in lanes (benchmarks/results.md), at V = 2,048.
+ANSWER_CPU_S, REQUEST_CPU_S = 0.34e-3, 0.49e-3
 WHOLE_CPU_S = 2e-8  # more, for each token of a whole law
 LISTED_CPU_S = 0.38e-3  # more, for a listed part
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Of a validator in an epoch, asking directly or through routers."""
+
+    sent_bytes: int
+    received_bytes: int
+    cpu_s: float
+
+    def __str__(self) -> str:
+        sent, received = _bytes(self.sent_bytes), _bytes(self.received_bytes)
+        return f"{sent} sent, {received} received and {self.cpu_s:,.1f} s of CPU here"
+
+
 @dataclass(frozen=True)
 class Forecast:
-    """Of a mean epoch, if `experts` answer. epochs: how many the unused text lasts."""
+    """Of a mean epoch, if `experts` answer. epochs: how many the unused text lasts. What an expert
+    drafts in a walk is shown and not asked: questions, and all that follows, are at most so many.
+    """
 
     windows: int
     walks: int
@@ -60,19 +79,21 @@ class Forecast:
         """What each expert computes."""
         return self.published_tokens
 
-    @property
-    def sent_bytes(self) -> int:
-        return self.questions * (QUESTION_BYTES + HTTP_BYTES)
-
-    @property
-    def received_bytes(self) -> int:
-        whole = WHOLE_BYTES + WHOLE_BYTES_A_TOKEN * self.vocab_size
-        return self.questions * ((whole if self._is_whole else LISTED_BYTES) + HTTP_BYTES)
-
-    @property
-    def cpu_s(self) -> float:
+    def traffic(self, *, through_routers: bool) -> Traffic:
+        """A walk's questions to all experts leave together, in lanes of a router; half of a lane
+        travels alone, as answers do not come together. Directly each is a request."""
+        lane = max(1.0, min(self.experts, MAX_STEPS) / 2) if through_routers else 1.0
+        requests = self.questions / lane
+        question_bytes = QUESTION_BYTES + (CARRIED_BYTES if through_routers else 0)
+        ids_bytes = TOKEN_BYTES * self.published_tokens * self.experts
+        whole_bytes = WHOLE_BYTES + WHOLE_BYTES_A_TOKEN * self.vocab_size
+        answer_bytes = RECEIPT_BYTES + (whole_bytes if self._is_whole else LISTED_BYTES)
         more_s = WHOLE_CPU_S * self.vocab_size if self._is_whole else LISTED_CPU_S
-        return self.questions * (ANSWER_CPU_S + more_s)
+        return Traffic(
+            round(self.questions * question_bytes + ids_bytes + requests * SENT_HTTP_BYTES),
+            round(self.questions * answer_bytes + requests * RECEIVED_HTTP_BYTES),
+            self.questions * (ANSWER_CPU_S + more_s) + requests * REQUEST_CPU_S,
+        )
 
     @property
     def _is_whole(self) -> bool:
@@ -89,11 +110,13 @@ class Forecast:
                 f"published  each epoch {self.walks} walks ({self.published_tokens:,} {unit}) "
                 f"and every expert's scores on {self.scored:,} positions, once the "
                 "vote is revealed",
-                f"asked      {self.questions:,} questions an epoch ({self.scored:,} positions of "
-                f"{self.walks} walks × {self.experts} experts); each expert computes "
-                f"{self.positions:,} positions",
-                f"estimated  {_bytes(self.sent_bytes)} sent and {_bytes(self.received_bytes)} "
-                f"received an epoch of {_time(self.epoch_s)}, {self.cpu_s:,.1f} s of CPU here",
+                f"asked      at most {self.questions:,} questions an epoch ({self.scored:,} "
+                f"positions of {self.walks} walks × {self.experts} experts), less what experts "
+                f"draft; each expert computes {self.positions:,} positions",
+                f"estimated  an epoch of {_time(self.epoch_s)} through routers: "
+                f"{self.traffic(through_routers=True)}",
+                "           where no router runs a node, asked directly: "
+                f"{self.traffic(through_routers=False)}",
             ]
         )
 

@@ -41,6 +41,7 @@ from moesubnet.wire.roster import Roster
 from moesubnet.wire.routers import Routers
 from moesubnet.wire.server import BODY, auth_middleware, lane_route, public
 from tests.step_answers import answer_to
+from tests.validator.nodes import RouterNode
 
 TEMPO = 30
 
@@ -458,3 +459,16 @@ async def open_node():
     yield start
     for node in opened:
         await node.close()
+
+
+@pytest.fixture
+async def start_node(tiny_spec, keypair):
+    running = []
+
+    async def start(name, experts):
+        running.append(await RouterNode(keypair(f"//{name}"), tiny_spec, experts).start())
+        return running[-1]
+
+    yield start
+    for one in running:
+        await one.close()

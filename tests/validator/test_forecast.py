@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import re
 
@@ -13,9 +15,9 @@ from typer.testing import CliRunner
 from moesubnet.chain.client import ChainClient
 from moesubnet.types import Axon
 from moesubnet.validator.cli import validator_app
-from moesubnet.validator.forecast import Forecast
+from moesubnet.validator.forecast import Forecast, Traffic
 from moesubnet.validator.pool import ONE_WINDOW, STEP_TOKENS, WINDOW_TOKENS
-from moesubnet.validator.shapes import Shapes
+from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.validator.state import State
 
 OF_ONE_WINDOW = Shapes.fixed(ONE_WINDOW)
@@ -36,9 +38,76 @@ async def test_an_epoch_asks_as_often_as_was_foretold(
     assert len(asked) == foretold.questions == 8 * STEP_TOKENS * 3
     read = sum(len(s.append_ids) for s in (r.sequences[0] for r in experts[0].requests))
     assert read + 8 == foretold.positions  # the last label is told to nobody
-    assert sum(len(request.to_bytes()) for request in asked) <= foretold.sent_bytes
     left = measurement._pool.free_windows(state.used_starts(tiny_spec.spec.tokenizer.sha256))
     assert windows - left == 8
+
+
+class Wire:
+    """Passes on what comes for a port, and counts it."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.sent_bytes, self.received_bytes = port, 0, 0
+
+    async def start(self) -> Axon:
+        self.server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return Axon("127.0.0.1", self.server.sockets[0].getsockname()[1])
+
+    async def _connected(self, reader, writer) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def sent() -> None:
+            while data := await reader.read(2**16):
+                self.sent_bytes += len(data)
+                back.write(data)
+            back.close()
+
+        async def received() -> None:
+            while data := await there.read(2**16):
+                self.received_bytes += len(data)
+                writer.write(data)
+            writer.close()
+
+        await asyncio.gather(sent(), received(), return_exceptions=True)
+
+
+@pytest.mark.parametrize("experts", [1, 6])
+@pytest.mark.parametrize("through_routers", [True, False])
+async def test_the_traffic_is_about_what_was_foretold(
+    measure, start_expert, start_node, laws, monkeypatch, experts, through_routers
+) -> None:
+    """Users' shapes, drafts as experts give them; of every byte that travels."""
+    monkeypatch.setattr("moesubnet.wire.patience.LEAST_S", 3_600.0)  # nobody is late
+    monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 3_600.0)
+    asked = [await start_expert(f"//e{i}", lambda ids: np.log(laws[0])) for i in range(experts)]
+    if through_routers:
+        node = await start_node("Router", asked)
+        wires = [Wire(node.axon.port)]
+        routers = [(node.signer, await wires[0].start())]
+    else:
+        node, routers = None, []
+        wires = [Wire(expert.axon.port) for expert in asked]
+        for expert, wire in zip(asked, wires, strict=True):
+            expert.axon = await wire.start()
+    measurement, _, chain, _ = await measure(asked, routers=routers)
+    metagraph = await chain.metagraph(1)
+    if node is not None:
+        node.chain = metagraph
+    measurement._shapes = Shapes.public(255)
+    batches = await measurement.open_batches(metagraph, 8)
+    before = sum(w.sent_bytes for w in wires), sum(w.received_bytes for w in wires)
+    await measurement.run(batches)
+    tokens = sum(batch.walks.size for batch in batches)
+    asked_at_most = sum(batch.walks[:, batch.first :].size for batch in batches)
+    requests = [request for expert in asked for request in expert.requests]
+    scored = len(requests) // experts
+    assert 1 <= scored <= asked_at_most  # what is drafted is not asked
+    shapes = Shapes.fixed(Shape(tokens - scored, scored))
+    foretold = Forecast(1, 1, experts, 300, 1.0, dataclasses.replace(shapes, limit=tokens))
+    said = foretold.traffic(through_routers=through_routers)
+    sent_bytes = sum(w.sent_bytes for w in wires) - before[0]
+    received_bytes = sum(w.received_bytes for w in wires) - before[1]
+    assert 0.7 < sent_bytes / said.sent_bytes < 1.4
+    assert 0.7 < received_bytes / said.received_bytes < 1.4
 
 
 @pytest.mark.parametrize("vocab_size", [300, 2_048, 262_144])
@@ -54,12 +123,17 @@ def test_the_words_say_how_long_the_text_lasts_and_call_estimates_so(vocab_size:
     ):
         assert words in text
     small, large = (Forecast(1, 32, 7, size, 60.0, OF_ONE_WINDOW) for size in (2_048, 262_144))
-    assert large.received_bytes < small.received_bytes  # a listed part, not a whole law
+    for through_routers in (False, True):  # a listed part, not a whole law
+        listed, whole = (f.traffic(through_routers=through_routers) for f in (large, small))
+        assert listed.received_bytes < whole.received_bytes
+    many = Forecast(1, 32, 64, 2_048, 60.0, OF_ONE_WINDOW)
+    assert many.traffic(through_routers=True).cpu_s < many.traffic(through_routers=False).cpu_s
 
 
 def test_no_experts_cost_nothing_and_too_little_text_lasts_no_epoch() -> None:
     nothing = Forecast(10, 32, 0, 300, 60.0, OF_ONE_WINDOW)
-    assert (nothing.epochs, nothing.questions, nothing.cpu_s) == (0, 0, 0.0)
+    assert (nothing.epochs, nothing.questions) == (0, 0)
+    assert nothing.traffic(through_routers=True) == Traffic(0, 0, 0.0)
     assert "lasts 0 epochs" in nothing.as_text()
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import os
-from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,87 +13,18 @@ from hypothesis import strategies as st
 from moesubnet.errors import FrameError, MalformedAuth, PeerUnavailable, RelayLost
 from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
 from moesubnet.router import node
-from moesubnet.router.node import build_node
-from moesubnet.types import Axon, Hotkey
+from moesubnet.types import Hotkey
 from moesubnet.validator.audit import audit
 from moesubnet.validator.probes import _sender
 from moesubnet.validator.usage import usage_losses
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import open_http_session
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
-from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, StepResponse, Want, base_hash
 from moesubnet.wire.relay import Brought, Question, RelayClient, Relayed
 from moesubnet.wire.usage import Seen, Usage
 from tests.sheets import closed
+from tests.validator.nodes import RouterNode
 from tests.validator.test_labels import adversary
-
-
-@dataclasses.dataclass(eq=False)
-class Misbehaving:
-    node: "Node"
-    client: ExpertClient
-
-    async def forward(self, step, *, timeout_s):
-        if self.client.hotkey in self.node.loses:
-            raise PeerUnavailable("so it says")
-        status, body, proof = await self.client.forward(step, timeout_s=timeout_s)
-        if "body" in self.node.forges:
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        if "status" in self.node.forges:
-            status = 409 if status == 200 else 200
-        return status, body, proof
-
-
-class Node:
-    """A router's node that asks real experts, and may misbehave."""
-
-    def __init__(self, signer, spec, experts):
-        self.signer, self.hotkey = signer, Hotkey(signer.ss58_address)
-        self.spec, self.experts = spec, experts
-        self.chain = None
-        self.loses, self.forges = set(), ()  # answers of these experts; what it brings instead
-        self.asked = Counter()
-        self.usage = {}
-
-    async def start(self):
-        self.http = open_http_session()
-        self.clients = {
-            expert.hotkey: ExpertClient(
-                self.http, self.signer, expert.hotkey, expert.axon, vocab_size=300,
-                allow_private=True,
-            )
-            for expert in self.experts
-        }  # fmt: skip
-
-        app = build_node(self.signer, self, lambda: self.spec, self._client, self.usage.get)
-        self.server = await serve(app, "127.0.0.1", 0, grace_s=0.1)
-        self.axon = Axon("127.0.0.1", self.server.port)
-        return self
-
-    def _client(self, hotkey):
-        self.asked[hotkey] += 1
-        client = self.clients.get(hotkey)
-        return Misbehaving(self, client) if self.forges or hotkey in self.loses else client
-
-    def current(self):
-        return self.chain
-
-    async def close(self):
-        await self.server.close()
-        await self.http.close()
-
-
-@pytest.fixture
-async def start_node(tiny_spec, keypair):
-    running = []
-
-    async def start(name, experts):
-        running.append(await Node(keypair(f"//{name}"), tiny_spec, experts).start())
-        return running[-1]
-
-    yield start
-    for one in running:
-        await one.close()
 
 
 def knows(law):
@@ -235,7 +165,7 @@ async def test_a_node_serves_validators_within_their_budget_and_nobody_else(
     monkeypatch.setattr(node, "STEPS_PER_S", 0.0)
     experts, nodes, _, _, chain = two_and_two
     chain.add(keypair("//Poor"), stake_rao=0)
-    one = await Node(nodes[0].signer, nodes[0].spec, experts).start()
+    one = await RouterNode(nodes[0].signer, nodes[0].spec, experts).start()
     one.chain = await chain.metagraph(1)
     prefix = np.arange(8, dtype=np.uint32)
     step = StepRequest((SequenceStep("s", 0, base_hash(prefix[:0]), prefix),), Want("full"))
