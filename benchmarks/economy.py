@@ -26,22 +26,17 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from economies import (
-    SPECIALISTS,
-    STAKE_TOKENS,
-    VALIDATORS,
-    Economy,
-    Recordings,
-    economies,
-)
+from cast import SPECIALISTS, STAKE_TOKENS, VALIDATORS, Economy, Recordings
+from economies import economies
 from economy_plots import plot
-from simulation import Ledger, Member, Slander, play
+from simulation import Ledger, Member, play
 from virtual_time import run
 
 from moesubnet.units import RAO_PER_TOKEN
 
 SPARE = 64  # walks for prefixes that are asked twice
 MAY_LOSE = 0.1  # of its pay, a victim
+MAY_GAIN = 0.05  # of its pay, whom routers praise
 FAIR = 0.9  # of what it would earn had it always been there, an honest newcomer is to reach
 HEADER = """\
 | economy | looked at | τ an epoch | of an honest one | best | standing | cost | others | target |
@@ -82,6 +77,8 @@ def judge(
     if economy.most is not None:
         met = sum(taken) <= economy.most * mean
         met = met and (not economy.victim or min(kept.values()) >= -MAY_LOSE)
+        if economy.routers is not None:
+            met = met and max(kept.values()) <= MAY_GAIN
     of_fair = sum(taken) / sum(fair[m.name] for m in looked_at) if economy.like else None
     if of_fair is not None:
         met = of_fair >= FAIR
@@ -141,14 +138,14 @@ class Played:
                 reference = self.row("better")["paid"]
             fair = self.row(economy.like)["paid"] if economy.like else {}
             started_s = time.monotonic()
-            found = judge(name, economy, self._play(economy), reference, fair)
+            found = judge(name, economy, self.play(economy), reference, fair)
             print(f"{name}: {time.monotonic() - started_s:.0f} s", file=sys.stderr, flush=True)
             with self._path.open("a") as log:
                 log.write(json.dumps(found) + "\n")
             self._done[name] = found
         return self._done[name]
 
-    def _play(self, economy: Economy) -> Ledger:
+    def play(self, economy: Economy) -> Ledger:
         judges = [Member(v, stake_tokens=STAKE_TOKENS) for v in VALIDATORS]
         members = [*economy.members, *judges]
         aside, own = self._order[-SPARE:], self._order[:-SPARE]
@@ -173,7 +170,8 @@ class Played:
                 walks_per_epoch=self._walks,
                 on_epoch=on_epoch,
                 held=walks[aside] if economy.holds else None,
-                routers=Slander(economy.slander, economy.victim) if economy.slander else None,
+                routers=economy.routers,
+                rules=economy.rules,
             )
         )
 

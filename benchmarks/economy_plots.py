@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("svg")
-from economies import SPECIALISTS, TURNS, VALIDATORS
+from cast import SPECIALISTS, TURNS, VALIDATORS
 from matplotlib import pyplot
 
 STYLE = {

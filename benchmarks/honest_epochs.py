@@ -16,7 +16,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from economies import SPECIALISTS, Recordings
+from cast import SPECIALISTS, Recordings
 from search_adversaries import label_nats, sheet_of
 
 from moesubnet.mixture.sheet import MICRO

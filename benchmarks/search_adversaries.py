@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from adversaries.aggregator import Aggregator
 from adversaries.noisy_copier import NoisyCopier
-from economies import SPECIALISTS, Recordings
+from cast import SPECIALISTS, Recordings
 from simulation import Law
 
 from moesubnet.mixture.gate import uniform_gate

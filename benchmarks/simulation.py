@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -51,16 +52,17 @@ from moesubnet.wire.distributions import LOWEST, check_dense
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.protocol import ExpertCard, Ids, StepRequest, StepResponse, base_hash
 from moesubnet.wire.relay import RelayClient
-from moesubnet.wire.routers import Drawing
 from moesubnet.wire.rows import Proof
 from moesubnet.wire.usage import Seen, Usage
 
 Law = Callable[[Ids], npt.NDArray[np.floating]]  # ids before the token → log-law [V]
+Votes = Callable[[Sheet, Sequence[Sheet]], Mapping[Hotkey, int]]
 
 NETUID = NetUid(1)
-BANK = "//Alice"  # pays for every registration and stake
+BANK = "//Alice"  # owns the subnet; pays for every registration and stake
 GENESIS_S = 1_800_000_000.0
 MANY_CALLS = 10**6  # of each expert through each router
+RATED_RAO = 1_000 * RAO_PER_TOKEN  # paid for answers that were rated
 HONEST_S, JITTER_S = 0.02, 0.004  # a model answers in; the mean of what is added by chance
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would be waited for
 
@@ -79,7 +81,7 @@ class Member:
     stake_tokens: int = 0
     joins: int = 0
     delay_s: float = HONEST_S  # of each answer, at least
-    votes: Callable[[Sheet, Sequence[Sheet]], Mapping[Hotkey, int]] | None = None
+    votes: Votes | None = None
 
     @property
     def uri(self) -> str:
@@ -198,12 +200,12 @@ class Present:
         self.clients = {h: asked for h, asked in self._all.items() if h in metagraph.by_hotkey}
 
 
-class Slander:
+class Lying:
     """`routers.Drawing` without a relay: routers that say what they saw, `part` of them by stake
-    that somebody's calls all failed."""
+    that somebody's calls all failed, or (praises) that users like it, and nobody else."""
 
-    def __init__(self, part: float, victim: str) -> None:
-        self._part, self._victim = part, Member(victim).hotkey
+    def __init__(self, part: float, about: str, praises: bool = False) -> None:
+        self._part, self._about, self.praises = part, Member(about).hotkey, praises
         self._experts: list[Hotkey] = []
 
     async def refresh(self, metagraph: Metagraph, experts: Collection[Hotkey]) -> None:
@@ -213,16 +215,23 @@ class Slander:
         return []
 
     async def usage(self, netuid: NetUid, epoch: int) -> list[tuple[Usage, int]]:
-        def said(router: str, is_lying: bool) -> Usage:
-            failed = [MANY_CALLS * (is_lying and h == self._victim) for h in self._experts]
-            seen = zip(self._experts, failed, strict=True)
-            rows = [Seen(hotkey, MANY_CALLS - missing, 0, missing) for hotkey, missing in seen]
+        def said(router: str, lies: bool) -> Usage:
+            rows = [self._seen(hotkey, lies) for hotkey in self._experts]
             return Usage(netuid=netuid, epoch=max(0, epoch), router=router, rows=rows)
 
         stakes = [round(RAO_PER_TOKEN * 300 * part) for part in (self._part, 1 - self._part)]
         # Nobody's word counts for more than a third: the liars are as many as it takes.
         parts = [(True, stakes[0] // 3)] * 3 + [(False, stakes[1] // 3)] * 3
         return [(said(f"r{i}", lies), rao) for i, (lies, rao) in enumerate(parts) if rao]
+
+    def _seen(self, hotkey: Hotkey, lies: bool) -> Seen:
+        is_meant = hotkey == self._about
+        if not lies or self.praises:
+            # It pays its own router what it is heard for; little for itself keeps the mean low.
+            heard = lies * RATED_RAO // (MANY_CALLS if is_meant else 1)
+            return Seen(hotkey, MANY_CALLS, 0, 0, heard, heard if is_meant else -heard)
+        failed = MANY_CALLS * is_meant
+        return Seen(hotkey, MANY_CALLS - failed, 0, failed)
 
 
 class SharedGate(GateSync):
@@ -302,12 +311,14 @@ async def play(
     walks_per_epoch: int = 32,
     on_epoch: Callable[[int], None] = lambda epoch: None,
     held: npt.NDArray[np.uint32] | None = None,
-    routers: Drawing | None = None,
+    routers: Lying | None = None,
+    rules: Mapping[str, int] = MappingProxyType({}),
 ) -> Ledger:
     """Play `epochs` epochs, from an empty subnet on. Run it on virtual time.
 
     texts: by validator's name, its private text as walks u32 [N, 48]; held: text of which prefixes
-    are asked twice, and again in later epochs, if they are.
+    are asked twice, and again in later epochs, if they are. routers: whose praise counts, if it is.
+    rules: hyperparameters that are set first.
     """
     ledger = Ledger()
     loop = asyncio.get_running_loop()
@@ -357,8 +368,11 @@ async def play(
                     health,
                     metrics,
                     walks_per_epoch,
+                    routers is not None and routers.praises,
                 )
             )
+        if rules:
+            await client.set_hyperparams(NETUID, rules, keypair_from_uri(BANK))
         await _join(client, [m for m in members if not m.joins], ledger)
         async with asyncio.TaskGroup() as running:  # a validator that fails ends the economy
             runs = [running.create_task(validator.run()) for validator in validators]

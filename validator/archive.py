@@ -19,6 +19,8 @@ from moesubnet.validator.records import Phase
 
 LAYOUT = 10  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
 SERVED_SHEETS = 50
+# Later sheets name a vote that was committed and never revealed: without it their chain would end.
+PUBLIC = f"(phase = '{Phase.REVEALED}' OR phase = '{Phase.LOST}' AND reveal_epoch IS NOT NULL)"
 KEPT_ANSWERS = 4  # epochs: a law is kilobytes, its record 328 bytes
 
 
@@ -59,9 +61,9 @@ class Archive:
         self._db.close()
 
     def is_public(self, sha256: bytes) -> bool:
-        """Whether this is one of the last 50 revealed sheets."""
-        query = "SELECT sha256 FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT ?"
-        return (sha256,) in self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS)).fetchall()
+        """Whether this is one of the last 50 sheets that are revealed, or can be no more."""
+        query = f"SELECT sha256 FROM vote WHERE {PUBLIC} ORDER BY epoch DESC LIMIT ?"
+        return (sha256,) in self._db.execute(query, (SERVED_SHEETS,)).fetchall()
 
     def sheet(self, sha256: bytes) -> bytes | None:
         """A sheet's bytes, public or not."""
@@ -97,9 +99,9 @@ class Archive:
         return pack_answers(bodies[len(bodies) - items :])  # a sheet has the newest
 
     def public_sheets(self) -> list[bytes]:
-        """Bytes of the last 50 revealed sheets, the newest first."""
-        query = "SELECT sheet FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT ?"
-        rows = self._db.execute(query, (Phase.REVEALED, SERVED_SHEETS))
+        """Bytes of the last 50 public sheets, the newest first."""
+        query = f"SELECT sheet FROM vote WHERE {PUBLIC} ORDER BY epoch DESC LIMIT ?"
+        rows = self._db.execute(query, (SERVED_SHEETS,))
         return [bytes(row[0]) for row in rows]
 
     def newest_sheets(self, count: int) -> list[Sheet]:

@@ -21,7 +21,7 @@ class Phase(StrEnum):
     PREPARED = "prepared"  # stored, perhaps sent
     COMMITTED = "committed"  # seen on chain
     REVEALED = "revealed"  # seen on chain; its sheet is public
-    LOST = "lost"  # its time passed, or nothing was worth voting for; never published
+    LOST = "lost"  # its time passed, or nothing was worth voting for
 
 
 @dataclass(frozen=True, slots=True)

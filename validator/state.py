@@ -368,7 +368,11 @@ class State:
             )
 
     def previous_sha256(self) -> bytes:
-        """Hash of the last revealed sheet; 32 zeros if there is none."""
-        query = "SELECT sha256 FROM vote WHERE phase = ? ORDER BY epoch DESC LIMIT 1"
+        """Hash of the last committed sheet, revealed yet or not, or of a plain vote's; 32 zeros if
+        there is none."""
+        query = (
+            "SELECT sha256 FROM vote WHERE phase = ? OR reveal_epoch IS NOT NULL "
+            "ORDER BY epoch DESC LIMIT 1"
+        )
         row = self._db.execute(query, (Phase.REVEALED,)).fetchone()
         return bytes(row[0]) if row else bytes(32)

@@ -59,7 +59,7 @@ class Sheet:
     validator: Hotkey
     spec_sha256: bytes
     gate_sha256: bytes
-    previous_sha256: bytes  # the validator's last revealed sheet; zeros if none
+    previous_sha256: bytes  # the validator's last committed sheet; zeros if none
     seed: bytes  # SHA-256(previous_sha256 ‖ epoch u64 LE): draws the text
     hotkeys: tuple[Hotkey, ...]
     uids: tuple[int, ...]  # [n] when the sheet was closed

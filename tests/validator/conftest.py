@@ -56,6 +56,7 @@ class FakeChain:
     tempo: int = TEMPO
     block: int = 0
     commit_reveal: bool = True
+    reveal_period_epochs: int = 1
     spec_sha256: str | None = None
     spec_url: str | None = None
     spec_epoch: int | None = None
@@ -91,7 +92,8 @@ class FakeChain:
     async def epoch(self, netuid):
         return Epoch(
             self.block, self.tempo, self.epoch_index, self.last_epoch_block,
-            self.last_epoch_block + self.tempo, self.block - self.last_epoch_block, 1,
+            self.last_epoch_block + self.tempo, self.block - self.last_epoch_block,
+            self.reveal_period_epochs,
         )  # fmt: skip
 
     async def metagraph(self, netuid, block_hash=None):
@@ -137,7 +139,8 @@ class FakeChain:
             return
         now = (await self.epoch(netuid)).epoch_now
         digest = weights_commit_hash(hotkey.public_key, netuid, uids, values, salt, version_key)
-        commit = WeightCommit("0x" + digest.hex(), now, self.block + 1, now + 1)
+        due = now + self.reveal_period_epochs
+        commit = WeightCommit("0x" + digest.hex(), now, self.block + 1, due)
         self.queues.setdefault(hotkey.ss58_address, []).append(commit)
 
     async def reveal_weights(self, netuid, uids, values, salt, version_key, hotkey):

@@ -349,7 +349,7 @@ async def test_a_refused_reveal_is_tried_again_at_every_block(world, name):
     check(world, [0])
 
 
-async def test_a_reveal_that_never_passes_is_lost_and_never_published(world):
+async def test_a_reveal_that_never_passes_is_lost_and_its_sheet_public_as_later_ones_name_it(world):
     await world.live(28)
     state = world.state()
     (vote,) = state.waiting_votes()
@@ -360,9 +360,18 @@ async def test_a_reveal_that_never_passes_is_lost_and_never_published(world):
     await world.live(125)
     assert [r.epoch for r in world.chain.reveals[world.signer.ss58_address]] == [2, 3]
     state = world.state()
-    assert len(state.archive.public_sheets()) == 2
-    assert not state.archive.is_public(vote.sheet.sha256)
+    public = [Sheet.from_bytes(body) for body in state.archive.public_sheets()]
     state.close()
+    assert [sheet.epoch for sheet in public] == [3, 2, 0]
+    assert [sheet.previous_sha256 for sheet in public[:2]] == [s.sha256 for s in public[1:]]
+    assert public[2].sha256 == vote.sheet.sha256
+
+
+async def test_votes_that_stay_secret_for_epochs_still_link_every_sheet_to_the_one_before(world):
+    """Or whoever comes later would find one sheet in so many."""
+    world.chain.reveal_period_epochs = 3
+    await world.live(190)
+    check(world, [0, 1, 2, 3])
 
 
 async def test_a_validator_that_slept_through_its_reveal_starts_over(world):
@@ -453,7 +462,7 @@ async def test_a_reveal_that_a_fork_took_back_is_sent_again_and_its_sheet_waits_
     check(world, [0, 1, 2])
 
 
-async def test_a_reveal_and_its_commit_taken_back_together_are_lost_and_never_published(world):
+async def test_a_reveal_and_its_commit_taken_back_together_are_lost(world):
     take_back = fork(world.chain)
     await world.live(32)
     (sheet,) = world.chain.reveals[world.signer.ss58_address]
@@ -461,8 +470,10 @@ async def test_a_reveal_and_its_commit_taken_back_together_are_lost_and_never_pu
     await world.live(125)
     assert [r.epoch for r in world.chain.reveals[world.signer.ss58_address]] == [1, 2, 3]
     state = world.state()
-    assert not state.archive.is_public(bytes.fromhex(sheet.sheet_sha256))
+    public = [Sheet.from_bytes(body) for body in state.archive.public_sheets()]
     state.close()
+    assert public[-2].previous_sha256.hex() == sheet.sheet_sha256  # it is named, and so served
+    assert public[-1].sha256.hex() == sheet.sheet_sha256
 
 
 async def test_a_plain_vote_that_a_fork_took_back_is_sent_again(world):

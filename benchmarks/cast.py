@@ -1,0 +1,260 @@
+"""What economies are made of: recorded laws, honest experts, and ways to be hostile."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from adversaries.swarm import swarm
+from simulation import HONEST_S, Law, Lying, Member, Votes
+
+from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.sheet import Sheet
+from moesubnet.spec.content import load_spec
+from moesubnet.spec.tokenizer import load_tokenizer
+from moesubnet.training.dataset import encode, read_documents
+from moesubnet.types import Hotkey
+from moesubnet.units import max_upscale_u16
+from moesubnet.validator.pool import PREFIX_TOKENS
+
+SPECIALISTS = ("python", "cpp", "prose", "maths")
+WARM_UP_EPOCHS = 4  # until votes on measurements are paid
+SETTLED_EPOCHS = 10  # after somebody joined or turned
+JOINS, TURNS = 6, 16  # when newcomers come, and seniors change what they answer
+DRIFT_EPOCHS = 10  # of a senior that changes little by little
+HOP_S = 0.01  # that a relay's answer takes more than its source's
+VALIDATORS = ("validator-0", "validator-1")
+STAKE_TOKENS = 1_000  # of an honest validator
+STALE_EPOCHS = 8
+Made = Callable[[], "Economy"]  # when it is played
+
+
+class Recordings:
+    """What `record_laws.py` wrote. The folder's walks are known, and only they."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.spec = load_spec(root / "spec")
+        self.baseline = Unigram.load(self.spec.path(self.spec.spec.baseline.file))
+        self.walks = np.load(root / "walks.npy")
+        self._index = {ids[:PREFIX_TOKENS].tobytes(): k for k, ids in enumerate(self.walks)}
+
+    def law(self, name: str) -> Law:
+        """Its file is opened when it is first asked."""
+
+        @functools.cache
+        def laws() -> np.ndarray:
+            return np.load(self.root / "laws" / f"{name}.npy", mmap_mode="r")
+
+        def recorded(ids: np.ndarray) -> np.ndarray:
+            return laws()[self._index[ids[:PREFIX_TOKENS].tobytes()], len(ids) - PREFIX_TOKENS]
+
+        return recorded
+
+    def public_ids(self) -> list[np.ndarray]:
+        texts = [document.text for document in read_documents(self.root / "spec/public.jsonl")]
+        return encode(texts, load_tokenizer(self.spec.tokenizer_path))
+
+
+class Turning:
+    """A law that becomes another one when epoch TURNS begins: at once, or by an equal part in each
+    of some epochs. remembers: what it answered to a prefix as long as a walk's it answers again."""
+
+    def __init__(
+        self, before: Law, after: Law, *, epochs: int = 1, remembers: bool = False
+    ) -> None:
+        self._before, self._after, self._epochs = before, after, epochs
+        self._known: dict[bytes, np.ndarray] | None = {} if remembers else None
+        self._share = 0.0
+
+    def begin(self, epoch: int) -> None:
+        self._share = min(1.0, max(0.0, (epoch - TURNS + 1) / self._epochs))
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        law = self._law(ids)
+        if self._known is None or len(ids) != PREFIX_TOKENS:
+            return law
+        return self._known.setdefault(ids.tobytes(), law)
+
+    def _law(self, ids: np.ndarray) -> np.ndarray:
+        if self._share in (0.0, 1.0):
+            return (self._after if self._share else self._before)(ids)
+        parts = np.log1p(-self._share), np.log(self._share)
+        return np.logaddexp(*(p + law(ids) for p, law in zip(parts, self._both, strict=True)))
+
+    @property
+    def _both(self) -> tuple[Law, Law]:
+        return self._before, self._after
+
+
+@dataclass(frozen=True)
+class Economy:
+    """members: in the order in which they register. looked_at: names. most: what is the most that
+    they may be paid together, of an honest one. like: of honest newcomers, in which economy they
+    were there from the beginning, so what is fair. holds: prefixes are held back and asked again.
+    routers: whose summaries lie; of praise the victim is who gains. rules: hyperparameters."""
+
+    claim: str
+    members: tuple[Member, ...]
+    looked_at: frozenset[str] = frozenset()
+    victim: str = ""  # whose loss is looked at; else everybody's
+    most: float | None = None
+    like: str = ""
+    turning: tuple[Turning, ...] = ()
+    holds: bool = False
+    routers: Lying | None = None
+    rules: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def counted_from(self) -> int:
+        if any(m.stake_tokens for m in self.members):  # validators are there all the time
+            return WARM_UP_EPOCHS
+        joins = max((m.joins for m in self.members), default=0)
+        turns = TURNS if self.turning else 0
+        return max(WARM_UP_EPOCHS, max(joins, turns) + SETTLED_EPOCHS * (joins + turns > 0))
+
+
+def lazy() -> Votes:
+    """Its first row that is not empty, for ever."""
+    first: dict[Hotkey, int] = {}
+
+    def votes(sheet: Sheet, public: Sequence[Sheet]) -> Mapping[Hotkey, int]:
+        if not first and any(sheet.row_u16):
+            first.update(zip(sheet.hotkeys, sheet.row_u16, strict=True))
+        return first
+
+    return votes
+
+
+def copying(sheet: Sheet, public: Sequence[Sheet], age_epochs: int = 0) -> Mapping[Hotkey, int]:
+    """The newest row that another validator has published, of those that are so old."""
+    others = [
+        s for s in public if s.validator != sheet.validator and s.epoch <= sheet.epoch - age_epochs
+    ]
+    newest = max(others, key=lambda s: s.epoch, default=None)
+    return dict(zip(newest.hotkeys, newest.row_u16, strict=True)) if newest else {}
+
+
+def averaging(sheet: Sheet, public: Sequence[Sheet]) -> Mapping[Hotkey, int]:
+    """The mean of the others' newest published rows, so with less noise than an honest one."""
+    newest: dict[Hotkey, Sheet] = {}
+    for other in sorted(public, key=lambda s: s.epoch):
+        if other.validator != sheet.validator:
+            newest[other.validator] = other
+    row: Counter[Hotkey] = Counter()
+    for other in newest.values():
+        for hotkey, value in zip(other.hotkeys, other.row_u16, strict=True):
+            row[hotkey] += value * 65_535 // max(1, sum(other.row_u16))
+    return dict(zip(row, max_upscale_u16(list(row.values())), strict=True)) if row else {}
+
+
+def flat(recorded: Recordings) -> Law:
+    """Of who knows nothing."""
+    return lambda ids: recorded.baseline.logp
+
+
+class Cast:
+    """The four honest specialists, and who joins them."""
+
+    def __init__(self, recorded: Recordings) -> None:
+        self.recorded, self.law = recorded, recorded.law
+        self.honest = tuple(Member(name, self.law(name)) for name in SPECIALISTS)
+        self.experts = [self.law(name) for name in SPECIALISTS]
+
+    def nobody(self) -> Economy:
+        return Economy("nobody is hostile", self.honest)
+
+    def hostile(
+        self,
+        claim: str,
+        victim: str = "",
+        *,
+        early: bool = False,
+        joins: int = 0,
+        waits_s: float = HOP_S,
+        most: float | None = 0.05,
+        **laws: Law,
+    ) -> Made:
+        """waits_s: how much longer than an honest expert it takes to answer."""
+        theirs = tuple(
+            Member(name, given, joins=joins, delay_s=HONEST_S + waits_s)
+            for name, given in laws.items()
+        )
+        members = (*theirs, *self.honest) if early else (*self.honest, *theirs)
+        return lambda: Economy(claim, members, frozenset(laws), victim, most)
+
+    def second_self(self, claim: str, victim: str, given: Law) -> Made:
+        """Waits for nobody."""
+        return self.hostile(claim, victim, joins=JOINS, waits_s=-0.01, second=given)
+
+    def copies(self, k: int, sigma: float, claim: str = "", **more: bool | int) -> Made:
+        laws = {f"copy-{i}": copy for i, copy in enumerate(swarm(self.law("cpp"), k, sigma))}
+        return self.hostile(claim or f"{k} copies, noise {sigma:g}", "cpp", **more, **laws)
+
+    def newcomer(self, claim: str, name: str, joins: int = JOINS) -> Made:
+        members = (*self.honest, Member(name, self.law(name), joins=joins))
+        like = f"{name}-first" if joins else ""
+        return lambda: Economy(claim, members, frozenset({name}), like=like)
+
+    def siblings(self) -> Economy:
+        names = ("all", *(f"all-{domain}" for domain in SPECIALISTS))
+        members = tuple(
+            Member(name, self.law(name), joins=JOINS * (name != "all")) for name in names
+        )
+        return Economy("siblings of one base, honest", members, frozenset(names[1:]))
+
+    def turned(self, claim: str, *, holds: bool = True, **turning: Turning) -> Made:
+        """Seniors that turn against a newcomer, which is better than one of them. Names have `_`
+        for `-`."""
+        laws = {name.replace("_", "-"): law for name, law in turning.items()}
+        seniors = [Member(name, law, delay_s=HONEST_S + HOP_S) for name, law in laws.items()]
+        rest = [member for member in self.honest if member.name not in laws]
+        members = (*seniors, *rest, Member("cpp-better", self.law("cpp-better"), joins=JOINS))
+        return lambda: Economy(
+            claim,
+            members,
+            frozenset(laws),
+            "cpp-better",
+            0.05,
+            turning=tuple(laws.values()),
+            holds=holds,
+        )
+
+    def judged_by(
+        self,
+        claim: str,
+        name: str,
+        votes: Votes,
+        comers: Mapping[str, int] = MappingProxyType({}),
+        **rules: int,
+    ) -> Made:
+        """comers: honest experts, and when they come."""
+        experts = (Member(n, self.law(n), joins=joins) for n, joins in comers.items())
+        validator = Member(name, stake_tokens=STAKE_TOKENS, votes=votes)
+        members = (*self.honest, *experts, validator)
+        return lambda: Economy(claim, members, frozenset({name}), most=0.9, rules=rules)
+
+    def colluder(self, part: float) -> Made:
+        """With `part` of all validators' stake, and a favourite that knows nothing."""
+        stake = round(part / (1 - part) * STAKE_TOKENS * len(VALIDATORS))
+        pet = Member("pet", flat(self.recorded))
+        row = {pet.hotkey: 65_535}
+        validator = Member("colluder", stake_tokens=stake, votes=lambda sheet, public: row)
+        claim = f"knows nothing, but a validator with {part:.0%} of stake votes for it"
+        members = (*self.honest, pet, validator)
+        return lambda: Economy(claim, members, frozenset({"pet"}), most=0.05)
+
+    def lied_about(self, claim: str, part: float, *, praises: bool = False) -> Made:
+        """By routers with `part` of routers' stake."""
+        return lambda: Economy(
+            claim, self.honest, victim="cpp", most=0.05, routers=Lying(part, "cpp", praises)
+        )
