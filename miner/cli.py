@@ -123,9 +123,9 @@ def run(
         typer.Option(
             "--open",
             metavar="URL",
-            help="Where everybody can fetch these weights: a folder with their files and with "
-            "SHA256SUMS (`sha256sum config.json *.safetensors`), or a .gguf file. With several "
-            "--hotkey one for each; `-` is a private one, which says only their hash.",
+            help="Where everybody can fetch these weights: the folder that `moesubnet miner "
+            "offer` makes, or a .gguf file. With several --hotkey one for each; `-` is a private "
+            "one, which says only their hash.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
@@ -161,8 +161,7 @@ def run(
             --hotkey mine/code --adapter code
 
     The weights stay yours. With --open anybody may check that your answers are theirs
-    (`moesubnet validator replay`); of an adapter, put base/ and adapter/ there, with a SHA256SUMS
-    each, and above them one of the two hashes of these: `printf '%s\\n%s\\n' BASE ADAPTER`.
+    (`moesubnet validator replay`); `moesubnet miner offer` lays out what to publish.
 
     Another inference engine needs two methods: see examples/custom_engine.py and --engine.
     """
@@ -220,6 +219,28 @@ def run(
         queue_tokens=queue_tokens,
     )
     asyncio.run(run_miner(config))
+
+
+@miner_app.command()
+def offer(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    model: Annotated[str, typer.Option(help="As for `miner run`: a folder, hub id or .gguf file.")],
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder of the LoRA that goes with it.")
+    ] = None,
+) -> None:
+    """Lay out a folder for `miner run --open`: the weights and the sums that prove them.
+
+    Copy it to a web server, then say its URL to `miner run --open`; everybody may then hold your
+    answers against these weights. Prints the commitment, which is on your expert's card whether
+    you publish them or not. Nothing leaves this machine.
+    """
+    from moesubnet.engine.open_weights import SUMS, lay_out
+
+    folder = out.expanduser()
+    typer.echo(lay_out(model, adapter, folder))
+    where = "URL" if (folder / SUMS).exists() else f"URL/{Path(model).name}"
+    typer.echo(f"publish {out}, then: moesubnet miner run … --open {where}", err=True)
 
 
 @miner_app.command()

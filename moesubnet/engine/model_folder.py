@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from moesubnet.errors import EngineError
@@ -78,17 +79,25 @@ def weights_commitment(folder: Path, adapter: str | None = None) -> str:
     With an adapter, what `printf '%s\\n%s\\n' MODEL ADAPTER | sha256sum` prints, each of the two
     made so in its folder, the adapter's with adapter_config.json.
     """
-    base = _folder_commitment(folder, "config.json")
+    base = _sha256(sums(model_files(folder)))
     if adapter is None:
         return base
-    own = _folder_commitment(resolve_adapter(adapter), ADAPTER_CONFIG)
-    return hashlib.sha256(f"{base}\n{own}\n".encode()).hexdigest()
+    own = _sha256(sums(model_files(resolve_adapter(adapter), ADAPTER_CONFIG)))
+    return _sha256(f"{base}\n{own}\n")
 
 
-def _folder_commitment(folder: Path, config: str) -> str:
-    names = [config, *sorted(path.name for path in folder.glob("*.safetensors"))]
-    lines = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
-    return hashlib.sha256(lines.encode()).hexdigest()
+def model_files(folder: Path, config: str = "config.json") -> list[Path]:
+    """What a commitment names, in its order."""
+    return [folder / config, *sorted(folder.glob("*.safetensors"))]
+
+
+def sums(files: Sequence[Path]) -> str:
+    """What `sha256sum FILES` prints in their folder."""
+    return "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_tokenizer(folder: Path, spec: LoadedSpec) -> None:

@@ -19,8 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moesubnet.errors import FetchError
+from moesubnet.engine.gguf_file import parts_of, resolve_file
+from moesubnet.engine.model_folder import (
+    ADAPTER_CONFIG,
+    model_files,
+    resolve_adapter,
+    resolve_model,
+    sums,
+)
+from moesubnet.errors import ConfigError, FetchError
 from moesubnet.host.paths import cache_dir
+from moesubnet.spec.content import file_sha256
 from moesubnet.training.progress import OnProgress, Progress
 from moesubnet.wire.downloads import download, open_downloads, size_of
 
@@ -52,6 +61,49 @@ class Weights:
 
     model: str
     adapter: str | None = None
+
+
+def lay_out(model: str, adapter: str | None, out: Path) -> str:
+    """Put into the folder `out`, which is made, what an offer of these weights has; the commitment.
+
+    Files are linked where they lie on the same disk. Raises EngineError, ConfigError.
+    """
+    parts: dict[str, list[Path]]  # by their place in `out`
+    if model.lower().endswith(".gguf"):
+        if adapter is not None:
+            raise ConfigError("a GGUF file is served without an adapter")
+        parts = {"": parts_of(resolve_file(model))}
+    elif adapter is None:
+        parts = {"": model_files(resolve_model(model))}
+    else:
+        own = model_files(resolve_adapter(adapter), ADAPTER_CONFIG)
+        parts = {"base": model_files(resolve_model(model)), "adapter": own}
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty")
+    hashes = []
+    for place, files in parts.items():
+        (out / place).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            _link(file.resolve(), out / place / file.name)
+        if len(files) == 1:  # a GGUF file; its own hash is the commitment
+            return file_sha256(files[0])
+        hashes.append(_written(out / place / SUMS, sums(files)))
+    if len(hashes) == 1:
+        return hashes[0]
+    return _written(out / SUMS, "".join(f"{sha256}\n" for sha256 in hashes))
+
+
+def _link(file: Path, place: Path) -> None:
+    try:
+        place.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, place)
+
+
+def _written(path: Path, text: str) -> str:
+    """Its SHA-256."""
+    path.write_text(text)
+    return file_sha256(path)
 
 
 async def check_offer(url: str, commitment: str, *, allow_private: bool) -> int:
@@ -127,8 +179,8 @@ async def _sums(http: aiohttp.ClientSession, url: str, sha256: str) -> list[str]
             await download(http, where, path, sha256, MAX_SUMS_BYTES, redirects=True)
         except FetchError as error:
             raise FetchError(
-                f"{error}. {SUMS} is what `sha256sum config.json *.safetensors` prints in the "
-                "model's folder, byte for byte"
+                f"{error}. `moesubnet miner offer` writes it: {SUMS} is what `sha256sum "
+                "config.json *.safetensors` prints in the model's folder, byte for byte"
             ) from error
         return path.read_text("utf-8", "replace").splitlines()
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 from moesubnet.chain.client import ChainClient
+from moesubnet.engine import gguf_file
 from moesubnet.engine.base import Query
 from moesubnet.engine.model_folder import weights_commitment
-from moesubnet.engine.open_weights import SUMS, check_offer, fetch_weights
+from moesubnet.engine.open_weights import SUMS, check_offer, fetch_weights, lay_out
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, FetchError
+from moesubnet.miner.cli import miner_app
 from moesubnet.training.progress import ignore
 from moesubnet.types import Hotkey
 from moesubnet.validator.checks import Claim, Verdict
@@ -129,6 +132,38 @@ async def test_an_adapter_is_offered_with_its_base(offer, tiny_model, monkeypatc
     assert weights_commitment(tmp_path / weights.model, weights.adapter) == commitment
 
 
+@pytest.mark.parametrize("kind", ["folder", "adapter", "gguf", "split"])
+async def test_what_the_command_lays_out_is_what_a_miner_offers(
+    offer, tiny_model, monkeypatch, tmp_path, kind
+):
+    url, folder, _ = offer
+    shutil.rmtree(folder)
+    model, adapter, place = str(tiny_model), None, url
+    if kind == "adapter":
+        adapter = str(tmp_path / "lora")
+        (tmp_path / "lora").mkdir()
+        (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+        (tmp_path / "lora" / "adapter_model.safetensors").write_bytes(b"weights")
+    if kind in ("gguf", "split"):
+        names = ["m.gguf"] if kind == "gguf" else [f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+        for name in names:
+            (tmp_path / name).write_bytes(b"GGUF" + name.encode())
+        model = str(tmp_path / names[0])
+        place = url + "/m.gguf" if kind == "gguf" else url
+    words = ["offer", str(folder), "--model", model, *(["--adapter", adapter] if adapter else [])]
+    done = await asyncio.to_thread(CliRunner().invoke, miner_app, words)
+    assert done.exit_code == 0, done.output
+    commitment = done.output.split()[0]
+    if kind in ("folder", "adapter"):
+        assert commitment == weights_commitment(tiny_model, adapter)
+    else:
+        assert commitment == gguf_file.weights_commitment(Path(model))
+    assert await check_offer(place, commitment, allow_private=True) > 0
+    await fetched(place, commitment, monkeypatch, tmp_path)
+    with pytest.raises(ConfigError, match="not empty"):
+        lay_out(model, adapter, folder)
+
+
 def rounded(law):
     return dataclasses.replace(law, logp=law.logp.astype(np.float16).astype(np.float32))
 
@@ -170,13 +205,8 @@ def offered_adapter(folder, base, tmp_path):
     )
     model = AutoModelForCausalLM.from_pretrained(base)
     peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
-    shutil.copytree(base, folder / "base")
-    shutil.copytree(tmp_path / "adapter", folder / "adapter")
-    parts = [
-        sums(folder / "base", ["config.json", "model.safetensors"]),
-        sums(folder / "adapter", ["adapter_config.json", "adapter_model.safetensors"]),
-    ]
-    (folder / SUMS).write_text("".join(f"{part}\n" for part in parts))
+    shutil.rmtree(folder)
+    lay_out(str(base), str(tmp_path / "adapter"), folder)
     return str(tmp_path / "adapter")
 
 
