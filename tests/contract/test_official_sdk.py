@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -28,6 +29,7 @@ from tests.contract.environments import run as run_in
 PACKAGE = "bittensor==11.3.0"
 JOURNEY = Path(__file__).with_name("journey.py")
 BLOCK_S = 0.2
+ANOTHER_BLOCK = "another-block"  # what journey.py asks for
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,27 @@ async def chain() -> AsyncIterator[str]:
         yield server.url
 
 
+@pytest.fixture
+async def patient_chain(tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of a chain with a block for each call, and when the journey asks for one: however
+    slow the machine, an epoch passes only where the journey waits for it."""
+    wish = tmp_path / ANOTHER_BLOCK
+
+    async def make_blocks(dev: DevChain) -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            if wish.exists():
+                await dev.produce_block()
+                wish.unlink()
+
+    async with DevChain.open(seal="instant") as dev, serve_chain(dev) as server:
+        making = asyncio.create_task(make_blocks(dev))
+        yield server.url
+        making.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await making
+
+
 async def run(official: Path, home: Path, *words: str) -> str:
     """A command of the official environment, in a home of its own (it caches metadata there)."""
     return await run_in(
@@ -53,19 +76,19 @@ async def run(official: Path, home: Path, *words: str) -> str:
 @pytest.mark.parametrize("upgraded", [False, True], ids=["as shipped", "after an upgrade"])
 async def test_the_sdks_journey_sees_what_our_client_sees(
     official: Path,
-    chain: str,
+    patient_chain: str,
     tmp_path: Path,
     upgraded: bool,
     next_runtime: bytes,
     upgrade_call: Callable[[bytes], Call],
 ) -> None:
     if upgraded:
-        async with await ChainClient.connect(chain, timeout_s=30) as client:
+        async with await ChainClient.connect(patient_chain, timeout_s=30) as client:
             await client.submit(upgrade_call(next_runtime), keypair_from_uri("//Alice"))
-    said = json.loads(await run(official, tmp_path, "python", str(JOURNEY), chain))
+    said = json.loads(await run(official, tmp_path, "python", str(JOURNEY), patient_chain))
     alice, bob = keypair_from_uri("//Alice"), keypair_from_uri("//Bob")
     newcomer = Coldkey(keypair_from_uri("//Newcomer").ss58_address)
-    async with await ChainClient.connect(chain, timeout_s=30) as client:
+    async with await ChainClient.connect(patient_chain, timeout_s=30) as client:
         metagraph = await client.metagraph(NetUid(2))
         assert await client.balance_rao(newcomer) == 3 * RAO_PER_TOKEN
     ours = {neuron.uid: neuron for neuron in metagraph.neurons}
