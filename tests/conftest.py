@@ -19,6 +19,8 @@ from moesubnet.chain.network.plan import Network, find_binary, make_network
 from moesubnet.chain.network.run import free_ports
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.wire import patience
+from moesubnet.wire.panel import Panel
 from tests.patient_loop import PatientLoop
 
 settings.register_profile("moesubnet", deadline=None)  # nothing here is timed by the wall clock
@@ -32,6 +34,20 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 TINY_VOCAB = 300
 TINY_CONTEXT = 64
 TINY_TEXT = "the quick brown fox jumps over the lazy dog; naïve café 世界 STOP here. "
+
+
+@pytest.fixture
+def impatient() -> None:
+    """For tests of who is late: see `patient`."""
+
+
+@pytest.fixture(autouse=True)
+def patient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No expert is late because many work on this machine: it is waited for until the deadline."""
+    if "impatient" not in request.fixturenames:
+        monkeypatch.setattr(patience, "UNKNOWN_S", 60.0)
+        monkeypatch.setattr(patience, "LEAST_S", 60.0)
+        monkeypatch.setitem(Panel.__init__.__kwdefaults__, "least_patience_s", 60.0)
 
 
 def _train_tokenizer(path: Path, text: str) -> None:

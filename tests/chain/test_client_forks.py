@@ -101,6 +101,12 @@ class ForkedNode:
             await self.forks[growing].produce_block()
         self.best = growing
 
+    async def offered(self) -> None:
+        """Wait until it was sent a transaction, whatever it did with it."""
+        async with asyncio.timeout(20):
+            while not self.offers:  # noqa: ASYNC110 - nothing to wait for
+                await asyncio.sleep(0.01)
+
     async def heard(self, count: int = 1) -> None:
         """Wait until transactions wait in the winning fork's pool."""
         async with asyncio.timeout(20):
@@ -249,7 +255,7 @@ async def test_a_nonce_is_lost_only_to_a_transaction_that_is_final(
 ) -> None:
     node.deaf = True
     paying = pay(client)
-    await asyncio.sleep(0.1)
+    await node.offered()
     async with await ChainClient.connect(node.urls[0].replace("http", "ws")) as other:
         taking = asyncio.create_task(other.transfer(CAROL, 5 * TOKEN, ALICE))
         await node.heard()
@@ -294,8 +300,7 @@ async def test_a_fork_that_wins_while_a_call_is_signed_costs_another_signature(
     node.deaf, node.heads_until_it_loses = again, 0 if again else heads
     paying = pay(client, "inclusion")
     if again:
-        while not node.offers:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await node.offered()
         for fork in (1, 0):  # what was forgotten is too old now
             await node.blocks(extrinsics.ERA_BLOCKS + 2, then=fork)
         node.deaf, node.heads_until_it_loses = False, heads

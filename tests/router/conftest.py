@@ -25,9 +25,11 @@ from tests.conftest import TINY_TEXT, TINY_VOCAB
 
 
 @pytest.fixture(autouse=True)
-def time_for_grammars(monkeypatch) -> None:
-    """Their process may be one of many on the machine: trials of 0.5 s of CPU, one by one."""
+def patient_router(request, monkeypatch) -> None:
+    """A trial of a grammar (0.5 s of CPU, one by one) comes to its end, and so does a student."""
     monkeypatch.setattr("moesubnet.router.grammar.PATIENCE_S", 120.0)
+    if "impatient" not in request.fixturenames:
+        monkeypatch.setattr("moesubnet.router.drafting.PATIENCE_S", 60.0)
 
 
 @pytest.fixture(scope="session")

@@ -56,8 +56,6 @@ async def network(
 ):
     """Two validators with different text; three specialists, a copy, noise and an echo."""
     monkeypatch.setattr("moesubnet.validator.loop.BATCHES_PER_EPOCH", 1)
-    # On a busy machine one that answers at once may be late by what the others took.
-    monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 60.0)
     chain = new_chain()
     chain.spec_sha256 = tiny_spec.sha256
     nodes = []

@@ -622,10 +622,10 @@ async def test_a_silent_peer_costs_the_deadline_and_no_more(stage: Any, silence:
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     client = await stage.client("//Bob", server.sockets[0].getsockname()[1])
-    start = time.monotonic()
+    start_s = asyncio.get_running_loop().time()
     with pytest.raises(PeerUnavailable):
         await client.step(one_step(), timeout_s=0.3)
-    assert time.monotonic() - start < 2
+    assert asyncio.get_running_loop().time() - start_s < 2
     server.close()
     await asyncio.sleep(0.05)
 
@@ -898,9 +898,9 @@ async def test_a_connection_that_says_nothing_is_closed(
     monkeypatch.setattr("moesubnet.wire.listening.IDLE_TIMEOUT_S", 0.3)
     _, port = await bob(stage, ok)
     for said in (b"", b"POST /v1/step HT", b"POST /v1/step HTTP/1.1\r\nHost: a\r\n"):
-        start = time.monotonic()
+        start_s = asyncio.get_running_loop().time()
         assert b" 200 " not in await raw_exchange(port, said)
-        assert time.monotonic() - start < 3
+        assert asyncio.get_running_loop().time() - start_s < 3
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has it")

@@ -26,6 +26,8 @@ from moesubnet.wire.panel import Panel, PanelSequence
 from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want
 from tests.step_answers import dense_rows
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 V = 40
 FULL = Want("full")
 URIS = ["//Bob", "//Charlie", "//Dave"]
@@ -126,9 +128,9 @@ async def test_a_slow_expert_costs_the_deadline_once_and_catches_up(stage: Any) 
     sequence = PanelSequence("s")
     await panel.advance([sequence], [[1]])
     experts[1].manner = after(5.0)
-    start = time.monotonic()
+    start_s = asyncio.get_running_loop().time()
     answers = await panel.advance([sequence], [[2]])
-    assert time.monotonic() - start < 1.5
+    assert asyncio.get_running_loop().time() - start_s < 1.5
     assert [isinstance(a, StepResponse) for a in answers.values()] == [True, False, True]
     experts[1].manner = None
     answers = await panel.advance([sequence], [[3]])

@@ -26,6 +26,8 @@ from moesubnet.wire.patience import (
 )
 from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 BASE_S = 60.0
 TOKENS = 2  # of a call for one more token: the token and the law after it
 
