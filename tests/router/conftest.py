@@ -52,6 +52,8 @@ class ParrotModel:
         self.fail_after: int | None = None
         self.failure: Exception = NobodyAnswers()
         self.pause_s = 0.0
+        self.goes_on = asyncio.Event()  # cleared, it writes nothing after the first token
+        self.goes_on.set()
         self.price_rao_per_mtoken = 0
 
     def open(self) -> ParrotSession:
@@ -86,6 +88,7 @@ class ParrotSession:
 
     async def append(self, token_id: int, drawing: Drawing) -> Forecast:
         self.at += 1
+        await self.model.goes_on.wait()
         await asyncio.sleep(self.model.pause_s)
         return self.forecast()
 

@@ -96,15 +96,18 @@ async def test_a_request_pays_for_what_was_delivered_and_experts_for_what_they_a
 async def test_twenty_parallel_requests_on_a_budget_for_one_pay_once(
     serve: Serve, accounts: Accounts, parrot: ParrotModel
 ) -> None:
-    parrot.price_rao_per_mtoken, parrot.pause_s = 1_000_000_000, 0.01
+    parrot.price_rao_per_mtoken = 1_000_000_000
     one = accounts.key("probe")
     url = await serve(billing=accounts.billing)
     await complete(url, one)
     cost_rao = accounts.account("probe").spent_rao
     secret = accounts.key(budget_rao=2 * cost_rao)
-    outcomes = await asyncio.gather(
-        *(complete(url, secret) for _ in range(20)), return_exceptions=True
-    )
+    parrot.goes_on.clear()  # until the others have been refused
+    asked = [asyncio.create_task(complete(url, secret)) for _ in range(20)]
+    while sum(task.done() for task in asked) < 19:
+        await asyncio.wait([t for t in asked if not t.done()], return_when="FIRST_COMPLETED")
+    parrot.goes_on.set()
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
     refused = [e for e in outcomes if isinstance(e, openai.APIStatusError)]
     assert len(refused) == 19
     assert {(e.status_code, e.code) for e in refused} == {(402, "budget_exceeded")}

@@ -1,7 +1,6 @@
 """The official client, unmodified, against the router's real HTTP."""
 
 import asyncio
-import contextlib
 import json
 import math
 
@@ -291,13 +290,19 @@ async def test_a_long_prompt_does_not_hold_up_the_others(serve, monkeypatch) -> 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_frees_its_sessions(serve, parrot, stream) -> None:
-    parrot.pause_s = 0.2  # much longer for the whole text than we wait below
+    parrot.goes_on.clear()
     url = await serve()
     body = {"model": "mixture", "prompt": "the", "stream": stream, "max_tokens": 60, "n": 4}
-    async with aiohttp.ClientSession() as http:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5), http.post(f"{url}/v1/completions", json=body) as r:
-                await r.content.readline()
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/completions", json=body):
+            await asyncio.Event().wait()
+
+    asking = asyncio.create_task(ask())
+    while parrot.opened < 4:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.wait([asking])
     for _ in range(100):
         if parrot.opened == parrot.closed:
             break

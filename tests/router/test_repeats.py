@@ -73,7 +73,7 @@ async def test_the_official_client_reads_a_repeated_stream(serve, accounts) -> N
 async def test_while_it_runs_it_is_in_use_and_for_another_request_it_is_taken(
     serve, accounts, parrot
 ) -> None:
-    parrot.pause_s = 0.1
+    parrot.goes_on.clear()
     secret = accounts.key()
     url = await serve(billing=accounts.billing)
     running = asyncio.create_task(ask(url, secret, "a"))
@@ -84,6 +84,7 @@ async def test_while_it_runs_it_is_in_use_and_for_another_request_it_is_taken(
     status, headers, text = await ask(url, secret, "a")
     assert (status, "idempotency_key_in_use" in text) == (409, True)
     assert headers["Retry-After"] == "1"
+    parrot.goes_on.set()
     assert (await running)[0] == 200
     for options in ({"max_tokens": 6}, {"path": "chat/completions"}):
         body = {"messages": [{"role": "user", "content": "a"}]} if "path" in options else {}
