@@ -260,7 +260,7 @@ async def test_a_stream_goes_on_without_a_student_that_is_gone(drafted, monkeypa
 
 @pytest.mark.parametrize("how", ["leaves", "fails"])
 async def test_a_stream_that_ends_asks_the_student_nothing_more(
-    network, drafted, monkeypatch, how
+    network, drafted, monkeypatch, impatient, how
 ) -> None:
     monkeypatch.setattr("moesubnet.router.asking.REST_S", 0.0)
     model, salts = drafted
