@@ -15,6 +15,7 @@ from moesubnet import __version__
 from moesubnet.engine.base import Engine, Query, TokenIds
 from moesubnet.errors import BadDistribution, ConfigError, EngineError, FrameError
 from moesubnet.miner.batcher import Batcher
+from moesubnet.miner.failures import Failures
 from moesubnet.miner.limits import LEAST_SHARE, Admission
 from moesubnet.miner.metrics import Metrics
 from moesubnet.miner.sessions import AnswerTable, Exclusive, SessionTable, engine_session
@@ -87,6 +88,7 @@ class Expert:
         self._sessions = SessionTable(self._forget)
         self._answers = AnswerTable()
         self._exclusive = Exclusive()
+        self._failures = Failures()
         self._secret = secrets.token_bytes(32)
         self._streams = itertools.count()
         self.metrics.watch(
@@ -137,7 +139,8 @@ class Expert:
             async with self._exclusive.hold(names):
                 answer = self._answers.get(caller, digest)
                 if answer is None:
-                    answer = await self._answer(caller, request, names, digest)
+                    with self._failures.watched():
+                        answer = await self._answer(caller, request, names, digest)
                     self._answers.keep(caller, digest, answer)
         self.metrics.tokens.inc(request.tokens)
         return answer
@@ -167,9 +170,10 @@ class Expert:
             try:
                 for left in range(wanted - 1, -1, -1):
                     query = Query(session, ids, len(ids))
-                    (rows,) = await self._batcher.rows(
-                        caller, [query], self._own_want, [known], leaves=False
-                    )
+                    with self._failures.watched():
+                        (rows,) = await self._batcher.rows(
+                            caller, [query], self._own_want, [known], leaves=False
+                        )
                     known = len(ids)
                     law = law_of(rows, -1, None)
                     token = alone(law).draw(request.temperature, request.top_p, rng)

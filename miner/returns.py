@@ -14,6 +14,7 @@ from moesubnet.engine.base import owner
 
 FORGETTING = 1.05  # a batch, of how quick one was once
 REMEMBERED = 0.8  # of a caller's usual time, from one return to the next
+LAPSED = 31 / 32  # of it when a stream does not come back at all: most end, and that is no delay
 LATEST = 2.0  # usual times, or batches: later is not waited for, nor told from later still
 
 
@@ -34,7 +35,7 @@ class Returns:
         self.batch_s = min(took_s, FORGETTING * self.batch_s or took_s)
         while self._left_s and next(iter(self._left_s.values())) + LATEST * self.batch_s < now_s:
             session, _ = self._left_s.popitem(last=False)
-            self._learn(session, LATEST * self.batch_s)
+            self._learn(session, LATEST * self.batch_s, LAPSED)
         for session in sessions:
             self._left_s[session] = now_s
             self._left_s.move_to_end(session)
@@ -44,9 +45,9 @@ class Returns:
             if (left_s := self._left_s.pop(session, None)) is not None:
                 self._learn(session, min(now_s - left_s, LATEST * self.batch_s))
 
-    def _learn(self, session: str, took_s: float) -> None:
+    def _learn(self, session: str, took_s: float, kept: float = REMEMBERED) -> None:
         usual_s = self._usual_s.get(owner(session), took_s)
-        self._usual_s[owner(session)] = usual_s + (1.0 - REMEMBERED) * (took_s - usual_s)
+        self._usual_s[owner(session)] = usual_s + (1.0 - kept) * (took_s - usual_s)
 
     def forget(self, session: str) -> None:
         self._left_s.pop(session, None)

@@ -273,6 +273,11 @@ class BytesEngine:
             for query, r in zip(batch, readings, strict=True)
         ]
 
+    def held(self, query: Query) -> int:
+        """See `HoldingEngine`: as far as the model's own engine keeps what it has read."""
+        symbols = self._most_read(query)[1] if self.caches else 0
+        return symbols + 1 if symbols else 0
+
     def forget(self, session: str) -> None:
         """See `Engine.forget`."""
         self._readings.pop(session, None)
@@ -286,13 +291,9 @@ class BytesEngine:
     def _follow(self, query: Query) -> Reading:
         """The session's reading, or one that forks what reads most of the same."""
         session = query.session
-        reading = self._readings.pop(session, None)
-        shared = reading.common(query.ids) if reading else 0
-        if len(query.ids) > shared + SHARED:
-            mine = (r for name, r in self._readings.items() if owner(name) == owner(session))
-            best = max(mine, key=lambda other: other.common(query.ids), default=None)
-            if best is not None and best.common(query.ids) > shared + SHARED:
-                reading = best.fork()
+        name, _ = self._most_read(query)
+        own = self._readings.pop(session, None)
+        reading = own if name == session else self._readings[name].fork()
         reading = reading or Reading()
         try:
             reading.follow(query.ids, query.first_law, self._reader_of, self._own.before)
@@ -302,6 +303,19 @@ class BytesEngine:
         if len(self._readings) > MAX_SESSIONS:
             self.forget(next(iter(self._readings)))
         return reading
+
+    def _most_read(self, query: Query) -> tuple[str, int]:
+        """Of the owner's sessions the one whose reading has most of this text, and how many
+        symbols of it; its own where no other has much more."""
+        found, own = query.session, self._readings.get(query.session)
+        shared = own.common(query.ids) if own else 0
+        least = shared + SHARED
+        for name, other in self._readings.items():
+            if len(query.ids) > least and owner(name) == owner(query.session):
+                common = other.common(query.ids)
+                if common > max(least, shared):
+                    found, shared = name, common
+        return found, shared
 
     def _reader_of(self, section: Section) -> Reader:
         is_own = section.head is not None and section.head["role"] == "assistant"

@@ -77,6 +77,12 @@ class GgufEngine:
             answers += self._rows(batch[begin : begin + most], want)
         return answers
 
+    def held(self, query: Query) -> int:
+        """See `HoldingEngine`."""
+        tokens = np.concatenate((self._start, query.ids))
+        held = self._sessions.get(query.session) or _Held(-1, owner(query.session))
+        return self._longest_prefix(held, query.first_law, tokens)[1]
+
     def forget(self, session: str) -> None:
         """See `Engine.forget`."""
         held = self._sessions.pop(session, None)
@@ -135,18 +141,25 @@ class GgufEngine:
             held = self._sessions[query.session] = _Held(self._free.pop(), owner(query.session))
         self._sessions.move_to_end(query.session)
         tokens = np.concatenate((self._start, query.ids))
-        base = min(common_prefix(held.tokens, tokens), query.first_law)
-        if query.first_law - base >= SHARED_TOKENS:
-            for other in self._sessions.values():
-                if other.owner == held.owner and other is not held:
-                    common = min(common_prefix(other.tokens, tokens), query.first_law)
-                    if common >= base + SHARED_TOKENS:
-                        self._context.fork(other.sequence, held.sequence, common)
-                        held.tokens, base = tokens[:common], common
+        source, base = self._longest_prefix(held, query.first_law, tokens)
+        if source is not held:
+            self._context.fork(source.sequence, held.sequence, base)
+            held.tokens = tokens[:base]
         if base < len(held.tokens):
             self._context.cut(held.sequence, base)
         held.tokens = tokens[:base]
         return held
+
+    def _longest_prefix(self, held: _Held, first: int, tokens: TokenIds) -> tuple[_Held, int]:
+        """Of the owner's sessions the one that holds most of `tokens`, up to `first`, and how many;
+        its own where no other has much more."""
+        source, base = held, min(common_prefix(held.tokens, tokens), first)
+        if first - base >= SHARED_TOKENS:
+            for other in self._sessions.values():
+                common = min(common_prefix(other.tokens, tokens), first)
+                if other.owner == held.owner and common >= base + SHARED_TOKENS:
+                    source, base = other, common
+        return source, base
 
     def _feed(self, tokens: Sequence[Fed], busy: set[str]) -> list[LogProbs]:
         while True:

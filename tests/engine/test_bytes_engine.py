@@ -316,6 +316,18 @@ def test_over_a_real_model_and_its_gguf_file_the_laws_are_the_same_with_sessions
         assert np.abs(np.exp(forked[0]) - np.exp(expected[len(ids) - 4])).sum() < 0.05
 
 
+def test_a_text_that_the_owner_has_read_is_held(tmp_path: Path) -> None:
+    engine = loaded(tmp_path, tiny.byte_level())
+    ids = np.array(symbols("def main(self): return self.main()\n" * 4), np.uint32)
+    engine.rows([Query("alice/1", ids[:100], 100)], Want("full"))
+    asked = [Query(name, ids, len(ids)) for name in ("alice/1", "alice/2", "bob/1")]
+    assert [engine.held(query) for query in asked] == [101, 101, 0]
+    engine.rows(asked, Want("full"))
+    assert [engine.held(query) for query in asked] == [len(ids) + 1] * 3
+    engine.caches = False
+    assert engine.held(asked[0]) == 0
+
+
 def test_many_laws_of_a_text_are_made_in_few_calls_each_once(tmp_path: Path, monkeypatch) -> None:
     engine = loaded(tmp_path, tiny.byte_level())
     looked = []

@@ -123,6 +123,8 @@ def test_a_session_goes_on_from_another_of_its_owner(
     monkeypatch.setattr(
         engine._context, "feed", lambda tokens: (fed.append(len(tokens)), feed(tokens))[1]
     )
+    asked = [Query(name, text[:45], 45) for name in ("alice/1", "alice/2", "bob/1")]
+    assert [engine.held(query) for query in asked] == [41, 41, 0]
     (forked,) = engine.rows([Query("alice/2", text[:45], 45)], FULL)
     assert sum(fed) == 5, "40 ids and the context token are shared"
     (stranger,) = engine.rows([Query("bob/1", text[:45], 45)], FULL)

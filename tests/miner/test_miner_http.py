@@ -400,7 +400,9 @@ async def test_metrics_count_and_logs_keep_the_label(
         assert not re.search(r"231\D{1,3}232\D{1,3}233", said)
 
 
-async def test_an_engine_that_answers_nonsense_is_a_503(serve_miner: ServeMiner) -> None:
+async def test_an_engine_that_answers_nonsense_is_a_503_and_a_line_in_the_log(
+    serve_miner: ServeMiner, caplog: pytest.LogCaptureFixture
+) -> None:
     class Broken(FakeEngine):
         def laws(self, ids: np.ndarray, first: int) -> np.ndarray:
             rows = super().laws(ids, first)
@@ -420,6 +422,8 @@ async def test_an_engine_that_answers_nonsense_is_a_503(serve_miner: ServeMiner)
     with pytest.raises(PeerRefused, match="503"):
         await bad
     await good  # though both were in one batch
+    [line] = [r.getMessage() for r in caplog.records if r.name == "moesubnet.miner.failures"]
+    assert "not finite" in line
 
 
 async def test_the_example_engine_serves(

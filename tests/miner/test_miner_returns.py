@@ -51,6 +51,17 @@ def test_a_stranger_and_a_stream_that_is_over_hold_nobody_up() -> None:
     assert returns.due_s(now_s) == now_s
 
 
+def test_texts_that_end_together_do_not_make_their_caller_a_far_one() -> None:
+    """The next ones would be written in small batches until the miner had learnt anew."""
+    returns, now_s = Returns(), 0.0
+    for _ in range(5):
+        now_s = round_of(returns, "near/a", now_s, 0.02)
+    returns.left([f"near/{place}" for place in range(8)], now_s, BATCH_S)
+    now_s += 60.0
+    returns.left(["near/next"], now_s, BATCH_S)
+    assert now_s + 0.04 < returns.due_s(now_s) <= now_s + BATCH_S
+
+
 def test_streams_that_never_come_back_are_not_kept_nor_waited_for() -> None:
     returns, now_s = Returns(), 0.0
     for _ in range(5):
