@@ -16,7 +16,7 @@ TWICE = 4  # prefixes an epoch: asked twice, never published; one for each group
 TOKEN_BYTES = 4
 QUESTION_BYTES, CARRIED_BYTES = 300, 80  # of a step; more, where a router carries it
 RECEIPT_BYTES = 200  # with nonce, salt and place in a lane
-SENT_HTTP_BYTES, RECEIVED_HTTP_BYTES = 600, 130  # headers and signature, of a request
+SENT_HTTP_BYTES, RECEIVED_HTTP_BYTES = 870, 250  # headers and signature, of a request
 WHOLE_BYTES, WHOLE_BYTES_A_TOKEN = 240, 2
 LISTED_BYTES = 2_450  # in the mean over five kinds of text; few rows need 6,500 (docs/log.md)
 # To sign and ask, verify, read, store and score one answer: 0.83 ms of CPU were measured where each
@@ -80,10 +80,12 @@ class Forecast:
         return self.published_tokens
 
     def traffic(self, *, through_routers: bool) -> Traffic:
-        """A walk's questions to all experts leave together, in lanes of a router; half of a lane
-        travels alone, as answers do not come together. Directly each is a request."""
-        lane = max(1.0, min(self.experts, MAX_STEPS) / 2) if through_routers else 1.0
-        requests = self.questions / lane
+        """A walk's questions to all experts leave together, in a router's lanes. Directly each is a
+        request, and so is the end of a walk."""
+        if through_routers:
+            requests = self.questions / max(1, min(self.experts, MAX_STEPS))
+        else:
+            requests = float(self.questions + self.walks * self.experts)
         question_bytes = QUESTION_BYTES + (CARRIED_BYTES if through_routers else 0)
         ids_bytes = TOKEN_BYTES * self.published_tokens * self.experts
         whole_bytes = WHOLE_BYTES + WHOLE_BYTES_A_TOKEN * self.vocab_size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 import re
 
@@ -17,7 +16,7 @@ from moesubnet.types import Axon
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.forecast import Forecast, Traffic
 from moesubnet.validator.pool import ONE_WINDOW, STEP_TOKENS, WINDOW_TOKENS
-from moesubnet.validator.shapes import Shape, Shapes
+from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
 
 OF_ONE_WINDOW = Shapes.fixed(ONE_WINDOW)
@@ -75,7 +74,7 @@ class Wire:
 async def test_the_traffic_is_about_what_was_foretold(
     measure, start_expert, start_node, laws, monkeypatch, experts, through_routers
 ) -> None:
-    """Users' shapes, drafts as experts give them; of every byte that travels."""
+    """Every byte that travels is counted. Walks come one by one, and have no drafts."""
     monkeypatch.setattr("moesubnet.wire.patience.LEAST_S", 3_600.0)  # nobody is late
     monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 3_600.0)
     asked = [await start_expert(f"//e{i}", lambda ids: np.log(laws[0])) for i in range(experts)]
@@ -92,22 +91,19 @@ async def test_the_traffic_is_about_what_was_foretold(
     metagraph = await chain.metagraph(1)
     if node is not None:
         node.chain = metagraph
-    measurement._shapes = Shapes.public(255)
-    batches = await measurement.open_batches(metagraph, 8)
+    measurement._pace = None
+    walks = [await measurement.open_batches(metagraph, 1) for _ in range(8)]
     before = sum(w.sent_bytes for w in wires), sum(w.received_bytes for w in wires)
-    await measurement.run(batches)
-    tokens = sum(batch.walks.size for batch in batches)
-    asked_at_most = sum(batch.walks[:, batch.first :].size for batch in batches)
-    requests = [request for expert in asked for request in expert.requests]
-    scored = len(requests) // experts
-    assert 1 <= scored <= asked_at_most  # what is drafted is not asked
-    shapes = Shapes.fixed(Shape(tokens - scored, scored))
-    foretold = Forecast(1, 1, experts, 300, 1.0, dataclasses.replace(shapes, limit=tokens))
+    for walk in walks:
+        await measurement.run(walk)
+    await asyncio.gather(*measurement._closing)
+    foretold = Forecast(1, 8, experts, 300, 1.0, OF_ONE_WINDOW)
+    assert sum(len(expert.requests) for expert in asked) == foretold.questions
     said = foretold.traffic(through_routers=through_routers)
     sent_bytes = sum(w.sent_bytes for w in wires) - before[0]
     received_bytes = sum(w.received_bytes for w in wires) - before[1]
-    assert 0.7 < sent_bytes / said.sent_bytes < 1.4
-    assert 0.7 < received_bytes / said.received_bytes < 1.4
+    assert 0.85 < sent_bytes / said.sent_bytes < 1.15
+    assert 0.85 < received_bytes / said.received_bytes < 1.15
 
 
 @pytest.mark.parametrize("vocab_size", [300, 2_048, 262_144])
