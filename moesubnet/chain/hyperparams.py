@@ -54,7 +54,9 @@ HYPERPARAMS: Mapping[str, Hyperparam] = {
     ),
     "weights_set_rate_limit": Hyperparam(Unit.BLOCKS, "between two votes of one neuron", ROOT),
     "min_allowed_weights": Hyperparam(Unit.COUNT, "least targets of a vote"),
-    "reveal_period_epochs": Hyperparam(Unit.EPOCHS, "from commit to reveal, 1 to 100"),
+    "reveal_period_epochs": Hyperparam(
+        Unit.EPOCHS, "from commit to reveal, 1 to 100; the longer, the less a copied vote earns"
+    ),
     "network_pow_registration_allowed": Hyperparam(
         Unit.SWITCH, "work may take the registration price's place"
     ),
