@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Literal
+from unittest import mock
 
 import numpy as np
 from neurons import subnet
@@ -232,29 +233,14 @@ async def speed(
             since_s = time.monotonic()
             await client.card(timeout_s=5.0)
             round_trips.append(time.monotonic() - since_s)
-        undrafted, drafted = Seen(), Seen()
+        plain, drafted = Seen(), Seen()
         for prompt in prompts:
-            for length, seen in ((0, undrafted), (None, drafted)):
-                with length_of(length):
-                    await write(model, prompt, temperature, seen)
+            with mock.patch.object(DraftLength, "may_draft", False):
+                await write(model, prompt, temperature, plain)
+            await write(model, prompt, temperature, drafted)
         for prompt in longs:
             drafted.first_s.append(await first_token_s(model, prompt))
-        return min(round_trips), undrafted, drafted
-
-
-class length_of:  # a context, as contextlib's are
-    """Within it every draft has this length; None: the router's own choice."""
-
-    def __init__(self, length: int | None) -> None:
-        self._length, self._choose = length, DraftLength.choose
-
-    def __enter__(self) -> None:
-        if self._length is not None:
-            length = self._length
-            DraftLength.choose = lambda self, most=0, ahead=0: min(length, most)  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        DraftLength.choose = self._choose  # type: ignore[method-assign]
+        return min(round_trips), plain, drafted
 
 
 # -- nats --------------------------------------------------------------------------------------
