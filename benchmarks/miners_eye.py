@@ -4,7 +4,9 @@ A real miner's server, a real router that serves simulated users, and a validato
 through that router's node, all over loopback. The miner writes down what it sees of each call:
 headers, sizes, fields, the pattern of its session and of its neighbours, connection, time. Boosted
 trees (scikit-learn) learn on the first half of the epochs which calls were probes, and are judged
-on the second by balanced accuracy: 0.5 is guessing.
+on the second by balanced accuracy: 0.5 is guessing. Then the miner acts on it, and leaves sessions
+that it takes for users': what it did not answer counts in its value and in its reliability, so it
+is paid about the square of the part of probes that it answers.
 
     python benchmarks/miners_eye.py --spec FOLDER --epochs 160 --leak none|header|session|shape
                                     --users alike|chat|apart
@@ -14,9 +16,9 @@ walks', and each writes once. `chat`: as long too, but of ten one asks for two c
 expert's answer, one leaves half-way, and three go on for a second turn; they draw at temperatures
 0, 0.7 and 1. `apart`: chats whose lengths are not the walks' (log-normal, medians of 60 and 24
 tokens). Everybody's text is of one law, which is the expert's too, so its drafts are kept as often
-as a good model's are. Walks and users come in the same time: a real validator's come in the first
-third of an epoch only. All have one clock and one network here, so what timing gives away between
-real hosts is not measured. What content tells is not looked at.
+as a good model's are. Walks and users come in the same time, as they do in an epoch. All have one
+clock and one network here, so what timing gives away between real hosts is not measured. What
+content tells is not looked at.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ GROUPS = {
 }  # fmt: skip
 FEATURES = tuple(name for names in GROUPS.values() for name in names)
 LATELY_S = 0.5
+LEAST = (0.5, 0.2, 0.1, 0.05, 0.02)
 WALKS, SPREAD_S = 8, 1.0  # an epoch; they begin within so long
 
 _heard: ContextVar[dict[str, float]] = ContextVar("heard")
@@ -341,8 +344,29 @@ def _tell(client: ExpertClient, probes: Collection[str]) -> None:
 
 def judged(world: World, columns: tuple[str, ...]) -> tuple[float, int]:
     """Balanced accuracy on the calls of the later half of epochs, and how many they are."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import balanced_accuracy_score
+
+    is_probe, chance, _ = _held_out(world, columns)
+    return float(balanced_accuracy_score(is_probe, chance > 0.5)), len(is_probe)
+
+
+def refused(world: World, least: float) -> tuple[float, float]:
+    """What part of probes' and of users' calls a miner answers that leaves a session at its first
+    call that is a probe's with a chance under `least`, all features looked at."""
+    is_probe, chance, sessions = _held_out(world, FEATURES)
+    left: set[str] = set()
+    answered = np.zeros(len(is_probe), np.bool_)
+    for k, session in enumerate(sessions):
+        if chance[k] < least:
+            left.add(session)
+        answered[k] = session not in left
+    return float(answered[is_probe].mean()), float(answered[~is_probe].mean())
+
+
+def _held_out(world: World, columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Of calls in the later half of epochs: whether a probe's, the chance of it that trees give
+    which learnt on the earlier half, the session."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
     epochs = np.array([epoch for epoch, *_ in world.spy.calls])
@@ -353,8 +377,11 @@ def judged(world: World, columns: tuple[str, ...]) -> tuple[float, int]:
     trees = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
     with threadpool_limits(1):
         trees.fit(rows[learnt], is_probe[learnt])
-        said = trees.predict(rows[~learnt])
-    return float(balanced_accuracy_score(is_probe[~learnt], said)), int((~learnt).sum())
+        chance = trees.predict_proba(rows[~learnt])[:, 1]
+    sessions = [
+        name for (_, name, _), early in zip(world.spy.calls, learnt, strict=True) if not early
+    ]
+    return is_probe[~learnt], chance, sessions
 
 
 def main() -> None:
@@ -371,6 +398,11 @@ def main() -> None:
     for name, columns in {**GROUPS, "everything": FEATURES}.items():
         accuracy, calls = judged(world, columns)
         print(f"| {name} | {accuracy:.3f} | {calls:,} |")
+    print("\n| leaves a session under a chance of | probes answered | users answered | paid |")
+    print("|---|---|---|---|")
+    for least in LEAST:
+        probes, others = refused(world, least)
+        print(f"| {least} | {probes:.0%} | {others:.0%} | {probes**2:.0%} |")
 
 
 if __name__ == "__main__":

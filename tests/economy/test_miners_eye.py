@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from miners_eye import FEATURES, GROUPS, World, judged
+from miners_eye import FEATURES, GROUPS, World, judged, refused
 
 HEADERS, SHAPE = GROUPS["headers and sizes"], GROUPS["shape of the session"]
 
@@ -38,5 +38,11 @@ async def test_headers_fields_names_and_shapes_of_a_probe_are_a_user_s(tiny_spec
 )
 async def test_a_leak_that_is_planted_is_found(tiny_spec, leak, least):
     columns = SHAPE if leak == "shape" else HEADERS
-    accuracy, _ = judged(await played(tiny_spec, leak, 2), columns)
+    world = await played(tiny_spec, leak, 2)
+    accuracy, _ = judged(world, columns)
     assert accuracy > least
+    if leak == "session":  # whoever knows probes leaves users, and loses nothing
+        probes, users = refused(world, 0.5)
+        assert probes > 0.9
+        assert users < 0.1
+        assert refused(world, 0.0) == (1.0, 1.0)
