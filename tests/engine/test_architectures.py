@@ -73,6 +73,12 @@ CACHED: dict[str, dict[str, Any]] = {
     "gemma2": {},
     "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"] * 2},
     "gemma3n_text": {},
+    "gemma4_text": {  # wider heads where all is seen, and layers that keep nothing of their own
+        "num_hidden_layers": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 4,
+        "per_layer_config": {f"{layer:02}": {"head_dim": 16} for layer in (1, 3, 5, 7)},
+        "num_kv_shared_layers": 4,
+    },
     "glm4": {},
     "gpt2": {},
     "gpt_neox": {},
