@@ -1,13 +1,15 @@
 """How far an expert is asked to go on by itself, where no student drafts. No I/O, no clock.
 
-Each token that it guesses is a pass of its model, which every other stream there waits for: what is
-worth it for a text alone at a far expert is dear for eight texts at a near one, whose batch parts.
-So a guess counts once for each stream, and until it is known what one takes, for no less than a
-round. Whoever shares a pace finds that out together: by one round in a few, then in ever more.
+Its first guess is read off the law at hand, each further one is a pass of its model. Streams that
+guess together share their passes, and every other stream waits for them: so what is worth it for
+eight texts at a far expert, all together, would part the batch of a near one. A pass counts once
+for each stream that waits to each that guesses, and for no less than a round until it is known.
+Whoever shares a pace finds that out together, in one round of all after a few, then ever more.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import numpy.typing as npt
 
 from moesubnet.mixture.draft_length import FIRST_ROUND_S, DraftLength, Pace
@@ -24,24 +26,26 @@ class GuessPace(Pace):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rounds = 0
-        self._unguessed, self._patience = 0, FIRST_TRIED_ROUNDS
+        self.rounds = self.guessed = 0  # so far, and those of them with passes for guesses
+        self._unguessed, self._patience, self._trials = 0, FIRST_TRIED_ROUNDS, 0
 
     def took(self, drafted: int, seconds: float) -> None:
         super().took(drafted, seconds)
         self.rounds += 1
+        self.guessed += drafted > 0
         self._unguessed = 0 if drafted else self._unguessed + 1
 
     def is_worth_it(self) -> None:
         """To guess, as it seems now: the next trials come soon again."""
         self._patience = FIRST_TRIED_ROUNDS
 
-    def may_try(self) -> bool:
-        """Whether it is time to; whoever asked does."""
-        if self._unguessed < self._patience:
-            return False
-        self._unguessed, self._patience = 0, min(2 * self._patience, MOST_TRIED_ROUNDS)
-        return True
+    def may_try(self, streams: int) -> bool:
+        """Whether it is time to, for each of so many streams once; whoever asks does."""
+        if self._unguessed >= self._patience:
+            self._unguessed, self._patience = 0, min(2 * self._patience, MOST_TRIED_ROUNDS)
+            self._trials = streams
+        self._trials = max(self._trials - 1, -1)
+        return self._trials >= 0
 
 
 class Guessing:
@@ -49,7 +53,7 @@ class Guessing:
 
     def __init__(self, shared: GuessPace) -> None:
         self._shared = shared
-        self._seen, self._streams = shared.rounds, 1
+        self._seen, self._streams, self._guessing = (shared.rounds, shared.guessed), 1, 0
         self.length = DraftLength(self)
         self._asked = 0
 
@@ -60,18 +64,22 @@ class Guessing:
         count = self.length.choose(most, ahead=1) if most > 0 else 0
         if count:
             self._shared.is_worth_it()
-        elif most > 0 and self.length.may_draft and self._shared.may_try():
+        elif most > 0 and self.length.may_draft and self._shared.may_try(self._streams):
             count = 1
         self._asked = count + 1 if count else 0
         return self._asked
 
     def took(self, seconds: float) -> None:
         """Note a round. As many as others had meanwhile, so many streams there are."""
-        self._shared.took(self._asked, seconds)
-        self._streams = max(1, self._shared.rounds - self._seen)
-        self._seen = self._shared.rounds
+        shared = self._shared
+        shared.took(max(0, self._asked - 1), seconds)
+        self._streams = max(1, shared.rounds - self._seen[0])
+        self._guessing = shared.guessed - self._seen[1]
+        self._seen = shared.rounds, shared.guessed
 
     def round_s(self, drafted: npt.ArrayLike) -> Float:
-        """Seconds of a round, and what the others wait longer for it."""
+        """Seconds of a round with so many guesses, and what the others wait longer for it."""
+        passes = np.maximum(np.asarray(drafted) - 1, 0)
         alone_s = self._shared.round_s(0)
-        return alone_s + self._streams * (self._shared.round_s(drafted) - alone_s)
+        wait = self._streams / max(1, self._guessing)
+        return np.asarray(alone_s + wait * (self._shared.round_s(passes) - alone_s))

@@ -7,14 +7,14 @@ from moesubnet.mixture.guessing import FIRST_TRIED_ROUNDS, Guessing, GuessPace
 
 
 def written(streams, way_s, pass_s, acceptance, rounds, pace=None):
-    """Tokens each of some streams was asked to be gone on with, by round. One after another they
-    have a round: the way, a pass for its step, and one for each guess but the first."""
+    """Tokens each of some streams was asked to be gone on with, by round. They have
+    their rounds together: the way, a pass for the step, and one for each guess but the first."""
     rng, pace = np.random.default_rng(0), pace or GuessPace()
     texts = [Guessing(pace) for _ in range(streams)]
     asked = np.zeros((rounds, streams), int)
     for row in asked:
         row[:] = [text.further(30) for text in texts]
-        seconds = way_s + pass_s * (1 + int(np.maximum(row - 1, 0).sum()))
+        seconds = way_s + pass_s * (1 + max(0, int(row.max()) - 1))
         for text, count in zip(texts, row, strict=True):
             text.took(seconds)
             for _ in range(int(count)):
@@ -27,28 +27,30 @@ def written(streams, way_s, pass_s, acceptance, rounds, pace=None):
     return asked
 
 
-def test_a_far_expert_s_guesses_are_found_to_pay():
-    asked = written(1, way_s=0.1, pass_s=0.005, acceptance=0.8, rounds=200)
-    assert asked[100:].mean() > 3
+@pytest.mark.parametrize("streams", [1, 4, 8])
+def test_a_far_expert_s_guesses_are_found_to_pay(streams):
+    asked = written(streams, way_s=0.1, pass_s=0.005, acceptance=0.8, rounds=400)
+    assert asked[200:].mean() > 3
 
 
-@pytest.mark.parametrize("acceptance", [0.5, 1.0])
+@pytest.mark.parametrize("acceptance", [0.3, 0.6])
 def test_eight_streams_at_a_near_expert_leave_it_alone_but_for_a_few_trials(acceptance):
     asked = written(8, way_s=0.01, pass_s=0.06, acceptance=acceptance, rounds=200)
-    trials = np.count_nonzero(asked)
+    trials = np.count_nonzero(asked.any(1))
     assert 1 <= trials < 16
-    assert np.count_nonzero(asked[:32]) > np.count_nonzero(asked[-32:])
+    assert np.count_nonzero(asked[:100]) > np.count_nonzero(asked[-100:])
 
 
 def test_nothing_is_known_at_first_so_nothing_is_asked():
     assert not written(1, 0.1, 0.005, 0.8, FIRST_TRIED_ROUNDS).any()
 
 
-def test_one_stream_tries_for_all():
-    pace = GuessPace()
-    written(4, 0.01, 0.05, 0.5, FIRST_TRIED_ROUNDS // 4, pace)
-    texts = [Guessing(pace) for _ in range(4)]
-    assert [text.further(30) for text in texts] == [2, 0, 0, 0]
+def test_streams_try_together():
+    """So that they share the passes, and learn what those take where all guess."""
+    rounds = written(4, 0.01, 0.05, 0.5, 60)
+    tried = rounds[rounds.any(1)]
+    assert len(tried) >= 2
+    assert np.mean(tried > 0) > 0.9
 
 
 def test_what_one_stream_found_out_the_next_one_knows():
