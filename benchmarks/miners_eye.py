@@ -71,7 +71,10 @@ GROUPS = {
         "session_odd",
         "nonce_digits", "sequences", "k", "drafts",
     ),
-    "time and connection": ("epoch_s", "since_session_s", "since_any_s", "clock_ms", "port_seen"),
+    "time and connection": (
+        "epoch_s", "since_session_s", "mean_gap_s", "least_gap_s", "median_gap_s", "since_any_s",
+        "clock_ms", "port_seen",
+    ),
     "shape of the session": (
         "nth", "first_tokens", "held", "appended", "rows", "further", "rolled_back", "is_fork",
         "begins_as_before",
@@ -122,6 +125,7 @@ class Spy:
     calls: list[tuple[int, str, list[float]]] = field(default_factory=list)  # epoch, session
     epoch: int = 0
     _sessions: dict[str, tuple[int, int, int, float]] = field(default_factory=dict)
+    _gaps: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _beginnings: set[bytes] = field(default_factory=set)
     _begun: list[tuple[float, int]] = field(default_factory=list)
     _last_s: float = 0.0
@@ -151,8 +155,11 @@ class Spy:
         nth, first, end, last_s = self._sessions.get(step.session, (0, step.end, 0, now_s))
         begins = step.append_ids[:8].tobytes() if not step.base_len else b""
         self._begun = [(at, n) for at, n in self._begun if at > now_s - LATELY_S]
+        gaps = self._gaps[step.session]
         if nth == 0:
             self._begun.append((now_s, first))
+        else:
+            gaps.append(now_s - last_s)
         values = _heard.get() | {
             "body_bytes": len(body),
             "session_length": len(step.session),
@@ -163,6 +170,9 @@ class Spy:
             "drafts": len(step.draft_ids),
             "epoch_s": now_s - self.begun_s,
             "since_session_s": now_s - last_s,
+            "mean_gap_s": np.mean(gaps) if gaps else -1.0,
+            "least_gap_s": min(gaps, default=-1.0),
+            "median_gap_s": np.median(gaps) if gaps else -1.0,
             "since_any_s": now_s - self._last_s,
             "nth": nth,
             "first_tokens": first,
