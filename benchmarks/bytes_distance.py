@@ -20,9 +20,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
-from drafting import HERE, ROUTER, child, length_of, metagraph
+from drafting import HERE, ROUTER, child, metagraph
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import load_engine
@@ -30,6 +31,7 @@ from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
+from moesubnet.mixture.draft_length import DraftLength
 from moesubnet.mixture.drafting import Drawn
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.owner.build import build_spec
@@ -164,11 +166,11 @@ async def at_a_distance(
             top_k=len(ports),
         )
         await write(model, prompt, 8, Seen())  # connections, pace
-        ways = {"byte by byte": (0, Seen()), "drafted": (None, Seen())}
-        for length, seen in ways.values():
-            with length_of(length):
-                await write(model, prompt, count, seen)
-        for way, (_, seen) in ways.items():
+        ways = {"byte by byte": Seen(), "drafted": Seen()}
+        with mock.patch.object(DraftLength, "may_draft", False):
+            await write(model, prompt, count, ways["byte by byte"])
+        await write(model, prompt, count, ways["drafted"])
+        for way, seen in ways.items():
             cells = [
                 distance,
                 way,

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import subprocess
+import symtable
 import sys
 import tomllib
 from graphlib import TopologicalSorter
@@ -145,8 +146,14 @@ def test_the_wheel_lists_every_package() -> None:
 def test_what_benchmarks_and_examples_import_exists(path: Path):
     """Nothing else runs them, and no type checker sees them."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moesubnet"):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if str(node.module).startswith("moesubnet"):
             module = importlib.import_module(str(node.module))
             for name in node.names:
                 if not hasattr(module, name.name):
                     importlib.import_module(f"{node.module}.{name.name}")
+        elif (beside := path.parent / f"{node.module}.py").is_file():
+            assert {name.name for name in node.names} <= symtable.symtable(
+                beside.read_text(), beside.name, "exec"
+            ).get_identifiers()
