@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import os
 from types import SimpleNamespace
 
@@ -32,8 +33,19 @@ def knows(law):
     return lambda ids: log_law
 
 
+class InTurn:
+    """Lots that fall on one after another: of eight walks some go through either of two routers."""
+
+    def __init__(self):
+        self.turns = itertools.count()
+
+    def choices(self, population, weights=None):
+        at = next(self.turns) if len(population) > 1 else 0
+        return [population[at % len(population)]]
+
+
 @pytest.fixture
-async def two_and_two(start_expert, start_node, measure, laws):
+async def two_and_two(start_expert, start_node, measure, laws, monkeypatch):
     """Two experts, two routers, and a validator that has met them."""
     experts = [await start_expert(f"//Expert{i}", knows(laws[i])) for i in range(2)]
     nodes = [await start_node(f"Router{i}", experts) for i in range(2)]
@@ -42,6 +54,8 @@ async def two_and_two(start_expert, start_node, measure, laws):
     )
     for one in nodes:
         one.chain = await chain.metagraph(1)
+    lots, draw = InTurn(), measurement._routers.draw
+    monkeypatch.setattr(measurement._routers, "draw", lambda _: draw(lots))
     return experts, nodes, measurement, state, chain
 
 
