@@ -1,10 +1,10 @@
 """How far an expert is asked to go on by itself, where no student drafts. No I/O, no clock.
 
-Its first guess is read off the law at hand, each further one is a pass of its model. Streams that
-guess together share their passes, and every other stream waits for them: so what is worth it for
-eight texts at a far expert, all together, would part the batch of a near one. A pass counts once
-for each stream that waits to each that guesses, and for no less than a round until it is known.
-Whoever shares a pace finds that out together, in one round of all after a few, then ever more.
+Its first guess is read off the law at hand, each further one is a pass of its model. Every other
+stream there waits for it, and a batch whose streams guess is parted: what is worth it for a text
+alone at a far expert is dear for eight. So a pass counts once for each stream, and for no less than
+a round until it is known. Whoever shares a pace finds that out together, in one round of all after
+a few, then ever more.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ class GuessPace(Pace):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rounds = self.guessed = 0  # so far, and those of them with passes for guesses
+        self.rounds = 0  # so far
         self._unguessed, self._patience, self._trials = 0, FIRST_TRIED_ROUNDS, 0
 
     def took(self, drafted: int, seconds: float) -> None:
         super().took(drafted, seconds)
         self.rounds += 1
-        self.guessed += drafted > 0
         self._unguessed = 0 if drafted else self._unguessed + 1
 
     def is_worth_it(self) -> None:
@@ -53,7 +52,7 @@ class Guessing:
 
     def __init__(self, shared: GuessPace) -> None:
         self._shared = shared
-        self._seen, self._streams, self._guessing = (shared.rounds, shared.guessed), 1, 0
+        self._seen, self._streams = shared.rounds, 1
         self.length = DraftLength(self)
         self._asked = 0
 
@@ -73,13 +72,11 @@ class Guessing:
         """Note a round. As many as others had meanwhile, so many streams there are."""
         shared = self._shared
         shared.took(max(0, self._asked - 1), seconds)
-        self._streams = max(1, shared.rounds - self._seen[0])
-        self._guessing = shared.guessed - self._seen[1]
-        self._seen = shared.rounds, shared.guessed
+        self._streams = max(1, shared.rounds - self._seen)
+        self._seen = shared.rounds
 
     def round_s(self, drafted: npt.ArrayLike) -> Float:
         """Seconds of a round with so many guesses, and what the others wait longer for it."""
         passes = np.maximum(np.asarray(drafted) - 1, 0)
         alone_s = self._shared.round_s(0)
-        wait = self._streams / max(1, self._guessing)
-        return np.asarray(alone_s + wait * (self._shared.round_s(passes) - alone_s))
+        return np.asarray(alone_s + self._streams * (self._shared.round_s(passes) - alone_s))

@@ -27,13 +27,12 @@ def written(streams, way_s, pass_s, acceptance, rounds, pace=None):
     return asked
 
 
-@pytest.mark.parametrize("streams", [1, 4, 8])
-def test_a_far_expert_s_guesses_are_found_to_pay(streams):
-    asked = written(streams, way_s=0.1, pass_s=0.005, acceptance=0.8, rounds=400)
+def test_a_far_expert_s_guesses_are_found_to_pay():
+    asked = written(1, way_s=0.1, pass_s=0.005, acceptance=0.8, rounds=400)
     assert asked[200:].mean() > 3
 
 
-@pytest.mark.parametrize("acceptance", [0.3, 0.6])
+@pytest.mark.parametrize("acceptance", [0.3, 0.6, 1.0])
 def test_eight_streams_at_a_near_expert_leave_it_alone_but_for_a_few_trials(acceptance):
     asked = written(8, way_s=0.01, pass_s=0.06, acceptance=acceptance, rounds=200)
     trials = np.count_nonzero(asked.any(1))
