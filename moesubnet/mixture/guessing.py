@@ -1,10 +1,9 @@
 """How far an expert is asked to go on by itself, where no student drafts. No I/O, no clock.
 
 Its first guess is read off the law at hand, each further one is a pass of its model. Every other
-stream there waits for it, and a batch whose streams guess is parted: what is worth it for a text
-alone at a far expert is dear for eight. So a pass counts once for each stream, and for no less than
-a round until it is known. Whoever shares a pace finds that out together, in one round of all after
-a few, then ever more.
+stream there waits for it, and a batch whose streams guess is parted. So only a text that is alone
+there has guesses, and a pass is taken for a round until it is known: by one round after a few, then
+after ever more. Whoever shares a pace finds that out for all.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class GuessPace(Pace):
     def __init__(self) -> None:
         super().__init__()
         self.rounds = 0  # so far
-        self._unguessed, self._patience, self._trials = 0, FIRST_TRIED_ROUNDS, 0
+        self._unguessed, self._patience = 0, FIRST_TRIED_ROUNDS
 
     def took(self, drafted: int, seconds: float) -> None:
         super().took(drafted, seconds)
@@ -38,13 +37,12 @@ class GuessPace(Pace):
         """To guess, as it seems now: the next trials come soon again."""
         self._patience = FIRST_TRIED_ROUNDS
 
-    def may_try(self, streams: int) -> bool:
-        """Whether it is time to, for each of so many streams once; whoever asks does."""
-        if self._unguessed >= self._patience:
-            self._unguessed, self._patience = 0, min(2 * self._patience, MOST_TRIED_ROUNDS)
-            self._trials = streams
-        self._trials = max(self._trials - 1, -1)
-        return self._trials >= 0
+    def may_try(self) -> bool:
+        """Whether it is time to; whoever asks does."""
+        if self._unguessed < self._patience:
+            return False
+        self._unguessed, self._patience = 0, min(2 * self._patience, MOST_TRIED_ROUNDS)
+        return True
 
 
 class Guessing:
@@ -52,31 +50,29 @@ class Guessing:
 
     def __init__(self, shared: GuessPace) -> None:
         self._shared = shared
-        self._seen, self._streams = shared.rounds, 1
+        self._seen, self._is_alone = shared.rounds, False
         self.length = DraftLength(self)
         self._asked = 0
 
     def further(self, most: int) -> int:
         """How many tokens the heaviest expert should go on with, `most` or fewer: the first only
         gives the right to draft the others."""
-        most = min(most, MAX_FURTHER) - 1
+        most = min(most, MAX_FURTHER) - 1 if self._is_alone else 0
         count = self.length.choose(most, ahead=1) if most > 0 else 0
         if count:
             self._shared.is_worth_it()
-        elif most > 0 and self.length.may_draft and self._shared.may_try(self._streams):
+        elif most > 0 and self.length.may_draft and self._shared.may_try():
             count = 1
         self._asked = count + 1 if count else 0
         return self._asked
 
     def took(self, seconds: float) -> None:
-        """Note a round. As many as others had meanwhile, so many streams there are."""
+        """Note a round. It is alone if no other had one meanwhile."""
         shared = self._shared
         shared.took(max(0, self._asked - 1), seconds)
-        self._streams = max(1, shared.rounds - self._seen)
+        self._is_alone = shared.rounds - self._seen <= 1
         self._seen = shared.rounds
 
     def round_s(self, drafted: npt.ArrayLike) -> Float:
-        """Seconds of a round with so many guesses, and what the others wait longer for it."""
-        passes = np.maximum(np.asarray(drafted) - 1, 0)
-        alone_s = self._shared.round_s(0)
-        return np.asarray(alone_s + self._streams * (self._shared.round_s(passes) - alone_s))
+        """See `Pace`."""
+        return self._shared.round_s(np.maximum(np.asarray(drafted) - 1, 0))
