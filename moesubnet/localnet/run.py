@@ -112,10 +112,11 @@ async def _run_network(
                 if options.distill:
                     screen.stage("distilling the mixture into one student")
                     await _distill(plan, prepared, supervisor, screen)
+                if options.until == "table":
+                    return
                 screen.stage("running; Ctrl-C stops everything")
                 screen.note(next_steps(plan, prepared.prompts))
-                if options.until == "stopped":
-                    await asyncio.Event().wait()
+                await asyncio.Event().wait()
 
 
 async def _start_chain(plan: Plan, supervisor: Supervisor, screen: Screen) -> ChainClient:
