@@ -13,6 +13,7 @@ from moesubnet.units import RAO_PER_TOKEN
 
 NETUID = 1
 TEMPO_BLOCKS = 30  # of the development preset
+WALKS = 16  # an epoch and validator: with 32 they took more than one of two cores, all the time
 HOST = "127.0.0.1"
 OWNER = "//Alice"  # sudo and subnet owner of the development preset
 VALIDATOR_STAKE_RAO = 1_000 * RAO_PER_TOKEN
@@ -151,6 +152,7 @@ class Plan:
             "--netuid", str(NETUID),
             "--host", HOST,
             "--port", str(self.ports()[member.name]),
+            "--walks", str(WALKS),
             "--allow-private",
             niceness=2,
         )  # fmt: skip

@@ -26,7 +26,7 @@ from moesubnet.host.supervisor import Supervisor
 from moesubnet.localnet.distilling import final_table, run_distillation, stored_report
 from moesubnet.localnet.kinds import Kind
 from moesubnet.localnet.onboard import onboard
-from moesubnet.localnet.plan import HOST, NETUID, TEMPO_BLOCKS, Plan
+from moesubnet.localnet.plan import HOST, NETUID, TEMPO_BLOCKS, WALKS, Plan
 from moesubnet.localnet.prepare import Prepared, prepare
 from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import take_snapshot
@@ -39,7 +39,7 @@ CHAIN_TIMEOUT_S = 60.0
 SERVING_TIMEOUT_S = 180.0
 FIRST_PAY_EPOCHS = 10
 FIRST_ANSWER_TIMEOUT_S = 300.0
-WALK_TOKENS = 32 * 84  # of an expert, an epoch and a validator, in the mean
+WALK_TOKENS = WALKS * 84  # of an expert, an epoch and a validator, in the mean
 WALK_SLACK = 2.0  # routers, the chain and the distiller work beside them
 BLOCK_S = 1.0  # of the development preset
 QUESTION = "Explain in two sentences what a context manager is in Python."
