@@ -23,19 +23,16 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from drafting import HERE, ROUTER, child, metagraph
+from drafting import HERE, child, metagraph, mixture
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import load_engine
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
-from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.draft_length import DraftLength
 from moesubnet.mixture.drafting import Drawn
-from moesubnet.mixture.gate import uniform_gate
 from moesubnet.owner.build import build_spec
-from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import Drawing
 from moesubnet.spec.byte_unit import TOKEN_BYTES
@@ -46,7 +43,6 @@ from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
-from moesubnet.wire.roster import Roster
 
 LICENSE = HERE.parent / "LICENSE"  # public text for the baseline
 ROUND_TRIPS_MS = (0, 40)
@@ -146,25 +142,8 @@ async def at_a_distance(
     spec: LoadedSpec, ports: Sequence[int], distance: str, prompt: np.ndarray, count: int
 ) -> None:
     async with open_http_session() as http:
-        book = ExpertBook(
-            Roster(
-                http,
-                ROUTER,
-                spec_sha256=spec.sha256,
-                vocab_size=spec.spec.vocab_size,
-                allow_private=True,
-            )
-        )
-        await book.refresh(metagraph([f"M{k}" for k in range(len(ports))], ports))
-        gate = uniform_gate(grain=spec.spec.grain)
-        model = MixtureModel(
-            book,
-            lambda: gate,
-            load_baseline(spec),
-            vocab_size=spec.spec.vocab_size,
-            deadline_s=60.0,
-            top_k=len(ports),
-        )
+        names = [f"M{k}" for k in range(len(ports))]
+        model = await mixture(http, spec, names, ports, deadline_s=60.0)
         await write(model, prompt, 8, Seen())  # connections, pace
         ways = {"byte by byte": Seen(), "drafted": Seen()}
         with mock.patch.object(DraftLength, "may_draft", False):

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Literal
 from unittest import mock
 
+import aiohttp
 import numpy as np
 from neurons import subnet
 from substrateinterface import Keypair
@@ -194,6 +195,38 @@ async def first_token_s(model: MixtureModel, prompt: np.ndarray) -> float:
     return took_s
 
 
+async def mixture(
+    http: aiohttp.ClientSession,
+    spec: LoadedSpec,
+    names: Sequence[str],
+    ports: Sequence[int],
+    *,
+    deadline_s: float,
+) -> MixtureModel:
+    """A router's, of these miners, all of whom it asks."""
+    book = ExpertBook(
+        Roster(
+            http,
+            ROUTER,
+            spec_sha256=spec.sha256,
+            vocab_size=spec.spec.vocab_size,
+            allow_private=True,
+        )
+    )
+    await book.refresh(metagraph(names, ports))
+    if len(book.known()) < len(names):
+        raise SystemExit("a miner shows no card")
+    gate = uniform_gate(grain=spec.spec.grain)
+    return MixtureModel(
+        book,
+        lambda: gate,
+        load_baseline(spec),
+        vocab_size=spec.spec.vocab_size,
+        deadline_s=deadline_s,
+        top_k=len(names),
+    )
+
+
 async def speed(
     spec: LoadedSpec,
     names: Sequence[str],
@@ -205,30 +238,11 @@ async def speed(
 ) -> tuple[float, Seen, Seen]:
     """The measured round trip of an empty call, and how it went undrafted and drafted."""
     async with open_http_session() as http:
-        book = ExpertBook(
-            Roster(
-                http,
-                ROUTER,
-                spec_sha256=spec.sha256,
-                vocab_size=spec.spec.vocab_size,
-                allow_private=True,
-            )
-        )
-        await book.refresh(metagraph(names, ports))
-        if len(book.known()) < len(names):
-            raise SystemExit("a miner shows no card")
-        model = MixtureModel(
-            book,
-            uniform_gate,
-            load_baseline(spec),
-            vocab_size=spec.spec.vocab_size,
-            deadline_s=10.0,
-            top_k=len(names),
-        )
+        model = await mixture(http, spec, names, ports, deadline_s=10.0)
         model.student = student
         await write(model, prompts[0], temperature, Seen())  # connections, pace
         round_trips = []
-        client = next(iter(book.serving().values()))
+        client = next(iter(model.serving().values()))
         for _ in range(5):
             since_s = time.monotonic()
             await client.card(timeout_s=5.0)
