@@ -11,7 +11,7 @@ from moesubnet.host.options import DEFAULT_CHAIN, Chain, Netuid
 
 if TYPE_CHECKING:
     from moesubnet.distill.run import Report, Settings
-    from moesubnet.training.progress import OnProgress
+    from moesubnet.host.progress import OnProgress
     from moesubnet.types import Signer
 
 LOW_KEPT_MASS = 0.8
@@ -85,7 +85,7 @@ def run(
     from moesubnet.chain.wallet import load_hotkey
     from moesubnet.distill.run import Settings
     from moesubnet.host.log import set_up_logging
-    from moesubnet.training.progress import json_lines, on_terminal
+    from moesubnet.host.progress import json_lines, on_terminal
 
     set_up_logging(log_level)
     settings = Settings(out, test, student_seconds, min_steps, base, prefill, samples, seed=seed)

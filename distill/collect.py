@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from moesubnet.distill.targets import Kind, TargetSpec, TargetStore
 from moesubnet.distill.walks import Ids, Members, call_groups, walk
+from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.mixture.law import Law, Mixture, mix
 from moesubnet.mixture.mixing import log_sum_exp
-from moesubnet.training.progress import OnProgress, Progress, ignore
 
 COLLECT = "targets"
 Target = Law | NDArray[np.generic]

@@ -26,9 +26,9 @@ from moesubnet.distill.evaluate import (
 )
 from moesubnet.distill.jobs import Job, JobReport, finished
 from moesubnet.distill.walks import Ids, Members
+from moesubnet.host.progress import OnProgress
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.jobs import run_job
-from moesubnet.training.progress import OnProgress
 
 A = TypeVar("A")
 B = TypeVar("B")

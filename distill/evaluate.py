@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from moesubnet.distill.walks import Ids, Members, call_groups, walk
+from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.mixture.mixing import log_sum_exp
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.trainer import held_out_loss
 from moesubnet.types import Hotkey
 

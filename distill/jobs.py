@@ -16,11 +16,11 @@ from moesubnet.distill.corpus import public_streams
 from moesubnet.distill.reading import TargetReader
 from moesubnet.distill.targets import TargetSpec, TargetStore
 from moesubnet.distill.train import Pupil, plain_cycles, student_loss, train_plain, train_student
+from moesubnet.host.progress import OnProgress, json_lines
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.base_model import find_base, load_base, runs_in_bf16, save_trained
 from moesubnet.training.model import new_model, save_model, small_config
 from moesubnet.training.optimizers import FULL_LR
-from moesubnet.training.progress import OnProgress, json_lines
 from moesubnet.training.team import device_of_this_process
 from moesubnet.training.trainer import Schedule, seconds_per_step
 

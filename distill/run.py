@@ -25,9 +25,9 @@ from moesubnet.distill.jobs import Job, JobReport, pace
 from moesubnet.distill.manifest import REPORT, Manifest, model_files, write_manifest
 from moesubnet.distill.targets import TargetSpec, TargetStore, target_form
 from moesubnet.distill.walks import Members, call_groups
+from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.mixture.gate import GATE_FORMAT, Gate
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training.progress import OnProgress, ignore
 from moesubnet.types import Axon, Hotkey
 
 FEW_STEPS = 300

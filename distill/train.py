@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from moesubnet.distill.losses import forward_kl, forward_kl_listed, sampled_cross_entropy
 from moesubnet.distill.reading import TargetReader
 from moesubnet.distill.targets import Targets
+from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.training.dataset import Ids, random_windows
 from moesubnet.training.optimizers import adamw
-from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.trainer import Outcome, Schedule, held_out_loss, next_token_loss, train
 
 if TYPE_CHECKING:

@@ -42,6 +42,7 @@ def build_app() -> typer.Typer:
     """The whole command tree. Importing a `cli` module is cheap: no torch, no sockets."""
     from moesubnet.chain.commands.app import add_commands as add_chain_commands
     from moesubnet.chain.devchain.cli import chain_app
+    from moesubnet.chain.network.cli import network
     from moesubnet.distill.cli import distill_app
     from moesubnet.doctor import doctor
     from moesubnet.localnet.cli import localnet_app
@@ -67,7 +68,10 @@ def build_app() -> typer.Typer:
 
     add_chain_commands(app)  # wallet, balance, faucet, transfer, register, stake, subnet, weights
     app.command()(doctor)
-    app.add_typer(chain_app, name="chain", help="Run a chain: embedded, or several nodes.")
+    chain = typer.Typer(no_args_is_help=True)
+    chain.add_typer(chain_app)
+    chain.command()(network)
+    app.add_typer(chain, name="chain", help="Run a chain: embedded, or several nodes.")
     app.add_typer(localnet_app, name="localnet")
     app.add_typer(spec_app, name="spec", help="Make and publish what a subnet's experts share.")
     app.add_typer(miner_app, name="miner", help="Serve an expert and earn with it.")

@@ -171,7 +171,7 @@ def _weights(
 ) -> Weights:
     from moesubnet.engine.open_weights import Weights, fetch_weights, give_tokenizer
     from moesubnet.errors import ConfigError
-    from moesubnet.training.progress import on_terminal
+    from moesubnet.host.progress import on_terminal
 
     if given is not None:
         return Weights(given, adapter)

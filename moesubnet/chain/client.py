@@ -15,7 +15,6 @@ from moesubnet.chain.hyperparams import (
 from moesubnet.chain.nouns import (
     Epoch,
     EpochRan,
-    Head,
     LastReveal,
     StakePosition,
     Votes,
@@ -25,7 +24,7 @@ from moesubnet.chain.nouns import (
 from moesubnet.chain.proposal import Proposal, propose
 from moesubnet.chain.rpc.connection import ChainConnection, Wait
 from moesubnet.chain.rpc.extrinsics import Call
-from moesubnet.chain.rpc.link import NoSuchBlock, RpcError
+from moesubnet.chain.rpc.link import Head, NoSuchBlock, RpcError
 from moesubnet.chain.rpc.submission import Receipt
 from moesubnet.chain.rpc.view import Event
 from moesubnet.chain.subnets import Subnet, read_subnet, read_subnet_price, read_subnets

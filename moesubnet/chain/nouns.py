@@ -13,14 +13,6 @@ WeightRow = tuple[tuple[Uid, int], ...]  # (target, u16), ascending by target
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """A block at the tip of the chain."""
-
-    number: BlockNumber
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
 class Epoch:
     """Where a subnet stands in its epochs, after block `block`."""
 

@@ -29,8 +29,8 @@ from moesubnet.engine.model_folder import (
 )
 from moesubnet.errors import ConfigError, FetchError
 from moesubnet.host.paths import cache_dir
+from moesubnet.host.progress import OnProgress, Progress
 from moesubnet.spec.content import file_sha256
-from moesubnet.training.progress import OnProgress, Progress
 from moesubnet.wire.downloads import download, open_downloads, size_of
 
 if TYPE_CHECKING:

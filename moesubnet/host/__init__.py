@@ -1,1 +1,1 @@
-"""This machine: child processes, folders, logs."""
+"""This machine: child processes, folders, logs, progress."""

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.progress import Progress
 from moesubnet.host.supervisor import Supervisor
 from moesubnet.localnet.plan import Plan
 from moesubnet.localnet.prepare import Prepared
 from moesubnet.localnet.view import Screen, training_text
-from moesubnet.training.progress import Progress
 from moesubnet.types import Hotkey
 
 FinalReport = Mapping[str, Any]  # report.json of `moesubnet distill run`, plus our own figures

@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.localnet.corpora import DomainReport, build
 from moesubnet.localnet.kinds import Kind, Report
 from moesubnet.localnet.sources import SOURCES
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.dataset import read_documents
 from moesubnet.training.jobs import run_job
-from moesubnet.training.progress import OnProgress, Progress, ignore
 
 CORPORA_LAYOUT = 1  # raise when the parts change, so that old ones are not used again
 PROMPT_CHARS = 150

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from moesubnet.training.progress import Progress
+from moesubnet.host.progress import Progress
 from moesubnet.units import format_rao
 
 

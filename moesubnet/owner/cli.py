@@ -102,10 +102,10 @@ def new(
     """
     from moesubnet.errors import ConfigError
     from moesubnet.host.paths import text_files
+    from moesubnet.host.progress import on_terminal
     from moesubnet.owner.build import build_spec, mean_token_bytes
     from moesubnet.spec.byte_unit import TOKEN_BYTES
     from moesubnet.spec.family import every_family, read_family
-    from moesubnet.training.progress import on_terminal
     from moesubnet.units import parse_rao
 
     _need_libraries()

@@ -19,9 +19,9 @@ from moesubnet.types import NetUid
 
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient
+    from moesubnet.host.progress import OnProgress
     from moesubnet.training.expert import ExpertReport
     from moesubnet.training.finetune import FineTuneReport, FineTuning
-    from moesubnet.training.progress import OnProgress
 
 SLOW_TOKENS_PER_S = 1_500
 SMALL_EXPERT_S = 120.0
@@ -111,7 +111,7 @@ def train(
         raise ConfigError("--lora and --merge need a model to start --from")
     loaded = load_spec(spec) if spec else ask_chain(chain, partial(_published_spec, netuid))
 
-    from moesubnet.training.progress import json_lines, on_terminal
+    from moesubnet.host.progress import json_lines, on_terminal
     from moesubnet.training.tracking import tracked
 
     def run(progress: OnProgress) -> ExpertReport | FineTuneReport | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.spec.content import LoadedSpec, file_sha256
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import (
@@ -24,7 +25,6 @@ from moesubnet.training.dataset import (
     split_held_out,
 )
 from moesubnet.training.model import new_model, parameter_count, save_model, small_config
-from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss, train
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import (
     Precision,
@@ -34,7 +35,6 @@ from moesubnet.training.expert import REPORT, encoded, saved_report, text_sha256
 from moesubnet.training.learner import Learner
 from moesubnet.training.optimizers import FULL_LR, LORA_LR, adamw
 from moesubnet.training.packing import NO_LABEL, Packed, pack, split_documents
-from moesubnet.training.progress import OnProgress, ignore
 from moesubnet.training.team import ALONE, Team, device_of_this_process
 from moesubnet.training.trainer import Schedule, train
 

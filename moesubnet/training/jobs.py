@@ -12,7 +12,7 @@ from typing import Any
 
 from moesubnet.errors import ConfigError
 from moesubnet.host.children import as_child
-from moesubnet.training.progress import OnProgress, Progress
+from moesubnet.host.progress import OnProgress, Progress
 
 NICENESS = 10
 LAST_WORDS_BYTES = 2_000

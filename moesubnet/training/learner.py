@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moesubnet.host.progress import OnProgress, Progress
 from moesubnet.training.packing import NO_LABEL, Packed
-from moesubnet.training.progress import OnProgress, Progress
 from moesubnet.training.team import Team
 
 if TYPE_CHECKING:

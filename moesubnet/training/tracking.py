@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moesubnet.errors import ConfigError
-from moesubnet.training.progress import OnProgress, Progress
+from moesubnet.host.progress import OnProgress, Progress
 
 Write = Callable[[str, float, int], None]  # name, value, number of the report
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from moesubnet.training.dataset import Ids
 from moesubnet.training.optimizers import muon_and_adamw
-from moesubnet.training.progress import OnProgress, Progress, ignore
 from moesubnet.training.team import ALONE, Team
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from moesubnet.chain.assembly import SubnetRows, assemble_metagraph, parse_axon
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
-from moesubnet.chain.nouns import NEVER, Epoch, Head
+from moesubnet.chain.nouns import NEVER, Epoch
 from moesubnet.chain.rpc.codec import address
+from moesubnet.chain.rpc.link import Head
 from moesubnet.errors import ChainError, ChainUnavailable, StaleMetagraph
 from moesubnet.types import BlockNumber, Metagraph, NetUid
 

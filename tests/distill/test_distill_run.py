@@ -12,8 +12,8 @@ from moesubnet.distill.evaluate import Row, verdicts
 from moesubnet.distill.manifest import read_manifest
 from moesubnet.distill.run import Settings, Teacher, distill
 from moesubnet.errors import SpecError
+from moesubnet.host.progress import Progress
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training.progress import Progress
 from moesubnet.types import Hotkey
 
 from .conftest import BigramEngine, LocalClient

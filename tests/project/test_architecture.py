@@ -63,20 +63,40 @@ def test_nobody_imports_the_top_level_folders_by_their_bare_names() -> None:
         assert not tops & set(COMPONENTS), path
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def import_graph() -> dict[str, set[str]]:
+    """Module → the modules and packages of ours that it imports. A package's __init__ may name
+    what it offers; only modules with code count."""
+
     def name_of(path: Path) -> str:
         inside = path.relative_to(ROOT).with_suffix("").parts
         parts = inside if inside[0] == "moesubnet" else ("moesubnet", *inside)
         return ".".join(parts).removesuffix(".__init__")
 
-    modules = {name_of(path): path for path in product_files()}
-    # A package's __init__ may name what it offers; only modules with code count.
-    graph = {
-        name: imported_modules(path) & (modules.keys() - {name})
-        for name, path in modules.items()
+    ours = {name_of(path): path for path in product_files()}
+    return {
+        name: imported_modules(path) & ours.keys()
+        for name, path in ours.items()
         if path.name != "__init__.py"
     }
-    TopologicalSorter({name: found & graph.keys() for name, found in graph.items()}).prepare()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter(import_graph()).prepare()
+
+
+def test_no_rooms_import_each_other_in_a_circle() -> None:
+    """A room is a folder. On the package's floor each module is one: nouns below, doors above."""
+    modules = import_graph()
+    folders = {name.rpartition(".")[0] for name in modules} - {"moesubnet"}
+
+    def room(name: str) -> str:
+        folder = name.rpartition(".")[0]
+        return folder if folder in folders and name not in folders else name
+
+    rooms: dict[str, set[str]] = {}
+    for name, found in modules.items():
+        rooms.setdefault(room(name), set()).update(map(room, found))
+    TopologicalSorter({name: found - {name} for name, found in rooms.items()}).prepare()
 
 
 def test_no_code_of_ours_runs_between_fork_and_exec() -> None:

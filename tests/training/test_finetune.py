@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.host.interrupt import first_interrupt
+from moesubnet.host.progress import Progress
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training import estimate, finetune
 from moesubnet.training.base_model import Size, size_of
 from moesubnet.training.estimate import footprint
 from moesubnet.training.finetune import FineTuning, fine_tune
-from moesubnet.training.progress import Progress
 from moesubnet.training.tracking import tracked
 
 IDS = torch.arange(3, 40)[None]

@@ -21,8 +21,8 @@ from moesubnet.engine.model_folder import weights_commitment
 from moesubnet.engine.open_weights import SUMS, check_offer, fetch_weights, lay_out
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, FetchError
+from moesubnet.host.progress import ignore
 from moesubnet.miner.cli import miner_app
-from moesubnet.training.progress import ignore
 from moesubnet.types import Hotkey
 from moesubnet.validator.checks import Claim, Verdict
 from moesubnet.validator.cli import validator_app

@@ -1,4 +1,4 @@
-"""`moesubnet chain …`: run the embedded chain."""
+"""`moesubnet chain …` for the embedded chain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moesubnet.chain.devchain import archive_cli
-from moesubnet.chain.network.cli import network
 from moesubnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,16 +20,10 @@ if TYPE_CHECKING:
 _REPORT_EVERY_BLOCKS = 10
 
 chain_app = typer.Typer(no_args_is_help=True)
-chain_app.command()(network)
 chain_app.command("export")(archive_cli.export)
 chain_app.command("import")(archive_cli.import_)
 chain_app.command()(archive_cli.reset)
 chain_app.command("fork-at")(archive_cli.fork_at)
-
-
-@chain_app.callback()
-def _group() -> None:
-    """Run a chain: embedded in one process, or several real nodes."""
 
 
 @chain_app.command()

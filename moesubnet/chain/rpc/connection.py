@@ -14,9 +14,8 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from moesubnet.chain.nouns import Head
 from moesubnet.chain.rpc.extrinsics import Call
-from moesubnet.chain.rpc.link import Link, NoSuchBlock, RpcError
+from moesubnet.chain.rpc.link import Head, Link, NoSuchBlock, RpcError
 from moesubnet.chain.rpc.submission import Receipt, block_of, head_of, search, send
 from moesubnet.chain.rpc.view import Event, View
 from moesubnet.errors import ChainUnavailable, ConfigError
@@ -97,7 +96,7 @@ class ChainConnection:
 
     async def head(self) -> Head:
         """The best block."""
-        return await self._run(lambda link: Head(*head_of(link)))
+        return await self._run(head_of)
 
     async def heads(self, poll_s: float | None = None) -> AsyncIterator[Head]:
         """The head now, then each new one until the client is closed.
@@ -180,7 +179,7 @@ class ChainConnection:
 
     async def _read(self, question: Callable[[View, Head], T], block_hash: str | None = None) -> T:
         def ask(link: Link) -> T:
-            head = Head(*(block_of(link, block_hash) if block_hash else head_of(link)))
+            head = block_of(link, block_hash) if block_hash else head_of(link)
             return question(link.view(head.hash), head)
 
         return await self._run(ask)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import websocket
 from substrateinterface import SubstrateInterface
@@ -59,6 +59,13 @@ class NoSuchBlock(ChainError):
         super().__init__(f"the chain has no block {block_hash}")
 
 
+class Head(NamedTuple):
+    """A block at the tip of the chain."""
+
+    number: BlockNumber
+    hash: str
+
+
 @dataclass(slots=True)
 class _Cache:
     """What substrate-interface asks of a metadata cache."""
@@ -82,7 +89,7 @@ class Link:
         self.connections = 0  # how many sockets were opened so far
         self._socket: Any = None
         self._interface: Any = None
-        self.newest: tuple[str, BlockNumber] = ("", BlockNumber(0))  # block asked for last
+        self.newest = Head(BlockNumber(0), "")  # block asked for last
         self._ahead = False  # whether substrate-interface is to see the next block's runtime
         self._storages: dict[int, Storage] = {}  # by version of the runtime
         self._view: View | None = None  # the last one: most questions are about the same head

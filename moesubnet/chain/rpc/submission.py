@@ -22,7 +22,7 @@ from moesubnet.chain.rpc.extrinsics import (
     compose,
     next_nonce,
 )
-from moesubnet.chain.rpc.link import Link, NoSuchBlock, RpcError
+from moesubnet.chain.rpc.link import Head, Link, NoSuchBlock, RpcError
 from moesubnet.chain.rpc.rejections import dispatch_failure, pool_rejection, rejected
 from moesubnet.chain.rpc.view import Event
 from moesubnet.errors import CallRejected, ChainError
@@ -74,24 +74,24 @@ class Pending:
     refusal: CallRejected | None = None  # by the pool, which may have seen blocks that we have not
 
 
-def head_of(link: Link, finalized: bool = False) -> tuple[BlockNumber, str]:
-    """Number and hash of the best or the last finalized block."""
+def head_of(link: Link, finalized: bool = False) -> Head:
+    """The best or the last finalized block."""
     method = "chain_getFinalizedHead" if finalized else "chain_getHead"
     return block_of(link, str(link.request(method)))
 
 
-def block_of(link: Link, block_hash: str) -> tuple[BlockNumber, str]:
-    """Number and hash of the block with this hash. Raises NoSuchBlock."""
-    if block_hash == link.newest[0]:
-        return link.newest[1], block_hash
+def block_of(link: Link, block_hash: str) -> Head:
+    """The block with this hash. Raises NoSuchBlock."""
+    if block_hash == link.newest.hash:
+        return link.newest
     header = link.request("chain_getHeader", block_hash)
     if header is None:
         raise NoSuchBlock(block_hash)
     try:
-        link.newest = (block_hash, BlockNumber(int(header["number"], 16)))
+        link.newest = Head(BlockNumber(int(header["number"], 16)), block_hash)
     except (TypeError, KeyError, ValueError) as error:
         raise ChainError(f"{link.url} does not answer as a chain does") from error
-    return link.newest[1], block_hash
+    return link.newest
 
 
 def send(link: Link, call: Call, signer: Signer) -> Pending:
@@ -170,7 +170,7 @@ def _remind(link: Link, pending: Pending) -> Pending:
         return pending
     refusal = _offer(link, pending)
     if refusal is not None and refusal.name in _DEAD:
-        if _nonce(link, pending.signer, head_of(link)[1]) > pending.nonce:
+        if _nonce(link, pending.signer, head_of(link).hash) > pending.nonce:
             refusal = rejected("Stale")  # perhaps by ourselves, in a block that came just now
         else:
             pending = _sign_again(link, pending)
@@ -249,7 +249,7 @@ def _receipt(
     if failure := dispatch_failure(events, link.interface.metadata):
         raise failure
     digest = blake2b(bytes.fromhex(extrinsic.removeprefix("0x")), digest_size=32).hexdigest()
-    reached = head_of(link, finalized=True)[0] >= block
+    reached = head_of(link, finalized=True).number >= block
     # Another fork may have won, and be final, since the block was found.
     is_final = reached and link.request("chain_getBlockHash", block) == block_hash
     receipt = Receipt(block, block_hash, "0x" + digest, 0, events, is_final)

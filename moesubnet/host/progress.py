@@ -1,4 +1,4 @@
-"""How long-running training tells where it is: a bar for people, lines for pipes and machines."""
+"""How what runs long tells where it is: a bar for people, lines for pipes and machines."""
 
 from __future__ import annotations
 
