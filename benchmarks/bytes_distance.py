@@ -41,8 +41,8 @@ from moesubnet.spec.family import every_family
 from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey, Metagraph
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
+from moesubnet.wire.strangers import open_http_session
 
 LICENSE = HERE.parent / "LICENSE"  # public text for the baseline
 ROUND_TRIPS_MS = (0, 40)

@@ -51,9 +51,9 @@ from moesubnet.router.student import StudentModel
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.roster import Roster
 from moesubnet.wire.step import MAX_FULL_VOCAB, NUCLEUS_MASS, Want
+from moesubnet.wire.strangers import open_http_session
 
 HERE = Path(__file__).resolve().parent
 ROUTER = Keypair.create_from_uri("//Router")

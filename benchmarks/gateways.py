@@ -60,10 +60,11 @@ from moesubnet.spec.content import (
     save_spec,
 )
 from moesubnet.types import Axon, Hotkey
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import GenerateRequest
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.strangers import open_http_session
 
 VOCAB, AT_ONCE, WARM = 2_048, 16, 32
 SHAPES = ((1, False), (16, False), (16, True), (64, True))  # (tokens, streamed)

@@ -33,11 +33,12 @@ from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import ALONE
 from moesubnet.types import Axon, Hotkey
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.departures import Parcel
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Proof, StepResponse, StepRows, Want, max_answer_bytes
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.strangers import open_http_session
 
 PROMPT_TOKENS, SEED = 24, 0
 STREAMS = (1, 16, 64)

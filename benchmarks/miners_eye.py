@@ -58,12 +58,13 @@ from moesubnet.validator.pool import ONE_WINDOW
 from moesubnet.validator.probes import walk_batch
 from moesubnet.validator.records import Batch
 from moesubnet.validator.shapes import Shape, Shapes
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.panel import Panel
 from moesubnet.wire.protocol import StepRequest, want_for
 from moesubnet.wire.relay import RelayClient, through
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.strangers import open_http_session
 
 GROUPS = {
     "headers and sizes": (

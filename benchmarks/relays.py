@@ -42,10 +42,10 @@ from moesubnet.validator.pool import ONE_WINDOW, WINDOW_TOKENS, TextPool
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
 from moesubnet.wire.roster import Roster
 from moesubnet.wire.routers import Routers
+from moesubnet.wire.strangers import open_http_session
 
 BATCHES = 4  # of an epoch, as the validator's loop has them
 VALIDATOR = "//Validator"

@@ -45,10 +45,11 @@ from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.family import read_family
 from moesubnet.types import Axon, Hotkey
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import StepRequest, StepResponse
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.strangers import open_http_session
 
 TOKENS, ROUNDS, STREAMS = 32, 3, 8
 MINER, ROUTER = (Keypair.create_from_uri(uri) for uri in ("//Miner", "//Router"))

@@ -15,10 +15,10 @@ from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.types import NetUid, Signer
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.panel import Panel
 from moesubnet.wire.protocol import want_for
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.strangers import open_http_session
 
 STEP_DEADLINE_S = 60.0  # nobody waits for a word: a slow expert is better than none
 REST_S = 5.0

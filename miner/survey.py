@@ -7,7 +7,7 @@ from moesubnet.host.paths import cache_dir
 from moesubnet.miner.status import Status, look
 from moesubnet.mixture.gate_sync import fetch_revealed_sheets
 from moesubnet.types import Hotkey, Metagraph, NetUid
-from moesubnet.wire.client import open_http_session
+from moesubnet.wire.strangers import open_http_session
 
 
 async def survey(

@@ -11,7 +11,8 @@ from moesubnet.mixture.law import Law, law_of
 from moesubnet.router.model import TokenIds
 from moesubnet.router.weighing import Heard
 from moesubnet.types import Hotkey
-from moesubnet.wire.panel import Asked, Panel, PanelError, PanelSequence
+from moesubnet.wire.panel import Asked, Panel, PanelError
+from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import StepResponse, Want
 

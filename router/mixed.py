@@ -38,7 +38,7 @@ from moesubnet.spec.byte_unit import open_head
 from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.panel import PanelSequence
+from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import Proof, want_for
 

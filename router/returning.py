@@ -18,7 +18,7 @@ from moesubnet.router.asking import Asking
 from moesubnet.router.model import TokenIds
 from moesubnet.router.weighing import Heard, Posterior
 from moesubnet.types import Hotkey
-from moesubnet.wire.panel import PanelSequence
+from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import StepResponse
 
 SAMPLED_TOKENS = 3

@@ -34,9 +34,10 @@ from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.wire.addresses import is_loopback, published_ip
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.strangers import open_http_session
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.guesses import Guesses
 from moesubnet.validator.records import Batch, Step
 from moesubnet.validator.weighed import Weighed, score_step
-from moesubnet.wire.panel import Asked, Panel, PanelError, PanelSequence
+from moesubnet.wire.panel import Asked, Panel, PanelError
+from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 from moesubnet.wire.relay import Relayed
 

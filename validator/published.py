@@ -17,7 +17,7 @@ from moesubnet.validator.receipts import (
     Receipts,
     unpack_answers,
 )
-from moesubnet.wire.client import get_public, open_http_session
+from moesubnet.wire.strangers import get_public, open_http_session
 
 TIMEOUT_S = 60.0
 ATTEMPTS = 5  # a public limit lets some through every second

@@ -118,8 +118,8 @@ async def _asked(
     from moesubnet.spec.source import find_spec
     from moesubnet.types import NetUid
     from moesubnet.wire.addresses import check_axon
-    from moesubnet.wire.client import MAX_SMALL_BYTES, get_public, open_http_session
     from moesubnet.wire.protocol import ExpertCard
+    from moesubnet.wire.strangers import MAX_SMALL_BYTES, get_public, open_http_session
 
     async with await ChainClient.connect(chain) as client:
         metagraph = await client.metagraph(NetUid(netuid))

@@ -32,10 +32,10 @@ from moesubnet.validator.state import State, only_one
 from moesubnet.validator.twice import FILE, Checkbook
 from moesubnet.validator.watching import Watcher
 from moesubnet.wire.addresses import published_ip
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
 from moesubnet.wire.roster import Roster
 from moesubnet.wire.routers import Routers
+from moesubnet.wire.strangers import open_http_session
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from moesubnet.validator.receipts import (
 )
 from moesubnet.validator.voted import differs_on_chain
 from moesubnet.wire.addresses import check_axon
-from moesubnet.wire.client import get_public
+from moesubnet.wire.strangers import get_public
 
 if TYPE_CHECKING:
     from moesubnet.chain.nouns import Votes

@@ -33,7 +33,7 @@ from moesubnet.localnet.watch import take_snapshot
 from moesubnet.mixture.gate_sync import fetch_revealed_sheets
 from moesubnet.mixture.history import Perplexities, perplexities
 from moesubnet.types import Hotkey, NetUid
-from moesubnet.wire.client import open_http_session
+from moesubnet.wire.strangers import open_http_session
 
 CHAIN_TIMEOUT_S = 60.0
 SERVING_TIMEOUT_S = 180.0

@@ -26,7 +26,7 @@ from moesubnet.mixture.watched import silenced
 from moesubnet.types import Axon, BlockNumber, Hotkey, Metagraph, NetUid, Neuron
 from moesubnet.units import TOKENS, Grain
 from moesubnet.wire.addresses import check_axon
-from moesubnet.wire.client import get_public
+from moesubnet.wire.strangers import get_public
 
 SHEET_EPOCHS = 20
 NEWEST_AGE_EPOCHS = 2  # committed in e − 2, revealed in e − 1, known to all at the start of e

@@ -36,10 +36,10 @@ from moesubnet.validator.pool import TextPool
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.validator.state import State
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
 from moesubnet.wire.roster import Roster
 from moesubnet.wire.step import Want
+from moesubnet.wire.strangers import open_http_session
 from tests.engine import bytes_models as tiny
 from tests.integration.engines import BigramEngine
 from tests.integration.test_whole_loop import sentences

@@ -37,7 +37,7 @@ from moesubnet.validator.audit import audit
 from moesubnet.validator.published import fetched
 from moesubnet.validator.scoring import recount
 from moesubnet.validator.voted import differs_on_chain
-from moesubnet.wire.client import open_http_session
+from moesubnet.wire.strangers import open_http_session
 
 VOCAB_SIZE = 400
 SPECIALISTS = ("letters", "digits")

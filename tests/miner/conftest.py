@@ -16,9 +16,10 @@ from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Axon, BlockNumber, Coldkey, Hotkey, Metagraph, NetUid, Neuron, Uid
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import SequenceStep, StepRows, Want, base_hash
+from moesubnet.wire.strangers import open_http_session
 
 MINER = Keypair.create_from_uri("//Miner")
 ALICE, BOB, POOR = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob", "//Poor"))

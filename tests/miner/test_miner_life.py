@@ -30,8 +30,9 @@ from moesubnet.errors import ConfigError, PeerRefused, PeerUnavailable
 from moesubnet.miner.run import _check_open
 from moesubnet.spec.content import LoadedSpec, save_spec
 from moesubnet.types import Axon, Hotkey, NetUid
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.protocol import GenerateRequest, StepRequest, StepRows, Want
+from moesubnet.wire.strangers import open_http_session
 from tests.gguf_files import llama_server, write_gguf
 
 from .conftest import step_of, u32

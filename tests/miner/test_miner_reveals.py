@@ -13,7 +13,8 @@ from moesubnet.errors import BadReveal
 from moesubnet.miner.tails import TailTable
 from moesubnet.types import Hotkey
 from moesubnet.wire.commitment import commit, proof_bytes
-from moesubnet.wire.panel import Panel, PanelSequence
+from moesubnet.wire.panel import Panel
+from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import StepRequest, StepResponse, Want
 from tests.miner.conftest import ALICE, BOB, MINER, FakeEngine, step_of, u32
 

@@ -11,8 +11,8 @@ from moesubnet.mixture.gate import fit
 from moesubnet.mixture.gate_sync import GateSync, fetch_revealed_sheets, keep_sheet
 from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey, Metagraph, Neuron
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
+from moesubnet.wire.strangers import open_http_session
 
 EXPERTS = tuple(Hotkey(f"expert{i}") for i in range(3))
 

@@ -23,10 +23,11 @@ from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import ALONE, Forecast
 from moesubnet.router.service import Service
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve as listen
 from moesubnet.wire.protocol import ExpertCard, StepResponse, Want
 from moesubnet.wire.roster import Roster
+from moesubnet.wire.strangers import open_http_session
 from tests.conftest import TINY_CONTEXT, TINY_VOCAB
 
 ROUTER = Keypair.create_from_uri("//Router")

@@ -25,7 +25,6 @@ from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
 from moesubnet.validator.twice import Checkbook
-from moesubnet.wire.client import get_public, open_http_session
 from moesubnet.wire.commitment import proof_bytes
 from moesubnet.wire.listening import serve
 from moesubnet.wire.nonces import NonceStore
@@ -40,6 +39,7 @@ from moesubnet.wire.protocol import (
 from moesubnet.wire.roster import Roster
 from moesubnet.wire.routers import Routers
 from moesubnet.wire.server import BODY, auth_middleware, lane_route, public
+from moesubnet.wire.strangers import get_public, open_http_session
 from tests.step_answers import answer_to
 from tests.validator.nodes import RouterNode
 

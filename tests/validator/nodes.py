@@ -8,8 +8,9 @@ from collections import Counter
 from moesubnet.errors import PeerUnavailable
 from moesubnet.router.node import build_node
 from moesubnet.types import Axon, Hotkey
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
+from moesubnet.wire.strangers import open_http_session
 
 
 @dataclasses.dataclass(eq=False)

@@ -18,10 +18,10 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.audit import audit
 from moesubnet.validator.probes import _sender
 from moesubnet.validator.usage import usage_losses
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, StepResponse, Want, base_hash
 from moesubnet.wire.relay import Brought, Question, RelayClient, Relayed
+from moesubnet.wire.strangers import open_http_session
 from moesubnet.wire.usage import Seen, Usage
 from tests.sheets import closed
 from tests.validator.nodes import RouterNode

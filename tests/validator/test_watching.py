@@ -16,8 +16,8 @@ from moesubnet.validator.audit import audit
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.watching import MOST_ACCUSED, Watcher, to_audit
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.listening import serve
+from moesubnet.wire.strangers import open_http_session
 from tests.validator.test_audit import measured
 
 __all__ = ["measured"]

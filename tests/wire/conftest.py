@@ -15,7 +15,7 @@ from substrateinterface import Keypair
 
 from moesubnet.errors import UnknownBase
 from moesubnet.types import Axon, Hotkey
-from moesubnet.wire.client import ExpertClient, open_http_session
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import Listening, serve
 from moesubnet.wire.nonces import NonceStore
 from moesubnet.wire.protocol import (
@@ -27,6 +27,7 @@ from moesubnet.wire.protocol import (
     base_hash,
 )
 from moesubnet.wire.server import BODY, CALLER, auth_middleware, lane_route
+from moesubnet.wire.strangers import open_http_session
 from tests.step_answers import answer_to
 
 V = 40

@@ -36,7 +36,6 @@ from moesubnet.errors import (
 )
 from moesubnet.host.log import set_up_logging
 from moesubnet.types import Hotkey
-from moesubnet.wire.client import open_http_session
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.limits import RateLimiter
 from moesubnet.wire.listening import serve
@@ -61,6 +60,7 @@ from moesubnet.wire.server import (
     stake_gate,
 )
 from moesubnet.wire.signing import RECEIPT, sign_request, signed_text, verify_receipt
+from moesubnet.wire.strangers import open_http_session
 from tests.step_answers import laned
 
 V = 40

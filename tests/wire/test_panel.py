@@ -22,7 +22,8 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.panel import Panel, PanelSequence
+from moesubnet.wire.panel import Panel
+from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want
 from tests.step_answers import dense_rows
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesubnet.errors import PeerLate, PeerRefused, PeerResting, PeerUnavailable
-from moesubnet.wire.panel import Panel, PanelSequence
+from moesubnet.wire.panel import Panel
+from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import (
     LATE_IN_A_ROW,
     LEAST_PATIENCE_S,

@@ -10,7 +10,7 @@ import pytest
 from moesubnet.errors import BadReveal, FrameError
 from moesubnet.wire import frames
 from moesubnet.wire.commitment import Commitment, CommittedTail, proof_bytes
-from moesubnet.wire.panel import PanelSequence
+from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import (
     SequenceStep,
     StepLimits,
