@@ -158,12 +158,13 @@ class FreeState(State):
         phase: Phase,
         batches: Sequence[Batch],
         receipts: bytes,
+        reveal_period_epochs: int = 1,
     ) -> None:
         if self._own_row is not None:
             row = self._own_row(sheet, self._public)
             sheet = replace(sheet, row_u16=tuple(row.get(hotkey, 0) for hotkey in sheet.hotkeys))
             salt, phase = salt_for(sheet), Phase.PREPARED if any(sheet.row_u16) else Phase.LOST
-        super().close_epoch(sheet, salt, phase, batches, receipts)
+        super().close_epoch(sheet, salt, phase, batches, receipts, reveal_period_epochs)
 
 
 class InOrder(TextPool):

@@ -78,6 +78,7 @@ class Metagraph:
     spec_url: str | None
     neurons: tuple[Neuron, ...]
     spec_epoch: int | None = None  # the first in which that spec holds
+    reveal_period_epochs: int = 1  # from a vote's commit to its reveal
 
     @cached_property
     def by_hotkey(self) -> dict[Hotkey, Neuron]:

@@ -22,6 +22,13 @@ CREATE TABLE IF NOT EXISTS answer (
 """
 
 
+def kept_epochs(reveal_period_epochs: int) -> int:
+    """How long answers are kept, in epochs from their sheet's: it is revealed one period later;
+    what audits find then stands in sheets that are revealed another one later, and is looked into
+    by all in the epoch after that. A law is kilobytes, its record 328 bytes."""
+    return 2 * reveal_period_epochs + 2
+
+
 def answers_path(state_path: Path, epoch: int) -> Path:
     """Where the answers to an epoch's batches are kept."""
     return state_path.with_name(f"answers-{epoch}.sqlite3")

@@ -21,7 +21,6 @@ LAYOUT = 10  # raise when a table but `owner`, `used` or `score`, or the sheet's
 SERVED_SHEETS = 50
 # Later sheets name a vote that was committed and never revealed: without it their chain would end.
 PUBLIC = f"(phase = '{Phase.REVEALED}' OR phase = '{Phase.LOST}' AND reveal_epoch IS NOT NULL)"
-KEPT_ANSWERS = 4  # epochs: a law is kilobytes, its record 328 bytes
 
 
 class Archive:
@@ -103,6 +102,14 @@ class Archive:
         query = f"SELECT sheet FROM vote WHERE {PUBLIC} ORDER BY epoch DESC LIMIT ?"
         rows = self._db.execute(query, (SERVED_SHEETS,))
         return [bytes(row[0]) for row in rows]
+
+    def newest_answered(self, hotkey: Hotkey) -> bytes | None:
+        """Hash of the last closed sheet that an expert's answers are kept for, public or not."""
+        query = (
+            "SELECT sha256 FROM vote WHERE epoch IN (SELECT epoch FROM step) ORDER BY epoch DESC"
+        )
+        hashes = (bytes(row[0]) for row in self._db.execute(query).fetchall())
+        return next((digest for digest in hashes if self.answers(digest, hotkey)), None)
 
     def newest_sheets(self, count: int) -> list[Sheet]:
         """The last closed sheets, published or not, the newest first: for their owner's eyes."""

@@ -185,7 +185,14 @@ class Validator:
         )
         is_worth_voting = any(sheet.row_u16)
         phase = Phase.PREPARED if is_worth_voting else Phase.LOST
-        self.state.close_epoch(sheet, salt_for(sheet), phase, batches, receipts.to_bytes())
+        self.state.close_epoch(
+            sheet,
+            salt_for(sheet),
+            phase,
+            batches,
+            receipts.to_bytes(),
+            metagraph.reveal_period_epochs,
+        )
         log.info("closed epoch=%d items=%d vote=%s", sheet.epoch, len(sheet.walk), phase)
         await self._compare_routers()
 

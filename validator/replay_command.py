@@ -146,17 +146,16 @@ async def _asked(
 def _published(folder: Path, hotkey: Hotkey, sheet: str | None, axon: str | None) -> Published:
     """Another's sheet, or the newest here that has answers of this expert."""
     from moesubnet.errors import ConfigError
-    from moesubnet.validator.archive import KEPT_ANSWERS, Archive
+    from moesubnet.validator.archive import Archive
     from moesubnet.validator.published import fetched, own
 
     if axon is not None:
         return asyncio.run(fetched(axon, sheet, None))
     with contextlib.closing(Archive.open(folder / "validator.sqlite3")) as archive:
-        for one in archive.newest_sheets(KEPT_ANSWERS):
-            if archive.answers(one.sha256, hotkey) is not None:
-                return own(archive, one.sha256.hex(), None)
+        if (digest := archive.newest_answered(hotkey)) is not None:
+            return own(archive, digest.hex(), None)
     raise ConfigError(
-        f"no sheet here has answers of {hotkey} (kept for {KEPT_ANSWERS} epochs): wait for one, or "
+        f"no sheet here has answers of {hotkey} (they are kept for some epochs): wait for one, or "
         "name another validator's, --sheet HASH --axon IP:PORT (hashes: moesubnet weights show)"
     )
 

@@ -20,8 +20,8 @@ from moesubnet.errors import ConfigError
 from moesubnet.host.paths import held_alone
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
-from moesubnet.validator.answers import AnswerFiles
-from moesubnet.validator.archive import KEPT_ANSWERS, LAYOUT, SERVED_SHEETS, Archive
+from moesubnet.validator.answers import AnswerFiles, kept_epochs
+from moesubnet.validator.archive import LAYOUT, SERVED_SHEETS, Archive
 from moesubnet.validator.receipts import RECORD, SALT_BYTES, session_name
 from moesubnet.validator.records import SENDER, Batch, Merit, Phase, Step, Vote, Window
 
@@ -265,9 +265,11 @@ class State:
         phase: Phase,
         batches: Sequence[Batch],
         receipts: bytes,
+        reveal_period_epochs: int = 1,
     ) -> None:
         """Store the epoch's sheet and its vote, move the averages, and close the `batches` that it
-        was made of: `add_step` takes nothing more of what began by then."""
+        was made of: `add_step` takes nothing more of what began by then. Of older ones what nobody
+        can ask for any more is forgotten."""
         with self._db:
             self._db.execute(
                 "INSERT INTO vote VALUES (?, ?, ?, ?, ?, NULL, NULL, ?)",
@@ -289,7 +291,7 @@ class State:
                 "UPDATE step SET epoch = ? WHERE batch = ? AND position = ?",
                 [(sheet.epoch, b.id, step.position) for b in batches for step in b.steps],
             )
-            self._forget(sheet.epoch)
+            self._forget(sheet.epoch, reveal_period_epochs)
         # By the sheet that has the step: one whose close was missed is in a later sheet.
         query = "SELECT DISTINCT batch.epoch FROM batch JOIN step ON batch = id"
         self._answers.keep_only({epoch for (epoch,) in self._db.execute(query)})
@@ -309,9 +311,13 @@ class State:
                 zip(sheet.hotkeys, sheet.novelty_before, sheet.since_before, strict=True),
             )
 
-    def _forget(self, epoch: int) -> None:
-        """Drop what nobody can ask for any more. Used text is remembered for ever."""
-        long_ago, old = epoch - 2 * SERVED_SHEETS, epoch - KEPT_ANSWERS
+    def _forget(self, epoch: int, reveal_period_epochs: int) -> None:
+        """Used text is remembered for ever. What was committed keeps its period when the subnet's
+        becomes shorter."""
+        query = "SELECT max(reveal_epoch - epoch) FROM vote WHERE epoch IN (SELECT epoch FROM step)"
+        period = max(self._db.execute(query).fetchone()[0] or 0, reveal_period_epochs)
+        old = epoch - kept_epochs(period)
+        long_ago = min(epoch - 2 * SERVED_SHEETS, old)
         for query, before in (
             ("DELETE FROM vote WHERE epoch <= ?", long_ago),
             ("DELETE FROM step WHERE epoch <= ?", old),

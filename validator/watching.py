@@ -20,7 +20,7 @@ from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MAX_SHEET_BYTES, Sheet
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
-from moesubnet.validator.archive import KEPT_ANSWERS
+from moesubnet.validator.answers import kept_epochs
 from moesubnet.validator.audit import audit
 from moesubnet.validator.receipts import (
     MAX_ANSWERS_BYTES,
@@ -65,13 +65,13 @@ async def contradicts(
     baseline: Law | None,
     lots: Random,
     *,
-    epoch: int,
+    answers_since: int,
     allow_private: bool,
     given_up: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Whether what its validator serves beside a sheet contradicts it: the receipts of all, and
-    the answers of one expert, which are kept for some epochs, now in `epoch`. Nobody is accused
-    because a line is down; who serves the sheet and not what proves it, is."""
+    the answers of one expert, which sheets have from the epoch `answers_since` on. Nobody is
+    accused because a line is down; who serves the sheet and not what proves it, is."""
     base = f"/v1/sheet/{sheet.sha256.hex()}"
 
     async def get(path: str, max_bytes: int) -> bytes | None:
@@ -96,7 +96,7 @@ async def contradicts(
             given = await get(f"{base}/answers/{hotkey}", MAX_ANSWERS_BYTES)
             if given is not None:
                 answers[hotkey] = await asyncio.to_thread(unpack_answers, given, sheet)
-            elif sheet.epoch > epoch - KEPT_ANSWERS:
+            elif sheet.epoch >= answers_since:
                 return True
         receipts = await asyncio.to_thread(Receipts.from_bytes, raw, sheet)
     except FrameError:
@@ -124,6 +124,7 @@ class Watcher:
     """Audits by lot that nobody can foresee. Time for all of them together is bounded."""
 
     _votes: Votes | None = None
+    _answers_since = 0  # the epoch; what was removed once does not come back with a longer period
 
     def __init__(
         self,
@@ -149,6 +150,8 @@ class Watcher:
     ) -> set[bytes]:
         """Hashes of the sheets that this epoch's audits contradict, or their validators' votes."""
         lots, found, ended = SystemRandom(), self._voted_otherwise(sheets), threading.Event()
+        kept = kept_epochs(metagraph.reveal_period_epochs)
+        self._answers_since = max(self._answers_since, metagraph.epoch_index - kept + 1)
         with contextlib.suppress(TimeoutError), contextlib.ExitStack() as stack:
             stack.callback(ended.set)  # a thread that still audits
             async with asyncio.timeout(ALL_S):
@@ -162,7 +165,7 @@ class Watcher:
                         sheet,
                         baseline if is_ours else None,
                         lots,
-                        epoch=metagraph.epoch_index,
+                        answers_since=self._answers_since,
                         allow_private=self._allow_private,
                         given_up=ended.is_set,
                     ):

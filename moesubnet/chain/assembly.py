@@ -85,6 +85,7 @@ def assemble_metagraph(
         spec_url=rows.spec["url"].decode(errors="replace") if rows.spec else None,
         neurons=neurons,
         spec_epoch=rows.spec["from_epoch"] if rows.spec else None,
+        reveal_period_epochs=epoch.reveal_period_epochs,
     )
 
 

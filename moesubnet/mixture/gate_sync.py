@@ -29,7 +29,6 @@ from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.strangers import get_public
 
 SHEET_EPOCHS = 20
-NEWEST_AGE_EPOCHS = 2  # committed in e − 2, revealed in e − 1, known to all at the start of e
 FETCH_TIMEOUT_S = 5.0
 REFRESH_TIMEOUT_S = 15.0  # for all of them
 FETCHES_AT_ONCE = 8
@@ -91,14 +90,17 @@ class GateSync:
             allow_private=self._allow_private,
             axons={neuron.hotkey: neuron.axon for neuron in metagraph.neurons},
         )
-        newest = metagraph.epoch_index - NEWEST_AGE_EPOCHS
+        newest = _newest_known(first)
         settled = [item for item in self.sheets if item.sheet.epoch <= newest]
         for validator, reason in (quiet := silenced(settled)).items():
             log.warning("no say for validator %s: %s", validator, reason)
         settled = [item for item in settled if item.sheet.validator not in quiet]
         self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys(), self.grain)
         log.info(
-            "gate=%s epoch=%d sheets=%d", self.gate.sha256.hex()[:16], newest + 2, len(settled)
+            "gate=%s epoch=%d sheets=%d",
+            self.gate.sha256.hex()[:16],
+            metagraph.epoch_index,
+            len(settled),
         )
         return self.gate
 
@@ -116,6 +118,12 @@ class GateSync:
         return first or metagraph
 
 
+def _newest_known(metagraph: Metagraph) -> int:
+    """The newest epoch of which all sheets were revealed when this one began: committed in e − 2,
+    revealed in e − 1, known to all at the start of e; longer ago where votes stay secret longer."""
+    return metagraph.epoch_index - metagraph.reveal_period_epochs - 1
+
+
 async def fetch_revealed_sheets(
     chain: RevealReader,
     metagraph: Metagraph,
@@ -130,7 +138,7 @@ async def fetch_revealed_sheets(
     axons: where they are now, if that may be elsewhere than at that block. Unreachable validators
     count with what the cache holds of them. Raises ChainError.
     """
-    oldest = metagraph.epoch_index - NEWEST_AGE_EPOCHS - SHEET_EPOCHS + 1
+    oldest = _newest_known(metagraph) - SHEET_EPOCHS + 1
     known = await asyncio.to_thread(_read_cache, cache_dir, metagraph.netuid, oldest)
     slots = asyncio.Semaphore(FETCHES_AT_ONCE)
 

@@ -135,6 +135,27 @@ async def test_all_who_ask_within_an_epoch_fit_the_same_gate(validators, make_sh
         assert other.sha256 != gates[0].sha256
 
 
+async def test_where_votes_stay_secret_for_long_a_reveal_of_now_is_not_in_the_gate_yet(
+    validators, make_sheet, tmp_path
+):
+    """Or it would be another gate before the epoch's first reveals than after them."""
+    sheets = history(make_sheet, [4, 5, 6])
+    validators.files = {sheet.sha256.hex(): sheet.to_bytes() for sheet in sheets}
+    chain, home = FakeChain(), Axon("127.0.0.1", validators.server.port)
+    experts = [neuron(i + 1, hotkey, None, 0, False) for i, hotkey in enumerate(EXPERTS)]
+    graph = metagraph([neuron(0, "validator", home), *experts])  # epoch 10
+    graph = dataclasses.replace(graph, reveal_period_epochs=4)
+    gates = []
+    async with open_http_session() as http:
+        for last in sheets[1:]:  # of epoch 5, then of 6: revealed in epoch 9, in 10
+            chain.reveals["validator"] = Reveal(last.epoch, last.sha256.hex())
+            sync = GateSync(chain, http, tmp_path / str(last.epoch), allow_private=True)
+            gates.append(await sync.refresh(graph))
+            assert max(item.sheet.epoch for item in sync.sheets) == last.epoch
+    assert gates[0].hotkeys
+    assert gates[0].sha256 == gates[1].sha256
+
+
 async def test_lies_about_hash_author_subnet_and_epoch_are_ignored(
     validators, make_sheet, tmp_path
 ):

@@ -101,6 +101,7 @@ class FakeChain:
             netuid, self.block, "0x", self.tempo, self.epoch_index, self.last_epoch_block,
             self.last_epoch_block + self.tempo, Hotkey("o"), Coldkey("o"), self.commit_reveal,
             self.spec_sha256, self.spec_url, tuple(self.neurons), self.spec_epoch,
+            self.reveal_period_epochs,
         )  # fmt: skip
 
     async def metagraph_at(self, netuid, block):

@@ -9,7 +9,7 @@ import pytest
 from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Hotkey
-from moesubnet.validator.archive import KEPT_ANSWERS
+from moesubnet.validator.answers import kept_epochs
 from moesubnet.validator.audit import CLOCKS_NS, _asked_blind, as_text, audit
 from moesubnet.validator.receipts import (
     RECORD,
@@ -18,7 +18,7 @@ from moesubnet.validator.receipts import (
     pack_answers,
     unpack_answers,
 )
-from moesubnet.validator.records import SENDER, Phase, Step, Window
+from moesubnet.validator.records import SENDER, Phase, Step, Vote, Window
 from tests.sheets import closed, synthetic_sheet
 
 
@@ -252,14 +252,30 @@ async def test_without_evidence_only_the_arithmetic_is_checked(measured):
     assert not audit(dataclasses.replace(sheet, row_u16=row), None, {}).is_clean
 
 
-async def test_answers_are_kept_for_some_epochs_and_receipts_for_longer(measured):
+@pytest.mark.parametrize("period", [1, 4])
+async def test_answers_are_kept_until_audits_of_them_are_looked_into_and_receipts_for_longer(
+    measured, period
+):
+    """Revealed `period` epochs later, accused in sheets that stay secret as long."""
     state, sheet = measured
-    for epoch in range(1, KEPT_ANSWERS + 1):
+    for epoch in range(1, 2 * period + 3):
         assert state.archive.answers(sheet.sha256, sheet.hotkeys[0]) is not None
+        assert state.archive.newest_answered(sheet.hotkeys[0]) == sheet.sha256
+        later = dataclasses.replace(sheet, epoch=sheet.epoch + epoch)
+        state.close_epoch(later, (1,), Phase.REVEALED, [], b"", period)
+    assert state.archive.answers(sheet.sha256, sheet.hotkeys[0]) is None
+    assert state.archive.newest_answered(sheet.hotkeys[0]) is None
+    assert state.archive.receipts(sheet.sha256)
+
+
+async def test_answers_of_a_vote_that_is_secret_for_long_outlive_a_shorter_period(measured):
+    state, sheet = measured
+    vote = Vote(sheet, (1, 2), Phase.COMMITTED, None, None)
+    state.note_committed(vote, sheet.epoch + 4)
+    for epoch in range(1, kept_epochs(4)):  # and the subnet's period is 1
         later = dataclasses.replace(sheet, epoch=sheet.epoch + epoch)
         state.close_epoch(later, (1,), Phase.REVEALED, [], b"")
-    assert state.archive.answers(sheet.sha256, sheet.hotkeys[0]) is None
-    assert state.archive.receipts(sheet.sha256)
+    assert state.archive.answers(sheet.sha256, sheet.hotkeys[0]) is not None
 
 
 async def test_answers_go_with_the_file_of_their_epoch(measured, tmp_path):
@@ -267,7 +283,11 @@ async def test_answers_go_with_the_file_of_their_epoch(measured, tmp_path):
     [file] = tmp_path.glob("answers-*.sqlite3")
     assert file.stat().st_size > 0
     state.close_epoch(
-        dataclasses.replace(sheet, epoch=sheet.epoch + KEPT_ANSWERS), (1,), Phase.REVEALED, [], b""
+        dataclasses.replace(sheet, epoch=sheet.epoch + kept_epochs(1)),
+        (1,),
+        Phase.REVEALED,
+        [],
+        b"",
     )
     assert not list(tmp_path.glob("answers-*"))
 
@@ -313,7 +333,7 @@ async def test_answers_are_kept_as_long_as_the_sheet_that_has_them(measured):
         sheet, epoch=epoch, seed=seed, walks=walks, chosen=sheet.chosen[:3], **items
     )
     state.close_epoch(later, (1,), Phase.REVEALED, state.open_batches(), b"")
-    for newer in range(3, KEPT_ANSWERS + 2):
+    for newer in range(3, kept_epochs(1) + 2):
         newest = dataclasses.replace(sheet, epoch=sheet.epoch + newer)
         state.close_epoch(newest, (1,), Phase.REVEALED, [], b"")
     kept = state.archive.answers(later.sha256, sheet.hotkeys[0])

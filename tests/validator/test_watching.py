@@ -11,7 +11,7 @@ from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import sheet_seed
 from moesubnet.types import Axon, Hotkey
 from moesubnet.validator import watching
-from moesubnet.validator.archive import KEPT_ANSWERS
+from moesubnet.validator.answers import kept_epochs
 from moesubnet.validator.audit import audit
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics, build_app
@@ -42,7 +42,7 @@ async def published(measured, keypair, new_chain):
     async with open_http_session() as http:
         own = Hotkey(keypair("//Auditor").ss58_address)
         auditor = Watcher(chain, http, own, sheet.spec_sha256.hex(), allow_private=True)
-        chain.epoch_index = sheet.epoch + KEPT_ANSWERS
+        chain.epoch_index = sheet.epoch + kept_epochs(1)
         yield auditor, await chain.metagraph(1), sheet, *lies
     await server.close()
 
@@ -59,11 +59,23 @@ async def test_who_keeps_back_answers_that_must_be_kept_is_named(published, laws
     """For as long as they are: then receipts are what is left."""
     auditor, metagraph, honest, *_ = published  # whose answers have been removed since
     for epoch, found in (
-        (honest.epoch + KEPT_ANSWERS - 1, {honest.sha256}),
+        (honest.epoch + kept_epochs(1) - 1, {honest.sha256}),
         (metagraph.epoch_index, set()),
     ):
         now = dataclasses.replace(metagraph, epoch_index=epoch)
         assert await auditor.contradicted([WeightedSheet(honest, 5)], now, Law(laws[0])) == found
+
+
+async def test_a_longer_period_asks_nobody_for_answers_that_were_removed_before(published, laws):
+    auditor, metagraph, honest, *_ = published
+    for period in (1, 4):
+        now = dataclasses.replace(metagraph, reveal_period_epochs=period)
+        assert await auditor.contradicted([WeightedSheet(honest, 5)], now, Law(laws[0])) == set()
+    fresh = Watcher(
+        auditor._chain, auditor._http, auditor._own_hotkey, honest.spec_sha256.hex(),
+        allow_private=True,
+    )  # fmt: skip
+    assert await fresh.contradicted([WeightedSheet(honest, 5)], now, Law(laws[0])), "can fail"
 
 
 async def test_who_votes_otherwise_than_its_sheet_is_named(published, laws, monkeypatch):
