@@ -25,7 +25,7 @@ MoesubnetError
 │   │   ├── PeerResting          failed a moment ago, so it was not asked at all
 │   │   └── RelayLost            a router brought nothing that proves anything about the expert
 │   ├── NobodyAnswers        not one of all the experts that could be asked; ask again later
-│   ├── PeerRefused          a 4xx/5xx status; `.status` says which
+│   ├── PeerRefused          a 4xx/5xx status; `.status` and `.code` say which
 │   └── UnknownBase          409: the expert lost the base; `.held_tokens` per sequence
 ├── FetchError           a file from a stranger's server cannot be had, or is another
 ├── BadReceipts          what is said to prove an answer does not
@@ -167,11 +167,16 @@ class NobodyAnswers(PeerError):
 
 
 class PeerRefused(PeerError):
-    """The expert answered with an HTTP error status."""
+    """The expert answered with an HTTP error status, and perhaps with a code."""
 
-    def __init__(self, status: int, text: str = "") -> None:
-        super().__init__(f"{status}: {text}" if text else str(status))
-        self.status = status
+    def __init__(self, status: int, code: str = "") -> None:
+        super().__init__(f"{status}: {code}" if code else str(status))
+        self.status, self.code = status, code
+
+    @property
+    def is_stale(self) -> bool:
+        """It says that our signature was too old, or not yet of its time, when it came."""
+        return self.code == "stale_request"
 
 
 class UnknownBase(PeerError):

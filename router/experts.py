@@ -80,7 +80,7 @@ class ExpertBook:
             self.metrics.expert(hotkey, "valid", answer.took_s)
             if answer.took_s is not None:
                 expert.took_s.append(answer.took_s)
-        elif isinstance(answer, PeerLate) or _is_busy(answer):
+        elif isinstance(answer, PeerLate) or _is_put_off(answer):
             expert.late += 1
             self.metrics.expert(hotkey, "late" if isinstance(answer, PeerLate) else "busy")
         else:
@@ -104,6 +104,6 @@ class ExpertBook:
         self.metrics.keep_only(self._experts)
 
 
-def _is_busy(answer: PanelError) -> bool:
-    """A miner that has no place for us now is none that fails."""
-    return isinstance(answer, PeerRefused) and answer.status == 429
+def _is_put_off(answer: PanelError) -> bool:
+    """A miner that has no place for us now is none that fails, nor one to whom we come too late."""
+    return isinstance(answer, PeerRefused) and (answer.status == 429 or answer.is_stale)

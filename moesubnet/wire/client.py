@@ -10,7 +10,8 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple, TypeVar
 
 import aiohttp
 
@@ -40,7 +41,6 @@ from moesubnet.wire.protocol import (
     max_answer_bytes,
 )
 from moesubnet.wire.signing import (
-    NONCE,
     off_loop,
     sign_request,
     signed_text,
@@ -59,6 +59,13 @@ from moesubnet.wire.strict_json import parse_as
 
 MAX_PROMPTS = 60  # at once to one neuron, which lets one address have more connections
 _Card = TypeVar("_Card", bound=Card)
+
+
+class _Signed(NamedTuple):
+    """What names a signed request in its receipts."""
+
+    nonce_ns: int
+    text_sha256: bytes
 
 
 class ExpertClient:
@@ -113,9 +120,7 @@ class ExpertClient:
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
         """Tell the expert that nobody goes on with these (at most 256). Raises PeerError."""
         body = CloseRequest(sessions=list(sessions)).model_dump_json().encode()
-        headers, _ = self._sign("/v1/close", body, "application/json")
-        call = open_response(self._http, self.axon, "POST", "/v1/close", body, headers, timeout_s)
-        async with call:
+        async with self._post("/v1/close", body, "application/json", timeout_s):
             pass  # whether it kept its word does not matter to us
 
     async def generate(
@@ -126,15 +131,12 @@ class ExpertClient:
         Use `contextlib.aclosing` to stop early. Raises as `step` does.
         """
         body = request.model_dump_json().encode()
-        headers, request_sha256 = self._sign("/v1/generate", body, "application/json")
         hasher, left, finished = hashlib.sha256(), request.max_tokens, False
-        call = open_response(
-            self._http, self.axon, "POST", "/v1/generate", body, headers, timeout_s
-        )
-        async with call as response:
+        call = self._post("/v1/generate", body, "application/json", timeout_s)
+        async with call as (response, signed):
             async for line in read_lines(response):
                 if finished:
-                    self._check_receipt(_receipt_of(line), 200, request_sha256, hasher.digest())
+                    self._check_receipt(_receipt_of(line), signed, hasher.digest())
                     return
                 hasher.update(line)
                 try:
@@ -208,17 +210,13 @@ class ExpertClient:
         lane = Lane.of([parcel.body for parcel in parcels])
         body, caller = lane.to_bytes(), Hotkey(self._signer.ss58_address)
         target = f"{self._lane_path}?{lane.query}"
-        headers, _ = self._sign(target, body, CONTENT_TYPE)
-        nonce_ns = int(headers[NONCE])
         left = set(range(len(parcels)))
         most = sum(parcel.most_bytes + 1_024 for parcel in parcels)
-        timeout_s = until_s - time.monotonic()
-        async with open_response(
-            self._http, self.axon, "POST", target, body, headers, timeout_s
-        ) as response:
+        call = self._post(target, body, CONTENT_TYPE, until_s - time.monotonic())
+        async with call as (response, signed):
             async for frame in read_frames(response, most):
                 answers = await off_loop(
-                    len(frame), unpack_answers, frame, lane, nonce_ns, self.hotkey, caller
+                    len(frame), unpack_answers, frame, lane, signed.nonce_ns, self.hotkey, caller
                 )
                 for given, receipt in answers:
                     if given.place not in left:
@@ -226,7 +224,7 @@ class ExpertClient:
                     left.discard(given.place)
                     parcel = parcels[given.place]
                     if given.status in (200, 409):
-                        parcel.give((given.status, given.body, nonce_ns, receipt))
+                        parcel.give((given.status, given.body, signed.nonce_ns, receipt))
                     else:
                         parcel.fail(PeerRefused(given.status, code_of(given.body)))
                 come()
@@ -242,19 +240,41 @@ class ExpertClient:
         )
         return StepResponse(response.rows, proof)
 
-    def _sign(self, path: str, body: bytes, content_type: str) -> tuple[dict[str, str], bytes]:
-        """The headers of a POST, with a nonce never used before, and the signed text's hash."""
+    @asynccontextmanager
+    async def _post(
+        self, path: str, body: bytes, content_type: str, timeout_s: float
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, _Signed]]:
+        """The answer to a signed POST. Signed anew, once and in the same time, where the signature
+        was too old when it came: that we are slow to send is not the expert's fault."""
+        until_s = time.monotonic() + timeout_s
+        async with AsyncExitStack() as stack:
+
+            async def send() -> tuple[aiohttp.ClientResponse, _Signed]:
+                headers, signed = self._sign(path, body)
+                headers |= {"Content-Type": content_type}
+                left_s = until_s - time.monotonic()
+                call = open_response(self._http, self.axon, "POST", path, body, headers, left_s)
+                return await stack.enter_async_context(call), signed
+
+            try:
+                sent = await send()
+            except PeerRefused as error:
+                if not error.is_stale:
+                    raise
+                sent = await send()
+            yield sent
+
+    def _sign(self, path: str, body: bytes) -> tuple[dict[str, str], _Signed]:
+        """The headers of a POST, with a nonce never used before."""
         self._last_nonce_ns = nonce_ns = max(self._last_nonce_ns + 1, time.time_ns())
         sender = Hotkey(self._signer.ss58_address)
         text = signed_text("POST", path, body, nonce_ns, sender, self.hotkey)
         headers = sign_request(self._signer, "POST", path, body, self.hotkey, nonce_ns)
-        return headers | {"Content-Type": content_type}, hashlib.sha256(text).digest()
+        return headers, _Signed(nonce_ns, hashlib.sha256(text).digest())
 
-    def _check_receipt(
-        self, receipt: str, status: int, request_sha256: bytes, body_sha256: bytes
-    ) -> None:
+    def _check_receipt(self, receipt: str, signed: _Signed, body_sha256: bytes) -> None:
         caller = Hotkey(self._signer.ss58_address)
-        verify_receipt(receipt, status, request_sha256, body_sha256, self.hotkey, caller)
+        verify_receipt(receipt, 200, signed.text_sha256, body_sha256, self.hotkey, caller)
 
 
 def _receipt_of(line: bytes) -> str:

@@ -179,6 +179,31 @@ async def test_waiting_for_our_own_calls_is_no_part_of_the_deadline(
     assert most == 1
 
 
+@pytest.mark.parametrize("append", [3, 40], ids=["lane", "prompt"])
+async def test_what_comes_too_late_for_its_signature_is_signed_anew(
+    stage: Any, append: int
+) -> None:
+    late_ns = iter([11_000_000_000])  # as if the first one had been so long on its way
+    client, _ = await bob(stage, ok, clock_ns=lambda: time.time_ns() + next(late_ns, 0))
+    assert len((await client.step(one_step(append), timeout_s=5)).rows) == 1
+    assert next(late_ns, None) is None
+
+
+async def test_a_clock_that_is_wrong_is_asked_no_third_time(stage: Any) -> None:
+    asked = 0
+
+    def ahead_ns() -> int:
+        nonlocal asked
+        asked += 1
+        return time.time_ns() + 11_000_000_000
+
+    client, _ = await bob(stage, ok, clock_ns=ahead_ns)
+    with pytest.raises(PeerRefused) as refused:
+        await client.step(one_step(), timeout_s=5)
+    assert refused.value.is_stale
+    assert asked == 2
+
+
 async def test_each_attempt_has_its_own_nonce(stage: Any) -> None:
     nonces: list[str] = []
 
