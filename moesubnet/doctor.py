@@ -128,12 +128,14 @@ async def check_chain(url: str, netuid: int, clock: Callable[[], float]) -> Iter
             "clock",
             abs(skew_s) <= allowed_s,
             f"{skew_s:+.1f} s from the last block's timestamp",
-            "set the clock (NTP): signed requests are refused when clocks differ",
+            "set the clock (NTP): signed requests are refused when clocks differ"
+            + (" (a chain that is sealed faster than its slots runs ahead)" if skew_s < 0 else ""),
         )
     )
     text = f"netuid {netuid}: {len(metagraph.neurons)} neurons, epoch {metagraph.epoch_index}"
     has_spec = metagraph.spec_sha256 is not None
-    found.append(Finding("subnet", has_spec, text, "its owner has set no spec"))
+    fix = "it has no spec; its owner makes one (`moesubnet spec new`, then `subnet set-spec`)"
+    found.append(Finding("subnet", has_spec, text, fix))
     return found + check_sheets(reveals)
 
 

@@ -90,10 +90,12 @@ def choose_dtype(folder: Path, dtype: str, device: str = "") -> str:
 
 
 def check_memory(folder: Path, dtype: str, device: str = "") -> None:
-    """Raises EngineError when the weights alone, by the sizes in their headers, do not fit."""
+    """Raises EngineError when the weights alone, by the sizes in their headers, do not fit, and
+    ConfigError where there is no such device."""
     where = device or _default_device()
     if where == "auto":
         return
+    _check_device(where)
     free_bytes = _free_bytes(where)
     weights = sum(count for _, count in _tensors(folder))
     needed_bytes = weights * BYTES[choose_dtype(folder, dtype, device)]
@@ -198,6 +200,15 @@ def _tensors(folder: Path) -> list[tuple[str, int]]:
 
 def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = ", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))])
+        why = str(error).partition("\n")[0]
+        raise ConfigError(f"--device {device} cannot be used: {why}. Here: {here}") from None
 
 
 def _free_bytes(device: str) -> int:

@@ -109,3 +109,12 @@ def names_loopback(url: str) -> bool:
         return is_loopback(urlsplit(url).hostname or "")
     except ValueError:
         return False
+
+
+def may_be_public(url: str) -> bool:
+    """Whether others might reach a URL: its host is a public address, or a name of some machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_global
+    except ValueError:
+        return not is_loopback(host)

@@ -66,6 +66,10 @@ class Backoff:
     def is_due(self, key: Hashable) -> bool:
         return self._clock_s() >= self._waits.get(key, (0.0, 0.0))[0]
 
+    def is_new(self, key: Hashable) -> bool:
+        """Whether it has not failed since it last answered."""
+        return key not in self._waits
+
     def failed(self, key: Hashable) -> None:
         _, waited_s = self._waits.get(key, (0.0, 0.0))
         wait_s = min(max(self._first_s, 2 * waited_s), self._most_s)

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 import aiohttp
 
-from moesubnet.errors import AuthError, PeerError, WireError
+from moesubnet.errors import AuthError, PeerError, PeerUnavailable, WireError
 from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.limits import Backoff
@@ -64,6 +64,15 @@ class Meetings(Generic[C, K]):
         where it was."""
         try:
             client = known if known is not None and known.axon == axon else self._new(hotkey, axon)
+        except PeerUnavailable as error:
+            if self._backoff.is_new((hotkey, axon)):
+                log.info(
+                    "hotkey=%s is not asked: %s: %s (--allow-private is for local networks)",
+                    *(hotkey, axon.ip, error),
+                )
+            self._backoff.failed((hotkey, axon))
+            return None
+        try:
             card = await self._show(client, CARD_TIMEOUT_S)
         except (PeerError, WireError, AuthError) as error:
             # Others have axons and no such cards; these may be starting.

@@ -113,6 +113,14 @@ def test_too_little_memory_is_said_before_loading(
         check_memory(sharp_model, "bfloat16", "cpu")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_here_is_refused_before_loading(
+    device: str, sharp_model: Path, tiny_spec: LoadedSpec
+) -> None:
+    with pytest.raises(ConfigError, match=f"--device {device} cannot be used: .*Here: cpu"):
+        check_engine(DEFAULT_ENGINE, str(sharp_model), tiny_spec, device=device)
+
+
 def test_a_model_is_spread_over_memory_and_disk(
     sharp_model: Path, tiny_spec: LoadedSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from moesubnet.errors import ConfigError, PeerUnavailable
 from moesubnet.types import Axon
-from moesubnet.wire.addresses import check_axon, published_ip
+from moesubnet.wire.addresses import check_axon, may_be_public, published_ip
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,18 @@ def test_an_address_that_nobody_can_connect_to_is_not_published() -> None:
     for host in ("0.0.0.0", "::", "localhost", "example.org"):
         with pytest.raises(ConfigError, match="external-ip"):
             published_ip(None, host)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_so"),
+    [
+        ("https://example.org/spec", True),
+        ("http://8.8.8.8:8300", True),
+        ("http://127.0.0.1:8300", False),
+        ("http://localhost:8300", False),
+        ("http://192.168.1.5/spec", False),
+        ("http://[::1]:8300", False),
+    ],
+)
+def test_what_others_cannot_reach_is_seen_by_its_url(url: str, is_so: bool) -> None:
+    assert may_be_public(url) is is_so

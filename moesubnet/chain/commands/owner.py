@@ -193,7 +193,7 @@ def set_spec(
     """
     from moesubnet.chain import calls
     from moesubnet.spec.content import load_spec
-    from moesubnet.wire.addresses import names_loopback
+    from moesubnet.wire.addresses import may_be_public, names_loopback
 
     loaded = load_spec(spec)
     place = url or loaded.root.resolve().as_uri()
@@ -206,6 +206,11 @@ def set_spec(
         at.remark(f"only this machine's processes can read {place}; for others give --url")
     elif urlsplit(url).scheme not in ("http", "https", "file"):
         raise ConfigError(f"{url} is none of http:, https: and file:, so nobody could fetch it")
+    elif urlsplit(url).scheme != "file" and not may_be_public(url):
+        at.remark(
+            f"miners fetch nothing from {url}, which is no public address: there each needs "
+            "--spec FOLDER. If all run on this machine, leave --url out"
+        )
     receipt = at.submit(
         calls.set_subnet_spec(NetUid(netuid), loaded.sha256, place),
         wallet,
