@@ -26,7 +26,7 @@ import numpy as np
 from drafting import HERE, child, metagraph, mixture
 from substrateinterface import Keypair
 
-from moesubnet.engine.base import load_engine
+from moesubnet.engine.named import load_engine
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert

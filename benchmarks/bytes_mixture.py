@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moesubnet.engine.base import Query, load_engine
+from moesubnet.engine.base import Query
 from moesubnet.engine.bytes_engine import BytesEngine
+from moesubnet.engine.named import load_engine
 from moesubnet.localnet.sources import SOURCES
 from moesubnet.mixture.mixing import GAMMA
 from moesubnet.spec.byte_unit import TEMPLATE, TOKEN_BYTES, byte_tokenizer

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from moesubnet.engine.base import Engine, Query, load_engine
+from moesubnet.engine.base import Engine, Query
+from moesubnet.engine.named import load_engine
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.wire.step import want_for
 

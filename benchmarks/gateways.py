@@ -48,7 +48,8 @@ from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.app import build_app as build_router
 from moesubnet.router.experts import ExpertBook
-from moesubnet.router.mixed import SOLO, MixtureModel
+from moesubnet.router.mixed import MixtureModel
+from moesubnet.router.offer import SOLO
 from moesubnet.router.service import Service
 from moesubnet.spec.content import (
     Baseline,

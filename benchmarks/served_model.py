@@ -31,7 +31,7 @@ from neurons import subnet
 from substrateinterface import Keypair
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from moesubnet.engine.base import load_engine
+from moesubnet.engine.named import load_engine
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert

@@ -13,7 +13,8 @@ from pathlib import Path
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.chain.wallet import is_uri, load_coldkey, split_spec, wallets_root
-from moesubnet.engine.base import Engine, check_engine, load_engines
+from moesubnet.engine.base import Engine
+from moesubnet.engine.named import check_engine, load_engines
 from moesubnet.engine.open_weights import check_offer
 from moesubnet.errors import ChainError, ConfigError, FetchError
 from moesubnet.miner.app import build_app

@@ -9,147 +9,42 @@ by `moesubnet.mixture.drafting`.
 from __future__ import annotations
 
 import asyncio
-import copy
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 
 from moesubnet.errors import NobodyAnswers
-from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
 from moesubnet.mixture.draft_length import MAX_DRAFT, entropy_nats
 from moesubnet.mixture.drafting import Block
-from moesubnet.mixture.gate import Gate
-from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.law import Law
 from moesubnet.router import asking
 from moesubnet.router.drafting import Drafting
-from moesubnet.router.experts import ExpertBook
-from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import ALONE, Drawing, Forecast, TokenIds
-from moesubnet.router.openai_api import ApiError, JsonObject
+from moesubnet.router.offer import Offer
 from moesubnet.router.returning import Returning
-from moesubnet.router.student import StudentModel
 from moesubnet.router.weighing import Heard, Posterior
 from moesubnet.spec.byte_unit import open_head
 from moesubnet.types import Hotkey
-from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel_sequence import PanelSequence
-from moesubnet.wire.patience import Paces
-from moesubnet.wire.protocol import Proof, want_for
+from moesubnet.wire.protocol import Proof
 
-SOLO, EXPERT = "mixture:solo", "expert"  # modes, by their names
 BLOCK_TOKENS = 32  # after so many new tokens it is seen anew who is asked
 SPARED_MASS = 0.01  # of weight, of those together who are not asked
 ATTEMPTS = 3  # when every expert fails at once, the fault may be ours or momentary
 
 
-class MixtureModel:
+class MixtureModel(Offer):
     """Opens one session per stream over whoever serves at that moment."""
-
-    def __init__(
-        self,
-        book: ExpertBook,
-        gate: Callable[[], Gate],
-        baseline: Unigram,
-        *,
-        vocab_size: int,
-        deadline_s: float,
-        top_k: int,
-    ) -> None:
-        self.book = book
-        self.gate = gate
-        self.baseline = baseline
-        self.want = want_for(vocab_size)
-        self.vocab_size = vocab_size
-        self.deadline_s = deadline_s
-        self.top_k = top_k
-        self.firsts = FirstAnswers()
-        self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
-        self.paces = Paces()
-        self.pace = GuessPace()  # of rounds that experts draft for
-        self.student: StudentModel | None = None  # the last member in the baseline's place
-        self.is_solo = False  # one expert writes alone
-        self.only: Hotkey | None = None  # nobody else is asked
-        self.most_rao_per_mtoken: int | None = None  # that all who are asked may cost together
 
     def open(self) -> MixtureSession:
         if not self.serving():
             raise NobodyAnswers("no expert serves this subnet's spec now")
         return MixtureSession(self)
-
-    def mode(self, name: str) -> tuple[str, MixtureModel] | None:
-        """`mixture:solo` (the gate picks one expert for each text), `expert:HOTKEY` or an expert
-        by its card's name, if only one has it; each with its name by hotkey."""
-        kind, _, which = name.partition(":")
-        known = self.book.known()
-        found = [which] if which in known else [h for h in known if known[h].card.name == which]
-        solo = copy.copy(self)  # what it shares with us goes on being shared
-        solo.is_solo, solo.top_k = True, 1
-        if name == SOLO:
-            return name, solo
-        if kind != EXPERT or len(found) != 1:
-            return None
-        solo.only = Hotkey(found[0])
-        return f"{EXPERT}:{solo.only}", solo
-
-    def modes(self) -> list[str]:
-        """The names of all modes at present."""
-        return [SOLO, *(f"{EXPERT}:{hotkey}" for hotkey in sorted(self.book.known()))]
-
-    def capped(self, most_rao_per_mtoken: int) -> MixtureModel:
-        """The same, asking no more experts than cost this together. Raises ApiError 400 where one
-        alone costs more."""
-        other = copy.copy(self)
-        other.most_rao_per_mtoken = most_rao_per_mtoken
-        cheapest = min(self.prices(self.serving()).values(), default=0)
-        if cheapest > most_rao_per_mtoken:
-            text = f"No expert answers for less than {cheapest} rao per million tokens."
-            raise ApiError(400, text, code="price_cap_too_low", param="moesubnet")
-        return other
-
-    def serving(self) -> dict[Hotkey, ExpertClient]:
-        """Who may be asked now."""
-        serving = self.book.serving()
-        return serving if self.only is None else {k: serving[k] for k in serving if k == self.only}
-
-    def prices(self, hotkeys: Iterable[Hotkey]) -> dict[Hotkey, int]:
-        """What each costs now, in rao per million tokens."""
-        known = self.book.known()
-        return {h: known[h].card.price_rao_per_mtoken for h in hotkeys if h in known}
-
-    def dearest_rao_per_mtoken(self) -> int:
-        asked = self.book.known() if self.only is None else [self.only]
-        dearest = sum(sorted(self.prices(asked).values(), reverse=True)[: self.top_k])
-        return (
-            dearest if self.most_rao_per_mtoken is None else min(dearest, self.most_rao_per_mtoken)
-        )
-
-    def table(self) -> list[JsonObject]:
-        serving, weights = self.book.serving(), self.book.metrics.weight_by_expert()
-        return [
-            {
-                "uid": expert.met.neuron.uid,
-                "hotkey": hotkey,
-                "name": expert.card.name,
-                "axon": expert.met.client.axon.url,
-                "serving": hotkey in serving and expert.failures == 0,
-                "answers": expert.answers,
-                "failures": expert.failures,
-                "late": expert.late,
-                "latency_s": expert.latency_s,
-                "weight": weights.get(hotkey, 0.0),
-                "incentive": u16_fraction(expert.met.neuron.incentive_u16),
-                "price_rao_per_mtoken": expert.card.price_rao_per_mtoken,
-            }
-            for hotkey, expert in sorted(
-                self.book.known().items(), key=lambda i: i[1].met.neuron.uid
-            )
-        ]
 
 
 class MixtureSession:
@@ -162,7 +57,7 @@ class MixtureSession:
     _heard: Heard
     _forecast: Forecast
 
-    def __init__(self, model: MixtureModel) -> None:
+    def __init__(self, model: Offer) -> None:
         self._model = model
         self._gate = model.gate()
         self._sequence = PanelSequence(secrets.token_hex(16), np.empty(0, np.uint32))

@@ -206,7 +206,7 @@ def _replayed(
     dtypes: list[str] | None,
     threads: int,
 ) -> Replay:
-    from moesubnet.engine.base import load_engine
+    from moesubnet.engine.named import load_engine
     from moesubnet.errors import ConfigError
     from moesubnet.validator.replay import compare, own_laws, signed_answers
 

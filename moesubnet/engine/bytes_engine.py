@@ -1,63 +1,32 @@
 """Any engine, whatever its model's tokenizer, as one whose laws are over bytes.
 
-The model is read as its own family (tokenizer, template, where texts end); a sequence of bytes is
-asked of it as the token sequences that spell it (`bytes_cover`), as few as carry the mass. A
-conversation arrives as roles and text and is rendered by the model's own template, so that no byte
-of a message becomes a control token; where there is none, or it refuses the conversation, as plain
-text. What does not fit the model's context is forgotten from the front.
+The model is read as its own family (`bytes_own`); a sequence of bytes is asked of it as the token
+sequences that spell it (`bytes_cover`), as few as carry the mass. What does not fit the model's
+context is forgotten from the front.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from inspect import signature
-from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from moesubnet.engine.base import Engine, EngineFactory, Query, check_batch, owner
-from moesubnet.engine.bytes_borders import Borders
+from moesubnet.engine.base import Engine, Query, check_batch, owner
 from moesubnet.engine.bytes_cover import Node, TokenLaw
-from moesubnet.engine.bytes_lexicon import Lexicon
+from moesubnet.engine.bytes_own import Own
 from moesubnet.engine.bytes_reading import Logs, Reader, Reading, Stretch, fitted
-from moesubnet.engine.bytes_witness import check_reading
-from moesubnet.errors import ConfigError, EngineError, PromptError
-from moesubnet.spec.byte_unit import Section, talk
-from moesubnet.spec.content import (
-    BYTE_SYMBOLS,
-    Baseline,
-    LoadedSpec,
-    Spec,
-    SpecFile,
-    file_sha256,
-)
-from moesubnet.spec.family import Family, read_family
-from moesubnet.spec.prompt import PromptEncoder
+from moesubnet.errors import EngineError, PromptError
+from moesubnet.spec.byte_unit import Section
+from moesubnet.spec.content import BYTE_SYMBOLS, LoadedSpec
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
 
 log = logging.getLogger(__name__)
 
 FULL = Want("full")
-_BESIDE = (
-    "to serve {file} over bytes its tokenizer.json and config.json must stand beside it. Write "
-    "them (pip install gguf, then in Python):\n"
-    "  from transformers import AutoConfig, AutoTokenizer\n"
-    "  for kind in (AutoConfig, AutoTokenizer):\n"
-    "      kind.from_pretrained({folder!r}, gguf_file={file!r}).save_pretrained({folder!r})"
-)
-_FAR = (
-    "over bytes the model's own tokenizer must be here, and {model!r} names none. Name it with "
-    "--tokenizer: a folder with its tokenizer.json, config.json and chat template, or its hub id; "
-    "no weights are read"
-)
-PUBLIC_TEXTS = 2_000  # of the spec, from which an engine may learn how its model's tokens occur
 MAX_SESSIONS = 256
 SHARED = 64  # symbols that another session has read are worth looking for from here on
 SLOTS = 8  # sequences of the engine to one of ours
@@ -87,154 +56,13 @@ class _Asked:
     nodes: list[Node]
 
 
-def family_of(model: str) -> Family:
-    """Of a folder or a hub id; of a GGUF file, what stands beside it. Raises ConfigError,
-    SpecError."""
-    path = Path(model).expanduser()
-    if path.suffix.lower() != ".gguf":
-        return read_family(model)
-    if not all((path.parent / name).is_file() for name in ("tokenizer.json", "config.json")):
-        raise ConfigError(_BESIDE.format(file=path.name, folder=str(path.parent)))
-    return read_family(str(path.parent))
-
-
-def own_spec(family: Family, spec: LoadedSpec, context_tokens: int | None = None) -> LoadedSpec:
-    """A spec of unit tokens, of the model's family and as long as the subnet's, or as the model or
-    what runs it (context_tokens) allows."""
-    path = family.tokenizer_path
-    nothing = SpecFile(path="none", sha256="0" * 64)
-    longest = (family.context_tokens, context_tokens, spec.spec.context_tokens)
-    said = Spec(
-        name=spec.spec.name,
-        tokenizer=SpecFile(path=path.name, sha256=file_sha256(path)),
-        vocab_size=family.vocab_size,
-        bos_id=family.bos_id,
-        stop_ids=tuple(sorted(family.stops)),
-        context_tokens=min(length for length in longest if length),
-        chat_template=family.template,
-        special_tokens=family.special_tokens,
-        min_caller_stake_rao=0,
-        public_text=nothing,
-        baseline=Baseline(kind="unigram", file=nothing),
-    )
-    return LoadedSpec(root=family.folder, sha256=spec.sha256, spec=said)
-
-
-class Adapted:
-    """An engine's factory, as one of engines over bytes. `tokenizer` names the model's family where
-    `model` does not: of one that another server runs."""
-
-    def __init__(self, factory: EngineFactory) -> None:
-        self._factory = factory
-
-    def __call__(
-        self, model: str, spec: LoadedSpec, *, threads: int, tokenizer: str = "", **options: str
-    ) -> BytesEngine:
-        own = self._own(model, spec, tokenizer, options)
-        more = self._texts(spec) | options
-        engine = self._factory(model, own.spec, threads=threads, **more)
-        return BytesEngine(engine, own, spec)
-
-    @property
-    def several(self) -> Callable[..., list[BytesEngine]] | None:
-        """See `load_engines`; None where the engine takes one adapter."""
-        make = getattr(self._factory, "several", None)
-        if make is None:
-            return None
-
-        def adapted(
-            model: str, spec: LoadedSpec, adapters: Sequence[str | None], **options: Any
-        ) -> list[BytesEngine]:
-            own = self._own(model, spec, "", options)
-            return [BytesEngine(e, own, spec) for e in make(model, own.spec, adapters, **options)]
-
-        return adapted
-
-    def check(self, model: str, spec: LoadedSpec, *, tokenizer: str = "", **options: str) -> None:
-        """What loading would raise, as far as it shows without the model."""
-        own = self._own(model, spec, tokenizer, options)
-        if (check := getattr(self._factory, "check", None)) is not None:
-            check(model, own.spec, **(self._texts(spec) | options))
-
-    def _own(
-        self, model: str, spec: LoadedSpec, tokenizer: str, options: Mapping[str, str]
-    ) -> _Own:
-        try:
-            family = family_of(tokenizer or model)
-        except ConfigError as error:
-            if tokenizer or "upstream" not in options:
-                raise
-            raise ConfigError(_FAR.format(model=model)) from error
-        find = getattr(self._factory, "context_of", None)
-        context_tokens = find(model, options["upstream"]) if find else None
-        return _Own.of(family, own_spec(family, spec, context_tokens))
-
-    def _texts(self, spec: LoadedSpec) -> dict[str, Any]:
-        if "texts" not in signature(self._factory).parameters:
-            return {}
-        with spec.path(spec.spec.public_text).open(encoding="utf-8") as lines:
-            return {"texts": [json.loads(line)["text"] for line in islice(lines, PUBLIC_TEXTS)]}
-
-
-@dataclass(frozen=True)
-class _Own:
-    """A model's own reading, which several engines over it share. Raises EngineError for a
-    tokenizer that is not understood."""
-
-    spec: LoadedSpec
-    encoder: PromptEncoder
-    text: Reader  # of what people write
-    said: Reader  # of what the model writes itself
-
-    @classmethod
-    def of(cls, family: Family, spec: LoadedSpec) -> _Own:
-        encoder = PromptEncoder(spec.spec, family.tokenizer)
-        stops = set(spec.spec.stop_ids)
-
-        def encode(text: str) -> list[int]:
-            return encoder.ids(encoder.text(text))
-
-        def reader(controls: frozenset[int] | set[int]) -> Reader:
-            lexicon = Lexicon(family.tokenizer, family.vocab_size, controls)
-            borders = Borders(lexicon)
-            check_reading(family.tokenizer, lexicon, borders)
-            return Reader(lexicon, borders, encode)
-
-        text = reader(encoder.control_ids | stops)
-        is_one = encoder.special_ids | stops == encoder.control_ids | stops
-        return cls(spec, encoder, text, text if is_one else reader(encoder.special_ids | stops))
-
-    def before(self, section: Section) -> tuple[int, ...]:
-        """The tokens of a conversation up to where a section begins, by the model's own template,
-        else as plain text. Raises PromptError for what no conversation is."""
-        if section.turns is None or section.head is None or section.head["role"] == "tools":
-            return ()
-        messages, tools = talk(section.turns)
-        role = str(section.head["role"])
-        try:
-            return tuple(self.encoder.ids(self.encoder.turn(messages, role, tools=tools)))
-        except PromptError as error:
-            log.debug("read as plain text: %s", error)
-            plain = self.encoder.text(plain_talk(messages, role, tools))
-            return tuple(self.encoder.ids(plain))
-
-
-def plain_talk(messages: Sequence[Mapping[str, Any]], role: str, tools: object) -> str:
-    """A conversation as text, up to where a turn of `role` says something."""
-    turns = [("tools", json.dumps(tools))] if tools else []
-    for message in messages:
-        calls = message.get("tool_calls")
-        turns.append((message["role"], message["content"] + (json.dumps(calls) if calls else "")))
-    return "".join(f"{who}:\n{said}\n\n" for who, said in turns) + f"{role}:\n"
-
-
 class BytesEngine:
     """`engine` was loaded under `own`; answers are as long as `spec` says. laws_asked: how many
     token laws it took so far."""
 
     vocab_size = BYTE_SYMBOLS
 
-    def __init__(self, engine: Engine, own: _Own, spec: LoadedSpec) -> None:
+    def __init__(self, engine: Engine, own: Own, spec: LoadedSpec) -> None:
         self.engine, self._own = engine, own
         self.name = f"{engine.name}, bytes"
         self.commitment = engine.commitment

@@ -21,8 +21,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from moesubnet.engine.base import Engine, Query, TokenIds, load_engine
+from moesubnet.engine.base import Engine, Query, TokenIds
 from moesubnet.engine.drafting import Continuation, draft
+from moesubnet.engine.named import load_engine
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import EngineError, MoesubnetError
 from moesubnet.spec.content import LoadedSpec, load_spec

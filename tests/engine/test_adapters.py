@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from moesubnet.engine.base import Engine, Query, load_engines
+from moesubnet.engine.base import Engine, Query
 from moesubnet.engine.model_folder import weights_commitment
+from moesubnet.engine.named import load_engines
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.spec.content import LoadedSpec

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from moesubnet.engine.base import Query, check_engine, load_engine, load_engines
+from moesubnet.engine.base import Query
 from moesubnet.engine.bytes_cover import Cover
-from moesubnet.engine.bytes_engine import BytesEngine, plain_talk
+from moesubnet.engine.bytes_engine import BytesEngine
+from moesubnet.engine.bytes_own import plain_talk
+from moesubnet.engine.named import check_engine, load_engine, load_engines
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.spec.byte_unit import END, TEMPLATE, byte_tokenizer, open_head
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256

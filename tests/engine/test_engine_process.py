@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesubnet.engine.base import Query, load_engine
+from moesubnet.engine.base import Query
 from moesubnet.engine.drafting import Continuation, draft
+from moesubnet.engine.named import load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.engine.worker import EngineProcess
 from moesubnet.errors import EngineError

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from moesubnet.engine import gguf_file, llama_context
-from moesubnet.engine.base import Query, check_engine, load_engine
+from moesubnet.engine.base import Query
 from moesubnet.engine.gguf_engine import GgufEngine
+from moesubnet.engine.named import check_engine, load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec

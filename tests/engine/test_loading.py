@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from moesubnet.engine import loading
-from moesubnet.engine.base import Query, check_engine, load_engine
+from moesubnet.engine.base import Query
 from moesubnet.engine.loading import check_memory, choose_dtype, load_model
 from moesubnet.engine.model_folder import weights_commitment
+from moesubnet.engine.named import check_engine, load_engine
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, EngineError

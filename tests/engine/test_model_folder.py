@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moesubnet.engine.base import load_engine
 from moesubnet.engine.model_folder import check_tokenizer, resolve_model, weights_commitment
+from moesubnet.engine.named import load_engine
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.spec.content import LoadedSpec
 

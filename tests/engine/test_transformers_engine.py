@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 
 from moesubnet.engine import answers
-from moesubnet.engine.base import Query, load_engine
+from moesubnet.engine.base import Query
+from moesubnet.engine.named import load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import EngineError
 from moesubnet.spec.content import LoadedSpec

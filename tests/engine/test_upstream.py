@@ -18,9 +18,10 @@ import pytest
 from aiohttp import web
 
 from moesubnet.engine import completions
-from moesubnet.engine.base import Query, check_engine, load_engine
+from moesubnet.engine.base import Query
 from moesubnet.engine.bytes_engine import BytesEngine
 from moesubnet.engine.completions import CannotTell, CompletionServer
+from moesubnet.engine.named import check_engine, load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.engine.upstream import UpstreamEngine
 from moesubnet.errors import ConfigError, EngineError

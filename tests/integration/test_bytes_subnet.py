@@ -14,8 +14,9 @@ import pytest
 from substrateinterface import Keypair
 from tokenizers import AddedToken, Tokenizer
 
-from moesubnet.engine.base import Query, load_engine
+from moesubnet.engine.base import Query
 from moesubnet.engine.bytes_engine import BytesEngine
+from moesubnet.engine.named import load_engine
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline

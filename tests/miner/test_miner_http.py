@@ -17,7 +17,8 @@ import aiohttp
 import numpy as np
 import pytest
 
-from moesubnet.engine.base import Query, load_engine
+from moesubnet.engine.base import Query
+from moesubnet.engine.named import load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, PeerRefused, PeerUnavailable, UnknownBase
 from moesubnet.spec.content import LoadedSpec, SpecFile
