@@ -22,6 +22,7 @@ from moesubnet.router.repeats import Answer
 from moesubnet.router.service import Service, run_all
 from moesubnet.router.shapes import Shape
 from moesubnet.router.tracing import describe, note_first_token
+from moesubnet.router.writing import provenance_headers
 
 BILLING: web.AppKey[Billing] = web.AppKey("billing")
 ACCOUNT: web.RequestKey[Account] = web.RequestKey("account", Account)  # after holding
@@ -81,14 +82,14 @@ async def answer(
         begun = await stack.enter_async_context(service.begin(jobs, arrived_s))
         started += begun
         if stream:
-            deltas = _interleave([service.run(choice) for choice in begun])
+            deltas = _interleave([service.writer.run(choice) for choice in begun])
             keep = Kept() if REPEATABLE in request else None
             response = await _stream(request, deltas, begun, shape, prompt_tokens, keep)
             if holding is not None and keep is not None:
                 holding.answer = keep.answer
             return response
-        choices = await run_all(service.complete(choice) for choice in begun)
-        headers = service.provenance_headers(choices) | _overhead(arrived_s, started)
+        choices = await run_all(service.writer.complete(choice) for choice in begun)
+        headers = provenance_headers(choices) | _overhead(arrived_s, started)
         whole = web.json_response(shape.whole(choices, prompt_tokens), headers=headers)
         if (
             holding is not None
