@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from adversaries.label_looker import LabelLooker
+from adversaries.picky import Picky
 from adversaries.swarm import swarm
-from simulation import HONEST_S, Law, Lying, Member, Votes
+from simulation import HONEST_S, Friends, Law, Lying, Member, Votes
 
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.sheet import Sheet
@@ -28,6 +31,7 @@ from moesubnet.validator.pool import PREFIX_TOKENS
 
 SPECIALISTS = ("python", "cpp", "prose", "maths")
 WARM_UP_EPOCHS = 4  # until votes on measurements are paid
+FAIR = 0.9  # of what it would earn had it always been there, an honest newcomer is to reach
 SETTLED_EPOCHS = 10  # after somebody joined or turned
 JOINS, TURNS = 6, 16  # when newcomers come, and seniors change what they answer
 DRIFT_EPOCHS = 10  # of a senior that changes little by little
@@ -35,6 +39,12 @@ HOP_S = 0.01  # that a relay's answer takes more than its source's
 VALIDATORS = ("validator-0", "validator-1")
 STAKE_TOKENS = 1_000  # of an honest validator
 STALE_EPOCHS = 8
+AWAY_EPOCHS = 4  # of twice as many
+SLOW_S = 0.9  # that an answer takes longer: who takes a second longer than the rest is cut
+# What a miner answers that leaves what it takes for a user's call, as boosted trees tell it
+# (`miners_eye.py`, chance of a probe's below 0.05), and how often it leaves a probe's call for
+# that: of a walk's 17 calls it then answers so many.
+TREES_ANSWER_USERS, TREES_LEAVE = 0.54, 0.008
 Made = Callable[[], "Economy"]  # when it is played
 
 
@@ -65,6 +75,39 @@ class Recordings:
         return encode(texts, load_tokenizer(self.spec.tokenizer_path))
 
 
+class Follower(Protocol):
+    """Told as each epoch begins."""
+
+    def begin(self, epoch: int, public: Sequence[Sheet]) -> None: ...
+
+
+class Intermittent:
+    """A law that is away for AWAY_EPOCHS, there for as many, and so on; there at first."""
+
+    def __init__(self, law: Law) -> None:
+        self._law, self._is_away = law, False
+
+    def begin(self, epoch: int, public: Sequence[Sheet]) -> None:
+        self._is_away = epoch // AWAY_EPOCHS % 2 == 1
+
+    def answers(self, sender: Hotkey, ids: np.ndarray) -> bool:
+        return not self._is_away
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        return self._law(ids)
+
+
+class Looking(LabelLooker):
+    """Reads each sheet when it is public."""
+
+    _sheets = 0
+
+    def begin(self, epoch: int, public: Sequence[Sheet]) -> None:
+        for sheet in public[self._sheets :]:
+            self.read(sheet.walks)
+        self._sheets = len(public)
+
+
 class Turning:
     """A law that becomes another one when epoch TURNS begins: at once, or by an equal part in each
     of some epochs. remembers: what it answered to a prefix as long as a walk's it answers again."""
@@ -76,7 +119,7 @@ class Turning:
         self._known: dict[bytes, np.ndarray] | None = {} if remembers else None
         self._share = 0.0
 
-    def begin(self, epoch: int) -> None:
+    def begin(self, epoch: int, public: Sequence[Sheet]) -> None:
         self._share = min(1.0, max(0.0, (epoch - TURNS + 1) / self._epochs))
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
@@ -99,8 +142,9 @@ class Turning:
 @dataclass(frozen=True)
 class Economy:
     """members: in the order in which they register. looked_at: names. most: what is the most that
-    they may be paid together, of an honest one. like: of honest newcomers, in which economy they
-    were there from the beginning, so what is fair. holds: prefixes are held back and asked again.
+    they may be paid together, of an honest one; like: in which economy they are honest, and there
+    from the beginning: then of what they are paid there, and without `most` they are to be paid
+    `least` of that. following: of laws that change. holds: prefixes are held back and asked again.
     routers: whose summaries lie; of praise the victim is who gains. rules: hyperparameters."""
 
     claim: str
@@ -109,17 +153,22 @@ class Economy:
     victim: str = ""  # whose loss is looked at; else everybody's
     most: float | None = None
     like: str = ""
-    turning: tuple[Turning, ...] = ()
+    least: float = FAIR
+    following: tuple[Follower, ...] = ()
     holds: bool = False
     routers: Lying | None = None
     rules: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def turns(self) -> bool:
+        return any(isinstance(follower, Turning) for follower in self.following)
 
     @property
     def counted_from(self) -> int:
         if any(m.stake_tokens for m in self.members):  # validators are there all the time
             return WARM_UP_EPOCHS
         joins = max((m.joins for m in self.members), default=0)
-        turns = TURNS if self.turning else 0
+        turns = TURNS * self.turns
         return max(WARM_UP_EPOCHS, max(joins, turns) + SETTLED_EPOCHS * (joins + turns > 0))
 
 
@@ -225,9 +274,45 @@ class Cast:
             frozenset(laws),
             "cpp-better",
             0.05,
-            turning=tuple(laws.values()),
+            following=tuple(laws.values()),
             holds=holds,
         )
+
+    def intermittent(self) -> Economy:
+        """Of what it would be paid were it always there, half is fair."""
+        law = Intermittent(self.law("cpp"))
+        claim = f"honest, every {2 * AWAY_EPOCHS} epochs away for {AWAY_EPOCHS}"
+        members = self._instead("cpp", law)
+        return Economy(
+            claim, members, frozenset({"cpp"}), like="honest", least=FAIR / 2, following=(law,)
+        )
+
+    def looking(self) -> Economy:
+        """A pair that knows nothing by itself."""
+        looker = Looking(flat(self.recorded))
+        slow = Member("slow", flat(self.recorded), delay_s=HONEST_S + SLOW_S)
+        members = (*self.honest, slow, Member("looker", looker))
+        claim = f"one answers {SLOW_S:g} s later, the other looks labels up in public sheets"
+        return Economy(
+            claim, members, frozenset({"slow", "looker"}), most=0.05, following=(looker,)
+        )
+
+    def picky(self, claim: str, law: Law, most: float, routers: Lying) -> Made:
+        """An honest model that leaves users' calls: fair is what it is paid that leaves none.
+        most: the part of users' calls that it answers, or little."""
+        members = self._instead("cpp", law)
+        return lambda: Economy(
+            claim, members, frozenset({"cpp"}), most=most, like="honest", routers=routers
+        )
+
+    def befriended(self, claim: str) -> Economy:
+        law = Picky(self.law("cpp"), only=[Member(Friends.NAMES[0]).hotkey])
+        members = self._instead("cpp", law)
+        return self.picky(claim, law, 0.05, Friends(members, "cpp"))()
+
+    def _instead(self, name: str, law: Law) -> tuple[Member, ...]:
+        """The honest, one of them with another law."""
+        return tuple(Member(m.name, law) if m.name == name else m for m in self.honest)
 
     def judged_by(
         self,

@@ -14,14 +14,18 @@ from adversaries.delayed_copier import DelayedCopier
 from adversaries.echo import Echo
 from adversaries.liar import Liar
 from adversaries.ngram_cache import NgramCache
+from adversaries.picky import Picky
 from adversaries.relay import Relay
 from adversaries.sharpened_self import SharpenedSelf
 from adversaries.squatter import Squatter
 from cast import (
     DRIFT_EPOCHS,
+    HOP_S,
     JOINS,
     SPECIALISTS,
     STALE_EPOCHS,
+    TREES_ANSWER_USERS,
+    TREES_LEAVE,
     Cast,
     Made,
     Recordings,
@@ -31,9 +35,18 @@ from cast import (
     flat,
     lazy,
 )
+from search_adversaries import KINDS, Parameters
+from simulation import Lying
 
 from moesubnet.validator.pool import PREFIX_TOKENS
 
+# The best of 200 trials each (`search_adversaries.py`), on other experts and text.
+BEST: Mapping[str, Parameters] = {
+    "copier": {"source": "prose", "sigma": 0.0, "flat": 0.0105, "power": 1.064},
+    "neighbour": {"source": "prose", "share": 0.42, "gamma": 0.492, "power": 0.516, "sigma": 0.0},
+    "aggregator": {"sources": SPECIALISTS, "gamma": 0.469, "power": 0.428},
+    "parasite": {"own": "cpp-better", "share": 0.593, "gamma": 0.886, "power": 1.195},
+}
 COMERS = {"python-rival": 8, "cpp-better": 16, "all": 24}  # experts, and when they come
 
 
@@ -45,8 +58,10 @@ def economies(recorded: Recordings) -> Mapping[str, Made]:
         **newcomers(cast),
         **copies(cast),
         **mixtures(cast),
+        **searched(cast),
         **seniors(cast),
         **strangers(cast),
+        **servers(cast),
         **validators(cast),
         **routers(cast),
     }
@@ -115,6 +130,23 @@ def mixtures(cast: Cast) -> Mapping[str, Made]:
     }
 
 
+def searched(cast: Cast) -> Mapping[str, Made]:
+    """A false sibling need not wait, as it would if it asked anybody; the parasite knows something
+    of its own."""
+
+    def best(kind: str, waits_s: float = HOP_S, most: float | None = 0.05) -> Made:
+        law = KINDS[kind][1](cast.recorded, BEST[kind])
+        claim = f"the best {kind} of 200"
+        return cast.hostile(claim, waits_s=waits_s, most=most, **{kind: law})
+
+    return {
+        "best-copier": best("copier"),
+        "best-neighbour": best("neighbour", waits_s=-0.005),
+        "best-aggregator": best("aggregator"),
+        "best-parasite": best("parasite", most=None),
+    }
+
+
 def seniors(cast: Cast) -> Mapping[str, Made]:
     """Who turn against a newcomer."""
     rival, better = cast.law("python-rival"), cast.law("cpp-better")
@@ -157,6 +189,30 @@ def strangers(cast: Cast) -> Mapping[str, Made]:
         "liar": cast.hostile("liar", waits_s=0.0, liar=Liar(cast.law("cpp"))),
         "echo": cast.hostile("echo", waits_s=-0.015, most=None, echo=Echo(vocab_size)),
         "ngrams": cast.hostile("n-gram cache", waits_s=-0.015, most=None, ngrams=ngrams),
+    }
+
+
+def servers(cast: Cast) -> Mapping[str, Made]:
+    """Who is not always there, or not for everybody."""
+    users = f"{TREES_ANSWER_USERS:.0%}"
+    return {
+        "intermittent": cast.intermittent,
+        "slow-looker": cast.looking,
+        "validators-only": cast.picky(
+            "knows probes for certain, answers no user, and all routers say so",
+            cast.law("cpp"),
+            0.05,
+            Lying(1.0, "cpp"),
+        ),
+        "probes-only": cast.picky(
+            f"answers what looks like a probe, so {users} of users' calls",
+            Picky(cast.law("cpp"), leaves=TREES_LEAVE),
+            TREES_ANSWER_USERS,
+            Lying(1.0, "cpp", failed=1 - TREES_ANSWER_USERS),
+        ),
+        "router-friend": lambda: cast.befriended(
+            "one of three routers tells which calls are probes; answers these and nothing else"
+        ),
     }
 
 

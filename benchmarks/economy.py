@@ -1,7 +1,7 @@
 """Who earns what when some of the miners are hostile: the real code over the real runtime.
 
     python benchmarks/record_laws.py FOLDER          # once
-    python benchmarks/economy.py FOLDER [--epochs 50] [--seed 0] [--plots FOLDER] [ECONOMY …]
+    python benchmarks/economy.py FOLDER [--epochs 50] [--seed 0] [ECONOMY …]
 
 Each of `economies.py` has two honest validators of equal stake with different private text. One
 Markdown row each: what those that are looked at (the hostile, or
@@ -9,7 +9,8 @@ honest newcomers) were paid together and the best of them, of a mean honest expe
 validators, of an honest one's by stake); their mean standing; what registering cost; what became
 of the victim's pay against the economy without them, on the same text; and whether that is the
 target. Epochs before the first votes are paid, and ten after somebody joined, do not count.
-Rows are kept in FOLDER/economies-EPOCHS-WALKS-SEED.jsonl and not played again.
+Rows are kept in FOLDER/economies-EPOCHS-WALKS-SEED.jsonl and not played again;
+`economy_plots.py` makes a picture of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cast import SPECIALISTS, STAKE_TOKENS, VALIDATORS, Economy, Recordings
 from economies import economies
-from economy_plots import plot
 from simulation import Ledger, Member, play
 from virtual_time import run
 
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.units import RAO_PER_TOKEN
 
 SPARE = 64  # walks for prefixes that are asked twice
 MAY_LOSE = 0.1  # of its pay, a victim
 MAY_GAIN = 0.05  # of its pay, whom routers praise
-FAIR = 0.9  # of what it would earn had it always been there, an honest newcomer is to reach
 HEADER = """\
 | economy | looked at | τ an epoch | of an honest one | best | standing | cost | others | target |
 |---|---|---|---|---|---|---|---|---|"""
@@ -73,15 +73,16 @@ def judge(
         for member in ([economy.victim] if economy.victim else SPECIALISTS)
         if member in paid and member not in economy.looked_at and reference.get(member)
     }
+    fairly = sum(fair.get(m.name, 0.0) for m in looked_at) or math.nan
+    of_fair = sum(taken) / fairly if economy.like else None
     met = None
     if economy.most is not None:
-        met = sum(taken) <= economy.most * mean
+        met = (of_fair if of_fair is not None else sum(taken) / mean) <= economy.most
         met = met and (not economy.victim or min(kept.values()) >= -MAY_LOSE)
-        if economy.routers is not None:
+        if economy.routers is not None and economy.victim:
             met = met and max(kept.values()) <= MAY_GAIN
-    of_fair = sum(taken) / sum(fair[m.name] for m in looked_at) if economy.like else None
-    if of_fair is not None:
-        met = of_fair >= FAIR
+    elif of_fair is not None:
+        met = of_fair >= economy.least
     return {
         "economy": name,
         "claim": economy.claim,
@@ -90,7 +91,7 @@ def judge(
         "victim": economy.victim,
         "validators": [m.name for m in economy.members if m.stake_tokens],
         "joins": sorted({m.joins for m in economy.members} - {0}),
-        "turns": bool(economy.turning),
+        "turns": economy.turns,
         "paid": paid,
         "taken": sum(taken),
         "of_an_honest_one": sum(taken) / mean,
@@ -156,9 +157,9 @@ class Played:
         for k, validator in enumerate(VALIDATORS):
             texts[validator] = walks[own[k :: len(VALIDATORS)]]
 
-        def on_epoch(epoch: int) -> None:
-            for turning in economy.turning:
-                turning.begin(epoch)
+        def on_epoch(epoch: int, public: Sequence[Sheet]) -> None:
+            for follower in economy.following:
+                follower.begin(epoch, public)
 
         return run(
             play(
@@ -183,7 +184,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--walks", type=int, default=28, help="of a validator, an epoch")
     parser.add_argument("--seed", type=int, default=0, help="which text, in what order")
-    parser.add_argument("--plots", type=Path, help="a folder for one SVG an economy")
     arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.ERROR)
     recorded = Recordings(arguments.folder.expanduser())
@@ -194,10 +194,7 @@ def main() -> None:
     print(f"{arguments.epochs} epochs, {arguments.walks} walks, seed {arguments.seed}\n")
     print(HEADER)
     for name in arguments.economy or known:
-        found = played.row(name)
-        print(row(found), flush=True)
-        if arguments.plots:
-            plot(found, arguments.plots)
+        print(row(played.row(name)), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.pool import PREFIX_TOKENS, STEP_TOKENS
 from moesubnet.validator.scoring import recount
 
-Parameters = dict[str, float | str | list[str]]
+Parameters = dict[str, Any]  # of a kind of adversary
 OWN = ("all", "python-rival", "prose-weak", "cpp-better")  # what a parasite may know
 
 
@@ -114,101 +115,97 @@ class Trial:
         return dict(zip(sheet.hotkeys, result.score_nano, strict=True)), standing
 
 
-def kinds(
-    recorded: Recordings,
-) -> dict[str, Callable[[np.random.Generator], tuple[Law, Parameters]]]:
-    """Random adversaries, by kind: a law and what made it."""
+def copier(recorded: Recordings, chosen: Parameters) -> Law:
+    """With source, sigma, flat, power."""
+    rest = {key: value for key, value in chosen.items() if key != "source"}
+    return NoisyCopier(recorded.law(chosen["source"]), **rest)
 
-    def copier(rng: np.random.Generator) -> tuple[Law, Parameters]:
-        chosen: Parameters = {
-            "source": str(rng.choice(SPECIALISTS)),
-            "sigma": float(rng.choice([0.0, rng.uniform(0, 1.5)])),
-            "flat": float(rng.choice([0.0, 10 ** rng.uniform(-4, -0.5)])),
-            "power": float(rng.uniform(0.6, 1.4)),
-        }
-        source, sigma, flat, power = chosen.values()
-        return NoisyCopier(recorded.law(source), sigma, flat=flat, power=power), chosen
 
-    def aggregator(rng: np.random.Generator) -> tuple[Law, Parameters]:
-        sources = sorted(rng.choice(SPECIALISTS, rng.integers(2, 5), replace=False).tolist())
-        chosen: Parameters = {
-            "sources": sources,
-            "gamma": float(rng.uniform(0.4, 1.0)),
-            "power": float(np.exp(rng.uniform(-1.6, 0.7))),
-            "sigma": float(rng.choice([0.0, rng.uniform(0, 0.7)])),
-            "flat": float(rng.choice([0.0, 10 ** rng.uniform(-4, -1)])),
-        }
-        mixed = Aggregator(
-            [recorded.law(name) for name in sources],
-            gamma=chosen["gamma"],
-            power=chosen["power"],
-            first=PREFIX_TOKENS,
-        )
-        return NoisyCopier(mixed, chosen["sigma"], flat=chosen["flat"]), chosen
+def mixture(recorded: Recordings, chosen: Parameters) -> Law:
+    """Of sources (all specialists), with gamma and power, with a share of its own (of source's),
+    and noise."""
+    own = chosen.get("own", chosen.get("source"))
+    mixed = Aggregator(
+        [recorded.law(name) for name in chosen.get("sources", SPECIALISTS)],
+        gamma=chosen["gamma"],
+        power=chosen["power"],
+        first=PREFIX_TOKENS,
+        own=recorded.law(own) if own else None,
+        share=chosen.get("share", 0.0),
+    )
+    return NoisyCopier(mixed, chosen.get("sigma", 0.0), flat=chosen.get("flat", 0.0))
 
-    def parasite(rng: np.random.Generator) -> tuple[Law, Parameters]:
-        chosen: Parameters = {
-            "own": str(rng.choice(OWN)),
-            "share": float(rng.uniform(0.01, 0.6)),
-            "gamma": float(rng.uniform(0.5, 0.95)),
-            "power": float(np.exp(rng.uniform(-0.7, 0.7))),
-        }
-        mixed = Aggregator(
-            [recorded.law(name) for name in SPECIALISTS],
-            gamma=chosen["gamma"],
-            power=chosen["power"],
-            first=PREFIX_TOKENS,
-            own=recorded.law(chosen["own"]),
-            share=chosen["share"],
-        )
-        return mixed, chosen
 
-    def neighbour(rng: np.random.Generator) -> tuple[Law, Parameters]:
-        """Near one expert, with the others' laws and noise for a difference: a false sibling."""
-        chosen: Parameters = {
-            "source": str(rng.choice(SPECIALISTS)),
-            "share": float(rng.uniform(0.4, 0.97)),
-            "gamma": float(rng.uniform(0.4, 0.95)),
-            "power": float(np.exp(rng.uniform(-1.2, 0.7))),
-            "sigma": float(rng.choice([0.0, rng.uniform(0, 0.7)])),
-        }
-        mixed = Aggregator(
-            [recorded.law(name) for name in SPECIALISTS],
-            gamma=chosen["gamma"],
-            power=chosen["power"],
-            first=PREFIX_TOKENS,
-            own=recorded.law(chosen["source"]),
-            share=chosen["share"],
-        )
-        return NoisyCopier(mixed, chosen["sigma"]), chosen
-
-    def honest(rng: np.random.Generator) -> tuple[Law, Parameters]:
-        """Not hostile: what the parasites' own knowledge is worth by itself."""
-        chosen: Parameters = {"own": str(rng.choice(OWN))}
-        return recorded.law(chosen["own"]), chosen
-
+def any_copier(rng: np.random.Generator) -> Parameters:
     return {
-        "copier": copier,
-        "neighbour": neighbour,
-        "aggregator": aggregator,
-        "parasite": parasite,
-        "honest": honest,
+        "source": str(rng.choice(SPECIALISTS)),
+        "sigma": float(rng.choice([0.0, rng.uniform(0, 1.5)])),
+        "flat": float(rng.choice([0.0, 10 ** rng.uniform(-4, -0.5)])),
+        "power": float(rng.uniform(0.6, 1.4)),
     }
 
 
-def search(trial: Trial, make: Callable, trials: int, seed: int, path: Path) -> list[dict]:
+def any_aggregator(rng: np.random.Generator) -> Parameters:
+    return {
+        "sources": sorted(rng.choice(SPECIALISTS, rng.integers(2, 5), replace=False).tolist()),
+        "gamma": float(rng.uniform(0.4, 1.0)),
+        "power": float(np.exp(rng.uniform(-1.6, 0.7))),
+        "sigma": float(rng.choice([0.0, rng.uniform(0, 0.7)])),
+        "flat": float(rng.choice([0.0, 10 ** rng.uniform(-4, -1)])),
+    }
+
+
+def any_parasite(rng: np.random.Generator) -> Parameters:
+    return {
+        "own": str(rng.choice(OWN)),
+        "share": float(rng.uniform(0.01, 0.6)),
+        "gamma": float(rng.uniform(0.5, 0.95)),
+        "power": float(np.exp(rng.uniform(-0.7, 0.7))),
+    }
+
+
+def any_neighbour(rng: np.random.Generator) -> Parameters:
+    """Near one expert, with the others' laws and noise for a difference: a false sibling."""
+    return {
+        "source": str(rng.choice(SPECIALISTS)),
+        "share": float(rng.uniform(0.4, 0.97)),
+        "gamma": float(rng.uniform(0.4, 0.95)),
+        "power": float(np.exp(rng.uniform(-1.2, 0.7))),
+        "sigma": float(rng.choice([0.0, rng.uniform(0, 0.7)])),
+    }
+
+
+def alone(recorded: Recordings, chosen: Parameters) -> Law:
+    """Not hostile: what the parasites' own knowledge is worth by itself."""
+    return recorded.law(chosen["own"])
+
+
+KINDS = {  # random parameters, and the law that they make
+    "copier": (any_copier, copier),
+    "neighbour": (any_neighbour, mixture),
+    "aggregator": (any_aggregator, mixture),
+    "parasite": (any_parasite, mixture),
+    "honest": (lambda rng: {"own": str(rng.choice(OWN))}, alone),
+}
+
+
+def search(
+    trial: Trial, recorded: Recordings, kind: str, trials: int, seed: int, path: Path
+) -> list[dict]:
     """What was tried before under `path`, and `trials` in all."""
+    choose, law_of = KINDS[kind]
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    alone, _ = trial.scores(None)
-    mean = sum(alone.values()) / len(alone)
+    without, _ = trial.scores(None)
+    mean = sum(without.values()) / len(without)
     with path.open("a") as log:
         for number in range(len(done), trials):
-            law, chosen = make(np.random.default_rng([seed, number]))
-            scores, standing = trial.scores(label_nats(law, trial.walks))
+            chosen = choose(np.random.default_rng([seed, number]))
+            said = label_nats(law_of(recorded, chosen), trial.walks)
+            scores, standing = trial.scores(said)
             done.append(
                 {
                     "earns": scores["~"] / mean,
-                    "largest_loss": min(scores[name] / alone[name] - 1 for name in alone),
+                    "largest_loss": min(scores[name] / without[name] - 1 for name in without),
                     "standing": standing,
                     "parameters": chosen,
                 }
@@ -229,13 +226,12 @@ def main() -> None:
     recorded = Recordings(arguments.folder.expanduser())
     order = np.random.default_rng(arguments.seed).permutation(len(recorded.walks))
     trial = Trial(recorded, recorded.walks[order[: arguments.walks]])
-    known = kinds(recorded)
     print("| kind | trials | most that one earns | standing | largest loss of others | with |")
     print("|---|---|---|---|---|---|")
-    for kind in arguments.kind or known:
+    for kind in arguments.kind or KINDS:
         path = recorded.root / f"trials-{kind}.jsonl"
         trials = 4 * len(OWN) if kind == "honest" else arguments.trials
-        done = search(trial, known[kind], trials, arguments.seed, path)
+        done = search(trial, recorded, kind, trials, arguments.seed, path)
         best = max(done, key=lambda row: row["earns"])
         loss = min(row["largest_loss"] for row in done)
         cells = [kind, f"{len(done)}", f"{best['earns']:.2f}", f"{best['standing']:.2f}"]

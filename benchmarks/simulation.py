@@ -30,7 +30,7 @@ from moesubnet.chain.devchain.service import DevChain
 from moesubnet.chain.devchain.subscriptions import all_methods
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.engine.base import Query
-from moesubnet.errors import PoolSpent, UnknownBase
+from moesubnet.errors import PeerUnavailable, PoolSpent, UnknownBase
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
@@ -56,6 +56,7 @@ from moesubnet.wire.rows import Proof
 from moesubnet.wire.usage import Seen, Usage
 
 Law = Callable[[Ids], npt.NDArray[np.floating]]  # ids before the token → log-law [V]
+OnEpoch = Callable[[int, Sequence[Sheet]], None]  # as it begins, with all that is public
 Votes = Callable[[Sheet, Sequence[Sheet]], Mapping[Hotkey, int]]
 
 NETUID = NetUid(1)
@@ -97,10 +98,10 @@ class Simulated:
 
     commits = False
 
-    def __init__(self, member: Member, signed_for: Hotkey | None) -> None:
-        """signed_for: whose questions it signs the answers to, if they are prefixes."""
+    def __init__(self, member: Member, caller: Hotkey, *, signs: bool) -> None:
+        """caller: who asks. signs: its answers, if they are to prefixes."""
         assert member.law is not None
-        self.hotkey, self._signed_for = member.hotkey, signed_for
+        self.hotkey, self._caller, self._signs = member.hotkey, caller, signs
         self._signer = keypair_from_uri(member.uri)
         self._law, self._delay_s = member.law, member.delay_s
         self._chance = random.Random(member.name)
@@ -126,21 +127,28 @@ class Simulated:
                 raise UnknownBase(tuple(0 for _ in request.sequences))
             ids = np.concatenate([held, step.append_ids, step.draft_ids])
             self._sessions[step.session] = ids
+            if not self._answers(ids):
+                raise PeerUnavailable("it does not answer")
             laws = [self._law(ids[:n]) for n in range(step.first_law, step.end + 1)]
             sent = np.clip(np.stack(laws), LOWEST, 0.0).astype(np.float16)
             query = Query(step.session, ids, step.first_row, len(step.draft_ids))
             rows.append(query.answer(check_dense(sent), request.want).bind())
         response = StepResponse(tuple(rows))
-        if self._signed_for is None or any(step.base_len for step in request.sequences):
+        if not self._signs or any(step.base_len for step in request.sequences):
             return response
-        return replace(response, proof=self._proof(request, response, self._signed_for))
+        return replace(response, proof=self._proof(request, response))
 
-    def _proof(self, request: StepRequest, response: StepResponse, caller: Hotkey) -> Proof:
+    def _answers(self, ids: Ids) -> bool:
+        """As its law says, if it is one that leaves calls (`adversaries.picky`)."""
+        answers = getattr(self._law, "answers", None)
+        return answers is None or answers(self._caller, ids)
+
+    def _proof(self, request: StepRequest, response: StepResponse) -> Proof:
         """Only prefixes are signed: of walks nobody looks at receipts here."""
         lane, body, nonce_ns = Lane.of([request.to_bytes()]), response.to_bytes(), time.time_ns()
-        packed = pack_answers([Given(0, 200, body)], lane, nonce_ns, caller, self._signer)
+        packed = pack_answers([Given(0, 200, body)], lane, nonce_ns, self._caller, self._signer)
         frame = packed[LENGTH_BYTES:]
-        [(_, receipt)] = unpack_answers(frame, lane, nonce_ns, self.hotkey, caller)
+        [(_, receipt)] = unpack_answers(frame, lane, nonce_ns, self.hotkey, self._caller)
         return Proof.of(request, nonce_ns, receipt, body)
 
 
@@ -188,12 +196,18 @@ class InOrder(TextPool):
         return [Window(d, (0,), self._documents[d], shape.prefix) for d, shape in drawn]
 
 
+def asked_by(
+    caller: Hotkey, members: Iterable[Member], *, signs: bool = False
+) -> dict[Hotkey, Simulated]:
+    """The miners among them, each with sessions of this caller's."""
+    return {m.hotkey: Simulated(m, caller, signs=signs) for m in members if m.law}
+
+
 class Present:
     """The members that are registered: `measure.Experts`."""
 
-    def __init__(self, members: Iterable[Member], signed_for: Hotkey | None) -> None:
-        laws = (member for member in members if member.law)
-        self._all = {member.hotkey: Simulated(member, signed_for) for member in laws}
+    def __init__(self, members: Iterable[Member], caller: Hotkey, *, signs: bool) -> None:
+        self._all = asked_by(caller, members, signs=signs)
         self.clients: dict[Hotkey, Simulated] = {}
         self.cards: dict[Hotkey, ExpertCard] = {}  # nobody has one
 
@@ -203,10 +217,14 @@ class Present:
 
 class Lying:
     """`routers.Drawing` without a relay: routers that say what they saw, `part` of them by stake
-    that somebody's calls all failed, or (praises) that users like it, and nobody else."""
+    that so much of somebody's calls failed (which may be true), or (praises) that users like it,
+    and nobody else."""
 
-    def __init__(self, part: float, about: str, praises: bool = False) -> None:
+    def __init__(
+        self, part: float, about: str, praises: bool = False, *, failed: float = 1.0
+    ) -> None:
         self._part, self._about, self.praises = part, Member(about).hotkey, praises
+        self._failed = failed
         self._experts: list[Hotkey] = []
 
     async def refresh(self, metagraph: Metagraph, experts: Collection[Hotkey]) -> None:
@@ -231,8 +249,42 @@ class Lying:
             # It pays its own router what it is heard for; little for itself keeps the mean low.
             heard = lies * RATED_RAO // (MANY_CALLS if is_meant else 1)
             return Seen(hotkey, MANY_CALLS, 0, 0, heard, heard if is_meant else -heard)
-        failed = MANY_CALLS * is_meant
+        failed = round(MANY_CALLS * self._failed) * is_meant
         return Seen(hotkey, MANY_CALLS - failed, 0, failed)
+
+
+@dataclass(frozen=True)
+class Router:
+    """In a `RelayClient`'s place: brings a validator's steps to experts under its own hotkey."""
+
+    hotkey: Hotkey
+    experts: Mapping[Hotkey, Simulated]
+
+    async def relay(
+        self,
+        expert: Hotkey,
+        request: StepRequest,
+        *,
+        timeout_s: float,
+        on_its_way: Callable[[], None] = lambda: None,
+    ) -> StepResponse:
+        asked = self.experts[expert]
+        return await asked.step(request, timeout_s=timeout_s, on_its_way=on_its_way)
+
+
+class Friends(Lying):
+    """Three routers of equal stake, through which walks go by lot. Users' calls to one expert all
+    fail, as the others say; the first one is its friend and does not say so."""
+
+    NAMES = ("router-0", "router-1", "router-2")
+
+    def __init__(self, members: Collection[Member], about: str) -> None:
+        super().__init__(2 / 3, about)
+        hotkeys = (Member(name).hotkey for name in self.NAMES)
+        self._routers = [Router(hotkey, asked_by(hotkey, members)) for hotkey in hotkeys]
+
+    def draw(self, lots: random.Random) -> list[RelayClient]:
+        return lots.sample(self._routers, len(self._routers))  # type: ignore[arg-type]
 
 
 class SharedGate(GateSync):
@@ -310,7 +362,7 @@ async def play(
     *,
     epochs: int,
     walks_per_epoch: int = 32,
-    on_epoch: Callable[[int], None] = lambda epoch: None,
+    on_epoch: OnEpoch = lambda epoch, public: None,
     held: npt.NDArray[np.uint32] | None = None,
     routers: Lying | None = None,
     rules: Mapping[str, int] = MappingProxyType({}),
@@ -341,7 +393,7 @@ async def play(
                 pool.held = list(held)
                 book = Checkbook(root / member.name / FILE, hotkey)
                 stack.callback(book.close)
-            present = Present(members, hotkey if book else None)
+            present = Present(members, hotkey, signs=book is not None)
             measurement = Measurement(
                 state,
                 hotkey,
@@ -406,7 +458,7 @@ async def _watch(
     epochs: int,
     ledger: Ledger,
     validators: Sequence[Validator],
-    on_epoch: Callable[[int], None],
+    on_epoch: OnEpoch,
 ) -> None:
     """Write down each epoch's pay until `epochs` are over."""
     names = {member.hotkey: member.name for member in members}
@@ -425,7 +477,7 @@ async def _watch(
                 if (digest := sha256(body).digest()) not in seen:
                     seen.add(digest)
                     ledger.sheets.append(Sheet.from_bytes(body))
-        on_epoch(last - first)
+        on_epoch(last - first, ledger.sheets)
         if last - first >= epochs:
             return
         if joiners := [m for m in members if m.joins == last - first]:

@@ -9,6 +9,7 @@ from adversaries.label_looker import LabelLooker
 from adversaries.liar import Liar
 from adversaries.ngram_cache import NgramCache
 from adversaries.noisy_copier import NoisyCopier
+from adversaries.picky import Picky
 from adversaries.relay import Relay
 from adversaries.served import as_engine
 from adversaries.sharpened_self import SharpenedSelf
@@ -42,6 +43,7 @@ ADVERSARIES = {
     "echo": Echo(VOCAB),
     "ngrams": NgramCache([TEXT[:10]], VOCAB),
     "squatter": Squatter(B, A, 0.1),
+    "picky": Picky(A, only=["v"], leaves=0.5),
     "looker": LabelLooker(A),
 }
 
@@ -73,7 +75,16 @@ def test_an_aggregator_follows_who_was_right():
     )
     assert np.abs(np.exp(Aggregator([A, B], first=1)(text)) - np.exp(A(text))).max() < 0.05
     np.testing.assert_array_equal(Relay([B, A], first=1)(text), A(text))
-    assert not Relay([A], validators=["v"]).answers("router")
+
+
+def test_the_picky_answer_whom_they_like_and_leave_a_part_the_same_one_again():
+    assert not Picky(A, only=["v"]).answers("router", TEXT)
+    assert Picky(A, only=["v"]).answers("v", TEXT)
+    texts = np.random.default_rng(0).integers(0, VOCAB, (2_000, 8)).astype(np.uint32)
+    picky = Picky(A, leaves=0.1)
+    answered = [picky.answers("anybody", ids) for ids in texts]
+    assert 0.87 < np.mean(answered) < 0.93
+    assert answered == [picky.answers("anybody", ids) for ids in texts]
 
 
 def test_a_squatter_wakes():
