@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from math import inf
 
 from moesubnet.errors import AuthError, PeerError, PeerUnavailable, WireError
@@ -182,24 +183,27 @@ class Departures:
             if all(parcel.answer.done() for parcel in parcels):
                 task.cancel()
 
-        def late(parcel: Parcel) -> None:
-            parcel.fail(PeerUnavailable(f"no answer within {parcel.timeout_s:.1f} s"))
+        def late(timeout_s: float) -> None:
+            for parcel in parcels:
+                if parcel.timeout_s == timeout_s:
+                    parcel.fail(PeerUnavailable(f"no answer within {timeout_s:.1f} s"))
             given_up()
+
+        timers = [loop.call_later(s, late, s) for s in {parcel.timeout_s for parcel in parcels}]
+        left = len(parcels)
+
+        def settled(size: int, answer: asyncio.Future[Answer]) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                for timer in timers:
+                    timer.cancel()
+            self._awaited_bytes -= size
+            self._look()
+            if answer.cancelled():
+                given_up()
 
         for parcel in parcels:
             parcel.on_its_way()
             self._awaited_bytes += parcel.most_bytes
-            timer = loop.call_later(parcel.timeout_s, late, parcel)
-
-            def settled(
-                answer: asyncio.Future[Answer],
-                timer: asyncio.TimerHandle = timer,
-                size: int = parcel.most_bytes,
-            ) -> None:
-                timer.cancel()
-                self._awaited_bytes -= size
-                self._look()
-                if answer.cancelled():
-                    given_up()
-
-            parcel.answer.add_done_callback(settled)
+            parcel.answer.add_done_callback(partial(settled, parcel.most_bytes))

@@ -15,6 +15,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -26,6 +27,7 @@ from moesubnet.errors import FrameError
 CONTENT_TYPE = "application/x-moesubnet"
 MAGIC = b"MOE\x01"
 ALIGN = 64
+KNOWN_HEADER_BYTES = 256  # of headers that are remembered: nobody fills much memory with them
 _PREFIX = struct.Struct("<4sI")
 
 DTYPES = {name: np.dtype(f"<{code}") for name, code in
@@ -62,7 +64,7 @@ class Frame:
         This and the methods below raise FrameError when the frame is otherwise.
         """
         tensor = self.tensors.get(name)
-        if tensor is None or tensor.dtype not in [DTYPES[dtype] for dtype in dtypes.split()]:
+        if tensor is None or _NAMES[tensor.dtype] not in dtypes.split():
             raise FrameError(f"{name} is missing or not {dtypes}")
         if len(shape) != tensor.ndim or any(
             size not in (None, got) for size, got in zip(shape, tensor.shape, strict=True)
@@ -116,20 +118,40 @@ def decode(data: bytes | bytearray | memoryview, *, schema: str, limits: Limits)
     if header_bytes > min(limits.max_header_bytes, len(view) - _PREFIX.size):
         raise FrameError(f"a header of {header_bytes} bytes")
     header_end = _PREFIX.size + header_bytes
-    fields, table = _header(bytes(view[_PREFIX.size : header_end]), schema, limits)
+    read = _known_layout if header_bytes <= KNOWN_HEADER_BYTES else _layout
+    fields, places, size = read(bytes(view[_PREFIX.size : header_end]), schema, limits)
     start = header_end + -header_end % ALIGN
+    if start + size != len(view):
+        raise FrameError("a tensor ends outside its frame, or bytes follow the last one")
     _check_zeros(view, header_end, start)
     tensors: dict[str, Tensor] = {}
     end = start
-    for row in table:
-        name, tensor, begin, stop = _tensor(view, start, end, row, limits)
-        if name in tensors:
-            raise FrameError("a tensor's name is repeated")
+    for name, dtype, shape, offset, nbytes in places:
+        begin = start + offset
         _check_zeros(view, end, begin)
-        tensors[name], end = tensor, stop
-    if end != len(view):
-        raise FrameError("bytes after the last tensor")
-    return Frame(fields, tensors)
+        tensors[name] = np.ndarray(shape, dtype, view, begin)
+        end = begin + nbytes
+    return Frame(dict(fields), tensors)
+
+
+_Place = tuple[str, np.dtype[np.generic], tuple[int, ...], int, int]  # name … offset, bytes
+_Layout = tuple[dict[str, Field], list[_Place], int]
+
+
+def _layout(raw: bytes, schema: str, limits: Limits) -> _Layout:
+    """What a header says: fields, where its tensors are, and how many bytes they take."""
+    fields, table = _header(raw, schema, limits)
+    places: list[_Place] = []
+    end = 0
+    for row in table:
+        places.append(_place(end, row, limits))
+        end = places[-1][3] + places[-1][4]
+    if len({place[0] for place in places}) < len(places):
+        raise FrameError("a tensor's name is repeated")
+    return fields, places, end
+
+
+_known_layout = lru_cache(maxsize=256)(_layout)  # answers to questions that are alike have one
 
 
 def _header(raw: bytes, schema: str, limits: Limits) -> tuple[dict[str, Field], list[object]]:
@@ -172,18 +194,15 @@ def _is_field(key: object, value: object) -> bool:
     return isinstance(key, str) and all(map(_is_scalar, entries))
 
 
-def _tensor(
-    view: memoryview, start: int, end: int, row: object, limits: Limits
-) -> tuple[str, Tensor, int, int]:
-    """Name, tensor, first and past-the-end byte of the table's next row."""
+def _place(end: int, row: object, limits: Limits) -> _Place:
+    """Of the table's next row, after tensors that end at `end`."""
     if not (isinstance(row, list) and len(row) == 4):
         raise FrameError("a row of the tensor table is malformed")
     name, dtype_name, shape, offset = row
     dtype = DTYPES.get(dtype_name) if isinstance(dtype_name, str) else None
     if dtype is None or not isinstance(name, str):
         raise FrameError("a tensor has an unknown dtype or no name")
-    begin = start + -(-(end - start) // ALIGN) * ALIGN
-    if type(offset) is not int or offset != begin - start:
+    if type(offset) is not int or offset != -(-end // ALIGN) * ALIGN:
         raise FrameError("a tensor is not where it must be")
     if not isinstance(shape, list) or len(shape) > limits.max_rank:
         raise FrameError("a tensor has too many dimensions")
@@ -192,12 +211,9 @@ def _tensor(
         raise FrameError("a tensor's dimension is out of range")
     if math.prod(max(size, 1) for size in shape) > limits.max_frame_bytes:
         raise FrameError("a tensor is larger than a frame may be")
-    stop = begin + math.prod(shape) * dtype.itemsize
-    if stop > len(view):
-        raise FrameError("a tensor ends outside its frame")
-    return name, np.frombuffer(view[begin:stop], dtype).reshape(shape), begin, stop
+    return name, dtype, tuple(shape), offset, math.prod(shape) * dtype.itemsize
 
 
 def _check_zeros(view: memoryview, begin: int, stop: int) -> None:
-    if stop > len(view) or bytes(view[begin:stop]).strip(b"\0"):
-        raise FrameError("padding is missing or not zero")
+    if bytes(view[begin:stop]).strip(b"\0"):
+        raise FrameError("padding is not zero")

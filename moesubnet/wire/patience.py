@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
-from math import inf
+from functools import partial
+from math import fsum, inf
 from statistics import median
 
 from moesubnet.types import Hotkey
@@ -81,42 +82,51 @@ async def cut_stragglers(
     PATIENCE times as long as those that have answered.
     """
     loop = asyncio.get_running_loop()
-    start_s, limit_s, waiting = loop.time(), inf, set(tasks.values())
+    start_s, limit_s = loop.time(), inf
     others_s = inf  # so long we wait for anybody when the others took so long
+    look_s = inf  # nobody is late before
+    waiting, come, news = dict(tasks), list[Hotkey](), asyncio.Event()
+    given, to_come = 0.0, fsum(weights.get(hotkey, 0.0) for hotkey in tasks)
+
+    def note(hotkey: Hotkey, _: asyncio.Task[object]) -> None:
+        come.append(hotkey)
+        news.set()
+
+    for hotkey, task in tasks.items():
+        task.add_done_callback(partial(note, hotkey))
     while waiting:
-        cut_s = {
-            task: min(limit_s, max(others_s, patient_until_s.get(hotkey, inf)))
-            for hotkey, task in tasks.items()
-            if task in waiting
-        }
-        until_s = min(cut_s.values())
-        if others_s < inf and any(
-            task in waiting and hotkey not in patient_until_s for hotkey, task in tasks.items()
-        ):  # it waits for a connection: look again, its time may begin
-            until_s = min(until_s, loop.time() + LEAST_PATIENCE_S)
-        left_s = None if until_s == inf else until_s - loop.time()
-        done, waiting = await asyncio.wait(
-            waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if not done:  # what has come by now is taken first, however far behind our own loop is
+        try:
+            async with asyncio.timeout_at(None if look_s == inf else look_s):
+                await news.wait()
+        except TimeoutError:  # what has come by now is taken first, however far behind we are
             for _ in range(TURNS_TO_TAKE):
                 await asyncio.sleep(0)
-            done = {task for task in waiting if task.done()}
-            waiting -= done
-        if not done:
-            late = {task for task in waiting if cut_s[task] <= until_s}
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-            waiting -= late
-        if any(isinstance(task.result(), StepResponse) for task in done):
-            others_s = start_s + PATIENCE * (loop.time() - start_s)
-        given, to_come = 0.0, 0.0
-        for hotkey, task in tasks.items():
-            if task in waiting:
-                to_come += weights.get(hotkey, 0.0)
-            elif not task.cancelled() and isinstance(task.result(), StepResponse):
-                given += weights.get(hotkey, 0.0)
+            if not come:
+                cut_s = {
+                    hotkey: min(limit_s, max(others_s, patient_until_s.get(hotkey, inf)))
+                    for hotkey in waiting
+                }
+                late = [waiting.pop(hotkey) for hotkey, at_s in cut_s.items() if at_s <= look_s]
+                for task in late:
+                    task.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
+                look_s = min((cut_s[hotkey] for hotkey in waiting), default=inf)
+                if any(hotkey not in patient_until_s for hotkey in waiting):
+                    # It waits for a connection: look again, its time may begin.
+                    look_s = min(look_s, loop.time() + LEAST_PATIENCE_S)
+        news.clear()
+        # An answer costs nothing that grows with how many were asked: they come one by one.
+        took_s, has_answered = loop.time() - start_s, False
+        for hotkey in come:
+            if (ended := waiting.pop(hotkey, None)) is not None:
+                to_come -= weights.get(hotkey, 0.0)
+                if isinstance(ended.result(), StepResponse):
+                    given += weights.get(hotkey, 0.0)
+                    has_answered = True
+        come.clear()
+        if has_answered:
+            others_s = start_s + PATIENCE * took_s
+            look_s = min(look_s, others_s)
         if limit_s == inf and given > 0 and given >= to_come:
-            took_s = loop.time() - start_s
             limit_s = start_s + max(PATIENCE * took_s, took_s + least_patience_s)
+            look_s = min(look_s, limit_s)

@@ -94,7 +94,7 @@ class Brought:
         status, nonce_ns, length = _BROUGHT.unpack_from(data)
         middle = _BROUGHT.size + length
         brought = cls(status, nonce_ns, data[_BROUGHT.size : middle], data[middle:])
-        if brought in (cls(UNKNOWN), cls(LOST)):
+        if status in (UNKNOWN, LOST) and brought == cls(status):
             return brought
         if (
             status not in (200, 409)

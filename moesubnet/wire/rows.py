@@ -184,17 +184,8 @@ class Proof:
         step: bytes = b"",
     ) -> Proof:
         """receipt: verified."""
-        return cls(
-            nonce_ns,
-            tuple(s.base_len for s in request.sequences),
-            receipt,
-            body,
-            tuple(s.reveal for s in request.sequences) if request.want.committed else None,
-            sender,
-            tuple(s.rows for s in request.sequences),
-            tuple(s.further for s in request.sequences),
-            step,
-        )
+        base_lens, reveals, rows, further = request.asked
+        return cls(nonce_ns, base_lens, receipt, body, reveals, sender, rows, further, step)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

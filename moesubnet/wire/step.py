@@ -26,6 +26,7 @@ _SESSION = re.compile(r"[!-~]{1,64}")
 _NO_IDS = np.empty(0, np.uint32)
 
 Ids = NDArray[np.uint32]
+_Reveals = tuple[tuple[int, int] | None, ...]
 Kind = Literal["full", "nucleus", "top_k", "sampled_n"]
 
 
@@ -159,6 +160,18 @@ class StepRequest:
     def row_offsets(self) -> list[int]:
         """[sequences + 1]: sequence i answers the rows row_offsets[i] … row_offsets[i + 1] - 1."""
         return [0, *accumulate(s.rows for s in self.sequences)]
+
+    @cached_property
+    def asked(self) -> tuple[tuple[int, ...], _Reveals | None, tuple[int, ...], tuple[int, ...]]:
+        """Of each sequence base_len, reveal, rows and further; no reveals where no commitment is
+        asked. Found once: the same step usually goes to several experts."""
+        sequences = self.sequences
+        return (
+            tuple(s.base_len for s in sequences),
+            tuple(s.reveal for s in sequences) if self.want.committed else None,
+            tuple(s.rows for s in sequences),
+            tuple(s.further for s in sequences),
+        )
 
     @cached_property
     def tokens(self) -> int:

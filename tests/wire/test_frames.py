@@ -71,6 +71,17 @@ def test_the_golden_frame() -> None:
     assert data == start.ljust(64, b"\0") + b"\1\0\0\0\2\0\0\0".ljust(64, b"\0") + b"\x00\x3c"
 
 
+def test_frames_with_one_header_share_nothing_that_can_be_changed() -> None:
+    """Headers are remembered."""
+    first, second = (encode("s", {"n": 1}, {"x": np.full(3, n, np.uint8)}) for n in (1, 2))
+    frame = decoded(first)
+    frame.fields["n"] = 2
+    frame.tensors.clear()
+    again = decoded(second)
+    assert again.fields == {"n": 1}
+    assert again.tensors["x"].tolist() == [2, 2, 2]
+
+
 def test_big_endian_and_strided_arrays_are_written_little_endian_and_dense() -> None:
     big = np.arange(6, dtype=">u4").reshape(2, 3).T
     assert decoded(encode("s", {}, {"a": big})).tensors["a"].tolist() == big.tolist()
