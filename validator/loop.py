@@ -56,7 +56,7 @@ class Validator:
         self._begun_epoch = -1
         self._commit_reveal = True
         self._is_opening = False  # a batch; the next one waits for it
-        self._walks: set[asyncio.Task[None]] = set()
+        self._walks: dict[asyncio.Task[None], int] = {}  # the epochs of their sheets
         self._first_block = 0  # before it no walk begins
 
     async def run(self) -> None:
@@ -85,8 +85,8 @@ class Validator:
             self._is_opening = True
             spread_s = spread_blocks * self.chain.block_seconds
             task = walking.create_task(self._walk(metagraph, sheet_epoch, due, spread_s))
-            self._walks.add(task)
-            task.add_done_callback(self._walks.discard)
+            self._walks[task] = sheet_epoch
+            task.add_done_callback(self._walks.pop)
         if self._is_closing_time(epoch) and not is_closed:
             await self._close_epoch(epoch.epoch_index)
         await self._votes.commit_due(epoch, commit_reveal=self._commit_reveal)
@@ -105,7 +105,7 @@ class Validator:
         if not self.next_spec.holds(epoch.epoch_index):
             return
         if self.state.walks_started(epoch.epoch_index):
-            await self._end_walks()
+            await self._end_walks(epoch.epoch_index)
             self.state.drop_open()
         if (measurement := self.next_spec.take(epoch.epoch_index)) is not None:
             self.measurement = measurement
@@ -159,13 +159,14 @@ class Validator:
         """Make the sheet of everything answered so far; it is stored with its salt, then voted.
 
         Walks end here: a text of which a part is published is not asked about any more, or who
-        answers late could look its labels up.
+        answers late could look its labels up. Those for the next sheet go on, if any have begun: a
+        vote that could not be sent is counted again.
         """
         metagraph = await self._read_metagraph()
         if metagraph.epoch_index != epoch_index:
             return  # the epoch ended meanwhile
-        await self._end_walks()
-        batches = self.state.open_batches()
+        await self._end_walks(epoch_index)
+        batches = self.state.open_batches(epoch_index)
         sheet, receipts = await asyncio.to_thread(
             close_sheet,
             batches,
@@ -210,9 +211,10 @@ class Validator:
                     found.walks,
                 )
 
-    async def _end_walks(self) -> None:
-        """Stop asking; a position that is under way is dropped, one that is stored counts."""
-        ended = tuple(self._walks)
+    async def _end_walks(self, epoch_index: int) -> None:
+        """Stop asking for this epoch's sheet; a position that is under way is dropped, one that is
+        stored counts."""
+        ended = [task for task, epoch in self._walks.items() if epoch <= epoch_index]
         for task in ended:
             task.cancel()
         await asyncio.gather(*ended, return_exceptions=True)

@@ -210,14 +210,16 @@ class State:
             self._db.execute("DELETE FROM step WHERE epoch IS NULL")
             self._db.execute("DELETE FROM batch WHERE id NOT IN (SELECT batch FROM step)")
 
-    def open_batches(self) -> list[Batch]:
-        """Batches with steps that are in no sheet yet, oldest first."""
+    def open_batches(self, epoch: int = 2**63 - 1) -> list[Batch]:
+        """Batches with steps that are in no sheet yet, oldest first, of those begun for the sheet
+        of `epoch` or an earlier one."""
         query = (
             "SELECT DISTINCT id, hotkeys, walks, sessions, salts "
-            "FROM batch JOIN step ON batch = id WHERE step.epoch IS NULL ORDER BY id"
+            "FROM batch JOIN step ON batch = id "
+            "WHERE step.epoch IS NULL AND batch.epoch <= ? ORDER BY id"
         )
         batches = []
-        for identity, hotkeys, walks, names, salt in self._db.execute(query).fetchall():
+        for identity, hotkeys, walks, names, salt in self._db.execute(query, (epoch,)).fetchall():
             keys, sessions = json.loads(hotkeys), tuple(json.loads(names))
             ids = np.frombuffer(walks, "<u4").reshape(len(sessions), -1)
             steps = self._open_steps(identity, len(sessions), len(keys))

@@ -2,7 +2,9 @@
 
 import asyncio
 import shutil
+import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from moesubnet.mixture.sheet import Sheet
 from moesubnet.spec.content import save_spec
 from moesubnet.validator.audit import audit
 from moesubnet.validator.explain import explain
+from moesubnet.validator.pool import PREFIX_TOKENS
 from moesubnet.validator.published import fetched
 from moesubnet.validator.scoring import recount
 
@@ -234,3 +237,50 @@ async def test_sheets_are_rate_limited_per_address(network):
             statuses.append(response.status)
     assert 429 in statuses
     assert statuses[0] == 404
+
+
+async def test_a_vote_that_is_counted_again_leaves_the_next_sheets_walks_alone(
+    tmp_path, new_chain, keypair, tiny_spec, make_documents, start_expert, laws, open_node
+):
+    """The commit was refused, the next walks began, and then a uid changed hands."""
+    chain, signer = new_chain(), keypair("//Validator")
+    is_held, go_on = threading.Event(), threading.Event()
+
+    def holds(ids):
+        if chain.block > 15 and len(ids) >= PREFIX_TOKENS + 4:
+            is_held.set()
+            go_on.wait()
+        return answers(ids)
+
+    chain.add(signer)
+    answers = knows(laws[0])
+    for name, law in {"one": answers, "other": holds}.items():
+        expert = await start_expert(f"//{name}", law)
+        chain.add(expert.signer, expert.axon, stake_rao=0)
+    expert.in_thread = True
+    node = await open_node(tmp_path, chain, signer, tiny_spec, make_documents(30))
+    await run_to(chain, [node], 14)
+    chain.refusals = ["CommittingWeightsTooFast"]
+    await run_to(chain, [node], 15)
+    [first] = node.state.archive.newest_sheets(1)
+    try:
+        async with asyncio.TaskGroup() as walking:
+            chain.next_block()
+            await node.validator.on_block(walking)
+            while not is_held.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            one, other = chain.neurons[1:]
+            chain.neurons[1:] = (replace(other, uid=1), replace(one, uid=2))
+            while not chain.queues:
+                chain.next_block()
+                await node.validator.on_block(walking)
+            go_on.set()
+    finally:
+        go_on.set()
+    [again] = node.state.archive.newest_sheets(1)
+    assert again.uids == first.uids[::-1]
+    assert len(again.walk) == len(first.walk) == 16 * 16
+    await run_to(chain, [node], 50)
+    newest, _ = node.state.archive.newest_sheets(2)
+    assert (newest.epoch, len(newest.walk)) == (1, 16 * 16)
+    assert [reveal.epoch for reveal in chain.reveals[signer.ss58_address]] == [0]
