@@ -9,16 +9,17 @@ that it takes for users': what it did not answer counts in its value and in its 
 is paid about the square of the part of probes that it answers.
 
     python benchmarks/miners_eye.py --spec FOLDER --epochs 160 --leak none|header|session|shape
-                                    --users alike|chat|apart
+                                    --users alike|chat|apart --validator-ms N
 
 Users are not there yet, so they are assumed. `alike`: their prompts and answers are as long as the
 walks', and each writes once. `chat`: as long too, but of ten one asks for two choices, one for one
 expert's answer, one leaves half-way, and three go on for a second turn; they draw at temperatures
-0, 0.7 and 1. `apart`: chats whose lengths are not the walks' (log-normal, medians of 60 and 24
-tokens). Everybody's text is of one law, which is the expert's too, so its drafts are kept as often
-as a good model's are. Walks and users come in the same time, as they do in an epoch. All have one
-clock and one network here, so what timing gives away between real hosts is not measured. What
-content tells is not looked at.
+0, 0.7 and 1. `apart`: chats of other lengths than walks have where nobody tells (log-normal,
+medians of 60 and 24 tokens); the router's summaries tell. Everybody's text is of one law, which is
+the experts' too, so drafts are kept as often as a good model's are. Walks and users come in the
+same time, as they do in an epoch. All have one clock and one network here, unless `--validator-ms`
+puts the validator so far (there and back) from the router: then times are a model's, on a clock
+that the machine's load does not move (`Distances`). What content tells is not looked at.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ import secrets
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
+import virtual_time
 from aiohttp import web
 from neurons import subnet
 from substrateinterface import Keypair
@@ -52,6 +54,7 @@ from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel, MixtureSession
 from moesubnet.router.model import ALONE, Drawing, Forecast
 from moesubnet.router.node import build_node
+from moesubnet.router.usage import UsageBook
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import Axon, Hotkey, Metagraph
 from moesubnet.validator.pool import ONE_WINDOW
@@ -61,10 +64,11 @@ from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.panel import Panel
-from moesubnet.wire.protocol import StepRequest, want_for
+from moesubnet.wire.protocol import StepRequest, StepResponse, want_for
 from moesubnet.wire.relay import RelayClient, through
 from moesubnet.wire.roster import Roster
 from moesubnet.wire.strangers import open_http_session
+from moesubnet.wire.usage import Usage
 
 GROUPS = {
     "headers and sizes": (
@@ -73,7 +77,8 @@ GROUPS = {
         "nonce_digits", "sequences", "k", "drafts",
     ),
     "time and connection": (
-        "epoch_s", "since_session_s", "mean_gap_s", "least_gap_s", "median_gap_s", "since_any_s",
+        "epoch_s", "since_session_s", "mean_gap_s", "least_gap_s", "median_gap_s", "most_gap_s",
+        "since_any_s",
         "clock_ms", "port_seen",
     ),
     "shape of the session": (
@@ -88,6 +93,44 @@ LEAST = (0.5, 0.2, 0.1, 0.05, 0.02)
 WALKS, SPREAD_S = 8, 1.0  # an epoch; they begin within so long
 
 _heard: ContextVar[dict[str, float]] = ContextVar("heard")
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """How long what is between hosts takes, there and back, and an engine; medians in ms. Of the
+    experts that a text asks beside the miner the slowest is another each time, so it differs by the
+    session (a logarithm's deviation of 0.5); a way by 0.1 each time, an answer by 0.25."""
+
+    validator_ms: float  # from the router
+    miner_ms: float = 20.0
+    other_ms: float = 40.0
+    answer_ms: float = 30.0
+    lots: Random = field(default_factory=lambda: Random(1))
+
+    async def way(self, ms: float) -> None:
+        await asyncio.sleep(ms / 1_000 * self.lots.lognormvariate(0.0, 0.1))
+
+    async def work(self) -> None:
+        await asyncio.sleep(self.answer_ms / 1_000 * self.lots.lognormvariate(0.0, 0.25))
+
+    def other(self, session: str) -> float:
+        """ms to the slowest other expert that this text asks."""
+        return self.other_ms * Random(session).lognormvariate(0.0, 0.5)
+
+
+class FarRelay(RelayClient):
+    """To a router that is not here."""
+
+    distances: Distances | None = None
+
+    async def relay(self, *args: object, **kwargs: object) -> StepResponse:
+        if self.distances is None:
+            return await super().relay(*args, **kwargs)  # type: ignore[arg-type]
+        await self.distances.way(self.distances.validator_ms / 2)
+        try:
+            return await super().relay(*args, **kwargs)  # type: ignore[arg-type]
+        finally:
+            await self.distances.way(self.distances.validator_ms / 2)
 
 
 class Pairs:
@@ -125,6 +168,7 @@ class Spy:
     begun_s: float = 0.0
     calls: list[tuple[int, str, list[float]]] = field(default_factory=list)  # epoch, session
     epoch: int = 0
+    answered_s: dict[str, float] = field(default_factory=dict)  # when last, by session
     _sessions: dict[str, tuple[int, int, int, float]] = field(default_factory=dict)
     _gaps: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _beginnings: set[bytes] = field(default_factory=set)
@@ -152,8 +196,9 @@ class Spy:
         return await handler(request)  # type: ignore[operator]
 
     def note(self, request: StepRequest, body: bytes) -> None:
-        step, now_s = request.sequences[0], time.monotonic()
-        nth, first, end, last_s = self._sessions.get(step.session, (0, step.end, 0, now_s))
+        step, now_s = request.sequences[0], asyncio.get_running_loop().time()
+        nth, first, end, _ = self._sessions.get(step.session, (0, step.end, 0, now_s))
+        last_s = self.answered_s.get(step.session, now_s)
         begins = step.append_ids[:8].tobytes() if not step.base_len else b""
         self._begun = [(at, n) for at, n in self._begun if at > now_s - LATELY_S]
         gaps = self._gaps[step.session]
@@ -174,6 +219,7 @@ class Spy:
             "mean_gap_s": np.mean(gaps) if gaps else -1.0,
             "least_gap_s": min(gaps, default=-1.0),
             "median_gap_s": np.median(gaps) if gaps else -1.0,
+            "most_gap_s": max(gaps, default=-1.0),
             "since_any_s": now_s - self._last_s,
             "nth": nth,
             "first_tokens": first,
@@ -198,16 +244,24 @@ class World:
     """A miner, a router with its node, and a validator; all keys known."""
 
     def __init__(
-        self, spec: LoadedSpec, leak: str = "none", *, users: str = "chat", seed: int = 0
+        self,
+        spec: LoadedSpec,
+        leak: str = "none",
+        *,
+        users: str = "chat",
+        distances: Distances | None = None,
+        seed: int = 0,
     ) -> None:
+        """distances: None for none but the machine's own."""
+        self.distances = distances
         self.spec, self.leak, self.rng = spec, leak, np.random.default_rng(seed)
         self.users, self.engine, self.pace = users, Pairs(spec), GuessPace()
-        names = ("Miner", "Router", "Validator")
+        names = ("Miner", "Other", "Router", "Validator")
         self.keys = {n: Keypair.create_from_uri(f"//{n}", ss58_format=42) for n in names}
         self.axons: dict[str, Axon] = {}
         self.spy, self.probes = Spy(), set[str]()
         self.shapes = Shapes.public(spec.spec.context_tokens)
-        self.probes_shapes = Shapes.fixed(ONE_WINDOW) if leak == "shape" else self.shapes
+        self.usage = UsageBook(self.keys["Router"], 1)
         self.lots = Random(seed)
 
     def current(self) -> Metagraph:
@@ -219,24 +273,31 @@ class World:
         async with contextlib.AsyncExitStack() as stack:
             await self._open(stack)
             for epoch in range(epochs):
-                self.spy.epoch, self.spy.begun_s = epoch, time.monotonic()
-                shapes = self.probes_shapes.draw(WALKS, self.lots)
+                self.spy.epoch, self.spy.begun_s = epoch, asyncio.get_running_loop().time()
+                shapes = self._probes_shapes(epoch).draw(WALKS, self.lots)
                 users = [self._lengths() for _ in range(2 * WALKS)]
                 await asyncio.gather(*map(self._walk, shapes), *map(self._user, users))
 
+    def _probes_shapes(self, epoch: int) -> Shapes:
+        """As the router's summary of the epoch before makes them."""
+        if self.leak == "shape":
+            return Shapes.fixed(ONE_WINDOW)
+        self.usage.turn(epoch, {}, self.model.book.metrics.lengths())
+        router = Hotkey(self.keys["Router"].ss58_address)
+        said = self.usage.summary(epoch - 1)
+        return self.shapes.as_users([(Usage.proven(said, router), 1)] if said else [])
+
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
-        miner = Hotkey(self.keys["Miner"].ss58_address)
-        expert = Expert(self.engine, self.spec, self, hotkey=miner, name="miner")  # type: ignore[arg-type]
-        answer = expert.step
-
-        async def step(caller: Hotkey, body: bytes) -> bytes:
-            self.spy.note(StepRequest.from_bytes(body, expert.limits), body)
-            return await answer(caller, body)
-
-        expert.step = step  # type: ignore[method-assign]
-        app = build_app(expert, self.keys["Miner"], self)
-        app.middlewares.insert(0, self.spy.overhear)
-        await self._listen(stack, "Miner", app)
+        for name in ("Miner", "Other"):
+            expert = Expert(
+                self.engine, self.spec, self,  # type: ignore[arg-type]
+                hotkey=Hotkey(self.keys[name].ss58_address), name=name,
+            )  # fmt: skip
+            expert.step = self._step_of(expert, name)  # type: ignore[method-assign]
+            app = build_app(expert, self.keys[name], self)
+            if name == "Miner":
+                app.middlewares.insert(0, self.spy.overhear)
+            await self._listen(stack, name, app)
         http = await stack.enter_async_context(open_http_session())
         roster = Roster(
             http,
@@ -247,22 +308,43 @@ class World:
         )
         book = ExpertBook(roster)
         await book.refresh(self.current())
-        self.client: ExpertClient = roster.clients[miner]
+        self.clients = roster.clients
         self.model = MixtureModel(
             book, uniform_gate, load_baseline(self.spec), vocab_size=self.spec.spec.vocab_size,
             deadline_s=5.0, top_k=8,
         )  # fmt: skip
         node = build_node(
-            self.keys["Router"], self, lambda: self.spec, {miner: self.client}.get, lambda _: None
+            self.keys["Router"], self, lambda: self.spec, self.clients.get, lambda _: None
         )
         if self.leak == "header":
-            _tell(self.client, self.probes)
+            _tell(self.clients[Hotkey(self.keys["Miner"].ss58_address)], self.probes)
         await self._listen(stack, "Router", node)
         other = await stack.enter_async_context(open_http_session())
-        self.relay = RelayClient(
+        self.relay = FarRelay(
             other, self.keys["Validator"], Hotkey(self.keys["Router"].ss58_address),
             self.axons["Router"], vocab_size=self.spec.spec.vocab_size, allow_private=True,
         )  # fmt: skip
+        self.relay.distances = self.distances
+
+    def _step_of(self, expert: Expert, name: str) -> Callable[[Hotkey, bytes], Awaitable[bytes]]:
+        """The expert's own, so far away; what the miner's is asked is written down."""
+        answer, net = expert.step, self.distances
+
+        async def step(caller: Hotkey, body: bytes) -> bytes:
+            request = StepRequest.from_bytes(body, expert.limits)
+            session = request.sequences[0].session
+            if name == "Miner":
+                self.spy.note(request, body)
+            if net is not None:
+                await net.work()
+            answered = await answer(caller, body)
+            if name == "Miner":
+                self.spy.answered_s[session] = asyncio.get_running_loop().time()
+            if net is not None:
+                await net.way(net.miner_ms if name == "Miner" else net.other(session))
+            return answered
+
+        return step
 
     async def _listen(
         self, stack: contextlib.AsyncExitStack, name: str, app: web.Application
@@ -273,14 +355,13 @@ class World:
 
     async def _walk(self, shape: Shape) -> None:
         await asyncio.sleep(self.rng.uniform(0.0, SPREAD_S))
-        miner = Hotkey(self.keys["Miner"].ss58_address)
         ids = self.engine.text(shape.units, self.rng)[None]
         session = secrets.token_hex(16)
         if self.leak == "session":
             session = f"{session[:-2]}zz"
         self.probes.add(session)
-        batch = Batch(0, (miner,), ids, shape.prefix, (session,), ())
-        way = through({miner: self.client}, [self.relay])
+        batch = Batch(0, tuple(sorted(self.clients)), ids, shape.prefix, (session,), ())
+        way = through(self.clients, [self.relay])
         panel = Panel(way, base_s=5.0, want=want_for(self.spec.spec.vocab_size))
         baseline = load_baseline(self.spec).law
         steps = walk_batch([panel], batch, uniform_gate(), baseline, [way], pace=self.pace)
@@ -395,15 +476,27 @@ def _held_out(world: World, columns: tuple[str, ...]) -> tuple[np.ndarray, np.nd
     return is_probe[~learnt], chance, sessions
 
 
+async def _by_its_clock(playing: Awaitable[None]) -> None:
+    """Everybody reads the loop's clock: routers and validators measure what they wait for."""
+    time.monotonic = asyncio.get_running_loop().time
+    await playing
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--leak", choices=("none", "header", "session", "shape"), default="none")
     parser.add_argument("--users", choices=("alike", "chat", "apart"), default="chat")
+    parser.add_argument("--validator-ms", type=float, metavar="N")
     arguments = parser.parse_args()
-    world = World(load_spec(arguments.spec), arguments.leak, users=arguments.users)
-    asyncio.run(world.play(arguments.epochs))
+    spec, far_ms = load_spec(arguments.spec), arguments.validator_ms
+    net = None if far_ms is None else Distances(far_ms)
+    world = World(spec, arguments.leak, users=arguments.users, distances=net)
+    if net is None:
+        asyncio.run(world.play(arguments.epochs))
+    else:
+        virtual_time.run(_by_its_clock(world.play(arguments.epochs)))
     print("| what is looked at | balanced accuracy | held-out calls |")
     print("|---|---|---|")
     for name, columns in {**GROUPS, "everything": FEATURES}.items():

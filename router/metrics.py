@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from moesubnet.mixture.gate import BASELINE_MEMBER
 from moesubnet.router.ledger import Usage
+from moesubnet.wire.usage import length_kind
 
 ANSWERING_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/responses"))
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -102,6 +103,13 @@ class Metrics:
             registry=registry,
         )
 
+        self._texts = Counter(
+            "moesubnet_router_texts",
+            "Prompts and answers by length: of kind k from 2^(k/2) tokens to the next kind's.",
+            ["part", "kind"],
+            registry=registry,
+        )
+
     def watch(self, running: Callable[[], float], serving: Callable[[], float]) -> None:
         """Show these two numbers as they are when somebody looks."""
         for name, text, value in (
@@ -127,6 +135,19 @@ class Metrics:
 
     def round_trip(self) -> None:
         self._round_trips.inc()
+
+    def text_length(self, prompt: int, answer: int) -> None:
+        """Experts were asked for a text of so many tokens."""
+        for part, tokens in (("prompt", prompt), ("answer", answer)):
+            if tokens:
+                self._texts.labels(part, str(length_kind(tokens))).inc()
+
+    def lengths(self) -> dict[tuple[str, int], int]:
+        """By (prompt or answer, `length_kind`), of how many texts since the start."""
+        return {
+            (labels["part"], int(labels["kind"])): int(value)
+            for labels, value in _totals(self._texts)
+        }
 
     def outcomes(self) -> dict[tuple[str, str], int]:
         """By (hotkey, outcome), how often since the start."""

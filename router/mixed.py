@@ -71,6 +71,7 @@ class MixtureSession:
         self._drafting = Drafting(student, base, model.pace)
         self._block = Block()
         self._ahead = 0  # ids of the sequence that are drafts, not or not yet kept
+        self._prompt_tokens = 0  # once it has begun
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
         self._seen_tokens: int | None = None  # length of the text when that was last looked at
         self.waited_s = 0.0
@@ -78,6 +79,7 @@ class MixtureSession:
 
     async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         self._choose_experts(prompt_ids, self._model.serving())
+        self._prompt_tokens = len(prompt_ids)
         # Where one writes alone nobody is weighed, and nothing is asked blind.
         blind = 0 if self._model.is_solo else self._gate.grain.units(BLIND_PROMPT_TOKENS)
         # Nor does a turn's head say anything of anybody: over bytes all have one law for it.
@@ -149,6 +151,7 @@ class MixtureSession:
         other._returning = self._returning.fork(other._sequence)
         other._prices, other._heard = dict(self._prices), self._heard
         other._resting, other._seen_tokens = self._resting, self._seen_tokens
+        other._prompt_tokens = self._prompt_tokens
         other._drafting, other._forecast = self._drafting.fork(), self._forecast
         return other
 
@@ -167,6 +170,9 @@ class MixtureSession:
         with it."""
         self._drafting.close()
         self._returning.close()
+        if self._prompt_tokens:  # the answer's last token was drawn, and sent to nobody
+            answer = len(self._sequence.ids) - self._ahead - self._prompt_tokens + 1
+            self._model.book.metrics.text_length(self._prompt_tokens, max(0, answer))
         if is_over or self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)

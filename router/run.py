@@ -173,7 +173,7 @@ async def run_router(config: RouterConfig) -> None:
         axon = await _open_node(config, stack, cache, offers, usage)
 
         def turn(epoch: int) -> None:
-            usage.turn(epoch, metrics.outcomes())
+            usage.turn(epoch, metrics.outcomes(), metrics.lengths())
 
         async with asyncio.TaskGroup() as group:
             tasks = [

@@ -1,18 +1,20 @@
-"""What this router sees of its experts, epoch by epoch, for validators to know of."""
+"""What this router sees of its experts and its users' texts, epoch by epoch, for validators."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from moesubnet.types import Hotkey, Signer
-from moesubnet.wire.usage import MAX_ROWS, Seen, Usage
+from moesubnet.wire.usage import LENGTH_KINDS, MAX_ROWS, Seen, Usage
 
 KEPT_EPOCHS = 4
 RATED_CAPACITY = 20_000  # answers that can still be rated
 
 Outcomes = Mapping[tuple[str, str], int]  # (hotkey, valid | late | busy | failed) → how often
+Lengths = Mapping[tuple[str, int], int]  # (prompt | answer, kind) → of how many texts
 
 
 @dataclass
@@ -33,32 +35,39 @@ class UsageBook:
     netuid: int
     _epoch: int = -1
     _before: Outcomes = field(default_factory=dict)
+    _lengths_before: Lengths = field(default_factory=dict)
     _summaries: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
     _answers: OrderedDict[str, _Rated] = field(default_factory=OrderedDict)
     _heard: Counter[str] = field(default_factory=Counter)
     _liked: Counter[str] = field(default_factory=Counter)
 
-    def turn(self, epoch: int, outcomes: Outcomes) -> None:
+    def turn(self, epoch: int, outcomes: Outcomes, lengths: Lengths = MappingProxyType({})) -> None:
         """Sign what was seen in the epoch before, if all of it was."""
         if epoch == self._epoch:
             return
         if self._epoch >= 0:
-            self._summaries[self._epoch] = self._summary(outcomes).signed(self.signer)
+            summary = self._summary(outcomes, lengths)
+            self._summaries[self._epoch] = summary.signed(self.signer)
             while len(self._summaries) > KEPT_EPOCHS:
                 self._summaries.popitem(last=False)
         self._epoch, self._before = epoch, dict(outcomes)
+        self._lengths_before = dict(lengths)
         self._heard.clear()
         self._liked.clear()
 
     def summary(self, epoch: int) -> bytes | None:
         return self._summaries.get(epoch)
 
-    def _summary(self, outcomes: Outcomes) -> Usage:
+    def _summary(self, outcomes: Outcomes, lengths: Lengths) -> Usage:
         def since(hotkey: str, *kinds: str) -> int:
             return sum(
                 max(0, outcomes.get((hotkey, kind), 0) - self._before.get((hotkey, kind), 0))
                 for kind in kinds
             )
+
+        def texts(part: str) -> list[int]:
+            whole = [(part, kind) for kind in range(LENGTH_KINDS)]
+            return [lengths.get(key, 0) - self._lengths_before.get(key, 0) for key in whole]
 
         names = sorted({hotkey for hotkey, _ in outcomes} | self._heard.keys())[:MAX_ROWS]
         rows = [
@@ -77,6 +86,8 @@ class UsageBook:
             epoch=self._epoch,
             router=Hotkey(self.signer.ss58_address),
             rows=[row for row in rows if any(row[1:])],
+            prompts=texts("prompt"),
+            answers=texts("answer"),
         )
 
     # --- ratings -------------------------------------------------------------------------------

@@ -70,8 +70,8 @@ class Measurement:
         book: Checkbook | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        """shapes: of walks. routers: through whom walks go, while there are any. book: of prefixes
-        asked twice. watcher: of other validators' sheets."""
+        """shapes: of walks, as long as routers say nothing of users. routers: through whom walks
+        go, while there are any. book: of prefixes asked twice. watcher: of others' sheets."""
         self._state = state
         self._own_hotkey = own_hotkey
         self._pool = pool
@@ -80,7 +80,7 @@ class Measurement:
         self._experts = experts
         self._gates = gates
         self._metrics = metrics
-        self._shapes = shapes
+        self._shapes = self._as_users = shapes
         self._routers = routers
         self._book = book
         self._watcher = watcher
@@ -115,6 +115,7 @@ class Measurement:
             await self._gates.refresh(metagraph)
             await self._pass_over_known()
             self._gate_epoch = metagraph.epoch_index
+            self._as_users = self._shapes.as_users(self.usage)
             self.usage = []
             self.contradicted = set()
         await self._experts.refresh(metagraph)
@@ -131,7 +132,7 @@ class Measurement:
         started = self._state.walks_started(self._sheet_epoch)
         seed = sheet_seed(self._state.previous_sha256(), self._sheet_epoch)
         used = self._state.used_starts(self._tokenizer_sha256)
-        shapes = self._shapes.draw(walks, SystemRandom())
+        shapes = self._as_users.draw(walks, SystemRandom())
         windows = self._pool.draw(shapes, used, seed + started.to_bytes(8, "little"))
         self._metrics.walks.inc(len(windows))
         alike: dict[tuple[int, int], list[Window]] = {}
@@ -254,7 +255,7 @@ class Measurement:
         await asyncio.sleep(after_s)
         used = self._state.used_starts(self._tokenizer_sha256)
         with contextlib.suppress(PoolSpent):
-            [window] = self._pool.draw(self._shapes.draw(1, SystemRandom()), used, seed)
+            [window] = self._pool.draw(self._as_users.draw(1, SystemRandom()), used, seed)
             spent = [(window.document, start) for start in window.starts]
             self._state.mark_used(spent, self._tokenizer_sha256)
             await ask_twice(

@@ -1,11 +1,22 @@
-"""How long a probe's prompt and answer are: as users' are, as near as text and time allow."""
+"""How long a probe's prompt and answer are: as users' are, as near as text and time allow.
+
+Routers sign how many of their users' prompts, and answers, had each length, in half octaves
+(`wire.usage`). A router r's law of lengths is what its users had, and MANY_TEXTS of the public law,
+
+    p_r(n) = (MANY_TEXTS · p(n) + N_r(kind of n) · p(n | its kind)) / (MANY_TEXTS + N_r)
+
+and walks' is at each length the median of routers' distribution functions by stake: routers with
+less than half of the stake cannot move it past what others say. What the public law does not reach
+stays out: a prompt that is longer is nobody's model, a longer answer is looked like until it ends.
+Pure.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -14,10 +25,14 @@ import numpy.typing as npt
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.sheet import MAX_WALK_TOKENS
 from moesubnet.units import TOKENS, Grain
+from moesubnet.wire.usage import Usage, length_kind
 
 Float = npt.NDArray[np.float64]
 
 PROMPT_TOKENS, ANSWER_TOKENS = (8, 256), (2, 46)  # of users, as long as nobody knows better
+MANY_TEXTS = 100
+
+_Lengths = tuple[tuple[int, float], ...]  # (units, probability), ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +56,8 @@ class Shapes:
     one by one. limit: the most units of a walk; a shorter answer makes room for the prompt.
     """
 
-    prompts: tuple[tuple[int, float], ...]
-    answers: tuple[tuple[int, float], ...]
+    prompts: _Lengths
+    answers: _Lengths
     blind: int = 0
     limit: int = MAX_WALK_TOKENS
 
@@ -59,6 +74,22 @@ class Shapes:
             _by_factors(*map(grain.units, ANSWER_TOKENS)),
             grain.units(BLIND_PROMPT_TOKENS),
             min(context_units - 1, MAX_WALK_TOKENS),  # one is the beginning of text
+        )
+
+    def as_users(self, summaries: Sequence[tuple[Usage, int]]) -> Shapes:
+        """These, the public ones, by what routers say of an epoch, each with its stake."""
+        if not sum(stake for _, stake in summaries):
+            return self
+        whole, most = length_kind(self.prompts[-1][0] + 1), length_kind(self.answers[-1][0])
+        prompts, answers = (
+            [(_counted(public, counts), stake) for counts, stake in said]
+            for public, said in (
+                (self.prompts, [(u.prompts[:whole], stake) for u, stake in summaries]),
+                (self.answers, [(_cut(u.answers, most), stake) for u, stake in summaries]),
+            )
+        )
+        return replace(
+            self, prompts=_median(self.prompts, prompts), answers=_median(self.answers, answers)
         )
 
     def draw(self, count: int, lots: Random) -> list[Shape]:
@@ -81,10 +112,38 @@ class Shapes:
         return Shape(prefix, min(self.blind + answer, self.limit - prefix))
 
 
-def _by_factors(least: int, most: int) -> tuple[tuple[int, float], ...]:
+def _by_factors(least: int, most: int) -> _Lengths:
     lengths = np.arange(least, most + 1)
     return _law(lengths.tolist(), 1.0 / lengths)
 
 
-def _law(lengths: Sequence[int], weights: Float) -> tuple[tuple[int, float], ...]:
+def _cut(counts: Sequence[int], most: int) -> list[int]:
+    """With those of kinds past `most` among its own."""
+    return [*counts[:most], sum(counts[most:])]
+
+
+def _counted(public: _Lengths, counts: Sequence[int]) -> Float:
+    """One router's law, of the public one's lengths."""
+    kinds = np.array([length_kind(n) for n, _ in public])
+    law = np.array([p for _, p in public])
+    of_kind = np.bincount(kinds, law)
+    texts = np.zeros(len(of_kind))
+    texts[: len(counts)] = counts[: len(texts)]
+    texts[of_kind == 0] = 0
+    found: Float = law * (MANY_TEXTS + (texts / np.where(of_kind, of_kind, 1.0))[kinds])
+    found /= found.sum()
+    return found
+
+
+def _median(public: _Lengths, said: Sequence[tuple[Float, int]]) -> _Lengths:
+    """By stake, at each length."""
+    below = np.cumsum([law for law, _ in said], axis=1)
+    order = np.argsort(below, axis=0, kind="stable")
+    heard = np.cumsum(np.array([float(stake) for _, stake in said])[order], axis=0)
+    place = (heard >= heard[-1] / 2).argmax(axis=0)
+    median = np.take_along_axis(np.sort(below, axis=0, kind="stable"), place[None], axis=0)[0]
+    return _law([n for n, _ in public], np.diff(median, prepend=0.0))
+
+
+def _law(lengths: Sequence[int], weights: Float) -> _Lengths:
     return tuple(zip(lengths, (weights / weights.sum()).tolist(), strict=True))

@@ -1,4 +1,5 @@
-"""What a router saw of each expert in an epoch, signed: `GET /v1/usage/{epoch}` of its node."""
+"""What a router saw of each expert in an epoch, and how long its users' texts were, signed:
+`GET /v1/usage/{epoch}` of its node."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from moesubnet.errors import FrameError
 from moesubnet.types import Hotkey, Signer
 from moesubnet.wire.signing import check_signature
 
-USAGE_FORMAT = "moesubnet-usage/1"
+USAGE_FORMAT = "moesubnet-usage/2"
 MAX_USAGE_BYTES = 2**19
 MAX_ROWS = 4_096
-_CONTEXT = b"moesubnet-usage/1\n"
+LENGTH_KINDS = 24  # the last is of 2^11.5 units and more
+_CONTEXT = b"moesubnet-usage/2\n"
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Signed = Annotated[int, Field(gt=-(2**53), lt=2**53)]
@@ -32,15 +34,23 @@ class Seen(NamedTuple):
     liked_rao: Signed = 0
 
 
+def length_kind(units: int) -> int:
+    """Of kind k are lengths from 2^(k/2) units, at least 1, to the next kind's."""
+    return min((units * units).bit_length(), LENGTH_KINDS) - 1
+
+
 class Usage(BaseModel):
-    """Hotkeys sorted, each once."""
+    """Hotkeys sorted, each once. prompts, answers: how many texts had one of each `length_kind`, as
+    experts were asked for them; of kinds past the last none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal["moesubnet-usage/1"] = "moesubnet-usage/1"
+    format: Literal["moesubnet-usage/2"] = "moesubnet-usage/2"
     netuid: Annotated[int, Field(ge=0, lt=2**16)]
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
     router: Annotated[str, Field(min_length=1, max_length=64)]
     rows: Annotated[list[Seen], Field(max_length=MAX_ROWS)]
+    prompts: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
+    answers: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
 
     def signed(self, signer: Signer) -> bytes:
         said = self._said()

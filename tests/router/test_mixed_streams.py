@@ -28,6 +28,7 @@ from moesubnet.wire.listening import serve as listen
 from moesubnet.wire.protocol import ExpertCard, StepResponse, Want
 from moesubnet.wire.roster import Roster
 from moesubnet.wire.strangers import open_http_session
+from moesubnet.wire.usage import length_kind
 from tests.conftest import TINY_CONTEXT, TINY_VOCAB
 
 ROUTER = Keypair.create_from_uri("//Router")
@@ -269,6 +270,9 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
     assert len(memory.met) == 3 + 4 * 6
     for choice in choices:
         choice.close()
+    # What was drawn last, experts are not sent.
+    counted = model.book.metrics.lengths()
+    assert counted == {("prompt", length_kind(20)): 4, ("answer", length_kind(7)): 4}
     await asyncio.gather(*model.closing)
     await session.append(int(text[26]), ALONE)  # kept for the next turn of a chat
     assert len(set(memory.forgotten)) == 3

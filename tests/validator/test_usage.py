@@ -6,15 +6,17 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from substrateinterface import Keypair
 
 from moesubnet.errors import BadSignature, FrameError
 from moesubnet.mixture.sheet import FEEDBACK_PPM, USAGE_LOSS_PPM
+from moesubnet.router.metrics import Metrics
 from moesubnet.router.usage import UsageBook
 from moesubnet.types import Hotkey
 from moesubnet.validator.scoring import recount
 from moesubnet.validator.usage import MOST_OF_ONE, feedback, usage_losses
-from moesubnet.wire.usage import Seen, Usage
+from moesubnet.wire.usage import LENGTH_KINDS, Seen, Usage
 from tests.sheets import synthetic_sheet
 
 EXPERTS = [Hotkey(name) for name in "abcd"]
@@ -85,6 +87,7 @@ def test_a_summary_is_its_router_s_epoch_and_nobody_can_change_it():
     book.turn(5, outcomes | {("a", "valid"): 31})
     usage = Usage.proven(book.summary(3), Hotkey(signer.ss58_address))
     assert [tuple(row) for row in usage.rows] == [("a", 30, 2, 0, 0, 0), ("b", 0, 1, 5, 0, 0)]
+    assert not any(usage.prompts + usage.answers)
     later = Usage.proven(book.summary(4), Hotkey(signer.ss58_address))
     assert [tuple(row) for row in later.rows] == [("a", 1, 0, 0, 0, 0)]
     data = bytearray(book.summary(3))
@@ -98,6 +101,21 @@ def test_a_summary_is_its_router_s_epoch_and_nobody_can_change_it():
     said, signature = msgpack.unpackb(book.summary(3))
     with pytest.raises(FrameError):
         Usage.proven(msgpack.packb([said, signature.hex()]), Hotkey(signer.ss58_address))
+
+
+def test_a_summary_tells_how_long_the_texts_of_its_epoch_were():
+    signer, metrics = Keypair.create_from_uri("//Router", ss58_format=42), Metrics()
+    book = UsageBook(signer, 1)
+    metrics.text_length(60, 9)
+    book.turn(3, {}, metrics.lengths())
+    metrics.text_length(60, 0)  # nothing was written
+    metrics.text_length(2**20, 12)
+    book.turn(4, {}, metrics.lengths())
+    usage = Usage.proven(book.summary(3), Hotkey(signer.ss58_address))
+    assert {k: n for k, n in enumerate(usage.prompts) if n} == {11: 1, LENGTH_KINDS - 1: 1}
+    assert {k: n for k, n in enumerate(usage.answers) if n} == {7: 1}
+    with pytest.raises(ValidationError):
+        Usage(netuid=1, epoch=3, router="r", rows=[], prompts=[0] * (LENGTH_KINDS + 1))
 
 
 def test_ratings_weigh_what_their_payer_paid_and_count_once():
