@@ -23,7 +23,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from drafting import HERE, child, metagraph, mixture
+from drafting import HERE, child, mixture, nobody_else
 from substrateinterface import Keypair
 
 from moesubnet.engine.named import load_engine
@@ -60,7 +60,7 @@ async def mine(model: str, spec_dir: str, name: str) -> None:
 
     class Callers:
         def current(self) -> Metagraph:
-            return metagraph([], [])
+            return nobody_else()
 
     engine = load_engine(DEFAULT_ENGINE, model, spec)
     expert = Expert(engine, spec, Callers(), hotkey=Hotkey(signer.ss58_address), name=name)

@@ -33,7 +33,7 @@ from unittest import mock
 
 import aiohttp
 import numpy as np
-from neurons import subnet
+from neurons import book_of, subnet
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
@@ -44,14 +44,12 @@ from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
-from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel, MixtureSession
 from moesubnet.router.model import Drawing
 from moesubnet.router.student import StudentModel
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph
-from moesubnet.wire.roster import Roster
 from moesubnet.wire.step import MAX_FULL_VOCAB, NUCLEUS_MASS, Want
 from moesubnet.wire.strangers import open_http_session
 
@@ -78,11 +76,9 @@ def windows(root: Path, spec: LoadedSpec, each: int) -> dict[str, list[np.ndarra
 # -- the network -------------------------------------------------------------------------------
 
 
-def metagraph(names: Sequence[str], ports: Sequence[int]) -> Metagraph:
-    """The router, and a miner of each name behind a port."""
-    axons = [None, *(Axon("127.0.0.1", port) for port in ports)]
-    keys = [Keypair.create_from_uri(f"//{name}") for name in ("Router", *names)]
-    return subnet({Hotkey(k.ss58_address): a for k, a in zip(keys, axons, strict=True)})
+def nobody_else() -> Metagraph:
+    """As its miners see it: a router that may ask."""
+    return subnet({Hotkey(ROUTER.ss58_address): None})
 
 
 async def mine(model: str, spec_dir: str, name: str) -> None:
@@ -96,7 +92,7 @@ async def mine(model: str, spec_dir: str, name: str) -> None:
 
     class Callers:
         def current(self) -> Metagraph:
-            return metagraph([], [])
+            return nobody_else()
 
     engine = TransformersEngine(model, spec)
     expert = Expert(engine, spec, Callers(), hotkey=Hotkey(signer.ss58_address), name=name)
@@ -204,21 +200,11 @@ async def mixture(
     deadline_s: float,
 ) -> MixtureModel:
     """A router's, of these miners, all of whom it asks."""
-    book = ExpertBook(
-        Roster(
-            http,
-            ROUTER,
-            spec_sha256=spec.sha256,
-            vocab_size=spec.spec.vocab_size,
-            allow_private=True,
-        )
-    )
-    await book.refresh(metagraph(names, ports))
-    if len(book.known()) < len(names):
-        raise SystemExit("a miner shows no card")
+    hotkeys = [Hotkey(Keypair.create_from_uri(f"//{name}").ss58_address) for name in names]
+    axons = {key: Axon("127.0.0.1", port) for key, port in zip(hotkeys, ports, strict=True)}
     gate = uniform_gate(grain=spec.spec.grain)
     return MixtureModel(
-        book,
+        await book_of(http, ROUTER, spec, axons),
         lambda: gate,
         load_baseline(spec),
         vocab_size=spec.spec.vocab_size,

@@ -39,7 +39,7 @@ import psutil
 from aiohttp import web
 from grammar import made_up
 from lanes import Played
-from neurons import subnet
+from neurons import book_of, subnet
 from substrateinterface import Keypair
 
 from moesubnet.miner.app import build_app as build_miner
@@ -47,7 +47,6 @@ from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.app import build_app as build_router
-from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.offer import SOLO
 from moesubnet.router.service import Service
@@ -64,7 +63,6 @@ from moesubnet.types import Axon, Hotkey
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import GenerateRequest
-from moesubnet.wire.roster import Roster
 from moesubnet.wire.strangers import open_http_session
 
 VOCAB, AT_ONCE, WARM = 2_048, 16, 32
@@ -127,19 +125,8 @@ def route(spec_at: tuple[Path, str], miner_port: int, ports: Any) -> None:
     async def run() -> None:
         spec = load_spec(*spec_at)
         async with open_http_session() as http:
-            book = ExpertBook(
-                Roster(
-                    http,
-                    ROUTER,
-                    spec_sha256=spec.sha256,
-                    vocab_size=spec.spec.vocab_size,
-                    allow_private=True,
-                )
-            )
-            axons = {MINER_HOTKEY: Axon("127.0.0.1", miner_port), ROUTER_HOTKEY: None}
-            await book.refresh(subnet(axons))
             mixture = MixtureModel(
-                book,
+                await book_of(http, ROUTER, spec, {MINER_HOTKEY: Axon("127.0.0.1", miner_port)}),
                 uniform_gate,
                 load_baseline(spec),
                 vocab_size=VOCAB,

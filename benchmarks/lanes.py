@@ -21,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from neurons import subnet
+from neurons import book_of, subnet
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
@@ -29,7 +29,6 @@ from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import uniform_gate
-from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import ALONE
 from moesubnet.types import Axon, Hotkey
@@ -37,7 +36,6 @@ from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.departures import Parcel
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Proof, StepResponse, StepRows, Want, max_answer_bytes
-from moesubnet.wire.roster import Roster
 from moesubnet.wire.strangers import open_http_session
 
 PROMPT_TOKENS, SEED = 24, 0
@@ -140,15 +138,7 @@ async def compare(arguments: argparse.Namespace, axons: dict[Hotkey, Axon]) -> N
     print("| streams | | CPU ms an expert and token | tokens/s | first token, median s |")
     print("|---|---|---|---|---|")
     async with open_http_session() as http:
-        roster = Roster(
-            http,
-            ROUTER,
-            spec_sha256=spec.sha256,
-            vocab_size=spec.spec.vocab_size,
-            allow_private=True,
-        )
-        book = ExpertBook(roster)
-        await book.refresh(subnet({ROUTER_HOTKEY: None, **axons}))
+        book = await book_of(http, ROUTER, spec, axons)
         for streams in STREAMS:
             tokens = max(24, arguments.tokens // streams)
             for name in ("one request a step", "lanes"):

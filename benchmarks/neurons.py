@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from moesubnet.types import Axon, BlockNumber, Coldkey, Hotkey, Metagraph, NetUid, Neuron, Uid
+import aiohttp
+
+from moesubnet.router.experts import ExpertBook
+from moesubnet.spec.content import LoadedSpec
+from moesubnet.types import (
+    Axon,
+    BlockNumber,
+    Coldkey,
+    Hotkey,
+    Metagraph,
+    NetUid,
+    Neuron,
+    Signer,
+    Uid,
+)
+from moesubnet.wire.roster import Roster
 
 STAKE_RAO = 10**12  # each one's: more than anybody asks of callers
 
@@ -45,3 +60,17 @@ def subnet(axons: Mapping[Hotkey, Axon | None], permitted: Collection[Hotkey] = 
         spec_url=None,
         neurons=neurons,
     )
+
+
+async def book_of(
+    http: aiohttp.ClientSession, router: Signer, spec: LoadedSpec, axons: Mapping[Hotkey, Axon]
+) -> ExpertBook:
+    """A router's, of these experts; SystemExit where one shows no card."""
+    roster = Roster(
+        http, router, spec_sha256=spec.sha256, vocab_size=spec.spec.vocab_size, allow_private=True
+    )
+    book = ExpertBook(roster)
+    await book.refresh(subnet({Hotkey(router.ss58_address): None, **axons}))
+    if len(book.known()) < len(axons):
+        raise SystemExit("a miner shows no card")
+    return book

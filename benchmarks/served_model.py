@@ -27,7 +27,7 @@ from unittest.mock import patch
 
 import aiohttp
 import torch
-from neurons import subnet
+from neurons import book_of, subnet
 from substrateinterface import Keypair
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -39,7 +39,6 @@ from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.owner.build import build_spec
 from moesubnet.router.app import build_app as build_router
-from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
@@ -48,7 +47,6 @@ from moesubnet.types import Axon, Hotkey
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import StepRequest, StepResponse
-from moesubnet.wire.roster import Roster
 from moesubnet.wire.strangers import open_http_session
 
 TOKENS, ROUNDS, STREAMS = 32, 3, 8
@@ -93,13 +91,8 @@ async def serve_all(model: Path, spec: LoadedSpec, stack: contextlib.AsyncExitSt
     listening = await serve(build_miner(expert, MINER, seen), "127.0.0.1", 0, grace_s=1.0)  # type: ignore[arg-type]
     stack.push_async_callback(listening.close)
     http = await stack.enter_async_context(open_http_session())
-    roster = Roster(
-        http, ROUTER, spec_sha256=spec.sha256, vocab_size=spec.spec.vocab_size, allow_private=True
-    )
-    book = ExpertBook(roster)
-    await book.refresh(subnet({hotkey: Axon("127.0.0.1", listening.port), ROUTER_HOTKEY: None}))
     mixture = MixtureModel(
-        book,
+        await book_of(http, ROUTER, spec, {hotkey: Axon("127.0.0.1", listening.port)}),
         uniform_gate,
         load_baseline(spec),
         vocab_size=spec.spec.vocab_size,
