@@ -97,9 +97,33 @@ class TextPool:
     ) -> list[Window]:
         """Fresh text for walks of these shapes, chosen by `seed`; for fewer when less is left.
 
-        Where a document does not go on for so long the prefix is shorter. Costs what documents
-        there are, not what windows. Raises PoolSpent when none is left.
+        Where a document does not go on for so long the prefix is shorter. Raises PoolSpent when
+        none is left.
         """
+        fresh = self._draw_places(TRIES * len(shapes), used, random.Random(seed))
+        drawn: dict[bytes, set[int]] = {}  # by document, beside what was used before
+        windows: list[Window] = []
+        for shape in shapes:
+            best, starts = 0, range(0)
+            for index, (document, start) in enumerate(fresh):
+                taken = used.get(document) or frozenset(), drawn.get(document, frozenset())
+                found = self._free_from(document, start, shape.units, *taken)
+                if len(found) > len(starts):
+                    best, starts = index, found
+                if len(found) * self.window >= shape.units:
+                    break
+            if not starts:
+                break
+            document, _ = fresh.pop(best)
+            drawn.setdefault(document, set()).update(starts)
+            windows.append(self._window(document, starts, shape))
+        return windows
+
+    def _draw_places(
+        self, most: int, used: Mapping[bytes, Set[int] | None], lots: random.Random
+    ) -> list[tuple[bytes, int]]:
+        """(document, start) of free windows. Costs what documents there are, and what windows
+        those have that come up. Raises PoolSpent."""
         documents = sorted(self._documents)
         ends = np.cumsum([self._free(document, used) for document in documents])
         if not ends[-1]:
@@ -108,48 +132,25 @@ class TextPool:
                 "used twice: the last vote is repeated until you add fresh text under --text and "
                 "restart"
             )
-        total, most = int(ends[-1]), TRIES * len(shapes)
-        fresh = [
-            self._place(int(place), documents, ends, used)
-            for place in random.Random(seed).sample(range(total), min(most, total))
-        ]
-        taken = {document: set(used.get(document) or ()) for document, _ in fresh}
-        windows: list[Window] = []
-        for shape in shapes:
-            best, starts = 0, range(0)
-            for index, (document, start) in enumerate(fresh):
-                found = self._free_from(document, start, shape.units, taken[document])
-                if len(found) > len(starts):
-                    best, starts = index, found
-                if len(found) * self.window >= shape.units:
-                    break
-            if not starts:
-                break
-            document, _ = fresh.pop(best)
-            taken[document].update(starts)
-            windows.append(self._window(document, starts, shape))
-        return windows
+        total = int(ends[-1])
+        free: dict[bytes, list[int]] = {}
+        places: list[tuple[bytes, int]] = []
+        for place in lots.sample(range(total), min(most, total)):
+            index = int(np.searchsorted(ends, place, side="right"))
+            document, before = documents[index], int(ends[index - 1]) if index else 0
+            if document not in free:
+                starts, taken = self._starts(self._documents[document]), used.get(document) or ()
+                free[document] = [start for start in starts if start not in taken]
+            places.append((document, free[document][place - before]))
+        return places
 
-    def _place(
-        self,
-        place: int,
-        documents: Sequence[bytes],
-        ends: npt.NDArray[np.int64],
-        used: Mapping[bytes, Set[int] | None],
-    ) -> tuple[bytes, int]:
-        """(document, start) of a free window, by its number among them. ends: of each document."""
-        index = int(np.searchsorted(ends, place, side="right"))
-        starts = self._starts(self._documents[documents[index]])
-        taken = used.get(documents[index]) or set()
-        nth = place - (int(ends[index - 1]) if index else 0)
-        fresh = (start for start in starts if start not in taken)
-        return documents[index], next(itertools.islice(fresh, nth, None))
-
-    def _free_from(self, document: bytes, start: int, units: int, taken: Set[int]) -> range:
+    def _free_from(
+        self, document: bytes, start: int, units: int, used: Set[int], drawn: Set[int]
+    ) -> range:
         """The windows from `start` on that are free without a gap, as many as `units` take."""
         stop = min(start + units, self._starts(self._documents[document]).stop)
         going_on = range(start, stop, self.window)
-        free = itertools.takewhile(lambda at: at not in taken, going_on)
+        free = itertools.takewhile(lambda at: at not in used and at not in drawn, going_on)
         return going_on[: len(list(free))]
 
     def _window(self, document: bytes, starts: range, shape: Shape) -> Window:
