@@ -32,6 +32,7 @@ LEAST_CHUNK_TOKENS, FIRST_CHUNK_TOKENS, MOST_CHUNK_TOKENS = 32, 256, 2_048  # of
 # token of a model of 135 M parameters costs 5.8 ms in chunks of 32, 3.8 in 128, 3.2 in 256), so
 # they are for when steps come in between.
 CHUNK_STEPS, ALONE_CHUNK_STEPS, LEAST_ALONE_TOKENS = 5, 16, 128
+MOST_CHUNK_S = 1.0  # however long steps take: a router waits some seconds for each of them
 LATELY_S = 2.0
 
 
@@ -255,12 +256,12 @@ class Batcher:
         """Halve what took too long, double what was full and short."""
         if not self._returns.batch_s:  # nothing is known yet
             return
-        steps = took_s / self._returns.batch_s
-        most = ALONE_CHUNK_STEPS if is_alone else CHUNK_STEPS
+        most_s = (ALONE_CHUNK_STEPS if is_alone else CHUNK_STEPS) * self._returns.batch_s
+        most_s = min(most_s, MOST_CHUNK_S)
         least = LEAST_ALONE_TOKENS if is_alone else LEAST_CHUNK_TOKENS
-        if steps > most:
+        if took_s > most_s:
             self._chunk_tokens = max(least, self._chunk_tokens // 2)
-        elif steps < most / 2 and any(not job.answer.done() for job, _ in batch):
+        elif took_s < most_s / 2 and any(not job.answer.done() for job, _ in batch):
             self._chunk_tokens = min(MOST_CHUNK_TOKENS, self._chunk_tokens * 2)
 
     async def _answer(self, batch: _Pieces) -> None:

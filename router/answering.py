@@ -15,7 +15,7 @@ from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Account
 from moesubnet.router.billing import Answered, Billing, Holding
 from moesubnet.router.choices import Begun, Delta, Job, parts_of, receipts_of, usage_of
-from moesubnet.router.door import ARRIVED_S, KEY, REPEATABLE, STARTED, USED
+from moesubnet.router.door import ARRIVED_S, KEY, REPEATABLE, REQUEST_ID, STARTED, USED
 from moesubnet.router.feedback import RATINGS
 from moesubnet.router.ledger import Usage
 from moesubnet.router.repeats import Answer
@@ -171,6 +171,7 @@ async def _stream(
             if not response.prepared:
                 raise
             shown = error if isinstance(error, api.ApiError) else api.unavailable(error)
+            log.warning("request id=%s broke off: %s", request[REQUEST_ID], error)
             await write(shape.failure(shown))
     except ConnectionResetError:
         log.debug("a reader has left")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ BENCH_AFTER_FAILURES = 3
 BENCH_AFTER_LATE = 10  # slower than the others on one text may be the one to ask on the next
 BENCH_S = 15.0
 REMEMBERED = 32  # answers whose times are shown
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -88,6 +91,8 @@ class ExpertBook:
             self.metrics.expert(hotkey, "failed")
         if expert.failures >= BENCH_AFTER_FAILURES or expert.late >= BENCH_AFTER_LATE:
             expert.benched_until = self._clock() + BENCH_S
+            uid, name = expert.met.neuron.uid, expert.card.name
+            log.info("expert uid=%d name=%r rests %g s: %s", uid, name, BENCH_S, answer)
 
     async def refresh(self, metagraph: Metagraph) -> None:
         """See `Roster.refresh`. Who has moved begins anew."""

@@ -386,7 +386,8 @@ async def test_when_all_chosen_experts_die_the_others_take_over(network, open_mo
         assert likeliest(forecast) == 5
 
 
-async def test_lateness_benches_only_who_is_never_in_time(network, open_model) -> None:
+async def test_lateness_benches_only_who_is_never_in_time(network, open_model, caplog) -> None:
+    caplog.set_level("INFO", "moesubnet.router.experts")
     key = await network.mine("slow", lambda ids: sharp(5))
     await network.mine("quick", lambda ids: sharp(5))
     book = (await open_model()).book
@@ -398,8 +399,13 @@ async def test_lateness_benches_only_who_is_never_in_time(network, open_model) -
     for _ in range(BENCH_AFTER_LATE - 1):
         book.report(key, stale)
     assert key in book.serving()
-    book.report(key, late)
+    assert not caplog.records
+    for _ in range(2):
+        book.report(key, late)
     assert key not in book.serving()
+    [said] = caplog.records  # once, and why
+    assert "rests" in said.getMessage()
+    assert "late" in said.getMessage()
 
 
 async def test_one_failure_is_counted_once_while_the_expert_rests(

@@ -239,7 +239,9 @@ async def test_a_failure_before_the_first_byte_keeps_its_status(serve, parrot) -
     assert caught.value.status_code == 503
 
 
-async def test_a_failure_mid_stream_is_an_error_event_not_a_silent_end(serve, parrot) -> None:
+async def test_a_failure_mid_stream_is_an_error_event_not_a_silent_end(
+    serve, parrot, caplog
+) -> None:
     parrot.fail_after = 6
     url = await serve()
     body = {"model": "mixture", "prompt": "the", "stream": True, "temperature": 0}
@@ -248,6 +250,7 @@ async def test_a_failure_mid_stream_is_an_error_event_not_a_silent_end(serve, pa
         events = [line[6:] for line in (await r.text()).splitlines() if line.startswith("data: ")]
     assert json.loads(events[-1])["error"]["code"] == "no_expert_available"
     assert parrot.opened == parrot.closed
+    assert [r for r in caplog.records if "broke off" in r.getMessage()]  # the status was sent: 200
 
 
 async def test_text_offsets_count_what_a_stop_sequence_holds_back(serve) -> None:
