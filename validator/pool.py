@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +106,8 @@ class TextPool:
         for shape in shapes:
             best, starts = 0, range(0)
             for index, (document, start) in enumerate(fresh):
-                taken = used.get(document) or frozenset(), drawn.get(document, frozenset())
-                found = self._free_from(document, start, shape.units, *taken)
+                before, now = used.get(document) or (), drawn.get(document, ())
+                found = self._free_from(document, start, shape.units, before, now)
                 if len(found) > len(starts):
                     best, starts = index, found
                 if len(found) * self.window >= shape.units:
@@ -145,7 +145,12 @@ class TextPool:
         return places
 
     def _free_from(
-        self, document: bytes, start: int, units: int, used: Set[int], drawn: Set[int]
+        self,
+        document: bytes,
+        start: int,
+        units: int,
+        used: Container[int],
+        drawn: Container[int],
     ) -> range:
         """The windows from `start` on that are free without a gap, as many as `units` take."""
         stop = min(start + units, self._starts(self._documents[document]).stop)

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import numpy as np
 import pytest
@@ -41,15 +43,22 @@ async def test_an_epoch_asks_as_often_as_was_foretold(
     assert windows - left == 8
 
 
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
 class Wire:
     """Passes on what comes for a port, and counts it."""
 
     def __init__(self, port: int) -> None:
         self._port, self.sent_bytes, self.received_bytes = port, 0, 0
 
-    async def start(self) -> Axon:
-        self.server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        return Axon("127.0.0.1", self.server.sockets[0].getsockname()[1])
+    async def start(self, stack: AsyncExitStack) -> Axon:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        stack.callback(server.close)
+        return Axon("127.0.0.1", server.sockets[0].getsockname()[1])
 
     async def _connected(self, reader, writer) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._port)
@@ -72,7 +81,7 @@ class Wire:
 @pytest.mark.parametrize("experts", [1, 6])
 @pytest.mark.parametrize("through_routers", [True, False])
 async def test_the_traffic_is_about_what_was_foretold(
-    measure, start_expert, start_node, laws, monkeypatch, experts, through_routers
+    measure, start_expert, start_node, laws, monkeypatch, stack, experts, through_routers
 ) -> None:
     """Every byte that travels is counted. Walks come one by one, and have no drafts."""
     monkeypatch.setattr("moesubnet.wire.patience.LEAST_S", 3_600.0)  # nobody is late
@@ -81,12 +90,12 @@ async def test_the_traffic_is_about_what_was_foretold(
     if through_routers:
         node = await start_node("Router", asked)
         wires = [Wire(node.axon.port)]
-        routers = [(node.signer, await wires[0].start())]
+        routers = [(node.signer, await wires[0].start(stack))]
     else:
         node, routers = None, []
         wires = [Wire(expert.axon.port) for expert in asked]
         for expert, wire in zip(asked, wires, strict=True):
-            expert.axon = await wire.start()
+            expert.axon = await wire.start(stack)
     measurement, _, chain, _ = await measure(asked, routers=routers)
     metagraph = await chain.metagraph(1)
     if node is not None:
