@@ -101,7 +101,7 @@ async def by_itself(
 ) -> StepResponse:
     """A step in a request of its own."""
     most = max_answer_bytes(request, client._vocab_size)
-    parcel = Parcel(request.to_bytes(), most, timeout_s, on_its_way)
+    parcel = Parcel(request.to_bytes(), most, timeout_s, on_its_way, stream="")
     async with client._places:
         on_its_way()
         await client._carry([parcel], lambda: None)

@@ -4,15 +4,16 @@ While a batch runs, the next one gathers. A batch of steps waits a moment for th
 about to be back (`returns.py`), else nobody waits for one to fill. Callers take turns, so one with
 many requests delays the others by one request each round. Work has two classes: steps of a few
 tokens, and prompts. They take turns too, and of prompts a batch reads no more than takes as long
-as a few steps, so that a long one delays steps by that and not by its length. The engine has a
-thread of its own and is never called from anywhere else.
+as a few steps, so that a long one delays steps by that and not by its length. Texts of one caller
+that begin together are read before the first of them goes on, or each would be written a few
+passes ahead of the next. The engine has a thread of its own and is never called from anywhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,9 @@ import numpy as np
 
 from moesubnet.engine.base import Engine, Query
 from moesubnet.errors import EngineError
-from moesubnet.miner.returns import Returns
 from moesubnet.types import Hotkey
 from moesubnet.wire.protocol import StepRows, Want, is_short
+from moesubnet.wire.returns import Returns
 
 MAX_BATCH_SEQUENCES = 256
 MAX_BATCH_VALUES = 1 << 25  # float32 log-probabilities in one batch's answer: 128 MiB
@@ -113,6 +114,13 @@ class _Turns:
     def add(self, job: _Job) -> None:
         self._waiting.setdefault(job.caller, deque()).append(job)
 
+    def of(self, caller: Hotkey) -> Iterable[_Job]:
+        """A caller's jobs."""
+        return (job for job in self._waiting.get(caller, ()) if not job.answer.done())
+
+    def all(self) -> Iterable[_Job]:
+        return (job for caller in self._waiting for job in self.of(caller))
+
     def head(self) -> _Job | None:
         """The next job whose caller has not left."""
         while self._waiting:
@@ -150,6 +158,7 @@ class Batcher:
         self._chunk_tokens = FIRST_CHUNK_TOKENS
         self._stepped_s = -LATELY_S
         self._returns = Returns()
+        self._begun_s: OrderedDict[str, float] = OrderedDict()  # when a session's prompt was read
         self._came = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
 
@@ -186,6 +195,7 @@ class Batcher:
     def forget(self, session: str) -> None:
         """See `Engine.forget`; done between batches."""
         self._returns.forget(session)
+        self._begun_s.pop(session, None)
         self._came.set()
         self._thread.submit(self._engine.forget, session)
 
@@ -198,21 +208,47 @@ class Batcher:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._wait_for_those_about_to_be_back()
-            since_s = loop.time()
-            steps = self._next_steps()
-            await self._answer(steps)
+            is_put_off = self._steps_wait_for_prompts(loop.time())
+            steps: _Pieces = []
+            if not is_put_off:
+                await self._wait_for_those_about_to_be_back()
+                since_s = loop.time()
+                steps = self._next_steps()
+                await self._answer(steps)
+            if steps:
+                self._stepped_s = loop.time()
+                self._returns.took(self._stepped_s - since_s)
+                self._leave(steps)
             prompts = self._next_prompts()
             begin_s = loop.time()
-            if steps:
-                self._stepped_s = begin_s
-                left = (q.session for job, pieces in steps if job.leaves for _, q in pieces)
-                self._returns.left(left, begin_s, begin_s - since_s)
             await self._answer(prompts)
             now_s = loop.time()
-            self._fit_chunk(prompts, now_s - begin_s, now_s > self._stepped_s + LATELY_S)
+            self._fit_chunk(now_s - begin_s, now_s > self._stepped_s + LATELY_S)
+            for session in self._leave(prompts):
+                self._begun_s[session] = now_s
+                self._begun_s.move_to_end(session)
             if not steps and not prompts:
                 return
+
+    def _leave(self, batch: _Pieces) -> list[str]:
+        """Note the sessions of a batch that have been answered, and may be back."""
+        jobs = (job for job, _ in batch if job.leaves and job.answer.done())
+        sessions = [query.session for job in jobs for query in job.queries]
+        self._returns.left(sessions, asyncio.get_running_loop().time())
+        return sessions
+
+    def _steps_wait_for_prompts(self, now_s: float) -> bool:
+        """Whether none has a step but texts that have just begun, and short ones of their callers'
+        are about to. They wait as long as a chunk of prompts may take where nobody has a step."""
+        most_s = min(ALONE_CHUNK_STEPS * self._returns.parted_s, MOST_CHUNK_S)
+        while self._begun_s and next(iter(self._begun_s.values())) + most_s <= now_s:
+            self._begun_s.popitem(last=False)
+        waiting = list(self._steps.all())
+        return bool(waiting) and all(
+            any(sum(other.left) <= FIRST_CHUNK_TOKENS for other in self._prompts.of(job.caller))
+            and all(query.session in self._begun_s for query in job.queries)
+            for job in waiting
+        )
 
     async def _wait_for_those_about_to_be_back(self) -> None:
         loop = asyncio.get_running_loop()
@@ -238,30 +274,32 @@ class Batcher:
         return batch
 
     def _next_prompts(self) -> _Pieces:
-        """Parts of jobs that want the same, of one chunk together; whole jobs where a part costs as
-        much."""
+        """Jobs that want the same, of one chunk together, or a part of one; a whole job where a
+        part costs as much. A chunk is not filled up with parts, each of which is a pass."""
         batch: _Pieces = []
         tokens, values = self._chunk_tokens, 0
         while tokens > 0 and (job := self._prompts.head()) is not None:
             values += job.values(self._engine.vocab_size)
             if batch and (values > MAX_BATCH_VALUES or job.want != batch[0][0].want):
                 break
-            self._prompts.pop()
             left = sum(job.left)
+            if batch and left > tokens:
+                break
+            self._prompts.pop()
             batch.append((job, job.pieces(tokens if self._in_chunks else left)))
             tokens -= left
         return batch
 
-    def _fit_chunk(self, batch: _Pieces, took_s: float, is_alone: bool) -> None:
+    def _fit_chunk(self, took_s: float, is_alone: bool) -> None:
         """Halve what took too long, double what was full and short."""
-        if not self._returns.batch_s:  # nothing is known yet
+        if not self._returns.parted_s:  # nothing is known yet
             return
-        most_s = (ALONE_CHUNK_STEPS if is_alone else CHUNK_STEPS) * self._returns.batch_s
+        most_s = (ALONE_CHUNK_STEPS if is_alone else CHUNK_STEPS) * self._returns.parted_s
         most_s = min(most_s, MOST_CHUNK_S)
         least = LEAST_ALONE_TOKENS if is_alone else LEAST_CHUNK_TOKENS
         if took_s > most_s:
             self._chunk_tokens = max(least, self._chunk_tokens // 2)
-        elif took_s < most_s / 2 and any(not job.answer.done() for job, _ in batch):
+        elif took_s < most_s / 2 and self._prompts.head():
             self._chunk_tokens = min(MOST_CHUNK_TOKENS, self._chunk_tokens * 2)
 
     async def _answer(self, batch: _Pieces) -> None:

@@ -25,12 +25,11 @@ class GuessPace(Pace):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rounds = 0  # so far
+        self.begun = 0  # rounds, by all
         self._unguessed, self._patience = 0, FIRST_TRIED_ROUNDS
 
     def took(self, drafted: int, seconds: float) -> None:
         super().took(drafted, seconds)
-        self.rounds += 1
         self._unguessed = 0 if drafted else self._unguessed + 1
 
     def is_worth_it(self) -> None:
@@ -50,14 +49,17 @@ class Guessing:
 
     def __init__(self, shared: GuessPace) -> None:
         self._shared = shared
-        self._seen, self._is_alone = shared.rounds, False
+        self._begun = 0  # rounds, when its last one was
         self.length = DraftLength(self)
         self._asked = 0
 
     def further(self, most: int) -> int:
-        """How many tokens the heaviest expert should go on with, `most` or fewer: the first only
-        gives the right to draft the others."""
-        most = min(most, MAX_FURTHER) - 1 if self._is_alone else 0
+        """A round begins. How many tokens the heaviest expert should go on with, `most` or fewer:
+        the first only gives the right to draft the others. None where another text has begun a
+        round since its own last one, so that it is beside others."""
+        is_alone = 0 < self._begun == self._shared.begun
+        self._shared.begun = self._begun = self._shared.begun + 1
+        most = min(most, MAX_FURTHER) - 1 if is_alone else 0
         count = self.length.choose(most, ahead=1) if most > 0 else 0
         if count:
             self._shared.is_worth_it()
@@ -67,11 +69,8 @@ class Guessing:
         return self._asked
 
     def took(self, seconds: float) -> None:
-        """Note a round. It is alone if no other had one meanwhile."""
-        shared = self._shared
-        shared.took(max(0, self._asked - 1), seconds)
-        self._is_alone = shared.rounds - self._seen <= 1
-        self._seen = shared.rounds
+        """Note a round."""
+        self._shared.took(max(0, self._asked - 1), seconds)
 
     def round_s(self, drafted: npt.ArrayLike) -> Float:
         """See `Pace`."""

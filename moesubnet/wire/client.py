@@ -182,6 +182,7 @@ class ExpertClient:
             max_answer_bytes(request, self._vocab_size),
             timeout_s,
             on_its_way,
+            stream=request.sequences[0].session,
             sequences=len(request.sequences),
         )
         if not request.is_prompt:
@@ -189,7 +190,7 @@ class ExpertClient:
         else:
             async with self._places:
                 on_its_way()
-                await carry(self._carry, [parcel])
+                await carry(self._carry, [parcel], lambda: self._departures.answered([parcel]))
             answer = await parcel.answer
         status, body, nonce_ns, receipt = answer
         return status, body, Proof.of(request, nonce_ns, receipt, body, step=parcel.body)

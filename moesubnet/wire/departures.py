@@ -1,21 +1,23 @@
 """When steps to one neuron leave: together, and without waiting to fill a lane.
 
 A step leaves at once if nothing is under way. Else it waits until something comes back, or a
-quarter of what that usually takes, and leaves with whatever waits by then. So a near expert is
-asked once a round for all streams, and at a far one nobody waits for long. All times are the
-event loop's.
+quarter of what that usually takes, and leaves with whatever waits by then. Nor does it leave
+without the streams that have just been answered and are about to be back, as soon as they usually
+are. So a near expert is asked once a round for all streams, and at a far one nobody
+waits for long. All times are the event loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 
 from moesubnet.errors import AuthError, PeerError, PeerUnavailable, WireError
 from moesubnet.wire.lanes import MAX_STEPS
+from moesubnet.wire.returns import Returns
 
 MOST_UNDER_WAY = 4
 MOST_SEQUENCES = 256  # in one lane
@@ -29,9 +31,12 @@ Answer = tuple[int, bytes, int, bytes]  # status, 200 or 409; body; nonce and re
 
 class Parcel:
     """One step, of which an answer has `most_bytes` at most, and its answer. `on_its_way` is called
-    when it leaves, and its time begins. Those with one destination `to` leave together."""
+    when it leaves, and its time begins. Those with one destination `to` leave together. stream: its
+    name there, by which the next step of the same is known."""
 
-    __slots__ = ("answer", "body", "most_bytes", "on_its_way", "sequences", "timeout_s", "to")
+    __slots__ = (
+        "answer", "body", "most_bytes", "on_its_way", "sequences", "stream", "timeout_s", "to",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class Parcel:
         timeout_s: float,
         on_its_way: Callable[[], None],
         *,
+        stream: str,
         sequences: int = 1,
         to: str = "",
     ) -> None:
@@ -49,6 +55,7 @@ class Parcel:
         self.on_its_way = on_its_way
         self.sequences = sequences
         self.to = to
+        self.stream = f"{to}/{stream}"
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:
@@ -56,6 +63,11 @@ class Parcel:
         if not self.answer.done():
             self.answer.set_exception(error)
             self.answer.exception()  # that nobody waits any more is no error to be logged
+
+    @property
+    def is_answered(self) -> bool:
+        done = self.answer.done() and not self.answer.cancelled()
+        return done and self.answer.exception() is None
 
     def give(self, answer: Answer) -> None:
         if not self.answer.done():
@@ -96,11 +108,22 @@ class Departures:
         self._awaited_bytes = 0
         self._has_come = False  # something, since the last departure
         self._left_s, self._round_s = 0.0, FIRST_ROUND_S
+        self._returns = Returns(WAITED_PART * FIRST_ROUND_S)
+        self._waits_since_s = 0.0  # of the first of those who wait
         self._is_leaving = False
         self._timer: asyncio.TimerHandle | None = None
 
+    def answered(self, parcels: Iterable[Parcel]) -> None:
+        """Note whose streams may be back with a step."""
+        come = (parcel.stream for parcel in parcels if parcel.is_answered)
+        self._returns.left(come, asyncio.get_running_loop().time())
+
     async def step(self, parcel: Parcel) -> Answer:
         """Cancelling gives up this parcel alone; a request that nobody waits for is dropped."""
+        now_s = asyncio.get_running_loop().time()
+        self._returns.came([parcel.stream], now_s)
+        if not self._count:
+            self._waits_since_s = now_s
         self._waiting.setdefault(parcel.to, deque()).append(parcel)
         self._count += 1
         self._look()
@@ -111,20 +134,22 @@ class Departures:
         if not self._count or self._is_leaving:
             return
         loop = asyncio.get_running_loop()
-        due_s = 0.0
-        if self._under_way and not self._has_come and self._count < MAX_STEPS:
-            due_s = self._left_s + WAITED_PART * self._round_s
-        if due_s <= loop.time():
+        due_s = now_s = loop.time()
+        if self._count < MAX_STEPS:
+            due_s = self._returns.due_s(now_s, self._waits_since_s)
+            if self._under_way and not self._has_come:
+                due_s = max(due_s, self._left_s + WAITED_PART * self._round_s)
+        if self._timer is not None:
+            self._timer.cancel()
+        if due_s <= now_s:
             self._is_leaving = True
             loop.call_soon(self._leave)
-        elif self._timer is None or self._timer.cancelled():
-            self._timer = loop.call_at(due_s, self._leave)
+        else:
+            self._timer = loop.call_at(due_s, self._look)
 
     def _leave(self) -> None:
         loop = asyncio.get_running_loop()
         self._is_leaving = False
-        if self._timer is not None:
-            self._timer.cancel()
         if (
             len(self._under_way) >= self._most_under_way
             or self._awaited_bytes >= self._window_bytes
@@ -159,14 +184,17 @@ class Departures:
 
     async def _carry(self, parcels: Sequence[Parcel], left_s: float) -> None:
         loop = asyncio.get_running_loop()
-        first = True
+        left = list(parcels)
 
         def come() -> None:
-            nonlocal first
-            if first:
+            nonlocal left
+            if len(left) == len(parcels):
                 took_s = loop.time() - left_s
                 self._round_s = REMEMBERED * self._round_s + (1.0 - REMEMBERED) * took_s
-            first, self._has_come = False, True
+                self._returns.parted_s = WAITED_PART * self._round_s
+            self.answered(left)
+            left = [parcel for parcel in left if not parcel.answer.done()]
+            self._has_come = True
             self._look()
 
         try:

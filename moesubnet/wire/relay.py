@@ -136,7 +136,10 @@ class RelayClient(ExpertClient):
         """
         question = Question(expert, max(1, round(1_000 * timeout_s)), request.to_bytes())
         most_bytes = max_answer_bytes(request, self._vocab_size) + MAX_RECEIPT_BYTES + 64
-        parcel = Parcel(question.to_bytes(), most_bytes, timeout_s + EXTRA_S, on_its_way, to=expert)
+        parcel = Parcel(
+            question.to_bytes(), most_bytes, timeout_s + EXTRA_S, on_its_way,
+            stream=request.sequences[0].session, to=expert,
+        )  # fmt: skip
         try:
             status, data, _, _ = await self._departures.step(parcel)
             brought = Brought.from_bytes(data if status == 200 else b"")

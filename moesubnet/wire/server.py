@@ -57,7 +57,7 @@ _STARTED = web.RequestKey("started", web.StreamResponse)
 _SIGNED = web.RequestKey("signed", bool)  # the answer has its receipts already
 BODY_TIMEOUT_S = 10.0
 MAX_UNPROVEN_BYTES = 2**27
-GATHER_S = 0.002  # for one receipt over what is ready together
+GATHER_S = 0.002  # from one to the next, for one receipt over what is ready together
 MAX_HELD_BYTES = 2**27  # answers of one lane that its caller has not taken
 
 # First match wins. 401: prove who you are. 403: we know, and no. 409, 400: the caller's mistake.
@@ -257,8 +257,11 @@ def lane_route(
         try:
             while left:
                 done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-                if left:  # those of the same batch come now
-                    more, left = await asyncio.wait(left, timeout=GATHER_S)
+                more = done
+                while left and more:  # those of the same batch come now, one after the other
+                    more, left = await asyncio.wait(
+                        left, timeout=GATHER_S, return_when=asyncio.FIRST_COMPLETED
+                    )
                     done |= more
                 if left and not response.prepared:
                     await response.prepare(request)

@@ -238,11 +238,11 @@ async def test_steps_are_answered_between_the_parts_of_a_long_prompt(small_chunk
 
 async def test_on_a_slow_machine_a_part_takes_no_longer_than_a_step_may_wait() -> None:
     batcher = Batcher(CachingEngine())
-    batcher._returns.left(["a"], 0.0, took_s=2.0)  # so long takes a batch of steps there
+    batcher._returns.took(2.0)  # so long takes a batch of steps there
     before = batcher._chunk_tokens
-    batcher._fit_chunk([], 4.0, is_alone=False)
+    batcher._fit_chunk(4.0, is_alone=False)
     assert batcher._chunk_tokens == before // 2
-    batcher._fit_chunk([], 0.9, is_alone=True)
+    batcher._fit_chunk(0.9, is_alone=True)
     assert batcher._chunk_tokens == before // 2
     await batcher.close()
 

@@ -32,7 +32,7 @@ def test_a_far_expert_s_guesses_are_found_to_pay():
 
 
 def test_texts_beside_each_other_leave_their_expert_alone():
-    assert not written(8, way_s=0.01, pass_s=0.06, acceptance=1.0, rounds=200)[1:].any()
+    assert not written(8, way_s=0.01, pass_s=0.06, acceptance=1.0, rounds=200).any()
 
 
 def test_a_near_expert_is_tried_ever_more_rarely():
@@ -58,6 +58,7 @@ def test_a_trial_waits_for_room_and_for_evidence():
     pace = GuessPace()
     written(1, 0.01, 0.05, 0.5, FIRST_TRIED_ROUNDS, pace)
     text = Guessing(pace)
+    assert text.further(30) == 0
     text.took(0.1)
     assert text.further(1) == 0
     text.length.drafted(100.0, kept=True)

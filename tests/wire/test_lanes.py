@@ -198,7 +198,7 @@ class Carrier:
 
 def started(departures: Departures, *names: str, timeout_s: float = 9.0) -> list[asyncio.Task[Any]]:
     """Of each name its first letter is where it goes."""
-    parcels = [Parcel(n.encode(), 100, timeout_s, lambda: None, to=n[0]) for n in names]
+    parcels = [Parcel(n.encode(), 100, timeout_s, lambda: None, stream=n, to=n[0]) for n in names]
     return [asyncio.create_task(departures.step(parcel)) for parcel in parcels]
 
 
