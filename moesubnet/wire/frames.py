@@ -1,10 +1,10 @@
 """Tensor frames: a small msgpack header, then raw little-endian buffers. No pickle, no copies.
 
-    b"MOE\\x01" | u32 header length | header | zeros to 64 | buffer | zeros to 64 | buffer …
+    b"MOE\\x02" | u32 header length | header | zeros to 8 | buffer | zeros to 8 | buffer …
 
 The header is `[schema, fields, [[name, dtype, shape, offset], …]]`; offsets count from the first
 buffer. There is one encoding of a frame: header in canonical msgpack, buffers in table order, each
-at the next multiple of 64, zeros between, nothing after. So overlaps, gaps and smuggled bytes
+at the next multiple of 8, zeros between, nothing after. So overlaps, gaps and smuggled bytes
 cannot be expressed. Decoding makes views of the bytes it was given and allocates nothing that a
 frame merely claims.
 """
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from moesubnet.errors import FrameError
 
 CONTENT_TYPE = "application/x-moesubnet"
-MAGIC = b"MOE\x01"
-ALIGN = 64
+MAGIC = b"MOE\x02"
+ALIGN = 8
 KNOWN_HEADER_BYTES = 256  # of headers that are remembered: nobody fills much memory with them
 _PREFIX = struct.Struct("<4sI")
 

@@ -45,8 +45,8 @@ def decoded(data: bytes, limits: Limits = LIMITS) -> Frame:
 
 def raw(header: Any, buffers: bytes = b"") -> bytes:
     packed = header if isinstance(header, bytes) else msgpack.packb(header)
-    prefix = struct.pack("<4sI", b"MOE\x01", len(packed)) + packed
-    return prefix + bytes(-len(prefix) % 64) + buffers
+    prefix = struct.pack("<4sI", b"MOE\x02", len(packed)) + packed
+    return prefix + bytes(-len(prefix) % 8) + buffers
 
 
 @given(fields, tensors)
@@ -66,9 +66,9 @@ def test_frames_round_trip(fields: dict[str, Any], tensors: dict[str, Any]) -> N
 def test_the_golden_frame() -> None:
     """The bytes of the format's description; a change here is a new version of the format."""
     data = encode("s", {"k": 2}, {"a": np.array([1, 2], np.uint32), "b": np.ones(1, np.float16)})
-    header = b"\x93\xa1s\x81\xa1k\x02\x92\x94\xa1a\xa3u32\x91\x02\x00\x94\xa1b\xa3f16\x91\x01@"
-    start = b"MOE\x01" + len(header).to_bytes(4, "little") + header
-    assert data == start.ljust(64, b"\0") + b"\1\0\0\0\2\0\0\0".ljust(64, b"\0") + b"\x00\x3c"
+    header = b"\x93\xa1s\x81\xa1k\x02\x92\x94\xa1a\xa3u32\x91\x02\x00\x94\xa1b\xa3f16\x91\x01\x08"
+    start = b"MOE\x02" + len(header).to_bytes(4, "little") + header
+    assert data == start + bytes(-len(start) % 8) + b"\1\0\0\0\2\0\0\0" + b"\x00\x3c"
 
 
 def test_frames_with_one_header_share_nothing_that_can_be_changed() -> None:
@@ -233,8 +233,10 @@ def test_a_header_has_one_spelling(header: bytes) -> None:
 
 def test_padding_must_be_zero() -> None:
     data = bytearray(encode("s", {}, {"a": np.ones(1, np.uint8), "b": np.ones(1, np.uint8)}))
-    for place in (63, 64 + 1, 64 + 63):
+    last = len(data) - 1  # b; a stands eight before it
+    for place in (last - 9, last - 7, last - 1):
         bad = bytearray(data)
+        assert bad[place] == 0
         bad[place] = 1
         with pytest.raises(FrameError):
             decoded(bytes(bad))
@@ -245,7 +247,7 @@ def test_another_schema_or_version_is_refused() -> None:
     with pytest.raises(FrameError):
         decode(data, schema="t", limits=LIMITS)
     with pytest.raises(FrameError):
-        decoded(data[:3] + b"\x02" + data[4:])
+        decoded(data[:3] + b"\x01" + data[4:])
 
 
 def test_the_frame_and_header_limits_hold() -> None:
@@ -259,7 +261,7 @@ def test_the_frame_and_header_limits_hold() -> None:
 
 def test_claims_cost_no_memory() -> None:
     claims = [
-        struct.pack("<4sI", b"MOE\x01", 2**32 - 1) + bytes(60),
+        struct.pack("<4sI", b"MOE\x02", 2**32 - 1) + bytes(60),
         raw(["s", {}, [["a", "f32", [2**31], 0]]]),
         raw(["s", {}, [["a", "f32", [2**28, 4], 0]]], bytes(64)),
         raw(b"\xdd\x7f\xff\xff\xff"),
