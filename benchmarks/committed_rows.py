@@ -37,7 +37,8 @@ from moesubnet.wire.protocol import (
 )
 
 PREFIX_TOKENS, STEP_TOKENS, SEED, TIMED_TOKENS = 32, 16, 0, 60
-LISTS = ((0.8, 1_024), (0.9, 1_024), (0.95, 1_024), (0.98, 4_096), (1.0, 256))  # mass, at most
+LISTS = ((0.8, 1_024), (0.9, 1_024), (0.95, 1_024), (0.97, 2_048), (0.98, 2_048), (1.0, 256))
+# mass, at most
 Law = np.ndarray  # float32 [V], log-probabilities
 
 
@@ -87,11 +88,11 @@ def walk(laws: Sequence[Law], ids: np.ndarray, mass: float, most: int, to: Figur
         tail = row.bound if isinstance(row.bound, CommittedTail) else None
         assert tail is not None
         assert isinstance(got.bound, Commitment)
-        ids, logprobs, rest = got.row(-1)
-        assert ids is not None
-        count, listed, exact = len(ids), label in ids, float(law[label])
+        likely, logprobs, rest = got.row(-1)
+        assert likely is not None
+        count, listed, exact = len(likely), label in likely, float(law[label])
         if listed:
-            committed = even = float(logprobs[np.searchsorted(ids, label)])
+            committed = even = float(logprobs[np.searchsorted(likely, label)])
         else:
             even = math.log(max(rest, 1e-30) / (len(law) - count))
             committed = got.bound.shown(label, tail.open(label))

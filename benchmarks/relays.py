@@ -287,8 +287,12 @@ def main() -> None:
     print(f"\nbytes an answer: sent {wire['sent'] / answers:,.0f}, "
           f"received {wire['received'] / answers:,.0f}, on disk {disk / answers:,.0f}; "
           f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB")  # fmt: skip
-    for name, longest in (("CPU", turns.cpu), ("wall", turns.wall)):
-        print(f"longest turns of the loop, ms of {name}:")
+    for name, longest in (
+        ("turns of the loop, ms of CPU", turns.cpu),
+        ("turns of the loop, ms of wall", turns.wall),
+        ("collections of garbage, ms of CPU", turns.collecting),
+    ):
+        print(f"longest {name}:")
         for seconds, what in longest:
             print(f"- {seconds * 1e3:.1f} {what}")
     print(f"\nload {os.getloadavg()[0]:.1f}")
