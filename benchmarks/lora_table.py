@@ -98,8 +98,8 @@ def main() -> None:
         every = [*laws, *mixtures(laws, ids)]
         for name, said in zip(["base", *adapters, "even mixture", "gated"], every, strict=True):
             rows.setdefault(name, []).append(-float(said.mean()))
-    print(f"{WINDOW_TOKENS} tokens a window, windows of each domain "
-          f"{', '.join(str(len(ids)) for ids in texts.values())}; load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
+    counts = ", ".join(str(len(ids)) for ids in texts.values())
+    print(f"windows of {WINDOW_TOKENS} tokens: {counts}; load {os.getloadavg()[0]:.1f}\n")
     print(f"| | {' | '.join(texts)} | mixed |")
     print("|---" * (len(texts) + 2) + "|")
     for name, losses in rows.items():
