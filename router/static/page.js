@@ -297,6 +297,12 @@ async function refreshEpochs() {
   } catch { /* `refresh` says what is wrong */ }
 }
 
+// Two experts may have one name.
+const shownAs = (model) => {
+  const hotkey = model.startsWith("expert:") ? model.slice("expert:".length) : null;
+  return hotkey && nameOf(hotkey) !== hotkey ? `expert: ${nameOf(hotkey)} (${hotkey.slice(0, 6)}…)` : model;
+};
+
 async function begin() {
   try {
     const models = await ask("v1/models");
@@ -305,6 +311,7 @@ async function begin() {
     $("state").textContent = error.message;
   }
   await refresh();
+  for (const option of $("model").options) option.textContent = shownAs(option.value);
   await refreshEpochs();
 }
 

@@ -196,6 +196,7 @@ async def test_the_page_fits_a_telephone_and_a_desk_in_both_lights(
     )
     await page.locator("#history svg").wait_for()
     assert await page.locator("#votes tr").count() > 1
+    await page.evaluate("document.querySelector('#model').add(new Option('5'.repeat(60)))")
     overflow = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert overflow <= 0
     assert not page.faults
