@@ -215,14 +215,21 @@ async def _announce(
     chain: ChainClient, config: RouterConfig, cache: MetagraphCache, axon: Axon | None
 ) -> None:
     """Say on chain where the node is, if it says something else."""
+    is_announced = False
     while axon is not None:
         try:
             neuron = cache.current().by_hotkey.get(Hotkey(config.signer.ss58_address))
             if neuron is None:
                 log.warning("no slot on the subnet: no validator finds this router's node")
             elif neuron.axon != axon:
+                if is_announced:
+                    log.error(
+                        "somebody else publishes an address for this hotkey, which has one: a "
+                        "validator's or miner's key serves users without --node-port"
+                    )
                 await chain.serve_axon(NetUid(config.netuid), axon.ip, axon.port, config.signer)
                 log.info("announced uid=%d at %s", neuron.uid, axon.url)
+                is_announced = True
                 await cache.refresh()
         except ChainError as error:
             log.warning("announcing: %s; trying again", error)

@@ -157,8 +157,25 @@ class Loop:
             for name in EXPERTS
         }
 
-    def client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=self.plan.router_url, api_key="x", max_retries=3)
+    def client(self, url: str | None = None) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=url or self.plan.router_url, api_key="x", max_retries=3)
+
+    async def start_router_of(self, name: str) -> str:
+        """A router for users under somebody else's hotkey; its URL. It has no node."""
+        [port] = free_ports(1)
+        router = self.plan.router()
+        argv = list(router.argv)
+        at = argv.index("--node-host")
+        del argv[at : at + 4]
+        for option, value in (
+            ("--hotkey", self.plan.member(name).hotkey),
+            ("--state-dir", str(self.plan.root / f"router of {name}")),
+            ("--port", str(port)),
+        ):
+            argv[argv.index(option) + 1] = value
+        process = dataclasses.replace(router, name=f"router of {name}", argv=tuple(argv))
+        await self.supervisor.start(process)
+        return f"http://127.0.0.1:{port}/v1"
 
 
 @pytest.fixture(params=["embedded", "node"])
@@ -231,7 +248,7 @@ async def test_a_subnet_comes_alive_pays_what_helps_and_survives_killing(loop: L
 
     # Streams go on while their experts are killed. (Not the original yet: while it is away in its
     # first epoch its copy is the first that says what both say, and rightly is the senior.)
-    async def stream() -> int:
+    async def stream(client: openai.AsyncOpenAI = client) -> int:
         chunks = await client.completions.create(
             model="mixture",
             prompt=sentences("digits", 7, 12),
@@ -251,8 +268,21 @@ async def test_a_subnet_comes_alive_pays_what_helps_and_survives_killing(loop: L
     lengths = (await asyncio.gather(stream(), stream(), stream(), kill_some()))[:3]
     assert all(lengths)
 
+    # A validator may serve users under its own hotkey; below its sheets are found whole.
+    own = loop.client(await loop.start_router_of("validator-1"))
+
+    async def served_beside_walks():
+        try:
+            return await asyncio.gather(stream(own), stream(own))
+        except openai.OpenAIError:  # it has not met the experts yet
+            return None
+
+    lengths = await loop.until(served_beside_walks, 120)
+    assert all(lengths)
+
     # Validators vote; who adds something is paid, who echoes is not.
     async def paid():
+        assert all(await asyncio.gather(stream(own), stream(own)))
         incentives = await loop.incentives()
         return incentives if incentives["letters"] and incentives["digits"] else None
 
