@@ -44,6 +44,7 @@ from neurons import subnet
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
+from moesubnet.errors import NobodyAnswers
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
@@ -385,7 +386,10 @@ class World:
         is_chat = self.users != "alike"
         turns = 2 if is_chat and self.lots.random() < 0.3 else 1
         for _ in range(turns):
-            written = await self._turn(text, answer, is_chat=is_chat)
+            try:
+                written = await self._turn(text, answer, is_chat=is_chat)
+            except NobodyAnswers:  # a busy machine's users leave too
+                break
             more = self.engine.text(self.lots.randint(4, 24), self.rng)
             text = np.concatenate([text, written, more])
             if len(text) + answer >= self.spec.spec.context_tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from miners_eye import FEATURES, GROUPS, World, judged, refused
+from pace import accuracy
 
 HEADERS, SHAPE = GROUPS["headers and sizes"], GROUPS["shape of the session"]
 
@@ -46,3 +47,14 @@ async def test_a_leak_that_is_planted_is_found(tiny_spec, leak, least):
         assert probes > 0.9
         assert users < 0.1
         assert refused(world, 0.0) == (1.0, 1.0)
+
+
+def test_a_far_validator_is_told_by_pace_unless_no_label_waits_for_it():
+    assert accuracy(0.0, 1, 400)[0] < 0.58  # the same lots each time
+    far, calls, scored = accuracy(100.0, 1, 400)
+    assert far > 0.9
+    assert calls > 1_000
+    assert scored == 100.0
+    hidden, _, scored = accuracy(100.0, None, 400)
+    assert hidden < 0.58  # it is the first law again
+    assert scored < 10

@@ -1,0 +1,105 @@
+"""What a miner can tell probes from users by through pace alone, the farther a validator is.
+
+A model, in which nobody's code runs: a label of a walk leaves its validator when all who were asked
+have answered, so it comes a router-to-validator round trip later than a user's token would. All
+else is the same: lengths, the slowest expert of a session, ways, engines, pauses. Boosted trees see
+the gaps of a session up to each call and judge on later sessions than they learnt from.
+
+    python benchmarks/pace.py [--sessions 3000]
+
+The second table is what it would take. If but one label in m waits for the validator, and the
+router holds the others beforehand and sends them at its users' pace, fewer gaps are late; but a
+label that a router holds can reach a friend of its, so it is shown and scored by nobody, and the
+text is used up all the same. A walk of which only the last label is scored has no late gap at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from random import Random
+
+import numpy as np
+
+from moesubnet.validator.shapes import Shapes
+
+MINER_MS, OTHER_MS, ANSWER_MS, ROUTER_MS = 20.0, 40.0, 30.0, 2.0  # medians; ways there and back
+WAY, ANSWER, SESSION = 0.1, 0.25, 0.5  # deviations of logarithms: each time; others, by the session
+PAUSES, PAUSE_MS = 0.02, (50.0, 300.0)  # of all gaps, a busy engine's or a lost packet's
+VALIDATORS_MS = (0.0, 1.0, 3.0, 10.0, 20.0, 40.0, 100.0)
+LABELS = (1, 2, 4, 8, None)  # one in so many waits; None: only the last is scored
+
+
+def gaps_ms(steps: int, late_ms: float, every: int | None, rng: np.random.Generator) -> np.ndarray:
+    """[steps - 1]: from each answer of the miner's to the next step. late_ms: the validator's round
+    trip, of one label in `every`; 0 for a user."""
+
+    def about(ms: float, spread: float) -> np.ndarray:
+        return ms * rng.lognormal(0.0, spread, steps - 1)
+
+    way_ms, other_ms = about(MINER_MS, WAY), OTHER_MS * rng.lognormal(0.0, SESSION)
+    mine_ms = way_ms / 2 + about(ANSWER_MS, ANSWER)
+    others_ms = about(other_ms, WAY) + about(ANSWER_MS, ANSWER)
+    found = way_ms + np.maximum(0.0, others_ms - mine_ms - way_ms / 2) + about(ROUTER_MS, SESSION)
+    found += (rng.random(steps - 1) < PAUSES) * rng.uniform(*PAUSE_MS, steps - 1)
+    waits = rng.random(steps - 1) * (every or np.inf) < 1.0
+    late: np.ndarray = found + waits * about(late_ms, WAY)
+    return late
+
+
+def seen(gaps: np.ndarray) -> np.ndarray:
+    """[calls, features] of a session, its first call left out."""
+    so_far = [gaps[: n + 1] for n in range(len(gaps))]
+    return np.array(
+        [
+            (n, g[-1], g.mean(), g.min(), np.median(g), g.max(), g.std(), np.sort(g)[-2:][0])
+            for n, g in enumerate(so_far)
+        ]
+    )
+
+
+def accuracy(validator_ms: float, every: int | None, sessions: int) -> tuple[float, int, float]:
+    """Balanced accuracy, on how many calls, and how many labels are scored of a hundred calls."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.metrics import balanced_accuracy_score
+    from threadpoolctl import threadpool_limits
+
+    rng, lots = np.random.default_rng(0), Random(0)
+    drawn = Shapes.public(2_048).draw(sessions, lots)
+    is_probe = np.arange(sessions) % 3 == 0
+    rows, labels, calls = [], [], 0
+    for shape, probe in zip(drawn, is_probe.tolist(), strict=True):
+        steps = shape.steps
+        rows.append(seen(gaps_ms(steps, validator_ms * probe, every, rng)))
+        labels.append(np.full(steps - 1, probe))
+        calls += steps
+    half = sessions // 2
+    trees = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
+    held_out = np.concatenate(labels[half:])
+    with threadpool_limits(1):
+        trees.fit(np.concatenate(rows[:half]), np.concatenate(labels[:half]))
+        told = trees.predict(np.concatenate(rows[half:]))
+    scored = sessions + (0.0 if every is None else (calls - sessions) / every)
+    return float(balanced_accuracy_score(held_out, told)), len(held_out), 100 * scored / calls
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=3_000)
+    sessions = parser.parse_args().sessions
+    print("| validator from router, ms there and back | by pace | held-out calls |")
+    print("|---|---|---|")
+    for validator_ms in VALIDATORS_MS:
+        told, calls, _ = accuracy(validator_ms, 1, sessions)
+        print(f"| {validator_ms:g} | {told:.3f} | {calls:,} |", flush=True)
+    far_ms = 40.0
+    print(f"\n| labels that wait (validator {far_ms:g} ms away) | by pace | scored of 100 calls |")
+    print("|---|---|---|")
+    for every in LABELS:
+        told, _, scored = accuracy(far_ms, every, sessions)
+        name = "none: the last alone is scored" if every is None else f"one in {every}"
+        print(f"| {name} | {told:.3f} | {scored:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
