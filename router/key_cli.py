@@ -107,6 +107,8 @@ def new(
         typer.echo(json.dumps({"id": key.id, "name": name, "secret": secret}))
         return
     typer.echo(f"{secret}\n\nThis is the only time that it is shown. {_line(key, now_s)}")
+    if "://" not in (where := _accounts(state)):  # a database's URL holds its password
+        typer.echo(f"It is kept in {where}, for the routers that have this --state.")
 
 
 @key_app.command("list")
@@ -241,13 +243,18 @@ def parse_seconds(text: str) -> int:
     return int(found[1]) * _UNITS_S[found[2]]
 
 
+def _accounts(state: str | None) -> str:
+    from moesubnet.host.paths import data_dir
+
+    return accounts_of(state, data_dir("router"))
+
+
 @contextmanager
 def _ledger(state: str | None) -> Iterator[Ledger]:
-    from moesubnet.host.paths import data_dir
     from moesubnet.router.database import open_database
     from moesubnet.router.ledger import Ledger
 
-    ledger = Ledger(open_database(accounts_of(state, data_dir("router"))))
+    ledger = Ledger(open_database(_accounts(state)))
     try:
         yield ledger
     finally:
