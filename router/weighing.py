@@ -127,6 +127,8 @@ class Posterior:
     def worth(self, but: Collection[Hotkey] = ()) -> dict[Hotkey, float]:
         """Each expert's weight in proportion to that of the heaviest: the baseline, which is
         always there, makes nobody dispensable. but: whose is not asked for."""
+        if len(self._experts) == 1:
+            return {hotkey: 1.0 for hotkey in self._experts if hotkey not in but}
         log_w = self.walk.log_weights()[0, :-1]
         weights = zip(self.walk.members, np.exp(log_w - log_w.max()).tolist(), strict=False)
         return {hotkey: weight for hotkey, weight in weights if hotkey not in but}
