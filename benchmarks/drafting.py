@@ -2,15 +2,18 @@
 
     python benchmarks/drafting.py FOLDER [--student FOLDER]
 
-FOLDER is a local network's (`moesubnet localnet`): its experts, spec and texts are used, and its
-student unless another is given. Four miners, each a process, answer over HTTP behind a proxy that
-delays bytes and connections (distance.py); the router's own model writes streams one after the
-other, drafted and undrafted in turn. Prompts are windows of the final test part.
+FOLDER is a local network's (`moesubnet localnet`): its experts, spec, texts and revealed sheets are
+used, and its student unless another is given; the gate is what its router fits on these sheets.
+Four miners, each a process, answer over HTTP behind a proxy that delays bytes and connections
+(distance.py); the router's own model writes streams one after the other, drafted and, for every
+other prompt, undrafted. Prompts are windows of the final test part. Eight minutes on a quiet
+machine.
 
-Two Markdown tables: tokens a second, the time to the first token of long prompts, what the drafts
-did, and what acceptance and times predict; and nats lost, by walking the same test part with the
-router's rules of drafting and of evidence. There the text is given: a token x of it came as a kept
-draft with probability min(1, q(x) / m(x)), which is what drafting gives a token of law m.
+Markdown tables: tokens a second, the time to the first token of long prompts, what the drafts did,
+and what acceptance and times predict; and nats lost, by walking the same test part with the
+router's rules of drafting and of evidence, under this gate and under one that knows nothing. There
+the text is given: a token x of it came as a kept draft with probability min(1, q(x) / m(x)), which
+is what drafting gives a token of law m.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Literal
 from unittest import mock
@@ -38,12 +40,14 @@ from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.worker import EngineProcess
+from moesubnet.mixture import choosing
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.draft_length import DraftLength, Pace, entropy_nats
 from moesubnet.mixture.drafting import Drawn, next_token
-from moesubnet.mixture.gate import uniform_gate
-from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
+from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
+from moesubnet.mixture.sheet import Sheet
 from moesubnet.router.mixed import MixtureModel, MixtureSession
 from moesubnet.router.model import Drawing
 from moesubnet.router.student import StudentModel
@@ -58,6 +62,7 @@ ROUTER = Keypair.create_from_uri("//Router")
 PROMPT_TOKENS, LONG_PROMPT_TOKENS, TOKENS, SEED = 64, 180, 64, 0
 WINDOW, WINDOWS = 250, 10  # of each domain, for nats
 ROUND_TRIPS_MS = (0, 40, 100)
+TEMPERATURES = (1.0, 0.7, 0.0)
 
 
 def windows(root: Path, spec: LoadedSpec, each: int) -> dict[str, list[np.ndarray]]:
@@ -71,6 +76,17 @@ def windows(root: Path, spec: LoadedSpec, each: int) -> dict[str, list[np.ndarra
             cut += [ids[i : i + WINDOW] for i in range(0, len(ids) - WINDOW, WINDOW)]
         found[path.stem] = [np.array(cut[i], np.uint32) for i in rng.permutation(len(cut))[:each]]
     return found
+
+
+def gate_of(root: Path, spec: LoadedSpec) -> Gate:
+    """What the local network's router fits on all revealed sheets, of equal stakes."""
+    files = sorted((root / "router" / "sheets").glob("*.sheet"))
+    sheets = [WeightedSheet(Sheet.from_bytes(file.read_bytes()), 1) for file in files]
+    return fit(sheets, grain=spec.spec.grain)
+
+
+def hotkey_of(name: str) -> Hotkey:
+    return Hotkey(Keypair.create_from_uri(f"//{name}").ss58_address)
 
 
 # -- the network -------------------------------------------------------------------------------
@@ -198,14 +214,16 @@ async def mixture(
     ports: Sequence[int],
     *,
     deadline_s: float,
+    gate: Gate | None = None,
 ) -> MixtureModel:
-    """A router's, of these miners, all of whom it asks."""
-    hotkeys = [Hotkey(Keypair.create_from_uri(f"//{name}").ss58_address) for name in names]
-    axons = {key: Axon("127.0.0.1", port) for key, port in zip(hotkeys, ports, strict=True)}
-    gate = uniform_gate(grain=spec.spec.grain)
+    """A router's, of these miners. gate: by default one that knows nothing."""
+    axons = {
+        hotkey_of(name): Axon("127.0.0.1", port) for name, port in zip(names, ports, strict=True)
+    }
+    known = gate or uniform_gate(grain=spec.spec.grain)
     return MixtureModel(
         await book_of(http, ROUTER, spec, axons),
-        lambda: gate,
+        lambda: known,
         load_baseline(spec),
         vocab_size=spec.spec.vocab_size,
         deadline_s=deadline_s,
@@ -217,14 +235,15 @@ async def speed(
     spec: LoadedSpec,
     names: Sequence[str],
     ports: Sequence[int],
-    student: StudentModel | None,
+    gate: Gate,
+    student: StudentModel,
     prompts: Sequence[np.ndarray],
     longs: Sequence[np.ndarray],
     temperature: float,
 ) -> tuple[float, Seen, Seen]:
     """The measured round trip of an empty call, and how it went undrafted and drafted."""
     async with open_http_session() as http:
-        model = await mixture(http, spec, names, ports, deadline_s=10.0)
+        model = await mixture(http, spec, names, ports, deadline_s=10.0, gate=gate)
         model.student = student
         await write(model, prompts[0], temperature, Seen())  # connections, pace
         round_trips = []
@@ -234,9 +253,10 @@ async def speed(
             await client.card(timeout_s=5.0)
             round_trips.append(time.monotonic() - since_s)
         plain, drafted = Seen(), Seen()
-        for prompt in prompts:
-            with mock.patch.object(DraftLength, "may_draft", False):
-                await write(model, prompt, temperature, plain)
+        for place, prompt in enumerate(prompts):
+            if place % 2 == 0:  # its time varies little
+                with mock.patch.object(DraftLength, "may_draft", False):
+                    await write(model, prompt, temperature, plain)
             await write(model, prompt, temperature, drafted)
         for prompt in longs:
             drafted.first_s.append(await first_token_s(model, prompt))
@@ -258,19 +278,40 @@ class Rules:
     is_mindful: bool = True
 
 
-def walk(ids: np.ndarray, laws: np.ndarray, rules: Rules, rng: np.random.Generator) -> np.ndarray:
-    """Nats of each token after the prompt. laws: f32 [len(ids), members, V], the student last."""
-    members = members_of([Hotkey(str(i)) for i in range(laws.shape[1] - 1)])
-    weigh, pace, nats = Walk(uniform_gate(), members), Pace(), list[float]()
+@dataclass(frozen=True)
+class Said:
+    """Of one text. log_p: [tokens, members] of its tokens, the student last; guess: [tokens,
+    members] the likeliest; drafts: [tokens] the probability with which the student drafts them."""
+
+    log_p: np.ndarray
+    guess: np.ndarray
+    drafts: np.ndarray
+
+    def then(self, other: Said, at: int) -> Said:
+        """This up to a token, and from there on the other."""
+        parts = zip(
+            (self.log_p, self.guess, self.drafts),
+            (other.log_p, other.guess, other.drafts),
+            strict=True,
+        )
+        return Said(*(np.concatenate((one[:at], two[at:])) for one, two in parts))
+
+
+def walk(
+    ids: np.ndarray, said: Said, gate: Gate, experts: Sequence[Hotkey], rules: Rules, seed: int
+) -> np.ndarray:
+    """Nats of each token after the prompt."""
+    weigh, pace, nats = Walk(gate, members_of(experts)), Pace(), list[float]()
     length, start = DraftLength(pace), PROMPT_TOKENS - rules.blind
-    place = block = 0  # in the round's draft, and its length
+    rng = np.random.default_rng(seed)
+    place, block, unknown = 0, 0, 1.0  # in the round's draft, and its length
     asked, guesser, next_guesser, was_right = 0, 0, 0, False  # of an expert that drafts
     weigh.show(ids[None, :start])
     for at in range(start, len(ids)):
-        rows, token = laws[at], int(ids[at])
+        log_p, token = said.log_p[at], int(ids[at])
         log_w = weigh.log_weights()[0]
         if at < PROMPT_TOKENS:
-            weigh.observe(ids[at : at + 1], rows[None, :, token])
+            weigh.observe(ids[at : at + 1], log_p[None])
             continue
         if place == 0:
             ahead = int(rules.drafter == "expert")
@@ -279,103 +320,122 @@ def walk(ids: np.ndarray, laws: np.ndarray, rules: Rules, rng: np.random.Generat
             if rules.drafter == "expert":
                 block = asked if was_right else 0
                 guesser, next_guesser, asked = next_guesser, int(log_w[:-1].argmax()), chosen
-            block = min(block, len(ids) - at - 1)
+            block, unknown = min(block, len(ids) - at - 1), weigh.unknown()
             for n in {0, chosen + ahead * (chosen > 0)}:
                 pace.took(n, rules.round_trip_s + 0.01 + n * rules.drafted_s)
-        mixture = mix(log_w, [Law(row) for row in rows])
-        nats.append(-float(mixture.law.at(token)))
+        chance = float(np.exp(log_w + log_p).sum())
+        nats.append(-np.log(chance))
         if place == block:
-            weigh.observe(ids[at : at + 1], rows[None, :, token])
+            weigh.observe(ids[at : at + 1], log_p[None])
             if asked:
-                was_right = bool(rows[next_guesser].argmax() == token)
+                was_right = bool(said.guess[at, next_guesser] == token)
                 length.drafted(0.0, kept=was_right)
             length.counted()
             place = 0
             continue
         if rules.drafter == "expert":
-            kept = bool(rows[guesser].argmax() == token)
+            kept = bool(said.guess[at, guesser] == token)
         else:
-            listed = Law(rows[-1]).head(rows.shape[1], NUCLEUS_MASS)
-            q = Drawn.of(listed.logp, listed.ids, 1.0, 1.0).of_token(token)
-            kept = bool(rng.random() < min(1.0, q / np.exp(-nats[-1])))
-        missed = entropy_nats(np.exp(log_w).tolist()) if rules.is_mindful else 0.0
+            kept = bool(rng.random() < min(1.0, said.drafts[at] / chance))
+        missed = entropy_nats(np.exp(log_w).tolist()) * unknown * rules.is_mindful
         length.drafted(missed, kept=kept)
         weigh.show(ids[None, at : at + 1])
         place, was_right = (place + 1, was_right) if kept else (0, False)
     return np.array(nats)
 
 
-def record(models: Sequence[Path], spec: LoadedSpec, texts: Sequence[np.ndarray]) -> np.ndarray:
-    """f16 [texts, WINDOW, models, V]."""
+def ask_all(models: Sequence[Path], spec: LoadedSpec, texts: Sequence[np.ndarray]) -> list[Said]:
+    """Of each text; the last model is the student."""
     from moesubnet.engine.transformers_engine import TransformersEngine
 
-    shape = (len(texts), WINDOW, len(models), spec.spec.vocab_size)
-    out = np.empty(shape, np.float16)
+    shape = (len(texts), WINDOW, len(models))
+    log_p, guess, drafts = np.empty(shape), np.empty(shape, np.int64), np.empty(shape[:2])
     for column, model in enumerate(models):
         engine = TransformersEngine(str(model), spec)
         for place, ids in enumerate(texts):
             (rows,) = engine.rows([Query("walk", ids[:-1], 0)], Want("full"))
-            out[place, :, column] = rows.logprobs
-    return out
+            laws = [Law(row) for row in rows.logprobs]
+            guess[place, :, column] = rows.logprobs.argmax(-1)
+            for at, law in enumerate(laws):
+                log_p[place, at, column] = law.at(int(ids[at]))
+                if model == models[-1]:
+                    listed = law.head(spec.spec.vocab_size, NUCLEUS_MASS)
+                    drawn = Drawn.of(listed.logp, listed.ids, 1.0, 1.0)
+                    drafts[place, at] = drawn.of_token(int(ids[at]))
+    return [Said(*of_text) for of_text in zip(log_p, guess, drafts, strict=True)]
 
 
-def lost(models: Sequence[Path], spec: LoadedSpec, texts: dict[str, list[np.ndarray]]) -> None:
+def lost(
+    models: Sequence[Path],
+    experts: Sequence[Hotkey],
+    spec: LoadedSpec,
+    gate: Gate,
+    texts: dict[str, list[np.ndarray]],
+) -> None:
     every = [ids for of_domain in texts.values() for ids in of_domain]
-    laws = record(models, spec, every)
+    said = ask_all(models, spec, every)
     ways = {
         "undrafted, 8 blind tokens of the prompt": Rules("nobody", 8),
         "undrafted, 2 blind tokens": Rules("nobody"),
+        "the student drafts, 0 ms": Rules("student", round_trip_s=0.0),
         "the student drafts, 40 ms": Rules("student"),
         "the student drafts, 100 ms": Rules("student", round_trip_s=0.1),
+        "the same, no blind token of the prompt": Rules("student", 0, round_trip_s=0.1),
         "the same, whatever evidence is missed": Rules(
             "student", round_trip_s=0.1, is_mindful=False
         ),
         "the heaviest expert drafts, 40 ms": Rules("expert"),
         "the heaviest expert drafts, 100 ms": Rules("expert", round_trip_s=0.1),
     }
-    moved = np.concatenate([laws[WINDOWS:], laws[:WINDOWS]])  # evidence of another domain's text
-    other = every[WINDOWS:] + every[:WINDOWS]
     half = (WINDOW + PROMPT_TOKENS) // 2
-    turned = [np.concatenate((a[:half], b[half:])) for a, b in zip(every, other, strict=True)]
+    moved = [*range(WINDOWS, len(every)), *range(WINDOWS)]  # to a text of another domain
     sets = {
-        "texts of one kind": (every, laws),
+        "texts of one kind": (every, said),
         "texts that change their kind halfway": (
-            turned,
-            np.concatenate([laws[:, :half], moved[:, half:]], axis=1),
+            [
+                np.concatenate((ids[:half], every[to][half:]))
+                for ids, to in zip(every, moved, strict=True)
+            ],
+            [of_text.then(said[to], half) for of_text, to in zip(said, moved, strict=True)],
         ),
     }
-    print(f"\n| nats a token (change) | {' | '.join(sets)} |\n{'|---' * (1 + len(sets))}|")
-    usual: dict[str, float] = {}
-    for name, rules in ways.items():
-        cells = []
-        for kind, (ids, of_kind) in sets.items():
-            rng = np.random.default_rng(SEED)
-            nats = [
-                walk(text, rows.astype(np.float32), rules, rng).mean()
-                for text, rows in zip(ids, of_kind, strict=True)
-            ]
-            mean = statistics.fmean(nats)
-            usual.setdefault(kind, mean)
-            cells.append(f"{mean:.3f} ({100 * (mean / usual[kind] - 1):+.2f} %)")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    ignorant = uniform_gate(grain=spec.spec.grain)
+    for of_gate, known in {"the sheets' gate": gate, "a gate that knows nothing": ignorant}.items():
+        print(f"\n| nats a token (change), {of_gate} | {' | '.join(sets)} |", end="")
+        print(f"\n{'|---' * (1 + len(sets))}|")
+        usual: dict[str, float] = {}
+        for name, rules in ways.items():
+            cells = []
+            for kind, (ids, of_kind) in sets.items():
+                nats = [
+                    walk(text, of_text, known, experts, rules, seed).mean()
+                    for seed, (text, of_text) in enumerate(zip(ids, of_kind, strict=True))
+                ]
+                mean = statistics.fmean(nats)
+                usual.setdefault(kind, mean)
+                cells.append(f"{mean:.3f} ({100 * (mean / usual[kind] - 1):+.2f} %)")
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
     spec = load_spec(root / "spec")
     assert spec.spec.vocab_size <= MAX_FULL_VOCAB
-    experts = sorted(path for path in (root / "experts").iterdir() if path.is_dir())
-    names = [path.name for path in experts]
+    found = {  # by the hotkeys that a local network gives them, of which its sheets speak
+        f"miner-{path.name}//hotkey": path for path in (root / "experts").iterdir() if path.is_dir()
+    }
+    names = sorted(found, key=hotkey_of)
+    experts, gate = [found[name] for name in names], gate_of(root, spec)
     texts = windows(root, spec, WINDOWS)
     prompts = [ids[:PROMPT_TOKENS] for kind in texts.values() for ids in kind[:prompts_each]]
     longs = [ids[:LONG_PROMPT_TOKENS] for kind in texts.values() for ids in kind[prompts_each:][:2]]
     print(
         f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; V = "
-        f"{spec.spec.vocab_size}, {len(names)} experts, {len(prompts)} streams of {TOKENS} tokens "
-        f"after {PROMPT_TOKENS}; first tokens after {LONG_PROMPT_TOKENS}; seed {SEED}\n"
+        f"{spec.spec.vocab_size}, {len(names)} experts (in sheets: {len(gate.hotkeys)}), "
+        f"{len(prompts)} streams of {TOKENS} tokens after {PROMPT_TOKENS}; first tokens after "
+        f"{LONG_PROMPT_TOKENS}; seed {SEED}\n"
     )
     heads = [
         "added round trip (measured)",
-        "who drafts",
         "temperature",
         "undrafted tokens/s",
         "drafted",
@@ -384,27 +444,31 @@ async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
     heads += ["predicted, of it", "kept α", "drafted a round", "tokens a round trip"]
     heads += ["student's weight", "first token, median"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
-    children = [child(__file__, "--mine", path, root / "spec", path.name) for path in experts]
+    children = [
+        child(__file__, "--mine", path, root / "spec", name)
+        for name, path in zip(names, experts, strict=True)
+    ]
     targets = [ports[0] for _, ports in children]
     engine = await EngineProcess.start(student_dir, spec)
     try:
         for added_ms in ROUND_TRIPS_MS:
             proxy, ports = child(HERE / "distance.py", added_ms, *targets)
             children.append((proxy, ports))
-            for drafter, temperature in product(("student", "expert"), (1.0, 0.7)):
-                student = StudentModel(engine) if drafter == "student" else None
-                rtt_s, plain, drafted = await speed(
-                    spec, names, ports, student, prompts, longs, temperature
-                )
+            for temperature in TEMPERATURES:
+                student = StudentModel(engine)
+                # All four are asked, also about texts that the gate is sure of.
+                with mock.patch.object(choosing, "CHOSEN_MASS", 1.0):
+                    rtt_s, plain, drafted = await speed(
+                        spec, names, ports, gate, student, prompts, longs, temperature
+                    )
                 predicted = f"{drafted.predicted:.1f}, {drafted.rate / drafted.predicted:.2f}"
                 cells = [
                     f"{added_ms} ms ({rtt_s * 1e3:.1f})",
-                    drafter,
                     f"{temperature}",
                     f"{plain.rate:.1f}",
                     f"{drafted.rate:.1f}",
                     f"{drafted.rate / plain.rate:.2f}×",
-                    predicted if student else "",
+                    predicted,
                     f"{drafted.acceptance:.2f}",
                     f"{statistics.fmean(n for n, _, _ in drafted.rounds):.1f}",
                     f"{drafted.tokens / len(drafted.rounds):.2f}",
@@ -416,7 +480,7 @@ async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
         await engine.close()
         for process, _ in children:
             process.communicate()
-    lost([*experts, student_dir], spec, texts)
+    lost([*experts, student_dir], [hotkey_of(name) for name in names], spec, gate, texts)
 
 
 def main() -> None:
@@ -426,7 +490,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--student", type=Path, help="by default FOLDER/student")
-    parser.add_argument("--prompts", type=int, default=3, help="streams of each domain")
+    parser.add_argument("--prompts", type=int, default=2, help="streams of each domain")
     arguments = parser.parse_args()
     root = arguments.folder.expanduser()
     asyncio.run(run(root, arguments.student or root / "student", arguments.prompts))

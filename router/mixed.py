@@ -70,6 +70,7 @@ class MixtureSession:
         student = model.student.beside(base) if model.student else None
         self._drafting = Drafting(student, base, model.pace)
         self._block = Block()
+        self._unknown = 1.0  # of what the block could tell of the members (`Walk.unknown`)
         self._ahead = 0  # ids of the sequence that are drafts, not or not yet kept
         self._prompt_tokens = 0  # once it has begun
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
@@ -109,6 +110,7 @@ class MixtureSession:
         if drafts:
             if not drafts[0].is_forced:
                 missed = token_weight * entropy_nats(list(self._forecast.weights.values()))
+                missed *= self._unknown
                 missed /= self._gate.grain.token_units
                 self._drafting.length.drafted(missed, kept=is_kept)
             self.posterior.show(ids, token_weight)
@@ -288,6 +290,8 @@ class MixtureSession:
         further = self._drafting.further(drawing, len(drafts))
         heard = await self.extend(whole, laws=len(drafts) + 1, further=further)
         self._block, self._ahead = Block(drafts), len(drafts)
+        if drafts:
+            self._unknown = self.posterior.walk.unknown()
         self._drafting.heard(self._sequence.ids, heard.further)
         guessed = sum(not draft.is_forced for draft in drafts)
         self._drafting.took(guessed, time.monotonic() - since_s)

@@ -126,7 +126,7 @@ async def _drafted(walks: _Walks, guesses: Guesses) -> AsyncGenerator[Step, None
         if drafts:
             kept = _agreed(drafts, text[position:])
             is_rejected = kept < len(drafts)
-            guesses.settle(len(drafts), kept, walks.weighed[0].entropy_nats())
+            guesses.settle(len(drafts), kept, walks.weighed[0].missed_nats())
             walks.pass_over(position, position + kept + is_rejected)
             position += kept + is_rejected
             if is_rejected:

@@ -59,9 +59,10 @@ class Weighed:
         for walk in (self._of_all, self._of_chosen):
             walk.show(ids[None, :])
 
-    def entropy_nats(self) -> float:
-        """Of the weights that a router gives."""
-        return entropy_nats(np.exp(self._of_chosen.log_weights()[0]).tolist())
+    def missed_nats(self) -> float:
+        """What a router misses of evidence with a drafted token (`DraftLength.drafted`)."""
+        weights = np.exp(self._of_chosen.log_weights()[0]).tolist()
+        return entropy_nats(weights) * self._of_chosen.unknown()
 
     def worth(self) -> dict[Hotkey, float]:
         """Of the chosen, by the heaviest of them and not by the baseline."""

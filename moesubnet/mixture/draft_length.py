@@ -12,8 +12,9 @@ import numpy.typing as npt
 from moesubnet.mixture.mixing import Float
 
 MAX_DRAFT = 28  # tokens or bytes: with what is sent beside it a step of `wire.step.SHORT_TOKENS`
-# Loses 0.2 to 0.7 % of a mixture's nats, and without it 1.2 to 1.9 % (docs/log.md, results.md).
-MISSED_NATS = 6.0
+# Under a gate that knows nothing it loses 0.5 to 0.7 % of a mixture's nats, and without it 1.2 to
+# 2.1 % (docs/log.md, results.md).
+MISSED_NATS = 8.0
 FIRST_KEPT, FIRST_LOST = 1.2, 0.8  # drafts, before any is known
 REMEMBERED_DRAFTS, REMEMBERED_ROUNDS = 32, 32
 FORGOTTEN_TOKENS = 128  # without drafts: how well they do is found out again, at a cost
@@ -65,7 +66,8 @@ class DraftLength:
     (1 − α^(n+1)) / (1 − α) tokens a round; n is what gives most tokens a second. Without drafts
     what is known of α fades, so that they are tried again; what is little known is tried briefly.
     Drafted tokens are no evidence (`drafting.Block`). What is missed of it is at most the entropy
-    of the members' weights a token, and once that is more than MISSED_NATS a round goes undrafted.
+    of the members' weights a token, less what the gate tells as well (`Walk.unknown`), and once
+    that is more than MISSED_NATS a round goes undrafted.
     """
 
     def __init__(self, pace: Rounds) -> None:
@@ -95,8 +97,8 @@ class DraftLength:
 
     def drafted(self, missed_nats: float, *, kept: bool) -> None:
         """A drafted token was kept or not. missed_nats: the most that it could have told of the
-        members, had it been evidence (`entropy_nats` of their weights, or a part of that where it
-        is a part of a token)."""
+        members, had it been evidence (`entropy_nats` of their weights times `Walk.unknown`, or a
+        part of that where it is a part of a token)."""
         self._missed_nats += missed_nats
         self._fade(REMEMBERED_DRAFTS)
         self._kept, self._lost = self._kept + kept, self._lost + (not kept)

@@ -104,6 +104,16 @@ class Walk:
         prior = self._gate.log_prior(self._features, self.members, alive)
         return log_weights(prior, self._evidence, alive)
 
+    def unknown(self) -> float:
+        """Of the first sequence: how much of what its tokens could tell of the members the gate
+        does not tell already. (entropy of the prior / its most)², so 1 where it knows nothing;
+        squared as measured: at 0.6 of the most, evidence added nothing (docs/log.md)."""
+        if len(self.members) == 1:
+            return 0.0
+        prior = self._gate.log_prior(self._features[:1], self.members)[0]
+        part = -float(np.sum(np.exp(prior) * prior)) / math.log(len(self.members))
+        return min(1.0, part) ** 2
+
     def show(self, ids: Ids, token_weight: float = 1.0) -> None:
         """Append visible tokens, ids [N, n]: they move the gate's features, never the evidence,
         which fades as it would if they were some. token_weight: see `update_evidence`."""

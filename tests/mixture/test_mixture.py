@@ -202,3 +202,19 @@ def test_a_token_that_was_not_blind_is_not_amended():
     before = walk.log_weights()
     walk.amend(0, 0, 0, -1.0)
     np.testing.assert_array_equal(walk.log_weights(), before)
+
+
+def test_the_surer_a_gate_is_of_a_text_the_less_of_it_is_unknown():
+    experts = [Hotkey("a"), Hotkey("b"), Hotkey("c")]
+
+    def unknown(bias):
+        theta = np.zeros((FEATURES_DIM + 1, 3), np.int32)
+        theta[-1, 0] = bias
+        return Walk(Gate(tuple(experts), theta, (1_000_000,) * 3), members_of(experts)).unknown()
+
+    assert Walk(uniform_gate(), members_of(experts)).unknown() == pytest.approx(1.0)
+    assert unknown(0) == pytest.approx(1.0)
+    surer = [unknown(bias) for bias in (2_000, 8_000, 40_000)]
+    assert surer == sorted(surer, reverse=True)
+    assert 0.0 < surer[-1] < 0.3 < surer[0] < 1.0
+    assert Walk(uniform_gate(), members_of([])).unknown() == 0.0
