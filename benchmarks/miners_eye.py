@@ -430,10 +430,10 @@ def _tell(client: ExpertClient, probes: Collection[str]) -> None:
     """A leak on purpose: a lane with a probe in it carries another User-Agent."""
     sign = client._sign
 
-    def marked(path: str, body: bytes, kind: str) -> tuple[dict[str, str], bytes]:
-        headers, digest = sign(path, body, kind)
+    def marked(path: str, body: bytes) -> tuple[dict[str, str], object]:
+        headers, signed = sign(path, body)
         tells = any(session.encode() in body for session in probes)
-        return headers | ({"User-Agent": "a validator"} if tells else {}), digest
+        return headers | ({"User-Agent": "a validator"} if tells else {}), signed
 
     client._sign = marked  # type: ignore[method-assign]
 
