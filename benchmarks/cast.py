@@ -58,12 +58,15 @@ class Recordings:
         self.walks = np.load(root / "walks.npy")
         self._index = {ids[:PREFIX_TOKENS].tobytes(): k for k, ids in enumerate(self.walks)}
 
+    def path(self, name: str) -> Path:
+        return self.root / "laws" / f"{name}.npy"
+
     def law(self, name: str) -> Law:
         """Its file is opened when it is first asked."""
 
         @functools.cache
         def laws() -> np.ndarray:
-            return np.load(self.root / "laws" / f"{name}.npy", mmap_mode="r")
+            return np.load(self.path(name), mmap_mode="r")
 
         def recorded(ids: np.ndarray) -> np.ndarray:
             return laws()[self._index[ids[:PREFIX_TOKENS].tobytes()], len(ids) - PREFIX_TOKENS]
@@ -212,12 +215,13 @@ def flat(recorded: Recordings) -> Law:
 
 
 class Cast:
-    """The four honest specialists, and who joins them."""
+    """The honest specialists of which there are laws, and who joins them."""
 
     def __init__(self, recorded: Recordings) -> None:
         self.recorded, self.law = recorded, recorded.law
-        self.honest = tuple(Member(name, self.law(name)) for name in SPECIALISTS)
-        self.experts = [self.law(name) for name in SPECIALISTS]
+        names = [name for name in SPECIALISTS if recorded.path(name).exists()]
+        self.honest = tuple(Member(name, self.law(name)) for name in names)
+        self.experts = [self.law(name) for name in names]
 
     def nobody(self) -> Economy:
         return Economy("nobody is hostile", self.honest)

@@ -106,7 +106,8 @@ def judge(
 
 def row(found: dict) -> str:
     if found["economy"] == "honest":
-        kept = ", ".join(f"{name} {found['paid'][name]:.2f} τ" for name in SPECIALISTS)
+        paid = found["paid"]
+        kept = ", ".join(f"{name} {paid[name]:.2f} τ" for name in SPECIALISTS if name in paid)
         return f"| honest | {found['claim']} | – | – | – | – | – | {kept} | – |"
     kept = ", ".join(f"{name} {change:+.0%}" for name, change in found["others"].items())
     met = {True: "met", False: "**missed**", None: "–"}[found["met"]]

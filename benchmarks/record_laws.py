@@ -1,12 +1,15 @@
 """Record the laws that real experts give along walks, for economies that are played without models.
 
-    python benchmarks/record_laws.py FOLDER [--walks 1280] [--pool 0] [--seed 0]
+    python benchmarks/record_laws.py FOLDER [--walks 1280] [--pool 0] [--seed 0] [--base MODEL]
 
 Trains what is missing (about 15 minutes on one quiet core) and writes:
 
     FOLDER/corpora, spec, experts   as a localnet has them
     FOLDER/walks.npy                u32 [walks, 48]: windows of a validator's private text
     FOLDER/laws/<expert>.npy        float16 [walks, 16, V]: the law of each token after the prefix
+
+With --base FOLDER is that of `scripts/localnet --base MODEL`, and the laws are those of its
+adapters, and of the model itself as `all`: V = 49,152 of SmolLM2 makes 1.6 MB a walk and expert.
 
 Nothing is invented: honest experts are models trained on one kind of text or on all, siblings are
 short further trainings of one checkpoint, and cheap selves are one model with rounded weights.
@@ -104,9 +107,17 @@ def train_further(
     train(model, batch_loss, Schedule(name, name, 0.0, recipe.steps, peak_lr=FURTHER_LR))
 
 
-def record(folder: Path, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
+def load(
+    root: Path, name: str, spec: LoadedSpec, seed: int, base: str | None
+) -> TransformersEngine:
+    if base is None:
+        return TransformersEngine(str(make_expert(root, name, spec, seed)), spec)
+    adapter = None if name == "all" else str(root / "experts" / name)
+    return TransformersEngine(base, spec, adapter=adapter)
+
+
+def record(engine: TransformersEngine, spec: LoadedSpec, walks: np.ndarray) -> np.ndarray:
     """float16 [walks, tokens − prefix, V]."""
-    engine = TransformersEngine(str(folder), spec)
     laws = np.empty((len(walks), walks.shape[1] - PREFIX_TOKENS, spec.spec.vocab_size), np.float16)
     for begin in range(0, len(walks), WALKS_AT_ONCE):
         part = range(begin, min(begin + WALKS_AT_ONCE, len(walks)))
@@ -137,9 +148,11 @@ def main() -> None:
     parser.add_argument("--walks", type=int, default=1280)
     parser.add_argument("--pool", type=int, default=0, choices=(0, 1), help="whose private text")
     parser.add_argument("--seed", type=int, default=0, help="of the experts and of the walks")
-    parser.add_argument("--experts", nargs="*", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--experts", nargs="*", choices=list(RECIPES))
+    parser.add_argument("--base", help="what the localnet in FOLDER is of")
     arguments = parser.parse_args()
     root = arguments.folder.expanduser()
+    names = arguments.experts or (list(RECIPES) if arguments.base is None else [*DOMAINS, "all"])
     if not (root / "spec" / "spec.json").exists():  # else what is there belongs together
         small = Small(seconds=0.0)  # of its training nothing is used
         prepare_corpora(root / "corpora", small, 0, 2)
@@ -148,8 +161,9 @@ def main() -> None:
     walks = draw_walks(root, spec, arguments.walks, arguments.pool, arguments.seed)
     (root / "laws").mkdir(exist_ok=True)
     torch.set_num_threads(1)
-    for name in arguments.experts:
-        laws = record(make_expert(root, name, spec, arguments.seed), spec, walks)
+    for name in names:
+        engine = load(root, name, spec, arguments.seed, arguments.base)
+        laws = record(engine, spec, walks)
         np.save(root / "laws" / f"{name}.npy", laws)
         labels = walks[:, PREFIX_TOKENS:].astype(np.intp)
         said = np.take_along_axis(laws, labels[:, :, None], 2).astype(np.float64)

@@ -24,6 +24,7 @@ from moesubnet.validator.records import Batch, Phase
 from moesubnet.validator.senders import EPOCHS, SUSPICIOUS_P, Difference, differences
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State
+from moesubnet.validator.turned import turned
 from moesubnet.validator.weights import Votes, salt_for
 
 BATCHES_PER_EPOCH = 4
@@ -165,6 +166,7 @@ class Validator:
         metagraph = await self._read_metagraph()
         if metagraph.epoch_index != epoch_index:
             return  # the epoch ended meanwhile
+        echoes = await asyncio.to_thread(_turned, self.state.archive.path)
         await self._end_walks(epoch_index)
         batches = self.state.open_batches(epoch_index)
         sheet, receipts = await asyncio.to_thread(
@@ -179,7 +181,7 @@ class Validator:
             merits=self.state.merits(),
             vocab_size=self.measurement.vocab_size,
             convicted=self.measurement.convicted(),
-            changed=self.measurement.changed(epoch_index),
+            changed=self.measurement.changed(epoch_index) | echoes,
             usage=self.measurement.usage,
             with_feedback=self.with_feedback,
             contradicted=self.measurement.contradicted,
@@ -268,3 +270,9 @@ def _differences(path: Path) -> list[Difference]:
     """Of the last sheets, read by a reader of its own: megabytes, in a thread."""
     with contextlib.closing(Archive.open(path)) as archive:
         return differences(archive.newest_sheets(EPOCHS)[::-1])
+
+
+def _turned(path: Path) -> set[Hotkey]:
+    """The same way."""
+    with contextlib.closing(Archive.open(path)) as archive:
+        return turned(archive.newest_sheets)

@@ -1,0 +1,79 @@
+"""A senior that turns into another's echo, whatever it remembers; and who only looks like one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO
+from moesubnet.validator.turned import EACH_TIME, turned
+from tests.sheets import synthetic_sheet
+
+HOTKEYS = ("base", "elder", "newcomer", "sibling")
+EPOCHS, TURNS = 12, 6
+
+
+def laws(epoch):
+    """ln q of the labels, by expert; all of their own making but a sibling of the base."""
+    rng = np.random.default_rng(epoch)
+    said = dict(zip(HOTKEYS, rng.normal(-3.0, 1.0, (len(HOTKEYS), 32 * 16)), strict=True))
+    said["sibling"] = said["base"] + 0.3 * rng.standard_normal(32 * 16)
+    return said
+
+
+def found(sheets):
+    return turned(lambda count: sheets[::-1][:count])
+
+
+def sheets(change, answer_ms=(20, 30, 20, 19)):
+    """change: what an expert says from TURNS on, by epoch; the sibling is a senior by now too."""
+    made = []
+    for epoch in range(EPOCHS):
+        said = laws(epoch) | (change(epoch) if epoch >= TURNS else {})
+        sheet = synthetic_sheet(HOTKEYS, epoch=epoch)
+        log_q = sheet.log_q.copy()
+        log_q[:, :-1] = np.stack([said[name] for name in HOTKEYS], axis=1) * MICRO
+        made.append(
+            dataclasses.replace(sheet, log_q=log_q, since=(0, 0, 1, 1), answer_ms=answer_ms)
+        )
+    return made
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4])
+def test_a_senior_that_repeats_a_newcomer_has_found(sigma):
+    def echo(epoch):
+        noise = np.random.default_rng([epoch, 1]).standard_normal(32 * 16)
+        return {"elder": laws(epoch)["newcomer"] + sigma * noise}
+
+    assert found(sheets(echo)) == {"elder"}
+    # Nor does it help to leave calls.
+    partly = sheets(echo)
+    for sheet in partly:
+        sheet.log_q[::2, 1] = LOG_Q_UNANSWERED
+    assert found(partly) == {"elder"}
+
+
+def test_nobody_else_has():
+    assert found(sheets(lambda epoch: {})) == set()
+    assert found([]) == set()
+
+
+def test_who_is_repeated_answers_sooner_and_has_not_found():
+    """Nor has a senior whose junior repeats it."""
+
+    def echo(epoch):
+        return {"newcomer": laws(epoch)["elder"]}
+
+    assert found(sheets(echo, answer_ms=(20, 20, 30, 19))) == set()
+
+
+def test_a_base_that_answers_later_than_its_sibling_has_not_found():
+    assert found(sheets(lambda epoch: {}, answer_ms=(90, 30, 20, 19))) == set()
+
+
+def test_one_strange_sheet_is_not_enough():
+    def once(epoch):
+        return {"elder": laws(epoch)["newcomer"]} if epoch == EPOCHS - 1 else {}
+
+    assert found(sheets(once)) == set()
+    assert found(sheets(once)[-2 * EACH_TIME + 1 :]) == set()
