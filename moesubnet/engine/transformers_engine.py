@@ -84,8 +84,8 @@ class TransformersEngine:
         self._start = np.array([context_token(spec.spec)], dtype=np.uint32)
         self._model = load_model(folder, dtype=dtype, device=device, adapter=adapter)
         self._device = input_device(self._model)
-        longest = getattr(self._model.config, "max_position_embeddings", None)
-        if longest is not None and longest < self.context_tokens:
+        longest = getattr(self._model.config, "max_position_embeddings", None) or 0
+        if 0 < longest < self.context_tokens:  # xlnet says −1: as many as one likes
             raise EngineError(
                 f"the model reads {longest} tokens at most, the subnet's context has "
                 f"{self.context_tokens}"

@@ -267,6 +267,21 @@ def test_a_model_with_too_short_a_context_is_refused(
         TransformersEngine(str(folder), tiny_spec)
 
 
+def test_a_model_of_any_length_is_refused_for_what_it_is(
+    save_tiny_model: Callable[..., Path], tiny_spec: LoadedSpec
+) -> None:
+    """xlnet's config says that it reads -1 tokens; it sees what follows, too."""
+    from transformers import XLNetConfig
+
+    folder = save_tiny_model(
+        config=XLNetConfig(
+            vocab_size=V, d_model=32, d_inner=64, n_layer=2, n_head=2, initializer_range=0.5
+        )
+    )
+    with pytest.raises(EngineError, match="no causal model"):
+        TransformersEngine(str(folder), tiny_spec)
+
+
 def test_load_engine_by_name(tiny_model: Path, tiny_spec: LoadedSpec) -> None:
     engine = load_engine(
         "moesubnet.engine.transformers_engine:TransformersEngine", str(tiny_model), tiny_spec
