@@ -26,6 +26,8 @@ from typing import IO, TYPE_CHECKING, Any
 import msgpack
 import psutil
 
+from moesubnet.host.children import own_pipes
+
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
@@ -209,10 +211,7 @@ def _write(sink: IO[bytes], said: object) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints must not reach the pipe
-    serve(sys.stdin.buffer, sink)
+    serve(*own_pipes())
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ float32; the child ends when its stdin does. Run as
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import struct
 import sys
 from collections import deque
@@ -26,6 +24,7 @@ from moesubnet.engine.drafting import Continuation, draft
 from moesubnet.engine.named import load_engine
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.errors import EngineError, MoesubnetError
+from moesubnet.host.children import own_pipes
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.wire import frames
 from moesubnet.wire.rows import StepResponse, StepRows
@@ -318,10 +317,7 @@ def _extended(request: StepRequest, drafted: Sequence[TokenIds]) -> StepRequest:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints must not reach the pipe
-    serve(sys.stdin.buffer, sink)
+    serve(*own_pipes())
 
 
 if __name__ == "__main__":

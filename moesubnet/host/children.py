@@ -8,8 +8,10 @@ tiny Python that sets itself up and then becomes the command: same pid, no locks
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
 # Arguments: niceness, the parent's pid, the command. The parent may be gone before the kernel was
 # asked to tell (PR_SET_PDEATHSIG, Linux); then nobody wants the command.
@@ -32,3 +34,11 @@ def as_child(argv: Sequence[str], *, niceness: int = 0) -> tuple[str, ...]:
     On Linux it gets SIGTERM when the thread that started it ends, however that happened.
     """
     return (sys.executable, "-I", "-S", "-c", _BECOME, str(niceness), str(os.getpid()), *argv)
+
+
+def own_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """For a child that talks with its parent over stdin and stdout: what it reads and writes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints must not reach the pipe
+    return sys.stdin.buffer, sink
