@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from lengths import accuracy as by_lengths
+from lengths import summary
 from miners_eye import FEATURES, GROUPS, World, judged, refused
 from pace import accuracy
+
+from moesubnet.validator.shapes import Shapes
 
 HEADERS, SHAPE = GROUPS["headers and sizes"], GROUPS["shape of the session"]
 
@@ -47,6 +52,14 @@ async def test_a_leak_that_is_planted_is_found(tiny_spec, leak, least):
         assert probes > 0.9
         assert users < 0.1
         assert refused(world, 0.0) == (1.0, 1.0)
+
+
+def test_lengths_tell_less_once_a_router_tells_them():
+    public = Shapes.public(256)
+    said = summary(1_000, np.random.default_rng(0))
+    unknown, calls = by_lengths(public, 1_000)
+    assert unknown > by_lengths(public.as_users([(said, 1)]), 1_000)[0] + 0.04
+    assert calls > 10_000
 
 
 def test_a_far_validator_is_told_by_pace_unless_no_label_waits_for_it():
