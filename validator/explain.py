@@ -167,8 +167,9 @@ def _verdict(sheet: Sheet, result: Recount, column: int) -> str:
         return "Nobody was worth anything this epoch, so the last vote stands."
     if sheet.standing_ppm[column] < EXPLAINED_PPM:
         return (
-            "It earns nothing: those that were there before say what it says, and it adds nothing "
-            "to them. Train on other text."
+            "It earns nothing: to what those say that were there before it adds nothing, be it too "
+            "like them or worse (is it surer than it is right? see its surprise). Train on other "
+            "text."
         )
     return (
         "It earns nothing now: with 90 % certainty it adds nothing that the others and the "
