@@ -124,9 +124,9 @@ def run(
             "--open",
             metavar="URL",
             help="Where everybody can fetch these weights: the folder that `moesubnet miner "
-            "offer` makes, or a .gguf file. Not before you have a standing (`miner status`): of two "
-            "newcomers with the same weights the quicker is paid. With several --hotkey one for "
-            "each; `-` is a private one, which says only their hash.",
+            "offer` makes, or a .gguf file. Not before you have a standing (`miner status`): of "
+            "two newcomers with the same weights the quicker is paid. With several --hotkey one "
+            "for each; `-` is a private one, which says only their hash.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
