@@ -26,6 +26,7 @@ from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.units import format_rao
 from moesubnet.wire.addresses import published_ip
 from moesubnet.wire.listening import serve
+from moesubnet.wire.said import is_said
 
 log = logging.getLogger(__name__)
 
@@ -211,8 +212,8 @@ async def _keep_announced(
     expert: Expert,
     axon: Axon,
 ) -> None:
-    """Publish the axon whenever the chain has another one, follow the subnet's spec; say what only
-    a person can repair."""
+    """Publish the axon, and which model this is, whenever the chain has another one; follow the
+    subnet's spec; say what only a person can repair."""
 
     def checked(spec: LoadedSpec) -> LoadedSpec:
         expert.check_can_follow(spec)
@@ -239,6 +240,12 @@ async def _keep_announced(
             elif neuron.axon != axon:
                 await chain.serve_axon(config.netuid, axon.ip, axon.port, seat.signer)
                 log.info("announced uid=%d ip=%s port=%d", neuron.uid, axon.ip, axon.port)
+                await metagraphs.refresh()
+            elif metagraph.has_models and not is_said(expert.card, neuron.model):
+                commitment, is_open = expert.card.model_commitment, seat.weights_url is not None
+                await chain.commit_model(config.netuid, commitment, is_open, seat.signer)
+                kind = "open" if is_open else "private"
+                log.info("committed uid=%d sha256=%s %s", neuron.uid, commitment, kind)
                 await metagraphs.refresh()
         except ChainError as error:
             log.warning("announcing: %s; trying again", error)

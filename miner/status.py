@@ -9,7 +9,7 @@ from statistics import median
 from moesubnet.chain.nouns import WeightRow
 from moesubnet.errors import ConfigError
 from moesubnet.mixture.sheet import MICRO, NANO, Sheet
-from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
+from moesubnet.types import Hotkey, Metagraph, Neuron, ServedModel, Uid
 from moesubnet.units import format_rao, u16_fraction
 
 EXPLAINED = 0.1  # of standing: with less, by far the most of its pay is for what it adds
@@ -38,6 +38,7 @@ class Status:
     epoch: int
     blocks_to_epoch: int
     published: str | None  # URL of its axon
+    model: ServedModel | None  # as it said on chain
     stake_rao: int
     rank: int | None  # by incentive; None without any
     earning: int  # how many have incentive
@@ -79,6 +80,7 @@ def look(
         epoch=metagraph.epoch_index,
         blocks_to_epoch=max(0, metagraph.next_epoch_block - metagraph.block),
         published=neuron.axon.url if neuron.axon else None,
+        model=neuron.model,
         stake_rao=neuron.stake_rao,
         rank=earning.index(neuron.incentive_u16) + 1 if neuron.incentive_u16 else None,
         earning=len(earning),
@@ -187,11 +189,19 @@ def render(status: Status) -> str:
         f"last paid  {status.paid_rao:,} rao  (incentive {status.incentive:.2%}, "
         f"consensus {status.consensus:.2%})",
         f"stake      {format_rao(status.stake_rao)}",
+        f"model      {_said(status.model)}",
         "",
     ]
     if status.opinions:
         lines += [*(_line(opinion) for opinion in status.opinions), ""]
     return "\n".join([*lines, explain(status)])
+
+
+def _said(model: ServedModel | None) -> str:
+    if model is None:
+        return "not on chain"
+    kind = "open" if model.is_open else "private"
+    return f"{model.commitment}, {kind}, on chain since block {model.block}"
 
 
 def _line(opinion: Opinion) -> str:

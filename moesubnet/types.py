@@ -41,6 +41,15 @@ class Axon:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What a hotkey says on chain of the model that it serves."""
+
+    commitment: str  # SHA-256 that names its weights, lower-case hex
+    is_open: bool  # whether everybody can fetch them
+    block: BlockNumber  # in which it said so
+
+
+@dataclass(frozen=True, slots=True)
 class Neuron:
     """One uid of a subnet at one block. `*_u16` are fractions of 65535."""
 
@@ -58,6 +67,7 @@ class Neuron:
     validator_permit: bool
     last_update_block: BlockNumber
     registered_at_block: BlockNumber
+    model: ServedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Metagraph:
     neurons: tuple[Neuron, ...]
     spec_epoch: int | None = None  # the first in which that spec holds
     reveal_period_epochs: int = 1  # from a vote's commit to its reveal
+    has_models: bool = False  # whether this chain keeps what hotkeys say of their models
 
     @cached_property
     def by_hotkey(self) -> dict[Hotkey, Neuron]:

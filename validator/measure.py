@@ -17,7 +17,7 @@ from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
-from moesubnet.types import Hotkey, Metagraph
+from moesubnet.types import Hotkey, Metagraph, Neuron
 from moesubnet.validator.checks import Claim
 from moesubnet.validator.pool import TextPool
 from moesubnet.validator.probes import Slots, walk_batch
@@ -31,6 +31,7 @@ from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import ExpertCard, want_for
 from moesubnet.wire.relay import asks_directly, through
 from moesubnet.wire.routers import Drawing
+from moesubnet.wire.said import otherwise
 from moesubnet.wire.usage import Usage
 
 DEADLINE_S = 5.0  # for one expert's answer to one step of a walk, as a router's by default
@@ -86,6 +87,7 @@ class Measurement:
         self._watcher = watcher
         self._pace = GuessPace()  # of walks, with what experts draft
         self._watched_epoch = -1
+        self._lies: dict[Hotkey, str | None] = {}  # on experts' cards, as they were told
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = self._sheet_epoch = -1
         self._closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
@@ -164,10 +166,19 @@ class Measurement:
         if self._book is not None:
             self._book.note_claims(
                 {
-                    hotkey: Claim(self._sheet_epoch, card.model_commitment, card.weights_url)
+                    hotkey: self._claim(self._metagraph.by_hotkey[hotkey], card)
                     for hotkey, card in self._experts.cards.items()
                 }
             )
+
+    def _claim(self, neuron: Neuron, card: ExpertCard) -> Claim:
+        """An expert is open where the chain says so too."""
+        lie = otherwise(card, neuron, self._metagraph)
+        if lie != self._lies.get(neuron.hotkey):
+            log.info("expert %s: %s", neuron.hotkey, lie or "its card and the chain agree")
+        self._lies[neuron.hotkey] = lie
+        url = card.weights_url if lie is None else None
+        return Claim(self._sheet_epoch, card.model_commitment, url)
 
     async def _pass_over_known(self) -> None:
         """Text that was asked before, or stands in anybody's revealed sheet, is used: its labels

@@ -75,7 +75,8 @@ def replay(
     same places in one reading, and compare: the median over the likeliest 32 tokens of
     |exp(Δ log p) − 1|, then over all answers. `ok` below 0.05; `cheat` above 0.2; between them, or
     where who never ran the model would pass as well, `unproven`, which costs nobody anything. Only
-    answers of epochs in which your validator read that claim on its card can make a `cheat`.
+    answers of epochs in which your validator read that claim on its card can make a `cheat`; and an
+    expert that says otherwise on chain than on its card is `unproven`, whatever it answers.
 
     The verdict is kept beside your validator's state (`moesubnet validator checks` shows it): a
     cheat's answers count as none in your sheets, until a later replay says otherwise or its card
@@ -85,14 +86,17 @@ def replay(
     from moesubnet.errors import ConfigError
     from moesubnet.host.paths import data_dir
     from moesubnet.types import Hotkey
+    from moesubnet.validator.checks import Verdict
 
     if (sheet is None) != (axon is None):
         raise ConfigError("another validator's sheet is named by --sheet HASH and --axon IP:PORT")
     address = hotkey_address(hotkey) if hotkey.startswith("//") else Hotkey(hotkey)
     folder = state_dir or data_dir("validator")
-    loaded, card = asyncio.run(_asked(chain, netuid, address, spec, allow_private))
+    loaded, card, lie = asyncio.run(_asked(chain, netuid, address, spec, allow_private))
     commitment, url = card
     typer.echo(f"expert {address}: {commitment}, {url or 'private'}", err=True)
+    if lie is not None:
+        typer.echo(f"this proves nothing: {lie}", err=True)
     if weights is None and url is None:
         raise ConfigError(
             f"{address} offers its weights to nobody: a private expert can only be asked "
@@ -102,6 +106,8 @@ def replay(
     have = _weights(weights, adapter, card, loaded, int(most_gib * GIB), allow_private)
     found = _replayed(published, address, have, loaded, commitment, dtype, threads)
     epoch = published.sheet.epoch
+    if lie is not None:
+        found = replace(found, verdict=Verdict.UNPROVEN, why=lie)
     found = _judged(found, folder, address, epoch, commitment)
     typer.echo(json.dumps(asdict(found)) if as_json else _as_text(found, epoch))
     if found.verdict == "cheat":
@@ -110,15 +116,16 @@ def replay(
 
 async def _asked(
     chain: str, netuid: int, hotkey: Hotkey, spec_dir: Path | None, allow_private: bool
-) -> tuple[LoadedSpec, tuple[str, str | None]]:
-    """The subnet's spec; commitment and URL on the expert's card now. Raises ConfigError where it
-    shows none."""
+) -> tuple[LoadedSpec, tuple[str, str | None], str | None]:
+    """The subnet's spec; commitment and URL on the expert's card now, and what the chain says
+    against them. Raises ConfigError where it shows none."""
     from moesubnet.chain.client import ChainClient
     from moesubnet.errors import ConfigError, PeerError, WireError
     from moesubnet.spec.source import find_spec
     from moesubnet.types import NetUid
     from moesubnet.wire.addresses import check_axon
     from moesubnet.wire.protocol import ExpertCard
+    from moesubnet.wire.said import otherwise
     from moesubnet.wire.strangers import MAX_SMALL_BYTES, get_public, open_http_session
 
     async with await ChainClient.connect(chain) as client:
@@ -140,7 +147,8 @@ async def _asked(
         card = ExpertCard.model_validate_json(raw)
     except (PeerError, WireError, ValueError) as error:
         raise ConfigError(f"{hotkey} shows no card at {neuron.axon.url}: {error}") from error
-    return loaded, (card.model_commitment, card.weights_url)
+    lie = otherwise(card, neuron, metagraph)
+    return loaded, (card.model_commitment, card.weights_url), lie
 
 
 def _published(folder: Path, hotkey: Hotkey, sheet: str | None, axon: str | None) -> Published:

@@ -17,6 +17,7 @@ from moesubnet.types import (
     Metagraph,
     NetUid,
     Neuron,
+    ServedModel,
     Uid,
 )
 
@@ -42,6 +43,7 @@ class SubnetRows:
     owner_coldkey: Coldkey | None
     commit_reveal: bool
     spec: Mapping[str, Any] | None
+    models: Sequence[Mapping[str, Any] | None] | None = None  # None: the chain keeps none
 
 
 def assemble_metagraph(
@@ -64,6 +66,7 @@ def assemble_metagraph(
         rows.validator_permit,
         rows.last_update,
         rows.registered_at,
+        [None] * len(rows.hotkeys) if rows.models is None else rows.models,
         strict=True,
     )
     try:
@@ -86,6 +89,7 @@ def assemble_metagraph(
         neurons=neurons,
         spec_epoch=rows.spec["from_epoch"] if rows.spec else None,
         reveal_period_epochs=epoch.reveal_period_epochs,
+        has_models=rows.models is not None,
     )
 
 
@@ -121,6 +125,7 @@ def _neuron(
     validator_permit: bool,
     last_update: int,
     registered_at: int,
+    model: Mapping[str, Any] | None,
 ) -> Neuron:
     if hotkey is None or coldkey is None:
         raise ValueError(f"uid {uid} has no keys")
@@ -139,4 +144,12 @@ def _neuron(
         validator_permit=validator_permit,
         last_update_block=BlockNumber(last_update),
         registered_at_block=BlockNumber(registered_at),
+        model=_model(model),
     )
+
+
+def _model(entry: Mapping[str, Any] | None) -> ServedModel | None:
+    if entry is None:
+        return None
+    digest = str(entry["commitment"]).removeprefix("0x")
+    return ServedModel(digest, bool(entry["is_open"]), BlockNumber(entry["block"]))

@@ -53,6 +53,11 @@ def serve_axon(netuid: NetUid, ip: str, port: int) -> Call:
     return Call(PALLET, "serve_axon", args)
 
 
+def commit_model(netuid: NetUid, commitment: str, is_open: bool) -> Call:
+    args = {"netuid": netuid, "commitment": "0x" + commitment, "is_open": is_open}
+    return Call(PALLET, "commit_model", args)
+
+
 def set_weights(
     netuid: NetUid, uids: Sequence[int], values: Sequence[int], version_key: int
 ) -> Call:

@@ -228,6 +228,13 @@ class ChainClient(ChainConnection):
         """Publish where the hotkey listens. Free, as are all calls that a hotkey signs."""
         return await self.submit(calls.serve_axon(netuid, ip, port), hotkey)
 
+    async def commit_model(
+        self, netuid: NetUid, commitment: str, is_open: bool, hotkey: Signer
+    ) -> Receipt:
+        """Say which model the hotkey serves: SHA-256 (hex) of its weights, and whether everybody
+        can fetch them. Free. Only where `Metagraph.has_models`."""
+        return await self.submit(calls.commit_model(netuid, commitment, is_open), hotkey)
+
     async def set_weights(
         self,
         netuid: NetUid,

@@ -105,16 +105,19 @@ def read_metagraph(view: View, block: BlockNumber, netuid: NetUid) -> Metagraph:
     hotkeys = slots[:neurons]
     if None in hotkeys:
         raise ChainError(f"subnet {netuid} has a slot without a hotkey at block {block}")
+    has_models = "Models" in view.storage  # ours, since runtime 103
     facts = view.get(
         *(("Owner", hotkey) for hotkey in hotkeys),
         *(("Axons", netuid, hotkey) for hotkey in hotkeys),
         *(("TotalHotkeyAlpha", hotkey, netuid) for hotkey in hotkeys),
+        *(("Models", netuid, hotkey) for hotkey in hotkeys if has_models),
     )
     rows = SubnetRows(
         hotkeys=hotkeys,
         coldkeys=facts[:neurons],
         axons=facts[neurons : 2 * neurons],
-        stake_rao=facts[2 * neurons :],
+        stake_rao=facts[2 * neurons : 3 * neurons],
+        models=facts[3 * neurons :] if has_models else None,
         registered_at=slots[neurons:],
         last_update=last_update,
         active=active,

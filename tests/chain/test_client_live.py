@@ -13,7 +13,7 @@ from moesubnet.chain.client import Call, ChainClient
 from moesubnet.chain.hyperparams import HYPERPARAMS
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import CallRejected, ChainError
-from moesubnet.types import Axon, NetUid
+from moesubnet.types import Axon, NetUid, ServedModel
 
 if TYPE_CHECKING:
     from conftest import LiveChain, LiveNode
@@ -59,6 +59,12 @@ async def test_joining_shows_in_the_metagraph(live: LiveChain) -> None:
     assert neuron.stake_rao == 3 * TOKEN
     assert neuron.registered_at_block == receipt.block
     assert metagraph.owner_coldkey == ALICE.ss58_address
+    assert metagraph.has_models
+    assert neuron.model is None
+    said = await client.commit_model(NETUID, "ab" * 32, True, MINER)
+    assert said.fee_rao == 0
+    neuron = (await client.metagraph(NETUID)).by_hotkey[MINER.ss58_address]
+    assert neuron.model == ServedModel("ab" * 32, True, said.block)
     assert await client.stake_rao(NETUID, MINER.ss58_address, BOB.ss58_address) == 3 * TOKEN
     (position,) = await client.stakes(BOB.ss58_address)
     assert (position.netuid, position.hotkey) == (NETUID, MINER.ss58_address)
@@ -141,6 +147,8 @@ async def test_refusals_carry_the_chains_name_and_what_to_do(
         ("InvalidPort", "", client.serve_axon(NETUID, "127.0.0.1", 0, MINER)),
         ("HotKeyNotRegisteredInNetwork", "moesubnet register", client.serve_axon(
             NETUID, "127.0.0.1", 1, ALICE)),
+        ("HotKeyNotRegisteredInNetwork", "", client.commit_model(
+            NETUID, "ab" * 32, True, ALICE)),
         ("NeuronNoValidatorPermit", "most stake", client.set_weights(
             OPEN_NETUID, [1], [1], 0, MINER)),
         ("NoWeightsCommitFound", "", client.reveal_weights(

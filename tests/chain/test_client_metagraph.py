@@ -16,12 +16,15 @@ from moesubnet.chain.nouns import NEVER, Epoch
 from moesubnet.chain.rpc.codec import address
 from moesubnet.chain.rpc.link import Head
 from moesubnet.errors import ChainError, ChainUnavailable, StaleMetagraph
-from moesubnet.types import BlockNumber, Metagraph, NetUid
+from moesubnet.types import BlockNumber, Metagraph, NetUid, ServedModel
 
 U16, U64 = st.integers(0, 2**16 - 1), st.integers(0, 2**64 - 1)
 ADDRESS = st.binary(min_size=32, max_size=32).map(address)
 AXON = st.fixed_dictionaries(
     {"ip": st.integers(0, 2**128 - 1), "port": U16, "ip_type": st.integers(0, 255)}
+)
+MODEL = st.none() | st.fixed_dictionaries(
+    {"commitment": st.just("0x" + "ab" * 32), "is_open": st.booleans(), "block": U64}
 )
 EPOCH = Epoch(BlockNumber(70), 30, 2, BlockNumber(60), BlockNumber(90), 10, 1)
 COLUMNS = {
@@ -54,6 +57,7 @@ def subnet_rows(draw: st.DrawFn) -> SubnetRows:
         owner_coldkey=draw(ADDRESS),
         commit_reveal=draw(st.booleans()),
         spec=draw(st.none() | st.just(SPEC)),
+        models=draw(st.none() | st.lists(MODEL, min_size=count, max_size=count)),
     )
 
 
@@ -70,6 +74,9 @@ def test_every_row_becomes_its_neuron(rows: SubnetRows) -> None:
         *((name, name) for name in COLUMNS if name not in NAMED_OTHERWISE),
     ):
         assert [getattr(n, ours) for n in metagraph.neurons] == list(getattr(rows, theirs))
+    assert metagraph.has_models == (rows.models is not None)
+    for neuron, entry in zip(metagraph.neurons, rows.models or (), strict=False):
+        assert neuron.model == (entry and ServedModel("ab" * 32, entry["is_open"], entry["block"]))
     assert metagraph.spec_sha256 == ("ab" * 32 if rows.spec else None)
     assert metagraph.spec_epoch == (4 if rows.spec else None)
 

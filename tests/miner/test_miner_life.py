@@ -29,7 +29,7 @@ from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, PeerRefused, PeerUnavailable
 from moesubnet.miner.run import _check_open
 from moesubnet.spec.content import LoadedSpec, save_spec
-from moesubnet.types import Axon, Hotkey, NetUid
+from moesubnet.types import Axon, Hotkey, NetUid, ServedModel
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.protocol import GenerateRequest, StepRequest, StepRows, Want
 from moesubnet.wire.strangers import open_http_session
@@ -102,6 +102,12 @@ class Network:
             assert miner.process.returncode is None, miner.log.read_text()
             await asyncio.sleep(0.1)
         raise AssertionError(miner.log.read_text())
+
+    async def said(self, hotkey: Hotkey = MINER) -> ServedModel:
+        """What it says on chain of its model, once it does."""
+        while (model := (await self.chain.metagraph(NETUID)).by_hotkey[hotkey].model) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        return model
 
     async def client(self, axon: Axon, hotkey: Hotkey = MINER) -> ExpertClient:
         """Of a registered, staked caller."""
@@ -210,6 +216,8 @@ async def test_an_open_expert_says_where_its_weights_are_once_they_are_there(
         client = await network.client(await network.announced(miner))
         card = await client.card(timeout_s=10)
     assert (card.weights_url, card.model_commitment) == (url, weights_commitment(tiny_model))
+    model = await network.said()
+    assert (model.commitment, model.is_open) == (card.model_commitment, True)
 
 
 async def test_a_miner_serves_what_another_server_runs(
@@ -270,6 +278,9 @@ async def test_a_miner_joins_serves_drains_and_comes_back_elsewhere(network: Net
     request = StepRequest((step_of("s", u32(), u32(5, 5)),), Want("full"))
     rows = await answered(client, request)
     assert rows.logprobs[0].argmax() == 5
+    model = await network.said()
+    card = await client.card(timeout_s=10)
+    assert (model.commitment, model.is_open) == (card.model_commitment, False)
 
     stream = client.generate(GenerateRequest(prompt_ids=[1], max_tokens=20, seed=1), timeout_s=30)
     count = 0

@@ -69,6 +69,7 @@ class FakeChain:
     rows: dict[str, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)  # names of errors for the next calls
     lost_calls: int = 0  # this many calls are swallowed by the network
+    has_models: bool = False  # whether it keeps what hotkeys say of their models
     has_drand: bool = False  # as on a subtensor network: the chain opens votes itself
     voted_at: dict[str, int] = field(default_factory=dict)  # block of the last plain vote
     timelocked: dict[int, dict[str, tuple]] = field(default_factory=dict)  # by epoch and hotkey
@@ -101,7 +102,7 @@ class FakeChain:
             netuid, self.block, "0x", self.tempo, self.epoch_index, self.last_epoch_block,
             self.last_epoch_block + self.tempo, Hotkey("o"), Coldkey("o"), self.commit_reveal,
             self.spec_sha256, self.spec_url, tuple(self.neurons), self.spec_epoch,
-            self.reveal_period_epochs,
+            self.reveal_period_epochs, self.has_models,
         )  # fmt: skip
 
     async def metagraph_at(self, netuid, block):

@@ -23,7 +23,7 @@ from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, FetchError
 from moesubnet.host.progress import ignore
 from moesubnet.miner.cli import miner_app
-from moesubnet.types import Hotkey
+from moesubnet.types import Hotkey, ServedModel
 from moesubnet.validator.checks import Claim, Verdict
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.records import Phase
@@ -315,6 +315,36 @@ async def test_answers_that_came_before_the_claim_convict_nobody(replayed, save_
     assert "private expert can only be asked" in said
     code, said = await run("//Sibling", "--weights", str(save_tiny_model(seed=7)))
     assert "these are other weights" in said
+
+
+async def test_an_expert_is_open_where_the_chain_says_so_too(replayed):
+    """A card can say one thing to one caller and another to the next."""
+    run, (_, sibling), measurement, *_ = replayed
+    chain = measurement._gates._chain
+    chain.has_models = True
+    uid = [neuron.hotkey for neuron in chain.neurons].index(sibling.hotkey)
+
+    async def claimed():
+        await measurement.open_batches(await chain.metagraph(1), 1)
+        return measurement._book.claims(sibling.hotkey)[-1]
+
+    said = {
+        None: "it has not said on chain which model it serves",
+        ServedModel("cd" * 32, True, 7): f"{'cd' * 32} stands on chain since block 7",
+        ServedModel(sibling.commitment, False, 7): "calls them private (on chain since block 7)",
+    }
+    for model, words in said.items():
+        chain.neurons[uid] = dataclasses.replace(chain.neurons[uid], model=model)
+        code, text = await run("//Sibling")
+        assert (code, "unproven: " in text, words in text) == (0, True, True), text
+        assert (await claimed()).url is None
+        assert measurement.convicted() == set()
+    agreed = ServedModel(sibling.commitment, True, 8)
+    chain.neurons[uid] = dataclasses.replace(chain.neurons[uid], model=agreed)
+    assert (await claimed()).url == sibling.weights_url
+    code, text = await run("//Sibling")
+    assert code == 1, text
+    assert measurement.convicted() == {sibling.hotkey}
 
 
 async def test_anybody_repeats_it_with_what_a_validator_publishes(replayed, keypair, tmp_path):

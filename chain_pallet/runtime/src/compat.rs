@@ -2,7 +2,7 @@
 //! nothing ever writes their storage.
 //!
 //! * [`commitments`]: its metagraph reads two maps of published commitments. Ours are in the
-//!   subnet's spec and in score sheets.
+//!   subnet's spec, in score sheets and in `SubtensorModule.Models`.
 //! * [`mev_shield`]: it encrypts some transactions to the block author's next key. None means that
 //!   there is no shield, and it says so and submits in the open.
 

@@ -110,7 +110,7 @@ ADVICE = {
     "RegistrationPriceLimitExceeded": "the price rose above the limit; run it again",
     "RequireSudo": "only the chain's root key may do this",
     "RevealTooEarly": "reveal it in the epoch after the commit's",
-    "ServingRateLimitExceeded": f"the address was published a moment ago; {_LATER}",
+    "ServingRateLimitExceeded": f"the address, or the model, was published a moment ago; {_LATER}",
     "SettingWeightsTooFast": "wait for the subnet's weights rate limit",
     "SlippageTooHigh": "a subnet's token always costs 10⁹ rao; ask for that limit",
     "SpecVersionNeedsToIncrease": "that runtime is not newer than the chain's; raise its version",

@@ -621,5 +621,45 @@ mod calls {
 			let coldkey = ensure_signed(origin)?;
 			Self::do_name_subnet(coldkey, netuid, name, symbol)
 		}
+
+		/// Says which model the caller serves: the hash of its weights, and whether everybody can
+		/// fetch them (`is_open`) or not. Free. The block is kept, so that nobody can say later that
+		/// it was another; what was said before is in the chain's past. It ends with the slot.
+		///
+		/// ## Dispatch Origin
+		/// Signed by a hotkey registered in the subnet.
+		///
+		/// ## Errors
+		/// `HotKeyNotRegisteredInNetwork`; `ServingRateLimitExceeded`, of its own and not of
+		/// [`Pallet::serve_axon`].
+		///
+		/// ## Events
+		/// `ModelCommitted`.
+		#[pallet::call_index(206)]
+		// Reads and writes as many keys of the same size or smaller.
+		#[pallet::weight((T::WeightInfo::serve_axon(), DispatchClass::Normal, Pays::No))]
+		pub fn commit_model(
+			origin: OriginFor<T>,
+			netuid: NetUid,
+			commitment: H256,
+			is_open: bool,
+		) -> DispatchResult {
+			let hotkey = ensure_signed(origin)?;
+			Self::check_model(&hotkey, netuid)?;
+			let block = Self::now();
+			let model = Model {
+				commitment,
+				is_open,
+				block,
+			};
+			Models::<T>::insert(netuid, &hotkey, model);
+			Self::deposit_event(Event::ModelCommitted {
+				netuid,
+				hotkey,
+				commitment,
+				is_open,
+			});
+			Ok(())
+		}
 	}
 }

@@ -123,5 +123,12 @@ mod events {
 			name: Label,
 			symbol: Label,
 		},
+		/// A neuron said which model it serves.
+		ModelCommitted {
+			netuid: NetUid,
+			hotkey: T::AccountId,
+			commitment: H256,
+			is_open: bool,
+		},
 	}
 }

@@ -131,6 +131,7 @@ impl<T: Config> Pallet<T> {
 				};
 				Self::check_axon(signer, *netuid, &axon)
 			}
+			Call::commit_model { netuid, .. } => Self::check_model(signer, *netuid),
 			Call::set_mechanism_weights {
 				netuid,
 				mecid,
@@ -206,6 +207,7 @@ enum Kind {
 	Axon,
 	Vote,
 	Reveal,
+	Model,
 }
 
 /// One tag for each (hotkey, subnet, kind) of a free call: no two transactions with a common tag
@@ -214,6 +216,7 @@ fn tags<T: Config>(signer: &T::AccountId, call: &Call<T>) -> Vec<Vec<u8>> {
 	let tag = |kind: Kind, netuid: NetUid| ("free call", kind, netuid, signer).encode();
 	match call {
 		Call::serve_axon { netuid, .. } => vec![tag(Kind::Axon, *netuid)],
+		Call::commit_model { netuid, .. } => vec![tag(Kind::Model, *netuid)],
 		Call::set_weights { netuid, .. }
 		| Call::set_mechanism_weights { netuid, .. }
 		| Call::commit_weights { netuid, .. } => vec![tag(Kind::Vote, *netuid)],

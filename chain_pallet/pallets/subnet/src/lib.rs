@@ -15,7 +15,7 @@
 //!
 //! * The coldkey signs and pays `register_limit`, `burned_register`, `add_stake`, `remove_stake`,
 //!   `decrease_take`, `increase_take`; and it signs `pow_register`, which is free.
-//! * The hotkey signs `serve_axon`, `set_mechanism_weights`, `commit_weights` and
+//! * The hotkey signs `serve_axon`, `commit_model`, `set_mechanism_weights`, `commit_weights` and
 //!   `reveal_weights`. These are free; [`CheckFreeCalls`] keeps those that would fail out of blocks.
 //!
 //! ### Money
@@ -52,7 +52,7 @@
 //! | `registration` | price, slots, pruning |
 //! | `pow` | registration by work |
 //! | `consensus_weights` | votes: plain, and by commit and reveal |
-//! | `serving` | axons |
+//! | `serving` | axons, and models |
 //! | `staking` | who holds what on whom |
 //! | `delegation` | what a hotkey's owner takes of its nominators' dividends |
 //! | `network` | buying a subnet |

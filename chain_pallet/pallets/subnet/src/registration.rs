@@ -167,6 +167,7 @@ impl<T: Config> Pallet<T> {
 		Uids::<T>::remove(netuid, &hotkey);
 		IsNetworkMember::<T>::remove(&hotkey, netuid);
 		Axons::<T>::remove(netuid, &hotkey);
+		Models::<T>::remove(netuid, &hotkey);
 		WeightCommits::<T>::remove(netuid, &hotkey);
 		LastReveal::<T>::remove(netuid, &hotkey);
 		frame_system::Pallet::<T>::dec_sufficients(&hotkey);

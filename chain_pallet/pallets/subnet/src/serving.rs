@@ -1,4 +1,4 @@
-//! Axons: which addresses a neuron may publish.
+//! What neurons publish of themselves: their addresses, and the models that they serve.
 
 use crate::*;
 use core::net::{Ipv4Addr, Ipv6Addr};
@@ -30,14 +30,27 @@ impl<T: Config> Pallet<T> {
 			},
 			Error::<T>::InvalidIpAddress
 		);
+		Self::check_serving_rate(netuid, Axons::<T>::get(netuid, hotkey).map(|a| a.block))?;
+		ensure!(axon.port != 0, Error::<T>::InvalidPort);
+		Ok(())
+	}
+
+	/// Every reason for which [`Pallet::commit_model`] fails.
+	pub(crate) fn check_model(hotkey: &T::AccountId, netuid: NetUid) -> Result<(), Error<T>> {
+		ensure!(
+			Uids::<T>::contains_key(netuid, hotkey),
+			Error::<T>::HotKeyNotRegisteredInNetwork
+		);
+		Self::check_serving_rate(netuid, Models::<T>::get(netuid, hotkey).map(|m| m.block))
+	}
+
+	fn check_serving_rate(netuid: NetUid, last_block: Option<u64>) -> Result<(), Error<T>> {
 		// Without a limit still once a block, so that free calls of one neuron cannot fill it.
 		let limit = SubnetHyperparams::<T>::get(netuid)
 			.serving_rate_limit
 			.max(1);
-		let is_fresh = Axons::<T>::get(netuid, hotkey)
-			.is_some_and(|served| axon.block.saturating_sub(served.block) < limit);
+		let is_fresh = last_block.is_some_and(|block| Self::now().saturating_sub(block) < limit);
 		ensure!(!is_fresh, Error::<T>::ServingRateLimitExceeded);
-		ensure!(axon.port != 0, Error::<T>::InvalidPort);
 		Ok(())
 	}
 }

@@ -125,6 +125,11 @@ mod storage {
 	pub type Axons<T: Config> =
 		StorageDoubleMap<_, Identity, NetUid, Blake2_128Concat, T::AccountId, AxonInfo>;
 
+	/// Which model a hotkey says it serves.
+	#[pallet::storage]
+	pub type Models<T: Config> =
+		StorageDoubleMap<_, Identity, NetUid, Blake2_128Concat, T::AccountId, Model>;
+
 	/// Whether axons may have addresses that only this network can reach; set by genesis.
 	#[pallet::storage]
 	pub type AllowPrivateAddresses<T> = StorageValue<_, bool, ValueQuery>;

@@ -140,6 +140,12 @@ impl<T: Config> Pallet<T> {
 				"a stranger serves"
 			);
 		}
+		for hotkey in Models::<T>::iter_key_prefix(netuid) {
+			ensure!(
+				Uids::<T>::contains_key(netuid, &hotkey),
+				"a stranger has a model"
+			);
+		}
 		Ok(())
 	}
 

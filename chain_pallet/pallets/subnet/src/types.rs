@@ -39,6 +39,19 @@ pub const MIN_SALT_WORDS_WITH_SHEET: usize = 24;
 /// The highest take, and everyone's until it is changed: 18 % of 65,535.
 pub const MAX_TAKE: u16 = 11_796;
 
+/// What a neuron says of the model that it serves.
+#[derive(
+	Clone, Debug, Decode, DecodeWithMemTracking, Encode, Eq, MaxEncodedLen, PartialEq, TypeInfo,
+)]
+pub struct Model {
+	/// SHA-256 that names its weights.
+	pub commitment: H256,
+	/// Whether everybody can fetch them.
+	pub is_open: bool,
+	/// Block at which it was said.
+	pub block: u64,
+}
+
 /// The address at which a neuron serves.
 #[derive(
 	Clone, Debug, Decode, DecodeWithMemTracking, Encode, Eq, MaxEncodedLen, PartialEq, TypeInfo,

@@ -57,6 +57,14 @@ fn serve_call(ip: u128, port: u16, ip_type: u8) -> Call<Test> {
 	}
 }
 
+fn model_call(byte: u8) -> Call<Test> {
+	Call::commit_model {
+		netuid: NETUID,
+		commitment: hash(byte),
+		is_open: true,
+	}
+}
+
 fn vote_call(netuid: NetUid, uids: &[Uid], values: &[u16]) -> Call<Test> {
 	Call::set_mechanism_weights {
 		netuid,
@@ -107,6 +115,10 @@ fn the_pool_answers_with_upstreams_codes() {
 		assert_eq!(pool(0, serve_call(0x0808_0808, 0, 4)), Err(13));
 		assert_eq!(include(0, serve_call(0x0808_0808, 80, 4)), Ok(()));
 		assert_eq!(pool(0, serve_call(0x0808_0808, 80, 4)), Err(12));
+
+		assert_eq!(pool(9, model_call(1)), Err(10));
+		assert_eq!(include(0, model_call(1)), Ok(()));
+		assert_eq!(pool(0, model_call(2)), Err(12));
 
 		assert_eq!(pool(0, vote_call(9, &[1], &[1])), Err(3));
 		assert_eq!(pool(0, vote_call(NETUID, &[1], &[])), Err(18));

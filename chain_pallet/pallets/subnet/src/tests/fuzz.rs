@@ -389,6 +389,17 @@ impl Dice {
 					},
 				)
 			}
+			9 if self.chance(30) => {
+				let (commitment, is_open) = (hash(self.below(9) as u8), self.chance(50));
+				(
+					by_hot,
+					Call::commit_model {
+						netuid,
+						commitment,
+						is_open,
+					},
+				)
+			}
 			9 => {
 				let (ip, port) = (
 					u128::from(u32::from_be_bytes([8, 8, 8, 8])),
@@ -751,9 +762,10 @@ fn take(step: &Step, gifts: &mut u64, reached: &mut Reached) {
 	);
 }
 
-const FREE: [&str; 8] = [
+const FREE: [&str; 9] = [
 	"batch_commit_weights",
 	"batch_reveal_weights",
+	"commit_model",
 	"pow_register",
 	"serve_axon",
 	"set_weights",

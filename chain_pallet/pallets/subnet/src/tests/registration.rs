@@ -205,6 +205,12 @@ fn a_new_neuron_inherits_nothing() {
 		.build_and_execute(|| {
 			register_all(&[1_000_000, 500_000, 0]);
 			assert_ok!(serve(2, "8.8.8.8", 80));
+			assert_ok!(Subnet::commit_model(
+				signed(hotkey(2)),
+				NETUID,
+				hash(1),
+				true
+			));
 			next_epoch();
 			assert_ok!(vote(0, &[(1, 1), (2, 2)]));
 			assert_ok!(vote(1, &[(2, 1)]));
@@ -232,6 +238,7 @@ fn a_new_neuron_inherits_nothing() {
 			);
 			assert_eq!(weights_of(0), [(1, 32_768), (2, 0)]);
 			assert!(!Axons::<Test>::contains_key(NETUID, hotkey(2)));
+			assert!(!Models::<Test>::contains_key(NETUID, hotkey(2)));
 			assert!(!IsNetworkMember::<Test>::get(hotkey(2), NETUID));
 			next_epoch();
 			assert_eq!(Incentive::<Test>::get(NETUID)[2], 0);

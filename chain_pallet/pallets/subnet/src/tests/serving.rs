@@ -1,4 +1,4 @@
-//! Axons.
+//! Axons and models.
 
 use crate::{mock::*, *};
 use frame_support::{assert_noop, assert_ok};
@@ -47,6 +47,36 @@ fn serving_says_why_not() {
 			run_to(6);
 			assert_ok!(serve(0, "8.8.8.8", 80));
 		});
+}
+
+#[test]
+fn a_neuron_says_which_model_it_serves_and_since_when() {
+	let limited = ExtBuilder::default().with(|h| h.serving_rate_limit = Some(5));
+	limited.build_and_execute(|| {
+		let commit =
+			|byte, is_open| Subnet::commit_model(signed(hotkey(0)), NETUID, hash(byte), is_open);
+		assert_noop!(commit(1, false), E::HotKeyNotRegisteredInNetwork);
+		register(0);
+		assert_ok!(serve(0, "8.8.8.8", 80));
+		assert_ok!(commit(1, false)); // the axon's limit is its own
+		assert!(events().contains(&Event::ModelCommitted {
+			netuid: NETUID,
+			hotkey: hotkey(0),
+			commitment: hash(1),
+			is_open: false,
+		}));
+		run_to(5);
+		assert_noop!(commit(1, true), E::ServingRateLimitExceeded);
+		run_to(6);
+		assert_ok!(commit(1, true));
+		let model = Models::<Test>::get(NETUID, hotkey(0)).unwrap();
+		assert_eq!(
+			(model.commitment, model.is_open, model.block),
+			(hash(1), true, 6)
+		);
+		let nobody = Subnet::commit_model(RuntimeOrigin::none(), NETUID, hash(1), true);
+		assert_noop!(nobody, sp_runtime::DispatchError::BadOrigin);
+	});
 }
 
 #[test]
