@@ -46,7 +46,7 @@ def check_axon(axon: Axon, *, allow_private: bool) -> None:
         return
     site_local = isinstance(inner, IPv6Address) and inner.is_site_local
     if not inner.is_global or inner.is_reserved or site_local or inner in _RELAY_ANYCAST:
-        raise PeerUnavailable("the address is not public")
+        raise PeerUnavailable("the address is not public (--allow-private is for local networks)")
     if (axon.port < 1024 and axon.port not in (80, 443)) or axon.port in _DENIED_PORTS:
         raise PeerUnavailable("the port belongs to another kind of service")
 

@@ -66,10 +66,7 @@ class Meetings(Generic[C, K]):
             client = known if known is not None and known.axon == axon else self._new(hotkey, axon)
         except PeerUnavailable as error:
             if self._backoff.is_new((hotkey, axon)):
-                log.info(
-                    "hotkey=%s is not asked: %s: %s (--allow-private is for local networks)",
-                    *(hotkey, axon.ip, error),
-                )
+                log.info("hotkey=%s is not asked: %s: %s", hotkey, axon.ip, error)
             self._backoff.failed((hotkey, axon))
             return None
         try:
