@@ -302,7 +302,7 @@ def walk(
 ) -> np.ndarray:
     """Nats of each token after the prompt."""
     weigh, pace, nats = Walk(gate, members_of(experts)), Pace(), list[float]()
-    length, start = DraftLength(pace), PROMPT_TOKENS - rules.blind
+    length, start = DraftLength(pace.round_s), PROMPT_TOKENS - rules.blind
     rng = np.random.default_rng(seed)
     place, block, unknown = 0, 0, 1.0  # in the round's draft, and its length
     asked, guesser, next_guesser, was_right = 0, 0, 0, False  # of an expert that drafts

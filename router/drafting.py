@@ -36,7 +36,7 @@ class Drafting:
         """unaided: of rounds that experts draft for."""
         self._student, self._baseline, self._unaided = student, baseline, unaided
         self._guessing = Guessing(unaided)
-        self.length = DraftLength(student.pace) if student else self._guessing.length
+        self.length = DraftLength(student.pace.round_s) if student else self._guessing.length
         self._laws: dict[int, Law] = {}  # the student's, by position
         self._spare: int | None = None  # drafts that may still be lost
         self._guess: tuple[int, Sequence[int]] = 0, ()  # an expert's tokens from a position on

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -53,12 +52,6 @@ class Pace:
         return np.asarray(base_s + slope_s * np.asarray(drafted), np.float64)
 
 
-class Rounds(Protocol):
-    def round_s(self, drafted: npt.ArrayLike) -> Float:
-        """See `Pace`."""
-        ...
-
-
 class DraftLength:
     """How many tokens to draft for one stream, chosen anew for every round.
 
@@ -70,8 +63,9 @@ class DraftLength:
     that is more than MISSED_NATS a round goes undrafted.
     """
 
-    def __init__(self, pace: Rounds) -> None:
-        self._pace = pace
+    def __init__(self, round_s: Callable[[npt.ArrayLike], Float]) -> None:
+        """round_s: see `Pace`."""
+        self._round_s = round_s
         self._kept, self._lost = FIRST_KEPT, FIRST_LOST
         self._missed_nats = 0.0
 
@@ -93,7 +87,7 @@ class DraftLength:
         lengths = np.arange(max(min(most, MAX_DRAFT, 2 + int(2 * known)), 0) + 1)
         tokens = 1.0 + self.acceptance**ahead * (np.cumsum(self.acceptance**lengths) - 1.0)
         guessed = np.where(lengths > 0, lengths + ahead, 0)
-        return int(np.argmax(tokens / self._pace.round_s(guessed)))
+        return int(np.argmax(tokens / self._round_s(guessed)))
 
     def drafted(self, missed_nats: float, *, kept: bool) -> None:
         """A drafted token was kept or not. missed_nats: the most that it could have told of the

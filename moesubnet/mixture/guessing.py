@@ -50,7 +50,7 @@ class Guessing:
     def __init__(self, shared: GuessPace) -> None:
         self._shared = shared
         self._begun = 0  # rounds, when its last one was
-        self.length = DraftLength(self)
+        self.length = DraftLength(self.round_s)
         self._asked = 0
 
     def further(self, most: int) -> int:

@@ -19,7 +19,7 @@ from moesubnet.mixture.draft_length import (
 def settled(acceptance, base_s, drafted_s, rounds=300):
     """The lengths chosen over rounds whose times are a line and whose drafts are kept so often."""
     rng, pace, chosen = np.random.default_rng(0), Pace(), []
-    length = DraftLength(pace)
+    length = DraftLength(pace.round_s)
     for _ in range(rounds):
         drafted = length.choose()
         chosen.append(drafted)
@@ -69,7 +69,7 @@ def test_a_pause_does_not_spoil_what_is_known():
 
 def test_members_that_are_far_apart_get_undrafted_tokens():
     """So many nats of what the weights could have learnt, then a round without a draft."""
-    length = DraftLength(Pace())
+    length = DraftLength(Pace().round_s)
     drafted = 0
     while length.choose() > 0:
         length.drafted(entropy_nats([0.2] * 5), kept=True)
@@ -80,7 +80,7 @@ def test_members_that_are_far_apart_get_undrafted_tokens():
 
 
 def test_a_sure_mixture_has_nothing_to_learn():
-    length = DraftLength(Pace())
+    length = DraftLength(Pace().round_s)
     for _ in range(200):
         length.drafted(entropy_nats([1.0, 0.0]), kept=True)
     assert length.choose() == MAX_DRAFT
@@ -88,7 +88,7 @@ def test_a_sure_mixture_has_nothing_to_learn():
 
 
 def test_what_is_known_of_drafts_fades():
-    length = DraftLength(Pace())
+    length = DraftLength(Pace().round_s)
     for _ in range(50):
         length.drafted(0.0, kept=False)
     assert length.acceptance < 0.1
@@ -98,7 +98,7 @@ def test_what_is_known_of_drafts_fades():
 
 
 def test_no_more_is_drafted_than_there_is_room_for():
-    length = DraftLength(Pace())
+    length = DraftLength(Pace().round_s)
     assert [length.choose(most) for most in (-1, 0, 1)] == [0, 0, 1]
 
 
@@ -110,7 +110,7 @@ def test_a_drafter_that_has_to_guess_ahead_drafts_where_that_pays(
 ) -> None:
     """Its first guess gives no token, only the right to a draft: 1 + α · (α + α² + …) of them."""
     rng, pace = np.random.default_rng(0), Pace()
-    length = DraftLength(pace)
+    length = DraftLength(pace.round_s)
     tokens, seconds, is_right, ready = 0, 0.0, False, 0
     for _ in range(2_000):
         drafted = ready if is_right else 0
