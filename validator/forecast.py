@@ -14,11 +14,11 @@ from moesubnet.wire.protocol import want_for
 TWICE = 4  # prefixes an epoch: asked twice, never published; one for each group of walks
 # Bytes as they were counted on the wire (tests/validator/test_forecast.py).
 TOKEN_BYTES = 4
-QUESTION_BYTES, CARRIED_BYTES = 300, 80  # of a step; more, where a router carries it
-RECEIPT_BYTES = 200  # with nonce, salt and place in a lane
-SENT_HTTP_BYTES, RECEIVED_HTTP_BYTES = 870, 250  # headers and signature, of a request
-WHOLE_BYTES, WHOLE_BYTES_A_TOKEN = 240, 2
-LISTED_BYTES = 2_450  # in the mean over five kinds of text; few rows need 6,500 (docs/log.md)
+QUESTION_BYTES, CARRIED_BYTES = 200, 70  # of a step; more, where a router carries it
+RECEIPT_BYTES = 150  # with nonce, salt and place in a lane
+SENT_HTTP_BYTES, RECEIVED_HTTP_BYTES = 695, 250  # headers and signature, of a request
+WHOLE_BYTES, WHOLE_BYTES_A_TOKEN = 60, 2
+LISTED_BYTES = 2_270  # in the mean over five kinds of text; few rows need 6,500 (docs/log.md)
 # To sign and ask, verify, read, store and score one answer: 0.83 ms of CPU were measured where each
 # is asked by a request of its own, 0.36 in lanes (benchmarks/results.md), at V = 2,048.
 ANSWER_CPU_S, REQUEST_CPU_S = 0.34e-3, 0.49e-3

@@ -191,7 +191,7 @@ async def test_three_epochs_of_a_small_subnet(network):
     words = explain([sheet], experts["kind0"].hotkey)
     assert "It earns because" in words
     assert "the vote is right" in words
-    assert "there before say what it says" in explain([sheet], experts["copy"].hotkey)
+    assert "there before it adds nothing" in explain([sheet], experts["copy"].hotkey)
     assert "recounted" in explain([sheet], experts["noise"].hotkey).lower()
     assert len(words.splitlines()) <= 24
 
