@@ -292,7 +292,8 @@ def main() -> None:
         ("turns of the loop, ms of wall", turns.wall),
         ("collections of garbage, ms of CPU", turns.collecting),
     ):
-        print(f"longest {name}:")
+        if longest:
+            print(f"longest {name}:")
         for seconds, what in longest:
             print(f"- {seconds * 1e3:.1f} {what}")
     print(f"\nload {os.getloadavg()[0]:.1f}")
