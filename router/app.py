@@ -128,7 +128,7 @@ async def _model(request: web.Request) -> web.Response:
 
 async def _epochs(request: web.Request) -> web.Response:
     """What the revealed score sheets say of past epochs. Not part of OpenAI's API."""
-    return web.json_response(await request.app[SERVICE]().epochs())
+    return web.json_response(await request.app[SERVICE]().past.told())
 
 
 async def _metrics(request: web.Request) -> web.Response:

@@ -1,26 +1,84 @@
-"""The past of a subnet as the page shows it, from the score sheets that the gate is fit on."""
+"""The past of a subnet as the page shows it, from the score sheets that the gate is fit on.
+
+Sheets do not know the student; but their walks are public, so this router asks its own for the
+same labels, each given the text before it, as validators asked experts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
+import numpy as np
+
 from moesubnet.mixture.history import perplexities, standings
-from moesubnet.mixture.sheet import Sheet
+from moesubnet.mixture.mixing import Float
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, Sheet
+from moesubnet.router.model import Model
 from moesubnet.router.openai_api import JsonObject
 
 EXPLAINED_EPOCHS = 2  # newest ones whose votes are told row by row
+MOST_ASKED_TOKENS = 65_536  # of a sheet; usual ones have a tenth
 
 
-def describe_epochs(sheets: Sequence[Sheet]) -> JsonObject:
-    """Perplexities by epoch, oldest first, and the newest votes, newest first."""
+class Past:
+    """sheets: the revealed ones, as they are now. spec_sha256: of those whose text the student
+    reads."""
+
+    def __init__(self, sheets: Callable[[], Sequence[Sheet]], spec_sha256: bytes) -> None:
+        self._sheets, self._spec_sha256 = sheets, spec_sha256
+        self._asked: set[bytes] = set()  # the student was, about this sheet
+        self._student: dict[bytes, Float] = {}  # what it said, by sheet
+        self._told: tuple[frozenset[bytes], int, JsonObject] | None = None
+
+    async def told(self) -> JsonObject:
+        """See `describe_epochs`; computed anew only when there is something new to tell."""
+        sheets, measured = self._sheets(), len(self._student)
+        known = frozenset(sheet.sha256 for sheet in sheets)
+        if self._told is None or self._told[:2] != (known, measured):
+            told = await asyncio.to_thread(describe_epochs, sheets, dict(self._student))
+            self._told = known, measured, told
+        return self._told[2]
+
+    async def ask(self, student: Model) -> None:
+        """How well the student guesses the newest sheet that it was not asked about; each is asked
+        once, of the student that there is then. Raises what models raise."""
+        for sheet in sorted(self._sheets(), key=lambda sheet: -sheet.epoch):
+            size = sum(map(len, sheet.walks))
+            is_ours = sheet.spec_sha256 == self._spec_sha256
+            if is_ours and size <= MOST_ASKED_TOKENS and sheet.sha256 not in self._asked:
+                self._asked.add(sheet.sha256)
+                self._student[sheet.sha256] = await guesses(student, sheet)
+                return
+
+
+async def guesses(student: Model, sheet: Sheet) -> Float:
+    """[M] the student's log-probability of each label, cut as the experts' are."""
+    found = np.zeros(len(sheet.walk))
+    for place, ids in enumerate(sheet.walks):
+        session = student.open()
+        try:
+            laws = [forecast.mixture.law async for forecast in session.echo(ids)]
+        finally:
+            session.close(is_over=True)
+        for item in np.flatnonzero(sheet.walk == place):
+            position = int(sheet.position[item])
+            found[item] = float(laws[position].at(int(ids[position])))
+    return np.maximum(found, LOG_Q_FLOOR)
+
+
+def describe_epochs(sheets: Sequence[Sheet], student: Mapping[bytes, Float]) -> JsonObject:
+    """Perplexities by epoch, oldest first, and the newest votes, newest first.
+
+    student: its log-probabilities of sheets' labels, by their SHA-256, as far as it was asked."""
     by_epoch: dict[int, list[Sheet]] = {}
     for sheet in sheets:
         by_epoch.setdefault(sheet.epoch, []).append(sheet)
     epochs = [
         {"epoch": epoch} | asdict(found)
         for epoch, of_epoch in sorted(by_epoch.items())
-        if (found := perplexities(of_epoch)) is not None
+        if (found := perplexities(of_epoch, student)) is not None
     ]
     newest = sorted(by_epoch, reverse=True)[:EXPLAINED_EPOCHS]
     votes = [

@@ -292,7 +292,8 @@ async def _offer_student(
     offers: Offers,
     stack: contextlib.AsyncExitStack,
 ) -> None:
-    """Offer the student as soon as its folder holds a finished model, and each newer one."""
+    """Offer the student as soon as its folder holds a finished model, and each newer one; and ask
+    it, beside other work, how well it guesses what validators asked experts."""
     if config.student_dir is None:
         return
     from moesubnet.engine.worker import EngineProcess
@@ -324,6 +325,11 @@ async def _offer_student(
                     await replaced.close()
                 log.info("student offered as model '%s', and drafts for the mixture", STUDENT)
             offered = found
+        if student is not None:
+            try:
+                await offer.service.past.ask(student)
+            except MoesubnetError as error:
+                log.warning("the page's history of the student: %s", error)
         await asyncio.sleep(REFRESH_S)
 
 

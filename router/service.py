@@ -19,7 +19,7 @@ from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
 from moesubnet.router.choices import Begun, Conversation, Job, Manner
-from moesubnet.router.epochs import describe_epochs
+from moesubnet.router.epochs import Past
 from moesubnet.router.grammar import Grammars, json_rule
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import (
@@ -63,8 +63,7 @@ class Service:
     ) -> None:
         """sheets: the revealed ones, for the page's history."""
         self.metrics = metrics or Metrics()
-        self._sheets = sheets
-        self._epochs: tuple[frozenset[bytes], api.JsonObject] | None = None
+        self.past = Past(sheets, bytes.fromhex(spec.sha256))
         self.spec = spec.spec
         self.started_s = int(time.time())
         self._models = models
@@ -119,14 +118,6 @@ class Service:
             "uptime_s": int(time.time()) - self.started_s,
         }
         return counts | {k: v for k, v in self.health().items() if k != "ready"}
-
-    async def epochs(self) -> api.JsonObject:
-        """See `describe_epochs`; computed anew only when there are other sheets."""
-        sheets = self._sheets()
-        known = frozenset(sheet.sha256 for sheet in sheets)
-        if self._epochs is None or self._epochs[0] != known:
-            self._epochs = known, await asyncio.to_thread(describe_epochs, sheets)
-        return self._epochs[1]
 
     # -- from requests to jobs -------------------------------------------------------------
 

@@ -7,28 +7,33 @@ exp of the mean negative log-probability of the labels, per token.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from moesubnet.mixture.mixing import log_sum_exp
+from moesubnet.mixture.mixing import Float, log_sum_exp
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.types import Hotkey
 
 
 @dataclass(frozen=True, slots=True)
 class Perplexities:
-    """Over the same items. best_expert: of those that answered every item; None without one."""
+    """Over the same items. best_expert: of those that answered every item; None without one.
+    student: None where it was not asked about all."""
 
     items: int
     mixture: float
     baseline: float
     best_expert: float | None
+    student: float | None
 
 
-def perplexities(sheets: Sequence[Sheet]) -> Perplexities | None:
-    """Over all items of these sheets; None without items."""
+def perplexities(
+    sheets: Sequence[Sheet], student: Mapping[bytes, Float] | None = None
+) -> Perplexities | None:
+    """Over all items of these sheets; None without items. student: its log-probabilities of the
+    labels, by the sheet's SHA-256: somebody else than validators has asked it."""
     mixture: list[float] = []
     baseline: list[float] = []
     by_expert: dict[Hotkey, list[float]] = {}
@@ -44,7 +49,15 @@ def perplexities(sheets: Sequence[Sheet]) -> Perplexities | None:
         return None
     whole = [values for values in by_expert.values() if len(values) == len(mixture)]
     best = min(map(_perplexity, whole)) if whole else None
-    return Perplexities(len(mixture), _perplexity(mixture), _perplexity(baseline), best)
+    asked = [student[s.sha256] for s in sheets if student and s.sha256 in student]
+    is_whole = len(asked) == len(sheets)
+    return Perplexities(
+        len(mixture),
+        _perplexity(mixture),
+        _perplexity(baseline),
+        best,
+        _perplexity(np.concatenate(asked).tolist()) if is_whole else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,13 +239,18 @@ async function refresh() {
 
 // -- epochs ----------------------------------------------------------------------------------
 
-function line(points, x, y, tone, name) {
-  const known = points.filter(([, value]) => value > 0);
-  const at = known.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`);
-  const [epoch, value] = known.at(-1) ?? [];
-  if (epoch === undefined) return "";
-  return `<g style="--tone:${tone}"><polyline points="${at.join(" ")}"/><circle cx="${x(epoch)}" cy="${y(value)}" r="3.5"/>
-    <text x="${x(epoch) + 8}" y="${y(value) + 4}">${name} ${value.toFixed(1)}</text></g>`;
+function line(points, x, y, tone) {
+  const at = points.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`);
+  const [epoch, value] = points.at(-1);
+  return `<g style="--tone:${tone}"><polyline points="${at.join(" ")}"/><circle cx="${x(epoch)}" cy="${y(value)}" r="3.5"/></g>`;
+}
+
+function labels(ends, x, y) {
+  let free = 0; // each goes where its line ends, or below the one before it
+  return ends.sort((a, b) => y(a.value) - y(b.value)).map(({ name, epoch, value }) => {
+    free = Math.max(free, y(value) + 4) + 20;
+    return `<text x="${x(epoch) + 8}" y="${free - 20}">${name} ${value.toFixed(1)}</text>`;
+  }).join("");
 }
 
 function showHistory(epochs) {
@@ -254,17 +259,19 @@ function showHistory(epochs) {
     $("history").textContent = "No score sheet has been revealed yet: the first comes in the third epoch.";
     return;
   }
-  const values = shown.flatMap((epoch) => [epoch.mixture, epoch.best_expert, epoch.baseline]).filter((value) => value > 0);
+  const named = [["mixture", "mixture", "--e0"], ["best_expert", "best expert", "--e1"], ["student", "student", "--e2"], ["baseline", "baseline", "--none"]];
+  const lines = named.map(([key, name, tone]) => ({ name, tone, points: shown.map((epoch) => [epoch.epoch, epoch[key]]).filter(([, value]) => value > 0) }))
+    .filter(({ points }) => points.length);
+  const values = lines.flatMap(({ points }) => points.map(([, value]) => value));
   const [low, high] = [Math.log(Math.min(...values)), Math.log(Math.max(...values))];
   const [from, to] = [shown[0].epoch, shown.at(-1).epoch];
-  const x = (epoch) => 44 + (to > from ? ((epoch - from) / (to - from)) * 330 : 0);
-  const y = (value) => 20 + (high > low ? ((high - Math.log(value)) / (high - low)) * 150 : 75);
-  const of = (key) => shown.map((epoch) => [epoch.epoch, epoch[key]]);
-  const named = [["mixture", "var(--e0)"], ["best_expert", "var(--e1)"], ["student", "var(--e2)"], ["baseline", "var(--none)"]];
-  const summary = `Epochs ${from} to ${to}: mixture ${shown.at(-1).mixture.toFixed(1)}, best single expert ${shown.at(-1).best_expert?.toFixed(1) ?? "unknown"}. Lower is better.`;
+  const x = (epoch) => 44 + (to > from ? ((epoch - from) / (to - from)) * 290 : 0);
+  const y = (value) => 20 + (high > low ? ((high - Math.log(value)) / (high - low)) * 130 : 65);
+  const ends = lines.map(({ name, points }) => ({ name, epoch: points.at(-1)[0], value: points.at(-1)[1] }));
+  const summary = `Epochs ${from} to ${to}: ${ends.map(({ name, value }) => `${name} ${value.toFixed(1)}`).join(", ")}. Lower is better.`;
   $("history").innerHTML = `<svg viewBox="0 0 520 200" role="img" aria-label="${summary}">
-    <line class="axis" x1="40" y1="178" x2="380" y2="178"/><text x="40" y="194">epoch ${from}</text><text x="340" y="194">${to}</text>
-    ${named.map(([key, tone]) => line(of(key), x, y, tone, key.replace("_", " "))).join("")}</svg><p class="hint">${summary}</p>`;
+    <line class="axis" x1="40" y1="178" x2="340" y2="178"/><text x="40" y="195">epoch ${from}</text><text x="310" y="195">${to}</text>
+    ${lines.map(({ points, tone }) => line(points, x, y, `var(${tone})`)).join("")}${labels(ends, x, y)}</svg><p class="hint">${summary}</p>`;
 }
 
 let sheets = [];

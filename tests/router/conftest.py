@@ -118,10 +118,17 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
     """Start the app on a real socket; returns its base URL."""
     servers: list[Listening] = []
 
-    async def start(sheets: Sequence[Sheet] = (), says: object = (), **options: object) -> str:
-        """says: what this spec.json says otherwise."""
+    async def start(
+        sheets: Sequence[Sheet] = (),
+        says: object = (),
+        student: ParrotModel | None = None,
+        **options: object,
+    ) -> str:
+        """says: what this spec.json says otherwise. student: is asked about all sheets first."""
         changed = replace(spec, spec=spec.spec.model_copy(update=dict(says)))  # type: ignore[call-overload]
         service = Service(changed, {"mixture": parrot}, sheets=lambda: sheets)
+        for _ in sheets if student else ():
+            await service.past.ask(student)
         app = build_app(lambda: service, **options)  # type: ignore[arg-type]
         servers.append(await listen(app, "127.0.0.1", 0, grace_s=1.0))
         return f"http://127.0.0.1:{servers[-1].port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -13,8 +14,9 @@ import aiohttp
 import numpy as np
 import pytest
 
+from moesubnet.errors import EngineError
 from moesubnet.mixture.sheet import Sheet
-from moesubnet.router.epochs import describe_epochs
+from moesubnet.router.epochs import Past, describe_epochs
 from moesubnet.router.model import Forecast
 from tests.router.conftest import ParrotModel, ParrotSession
 from tests.sheets import synthetic_sheet
@@ -224,8 +226,9 @@ async def test_the_page_is_for_everybody_and_its_data_for_keys(serve: Serve) -> 
 
 
 def test_history_is_recomputed_from_the_sheets(sheets: list[Sheet]) -> None:
-    told = describe_epochs(sheets)
+    told = describe_epochs(sheets, {})
     assert [epoch["epoch"] for epoch in told["epochs"]] == [3, 4, 5]
+    assert [epoch["student"] for epoch in told["epochs"]] == [None] * 3
     sheet = sheets[-1]
     labels = sheet.log_q[:, -1] / 1e6
     assert told["epochs"][-1]["baseline"] == pytest.approx(float(np.exp(-labels.mean())))
@@ -233,3 +236,87 @@ def test_history_is_recomputed_from_the_sheets(sheets: list[Sheet]) -> None:
     shares = [row["vote"] for row in told["sheets"][0]["experts"]]
     assert sum(shares) == pytest.approx(1.0) or not any(sheet.row_u16)
     assert shares == sorted(shares, reverse=True)
+
+
+class Knowing(ParrotSession):
+    """Knows the text of every walk, and says so when it is asked position by position."""
+
+    async def echo(self, prompt_ids: np.ndarray) -> AsyncIterator[Forecast]:
+        self.model.asked.append(len(prompt_ids))
+        for token_id in [*prompt_ids.tolist(), 0]:
+            self.model.ids = [token_id]
+            yield ParrotSession.forecast(self)
+
+
+class Student(ParrotModel):
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        self.asked: list[int] = []
+
+    def open(self) -> Knowing:
+        self.opened += 1
+        return Knowing(self)
+
+
+def over(spec: Any, sheets: list[Sheet]) -> list[Sheet]:
+    """The same sheets, of this spec and with its tokens alone."""
+    digest, size = bytes.fromhex(spec.sha256), spec.spec.vocab_size
+    return [
+        replace(s, spec_sha256=digest, walks=tuple(ids % size for ids in s.walks)) for s in sheets
+    ]
+
+
+async def test_the_student_is_asked_for_what_validators_asked_experts(
+    spec: Any, tokenizer: Any, sheets: list[Sheet]
+) -> None:
+    ours = over(spec, sheets)
+    past, student = Past(lambda: ours, bytes.fromhex(spec.sha256)), Student(tokenizer)
+    assert [epoch["student"] for epoch in (await past.told())["epochs"]] == [None] * 3
+    await past.ask(student)  # the newest first: its votes are what is looked at
+    told = (await past.told())["epochs"]
+    assert [epoch["student"] for epoch in told] == [None, None, pytest.approx(1 / 0.99)]
+    for _ in range(5):
+        await past.ask(student)
+    told = (await past.told())["epochs"]
+    assert [epoch["student"] for epoch in told] == [pytest.approx(1 / 0.99)] * 3
+    assert student.asked == [len(ids) for sheet in ours for ids in sheet.walks]  # each once
+    assert student.opened == student.closed
+
+
+async def test_the_student_reads_no_text_of_another_spec_and_no_endless_one(
+    spec: Any, tokenizer: Any, sheets: list[Sheet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = Student(tokenizer)
+    await Past(lambda: sheets, bytes.fromhex(spec.sha256)).ask(student)
+    monkeypatch.setattr("moesubnet.router.epochs.MOST_ASKED_TOKENS", 40)
+    ours = over(spec, sheets)
+    await Past(lambda: ours, bytes.fromhex(spec.sha256)).ask(student)
+    assert not student.asked
+
+
+async def test_a_student_that_fails_at_a_sheet_leaves_it_alone(
+    spec: Any, tokenizer: Any, sheets: list[Sheet]
+) -> None:
+    ours = over(spec, sheets[:1])
+    past, student = Past(lambda: ours, bytes.fromhex(spec.sha256)), Student(tokenizer)
+    student.fail_after, student.failure = 0, EngineError("gone")
+    with pytest.raises(EngineError):
+        await past.ask(student)
+    await past.ask(student)
+    assert len(student.asked) == 1
+    assert student.opened == student.closed
+
+
+async def test_history_has_the_student_beside_the_others(
+    serve: Serve, browser: Any, spec: Any, tokenizer: Any, sheets: list[Sheet]
+) -> None:
+    ours = over(spec, sheets)
+    url = await serve(sheets=ours, student=Student(tokenizer))
+    page = await opened(browser, url)
+    await says(page, "#history", r"mixture \d.*, student 1\.0, baseline \d")
+    marks = page.locator("#history svg text")
+    boxes = [await marks.nth(k).bounding_box() for k in range(await marks.count())]
+    tops = sorted(box["y"] for box in boxes[2:])  # after the axis's
+    assert len(tops) >= 3
+    assert all(low - high >= 12 for high, low in itertools.pairwise(tops))
+    assert not page.faults
