@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import partial
-from math import fsum, inf
+from math import inf
 from statistics import median
 
 from moesubnet.types import Hotkey
@@ -86,7 +87,9 @@ async def cut_stragglers(
     others_s = inf  # so long we wait for anybody when the others took so long
     look_s = inf  # nobody is late before
     waiting, come, news = dict(tasks), list[Hotkey](), asyncio.Event()
-    given, to_come = 0.0, fsum(weights.get(hotkey, 0.0) for hotkey in tasks)
+    # Exact: halves are halves, in whatever order they come.
+    parts = {hotkey: Fraction(weights.get(hotkey, 0.0)) for hotkey in tasks}
+    given, to_come = Fraction(0), sum(parts.values())
 
     def note(hotkey: Hotkey, _: asyncio.Task[object]) -> None:
         come.append(hotkey)
@@ -119,9 +122,9 @@ async def cut_stragglers(
         took_s, has_answered = loop.time() - start_s, False
         for hotkey in come:
             if (ended := waiting.pop(hotkey, None)) is not None:
-                to_come -= weights.get(hotkey, 0.0)
+                to_come -= parts[hotkey]
                 if isinstance(ended.result(), StepResponse):
-                    given += weights.get(hotkey, 0.0)
+                    given += parts[hotkey]
                     has_answered = True
         come.clear()
         if has_answered:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from moesubnet.errors import PeerLate, PeerRefused, PeerResting, PeerUnavailable
@@ -241,16 +242,17 @@ def test_without_weights_everybody_has_until_the_deadline() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.001, 10.0)), min_size=1, max_size=8))
+@example([(0.6811269827976806, 1.0), (0.6811269827976806, 2.0), *[(0.6811269827976806, 0.5)] * 2])
 def test_nobody_whose_answer_came_in_time_is_cut(them: list[tuple[float, float]]) -> None:
     """Whatever the weights and the usual times: the call ends by twice the time of the greater
     part, and exactly the answers that came until then are there."""
     experts = [Expert(str(i), takes_s) for i, (_, takes_s) in enumerate(them)]
     weights = {str(i): weight for i, (weight, _) in enumerate(them)}
     took_s, answers = ask_once(weights, *experts, paces=known(*experts))
-    limit_s, given = np.inf, 0.0
+    limit_s = np.inf
     for takes_s in sorted(t for _, t in them):
-        given = sum(w for w, t in them if t <= takes_s)
-        if given > 0 and given >= sum(w for w, t in them if t > takes_s):
+        given = sum(Fraction(w) for w, t in them if t <= takes_s)
+        if given > 0 and given >= sum(Fraction(w) for w, t in them if t > takes_s):
             limit_s = max(PATIENCE * takes_s, takes_s + LEAST_PATIENCE_S)
             break
     slowest_s = max(takes_s for _, takes_s in them)
