@@ -1,7 +1,7 @@
 """Joins what callers ask at the same time into one batch after another for the engine.
 
 While a batch runs, the next one gathers. A batch of steps waits a moment for the streams that are
-about to be back (`returns.py`), else nobody waits for one to fill. Callers take turns, so one with
+about to be back (`Returns`), else nobody waits for one to fill. Callers take turns, so one with
 many requests delays the others by one request each round. Work has two classes: steps of a few
 tokens, and prompts. They take turns too, and of prompts a batch reads no more than takes as long
 as a few steps, so that a long one delays steps by that and not by its length. Texts of one caller

@@ -20,6 +20,7 @@ from moesubnet.router.openai_api import JsonObject
 
 EXPLAINED_EPOCHS = 2  # newest ones whose votes are told row by row
 MOST_ASKED_TOKENS = 65_536  # of a sheet; usual ones have a tenth
+MOST_WALK_TOKENS = 2_048  # in memory there is a law for each; usual walks have 300
 
 
 class Past:
@@ -28,29 +29,34 @@ class Past:
 
     def __init__(self, sheets: Callable[[], Sequence[Sheet]], spec_sha256: bytes) -> None:
         self._sheets, self._spec_sha256 = sheets, spec_sha256
-        self._asked: set[bytes] = set()  # the student was, about this sheet
-        self._student: dict[bytes, Float] = {}  # what it said, by sheet
+        self._student: dict[bytes, Float | None] = {}  # what it said, by sheet; None: it failed
         self._told: tuple[frozenset[bytes], int, JsonObject] | None = None
 
     async def told(self) -> JsonObject:
         """See `describe_epochs`; computed anew only when there is something new to tell."""
-        sheets, measured = self._sheets(), len(self._student)
+        sheets = self._sheets()
+        said = {digest: found for digest, found in self._student.items() if found is not None}
         known = frozenset(sheet.sha256 for sheet in sheets)
-        if self._told is None or self._told[:2] != (known, measured):
-            told = await asyncio.to_thread(describe_epochs, sheets, dict(self._student))
-            self._told = known, measured, told
+        if self._told is None or self._told[:2] != (known, len(said)):
+            told = await asyncio.to_thread(describe_epochs, sheets, said)
+            self._told = known, len(said), told
         return self._told[2]
 
     async def ask(self, student: Model) -> None:
         """How well the student guesses the newest sheet that it was not asked about; each is asked
         once, of the student that there is then. Raises what models raise."""
-        for sheet in sorted(self._sheets(), key=lambda sheet: -sheet.epoch):
-            size = sum(map(len, sheet.walks))
-            is_ours = sheet.spec_sha256 == self._spec_sha256
-            if is_ours and size <= MOST_ASKED_TOKENS and sheet.sha256 not in self._asked:
-                self._asked.add(sheet.sha256)
-                self._student[sheet.sha256] = await guesses(student, sheet)
+        sheets = {sheet.sha256: sheet for sheet in self._sheets()}
+        self._student = {digest: x for digest, x in self._student.items() if digest in sheets}
+        for digest, sheet in sorted(sheets.items(), key=lambda item: -item[1].epoch):
+            if digest not in self._student and self._may_be_read(sheet):
+                self._student[digest] = None
+                self._student[digest] = await guesses(student, sheet)
                 return
+
+    def _may_be_read(self, sheet: Sheet) -> bool:
+        sizes = [len(ids) for ids in sheet.walks]
+        is_short = sum(sizes) <= MOST_ASKED_TOKENS and max(sizes, default=0) <= MOST_WALK_TOKENS
+        return is_short and sheet.spec_sha256 == self._spec_sha256
 
 
 async def guesses(student: Model, sheet: Sheet) -> Float:

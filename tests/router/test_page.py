@@ -288,10 +288,24 @@ async def test_the_student_reads_no_text_of_another_spec_and_no_endless_one(
 ) -> None:
     student = Student(tokenizer)
     await Past(lambda: sheets, bytes.fromhex(spec.sha256)).ask(student)
-    monkeypatch.setattr("moesubnet.router.epochs.MOST_ASKED_TOKENS", 40)
     ours = over(spec, sheets)
-    await Past(lambda: ours, bytes.fromhex(spec.sha256)).ask(student)
+    for most in ("MOST_ASKED_TOKENS", "MOST_WALK_TOKENS"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"moesubnet.router.epochs.{most}", 10)
+            await Past(lambda: ours, bytes.fromhex(spec.sha256)).ask(student)
     assert not student.asked
+
+
+async def test_what_the_student_said_of_sheets_that_are_gone_is_forgotten(
+    spec: Any, tokenizer: Any, sheets: list[Sheet]
+) -> None:
+    ours = over(spec, sheets)
+    past, student = Past(lambda: ours, bytes.fromhex(spec.sha256)), Student(tokenizer)
+    for _ in sheets:
+        await past.ask(student)
+    del ours[0]
+    await past.ask(student)
+    assert past._student.keys() == {sheet.sha256 for sheet in ours}
 
 
 async def test_a_student_that_fails_at_a_sheet_leaves_it_alone(
