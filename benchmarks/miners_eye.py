@@ -84,7 +84,8 @@ GROUPS = {
     ),
     "shape of the session": (
         "nth", "first_tokens", "held", "appended", "rows", "further", "rolled_back", "is_fork",
-        "begins_as_before",
+        "has_forked", "begins_as_before", "most_rows", "most_further", "drafted", "lost",
+        "least_appended",
     ),
     "company": ("begun_lately", "alike_lately", "open_lately"),
 }  # fmt: skip
@@ -163,17 +164,36 @@ class Pairs:
 
 
 @dataclass
+class Heard:
+    """Of one session, so far."""
+
+    first: int  # tokens of its first call
+    is_fork: bool
+    begins_as_before: bool
+    calls: int = 0
+    end: int = 0
+    answered_s: float | None = None  # when last
+    gaps_s: list[float] = field(default_factory=list)
+    has_forked: bool = False
+    most_rows: int = 0
+    most_further: int = 0
+    drafted: int = 0
+    lost: int = 0
+    appended: list[int] = field(default_factory=list)  # with each call after the first
+
+
+@dataclass
 class Spy:
-    """What the miner remembers, and its row of features for each call."""
+    """What the miner remembers, and its row of features for each call. What a call tells of its
+    session is known with all that follow."""
 
     begun_s: float = 0.0
     calls: list[tuple[int, str, list[float]]] = field(default_factory=list)  # epoch, session
     epoch: int = 0
-    answered_s: dict[str, float] = field(default_factory=dict)  # when last, by session
-    _sessions: dict[str, tuple[int, int, int, float]] = field(default_factory=dict)
-    _gaps: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    sessions: dict[str, Heard] = field(default_factory=dict)
     _beginnings: set[bytes] = field(default_factory=set)
     _begun: list[tuple[float, int]] = field(default_factory=list)
+    _open: dict[str, float] = field(default_factory=dict)  # when last, of sessions lately, in order
     _last_s: float = 0.0
     _ports: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -198,15 +218,28 @@ class Spy:
 
     def note(self, request: StepRequest, body: bytes) -> None:
         step, now_s = request.sequences[0], asyncio.get_running_loop().time()
-        nth, first, end, _ = self._sessions.get(step.session, (0, step.end, 0, now_s))
-        last_s = self.answered_s.get(step.session, now_s)
-        begins = step.append_ids[:8].tobytes() if not step.base_len else b""
+        session = self.sessions.get(step.session)
         self._begun = [(at, n) for at, n in self._begun if at > now_s - LATELY_S]
-        gaps = self._gaps[step.session]
-        if nth == 0:
-            self._begun.append((now_s, first))
+        while self._open and next(iter(self._open.values())) <= now_s - LATELY_S:
+            del self._open[next(iter(self._open))]
+        if session is None:
+            begins = b"" if step.base_len else step.append_ids[:8].tobytes()
+            session = Heard(step.end, bool(step.parent), begins in self._beginnings)
+            self.sessions[step.session] = session
+            self._beginnings.add(begins)
+            self._begun.append((now_s, step.end))
         else:
-            gaps.append(now_s - last_s)
+            session.appended.append(len(step.append_ids))
+            if session.answered_s is not None:
+                session.gaps_s.append(now_s - session.answered_s)
+        if step.parent in self.sessions:
+            self.sessions[step.parent].has_forked = True
+        rolled_back = max(0, session.end - step.base_len)
+        session.lost += rolled_back
+        session.drafted += len(step.draft_ids)
+        session.most_rows = max(session.most_rows, step.rows)
+        session.most_further = max(session.most_further, step.further)
+        gaps_s = session.gaps_s
         values = _heard.get() | {
             "body_bytes": len(body),
             "session_length": len(step.session),
@@ -216,28 +249,34 @@ class Spy:
             "k": request.want.k or 0,
             "drafts": len(step.draft_ids),
             "epoch_s": now_s - self.begun_s,
-            "since_session_s": now_s - last_s,
-            "mean_gap_s": np.mean(gaps) if gaps else -1.0,
-            "least_gap_s": min(gaps, default=-1.0),
-            "median_gap_s": np.median(gaps) if gaps else -1.0,
-            "most_gap_s": max(gaps, default=-1.0),
+            "since_session_s": gaps_s[-1] if gaps_s else -1.0,
+            "mean_gap_s": np.mean(gaps_s) if gaps_s else -1.0,
+            "least_gap_s": min(gaps_s, default=-1.0),
+            "median_gap_s": np.median(gaps_s) if gaps_s else -1.0,
+            "most_gap_s": max(gaps_s, default=-1.0),
             "since_any_s": now_s - self._last_s,
-            "nth": nth,
-            "first_tokens": first,
+            "nth": session.calls,
+            "first_tokens": session.first,
             "held": step.base_len,
             "appended": len(step.append_ids),
             "rows": step.rows,
             "further": step.further,
-            "rolled_back": max(0, end - step.base_len),
-            "is_fork": bool(step.parent),
-            "begins_as_before": bool(begins) and begins in self._beginnings,
+            "rolled_back": rolled_back,
+            "is_fork": session.is_fork,
+            "has_forked": session.has_forked,
+            "begins_as_before": session.begins_as_before,
+            "most_rows": session.most_rows,
+            "most_further": session.most_further,
+            "drafted": session.drafted,
+            "lost": session.lost,
+            "least_appended": min(session.appended, default=-1),
             "begun_lately": len(self._begun),
-            "alike_lately": sum(n == first for _, n in self._begun),
-            "open_lately": sum(at > now_s - LATELY_S for *_, at in self._sessions.values()),
+            "alike_lately": sum(n == session.first for _, n in self._begun),
+            "open_lately": len(self._open),
         }
-        self._sessions[step.session] = nth + 1, first, step.end, now_s
-        self._beginnings.add(begins)
-        self._last_s = now_s
+        session.calls, session.end = session.calls + 1, step.end
+        self._open.pop(step.session, None)
+        self._open[step.session] = self._last_s = now_s
         self.calls.append((self.epoch, step.session, [float(values[name]) for name in FEATURES]))
 
 
@@ -340,7 +379,7 @@ class World:
                 await net.work()
             answered = await answer(caller, body)
             if name == "Miner":
-                self.spy.answered_s[session] = asyncio.get_running_loop().time()
+                self.spy.sessions[session].answered_s = asyncio.get_running_loop().time()
             if net is not None:
                 await net.way(net.miner_ms if name == "Miner" else net.other(session))
             return answered

@@ -7,9 +7,11 @@ import pytest
 from lengths import accuracy as by_lengths
 from lengths import summary
 from miners_eye import FEATURES, GROUPS, World, judged, refused
+from one_label import Items, variance
 from pace import accuracy
 
 from moesubnet.validator.shapes import Shapes
+from tests.sheets import synthetic_sheet
 
 HEADERS, SHAPE = GROUPS["headers and sizes"], GROUPS["shape of the session"]
 
@@ -71,3 +73,17 @@ def test_a_far_validator_is_told_by_pace_unless_no_label_waits_for_it():
     hidden, _, scored = accuracy(100.0, None, 400)
     assert hidden < 0.58  # it is the first law again
     assert scored < 10
+
+
+def test_the_last_labels_of_walks_say_less_the_less_alike_a_walk_s_labels_are():
+    sheet = synthetic_sheet(["a", "b"], walk_count=400, domains=True)
+    items = Items.of([sheet, sheet])
+    last = items.at_last()
+    assert last.walk.tolist() == list(range(800))
+    assert last.values().shape == (800, 2)
+    alone = np.random.default_rng(0).normal(size=(len(items.walk), 1))
+    alike = np.repeat(alone[:800], 16, axis=0)
+    for values, more in ((alone, 16.0), (alike, 1.0)):
+        found = variance(values[items.last], last.walk) / variance(values, items.walk)
+        assert found == pytest.approx(more, rel=0.2)
+    np.testing.assert_array_equal(last.values(0.0, 0), last.values())
