@@ -23,12 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.mixture.mixing import Float, Ids, Logs
-from moesubnet.wire.distributions import enough, likeliest
+from moesubnet.wire.distributions import LOWEST, enough, likeliest
 
 if TYPE_CHECKING:
     from moesubnet.wire.rows import StepRows
-
-LEAST_LOG_P = -65504.0  # stands for probability zero, as on the wire
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +81,7 @@ class Law:
     def _beyond(self, tokens: Ids) -> Float:
         """Log-probabilities of unlisted tokens."""
         if self.shape is None or self.share == 0.0:
-            return np.full(tokens.shape, LEAST_LOG_P)
+            return np.full(tokens.shape, LOWEST)
         return self.shape.at(tokens) + math.log(self.share)
 
 
@@ -223,4 +221,4 @@ def _unlisted(shape: Law, ids: Ids) -> float:
 
 def _logs(mass: Float) -> Logs:
     with np.errstate(divide="ignore"):
-        return np.clip(np.log(mass), LEAST_LOG_P, 0.0).astype(np.float32)
+        return np.clip(np.log(mass), LOWEST, 0.0).astype(np.float32)

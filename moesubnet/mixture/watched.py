@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
 
+from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey
 
@@ -26,17 +26,7 @@ STALE_PART = 0.25
 BEGINNING_IDS = 32
 
 
-class Heard(Protocol):
-    """`gate.WeightedSheet`."""
-
-    @property
-    def sheet(self) -> Sheet: ...
-
-    @property
-    def stake_rao(self) -> int: ...
-
-
-def silenced(items: Sequence[Heard]) -> dict[Hotkey, str]:
+def silenced(items: Sequence[WeightedSheet]) -> dict[Hotkey, str]:
     """Validators that have no say, and why, by all sheets that are known."""
     sheets = {item.sheet.sha256: item.sheet for item in items}
     stakes = {item.sheet.validator: item.stake_rao for item in items}

@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.mixture.law import (
-    LEAST_LOG_P,
-    Law,
-    Mixture,
-    apply_sampling,
-    mix,
-    sample,
-)
+from moesubnet.mixture.law import Law, Mixture, apply_sampling, mix, sample
 from moesubnet.mixture.mixing import log_weights
+from moesubnet.wire.distributions import LOWEST
 
 from .dense import dense, entropy_dense, mix_dense
 
@@ -149,7 +143,7 @@ def test_dead_members_are_ignored_whatever_they_say():
     without = mix(log_w[[0, 2, 3]], [laws[0], laws[2], laws[3]])
     np.testing.assert_array_equal(got.law.ids, without.law.ids)
     np.testing.assert_array_equal(got.law.logp, without.law.logp)
-    full = [full_law(rng), Law(np.full(VOCAB, LEAST_LOG_P, np.float32)), full_law(rng)]
+    full = [full_law(rng), Law(np.full(VOCAB, LOWEST, np.float32)), full_law(rng)]
     np.testing.assert_allclose(
         mix(np.array([0.0, -np.inf, -np.inf]), full).law.logp, full[0].logp, rtol=1e-6
     )
@@ -170,7 +164,7 @@ def test_entropies_are_the_dense_ones(seed, baseline):
 def test_a_law_without_a_tail_holds_all_else_impossible():
     base = full_law(np.random.default_rng(3))
     law = Law(np.zeros(1, np.float32), np.array([3], np.uint32), 0.0, base)
-    assert law.at([2, 3, 4]).tolist() == [LEAST_LOG_P, 0.0, LEAST_LOG_P]
+    assert law.at([2, 3, 4]).tolist() == [LOWEST, 0.0, LOWEST]
     assert law.entropy_nats == 0.0
 
 
