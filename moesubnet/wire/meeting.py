@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import aiohttp
 
@@ -13,17 +13,11 @@ from moesubnet.errors import AuthError, PeerError, PeerUnavailable, WireError
 from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.limits import Backoff
+from moesubnet.wire.protocol import Card
 
 CARD_TIMEOUT_S = 5.0
 
 log = logging.getLogger(__name__)
-
-
-class Card(Protocol):
-    """Of whatever kind."""
-
-    @property
-    def spec_sha256(self) -> str: ...
 
 
 C = TypeVar("C", bound=ExpertClient)

@@ -14,7 +14,6 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from ipaddress import ip_address
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -35,6 +34,7 @@ from moesubnet.errors import (
     WrongReceiver,
 )
 from moesubnet.types import Hotkey, MetagraphSource, Signer
+from moesubnet.wire.addresses import is_loopback
 from moesubnet.wire.bodies import Bodies
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.lanes import Given, Lane, pack_answers
@@ -326,7 +326,4 @@ def _refuse(request: web.Request, status: int, code: str) -> web.Response:
 def is_local(request: web.Request) -> bool:
     """Whether a request comes from this machine, and not through a proxy on it."""
     forwarded = {"Forwarded", "X-Forwarded-For", "X-Real-IP"} & set(request.headers)
-    try:
-        return ip_address(request.remote or "").is_loopback and not forwarded
-    except ValueError:
-        return False
+    return is_loopback(request.remote or "") and not forwarded

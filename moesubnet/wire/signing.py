@@ -129,20 +129,6 @@ def prove_claim(
     return Caller(claim.sender, hashlib.sha256(text).digest(), claim.nonce_ns)
 
 
-def verify_request(
-    headers: Headers,
-    method: str,
-    target: str,
-    body: bytes,
-    own_hotkey: Hotkey,
-    now_ns: int,
-    nonces: NonceStore,
-) -> Caller:
-    """All checks in order; raises the AuthError of the first that fails."""
-    claim = read_claim(headers, own_hotkey, now_ns)
-    return prove_claim(claim, method, target, body, now_ns, nonces)
-
-
 def receipt_text(
     status: int, request_sha256: bytes, body_sha256: bytes, responder: Hotkey, caller: Hotkey
 ) -> bytes:
