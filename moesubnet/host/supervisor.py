@@ -14,7 +14,7 @@ from moesubnet.errors import ConfigError
 from moesubnet.host.children import as_child
 
 STOP_TIMEOUT_S = 15.0
-RESTART_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+RESTART_DELAYS_S = (0.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # by failures in a row
 STEADY_AFTER_S = 60.0  # a process that lived so long starts again without delay
 
 Notify = Callable[[str, str], None]  # process name, what happened
@@ -152,9 +152,7 @@ class Supervisor:
             code = await process.running.wait()
             lived_s = time.monotonic() - process.started_s
             failures = 0 if lived_s > STEADY_AFTER_S else failures + 1
-            delay_s = (
-                RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)] if failures else 0.0
-            )
+            delay_s = RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)]
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             self._notify(process.name, f"ended ({how}); starting again in {delay_s:.0f} s")
             await asyncio.sleep(delay_s)
