@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.host.options import DEFAULT_CHAIN, Chain, Netuid
+from moesubnet.host.options import DEFAULT_CHAIN, AllowPrivate, Chain, LogLevel, Netuid, SpecDir
 
 if TYPE_CHECKING:
     from moesubnet.distill.run import Report, Settings
@@ -30,10 +30,7 @@ def run(
         str, typer.Option(help="Key that signs calls to miners: a wallet `name/hotkey`, or //URI.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the student; an interrupted run goes on.")],
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
-    ] = None,
+    spec: SpecDir = None,
     test: Annotated[
         Path | None,
         typer.Option(
@@ -69,12 +66,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Of the first weights and the batches.")] = 0,
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
-    allow_private: Annotated[
-        bool,
-        typer.Option(help="Also call experts on private and loopback addresses (local networks)."),
-    ] = False,
+    allow_private: AllowPrivate = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+    log_level: LogLevel = "warning",
 ) -> None:
     """Collect the mixture's laws on the public text through the miners, train the student on
     them, and compare it with plain training, every expert and the mixtures."""

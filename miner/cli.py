@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from moesubnet.engine.target import DEFAULT_ENGINE
-from moesubnet.host.options import DEFAULT_CHAIN, AsJson, Chain, Netuid
+from moesubnet.host.options import (
+    DEFAULT_CHAIN,
+    AsJson,
+    Chain,
+    Host,
+    LogLevel,
+    Netuid,
+    Port,
+    SpecDir,
+)
 from moesubnet.training.cli import train
 
 miner_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -73,14 +82,9 @@ def run(
     ] = "2",
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
-    ] = 0,
+    spec: SpecDir = None,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
     external_ip: Annotated[
         str | None, typer.Option(help="Address to publish on chain; --host if not given.")
     ] = None,
@@ -139,7 +143,7 @@ def run(
     queue_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that may wait to be computed; then callers get 429.")
     ] = 65_536,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevel = "info",
 ) -> None:
     """Serve a model to routers, validators and distillers, and earn by what it adds to them.
 
@@ -263,16 +267,16 @@ def status(
     """Say a miner's rank, its value, what it will earn per epoch, and why."""
     import json
     from dataclasses import asdict
-    from urllib.parse import urlsplit
 
     from moesubnet.chain.commands.console import account, ask_chain
     from moesubnet.miner.status import render
     from moesubnet.miner.survey import survey
     from moesubnet.types import Hotkey, NetUid
+    from moesubnet.wire.addresses import names_loopback
 
     address = Hotkey(account(hotkey, None, hotkey=True))
     if allow_private is None:
-        allow_private = urlsplit(chain).hostname in ("127.0.0.1", "::1", "localhost")
+        allow_private = names_loopback(chain)
     found = ask_chain(
         chain,
         lambda client: survey(client, NetUid(netuid), address, allow_private=allow_private),

@@ -18,6 +18,7 @@ import typer
 
 from moesubnet import __version__
 from moesubnet.errors import ChainError
+from moesubnet.host.options import DEFAULT_CHAIN, AsJson, Chain, Netuid
 from moesubnet.host.paths import data_dir
 
 if TYPE_CHECKING:
@@ -159,12 +160,10 @@ def check_sheets(reveals: Sequence[tuple[Uid, LastReveal | None]]) -> list[Findi
 
 
 def doctor(
-    chain: Annotated[
-        str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint to examine.")
-    ] = "ws://127.0.0.1:9944",
-    netuid: Annotated[int, typer.Option(help="Subnet to examine.")] = 1,
+    chain: Chain = DEFAULT_CHAIN,
+    netuid: Netuid = 1,
     offline: Annotated[bool, typer.Option(help="Leave the chain out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check Python, packages, disk, ports, clock and chain. Exit code 1 if something is wrong."""
     findings = [check_python(), check_machine(), check_disk(), *check_packages()]

@@ -7,6 +7,16 @@ from typing import Annotated
 
 import typer
 
+from moesubnet.host.options import (
+    DEFAULT_CHAIN,
+    AllowPrivate,
+    Chain,
+    Host,
+    LogLevel,
+    Netuid,
+    Port,
+    SpecDir,
+)
 from moesubnet.router.key_cli import State, accounts_of, key_app
 
 router_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -23,21 +33,18 @@ def run(
     hotkey: Annotated[
         str, typer.Option(help="Key that signs calls to miners: a wallet `name/hotkey`, or //URI.")
     ],
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
-    ] = None,
-    chain: Annotated[
-        str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")
-    ] = "ws://127.0.0.1:9944",
-    netuid: Annotated[int, typer.Option(help="Subnet.")] = 1,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    spec: SpecDir = None,
+    chain: Chain = DEFAULT_CHAIN,
+    netuid: Netuid = 1,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
     node_port: Annotated[
         int | None,
         typer.Option(
+            min=0,
+            max=65_535,
             help="Also serve validators, on this port, which goes on chain: they send their "
-            "questions through routers, so that miners cannot tell them from users'. 0 picks one."
+            "questions through routers, so that miners cannot tell them from users'. 0 picks one.",
         ),
     ] = None,
     node_host: Annotated[
@@ -86,11 +93,8 @@ def run(
             "all pages. Repeat it."
         ),
     ] = None,
-    allow_private: Annotated[
-        bool,
-        typer.Option(help="Also call experts on private and loopback addresses (local networks)."),
-    ] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    allow_private: AllowPrivate = False,
+    log_level: LogLevel = "info",
 ) -> None:
     """Serve `/v1/chat/completions`, `/v1/completions` and `/v1/models`.
 

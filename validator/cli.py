@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.host.options import AsJson
+from moesubnet.host.options import (
+    DEFAULT_CHAIN,
+    AllowPrivate,
+    AsJson,
+    Chain,
+    Host,
+    LogLevel,
+    Netuid,
+    Port,
+    SpecDir,
+)
 from moesubnet.validator.replay_command import replay
 
 if TYPE_CHECKING:
@@ -40,17 +50,12 @@ def run(
             'a "text", or one document a file. Each part is used once and then PUBLISHED.'
         ),
     ],
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
-    ] = None,
+    spec: SpecDir = None,
     state_dir: StateDir = None,
-    chain: Annotated[
-        str, typer.Option(envvar="MOESUBNET_CHAIN", help="Chain endpoint.")
-    ] = "ws://127.0.0.1:9944",
-    netuid: Annotated[int, typer.Option(help="Subnet.")] = 1,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks one.")] = 8091,
+    chain: Chain = DEFAULT_CHAIN,
+    netuid: Netuid = 1,
+    host: Host = "127.0.0.1",
+    port: Port = 8091,
     external_ip: Annotated[
         str | None, typer.Option(help="Address to publish on chain; --host if not given.")
     ] = None,
@@ -69,10 +74,7 @@ def run(
             "Who pays a router can rate."
         ),
     ] = False,
-    allow_private: Annotated[
-        bool,
-        typer.Option(help="Also ask experts on private and loopback addresses (local networks)."),
-    ] = False,
+    allow_private: AllowPrivate = False,
     dry: Annotated[
         bool,
         typer.Option(
@@ -81,7 +83,7 @@ def run(
             "nothing.",
         ),
     ] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevel = "info",
 ) -> None:
     """Score every expert on your private text, and commit and reveal the vote, epoch by epoch.
 

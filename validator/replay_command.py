@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.host.options import DEFAULT_CHAIN, AsJson, Chain, Netuid
+from moesubnet.host.options import DEFAULT_CHAIN, AllowPrivate, AsJson, Chain, Netuid, SpecDir
 
 if TYPE_CHECKING:
     from moesubnet.engine.open_weights import Weights
@@ -56,16 +56,10 @@ def replay(
     state_dir: Annotated[
         Path | None, typer.Option(help="Your validator's: its sheets, and where the verdict goes.")
     ] = None,
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
-    ] = None,
+    spec: SpecDir = None,
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
-    allow_private: Annotated[
-        bool,
-        typer.Option(help="Also fetch from private and loopback addresses (local networks)."),
-    ] = False,
+    allow_private: AllowPrivate = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that an open expert answers with the weights that it says it serves.

@@ -45,10 +45,11 @@ def localnet(
             help="`embedded`: in one process. `node`: four real nodes (scripts/build-node)."
         ),
     ] = "embedded",
-    chain_port: Annotated[int, typer.Option(help="Port of the chain.")] = 9944,
-    router_port: Annotated[int, typer.Option(help="Port of the router.")] = 8080,
+    chain_port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the chain.")] = 9944,
+    router_port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the router.")] = 8080,
     first_port: Annotated[
-        int, typer.Option(help="First port of the miners' and validators' axons.")
+        int,
+        typer.Option(min=1, max=65_000, help="First port of the miners' and validators' axons."),
     ] = 8100,
     until: Annotated[
         str, typer.Option(help="`stopped`: stay until Ctrl-C. `table`, `answer`: end after that.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moesubnet.host.options import AsJson
+from moesubnet.host.options import AsJson, Port
 
 if TYPE_CHECKING:
     from moesubnet.owner.check import Findings
@@ -184,9 +184,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every address of this machine.")
     ] = "0.0.0.0",
-    port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")
-    ] = 8_300,
+    port: Port = 8_300,
 ) -> None:
     """Serve a spec's files to whoever joins; nothing else in the folder is served.
 

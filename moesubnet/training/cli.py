@@ -12,7 +12,7 @@ import typer
 
 from moesubnet.chain.commands.console import ask_chain
 from moesubnet.errors import ConfigError
-from moesubnet.host.options import DEFAULT_CHAIN, Chain, Netuid
+from moesubnet.host.options import DEFAULT_CHAIN, Chain, Netuid, SpecDir
 from moesubnet.host.paths import text_files
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import NetUid
@@ -51,10 +51,7 @@ def train(
         bool,
         typer.Option("--merge", help="Write base and adapter as one model, not as an adapter."),
     ] = False,
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the subnet's spec.json; by default the owner's, by chain."),
-    ] = None,
+    spec: SpecDir = None,
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
     seconds: Annotated[

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from moesubnet import cli
 from moesubnet.chain.nouns import LastReveal
@@ -111,3 +112,10 @@ def test_a_bug_stays_a_traceback(monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["moesubnet"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+@pytest.mark.parametrize("command", ["router run --hotkey //Alice", "chain dev", "localnet"])
+def test_a_port_that_is_none_is_refused_in_words(command: str) -> None:
+    option = "--router-port" if command == "localnet" else "--port"
+    done = CliRunner().invoke(cli.build_app(), [*command.split(), option, "99999"])
+    assert done.exit_code == 2 and option in done.output

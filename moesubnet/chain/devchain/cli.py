@@ -12,6 +12,7 @@ import typer
 
 from moesubnet.chain.devchain import archive_cli
 from moesubnet.errors import ConfigError
+from moesubnet.host.options import Host, Port
 
 if TYPE_CHECKING:
     from moesubnet.chain.devchain.chain import NewHead
@@ -30,8 +31,8 @@ chain_app.command("fork-at")(archive_cli.fork_at)
 def dev(
     preset: archive_cli.Preset = "development",
     base_path: archive_cli.BasePath = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks one.")] = 9944,
+    host: Host = "127.0.0.1",
+    port: Port = 9944,
     seal: Annotated[
         str, typer.Option(help="When to make blocks: slot, instant, or every so many seconds.")
     ] = "slot",

@@ -32,7 +32,10 @@ def network(
         Path | None, typer.Option(help="Where it lives.  [default: the user's data folder]")
     ] = None,
     rpc_port: Annotated[
-        int, typer.Option(help="Of the first node; the next ones follow. 0 picks free ones.")
+        int,
+        typer.Option(
+            min=0, max=65_000, help="Of the first node; the next ones follow. 0 picks free ones."
+        ),
     ] = 9944,
     node: Annotated[
         Path | None,
