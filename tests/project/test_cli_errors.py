@@ -118,4 +118,5 @@ def test_a_bug_stays_a_traceback(monkeypatch) -> None:
 def test_a_port_that_is_none_is_refused_in_words(command: str) -> None:
     option = "--router-port" if command == "localnet" else "--port"
     done = CliRunner().invoke(cli.build_app(), [*command.split(), option, "99999"])
-    assert done.exit_code == 2 and option in done.output
+    assert done.exit_code == 2
+    assert option in done.output
