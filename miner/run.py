@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from moesubnet.engine.base import Engine
 from moesubnet.engine.named import check_engine, load_engines
 from moesubnet.engine.open_weights import check_offer
 from moesubnet.errors import ChainError, ConfigError, FetchError
+from moesubnet.host.interrupt import stop_event
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.spec.content import LoadedSpec
@@ -94,7 +94,7 @@ async def run_miner(config: MinerConfig) -> None:
             (seat, *await _open(config, seat, engine, spec, metagraphs, stack))
             for seat, engine in zip(config.seats, engines, strict=True)
         ]
-        stopped = _stop_signal()
+        stopped = stop_event()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(metagraphs.run())]
             for seat, expert, port in served:
@@ -251,10 +251,3 @@ async def _keep_announced(
             log.warning("announcing: %s; trying again", error)
             pause_s = ANNOUNCE_RETRY_S
         await asyncio.sleep(pause_s)
-
-
-def _stop_signal() -> asyncio.Event:
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    return stopped

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.chain.timelock import load_timelock
 from moesubnet.chain.weights import VoteScheme, vote_scheme
 from moesubnet.errors import ConfigError
+from moesubnet.host.interrupt import until_stopped
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.content import LoadedSpec
@@ -145,7 +144,7 @@ async def run_validator(config: ValidatorConfig) -> None:
             config.walks_per_epoch,
             config.with_feedback,
         )
-        await _until_stopped(validator.run())
+        await until_stopped(validator.run())
         log.info("stopped; a committed vote is revealed when you start again before its epoch ends")
 
 
@@ -215,13 +214,3 @@ def _load_pool(pattern: str, spec: LoadedSpec) -> TextPool:
     unit, windows = spec.spec.unit, pool.free_windows({})
     log.info("private text: %d %s, %d windows", pool.tokens, unit, windows)
     return pool
-
-
-async def _until_stopped(work: Coroutine[object, object, None]) -> None:
-    """Run until the work ends or a signal asks to stop; then cancel it and wait."""
-    task = asyncio.create_task(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -206,9 +206,7 @@ def serve(
 
 
 async def _serve(spec: LoadedSpec, host: str, port: int) -> None:
-    import asyncio
-    import signal
-
+    from moesubnet.host.interrupt import stop_event
     from moesubnet.owner.server import build_app
     from moesubnet.wire.listening import serve as listen
 
@@ -219,10 +217,7 @@ async def _serve(spec: LoadedSpec, host: str, port: int) -> None:
         f"  moesubnet subnet set-spec NETUID --spec {spec.root} "
         f"--url http://{address}:{listening.port} --wallet OWNER"
     )
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    await stop_event().wait()
     await listening.close()
 
 

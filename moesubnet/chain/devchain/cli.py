@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,11 +77,10 @@ async def _run(
     from moesubnet.chain.devchain import DevChain
     from moesubnet.chain.devchain.accounts import funded_dev_accounts
     from moesubnet.chain.devchain.server import serve_chain
+    from moesubnet.host.interrupt import stop_event
     from moesubnet.wire.addresses import is_loopback
 
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_event()
     async with DevChain.open(directory, preset=preset, seal=seal, fresh=fresh) as chain:
         funded = funded_dev_accounts(chain.head.state)
         if funded and not is_loopback(host) and not unsafe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
@@ -101,14 +100,9 @@ def _delete(root: Path) -> None:
 
 async def _run(made: Network, binary: Path, report: _Report) -> None:
     from moesubnet.chain.network.run import run_network
+    from moesubnet.host.interrupt import until_stopped
 
-    running = asyncio.create_task(run_network(made, binary, report.notify, report.progress))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    try:
-        await running
-    except asyncio.CancelledError:
-        return
+    await until_stopped(run_network(made, binary, report.notify, report.progress))
 
 
 class _Report:
