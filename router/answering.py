@@ -89,7 +89,8 @@ async def answer(
                 holding.answer = keep.answer
             return response
         choices = await run_all(service.writer.complete(choice) for choice in begun)
-        headers = provenance_headers(choices) | _overhead(arrived_s, started)
+        tokens = sum(len(choice.tokens) for choice in choices)
+        headers = provenance_headers(begun, tokens) | _overhead(arrived_s, started)
         whole = web.json_response(shape.whole(choices, prompt_tokens), headers=headers)
         if (
             holding is not None

@@ -107,13 +107,17 @@ class Choice:
     tokens: list[api.TokenRecord] = field(default_factory=list)
     finish_reason: str | None = None
     parts: list[Part] = field(default_factory=list)
-    mean_weights: dict[str, float] = field(default_factory=dict)
+
+
+def weights_of(begun: Sequence[Begun]) -> Counter[str]:
+    """Each expert's weight, summed over the tokens that were sent."""
+    return sum((choice.weights for choice in begun), Counter[str]())
 
 
 def parts_of(begun: Sequence[Begun]) -> dict[str, float]:
     """Each expert's part of what was sent: mean weights over its tokens."""
-    total = sum((choice.weights for choice in begun), Counter[str]())
-    whole = sum(total.values())
+    total = weights_of(begun)
+    whole = total.total()
     return {name: weight / whole for name, weight in total.items()} if whole else {}
 
 

@@ -33,8 +33,12 @@ OURS = frozenset(
         "bos_token",
         "eos_token",
         "chat_template",
+        # of the function that renders it
+        "conversations",
+        "continue_final_message",
+        "return_assistant_tokens_mask",
     ]
-)  # variables of the template that are not the caller's
+)  # what is not the caller's to say to the template
 CHARS_A_TOKEN = 8  # few texts have more: of a longer one the beginning tells
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import aiohttp
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.errors import ChainError, ConfigError, MoesubnetError
+from moesubnet.host.interrupt import stop_event
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.router.app import build_app
@@ -74,7 +74,7 @@ class RouterConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Served:
     """What is served under one spec. Requests end under the one that they began with."""
 
     spec: LoadedSpec
@@ -86,13 +86,13 @@ class Offer:
 
 @dataclass
 class Offers:
-    """The offer for new requests, and the one after it while its experts are being met."""
+    """What new requests get, and what comes after it while its experts are being met."""
 
-    current: Offer
-    coming: Offer | None = None
+    current: Served
+    coming: Served | None = None
     looks: int = 0  # for the experts of `coming`
 
-    async def refresh(self, metagraph: Metagraph, next_spec: NextSpec[Offer]) -> None:
+    async def refresh(self, metagraph: Metagraph, next_spec: NextSpec[Served]) -> None:
         """Meet experts; go over to the spec that holds as soon as one serves it. Until then the
         experts of the old one are asked: they answer whatever their cards say."""
         next_spec.see(metagraph)
@@ -149,8 +149,8 @@ async def run_router(config: RouterConfig) -> None:
         )
         metrics, usage = Metrics(), UsageBook(config.signer, netuid)
 
-        def offered(spec: LoadedSpec) -> Offer:
-            return _offer(config, http, gates, metrics, spec)
+        def offered(spec: LoadedSpec) -> Served:
+            return _served(config, http, gates, metrics, spec)
 
         offers = Offers(offered(spec))
         next_spec = NextSpec(
@@ -183,7 +183,7 @@ async def run_router(config: RouterConfig) -> None:
                 group.create_task(_announce(chain, config, cache, axon)),
                 group.create_task(_offer_student(config, offers, engines)),
             ]
-            await _stop_signal()
+            await stop_event().wait()
             for task in tasks:
                 task.cancel()
 
@@ -236,13 +236,13 @@ async def _announce(
         await asyncio.sleep(ANNOUNCE_S)
 
 
-def _offer(
+def _served(
     config: RouterConfig,
     http: aiohttp.ClientSession,
     gates: GateSync,
     metrics: Metrics,
     spec: LoadedSpec,
-) -> Offer:
+) -> Served:
     roster = Roster(
         http,
         config.signer,
@@ -261,14 +261,14 @@ def _offer(
     )
     models: dict[str, Model] = {MIXTURE: mixture}
     service = Service(spec, models, metrics, lambda: [item.sheet for item in gates.sheets])
-    return Offer(spec, book, mixture, models, service)
+    return Served(spec, book, mixture, models, service)
 
 
 async def _follow(
     cache: MetagraphCache,
     gates: GateSync,
     offers: Offers,
-    next_spec: NextSpec[Offer],
+    next_spec: NextSpec[Served],
     turn: Callable[[int], None],
 ) -> None:
     """Keep the experts, the gate and the spec in step with the chain. turn: an epoch has begun."""
@@ -344,11 +344,3 @@ def _warn_if_poor(metagraph: Metagraph, signer: Signer, spec: LoadedSpec) -> Non
             signer.ss58_address,
             own.stake_rao if own else 0,
         )
-
-
-async def _stop_signal() -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()

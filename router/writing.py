@@ -12,7 +12,7 @@ import numpy as np
 from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.law import Mixture
 from moesubnet.router import openai_api as api
-from moesubnet.router.choices import Begun, Choice, Delta, Job, Manner
+from moesubnet.router.choices import Begun, Choice, Delta, Job, Manner, weights_of
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.model import ALONE, Drawing, Forecast, Session, walk
 from moesubnet.router.reading import Habits, Reader
@@ -114,17 +114,12 @@ class Writer:
     async def complete(self, begun: Begun) -> Choice:
         """Write one choice to its end."""
         choice = Choice()
-        totals: dict[str, float] = {}
         async for delta in self.run(begun):
             choice.text += delta.text
             choice.tokens += delta.tokens
             choice.parts += delta.parts
             choice.finish_reason = delta.finish_reason
         begun.sent(choice.tokens)
-        for token in choice.tokens:
-            for hotkey, weight in (token.experts or {}).items():
-                totals[hotkey] = totals.get(hotkey, 0.0) + weight
-        choice.mean_weights = {key: total / len(choice.tokens) for key, total in totals.items()}
         return choice
 
     def _timed(self, begun: Begun, written: int, last_s: float) -> float:
@@ -161,18 +156,11 @@ class Writer:
         return raw.decode("utf-8", errors="replace"), raw
 
 
-def provenance_headers(choices: Sequence[Choice]) -> dict[str, str]:
-    """`x-moesubnet-experts: HOTKEY=0.71,…`: mean weights over all tokens, largest first."""
-    totals: dict[str, float] = {}
-    tokens = sum(len(choice.tokens) for choice in choices)
-    for choice in choices:
-        for hotkey, mean in choice.mean_weights.items():
-            totals[hotkey] = totals.get(hotkey, 0.0) + mean * len(choice.tokens)
-    if not totals:
-        return {}
-    ranked = sorted(totals.items(), key=lambda item: -item[1])[:16]
+def provenance_headers(begun: Sequence[Begun], tokens: int) -> dict[str, str]:
+    """`x-moesubnet-experts: HOTKEY=0.71,…`: mean weights over so many tokens, largest first."""
+    ranked = weights_of(begun).most_common(16)
     text = ",".join(f"{hotkey}={total / tokens:.4f}" for hotkey, total in ranked)
-    return {"x-moesubnet-experts": text}
+    return {"x-moesubnet-experts": text} if text else {}
 
 
 def _steering(job: Job) -> Steering:

@@ -66,6 +66,7 @@ HOSTILE = {
     "many variables": chat(chat_template_kwargs={f"a{i}": i for i in range(1_000)}),
     "a long variable": chat(chat_template_kwargs={"a": "x" * 1_000_000}),
     "the template itself": chat(chat_template_kwargs={"chat_template": "{{ 1 }}"}),
+    "how it is rendered": chat(chat_template_kwargs={"continue_final_message": True}),
 }
 
 
