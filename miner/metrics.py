@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -12,28 +13,23 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.answers = Counter(
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        self.answers = counter(
             "moesubnet_miner_answers",
             "Answers by route and HTTP status; of lanes each step's.",
             ["route", "status"],
-            registry=self._registry,
         )
-        self.tokens = Counter(
-            "moesubnet_miner_tokens",
-            "Positions that steps asked to compute.",
-            registry=self._registry,
-        )
-        self._batch_sequences = Histogram(
+        self.tokens = counter("moesubnet_miner_tokens", "Positions that steps asked to compute.")
+        self._batch_sequences = histogram(
             "moesubnet_miner_batch_sequences",
             "Sequences in a batch of the engine.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=self._registry,
         )
-        self._batch_seconds = Histogram(
+        self._batch_seconds = histogram(
             "moesubnet_miner_batch_seconds",
             "Time the engine took for a batch.",
             buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
-            registry=self._registry,
         )
 
     def batch(self, sequences: int, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -19,95 +20,78 @@ class Metrics:
     """One registry per router, so that two in one process do not mix."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "moesubnet_router_requests",
-            "Requests by path and HTTP status.",
-            ["path", "status"],
-            registry=registry,
+        self._registry = CollectorRegistry()
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        self.requests = counter(
+            "moesubnet_router_requests", "Requests by path and HTTP status.", ["path", "status"]
         )
-        self._tokens = Counter(
+        self._tokens = counter(
             "moesubnet_router_tokens",
             "Tokens by model: read from prompts, or written and delivered.",
             ["model", "kind"],
-            registry=registry,
         )
-        self.first_token_s = Histogram(
+        self.first_token_s = histogram(
             "moesubnet_router_first_token_seconds",
             "From a request's first byte to its first token.",
             ["model"],
             buckets=_SECONDS,
-            registry=registry,
         )
-        self.between_tokens_s = Histogram(
+        self.between_tokens_s = histogram(
             "moesubnet_router_between_tokens_seconds",
             "From one token of a choice to the next.",
             ["model"],
             buckets=_SECONDS,
-            registry=registry,
         )
-        self.overhead_s = Histogram(
+        self.overhead_s = histogram(
             "moesubnet_router_overhead_seconds",
             "What a request took until its first token, less the time that experts took.",
             ["model"],
             buckets=_OVERHEAD_SECONDS,
-            registry=registry,
         )
-        self._answers = Counter(
+        self._answers = counter(
             "moesubnet_router_expert_answers",
             "What came of asking an expert: valid, late, busy or failed.",
             ["hotkey", "outcome"],
-            registry=registry,
         )
-        self._expert_s = Histogram(
+        self._expert_s = histogram(
             "moesubnet_router_expert_seconds",
             "From a call on its way to an expert until its valid answer.",
             ["hotkey"],
             buckets=_SECONDS,
-            registry=registry,
         )
-        self._weight = Counter(
+        self._weight = counter(
             "moesubnet_router_expert_weight",
             "An expert's weight, summed over the tokens delivered.",
             ["hotkey"],
-            registry=registry,
         )
-        self.fallbacks = Counter(
+        self.fallbacks = counter(
             "moesubnet_router_fallback_tokens",
             "Tokens drawn from the baseline alone: a bias or grammar left too little of the rest.",
             ["model"],
-            registry=registry,
         )
-        self._drafted = Counter(
+        self._drafted = counter(
             "moesubnet_router_drafted_tokens",
             "Drafted tokens that were kept, and that were not.",
             ["outcome"],
-            registry=registry,
         )
         for outcome in ("kept", "lost"):
             self._drafted.labels(outcome)
-        self._round_trips = Counter(
+        self._round_trips = counter(
             "moesubnet_router_round_trips",
             "Calls that brought the mixture's streams a law of the next token.",
-            registry=registry,
         )
-        self._charged = Counter(
-            "moesubnet_router_charged_rao",
-            "What keyed callers were charged.",
-            registry=registry,
-        )
-        self._owed = Counter(
+        self._charged = counter("moesubnet_router_charged_rao", "What keyed callers were charged.")
+        self._owed = counter(
             "moesubnet_router_owed_rao",
             "What experts are owed for answers to keyed callers.",
             ["hotkey"],
-            registry=registry,
         )
 
-        self._texts = Counter(
+        self._texts = counter(
             "moesubnet_router_texts",
             "Prompts and answers by length: of kind k from 2^(k/2) tokens to the next kind's.",
             ["part", "kind"],
-            registry=registry,
         )
 
     def watch(self, running: Callable[[], float], serving: Callable[[], float]) -> None:
