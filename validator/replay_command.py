@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from moesubnet.validator.replay import Replay
 
 GIB = 2**30
-CARD_TIMEOUT_S = 5.0
 
 
 def replay(
@@ -118,9 +117,11 @@ async def _asked(
     from moesubnet.spec.source import find_spec
     from moesubnet.types import NetUid
     from moesubnet.wire.addresses import check_axon
+    from moesubnet.wire.client import read_card
+    from moesubnet.wire.meeting import CARD_TIMEOUT_S
     from moesubnet.wire.protocol import ExpertCard
     from moesubnet.wire.said import otherwise
-    from moesubnet.wire.strangers import MAX_SMALL_BYTES, get_public, open_http_session
+    from moesubnet.wire.strangers import open_http_session
 
     async with await ChainClient.connect(chain) as client:
         metagraph = await client.metagraph(NetUid(netuid))
@@ -131,15 +132,8 @@ async def _asked(
     try:
         check_axon(neuron.axon, allow_private=allow_private)
         async with open_http_session() as http:
-            raw = await get_public(
-                http,
-                neuron.axon,
-                "/v1/expert",
-                max_bytes=MAX_SMALL_BYTES,
-                timeout_s=CARD_TIMEOUT_S,
-            )
-        card = ExpertCard.model_validate_json(raw)
-    except (PeerError, WireError, ValueError) as error:
+            card = await read_card(http, hotkey, neuron.axon, ExpertCard, timeout_s=CARD_TIMEOUT_S)
+    except (PeerError, WireError) as error:
         raise ConfigError(f"{hotkey} shows no card at {neuron.axon.url}: {error}") from error
     lie = otherwise(card, neuron, metagraph)
     return loaded, (card.model_commitment, card.weights_url), lie

@@ -154,7 +154,7 @@ class ExpertClient:
 
     async def card(self, *, timeout_s: float) -> ExpertCard:
         """What the expert says of itself; WireError when it is malformed or another's."""
-        card = await self._card("/v1/expert", ExpertCard, timeout_s)
+        card = await read_card(self._http, self.hotkey, self.axon, ExpertCard, timeout_s=timeout_s)
         self.commits = card.commits
         return card
 
@@ -163,16 +163,6 @@ class ExpertClient:
         return await get_public(
             self._http, self.axon, path, max_bytes=max_bytes, timeout_s=timeout_s
         )
-
-    async def _card(self, path: str, kind: type[_Card], timeout_s: float) -> _Card:
-        raw = await self.get_public(path, max_bytes=MAX_SMALL_BYTES, timeout_s=timeout_s)
-        try:
-            card = parse_as(kind, raw)
-        except ValueError:
-            raise WireError("the card is malformed") from None
-        if card.hotkey != self.hotkey:
-            raise WireError("the card is another's")
-        return card
 
     async def _sent(
         self, request: StepRequest, timeout_s: float, on_its_way: Callable[[], None]
@@ -276,6 +266,23 @@ class ExpertClient:
     def _check_receipt(self, receipt: str, signed: _Signed, body_sha256: bytes) -> None:
         caller = Hotkey(self._signer.ss58_address)
         verify_receipt(receipt, 200, signed.text_sha256, body_sha256, self.hotkey, caller)
+
+
+async def read_card(
+    http: aiohttp.ClientSession, hotkey: Hotkey, axon: Axon, kind: type[_Card], *, timeout_s: float
+) -> _Card:
+    """What a neuron says of itself at an address that `check_axon` has passed.
+
+    Raises PeerError; WireError when it is malformed or another's.
+    """
+    raw = await get_public(http, axon, kind.path, max_bytes=MAX_SMALL_BYTES, timeout_s=timeout_s)
+    try:
+        card = parse_as(kind, raw)
+    except ValueError:
+        raise WireError("the card is malformed") from None
+    if card.hotkey != hotkey:
+        raise WireError("the card is another's")
+    return card
 
 
 def _receipt_of(line: bytes) -> str:

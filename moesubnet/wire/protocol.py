@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -58,20 +58,24 @@ WeightsUrl = Annotated[str, Field(pattern=r"^https?://[!-~]{1,240}$")]
 
 
 class Card(_Model):
-    """What a neuron says of itself. Claims, checked elsewhere."""
+    """What a neuron says of itself, at `path`. Claims, checked elsewhere."""
 
+    path: ClassVar[str]
     hotkey: str = Field(max_length=48)
     spec_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     version: str = Field(max_length=32)
 
 
 class RouterCard(Card):
-    """`GET /v1/router` of a router's node."""
+    """Of a router's node."""
+
+    path = "/v1/router"
 
 
 class ExpertCard(Card):
-    """`GET /v1/expert`."""
+    """Of a miner."""
 
+    path = "/v1/expert"
     model_commitment: str = Field(pattern=r"^[0-9a-f]{64}$")
     weights_url: WeightsUrl | None = None  # of what `model_commitment` names; None: private
     name: str = Field(max_length=64)

@@ -27,7 +27,7 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
-from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.client import ExpertClient, read_card
 from moesubnet.wire.departures import Departures, Parcel
 from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, verify_step
 from moesubnet.wire.panel import Asked
@@ -119,7 +119,7 @@ class RelayClient(ExpertClient):
 
     async def router_card(self, *, timeout_s: float) -> RouterCard:
         """Raises PeerError, WireError."""
-        return await self._card("/v1/router", RouterCard, timeout_s)
+        return await read_card(self._http, self.hotkey, self.axon, RouterCard, timeout_s=timeout_s)
 
     async def relay(
         self,
