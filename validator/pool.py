@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import random
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
-from pathlib import Path
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 
 import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.host.paths import text_files
+from moesubnet.training.dataset import read_documents
 from moesubnet.units import TOKENS, Grain
 from moesubnet.validator.records import Window
 from moesubnet.validator.shapes import Shape
@@ -52,9 +51,9 @@ class TextPool:
         Raises ConfigError.
         """
         texts = {
-            hashlib.sha256(text.encode()).digest(): text
+            hashlib.sha256(document.text.encode()).digest(): document.text
             for path in text_files([pattern])
-            for text in _read_texts(path)
+            for document in read_documents(path)
         }
         if not texts:
             raise ConfigError(f"no text in {pattern!r}")
@@ -183,20 +182,3 @@ def window_units(grain: Grain) -> int:
 
 def _beginning(ids: npt.NDArray[np.uint32], prefix: int) -> bytes:
     return ids[:prefix].astype("<u4").tobytes()
-
-
-def _read_texts(path: Path) -> Iterator[str]:
-    try:
-        content = path.read_text(encoding="utf-8")
-        if path.suffix != ".jsonl":
-            yield content
-            return
-        for line in content.split("\n"):
-            text = json.loads(line)["text"] if line.strip() else ""
-            if not isinstance(text, str):
-                raise TypeError
-            yield text
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f'{path} has a line that is not JSON with a "text"') from error

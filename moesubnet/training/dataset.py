@@ -40,9 +40,11 @@ def read_documents(path: Path) -> Iterator[Document]:
             yield Document("", path.read_text("utf-8"))
             return
         with path.open(encoding="utf-8") as lines:
-            for line in lines:
+            for line in filter(str.strip, lines):
                 row = json.loads(line)
-                yield Document(str(row.get("domain", "")), row["text"])
+                if not isinstance(text := row["text"], str):
+                    raise TypeError
+                yield Document(str(row.get("domain", "")), text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

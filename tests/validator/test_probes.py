@@ -355,7 +355,7 @@ def test_text_is_read_from_lines_and_files_and_counted_once(tmp_path, tiny_spec)
     [
         ("a.jsonl", b'{"text": 3}\n', "not JSON"),
         ("a.jsonl", b"not json\n", "not JSON"),
-        ("a.txt", b"\xff\xfe\xff", "cannot read"),
+        ("a.txt", b"\xff\xfe\xff", "not UTF-8"),
         ("a.txt", b"short", "no document"),
         (None, b"", "no file matches"),
     ],
