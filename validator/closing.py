@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ from moesubnet.validator.records import SENDER, Batch, Merit
 from moesubnet.validator.scoring import recount
 from moesubnet.validator.usage import feedback, usage_losses
 from moesubnet.wire.usage import Usage
+
+T = TypeVar("T", bound=np.generic)
 
 
 def close_sheet(
@@ -159,12 +162,8 @@ def _senders(
     batches: Sequence[Batch], hotkeys: Sequence[Hotkey], validator: Hotkey
 ) -> tuple[tuple[Hotkey, ...], U8]:
     """The senders' table, and which of them asked: [M, n] in columns of `hotkeys`."""
-    parts = [np.zeros((0, len(hotkeys)), SENDER)]
-    for batch in batches:
-        columns = [batch.hotkeys.index(h) if h in batch.hotkeys else -1 for h in hotkeys]
-        ourselves = np.zeros((len(batch.walks), 1), SENDER)
-        parts += [np.hstack([step.senders, ourselves])[:, columns] for step in batch.steps]
-    asked = np.concatenate(parts)
+    steps = [_columns(batch, hotkeys, step.senders) for batch in batches for step in batch.steps]
+    asked = np.concatenate([np.zeros((0, len(hotkeys)), SENDER), *steps])
     names = sorted(set(asked.ravel().tolist()) - {b""})
     sender = np.searchsorted([b"", *names], asked).astype(np.uint8)
     return (validator, *(Hotkey(name.decode()) for name in names)), sender
@@ -188,12 +187,15 @@ def _lost_in_relays(log_q: I32, sender: U8) -> npt.NDArray[np.bool_]:
 
 def _chosen(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> U8:
     """[W, n] in columns of `hotkeys`."""
-    parts = [np.zeros((0, len(hotkeys)), np.uint8)]
-    for batch in batches:
-        columns = [batch.hotkeys.index(h) if h in batch.hotkeys else -1 for h in hotkeys]
-        nobody = np.zeros((len(batch.walks), 1), np.uint8)
-        parts.append(np.hstack([batch.steps[-1].chosen, nobody])[:, columns])
-    return np.concatenate(parts)
+    parts = [_columns(batch, hotkeys, batch.steps[-1].chosen) for batch in batches]
+    return np.concatenate([np.zeros((0, len(hotkeys)), np.uint8), *parts])
+
+
+def _columns(batch: Batch, hotkeys: Sequence[Hotkey], given: npt.NDArray[T]) -> npt.NDArray[T]:
+    """[N, experts of a batch] → [N, n] in columns of `hotkeys`; zeros for who was not asked."""
+    order = {hotkey: column for column, hotkey in enumerate(batch.hotkeys)}
+    nobody = np.zeros((len(given), 1), given.dtype)
+    return np.hstack([given, nobody])[:, [order.get(hotkey, -1) for hotkey in hotkeys]]
 
 
 def _answer_ms(batches: Sequence[Batch], hotkey: Hotkey) -> int | None:
@@ -219,11 +221,6 @@ def _age_millis(metagraph: Metagraph, neuron: Neuron) -> int:
 
 def _receipts(batches: Sequence[Batch], hotkeys: Sequence[Hotkey], vocab_size: int) -> Receipts:
     """The records of a sheet's items, in its order."""
-    parts = [np.zeros((0, len(hotkeys)), RECORD)]
-    salts: list[bytes] = []
-    for batch in batches:
-        salts += batch.salts
-        columns = [batch.hotkeys.index(h) if h in batch.hotkeys else -1 for h in hotkeys]
-        none = np.zeros((len(batch.walks), 1), RECORD)
-        parts += [np.hstack([step.records, none])[:, columns] for step in batch.steps]
-    return Receipts(vocab_size, tuple(salts), np.concatenate(parts))
+    steps = [_columns(batch, hotkeys, step.records) for batch in batches for step in batch.steps]
+    records = np.concatenate([np.zeros((0, len(hotkeys)), RECORD), *steps])
+    return Receipts(vocab_size, tuple(salt for batch in batches for salt in batch.salts), records)
