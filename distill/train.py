@@ -170,10 +170,9 @@ def train_plain(
             best_weights = {name: value.clone() for name, value in model.state_dict().items()}
         judging_s += clock() - began_s
 
-    def after_step(step: int, elapsed_s: float) -> bool:
+    def after_step(step: int, _: float) -> None:
         if step % JUDGE_EVERY_STEPS == 0:
             judge(step)
-        return False
 
     for index, cycle in enumerate(cycles):
 

@@ -96,7 +96,7 @@ def check_memory(folder: Path, dtype: str, device: str = "") -> None:
     if where == "auto":
         return
     _check_device(where)
-    free_bytes = _free_bytes(where)
+    free_bytes = free_memory_bytes(where)
     weights = sum(count for _, count in _tensors(folder))
     needed_bytes = weights * BYTES[choose_dtype(folder, dtype, device)]
     if needed_bytes <= free_bytes:
@@ -209,12 +209,6 @@ def _check_device(device: str) -> None:
         here = ", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))])
         why = str(error).partition("\n")[0]
         raise ConfigError(f"--device {device} cannot be used: {why}. Here: {here}") from None
-
-
-def _free_bytes(device: str) -> int:
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return free_memory_bytes()
 
 
 def _cpu_has_bfloat16() -> bool:

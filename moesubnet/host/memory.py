@@ -8,8 +8,13 @@ from pathlib import Path
 import psutil
 
 
-def free_memory_bytes() -> int:
-    """Of this machine, or of the container that we are in, if that has less."""
+def free_memory_bytes(device: str = "cpu") -> int:
+    """Of an accelerator ("cuda:1"); else of this machine, or of the container that we are in, if
+    that has less."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
     free = int(psutil.virtual_memory().available)
     limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
     try:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from moesubnet.errors import ConfigError
 from moesubnet.training.base_model import Size
-
-if TYPE_CHECKING:
-    import torch
 
 ADAM_VALUES = 4  # of each trained value: itself, its gradient, two moments; all float32
 CHUNK_COPIES = 3  # of a chunk of logits: themselves, their softmax, its gradient
@@ -70,16 +66,6 @@ def footprint(
             else "train an adapter (--lora 16), or a smaller model"
         )
     )
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that nobody uses, of the accelerator or the machine."""
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def in_words(size_bytes: int) -> str:

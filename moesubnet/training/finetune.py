@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.memory import free_memory_bytes
 from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import (
@@ -27,7 +28,6 @@ from moesubnet.training.base_model import (
 from moesubnet.training.estimate import (
     Footprint,
     footprint,
-    free_bytes,
     in_words,
     time_in_words,
 )
@@ -201,7 +201,7 @@ def _plan(
     """How steps are cut to fit into memory, and what to say of it."""
     from moesubnet.training.head import CHUNK_LOGITS
 
-    size, free = size_of(folder, settings.lora_rank), free_bytes(device)
+    size, free = size_of(folder, settings.lora_rank), free_memory_bytes(str(device))
     plan = footprint(
         size,
         bf16=bf16,

@@ -84,7 +84,7 @@ def train(
     *,
     checkpoint: Path | None = None,
     on_progress: OnProgress = ignore,
-    after_step: Callable[[int, float], bool] = lambda step, elapsed_s: False,
+    after_step: Callable[[int, float], None] = lambda step, elapsed_s: None,
     clock: Callable[[], float] = time.monotonic,
     optimizers: Sequence[torch.optim.Optimizer] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -93,9 +93,8 @@ def train(
     """Train `model` in place.
 
     batch_loss(model, n) → (scalar loss in nats per token, its tokens) of micro-batch n, counted
-    over all steps. after_step(step, elapsed_s) → True ends the run early. `clock` says what a
-    second is: wall time, or the process's CPU time. Resumes from `checkpoint` when it exists;
-    should_stop() → True ends the run with a checkpoint.
+    over all steps. `clock` says what a second is: wall time, or the process's CPU time. Resumes
+    from `checkpoint` when it exists; should_stop() → True ends the run with a checkpoint.
     """
     if optimizers is None:
         optimizers = muon_and_adamw(model, schedule.peak_lr, schedule.weight_decay)
@@ -134,8 +133,7 @@ def train(
         )
         if elapsed_s - saved_s >= max(CHECKPOINT_EVERY_S, saving_s / CHECKPOINT_SHARE):
             save()
-        if after_step(step, elapsed_s):
-            break
+        after_step(step, elapsed_s)
     model.train(False)
     unfinished = stopped and progress_fraction(step, elapsed_s, schedule) < 1
     if unfinished:
@@ -182,12 +180,14 @@ def seconds_per_step(
     """Wall seconds that a step takes here, now: the median after the first. Changes the model."""
     ticks: list[float] = []
 
-    def tick(step: int, elapsed_s: float) -> bool:
-        ticks.append(elapsed_s)
-        return False
-
     schedule = Schedule("pace", "pace", 0.0, steps)
-    train(model, batch_loss, schedule, optimizers=optimizers, after_step=tick)
+    train(
+        model,
+        batch_loss,
+        schedule,
+        optimizers=optimizers,
+        after_step=lambda _, elapsed_s: ticks.append(elapsed_s),
+    )
     return float(np.median(np.diff(ticks)))
 
 

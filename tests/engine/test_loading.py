@@ -104,12 +104,12 @@ def test_too_little_memory_is_said_before_loading(
     sharp_model: Path, tiny_spec: LoadedSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = sum(p.numel() for p in load_model(sharp_model, device="cpu").parameters())
-    monkeypatch.setattr(loading, "free_memory_bytes", lambda: 3 * weights)
+    monkeypatch.setattr(loading, "free_memory_bytes", lambda device: 3 * weights)
     monkeypatch.setattr(loading, "_from_pretrained", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(EngineError, match="--dtype bfloat16 would fit"):
         check_engine(DEFAULT_ENGINE, str(sharp_model), tiny_spec, device="cpu")
     check_memory(sharp_model, "bfloat16", "cpu")
-    monkeypatch.setattr(loading, "free_memory_bytes", lambda: weights)
+    monkeypatch.setattr(loading, "free_memory_bytes", lambda device: weights)
     with pytest.raises(EngineError, match="--device auto"):
         check_memory(sharp_model, "bfloat16", "cpu")
 

@@ -214,7 +214,7 @@ def test_what_cannot_work_is_refused_in_words(
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"moesubnet\[lora\]"):
         attempt(tiny_model, lora_rank=4)
-    monkeypatch.setattr(finetune, "free_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr(finetune, "free_memory_bytes", lambda device: 1 << 20)
     with pytest.raises(ConfigError, match="--lora 16"):
         attempt(tiny_model)
 

@@ -90,10 +90,9 @@ def test_a_killed_run_continues_exactly_where_it_stopped(tiny_spec: LoadedSpec, 
     class Killed(Exception):
         pass
 
-    def kill(step: int, elapsed_s: float) -> bool:
+    def kill(step: int, elapsed_s: float) -> None:
         if step == 7:
             raise Killed
-        return False
 
     state = tmp_path / "training.state"
     with pytest.raises(Killed):
