@@ -199,8 +199,7 @@ def run(
             signer=load_hotkey(key),
             hotkey_spec=key,
             adapter=None if folder == "-" else folder,
-            name=(name or Path(model if len(hotkeys) == 1 or folder == "-" else folder).name)[:64]
-            or "upstream",
+            name=(name or Path(model if len(hotkeys) == 1 or folder == "-" else folder).name)[:64],
             port=port and port + place,
             external_port=external_port and external_port + place,
             weights_url=None if url == "-" else url,

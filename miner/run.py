@@ -42,7 +42,7 @@ class Seat:
     signer: Signer
     hotkey_spec: str  # as typed
     adapter: str | None
-    name: str
+    name: str  # empty: as the server calls its model
     port: int
     external_port: int | None
     weights_url: str | None = None  # where everybody finds what it serves
@@ -132,7 +132,8 @@ async def _open(
     """Serve an expert until the stack is left; it and the port that it listens on."""
     if (close := getattr(engine, "close", None)) is not None:
         stack.push_async_callback(asyncio.to_thread, close)
-    log.info("model=%s engine=%s sha256=%s", seat.name, engine.name, engine.commitment)
+    name = seat.name or getattr(engine, "model_name", "") or engine.name
+    log.info("model=%s engine=%s sha256=%s", name, engine.name, engine.commitment)
     if seat.weights_url is not None:
         await _check_open(seat.weights_url, engine.commitment)
     expert = Expert(
@@ -140,7 +141,7 @@ async def _open(
         spec,
         metagraphs,
         hotkey=seat.hotkey,
-        name=seat.name,
+        name=name,
         price_rao_per_mtoken=config.price_rao_per_mtoken,
         weights_url=seat.weights_url,
         queue_tokens=config.queue_tokens,

@@ -102,8 +102,9 @@ def run(
     Experts are found on the chain and mixed token by token; a stream survives the death of any of
     them. The official OpenAI client works unmodified:
 
-        OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="any").completions.create(
-            model="mixture", prompt="def main(", max_tokens=40)
+    \b
+        client = OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="any")
+        client.completions.create(model="mixture", prompt="def main(", max_tokens=40)
     """
     import asyncio
 

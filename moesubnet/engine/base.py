@@ -88,8 +88,9 @@ class Engine(Protocol):
     asked about before; then a miner gives it long texts in parts, other work between them. It may
     say what that is (`HoldingEngine`).
     `lists`: the most tokens of a law that it names, where that may be fewer than asked.
-    `tells_prompts`: False where each position that is asked costs a pass of its own. `close()`
-    is called when it is not needed any more.
+    `tells_prompts`: False where each position that is asked costs a pass of its own. `model_name`:
+    what the model is called where the miner does not say it. `close()` is called when it is not
+    needed any more.
     """
 
     name: str

@@ -68,6 +68,7 @@ class BytesEngine:
         self.commitment = engine.commitment
         self.context_tokens = spec.spec.context_tokens
         self.caches = bool(getattr(engine, "caches", False))
+        self.model_name = str(getattr(engine, "model_name", ""))
         self.tells_prompts = bool(getattr(engine, "tells_prompts", True))
         self.laws_asked = 0
         self._readings: OrderedDict[str, Reading] = OrderedDict()

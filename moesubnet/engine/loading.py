@@ -16,6 +16,7 @@ import torch
 
 from moesubnet.engine.model_folder import resolve_adapter
 from moesubnet.errors import ConfigError, EngineError
+from moesubnet.host.log import quiet_transformers
 from moesubnet.host.memory import free_memory_bytes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 2}  # int8 while it is being made
@@ -125,9 +126,8 @@ def input_device(model: Any) -> torch.device:
 
 def _from_pretrained(folder: Path, precision: str, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_transformers()
     loader: Any = AutoModelForCausalLM
     return loader.from_pretrained(
         str(folder),

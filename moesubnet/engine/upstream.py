@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Coroutine, Sequence
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -45,6 +46,7 @@ class UpstreamEngine:
     lists: the most tokens of a law that it names; the others share the rest in the proportions of
     the subnet's baseline. tells_prompts: whether one request tells the laws inside a prompt; if
     not, each position is a request of its own. caches: whether it keeps what it read.
+    model_name: what it calls the model, without the folders and `.gguf`.
     """
 
     name = "upstream"
@@ -90,6 +92,7 @@ class UpstreamEngine:
             self.close()
             raise
         self.context_tokens = self._interview.context_tokens
+        self.model_name = PurePosixPath(about["id"]).name.removesuffix(".gguf")[:64]
         said = json.dumps({name: about.get(name) for name in IDENTITY}, sort_keys=True)
         self.commitment = hashlib.sha256(said.encode()).hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 from moesubnet.errors import ConfigError
 
@@ -17,3 +18,11 @@ def set_up_logging(level: str) -> None:
     )
     for noisy in ("aiohttp.access", "httpx", "urllib3", "websocket"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def quiet_transformers() -> None:
+    """Keep its progress bars, and peft's use of names that it deprecates, out of our progress."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from moesubnet.engine.model_folder import check_tokenizer, resolve_model
 from moesubnet.errors import ConfigError
+from moesubnet.host.log import quiet_transformers
 from moesubnet.spec.content import LoadedSpec
 
 if TYPE_CHECKING:
@@ -86,9 +87,8 @@ def load_base(
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # it would draw over ours
+    quiet_transformers()
     dtype = torch.bfloat16 if low_precision and lora_rank is not None else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.to(device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.log import quiet_transformers
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.tokenizer import END
 
@@ -66,9 +67,8 @@ def save_model(model: LlamaForCausalLM, spec: LoadedSpec, out: Path) -> None:
     The folder loads with `AutoModelForCausalLM` and `AutoTokenizer`.
     """
     from transformers import PreTrainedTokenizerFast
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # it would draw over ours
+    quiet_transformers()
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

@@ -114,7 +114,12 @@ def decode(data: bytes | bytearray | memoryview, *, schema: str, limits: Limits)
         raise FrameError(f"a frame of {len(view)} bytes")
     magic, header_bytes = _PREFIX.unpack_from(view)
     if magic != MAGIC:
-        raise FrameError("not a frame of this version")
+        if magic[:3] == MAGIC[:3]:
+            raise FrameError(
+                f"a frame of version {magic[3]}, this is {MAGIC[3]}: the older of the two has to "
+                "update moesubnet"
+            )
+        raise FrameError("not a frame of moesubnet")
     if header_bytes > min(limits.max_header_bytes, len(view) - _PREFIX.size):
         raise FrameError(f"a header of {header_bytes} bytes")
     header_end = _PREFIX.size + header_bytes

@@ -228,7 +228,7 @@ async def test_a_miner_serves_what_another_server_runs(
         miner = await network.miner("--coldkey", "//Bob", *upstream)
         client = await network.client(await network.announced(miner))
         card = await client.card(timeout_s=10)
-        assert (card.engine, card.name, card.lists) == ("upstream", "upstream", 300)
+        assert (card.engine, card.name, card.lists) == ("upstream", "tiny", 300)
         step = StepRequest((step_of("s", u32(), u32(5, 6, 7)),), Want("full"))
         rows = await answered(client, step)
         query = Query("s", u32(5, 6, 7), 3)

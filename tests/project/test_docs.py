@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ def whole_commands(name: str) -> list[str]:
 @pytest.fixture(scope="module")
 def command_line() -> Any:
     return typer.main.get_command(build_app())
+
+
+def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for name, under in getattr(command, "commands", {}).items():
+        yield from every_command(under, (*words, name))
+    yield " ".join(words), command
+
+
+def test_examples_in_help_keep_their_lines(command_line: Any) -> None:
+    for words, command in every_command(command_line):
+        shown = command.get_help(command.context_class(command, info_name=words))
+        for line in (command.help or "").splitlines():
+            if line.startswith("    "):
+                assert line.strip() in map(str.strip, shown.splitlines()), f"{words} --help"
 
 
 def leaf(command: Any, words: list[str]) -> tuple[Any, list[str]]:

@@ -252,6 +252,7 @@ def test_recomputed_layers_teach_the_same(
     text_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
     lora_rank: int | None,
 ):
     settings = tuning(tiny_model, lora_rank=lora_rank, epochs=0.1, lr=2e-3)
@@ -262,6 +263,7 @@ def test_recomputed_layers_teach_the_same(
     again = fine_tune([text_file], tmp_path / "again", tiny_spec, settings, say=said.append)
     assert "computed twice" in said[0]
     assert again.perplexity_after == pytest.approx(kept.perplexity_after, rel=1e-3)
+    assert not [w for w in recwarn if w.category is FutureWarning], "printed into the progress"
 
 
 def test_the_size_is_known_without_the_weights(tiny_model: Path):

@@ -259,6 +259,15 @@ def test_the_frame_and_header_limits_hold() -> None:
         decoded(encode("s", {"a": ["x" * 200] * 400}, {}))
 
 
+def test_a_frame_of_another_version_says_who_has_to_update() -> None:
+    newer = bytearray(encode("s", {}, {}))
+    newer[3] += 1
+    with pytest.raises(FrameError, match=r"of version 3, this is 2: the older .* update moesubnet"):
+        decoded(bytes(newer))
+    with pytest.raises(FrameError, match="not a frame of moesubnet"):
+        decoded(b"<!DOCTYPE html><html>")
+
+
 def test_claims_cost_no_memory() -> None:
     claims = [
         struct.pack("<4sI", b"MOE\x02", 2**32 - 1) + bytes(60),
