@@ -309,10 +309,11 @@ class Cast:
             claim, members, frozenset({"cpp"}), most=most, like="honest", routers=routers
         )
 
-    def befriended(self, claim: str) -> Economy:
+    def befriended(self, claim: str, *, own: bool = False) -> Economy:
+        """own: the other routers are the validators' own."""
         law = Picky(self.law("cpp"), only=[Member(Friends.NAMES[0]).hotkey])
         members = self._instead("cpp", law)
-        return self.picky(claim, law, 0.05, Friends(members, "cpp"))()
+        return self.picky(claim, law, 0.05, Friends(members, "cpp", own=own))()
 
     def _instead(self, name: str, law: Law) -> tuple[Member, ...]:
         """The honest, one of them with another law."""

@@ -204,14 +204,29 @@ def servers(cast: Cast) -> Mapping[str, Made]:
             0.05,
             Lying(1.0, "cpp"),
         ),
+        "validators-only-seen": cast.picky(
+            "the same, and validators have routers of their own",
+            cast.law("cpp"),
+            0.05,
+            Lying(1.0, "cpp", own=True),
+        ),
         "probes-only": cast.picky(
             f"answers what looks like a probe, so {users} of users' calls",
             Picky(cast.law("cpp"), leaves=TREES_LEAVE),
             TREES_ANSWER_USERS,
             Lying(1.0, "cpp", failed=1 - TREES_ANSWER_USERS),
         ),
+        "probes-only-seen": cast.picky(
+            "the same, and validators have routers of their own",
+            Picky(cast.law("cpp"), leaves=TREES_LEAVE),
+            TREES_ANSWER_USERS,
+            Lying(1.0, "cpp", failed=1 - TREES_ANSWER_USERS, own=True),
+        ),
         "router-friend": lambda: cast.befriended(
             "one of three routers tells which calls are probes; answers these and nothing else"
+        ),
+        "router-friend-seen": lambda: cast.befriended(
+            "the same, and the other two are validators' own", own=True
         ),
     }
 

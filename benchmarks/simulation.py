@@ -218,13 +218,20 @@ class Present:
 class Lying:
     """`routers.Drawing` without a relay: routers that say what they saw, `part` of them by stake
     that so much of somebody's calls failed (which may be true), or (praises) that users like it,
-    and nobody else."""
+    and nobody else. own: these are under the validators' own coldkey (as are all that register in
+    an economy)."""
 
     def __init__(
-        self, part: float, about: str, praises: bool = False, *, failed: float = 1.0
+        self,
+        part: float,
+        about: str,
+        praises: bool = False,
+        *,
+        failed: float = 1.0,
+        own: bool = False,
     ) -> None:
         self._part, self._about, self.praises = part, Member(about).hotkey, praises
-        self._failed = failed
+        self._failed, self._own = failed, own
         self._experts: list[Hotkey] = []
 
     async def refresh(self, metagraph: Metagraph, experts: Collection[Hotkey]) -> None:
@@ -236,7 +243,8 @@ class Lying:
     async def usage(self, netuid: NetUid, epoch: int) -> list[tuple[Usage, int]]:
         def said(router: str, lies: bool) -> Usage:
             rows = [self._seen(hotkey, lies) for hotkey in self._experts]
-            return Usage(netuid=netuid, epoch=max(0, epoch), router=router, rows=rows)
+            name = rows[0].hotkey if self._own and lies and rows else router  # one that registered
+            return Usage(netuid=netuid, epoch=max(0, epoch), router=name, rows=rows)
 
         stakes = [round(RAO_PER_TOKEN * 300 * part) for part in (self._part, 1 - self._part)]
         # Nobody's word counts for more than a third: the liars are as many as it takes.
@@ -274,12 +282,13 @@ class Router:
 
 class Friends(Lying):
     """Three routers of equal stake, through which walks go by lot. Users' calls to one expert all
-    fail, as the others say; the first one is its friend and does not say so."""
+    fail, as the others say; the first one is its friend and does not say so. own: the others are
+    the validators' own."""
 
     NAMES = ("router-0", "router-1", "router-2")
 
-    def __init__(self, members: Collection[Member], about: str) -> None:
-        super().__init__(2 / 3, about)
+    def __init__(self, members: Collection[Member], about: str, *, own: bool = False) -> None:
+        super().__init__(2 / 3, about, own=own)
         hotkeys = (Member(name).hotkey for name in self.NAMES)
         self._routers = [Router(hotkey, asked_by(hotkey, members)) for hotkey in hotkeys]
 

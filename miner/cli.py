@@ -128,9 +128,9 @@ def run(
             "--open",
             metavar="URL",
             help="Where everybody can fetch these weights: the folder that `moesubnet miner "
-            "offer` makes, or a .gguf file. Not before you have a standing (`miner status`): of "
-            "two newcomers with the same weights the quicker is paid. With several --hotkey one "
-            "for each; `-` is a private one, which says only their hash.",
+            "offer` makes, or a .gguf file. The card says so when validators know the expert as "
+            "one of its own, after some four epochs: before, a quicker copy would take its pay. "
+            "With several --hotkey one for each; `-` is a private one, which says only a hash.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
@@ -177,6 +177,7 @@ def run(
     from moesubnet.miner.run import MinerConfig, Seat, run_miner
     from moesubnet.types import NetUid
     from moesubnet.units import parse_rao
+    from moesubnet.wire.addresses import names_loopback
 
     set_up_logging(log_level)
     if not model and upstream is None:
@@ -221,6 +222,7 @@ def run(
         external_ip=external_ip,
         price_rao_per_mtoken=price_rao_per_mtoken,
         queue_tokens=queue_tokens,
+        allow_private=names_loopback(chain),
     )
     asyncio.run(run_miner(config))
 

@@ -55,7 +55,6 @@ class Expert:
         hotkey: Hotkey,
         name: str,
         price_rao_per_mtoken: int = 0,
-        weights_url: str | None = None,
         queue_tokens: int = 65_536,
         metrics: Metrics | None = None,
     ) -> None:
@@ -64,7 +63,6 @@ class Expert:
             hotkey=hotkey,
             spec_sha256=spec.sha256,
             model_commitment=engine.commitment,
-            weights_url=weights_url,
             name=name,
             context_tokens=engine.context_tokens,
             vocab_size=engine.vocab_size,
@@ -116,6 +114,10 @@ class Expert:
         """Serve under `spec` from now on; open sessions go on."""
         self.spec = spec
         self.card = self.card.model_copy(update={"spec_sha256": spec.sha256})
+
+    def open(self, weights_url: str) -> None:
+        """Say from now on where everybody finds what is served."""
+        self.card = self.card.model_copy(update={"weights_url": weights_url})
 
     def has_open_session(self, caller: Hotkey) -> bool:
         return self._sessions.has_open(caller)

@@ -19,6 +19,7 @@ from moesubnet.errors import ChainError, ConfigError, FetchError
 from moesubnet.host.interrupt import stop_event
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
+from moesubnet.miner.opening import may_open
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
@@ -70,6 +71,7 @@ class MinerConfig:
     external_ip: str | None
     price_rao_per_mtoken: int
     queue_tokens: int
+    allow_private: bool  # addresses of validators, whose sheets say when to open weights
 
 
 async def run_miner(config: MinerConfig) -> None:
@@ -143,7 +145,6 @@ async def _open(
         hotkey=seat.hotkey,
         name=name,
         price_rao_per_mtoken=config.price_rao_per_mtoken,
-        weights_url=seat.weights_url,
         queue_tokens=config.queue_tokens,
     )
     stack.push_async_callback(expert.close)
@@ -160,7 +161,11 @@ async def _check_open(url: str, commitment: str) -> None:
         size_bytes = await check_offer(url, commitment, allow_private=True)
     except FetchError as error:
         raise ConfigError(f"--open {url} does not offer what is served here: {error}") from error
-    log.info("open: %s offers the weights, %d bytes", url, size_bytes)
+    log.info(
+        "open: %s offers the weights, %d bytes; the card says so once this expert is a senior",
+        url,
+        size_bytes,
+    )
 
 
 async def _payer(
@@ -222,6 +227,7 @@ async def _keep_announced(
 
     next_spec = NextSpec(expert.spec, checked, folder=config.spec_dir, allow_private=False)
     said: set[str] = set()
+    hidden_url, asked_epoch = seat.weights_url, -1  # while weights may not be shown
 
     def say_once(problem: str) -> None:
         if problem not in said:
@@ -242,11 +248,18 @@ async def _keep_announced(
                 await chain.serve_axon(config.netuid, axon.ip, axon.port, seat.signer)
                 log.info("announced uid=%d ip=%s port=%d", neuron.uid, axon.ip, axon.port)
                 await metagraphs.refresh()
+            elif hidden_url is not None and asked_epoch < metagraph.epoch_index:
+                asked_epoch = metagraph.epoch_index
+                what = seat.hotkey, expert.card.model_commitment
+                if await may_open(chain, metagraph, *what, config.allow_private):
+                    expert.open(hidden_url)
+                    log.info("open: the card says that the weights are at %s", hidden_url)
+                    hidden_url = None
             elif metagraph.has_models and not is_said(expert.card, neuron.model):
-                commitment, is_open = expert.card.model_commitment, seat.weights_url is not None
-                await chain.commit_model(config.netuid, commitment, is_open, seat.signer)
+                sha256, is_open = expert.card.model_commitment, expert.card.weights_url is not None
+                await chain.commit_model(config.netuid, sha256, is_open, seat.signer)
                 kind = "open" if is_open else "private"
-                log.info("committed uid=%d sha256=%s %s", neuron.uid, commitment, kind)
+                log.info("committed uid=%d sha256=%s %s", neuron.uid, sha256, kind)
                 await metagraphs.refresh()
         except ChainError as error:
             log.warning("announcing: %s; trying again", error)

@@ -25,8 +25,8 @@ from moesubnet.mixture.sheet import (
 from moesubnet.types import Hotkey, Metagraph, Neuron
 from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
 from moesubnet.validator.records import SENDER, Batch, Merit
-from moesubnet.validator.scoring import recount
-from moesubnet.validator.usage import feedback, usage_losses
+from moesubnet.validator.scoring import answered_and_asked, recount
+from moesubnet.validator.usage import feedback, usage_losses, witnessed_losses
 from moesubnet.wire.usage import Usage
 
 T = TypeVar("T", bound=np.generic)
@@ -53,7 +53,8 @@ def close_sheet(
 
     Columns are the registered hotkeys that were asked or have a score to lose: who is absent
     fades. Of too many items the newest count.
-    usage: routers' summaries with their stakes; what users said of answers counts with
+    usage: routers' summaries with their stakes, of which those under the validator's own coldkey
+    count whole; what users said of answers counts with
     `with_feedback` only. Who is convicted of contradicting its own signed answers has given no
     valid one. Who has changed is what it is since now: neither its seniority nor its novelty of
     before is its own.
@@ -97,7 +98,7 @@ def close_sheet(
         log_w=log_w,
         entropy=entropy,
         receipts=tuple(column_sha256(column) for column in receipts.records.T),
-        usage_loss_ppm=usage_losses(usage, hotkeys),
+        usage_loss_ppm=_usage_losses(usage, hotkeys, log_q, metagraph, validator),
         feedback_ppm=feedback(usage, hotkeys) if with_feedback else (0,) * len(hotkeys),
         reliability_ppm=(0,) * len(hotkeys),
         ema_before=tuple(scores.get(hotkey) for hotkey in hotkeys),
@@ -183,6 +184,22 @@ def _lost_in_relays(log_q: I32, sender: U8) -> npt.NDArray[np.bool_]:
         if len(through) == 1 and 0 not in through and len(others) > 1:
             lost[:, column] = silent
     return lost
+
+
+def _usage_losses(
+    usage: Sequence[tuple[Usage, int]],
+    hotkeys: Sequence[Hotkey],
+    log_q: I32,
+    metagraph: Metagraph,
+    validator: Hotkey,
+) -> tuple[int, ...]:
+    """ppm: by all routers' word, or by our own's, whichever is more."""
+    known = metagraph.by_hotkey
+    ours = known[validator].coldkey if validator in known else None
+    own = [said for said, _ in usage if (n := known.get(Hotkey(said.router))) and n.coldkey == ours]
+    answered, asked = answered_and_asked(log_q)
+    seen = witnessed_losses(own, hotkeys, (answered / np.maximum(asked, 1)).tolist())
+    return tuple(map(max, usage_losses(usage, hotkeys), seen))
 
 
 def _chosen(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> U8:

@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
+from moesubnet.mixture.sheet import I32, LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.units import max_upscale_u16
 from moesubnet.validator.seniors import (
     SENIOR_STANDING,
@@ -122,10 +123,17 @@ def _terms(sheet: Sheet) -> tuple[Float, Float, Float]:
 
 def _reliability(sheet: Sheet) -> tuple[int, ...]:
     """Answered / asked per column, less what routers saw, in millionths; never asked is 0."""
-    columns = sheet.log_q[:, :-1]
-    asked = np.sum(columns != LOG_Q_ABSENT, axis=0)
-    answered = np.sum(columns > LOG_Q_UNANSWERED, axis=0)
+    answered, asked = answered_and_asked(sheet.log_q)
     return tuple(
         int(a) * (MICRO - loss) // int(b) if b else 0
         for a, b, loss in zip(answered, asked, sheet.usage_loss_ppm, strict=True)
+    )
+
+
+def answered_and_asked(log_q: I32) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Of each expert how many items, from log_q [M, n + 1]."""
+    columns = log_q[:, :-1]
+    return (
+        np.sum(columns > LOG_Q_UNANSWERED, axis=0),
+        np.sum(columns != LOG_Q_ABSENT, axis=0),
     )

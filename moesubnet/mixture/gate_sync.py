@@ -2,7 +2,7 @@
 
 The chain says which sheet a validator revealed last (`LastReveal`), the sheet names the one
 before it, so its hash vouches for its whole history. What was verified once is kept on disk by
-hash. Everyone who refreshes in epoch e fits on the sheets of epochs e − 21 … e − 2, which were
+hash. Everyone who refreshes in epoch e fits on the sheets of epochs e − 11 … e − 2, which were
 revealed by the start of e, and so gets the same gate.
 """
 
@@ -28,7 +28,10 @@ from moesubnet.units import TOKENS, Grain
 from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.strangers import get_public
 
-SHEET_EPOCHS = 20
+SHEET_EPOCHS = 20  # of which sheets are read
+FIT_EPOCHS = (
+    10  # on which a gate is fit: from the older ones it would know who came since as absent
+)
 FETCH_TIMEOUT_S = 5.0
 REFRESH_TIMEOUT_S = 15.0  # for all of them
 FETCHES_AT_ONCE = 8
@@ -94,7 +97,12 @@ class GateSync:
         settled = [item for item in self.sheets if item.sheet.epoch <= newest]
         for validator, reason in (quiet := silenced(settled)).items():
             log.warning("no say for validator %s: %s", validator, reason)
-        settled = [item for item in settled if item.sheet.validator not in quiet]
+        oldest = newest - FIT_EPOCHS + 1
+        settled = [
+            item
+            for item in settled
+            if item.sheet.validator not in quiet and oldest <= item.sheet.epoch
+        ]
         self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys(), self.grain)
         log.info(
             "gate=%s epoch=%d sheets=%d",

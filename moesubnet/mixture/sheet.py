@@ -29,7 +29,7 @@ MAX_WALK_TOKENS = 1024
 MAX_ITEMS = 8192  # of 32 walks over bytes 2,200
 MAX_SENDERS = 256
 MAX_CONTRADICTED = 64
-USAGE_LOSS_PPM = 100_000  # the most that routers' word takes of a reliability
+HEARSAY_LOSS_PPM = 100_000  # the most that others' routers' word takes of a reliability
 FEEDBACK_PPM = 50_000  # the most that users' word adds to a score, or takes
 MICRO = 1_000_000
 NANO = 1_000_000_000
@@ -172,7 +172,7 @@ class _Wire(BaseModel):
     log_w: bytes
     entropy: bytes
     receipts: list[Sha256]
-    usage_loss_ppm: list[Annotated[int, Field(ge=0, le=USAGE_LOSS_PPM)]]
+    usage_loss_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
     feedback_ppm: list[Annotated[int, Field(ge=-FEEDBACK_PPM, le=FEEDBACK_PPM)]]
     reliability_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
     ema_before: list[Score | None]

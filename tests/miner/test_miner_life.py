@@ -197,7 +197,7 @@ async def test_one_process_serves_two_adapters_each_with_its_hotkey(
     assert [card.model_commitment for card in cards] == expected
 
 
-async def test_an_open_expert_says_where_its_weights_are_once_they_are_there(
+async def test_an_open_expert_says_where_its_weights_are_when_they_are_there_and_may_be_shown(
     network: Network, tiny_model: Path
 ) -> None:
     folder = network.tmp_path / "offered"
@@ -213,11 +213,22 @@ async def test_an_open_expert_says_where_its_weights_are_once_they_are_there(
         (folder / "SHA256SUMS").write_text("".join(lines))
         arguments = ("--coldkey", "//Bob", "--model", str(tiny_model), "--engine", "auto")
         miner = await network.miner(*arguments, "--open", url)
-        client = await network.client(await network.announced(miner))
-        card = await client.card(timeout_s=10)
-    assert (card.weights_url, card.model_commitment) == (url, weights_commitment(tiny_model))
-    model = await network.said()
-    assert (model.commitment, model.is_open) == (card.model_commitment, True)
+        client = await network.client(axon := await network.announced(miner))
+        card, model = await client.card(timeout_s=10), await network.said()
+        commitment = weights_commitment(tiny_model)
+        assert (card.weights_url, card.model_commitment) == (None, commitment)
+        assert (model.commitment, model.is_open) == (commitment, False)  # no validator knows it
+        miner.process.send_signal(signal.SIGTERM)
+        assert (await miner.wait())[0] == 0
+        # What was open before needs nobody's word.
+        await network.chain.commit_model(NETUID, commitment, True, keypair_from_uri("//Fay//hot"))
+        miner = await network.miner(*arguments, "--open", url)
+        client = await network.client(await network.announced(miner, not_at=axon))
+        while (card := await client.card(timeout_s=10)).weights_url is None:
+            assert miner.process.returncode is None
+            await asyncio.sleep(0.1)
+        assert card.weights_url == url
+        assert (await network.said()).is_open
 
 
 async def test_a_miner_serves_what_another_server_runs(

@@ -1,8 +1,10 @@
 """What routers say of experts moves scores a little, and one that lies even less."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,14 +12,16 @@ from pydantic import ValidationError
 from substrateinterface import Keypair
 
 from moesubnet.errors import BadSignature, FrameError
-from moesubnet.mixture.sheet import FEEDBACK_PPM, USAGE_LOSS_PPM
+from moesubnet.mixture.sheet import FEEDBACK_PPM, HEARSAY_LOSS_PPM
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.usage import UsageBook
 from moesubnet.types import Hotkey
+from moesubnet.validator.receipts import RECORD
+from moesubnet.validator.records import SENDER, Batch, Step
 from moesubnet.validator.scoring import recount
-from moesubnet.validator.usage import MOST_OF_ONE, feedback, usage_losses
+from moesubnet.validator.usage import MOST_OF_ONE, feedback, usage_losses, witnessed_losses
 from moesubnet.wire.usage import LENGTH_KINDS, Seen, Usage
-from tests.sheets import synthetic_sheet
+from tests.sheets import closed, synthetic_sheet
 
 EXPERTS = [Hotkey(name) for name in "abcd"]
 counts = st.integers(0, 10_000)
@@ -39,7 +43,7 @@ def summaries(draw):
 def test_whatever_one_router_says_moves_nobody_further_than_its_part(said, lie):
     (honest, stake), *others = said
     part = min(MOST_OF_ONE, stake / sum(stake for _, stake in said))
-    for rule, most in ((usage_losses, USAGE_LOSS_PPM), (feedback, FEEDBACK_PPM)):
+    for rule, most in ((usage_losses, HEARSAY_LOSS_PPM), (feedback, FEEDBACK_PPM)):
         before = rule([(honest, stake), *others], EXPERTS)
         after = rule([(lie, stake), *others], EXPERTS)
         swing = most * part * (1 if rule is usage_losses else 2)
@@ -63,16 +67,72 @@ def test_a_bad_line_of_the_router_s_own_costs_nobody():
     assert usage_losses([], EXPERTS) == (0, 0, 0, 0)
 
 
+def test_who_answers_probes_and_no_users_is_paid_by_nobody_that_has_users_of_its_own():
+    always = [1.0] * len(EXPERTS)
+    few, many = (witnessed_losses([seen(0, 0, 0, 1, calls=n)], EXPERTS, always) for n in (20, 180))
+    assert few[:3] == many[:3] == (0, 0, 0)
+    assert 600_000 < few[3] < 950_000 < many[3]
+    half = witnessed_losses([seen(0, 0, 0.5, 0.5, calls=10**6)], EXPERTS, [1.0, 1.0, 1.0, 0.5])
+    assert half[2:] == (pytest.approx(500_000, abs=3_000), 0)  # the last fails probes as often
+    assert witnessed_losses([], EXPERTS, always) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("part", "calls"), [(0.001, 20), (0.01, 100), (0.05, 40), (0.3, 2_000)])
+def test_who_fails_users_as_often_as_probes_loses_nothing_9_999_times_of_10_000(part, calls):
+    epochs = 40_000
+    failed, often = np.unique(
+        np.random.default_rng(0).binomial(calls, part, epochs), return_counts=True
+    )
+    lost = [
+        count
+        for k, count in zip(failed.tolist(), often.tolist(), strict=True)
+        if any(witnessed_losses([seen(k / calls, 0, 0, 0, calls=calls)], EXPERTS, [1 - part] * 4))
+    ]
+    assert sum(lost) <= epochs * 1e-4
+
+
+@pytest.mark.parametrize("coldkey", ["mine", "another's"])
+def test_only_routers_of_a_validator_s_own_coldkey_count_whole(coldkey):
+    keys = (Hotkey("shy"), Hotkey("usual"))
+    coldkeys = {keys[0]: "x", keys[1]: "y", "judge": "mine", "router": coldkey}
+    neurons = {
+        hotkey: SimpleNamespace(uid=uid, registered_at_block=0, coldkey=cold)
+        for uid, (hotkey, cold) in enumerate(coldkeys.items())
+    }
+    metagraph = SimpleNamespace(
+        netuid=1, epoch_index=3, tempo_blocks=30, last_epoch_block=90, by_hotkey=neurons
+    )
+    step = Step(
+        32,
+        np.full((1, 3), -1_000_000, "<i4"),
+        np.full((1, 3), -1_098_612, "<i4"),
+        np.zeros((1, 2), "<i4"),
+        np.ones((1, 2), np.uint8),
+        np.full((1, 2), 10, "<i4"),
+        np.zeros((1, 2), SENDER),
+        np.zeros((1, 2), RECORD),
+        (),
+    )
+    batch = Batch(1, keys, np.zeros((1, 33), "<u4"), 32, ("walk",), (step,))
+    rows = [Seen("shy", 0, 0, 1_000), Seen("usual", 1_000, 0, 0)]
+    said = Usage(netuid=1, epoch=2, router="router", rows=rows)
+    sheet, _ = closed([batch], metagraph, Hotkey("judge"), usage=[(said, 10**9)])
+    shy, usual = sheet.usage_loss_ppm
+    assert usual == 0
+    assert shy > 980_000 if coldkey == "mine" else 0 < shy < HEARSAY_LOSS_PPM // 3
+    assert sheet.reliability_ppm == (1_000_000 - shy, 1_000_000)
+
+
 def test_reliability_and_score_follow_and_the_loss_is_bounded():
     sheet = synthetic_sheet(["a", "b"], domains=True)
     plain = recount(sheet)
-    lost = recount(dataclasses.replace(sheet, usage_loss_ppm=(USAGE_LOSS_PPM, 0)))
+    lost = recount(dataclasses.replace(sheet, usage_loss_ppm=(HEARSAY_LOSS_PPM, 0)))
     assert lost.reliability_ppm == (900_000, plain.reliability_ppm[1])
     assert lost.score_nano[0] == pytest.approx(0.9 * plain.score_nano[0], rel=1e-6)
     liked = recount(dataclasses.replace(sheet, feedback_ppm=(FEEDBACK_PPM, 0)))
     assert liked.score_nano[0] == pytest.approx(1.05 * plain.score_nano[0], rel=1e-6)
     type(sheet).from_bytes(dataclasses.replace(sheet, usage_loss_ppm=(100_000, 0)).to_bytes())
-    for wrong in ({"usage_loss_ppm": (100_001, 0)}, {"feedback_ppm": (0, -50_001)}):
+    for wrong in ({"usage_loss_ppm": (1_000_001, 0)}, {"feedback_ppm": (0, -50_001)}):
         with pytest.raises(FrameError):
             type(sheet).from_bytes(dataclasses.replace(sheet, **wrong).to_bytes())
 
