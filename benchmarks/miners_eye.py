@@ -31,7 +31,7 @@ import secrets
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,8 +84,8 @@ GROUPS = {
     ),
     "shape of the session": (
         "nth", "first_tokens", "held", "appended", "rows", "further", "rolled_back", "is_fork",
-        "has_forked", "begins_as_before", "most_rows", "most_further", "drafted", "lost",
-        "least_appended",
+        "has_forked", "begins_as_before", "further_than_before", "most_rows", "most_further",
+        "drafted", "lost", "least_appended",
     ),
     "company": ("begun_lately", "alike_lately", "open_lately"),
 }  # fmt: skip
@@ -169,7 +169,7 @@ class Heard:
 
     first: int  # tokens of its first call
     is_fork: bool
-    begins_as_before: bool
+    further: int | None  # tokens than the newest session that begins as it does
     calls: int = 0
     end: int = 0
     answered_s: float | None = None  # when last
@@ -191,7 +191,7 @@ class Spy:
     calls: list[tuple[int, str, list[float]]] = field(default_factory=list)  # epoch, session
     epoch: int = 0
     sessions: dict[str, Heard] = field(default_factory=dict)
-    _beginnings: set[bytes] = field(default_factory=set)
+    _beginnings: dict[bytes, str] = field(default_factory=dict)  # the newest session so
     _begun: list[tuple[float, int]] = field(default_factory=list)
     _open: dict[str, float] = field(default_factory=dict)  # when last, of sessions lately, in order
     _last_s: float = 0.0
@@ -224,9 +224,11 @@ class Spy:
             del self._open[next(iter(self._open))]
         if session is None:
             begins = b"" if step.base_len else step.append_ids[:8].tobytes()
-            session = Heard(step.end, bool(step.parent), begins in self._beginnings)
+            before = self._beginnings.get(begins)
+            further = None if before is None else step.end - self.sessions[before].end
+            session = Heard(step.end, bool(step.parent), further)
             self.sessions[step.session] = session
-            self._beginnings.add(begins)
+            self._beginnings[begins] = step.session
             self._begun.append((now_s, step.end))
         else:
             session.appended.append(len(step.append_ids))
@@ -264,7 +266,8 @@ class Spy:
             "rolled_back": rolled_back,
             "is_fork": session.is_fork,
             "has_forked": session.has_forked,
-            "begins_as_before": session.begins_as_before,
+            "begins_as_before": session.further is not None,
+            "further_than_before": -999 if session.further is None else session.further,
             "most_rows": session.most_rows,
             "most_further": session.most_further,
             "drafted": session.drafted,
@@ -314,9 +317,10 @@ class World:
             await self._open(stack)
             for epoch in range(epochs):
                 self.spy.epoch, self.spy.begun_s = epoch, asyncio.get_running_loop().time()
-                shapes = self._probes_shapes(epoch).draw(WALKS, self.lots)
+                shapes = self._probes_shapes(epoch)
+                chats = shapes.chats(shapes.draw(WALKS, self.lots), self.lots)
                 users = [self._lengths() for _ in range(2 * WALKS)]
-                await asyncio.gather(*map(self._walk, shapes), *map(self._user, users))
+                await asyncio.gather(*map(self._walks, chats), *map(self._user, users))
 
     def _probes_shapes(self, epoch: int) -> Shapes:
         """As the router's summary of the epoch before makes them."""
@@ -393,9 +397,15 @@ class World:
         stack.push_async_callback(listening.close)
         self.axons[name] = Axon("127.0.0.1", listening.port)
 
-    async def _walk(self, shape: Shape) -> None:
-        await asyncio.sleep(self.rng.uniform(0.0, SPREAD_S))
-        ids = self.engine.text(shape.units, self.rng)[None]
+    async def _walks(self, chat: Sequence[Shape]) -> None:
+        """A chat's turns, as `Measurement` begins them."""
+        loop = asyncio.get_running_loop()
+        since_s, text = loop.time(), self.engine.text(chat[-1].units, self.rng)
+        for shape, at_s in zip(chat, sorted(self.rng.uniform(0, SPREAD_S, len(chat))), strict=True):
+            await asyncio.sleep(max(0.0, since_s + at_s - loop.time()))
+            await self._walk(shape, text[None, : shape.units])
+
+    async def _walk(self, shape: Shape, ids: np.ndarray) -> None:
         session = secrets.token_hex(16)
         if self.leak == "session":
             session = f"{session[:-2]}zz"

@@ -90,7 +90,8 @@ class Metrics:
 
         self._texts = counter(
             "moesubnet_router_texts",
-            "Prompts and answers by length: of kind k from 2^(k/2) tokens to the next kind's.",
+            "Prompts, those of chats' later turns, and answers by length: of kind k from "
+            "2^(k/2) tokens to the next kind's.",
             ["part", "kind"],
         )
 
@@ -120,14 +121,16 @@ class Metrics:
     def round_trip(self) -> None:
         self._round_trips.inc()
 
-    def text_length(self, prompt: int, answer: int) -> None:
-        """Experts were asked for a text of so many tokens."""
-        for part, tokens in (("prompt", prompt), ("answer", answer)):
+    def text_length(self, prompt: int, answer: int, *, goes_on: bool = False) -> None:
+        """Experts were asked for a text of so many tokens. goes_on: a chat's, with what was said
+        before."""
+        later = prompt if goes_on else 0
+        for part, tokens in (("prompt", prompt), ("later", later), ("answer", answer)):
             if tokens:
                 self._texts.labels(part, str(length_kind(tokens))).inc()
 
     def lengths(self) -> dict[tuple[str, int], int]:
-        """By (prompt or answer, `length_kind`), of how many texts since the start."""
+        """By (prompt, later or answer, `length_kind`), of how many texts since the start."""
         return {
             (labels["part"], int(labels["kind"])): int(value)
             for labels, value in _totals(self._texts)

@@ -73,6 +73,7 @@ class MixtureSession:
         self._unknown = 1.0  # of what the block could tell of the members (`Walk.unknown`)
         self._ahead = 0  # ids of the sequence that are drafts, not or not yet kept
         self._prompt_tokens = 0  # once it has begun
+        self._goes_on = False  # the later turn of a chat
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
         self._seen_tokens: int | None = None  # length of the text when that was last looked at
         self.waited_s = 0.0
@@ -81,6 +82,7 @@ class MixtureSession:
     async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         self._choose_experts(prompt_ids, self._model.serving())
         self._prompt_tokens = len(prompt_ids)
+        self._goes_on = self._model.prompts.goes_on(prompt_ids)
         # Where one writes alone nobody is weighed, and nothing is asked blind.
         blind = 0 if self._model.is_solo else self._gate.grain.units(BLIND_PROMPT_TOKENS)
         # Nor does a turn's head say anything of anybody: over bytes all have one law for it.
@@ -153,7 +155,7 @@ class MixtureSession:
         other._returning = self._returning.fork(other._sequence)
         other._prices, other._heard = dict(self._prices), self._heard
         other._resting, other._seen_tokens = self._resting, self._seen_tokens
-        other._prompt_tokens = self._prompt_tokens
+        other._prompt_tokens, other._goes_on = self._prompt_tokens, self._goes_on
         other._drafting, other._forecast = self._drafting.fork(), self._forecast
         return other
 
@@ -174,7 +176,8 @@ class MixtureSession:
         self._returning.close()
         if self._prompt_tokens:  # the answer's last token was drawn, and sent to nobody
             answer = len(self._sequence.ids) - self._ahead - self._prompt_tokens + 1
-            self._model.book.metrics.text_length(self._prompt_tokens, max(0, answer))
+            length = self._model.book.metrics.text_length
+            length(self._prompt_tokens, max(0, answer), goes_on=self._goes_on)
         if is_over or self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)

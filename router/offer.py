@@ -14,6 +14,7 @@ from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.openai_api import ApiError, JsonObject
 from moesubnet.router.student import StudentModel
+from moesubnet.router.turns import Prompts
 from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
@@ -44,6 +45,7 @@ class Offer:
         self.deadline_s = deadline_s
         self.top_k = top_k
         self.firsts = FirstAnswers()
+        self.prompts = Prompts()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.paces = Paces()
         self.pace = GuessPace()  # of rounds that experts draft for

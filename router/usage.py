@@ -14,7 +14,7 @@ KEPT_EPOCHS = 4
 RATED_CAPACITY = 20_000  # answers that can still be rated
 
 Outcomes = Mapping[tuple[str, str], int]  # (hotkey, valid | late | busy | failed) → how often
-Lengths = Mapping[tuple[str, int], int]  # (prompt | answer, kind) → of how many texts
+Lengths = Mapping[tuple[str, int], int]  # (prompt | later | answer, kind) → of how many texts
 
 
 @dataclass
@@ -87,6 +87,7 @@ class UsageBook:
             router=Hotkey(self.signer.ss58_address),
             rows=[row for row in rows if any(row[1:])],
             prompts=texts("prompt"),
+            later=sum(texts("later")),
             answers=texts("answer"),
         )
 

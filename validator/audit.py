@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from moesubnet.errors import AuthError, BadReveal, WireError
 from moesubnet.mixture.law import Law, law_of
@@ -145,8 +147,15 @@ def _asked_blind(sheet: Sheet, receipts: Receipts, public_s: float | None) -> np
     be read."""
     nonces = receipts.records["nonce_ns"]
     given = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
-    # By walk and sender: when the first request of a later position was signed.
-    shown_ns = np.full((len(sheet.walks), len(sheet.senders)), LATEST_NS, np.uint64)
+    # By walk and sender: when the first request of a later position was signed, or of a chat's
+    # next turn.
+    asked_ns = np.full((len(sheet.walks), len(sheet.senders)), LATEST_NS, np.uint64)
+    items, columns = np.nonzero(given)
+    of = sheet.walk[items], sheet.sender[items, columns]
+    np.minimum.at(asked_ns, of, nonces[items, columns])
+    shown_ns = np.full_like(asked_ns, LATEST_NS)
+    for walk, next_turn in _next_turns(sheet.walks):
+        np.minimum(shown_ns[walk], asked_ns[next_turn], out=shown_ns[walk])
     blind = np.zeros(nonces.shape, np.bool_)
     by_position = np.argsort(-sheet.position.astype(np.int64), kind="stable")
     for i in by_position.tolist():
@@ -157,6 +166,19 @@ def _asked_blind(sheet: Sheet, receipts: Receipts, public_s: float | None) -> np
     if public_s is not None:
         blind &= nonces < np.uint64(public_s * 1e9)
     return blind
+
+
+def _next_turns(walks: Sequence[npt.NDArray[np.uint32]]) -> Iterator[tuple[int, int]]:
+    """Pairs of walks of which the second begins with all of the first."""
+    alike: dict[bytes, list[int]] = {}
+    for walk, ids in enumerate(walks):
+        alike.setdefault(ids[:2].tobytes(), []).append(walk)
+    for group in alike.values():
+        for a, b in itertools.permutations(group, 2):
+            if len(walks[a]) < len(walks[b]) and np.array_equal(
+                walks[b][: len(walks[a])], walks[a]
+            ):
+                yield a, b
 
 
 def is_signed(sheet: Sheet, receipts: Receipts, item: int, column: int) -> bool:

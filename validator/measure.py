@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import SystemRandom
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph, Neuron
 from moesubnet.validator.checks import Claim
-from moesubnet.validator.pool import TextPool
+from moesubnet.validator.pool import TextPool, turns_of
 from moesubnet.validator.probes import Slots, walk_batch
 from moesubnet.validator.records import Batch, Window
 from moesubnet.validator.serve import Metrics
@@ -134,25 +135,34 @@ class Measurement:
         started = self._state.walks_started(self._sheet_epoch)
         seed = sheet_seed(self._state.previous_sha256(), self._sheet_epoch)
         used = self._state.used_starts(self._tokenizer_sha256)
-        shapes = self._as_users.draw(walks, SystemRandom())
-        windows = self._pool.draw(shapes, used, seed + started.to_bytes(8, "little"))
-        self._metrics.walks.inc(len(windows))
-        alike: dict[tuple[int, int], list[Window]] = {}
-        for window in windows:
-            alike.setdefault((window.first, len(window.ids)), []).append(window)
-        batches = [
-            self._state.start_batch(
-                self._sheet_epoch,
-                hotkeys,
-                group,
-                self._tokenizer_sha256,
-                validator=self._own_hotkey,
-            )
-            for group in alike.values()
-        ]
+        lots = SystemRandom()
+        chats = self._as_users.chats(self._as_users.draw(walks, lots), lots)
+        lasts = [chat[-1] for chat in chats]
+        windows = self._pool.draw(lasts, used, seed + started.to_bytes(8, "little"))
+        batches = self._start(hotkeys, list(map(turns_of, windows, chats)))
+        self._metrics.walks.inc(sum(len(batch.walks) for batch in batches))
         left = self._pool.free_windows(self._state.used_starts(self._tokenizer_sha256))
         self._metrics.text_tokens_left.set(left * self._pool.window)
         return batches
+
+    def _start(self, hotkeys: Sequence[Hotkey], chats: Sequence[Sequence[Window]]) -> list[Batch]:
+        """Chats of one turn and one shape are one batch; of others each turn is one."""
+
+        def start(windows: Sequence[Window]) -> Batch:
+            sha256, validator = self._tokenizer_sha256, self._own_hotkey
+            epoch = self._sheet_epoch
+            return self._state.start_batch(epoch, hotkeys, windows, sha256, validator=validator)
+
+        alike: dict[tuple[int, int], list[Window]] = {}
+        batches: list[Batch] = []
+        for first, *later in chats:
+            if not later:
+                alike.setdefault((first.first, len(first.ids)), []).append(first)
+                continue
+            batches.append(start([first]))
+            for window in later:
+                batches.append(replace(start([window]), follows=batches[-1].id))
+        return batches + [start(group) for group in alike.values()]
 
     def convicted(self) -> set[Hotkey]:
         """Who contradicts its own signed answers, for anybody to see."""
@@ -195,7 +205,11 @@ class Measurement:
         what is asked twice, begin within `spread_s`, when it comes: users do not come together.
         One that fails ends none of the others."""
         slots, lots = Slots(len(batches[0].hotkeys)), SystemRandom()
-        walking = [self._walk(batch, slots, lots.uniform(0.0, spread_s)) for batch in batches]
+        chats: dict[int, list[Batch]] = {}  # by the last turn's batch
+        for batch in batches:
+            chats[batch.id] = [*(chats.pop(batch.follows, []) if batch.follows else []), batch]
+        begin_s = {batch.id: lots.uniform(0.0, spread_s) for batch in batches}
+        walking = [self._chat(chat, slots, begin_s) for chat in chats.values()]
         twice = self._ask_twice(batches[0].sessions[0].encode(), lots.uniform(0.0, spread_s))
         *ends, asked_twice = await asyncio.gather(*walking, twice, return_exceptions=True)
         if failed := [end for end in ends if isinstance(end, Exception)]:
@@ -208,12 +222,24 @@ class Measurement:
             self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
         await self._watch()
 
-    async def _walk(self, batch: Batch, slots: Slots, after_s: float) -> None:
+    async def _chat(
+        self, turns: Sequence[Batch], slots: Slots, begin_s: Mapping[int, float]
+    ) -> None:
+        """One turn after the other, all through one router, each when its time has come."""
+        loop = asyncio.get_running_loop()
+        since_s, ways = loop.time(), list[Mapping[Hotkey, Asked]]()
+        times_s = sorted(begin_s[batch.id] for batch in turns)
+        for batch, at_s in zip(turns, times_s, strict=True):
+            await asyncio.sleep(max(0.0, since_s + at_s - loop.time()))
+            ways = ways or self._ways(len(batch.walks))
+            await self._walk(batch, slots, ways)
+
+    async def _walk(
+        self, batch: Batch, slots: Slots, ways: Sequence[Mapping[Hotkey, Asked]]
+    ) -> None:
         """Each position is on disk before its labels are sent, but where a leaf has to show what a
         label was given: then right after."""
-        await asyncio.sleep(after_s)
         want = want_for(self.vocab_size)
-        ways = self._ways(len(batch.walks))
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
         steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways, slots, self._pace)
         try:

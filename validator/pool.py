@@ -175,6 +175,17 @@ class TextPool:
         return range(0, len(ids) - self.window + 1, self.window)
 
 
+def turns_of(window: Window, chat: Sequence[Shape]) -> list[Window]:
+    """The walks of a chat, through text that was drawn for its last; less those that are too long
+    where the text is shorter."""
+    earlier = [
+        Window(window.document, (), window.ids[: shape.units], shape.prefix)
+        for shape in chat[:-1]
+        if shape.units < window.first
+    ]
+    return [*earlier, window]
+
+
 def window_units(grain: Grain) -> int:
     """Of what private text is used in multiples."""
     return grain.units(PREFIX_TOKENS) + grain.units(STEP_TOKENS)

@@ -66,6 +66,7 @@ class Batch:
     sessions: tuple[str, ...]  # [N]: their names at the experts
     steps: tuple[Step, ...]
     salts: tuple[bytes, ...] = ()  # [N]: what shows whose sessions these are (`receipts`)
+    follows: int | None = None  # the batch with the turn before, of a chat's next turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ Routers sign how many of their users' prompts, and answers, had each length, in 
 and walks' is at each length the median of routers' distribution functions by stake: routers with
 less than half of the stake cannot move it past what others say. What the public law does not reach
 stays out: a prompt that is longer is nobody's model, a longer answer is looked like until it ends.
+
+Users' chats go on: the next turn is a new text that begins with the one before. So do walks, as
+often as routers say, by the same median.
 Pure.
 """
 
@@ -31,6 +34,7 @@ Float = npt.NDArray[np.float64]
 
 PROMPT_TOKENS, ANSWER_TOKENS = (8, 256), (2, 46)  # of users, as long as nobody knows better
 MANY_TEXTS = 100
+LATER = 0.2  # of texts, that go on with an earlier one, as long as nobody knows better
 
 _Lengths = tuple[tuple[int, float], ...]  # (units, probability), ascending
 
@@ -54,12 +58,14 @@ class Shapes:
 
     prompts, answers: (units, probability). blind: of a prompt's last units, which a router sends
     one by one. limit: the most units of a walk; a shorter answer makes room for the prompt.
+    later: the part of walks that are the later turns of chats.
     """
 
     prompts: _Lengths
     answers: _Lengths
     blind: int = 0
     limit: int = MAX_WALK_TOKENS
+    later: float = 0.0
 
     @classmethod
     def fixed(cls, shape: Shape) -> Shapes:
@@ -74,6 +80,7 @@ class Shapes:
             _by_factors(*map(grain.units, ANSWER_TOKENS)),
             grain.units(BLIND_PROMPT_TOKENS),
             min(context_units - 1, MAX_WALK_TOKENS),  # one is the beginning of text
+            LATER,
         )
 
     def as_users(self, summaries: Sequence[tuple[Usage, int]]) -> Shapes:
@@ -88,8 +95,12 @@ class Shapes:
                 (self.answers, [(_cut(u.answers, most), stake) for u, stake in summaries]),
             )
         )
+        later = [(_later(self.later, usage), stake) for usage, stake in summaries]
         return replace(
-            self, prompts=_median(self.prompts, prompts), answers=_median(self.answers, answers)
+            self,
+            prompts=_median(self.prompts, prompts),
+            answers=_median(self.answers, answers),
+            later=_median(((0, 0.0), (1, 0.0)), later)[1][1],
         )
 
     def draw(self, count: int, lots: Random) -> list[Shape]:
@@ -99,6 +110,25 @@ class Shapes:
             for law in (self.prompts, self.answers)
         )
         return [self._shape(p, a) for p, a in zip(prompts, answers, strict=True)]
+
+    def chats(self, shapes: Sequence[Shape], lots: Random) -> list[list[Shape]]:
+        """Which of these walks are turns of one chat, each longer than the one before and its
+        beginning. All lengths stay what they are."""
+        follows: dict[int, int] = {}
+        last = set(range(len(shapes)))  # of its chat
+        wanted = sum(lots.random() < self.later for _ in shapes)
+        for k in lots.sample(range(len(shapes)), len(shapes)):
+            fitting = [j for j in sorted(last) if shapes[j].units < shapes[k].prefix]
+            if fitting and len(follows) < wanted:
+                follows[k] = lots.choice(fitting)
+                last.remove(follows[k])
+        chats = []
+        for k in sorted(last):
+            turns = [k]
+            while turns[0] in follows:
+                turns.insert(0, follows[turns[0]])
+            chats.append([shapes[turn] for turn in turns])
+        return chats
 
     def mean(self, of: str, window: int = 1) -> float:
         """The mean of a `Shape`'s attribute, in whole windows."""
@@ -133,6 +163,13 @@ def _counted(public: _Lengths, counts: Sequence[int]) -> Float:
     found: Float = law * (MANY_TEXTS + (texts / np.where(of_kind, of_kind, 1.0))[kinds])
     found /= found.sum()
     return found
+
+
+def _later(public: float, usage: Usage) -> Float:
+    """What part of one router's texts begin a chat, and go on with one."""
+    texts = sum(usage.prompts)
+    part = (MANY_TEXTS * public + min(usage.later, texts)) / (MANY_TEXTS + texts)
+    return np.array([1.0 - part, part])
 
 
 def _median(public: _Lengths, said: Sequence[tuple[Float, int]]) -> _Lengths:

@@ -12,11 +12,11 @@ from moesubnet.errors import FrameError
 from moesubnet.types import Hotkey, Signer
 from moesubnet.wire.signing import check_signature
 
-USAGE_FORMAT = "moesubnet-usage/2"
+USAGE_FORMAT = "moesubnet-usage/3"
 MAX_USAGE_BYTES = 2**19
 MAX_ROWS = 4_096
 LENGTH_KINDS = 24  # the last is of 2^11.5 units and more
-_CONTEXT = b"moesubnet-usage/2\n"
+_CONTEXT = b"moesubnet-usage/3\n"
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Signed = Annotated[int, Field(gt=-(2**53), lt=2**53)]
@@ -41,16 +41,18 @@ def length_kind(units: int) -> int:
 
 class Usage(BaseModel):
     """Hotkeys sorted, each once. prompts, answers: how many texts had one of each `length_kind`, as
-    experts were asked for them; of kinds past the last none."""
+    experts were asked for them; of kinds past the last none. later: how many of these prompts go on
+    with an earlier one, as a chat's next turn does."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal["moesubnet-usage/2"] = "moesubnet-usage/2"
+    format: Literal["moesubnet-usage/3"] = "moesubnet-usage/3"
     netuid: Annotated[int, Field(ge=0, lt=2**16)]
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
     router: Annotated[str, Field(min_length=1, max_length=64)]
     rows: Annotated[list[Seen], Field(max_length=MAX_ROWS)]
     prompts: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
     answers: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
+    later: Count = 0
 
     def signed(self, signer: Signer) -> bytes:
         said = self._said()

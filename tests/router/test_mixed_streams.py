@@ -276,6 +276,10 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
     await asyncio.gather(*model.closing)
     await session.append(int(text[26]), ALONE)  # kept for the next turn of a chat
     assert len(set(memory.forgotten)) == 3
+    turn = model.open()
+    await turn.start(text[:30])
+    turn.close()
+    assert model.book.metrics.lengths()["later", length_kind(30)] == 1
 
 
 async def test_a_stream_survives_the_death_and_return_of_experts(network, open_model) -> None:

@@ -106,6 +106,23 @@ async def test_a_question_about_another_text_proves_nothing(measured):
     assert result.experts[0].signed == result.experts[0].answered - 16
 
 
+async def test_a_chat_s_next_turn_shows_the_labels_of_the_one_before(measured):
+    state, sheet = measured
+    receipts, _ = evidence(state, sheet)
+    first_ns = int(receipts.records["nonce_ns"][sheet.walk == 0].min())
+    walks = list(sheet.walks)
+    walks[1] = np.append(walks[0], walks[1])
+    late = receipts.records.copy()
+    for shift, blind in ((100 * 10**9, 16), (-100 * 10**9, 0)):
+        late["nonce_ns"][sheet.walk == 1] = first_ns + shift
+        asked = _asked_blind(
+            dataclasses.replace(sheet, walks=tuple(walks)),
+            dataclasses.replace(receipts, records=late),
+            None,
+        )
+        assert asked[sheet.walk == 0, 0].sum() == blind
+
+
 async def test_a_label_that_was_shown_before_it_was_asked_for_counts_as_unproven(measured):
     state, sheet = measured
     receipts, answers = evidence(state, sheet)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from operator import attrgetter
 from random import Random
 
 import numpy as np
@@ -14,7 +16,8 @@ from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import Hotkey
 from moesubnet.units import Grain
-from moesubnet.validator.pool import ONE_WINDOW, WINDOW_TOKENS, TextPool
+from moesubnet.validator.pool import ONE_WINDOW, WINDOW_TOKENS, TextPool, turns_of
+from moesubnet.validator.records import Window
 from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.wire.usage import Usage, length_kind
 from tests.sheets import closed
@@ -171,3 +174,70 @@ def test_routers_with_less_than_half_of_the_stake_move_no_length_past_what_other
         alone = [np.cumsum([p for _, p in getattr(public.as_users([one]), of)]) for one in others]
         assert (below <= np.max(alone, axis=0) + 1e-9).all()
         assert (below >= np.min(alone, axis=0) - 1e-9).all()
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.2, 1.0]), st.integers(0, 24))
+def test_a_chat_s_next_turn_is_longer_than_all_before_it_and_no_length_is_another(
+    seed, later, count
+):
+    shapes, lots = dataclasses.replace(Shapes.public(2_048), later=later), Random(seed)
+    drawn = shapes.draw(count, lots)
+    chats = shapes.chats(drawn, lots)
+    order = attrgetter("prefix", "steps")
+    assert sorted(itertools.chain(*chats), key=order) == sorted(drawn, key=order)
+    for turns in chats:
+        for before, after in itertools.pairwise(turns):
+            assert before.units < after.prefix
+    if later == 0.0:
+        assert len(chats) == count
+
+
+def test_as_many_walks_go_on_as_users_chats_do():
+    public, lots = Shapes.public(2_048), Random(0)
+
+    def part(shapes):
+        chats = [shapes.chats(shapes.draw(8, lots), lots) for _ in range(1_000)]
+        return 1 - sum(map(len, chats)) / 8_000
+
+    assert part(public) == pytest.approx(0.2, abs=0.03)
+    router, stake = said([40] * 10_000, [9] * 10_000, stake=3)
+    told = public.as_users([(router.model_copy(update={"later": 4_000}), stake)])
+    assert told.later == pytest.approx(0.4, abs=0.01)
+    lie = said([40] * 10, [9] * 10, stake=2)[0].model_copy(update={"later": 2**50})
+    assert public.as_users([(router, stake), (lie, 2)]).later < 0.01
+
+
+def test_earlier_turns_are_the_beginning_of_the_last_one_s_text():
+    window = Window(b"d", (0, 48), np.arange(90, dtype=np.uint32), 70)
+    chat = [Shape(8, 4), Shape(20, 6), Shape(70, 20)]
+    first, middle, last = turns_of(window, chat)
+    assert (first.first, first.ids.tolist(), first.starts) == (8, list(range(12)), ())
+    assert (middle.first, len(middle.ids)) == (20, 26)
+    assert last is window
+    cut = Window(b"d", (0,), window.ids[:30], 25)  # the text did not go on for so long
+    assert [len(turn.ids) for turn in turns_of(cut, chat)] == [12, 30]
+
+
+async def test_a_chat_s_turns_are_asked_one_after_the_other_of_text_that_is_used_once(
+    measure, start_expert, laws
+):
+    expert = await start_expert("//Expert", lambda ids: np.log(laws[0]))
+    measurement, state, chain, _ = await measure([expert])
+    measurement._shapes = dataclasses.replace(
+        Shapes.public(60), prompts=((10, 0.5), (40, 0.5)), answers=((4, 1.0),), later=1.0
+    )
+    batches = []
+    while not any(batch.follows for batch in batches):
+        batches += await measurement.open_batches(await chain.metagraph(1), 4)
+    await measurement.run(batches)
+    sessions = [request.sequences[0].session for request in expert.requests]
+    by_id = {batch.id: batch for batch in batches}
+    for turn in filter(lambda batch: batch.follows, batches):
+        before = by_id[turn.follows]
+        [earlier], [later] = before.walks, turn.walks
+        np.testing.assert_array_equal(later[: len(earlier)], earlier)
+        assert turn.first > len(earlier)
+        ended = len(sessions) - sessions[::-1].index(before.sessions[0])
+        assert ended <= sessions.index(turn.sessions[0])
+    steps = {batch.id: len(batch.steps) for batch in state.open_batches()}
+    assert steps == {batch.id: batch.walks.shape[1] - batch.first for batch in batches}
