@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
+from content import told
 from lengths import accuracy as by_lengths
 from lengths import summary
 from miners_eye import FEATURES, GROUPS, World, judged, refused
@@ -87,3 +90,15 @@ def test_the_last_labels_of_walks_say_less_the_less_alike_a_walk_s_labels_are():
         found = variance(values[items.last], last.walk) / variance(values, items.walk)
         assert found == pytest.approx(more, rel=0.2)
     np.testing.assert_array_equal(last.values(0.0, 0), last.values())
+
+
+def test_content_tells_chats_from_text_and_text_from_other_text_of_its_kind_not():
+    lots = Random(0)
+
+    def texts(head):
+        return [[*head, *(lots.randrange(40) for _ in range(20))] for _ in range(300)]
+
+    for head, least, most in (([], 0.35, 0.65), ([90, 91], 0.99, 1.0)):
+        is_walk, chance = told((texts([]), texts([])), (texts(head), texts(head)))
+        assert len(is_walk) == len(chance) == 600
+        assert least <= ((chance > 0.5) == is_walk).mean() <= most
