@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -22,7 +21,7 @@ from moesubnet.router.ledger import Usage
 from moesubnet.router.metrics import ANSWERING_PATHS, Metrics
 from moesubnet.router.page import PATHS
 from moesubnet.router.repeats import Repeatable
-from moesubnet.wire.addresses import names_loopback
+from moesubnet.wire.addresses import names_loopback, split_url
 from moesubnet.wire.bodies import Bodies
 from moesubnet.wire.limits import address_key
 from moesubnet.wire.server import is_local
@@ -192,7 +191,7 @@ def cross_origin(origins: Sequence[str]) -> Middleware:
         if origin is None:
             return await handler(request)
         if not allowed & {origin, "*"}:
-            is_own = urlsplit(origin).netloc == request.host and "Authorization" in request.headers
+            is_own = split_url(origin).netloc == request.host and "Authorization" in request.headers
             if not is_own and not names_loopback(origin):
                 return _error_response(
                     api.ApiError(

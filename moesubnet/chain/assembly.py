@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moesubnet.chain.nouns import Epoch
+from moesubnet.chain.subnets import as_text
 from moesubnet.errors import ChainError
 from moesubnet.types import (
     Axon,
@@ -85,7 +86,7 @@ def assemble_metagraph(
         owner_coldkey=rows.owner_coldkey,
         commit_reveal=rows.commit_reveal,
         spec_sha256=rows.spec["hash"].removeprefix("0x") if rows.spec else None,
-        spec_url=rows.spec["url"].decode(errors="replace") if rows.spec else None,
+        spec_url=as_text(rows.spec["url"]) if rows.spec else None,
         neurons=neurons,
         spec_epoch=rows.spec["from_epoch"] if rows.spec else None,
         reveal_period_epochs=epoch.reveal_period_epochs,

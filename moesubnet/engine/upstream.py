@@ -14,7 +14,6 @@ from collections.abc import Coroutine, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from moesubnet.errors import ConfigError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.wire.addresses import split_url
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
 
@@ -179,7 +179,7 @@ def _server(url: str, vocab_size: int) -> CompletionServer:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
         raise ConfigError(f"--upstream is a URL like http://127.0.0.1:8080, not {url!r}")
     return url

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urljoin
 
 from moesubnet.errors import FetchError, SpecError
 from moesubnet.host.paths import cache_dir
 from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, load_spec, parse_spec
+from moesubnet.wire.addresses import split_url
 from moesubnet.wire.downloads import download, open_downloads
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ async def find_spec(
             f"subnet {metagraph.netuid} has no spec on chain yet: pass --spec FOLDER, "
             "or wait until its owner publishes one"
         )
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme == "file":
         return load_spec(Path(unquote(parts.path)), sha256)
     if parts.scheme not in ("http", "https"):

@@ -6,7 +6,7 @@ import errno
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from moesubnet.errors import ConfigError, PeerUnavailable
 from moesubnet.types import Axon
@@ -105,16 +105,21 @@ def is_loopback(host: str) -> bool:
 
 def names_loopback(url: str) -> bool:
     """Whether a URL, or `//HOST:PORT`, is of this machine."""
-    try:
-        return is_loopback(urlsplit(url).hostname or "")
-    except ValueError:
-        return False
+    return is_loopback(split_url(url).hostname or "")
 
 
 def may_be_public(url: str) -> bool:
     """Whether others might reach a URL: its host is a public address, or a name of some machine."""
-    host = urlsplit(url).hostname or ""
+    host = split_url(url).hostname or ""
     try:
         return ip_address(host).is_global
     except ValueError:
         return not is_loopback(host)
+
+
+def split_url(url: str) -> SplitResult:
+    """A stranger's URL in parts: without scheme and host where it is none, as `http://[`."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", url, "", "")

@@ -84,7 +84,14 @@ async def test_a_file_url(tiny_spec: LoadedSpec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sha256", "url"), [(None, None), ("ab" * 32, ""), ("ab" * 32, "ftp://x/y")]
+    ("sha256", "url"),
+    [
+        (None, None),
+        ("ab" * 32, ""),
+        ("ab" * 32, "ftp://x/y"),
+        ("ab" * 32, "http://[x"),
+        ("ab" * 32, "http://x:99999"),
+    ],
 )
 async def test_nothing_to_find(sha256: str | None, url: str | None) -> None:
     with pytest.raises(SpecError, match="--spec FOLDER"):

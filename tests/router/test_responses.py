@@ -121,6 +121,7 @@ async def test_a_page_from_elsewhere_may_call_only_where_that_was_allowed(serve:
     assert (status, headers["Access-Control-Allow-Origin"]) == (200, PAGE)
     assert "x-ratelimit-remaining-requests" in headers["Access-Control-Expose-Headers"]
     assert (await post(opened, Origin="https://other.example"))[0] == 403
+    assert (await post(closed, Origin="http://[x"))[0] == 403
     assert (await post(closed, Origin="http://localhost:3000"))[0] == 200
     asked = {
         "Origin": PAGE,

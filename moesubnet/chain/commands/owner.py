@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -193,7 +192,7 @@ def set_spec(
     """
     from moesubnet.chain import calls
     from moesubnet.spec.content import load_spec
-    from moesubnet.wire.addresses import may_be_public, names_loopback
+    from moesubnet.wire.addresses import may_be_public, names_loopback, split_url
 
     loaded = load_spec(spec)
     place = url or loaded.root.resolve().as_uri()
@@ -204,9 +203,9 @@ def set_spec(
                 f"(moesubnet spec serve {spec}) and give --url http://YOUR.ADDRESS:8300"
             )
         at.remark(f"only this machine's processes can read {place}; for others give --url")
-    elif urlsplit(url).scheme not in ("http", "https", "file"):
+    elif split_url(url).scheme not in ("http", "https", "file"):
         raise ConfigError(f"{url} is none of http:, https: and file:, so nobody could fetch it")
-    elif urlsplit(url).scheme != "file" and not may_be_public(url):
+    elif split_url(url).scheme != "file" and not may_be_public(url):
         at.remark(
             f"miners fetch nothing from {url}, which is no public address: there each needs "
             "--spec FOLDER. If all run on this machine, leave --url out"
