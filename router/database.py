@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from moesubnet.errors import ConfigError, StateUnavailable
+from moesubnet.host.paths import own_file
 
 BUSY_TIMEOUT_S = 5.0
 _SCHEMA_LOCK = 0x6D6F65  # any number of our own
@@ -55,13 +56,14 @@ class Sqlite:
     """One file in WAL mode; several processes on one machine may share it."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                own_file(path),
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
             )
-            path.chmod(0o600)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
         except sqlite3.Error as error:

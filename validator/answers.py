@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgpack
 
+from moesubnet.host.paths import own_file
 from moesubnet.types import Hotkey
 from moesubnet.validator.records import Batch, Step
 
@@ -71,7 +72,7 @@ class AnswerFiles:
     def _opened(self, epoch: int) -> sqlite3.Connection:
         if self._db is None or epoch != self._epoch:
             self.close()
-            self._db = sqlite3.connect(answers_path(self._state_path, epoch))
+            self._db = sqlite3.connect(own_file(answers_path(self._state_path, epoch)))
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from moesubnet.errors import ConfigError
-from moesubnet.host.paths import held_alone
+from moesubnet.host.paths import held_alone, own_file
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.types import BlockNumber, Hotkey
 from moesubnet.validator.answers import AnswerFiles, kept_epochs
@@ -60,8 +60,7 @@ class State:
     """Raises ConfigError when the file is no state of this program."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path)
+        self._db = sqlite3.connect(own_file(path))  # it holds text that nobody may know yet
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a commit is on disk

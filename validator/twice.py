@@ -18,6 +18,7 @@ import msgpack
 import numpy as np
 
 from moesubnet.errors import AuthError, BadReceipts, ConfigError, PeerError, WireError
+from moesubnet.host.paths import own_file
 from moesubnet.types import Hotkey
 from moesubnet.validator.checks import (
     TWICE_DISTANCE,
@@ -62,8 +63,7 @@ class Checkbook:
     def __init__(self, path: Path, own_hotkey: Hotkey) -> None:
         """own_hotkey: who asks where no router does."""
         self.own_hotkey = own_hotkey
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, check_same_thread=False)
+        self._db = sqlite3.connect(own_file(path), check_same_thread=False)
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:

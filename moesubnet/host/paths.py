@@ -26,6 +26,15 @@ def cache_dir(*parts: str) -> Path:
     return Path(platformdirs.user_cache_dir("moesubnet")).joinpath(*parts)
 
 
+def own_file(path: Path) -> Path:
+    """`path`, made if it is not there, for no other user of this machine to read. SQLite gives the
+    files that it keeps beside it the same mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)
+    path.chmod(0o600)
+    return path
+
+
 def text_files(patterns: Iterable[str]) -> list[Path]:
     """The files that globs name (`~` and `**` too), each once, sorted. ConfigError if there are
     none."""

@@ -594,6 +594,16 @@ def test_a_file_that_is_no_database_is_refused_in_words(tmp_path):
         State(tmp_path / "state.sqlite3")
 
 
+def test_nobody_else_on_the_machine_reads_what_a_validator_keeps(tmp_path):
+    (tmp_path / "state.sqlite3").touch(0o644)
+    state = State(tmp_path / "state.sqlite3")
+    state.claim("0xgenesis 1 5Validator", 4)
+    kept = list(tmp_path.glob("state.sqlite3*"))
+    assert len(kept) > 1
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
+    state.close()
+
+
 def test_a_state_of_an_earlier_layout_keeps_its_scores_and_the_text_that_was_used(tmp_path):
     path = tmp_path / "state.sqlite3"
     with contextlib.closing(sqlite3.connect(path)) as db:
