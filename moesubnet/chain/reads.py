@@ -32,6 +32,20 @@ from moesubnet.types import (
     Uid,
 )
 
+_ROWS_ITEMS = {  # fields of `SubnetRows` that are one item of storage each
+    "owner_hotkey": "SubnetOwnerHotkey",
+    "owner_coldkey": "SubnetOwner",
+    "commit_reveal": "CommitRevealWeightsEnabled",
+    "last_update": "LastUpdate",
+    "active": "Active",
+    "validator_permit": "ValidatorPermit",
+    "consensus_u16": "Consensus",
+    "incentive_u16": "Incentive",
+    "dividends_u16": "Dividends",
+    "validator_trust_u16": "ValidatorTrust",
+    "emission_rao": "Emission",
+}
+
 
 def read_epoch_begun_s(view: View, block: BlockNumber, netuid: NetUid, epoch: int) -> float | None:
     """Unix time of `block` if it is the first of that epoch."""
@@ -70,32 +84,8 @@ def read_epoch(view: View, block: BlockNumber, netuid: NetUid) -> Epoch:
 def read_metagraph(view: View, block: BlockNumber, netuid: NetUid) -> Metagraph:
     """The subnet and its neurons, in four requests. Raises ChainError if there is none."""
     epoch = read_epoch(view, block, netuid)
-    (
-        neurons,
-        owner_hotkey,
-        owner_coldkey,
-        commit_reveal,
-        last_update,
-        active,
-        validator_permit,
-        consensus,
-        incentive,
-        dividends,
-        validator_trust,
-        emission,
-    ) = view.get(
-        ("SubnetworkN", netuid),
-        ("SubnetOwnerHotkey", netuid),
-        ("SubnetOwner", netuid),
-        ("CommitRevealWeightsEnabled", netuid),
-        ("LastUpdate", netuid),
-        ("Active", netuid),
-        ("ValidatorPermit", netuid),
-        ("Consensus", netuid),
-        ("Incentive", netuid),
-        ("Dividends", netuid),
-        ("ValidatorTrust", netuid),
-        ("Emission", netuid),
+    neurons, *columns = view.get(
+        ("SubnetworkN", netuid), *((item, netuid) for item in _ROWS_ITEMS.values())
     )
     (spec,) = view.get(("SubnetSpecs", netuid)) if "SubnetSpecs" in view.storage else (None,)
     slots = view.get(
@@ -119,17 +109,7 @@ def read_metagraph(view: View, block: BlockNumber, netuid: NetUid) -> Metagraph:
         stake_rao=facts[2 * neurons : 3 * neurons],
         models=facts[3 * neurons :] if has_models else None,
         registered_at=slots[neurons:],
-        last_update=last_update,
-        active=active,
-        validator_permit=validator_permit,
-        consensus_u16=consensus,
-        incentive_u16=incentive,
-        dividends_u16=dividends,
-        validator_trust_u16=validator_trust,
-        emission_rao=emission,
-        owner_hotkey=owner_hotkey,
-        owner_coldkey=owner_coldkey,
-        commit_reveal=commit_reveal,
+        **dict(zip(_ROWS_ITEMS, columns, strict=True)),
         spec=spec,
     )
     return assemble_metagraph(netuid, view.block_hash, epoch, rows)
