@@ -189,12 +189,21 @@ def _tensors(folder: Path) -> list[tuple[str, int]]:
     """(dtype, values) of every tensor, by the headers of the folder's *.safetensors."""
     found = []
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > MAX_HEADER_BYTES:
-                raise EngineError(f"{path} is no safetensors file")
-            header = json.loads(file.read(size))
-        found += [(t["dtype"], prod(t["shape"])) for n, t in header.items() if n != "__metadata__"]
+        try:
+            with path.open("rb") as file:
+                (size,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(min(size, MAX_HEADER_BYTES)))
+            header.pop("__metadata__", None)
+            found += [(str(t["dtype"]), int(prod(t["shape"]))) for t in header.values()]
+        except (
+            struct.error,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            raise EngineError(f"{path} is no safetensors file, or damaged ({error})") from error
     return found
 
 

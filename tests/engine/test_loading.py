@@ -114,6 +114,17 @@ def test_too_little_memory_is_said_before_loading(
         check_memory(sharp_model, "bfloat16", "cpu")
 
 
+@pytest.mark.parametrize(
+    "header", [b"", b"[" * 10_000, b"[]", b'{"a": 1}', b'{"a": {"dtype": "F32", "shape": "x"}}']
+)
+def test_a_damaged_file_is_named(header: bytes, tmp_path: Path) -> None:
+    content = len(header).to_bytes(8, "little") + header
+    for damaged in (content, content[:5]):
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(EngineError, match=r"model\.safetensors is no safetensors file"):
+            check_memory(tmp_path, "auto", "cpu")
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
 def test_a_device_that_is_not_here_is_refused_before_loading(
     device: str, sharp_model: Path, tiny_spec: LoadedSpec
