@@ -23,8 +23,9 @@ from simulation import HONEST_S, Friends, Law, Lying, Member, Votes
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.spec.content import load_spec
+from moesubnet.spec.documents import read_documents
 from moesubnet.spec.tokenizer import load_tokenizer
-from moesubnet.training.dataset import encode, read_documents
+from moesubnet.training.dataset import encode
 from moesubnet.types import Hotkey
 from moesubnet.units import max_upscale_u16
 from moesubnet.validator.pool import PREFIX_TOKENS

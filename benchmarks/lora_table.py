@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of
-from moesubnet.training.dataset import read_documents
+from moesubnet.spec.documents import read_documents
 from moesubnet.types import Hotkey
 
 WINDOW_TOKENS = 128

@@ -31,8 +31,9 @@ from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.localnet.kinds import Small
 from moesubnet.localnet.prepare import prepare_corpora
 from moesubnet.spec.content import LoadedSpec, load_spec
+from moesubnet.spec.documents import read_documents
 from moesubnet.spec.tokenizer import load_tokenizer
-from moesubnet.training.dataset import encode, random_windows, read_documents, stream
+from moesubnet.training.dataset import encode, random_windows, stream
 from moesubnet.training.expert import BATCH_TOKENS, train_expert
 from moesubnet.training.model import save_model
 from moesubnet.training.trainer import Schedule, next_token_loss, train

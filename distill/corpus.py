@@ -8,15 +8,9 @@ import numpy as np
 
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.documents import read_documents
 from moesubnet.spec.tokenizer import load_tokenizer
-from moesubnet.training.dataset import (
-    Ids,
-    cold_windows,
-    encode,
-    read_documents,
-    split_held_out,
-    stream,
-)
+from moesubnet.training.dataset import Ids, cold_windows, encode, split_held_out, stream
 
 WINDOW = 128
 HELD_OUT_EVERY = 10  # of the public text, a plain run is judged on a tenth

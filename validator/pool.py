@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.host.paths import text_files
-from moesubnet.training.dataset import read_documents
+from moesubnet.spec.documents import read_documents
 from moesubnet.units import TOKENS, Grain
 from moesubnet.validator.records import Window
 from moesubnet.validator.shapes import Shape

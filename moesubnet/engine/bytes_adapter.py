@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from itertools import islice
@@ -14,6 +13,7 @@ from moesubnet.engine.bytes_engine import BytesEngine
 from moesubnet.engine.bytes_own import Own, own_spec
 from moesubnet.errors import ConfigError
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.documents import public_texts
 from moesubnet.spec.family import Family, read_family
 
 _BESIDE = (
@@ -92,5 +92,4 @@ class Adapted:
     def _texts(self, spec: LoadedSpec) -> dict[str, Any]:
         if "texts" not in signature(self._factory).parameters:
             return {}
-        with spec.path(spec.spec.public_text).open(encoding="utf-8") as lines:
-            return {"texts": [json.loads(line)["text"] for line in islice(lines, PUBLIC_TEXTS)]}
+        return {"texts": list(islice(public_texts(spec), PUBLIC_TEXTS))}

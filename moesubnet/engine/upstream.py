@@ -24,6 +24,7 @@ from moesubnet.errors import ConfigError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.law import Law
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.documents import public_texts
 from moesubnet.wire.addresses import split_url
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
@@ -81,7 +82,7 @@ class UpstreamEngine:
         self.vocab_size = spec.spec.vocab_size
         self._start = np.array([context_token(spec.spec)], np.uint32)
         self._server = _server(upstream, self.vocab_size)
-        public = _public_text(spec) if texts is None else texts
+        public = list(islice(public_texts(spec), 4)) if texts is None else texts
         self._interview = Interview(self._server, spec, public)
         baseline = load_baseline(spec) if texts is None else self._interview.unigram()
         self._server.shape = baseline.law
@@ -166,11 +167,6 @@ class UpstreamEngine:
                 (await self._server.complete(prompt[: place + 1], count, salt=salt)).law
                 for place in range(first, end + 1)
             ]
-
-
-def _public_text(spec: LoadedSpec) -> list[str]:
-    with spec.path(spec.spec.public_text).open(encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line in islice(lines, 4)]
 
 
 def _server(url: str, vocab_size: int) -> CompletionServer:

@@ -25,7 +25,8 @@ from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError
 from moesubnet.localnet.sources import SOURCES, Source
-from moesubnet.training.dataset import Document, encode, write_documents
+from moesubnet.spec.documents import Document, write_documents
+from moesubnet.training.dataset import encode
 from moesubnet.training.dedup import Deduplicator
 
 POOL_CHARS = 2_500_000  # a domain's text before it is dealt

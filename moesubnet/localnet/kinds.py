@@ -30,9 +30,10 @@ from moesubnet.spec.content import (
     load_spec,
     save_spec,
 )
+from moesubnet.spec.documents import read_documents
 from moesubnet.spec.family import Family, read_family
 from moesubnet.spec.tokenizer import load_tokenizer
-from moesubnet.training.dataset import encode, read_documents
+from moesubnet.training.dataset import encode
 from moesubnet.training.expert import ExpertReport, read_report, run_name
 from moesubnet.training.finetune import FineTuneReport, FineTuning, read_fine_tuned
 from moesubnet.training.tokenizer import train_tokenizer

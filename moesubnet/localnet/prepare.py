@@ -26,7 +26,7 @@ from moesubnet.localnet.corpora import DomainReport, build
 from moesubnet.localnet.kinds import Kind, Report
 from moesubnet.localnet.sources import SOURCES
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training.dataset import read_documents
+from moesubnet.spec.documents import read_documents
 from moesubnet.training.jobs import run_job
 
 CORPORA_LAYOUT = 1  # raise when the parts change, so that old ones are not used again

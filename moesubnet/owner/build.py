@@ -15,8 +15,9 @@ from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.owner.check import Findings, check_template, check_tokenizer
 from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.documents import Document, read_documents, write_documents
 from moesubnet.spec.family import Family
-from moesubnet.training.dataset import Document, encode, read_documents, write_documents
+from moesubnet.training.dataset import encode
 
 MIN_TOKENS_A_TOKEN = 1 / 64  # of text per token of the vocabulary; below, no baseline to speak of
 SAMPLED_DOCUMENTS = 1_000

@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 from moesubnet.errors import MoesubnetError, PromptError, SpecError
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, Spec
+from moesubnet.spec.documents import public_texts
 from moesubnet.spec.pieces import Pieces
 from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.spec.source import MAX_FILE_BYTES
 from moesubnet.spec.tokenizer import load_tokenizer
-from moesubnet.training.dataset import read_documents
 
 _FEW_DOCUMENTS = 1_000  # of the public text that are looked at
 _TYPED = 64  # control tokens that are tried in a message
@@ -103,7 +103,7 @@ def _talks() -> Iterator[tuple[str, Sequence[dict[str, Any]]]]:
 
 
 def _read_public_text(spec: LoadedSpec) -> None:
-    for _ in islice(read_documents(spec.path(spec.spec.public_text)), _FEW_DOCUMENTS):
+    for _ in islice(public_texts(spec), _FEW_DOCUMENTS):
         pass
 
 

@@ -1,4 +1,4 @@
-"""From text files to token ids, and from token ids to windows.
+"""From texts to token ids, and from token ids to windows.
 
 A stream is `<|end|> document <|end|> document …`. Engines feed `<|end|>` before every sequence,
 and walks start anywhere in a text, so a training window is `<|end|>` and then tokens from any
@@ -7,59 +7,16 @@ offset: what a model meets when it serves is what it was trained on.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from moesubnet.errors import ConfigError
-
 Ids = NDArray[np.uint32]
 ENCODE_BATCH = 256
 PIECE_TOKENS = 512  # text is held out by pieces of this size
 FIRST_HELD_OUT = 5  # so that even a short text has a piece held out
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A piece of text and the domain it belongs to (empty where nobody says)."""
-
-    domain: str
-    text: str
-
-
-def read_documents(path: Path) -> Iterator[Document]:
-    """Documents of one file: a `.jsonl` has one a line (`{"text": …, "domain": …}`), any other
-    file is one document of UTF-8 text. Raises ConfigError."""
-    try:
-        if path.suffix != ".jsonl":
-            yield Document("", path.read_text("utf-8"))
-            return
-        with path.open(encoding="utf-8") as lines:
-            for line in filter(str.strip, lines):
-                row = json.loads(line)
-                if not isinstance(text := row["text"], str):
-                    raise TypeError
-                yield Document(str(row.get("domain", "")), text)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from error
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f'{path} is not JSON lines of {{"text": …}}') from error
-
-
-def write_documents(path: Path, documents: Iterable[Document]) -> None:
-    """Write a `.jsonl` that `read_documents` reads back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for document in documents:
-            row = {"domain": document.domain, "text": document.text}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Ids]:

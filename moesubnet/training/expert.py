@@ -16,14 +16,9 @@ import numpy as np
 from moesubnet.errors import ConfigError
 from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.spec.content import LoadedSpec, file_sha256
+from moesubnet.spec.documents import read_documents
 from moesubnet.spec.tokenizer import load_tokenizer
-from moesubnet.training.dataset import (
-    Ids,
-    encode,
-    random_windows,
-    read_documents,
-    split_held_out,
-)
+from moesubnet.training.dataset import Ids, encode, random_windows, split_held_out
 from moesubnet.training.model import new_model, parameter_count, save_model, small_config
 from moesubnet.training.trainer import Schedule, held_out_loss, next_token_loss, train
 

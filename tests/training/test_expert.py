@@ -11,8 +11,8 @@ import pytest
 from moesubnet.errors import ConfigError
 from moesubnet.host.progress import Progress
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.documents import Document, read_documents, write_documents
 from moesubnet.spec.tokenizer import load_tokenizer
-from moesubnet.training.dataset import Document, read_documents, write_documents
 from moesubnet.training.expert import train_expert
 from moesubnet.training.tokenizer import END, train_tokenizer
 
