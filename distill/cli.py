@@ -52,6 +52,15 @@ def run(
     min_steps: Annotated[
         int, typer.Option(min=1, help="The student's steps to do however long it takes.")
     ] = 1,
+    written: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="TOKENS",
+            help="Also learn from so many tokens that the mixture writes itself, from beginnings "
+            "of the public text: a router's drafts of such text are kept more often.",
+        ),
+    ] = 0,
     prefill: Annotated[
         bool,
         typer.Option(
@@ -82,7 +91,9 @@ def run(
     from moesubnet.host.progress import json_lines, on_terminal
 
     set_up_logging(log_level)
-    settings = Settings(out, test, student_seconds, min_steps, base, prefill, samples, seed=seed)
+    settings = Settings(
+        out, test, student_seconds, min_steps, base, written, prefill, samples, seed=seed
+    )
     where = (chain, netuid, load_hotkey(hotkey), spec, allow_private)
     if as_json:
         report = asyncio.run(_run(*where, settings, json_lines))

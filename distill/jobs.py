@@ -19,12 +19,14 @@ from moesubnet.distill.train import Pupil, plain_cycles, student_loss, train_pla
 from moesubnet.host.progress import OnProgress, json_lines
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.base_model import find_base, load_base, runs_in_bf16, save_trained
-from moesubnet.training.model import new_model, save_model, small_config
+from moesubnet.training.model import new_model, parameter_count, save_model, small_config
 from moesubnet.training.optimizers import FULL_LR
 from moesubnet.training.team import device_of_this_process
 from moesubnet.training.trainer import Schedule, seconds_per_step
 
 PACE_STEPS, BASE_PACE_STEPS = 6, 3
+# What has fewer goes on as a small model is trained: at FULL_LR it would stay as it is.
+SMALL_PARAMETERS = 20_000_000
 JOB, REPORT = "job.txt", "job-report.txt"  # JSON, but no part of the model
 
 
@@ -130,7 +132,8 @@ def first_pupil(job: Job, spec: LoadedSpec) -> Pupil:
     model = load_base(
         find_base(job.base, spec), lora_rank=None, low_precision=bf16, seed=job.seed, device=device
     )
-    return Pupil(model, split_model(model, bf16=bf16), FULL_LR)
+    is_small = parameter_count(model) < SMALL_PARAMETERS
+    return Pupil(model, split_model(model, bf16=bf16), None if is_small else FULL_LR)
 
 
 def threads_of(job: Job) -> int:

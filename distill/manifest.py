@@ -53,6 +53,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     os.replace(temporary, folder / MANIFEST)
 
 
+def name_of(folder: Path) -> str | None:
+    """The student's, if the model in this folder is one. Raises SpecError for an altered one."""
+    return read_manifest(folder).sha256 if (folder / MANIFEST).exists() else None
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check against the files. Raises SpecError for anything missing or altered."""
     try:

@@ -16,18 +16,21 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from moesubnet.distill.collect import collect
+import numpy as np
+
+from moesubnet.distill.collect import begun_windows, collect, shard_windows
 from moesubnet.distill.compare import compare, train_apart
 from moesubnet.distill.corpus import WINDOW, public_windows, test_windows
 from moesubnet.distill.costs import CpuMeter
 from moesubnet.distill.evaluate import STUDENT, Row, verdicts
 from moesubnet.distill.jobs import Job, JobReport, pace
-from moesubnet.distill.manifest import REPORT, Manifest, model_files, write_manifest
+from moesubnet.distill.manifest import REPORT, Manifest, model_files, name_of, write_manifest
 from moesubnet.distill.targets import TargetSpec, TargetStore, target_form
-from moesubnet.distill.walks import Members, call_groups
+from moesubnet.distill.walks import Members
 from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.mixture.gate import GATE_FORMAT, Gate
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.training.base_model import find_base
 from moesubnet.types import Axon, Hotkey
 
 FEW_STEPS = 300
@@ -44,6 +47,7 @@ class Settings:
     student_s: float = 150.0
     min_steps: int = 1
     base: str | None = None  # the model that the student begins as
+    written_tokens: int = 0  # that the mixture writes, beside the public text
     prefill: bool = False
     samples: bool = False
     window: int = WINDOW
@@ -76,7 +80,7 @@ class Report:
     student: JobReport
     plain_equal_steps: JobReport | None
     plain_equal_cpu: JobReport | None  # beyond the steps of the former
-    tokens: int  # of public text with targets
+    tokens: int  # with targets
     kept_mass: float
     collect_cpu_s: float
     collect_s: float
@@ -157,6 +161,10 @@ async def _collect(
 ) -> Collected:
     """The targets, from disk where they stand. Costs add up over interruptions."""
     windows = public_windows(spec, settings.window, settings.seed)
+    written = -(-settings.written_tokens // settings.window)
+    if written:
+        begun = begun_windows(windows, written, settings.seed)
+        windows = np.concatenate([windows, begun])
     kind, kept, mass = target_form(spec.spec.vocab_size, samples=settings.samples)
     target_spec = TargetSpec(
         kind=kind,
@@ -164,6 +172,7 @@ async def _collect(
         mass=mass,
         window=settings.window,
         windows=len(windows),
+        written=written,
         prefill=settings.prefill,
         text_sha256=spec.spec.public_text.sha256,
         spec_sha256=spec.sha256,
@@ -173,8 +182,7 @@ async def _collect(
     store = TargetStore(work / "targets", target_spec)
     path = work / f"cost-{target_spec.sha256[:12]}.json"
     cpu_s, wall_s = json.loads(path.read_text()) if path.exists() else (0.0, 0.0)
-    shards = call_groups(len(windows), vocab_size=spec.spec.vocab_size, prefill=settings.prefill)
-    if len(store.shards()) == len(shards):
+    if len(store.shards()) == len(shard_windows(target_spec, spec.spec.vocab_size)):
         return Collected(store, cpu_s, wall_s)
     meter, started_s = CpuMeter(teacher.axons.values()), time.monotonic()
     try:
@@ -215,6 +223,7 @@ def _publish(
     assert job.target_spec is not None
     manifest = Manifest(
         files=names,
+        parent_sha256=None if job.base is None else name_of(find_base(job.base, spec)),
         spec_sha256=spec.sha256,
         gate_sha256=teacher.members.gate.sha256.hex(),
         targets_sha256=job.target_spec.sha256,

@@ -39,6 +39,7 @@ class TargetSpec:
     mass: float  # of the mixture that `listed` tokens hold, if `kept` are enough
     window: int
     windows: int
+    written: int  # the last of them, which the mixture writes itself
     prefill: bool
     text_sha256: str
     spec_sha256: str

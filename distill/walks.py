@@ -76,7 +76,8 @@ def call_groups(count: int, *, vocab_size: int, prefill: bool) -> list[NDArray[n
 async def walk(
     members: Members, windows: Ids, session: str, *, prefill: bool = False
 ) -> AsyncGenerator[Turn]:
-    """The turns of windows uint32 [N, W], position 0 … W − 1. Raises PeerUnavailable when no
+    """The turns of windows uint32 [N, W], position 0 … W − 1; but for `prefill` the tokens at a
+    turn's position may still be written there before the next. Raises PeerUnavailable when no
     expert answers; a single one that fails is left out until it answers again. Experts are told
     that it is over however it ends, of one that is left early by `aclosing`."""
     names = members_of(members.experts)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from moesubnet.distill import jobs
 from moesubnet.distill.evaluate import Row, verdicts
+from moesubnet.distill.jobs import Job, first_pupil
 from moesubnet.distill.manifest import read_manifest
 from moesubnet.distill.run import Settings, Teacher, distill
 from moesubnet.errors import SpecError
 from moesubnet.host.progress import Progress
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.training.optimizers import FULL_LR
 from moesubnet.types import Hotkey
 
 from .conftest import BigramEngine, LocalClient
@@ -87,7 +90,34 @@ async def test_a_student_may_begin_as_a_model_and_be_given_little_time(
         for old, new in zip(base.parameters(), student.parameters(), strict=True)
     ]
     assert 0 < max(moved) < 1e-3
-    assert read_manifest(settings.out).files["tokenizer.json"] == tiny_spec.spec.tokenizer.sha256
+    manifest = read_manifest(settings.out)
+    assert manifest.files["tokenizer.json"] == tiny_spec.spec.tokenizer.sha256
+    assert manifest.parent_sha256 is None
+
+    on = Settings(
+        tmp_path / "on", student_s=0.01, base=str(settings.out), written_tokens=50, window=32
+    )
+    further = await distill(tiny_spec, Teacher(members, {A: "aa"}, {}), on)
+    assert read_manifest(on.out).parent_sha256 == manifest.sha256, "it went on from a student"
+    assert further.tokens == report.tokens + 2 * 32, "whole windows"
+
+
+def test_a_small_model_goes_on_at_the_pace_of_small_ones(
+    tiny_spec: LoadedSpec, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    job = Job(
+        kind="student",
+        name="student",
+        spec_root=tiny_spec.root,
+        out=tmp_path,
+        base=str(tiny_model),
+        window=32,
+        steps=1,
+        seed=0,
+    )
+    assert first_pupil(job, tiny_spec).peak_lr is None
+    monkeypatch.setattr(jobs, "SMALL_PARAMETERS", 0)
+    assert first_pupil(job, tiny_spec).peak_lr == FULL_LR
 
 
 def test_verdicts_compare_mixed_perplexities():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesubnet.distill.collect import collect
+from moesubnet.distill.collect import BEGUN_TOKENS, begun_windows, collect
 from moesubnet.distill.reading import TargetReader
 from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form
 from moesubnet.distill.walks import call_groups, walk
@@ -20,7 +20,7 @@ from moesubnet.wire.protocol import Want
 from .conftest import VOCAB, BigramEngine, LocalClient
 
 A, B = Hotkey("a"), Hotkey("b")
-SPEC = TargetSpec("full", VOCAB, 1.0, 6, 300, False, "t", "s", "g", (("a", "1"), ("b", "2")))
+SPEC = TargetSpec("full", VOCAB, 1.0, 6, 300, 0, False, "t", "s", "g", (("a", "1"), ("b", "2")))
 WINDOWS = np.random.default_rng(1).integers(0, VOCAB, (300, 6)).astype(np.uint32)
 
 
@@ -97,6 +97,40 @@ async def test_drawn_labels_are_distributed_like_the_mixture(panel_of, tmp_path:
         seen = np.bincount(targets.kept[:, turn.position].ravel(), minlength=VOCAB) / (300 * 32)
         law = np.exp(mixed(turn.log_w[0], turn.laws[0]))
         np.testing.assert_allclose(seen, law, atol=0.025)
+
+
+async def test_the_mixture_writes_what_is_not_given(panel_of, tmp_path: Path):
+    given = np.random.default_rng(1).integers(0, VOCAB, (20, 18)).astype(np.uint32)
+    same = np.repeat(begun_windows(given, 1, seed=0), 2_000, axis=0)
+    windows = np.concatenate([given, same])
+    spec = replace(SPEC, window=18, windows=2_020, written=2_000, prefill=True)
+    stores = [TargetStore(tmp_path / name, spec) for name in ("one", "other")]
+    for store in stores:
+        await collect(panel_of(*two()), windows, store)
+    targets, again = map(every, stores)
+    np.testing.assert_array_equal(targets.ids, again.ids)
+    np.testing.assert_array_equal(targets.ids[:20], given)
+    np.testing.assert_array_equal(targets.ids[20:, :BEGUN_TOKENS], same[:, :BEGUN_TOKENS])
+    for first, temperature in ((20, 1.0), (21, 0.7)):  # window after window, of one beginning
+        law = np.exp(targets.log_m[first, BEGUN_TOKENS].astype(np.float64) / temperature)
+        drawn = np.bincount(targets.ids[first::2, BEGUN_TOKENS], minlength=VOCAB) / 1_000
+        np.testing.assert_allclose(drawn, law / law.sum(), atol=0.06)
+    # What a later law follows is what was written before it.
+    at = np.take_along_axis(targets.log_m, targets.ids[..., None].astype(np.intp), -1)[..., 0]
+    np.testing.assert_allclose(at, targets.label_log_p[..., -1], atol=2e-2)
+    part = targets.ids[1_900:]
+    async for turn in walk(panel_of(*two()), part, "again"):
+        log_m = np.stack([*map(mixed, turn.log_w, turn.laws)])
+        np.testing.assert_allclose(targets.log_m[1_900:, turn.position], log_m, atol=2e-2)
+
+
+def test_what_the_mixture_goes_on_from_is_a_piece_of_the_given_text():
+    given = np.arange(60, dtype=np.uint32).reshape(2, 30)
+    begun = begun_windows(given, 50, seed=0)
+    first = begun[:, :1]
+    np.testing.assert_array_equal(begun[:, :BEGUN_TOKENS], first + np.arange(BEGUN_TOKENS))
+    assert set((first // 30).ravel()) == {0, 1}
+    assert len(set(first.ravel())) > 10
 
 
 async def test_an_interrupted_collection_asks_only_for_what_is_missing(panel_of, tmp_path: Path):
