@@ -202,7 +202,7 @@ async def _steps(job: Job, settings: Settings, work: Path) -> int:
         steps = max(settings.min_steps, round(settings.student_s / step_s))
         if steps < FEW_STEPS:
             log.warning(
-                "%d steps of %.1f s fit into the student's %.0f s; a student takes a few hundred: "
+                "%d steps of %.1f s, for the student's %.0f s: a student takes a few hundred; "
                 "give more --student-seconds",
                 steps,
                 step_s,
