@@ -50,10 +50,11 @@ async def _connected(
 ) -> None:
     await asyncio.sleep(round_trip_s)  # for the handshake, which this end answers at once
     upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
-    await asyncio.gather(
-        _carry(reader, upstream_writer, round_trip_s / 2),
-        _carry(upstream_reader, writer, round_trip_s / 2),
-    )
+    with contextlib.suppress(asyncio.CancelledError):  # at the end; the server would report it
+        await asyncio.gather(
+            _carry(reader, upstream_writer, round_trip_s / 2),
+            _carry(upstream_reader, writer, round_trip_s / 2),
+        )
 
 
 async def serve(round_trip_s: float, targets: list[int]) -> list[int]:
