@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, OrderedDict
+import secrets
+from collections import OrderedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -12,31 +12,25 @@ CAPACITY = 4_096  # prompts
 
 
 class Prompts:
-    """The newest prompts, by their hashes."""
+    """The newest prompts, by their hashes.
+
+    A prompt's hash is Σ rᵢ(idᵢ + 1) mod 2⁶⁴ with secret random rᵢ, so that of all its beginnings
+    comes in one sum: a prompt of 8,000 tokens takes less than a millisecond of the event loop.
+    """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self._capacity = capacity
-        self._tokens: OrderedDict[bytes, int] = OrderedDict()
-        self._lengths: Counter[int] = Counter()
+        self._capacity, self._seed = capacity, secrets.randbits(128)
+        self._met: OrderedDict[int, None] = OrderedDict()
 
     def goes_on(self, ids: npt.NDArray[np.uint32]) -> bool:
         """Whether a prompt that was met begins these, which are longer. They are met now."""
-        text, digest, at, found = ids.astype("<u4").tobytes(), hashlib.sha256(), 0, False
-        for length in sorted(n for n in self._lengths if n < len(ids)):
-            digest.update(text[4 * at : 4 * length])
-            at = length
-            found = found or digest.digest() in self._tokens
-        digest.update(text[4 * at :])
-        self._note(digest.digest(), len(ids))
+        if not len(ids):
+            return False
+        lots = np.random.PCG64(self._seed).random_raw(len(ids))
+        *begins, whole = np.cumsum((ids.astype(np.uint64) + np.uint64(1)) * lots).tolist()
+        found = not self._met.keys().isdisjoint(begins)
+        self._met[whole] = None
+        self._met.move_to_end(whole)
+        if len(self._met) > self._capacity:
+            self._met.popitem(last=False)
         return found
-
-    def _note(self, name: bytes, length: int) -> None:
-        if name not in self._tokens:
-            self._lengths[length] += 1
-        self._tokens[name] = length
-        self._tokens.move_to_end(name)
-        if len(self._tokens) > self._capacity:
-            _, oldest = self._tokens.popitem(last=False)
-            self._lengths[oldest] -= 1
-            if not self._lengths[oldest]:
-                del self._lengths[oldest]

@@ -29,4 +29,4 @@ def test_what_is_kept_are_the_newest_prompts():
     assert not known.goes_on(np.array([1, 7, 7], np.uint32))  # the first was forgotten
     assert known.goes_on(np.array([3, 7, 7], np.uint32))
     assert not known.goes_on(np.array([2, 7, 7], np.uint32))  # pushed out by these two
-    assert known._lengths.total() == len(known._tokens) == 2
+    assert len(known._met) == 2
