@@ -19,7 +19,7 @@ medians of 60 and 24 tokens); the router's summaries tell. Everybody's text is o
 the experts' too, so drafts are kept as often as a good model's are. Walks and users come in the
 same time, as they do in an epoch. All have one clock and one network here, unless `--validator-ms`
 puts the validator so far (there and back) from the router: then times are a model's, on a clock
-that the machine's load does not move (`Distances`). What content tells is not looked at.
+that the machine's load does not move (`Distances`). What content tells is in content.py.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ GROUPS = {
 FEATURES = tuple(name for names in GROUPS.values() for name in names)
 LATELY_S = 0.5
 LEAST = (0.5, 0.2, 0.1, 0.05, 0.02)
+Told = tuple[np.ndarray, np.ndarray, list[str]]  # see `held_out`
 WALKS, SPREAD_S = 8, 1.0  # an epoch; they begin within so long
 
 _heard: ContextVar[dict[str, float]] = ContextVar("heard")
@@ -491,14 +492,14 @@ def judged(world: World, columns: tuple[str, ...]) -> tuple[float, int]:
     """Balanced accuracy on the calls of the later half of epochs, and how many they are."""
     from sklearn.metrics import balanced_accuracy_score
 
-    is_probe, chance, _ = _held_out(world, columns)
+    is_probe, chance, _ = held_out(world, columns)
     return float(balanced_accuracy_score(is_probe, chance > 0.5)), len(is_probe)
 
 
-def refused(world: World, least: float) -> tuple[float, float]:
+def refused(told: Told, least: float) -> tuple[float, float]:
     """What part of probes' and of users' calls a miner answers that leaves a session at its first
-    call that is a probe's with a chance under `least`, all features looked at."""
-    is_probe, chance, sessions = _held_out(world, FEATURES)
+    call that is a probe's with a chance under `least`."""
+    is_probe, chance, sessions = told
     left: set[str] = set()
     answered = np.zeros(len(is_probe), np.bool_)
     for k, session in enumerate(sessions):
@@ -508,7 +509,7 @@ def refused(world: World, least: float) -> tuple[float, float]:
     return float(answered[is_probe].mean()), float(answered[~is_probe].mean())
 
 
-def _held_out(world: World, columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def held_out(world: World, columns: tuple[str, ...] = FEATURES) -> Told:
     """Of calls in the later half of epochs: whether a probe's, the chance of it that trees give
     which learnt on the earlier half, the session."""
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -557,8 +558,9 @@ def main() -> None:
         print(f"| {name} | {accuracy:.3f} | {calls:,} |")
     print("\n| leaves a session under a chance of | probes answered | users answered | paid |")
     print("|---|---|---|---|")
+    told = held_out(world)
     for least in LEAST:
-        probes, others = refused(world, least)
+        probes, others = refused(told, least)
         print(f"| {least} | {probes:.0%} | {others:.0%} | {probes**2:.0%} |")
 
 
