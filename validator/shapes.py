@@ -113,14 +113,14 @@ class Shapes:
 
     def chats(self, shapes: Sequence[Shape], lots: Random) -> list[list[Shape]]:
         """Which of these walks are turns of one chat, each longer than the one before and its
-        beginning. All lengths stay what they are."""
+        beginning: the longest that fits, as people go on with few words. All lengths stay."""
         follows: dict[int, int] = {}
         last = set(range(len(shapes)))  # of its chat
         wanted = sum(lots.random() < self.later for _ in shapes)
         for k in lots.sample(range(len(shapes)), len(shapes)):
             fitting = [j for j in sorted(last) if shapes[j].units < shapes[k].prefix]
             if fitting and len(follows) < wanted:
-                follows[k] = lots.choice(fitting)
+                follows[k] = max(fitting, key=lambda j: shapes[j].units)
                 last.remove(follows[k])
         chats = []
         for k in sorted(last):
