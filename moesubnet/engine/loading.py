@@ -86,7 +86,7 @@ def choose_dtype(folder: Path, dtype: str, device: str = "") -> str:
     stored = [_STORED.get(kind) for kind, _ in _tensors(folder)]
     most = max(set(stored), key=stored.count, default=None) or "float32"
     if (device or _default_device()).startswith("cpu"):
-        return "bfloat16" if most == "bfloat16" and _cpu_has_bfloat16() else "float32"
+        return "bfloat16" if most == "bfloat16" and cpu_has_bfloat16() else "float32"
     return most
 
 
@@ -220,5 +220,5 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"--device {device} cannot be used: {why}. Here: {here}") from None
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -34,6 +34,7 @@ from moesubnet.engine.model_folder import (
     resolve_model,
     weights_commitment,
 )
+from moesubnet.engine.packing import pack
 from moesubnet.engine.plans import Costs, Held, Plan, common_prefix, passes
 from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_windows
 from moesubnet.errors import ConfigError, EngineError
@@ -60,6 +61,7 @@ class TransformersEngine:
     kv_budget_bytes: what the sessions held may take, after which the oldest of the greediest owner
     go; by default half of an accelerator's free memory, or of a CPU's memory twice what the weights
     take, at least 192 MiB, at most half of what is free (taken only as it is used).
+    packs: see `pack`; not where adapters are still to come.
     """
 
     name = "transformers"
@@ -74,6 +76,7 @@ class TransformersEngine:
         device: str = "",
         adapter: str | None = None,
         kv_budget_bytes: int | None = None,
+        packs: bool = True,
     ) -> None:
         torch.set_num_threads(threads)
         folder = resolve_model(model)
@@ -95,6 +98,8 @@ class TransformersEngine:
         self._sessions: OrderedDict[str, Held] = OrderedDict()
         self._weights_bytes: int = sum(weight.nbytes for weight in self._model.parameters())
         self._budget_bytes = kv_budget_bytes or self._default_budget()
+        if packs:
+            pack(self._model)
         self._pool: SlabPool | None = None
         with torch.inference_mode():
             self._check_that_it_runs()
@@ -132,10 +137,11 @@ class TransformersEngine:
         """
         if options.get("dtype") == "int8":
             raise ConfigError("--dtype int8 takes one --adapter, which is merged into the weights")
-        shared = cls(model, spec, **options)
+        shared = cls(model, spec, packs=False, **options)
         folder = resolve_model(model)
         named = list(dict.fromkeys(adapter for adapter in adapters if adapter is not None))
         switch = Switch(load_adapters(shared._model, named))
+        pack(shared._model)
         return [
             AdapterEngine(
                 shared,

@@ -91,7 +91,7 @@ def test_weights_are_taken_as_they_are_stored_where_the_cpu_computes_so(
     brain = stored_as(sharp_model, torch.bfloat16, tmp_path / "bf16")
     half = stored_as(sharp_model, torch.float16, tmp_path / "f16")
     for fast, chosen in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(loading, "_cpu_has_bfloat16", lambda fast=fast: fast)
+        monkeypatch.setattr(loading, "cpu_has_bfloat16", lambda fast=fast: fast)
         assert choose_dtype(brain, "auto", "cpu") == chosen
     assert choose_dtype(half, "auto", "cpu") == "float32"
     assert choose_dtype(half, "auto", "cuda") == "float16"

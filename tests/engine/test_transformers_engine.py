@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from moesubnet.engine import answers
+from moesubnet.engine import answers, packing
 from moesubnet.engine.base import Query
 from moesubnet.engine.named import load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
@@ -343,3 +343,33 @@ def test_a_model_of_not_a_number_is_an_engine_error(engine: TransformersEngine) 
     logits[0, 3] = torch.nan
     with pytest.raises(EngineError, match="not-a-number"):
         answers.answers([Query("a", ids(), 0)], [logits], FULL)
+
+
+def test_weights_laid_out_for_the_cpu_give_the_models_own_laws(
+    tiny_model: Path, tiny_spec: LoadedSpec, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "FEWEST_WEIGHTS", 1)  # the tiny model has no large layers
+    engine = TransformersEngine(str(tiny_model), tiny_spec)
+    layers = [part for part in engine._model.modules() if isinstance(part, torch.nn.Linear)]
+    assert {type(layer) for layer in layers} == {packing.PackedLinear}
+    queries = [Query("long", np.arange(40, dtype=np.uint32), 7), Query("short", ids(5, 6), 0)]
+    for query, answer in zip(queries, engine.rows(queries, FULL), strict=True):
+        np.testing.assert_allclose(answer.logprobs, plain(query), atol=1e-4)
+
+
+def test_only_large_layers_are_laid_out_and_where_there_is_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def model() -> torch.nn.Sequential:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.Linear(256, 8))
+
+    plain, packed, scarce = model(), model(), model()
+    packing.pack(packed)
+    monkeypatch.setattr(packing, "free_memory_bytes", lambda: 512 * 256 * 4)
+    packing.pack(scarce)
+    kinds = [[type(layer) for layer in one] for one in (packed, scarce)]
+    assert kinds == [[packing.PackedLinear, torch.nn.Linear], [torch.nn.Linear] * 2]
+    assert torch.equal(packed[0].weight, plain[0].weight)
+    inputs = torch.randn(3, 512)
+    torch.testing.assert_close(packed(inputs), plain(inputs))
