@@ -54,7 +54,7 @@ def laws_of(
     bits: int | None = None,
 ) -> np.ndarray:
     """float32 [walks, V]: of the token after each prefix."""
-    engine = TransformersEngine(str(model), spec, dtype=dtype, threads=threads)
+    engine = TransformersEngine(str(model), spec, dtype=dtype, threads=threads, packs=bits is None)
     if bits is not None:
         round_weights(engine._model, bits, GROUP)
     out = []

@@ -52,8 +52,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         if arguments.model is None:
             AutoModelForCausalLM.from_config(SMOLLM2).save_pretrained(directory)
-        engine = _engine(arguments.model or directory)
-    model = engine._model
+        folder = arguments.model or directory
+        engine = _engine(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=engine._model.dtype).eval()
     print(f"{platform.machine()}, torch {torch.__version__}, one thread, {model.dtype}; CPU ms a")
     print(f"token and stream, medians of {ROUNDS} rounds of {TOKENS} tokens.\n")
     print("| work | engine | plain `generate` | speed of the engine |\n|---|---|---|---|")
