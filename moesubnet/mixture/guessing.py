@@ -49,16 +49,19 @@ class Guessing:
 
     def __init__(self, shared: GuessPace) -> None:
         self._shared = shared
-        self._begun = 0  # rounds, when its last one was
+        self._begun = (0, 0)  # rounds, when its last two were
         self.length = DraftLength(self.round_s)
         self._asked = 0
 
     def further(self, most: int) -> int:
         """A round begins. How many tokens the heaviest expert should go on with, `most` or fewer:
         the first only gives the right to draft the others. None where another text has begun a
-        round since its own last one, so that it is beside others."""
-        is_alone = 0 < self._begun == self._shared.begun
-        self._shared.begun = self._begun = self._shared.begun + 1
+        round since its last but one, so that it is beside others: between two rounds none of them
+        may have, where it is the last to go and the first that is back."""
+        now = self._shared.begun
+        is_alone = 0 < self._begun[0] == now - 1
+        self._shared.begun = now + 1
+        self._begun = self._begun[1], now + 1
         most = min(most, MAX_FURTHER) - 1 if is_alone else 0
         count = self.length.choose(most, ahead=1) if most > 0 else 0
         if count:

@@ -49,17 +49,28 @@ def test_what_one_stream_found_out_the_next_one_knows():
     pace = GuessPace()
     written(1, 0.1, 0.005, 0.8, 200, pace)
     text = Guessing(pace)
-    assert text.further(30) == 0, "nobody knows yet that it is alone"
-    text.took(0.1)
+    for _ in range(2):
+        assert text.further(30) == 0, "nobody knows yet that it is alone"
+        text.took(0.1)
     assert text.further(30) > 0
+
+
+def test_who_goes_last_and_is_back_first_is_not_alone():
+    pace = GuessPace()
+    written(1, 0.1, 0.005, 0.8, 200, pace)
+    one, other = Guessing(pace), Guessing(pace)
+    for text in (other, one, one, other, other, one, one, other):
+        assert text.further(30) == 0
+        text.took(0.1)
 
 
 def test_a_trial_waits_for_room_and_for_evidence():
     pace = GuessPace()
     written(1, 0.01, 0.05, 0.5, FIRST_TRIED_ROUNDS, pace)
     text = Guessing(pace)
-    assert text.further(30) == 0
-    text.took(0.1)
+    for _ in range(2):
+        assert text.further(30) == 0
+        text.took(0.1)
     assert text.further(1) == 0
     text.length.drafted(100.0, kept=True)
     assert text.further(30) == 0
