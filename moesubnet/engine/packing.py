@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moesubnet.engine.loading import cpu_has_bfloat16
 from moesubnet.host.memory import free_memory_bytes
 
-FEWEST_WEIGHTS = 1 << 16  # below, a call costs more than the layout saves
+FEWEST_WEIGHTS = 1 << 18  # smaller matrices stay in the cache, where a call's own cost counts
 ROWS = 8  # that the layout is chosen for; others profit as well
 
 
@@ -30,7 +30,8 @@ class PackedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        return self._packed.to_dense()
+        weight: Tensor = self._packed.to_dense()
+        return weight
 
     def forward(self, inputs: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(

@@ -362,11 +362,11 @@ def test_only_large_layers_are_laid_out_and_where_there_is_memory(
 ) -> None:
     def model() -> torch.nn.Sequential:
         torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.Linear(256, 8))
+        return torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.Linear(512, 8))
 
     plain, packed, scarce = model(), model(), model()
     packing.pack(packed)
-    monkeypatch.setattr(packing, "free_memory_bytes", lambda: 512 * 256 * 4)
+    monkeypatch.setattr(packing, "free_memory_bytes", lambda: 512 * 512 * 4)
     packing.pack(scarce)
     kinds = [[type(layer) for layer in one] for one in (packed, scarce)]
     assert kinds == [[packing.PackedLinear, torch.nn.Linear], [torch.nn.Linear] * 2]
