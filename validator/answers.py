@@ -36,7 +36,7 @@ def answers_path(state_path: Path, epoch: int) -> Path:
 
 
 class AnswerFiles:
-    """The writer's side. Belongs to the thread that made it."""
+    """The writer's side, for one thread after the other."""
 
     def __init__(self, state_path: Path) -> None:
         self._state_path = state_path
@@ -72,7 +72,8 @@ class AnswerFiles:
     def _opened(self, epoch: int) -> sqlite3.Connection:
         if self._db is None or epoch != self._epoch:
             self.close()
-            self._db = sqlite3.connect(own_file(answers_path(self._state_path, epoch)))
+            path = own_file(answers_path(self._state_path, epoch))
+            self._db = sqlite3.connect(path, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)

@@ -96,8 +96,7 @@ class Validator:
         """Publish our axon, and keep our own revealed sheets where the gate finds them."""
         metagraph = await self._read_metagraph()
         await self._publish_axon(metagraph)
-        for body in self.state.archive.public_sheets():
-            keep_sheet(self.sheets_dir, body)
+        await asyncio.to_thread(_keep_own, self.state.archive.path, self.sheets_dir)
 
     async def _go_over(self, epoch: Epoch) -> None:
         """To the spec that holds from this epoch on; miners get some blocks to do the same. What
@@ -107,7 +106,7 @@ class Validator:
             return
         if self.state.walks_started(epoch.epoch_index):
             await self._end_walks(epoch.epoch_index)
-            self.state.drop_open()
+            await self.state.apart(self.state.drop_open)
         if (measurement := self.next_spec.take(epoch.epoch_index)) is not None:
             self.measurement = measurement
             self._first_block = epoch.block + BLOCKS_TO_GO_OVER
@@ -168,7 +167,7 @@ class Validator:
             return  # the epoch ended meanwhile
         echoes = await asyncio.to_thread(_turned, self.state.archive.path)
         await self._end_walks(epoch_index)
-        batches = self.state.open_batches(epoch_index)
+        batches = await self.state.apart(self.state.open_batches, epoch_index)
         sheet, receipts = await asyncio.to_thread(
             close_sheet,
             batches,
@@ -188,12 +187,13 @@ class Validator:
         )
         is_worth_voting = any(sheet.row_u16)
         phase = Phase.PREPARED if is_worth_voting else Phase.LOST
-        self.state.close_epoch(
+        await self.state.apart(
+            self.state.close_epoch,
             sheet,
             salt_for(sheet),
             phase,
             batches,
-            receipts.to_bytes(),
+            await asyncio.to_thread(receipts.to_bytes),
             metagraph.reveal_period_epochs,
         )
         log.info("closed epoch=%d items=%d vote=%s", sheet.epoch, len(sheet.walk), phase)
@@ -270,6 +270,13 @@ def _differences(path: Path) -> list[Difference]:
     """Of the last sheets, read by a reader of its own: megabytes, in a thread."""
     with contextlib.closing(Archive.open(path)) as archive:
         return differences(archive.newest_sheets(EPOCHS)[::-1])
+
+
+def _keep_own(path: Path, sheets_dir: Path) -> None:
+    """The same way."""
+    with contextlib.closing(Archive.open(path)) as archive:
+        for body in archive.public_sheets():
+            keep_sheet(sheets_dir, body)
 
 
 def _turned(path: Path) -> set[Hotkey]:

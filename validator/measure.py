@@ -245,7 +245,7 @@ class Measurement:
         try:
             async with contextlib.aclosing(steps):
                 async for step in steps:
-                    if not self._state.add_step(batch, step):
+                    if not await self._state.apart(self._state.add_step, batch, step):
                         break
                     silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
                     self._metrics.answers.labels("missing").inc(silent)

@@ -14,7 +14,8 @@ the signature. The sheet holds a hash of each column.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeVar
 
@@ -46,21 +47,25 @@ RECORD = np.dtype(
     ]
 )
 
+_RECORD = struct.Struct(f"<QIIHH{MAX_RECEIPT_BYTES}s32s")  # the same, zeros after a receipt too
+
 Wire = TypeVar("Wire", bound=BaseModel)
 Records = npt.NDArray[np.void]  # of RECORD; all zeros for no answer
 
 
-def record_of(proof: Proof | None) -> npt.NDArray[np.void]:
-    """A RECORD, shape []."""
-    record = np.zeros((), RECORD)
-    if proof is not None:
-        record["nonce_ns"], record["held"] = proof.nonce_ns, proof.base_lens[0]
-        if proof.reveals is not None:
-            record["reveal"] = 2 + proof.reveals[0][0] if proof.reveals[0] else 1
-        record["rows"], record["further"] = proof.rows[0], proof.further[0]
-        record["receipt"][: len(proof.receipt)] = np.frombuffer(proof.receipt, np.uint8)
-        record["body_sha256"] = np.frombuffer(hashlib.sha256(proof.body).digest(), np.uint8)
-    return record
+def records_of(proofs: Iterable[Proof | None]) -> Records:
+    """RECORD [proofs]."""
+    return np.frombuffer(b"".join(map(_record, proofs)), RECORD)
+
+
+def _record(proof: Proof | None) -> bytes:
+    if proof is None:
+        return bytes(RECORD.itemsize)
+    shows = 0 if proof.reveals is None else 2 + proof.reveals[0][0] if proof.reveals[0] else 1
+    return _RECORD.pack(
+        proof.nonce_ns, proof.base_lens[0], shows, proof.rows[0], proof.further[0], proof.receipt,
+        hashlib.sha256(proof.body).digest(),
+    )  # fmt: skip
 
 
 def receipt_of(record: np.void) -> bytes:

@@ -12,6 +12,7 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.chain.timelock import load_timelock
 from moesubnet.chain.weights import VoteScheme, vote_scheme
 from moesubnet.errors import ConfigError
+from moesubnet.host.garbage import settle
 from moesubnet.host.interrupt import until_stopped
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
@@ -144,6 +145,7 @@ async def run_validator(config: ValidatorConfig) -> None:
             config.walks_per_epoch,
             config.with_feedback,
         )
+        settle()
         await until_stopped(validator.run())
         log.info("stopped; a committed vote is revealed when you start again before its epoch ends")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -63,6 +63,15 @@ def build_app(signer: Signer, state: State, health: Health, metrics: Metrics) ->
             raise web.HTTPNotFound
         return digest
 
+    async def read(kind: Callable[..., bytes | None], *what: bytes | Hotkey) -> bytes | None:
+        """Megabytes: in a thread, with a reader of its own."""
+
+        def reading() -> bytes | None:
+            with contextlib.closing(Archive.open(state.archive.path)) as archive:
+                return kind(archive, *what)
+
+        return await asyncio.to_thread(reading)
+
     sending = SharedBudget(SENDING_BYTES)
 
     async def send(request: web.Request, body: bytes | None) -> web.StreamResponse:
@@ -87,17 +96,16 @@ def build_app(signer: Signer, state: State, health: Health, metrics: Metrics) ->
 
     @public
     async def sheet(request: web.Request) -> web.StreamResponse:
-        return await send(request, state.archive.sheet(revealed(request)))
+        return await send(request, await read(Archive.sheet, revealed(request)))
 
     @public
     async def receipts(request: web.Request) -> web.StreamResponse:
-        return await send(request, state.archive.receipts(revealed(request)))
+        return await send(request, await read(Archive.receipts, revealed(request)))
 
     @public
     async def answers(request: web.Request) -> web.StreamResponse:
         digest, hotkey = revealed(request), Hotkey(request.match_info["hotkey"])
-        body = await asyncio.to_thread(_read_answers, state.archive.path, digest, hotkey)
-        return await send(request, body)
+        return await send(request, await read(Archive.answers, digest, hotkey))
 
     @public
     async def healthz(request: web.Request) -> web.Response:
@@ -128,9 +136,3 @@ def build_app(signer: Signer, state: State, health: Health, metrics: Metrics) ->
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/metrics", metrics_page)
     return app
-
-
-def _read_answers(path: Path, digest: bytes, hotkey: Hotkey) -> bytes | None:
-    """Megabytes: in a thread, with a reader of its own."""
-    with contextlib.closing(Archive.open(path)) as archive:
-        return archive.answers(digest, hotkey)

@@ -3,16 +3,23 @@ returns, so the process may die between any two of them.
 
 Order is what makes that safe: text is marked used before it is sent, an answer is stored before
 its label is sent, and a vote is stored with its salt before it is committed on chain.
+
+Steps and sheets are megabytes, so what stores or reads them has a connection of its own, and an
+event loop lets a thread do it (`State.apart`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -32,6 +39,9 @@ DROP TABLE IF EXISTS answer;
 PRAGMA user_version = {LAYOUT};
 COMMIT;
 """
+WAIT_S = 60.0  # at most, for the other connection
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (name TEXT);
 CREATE TABLE IF NOT EXISTS used (
@@ -51,6 +61,9 @@ CREATE TABLE IF NOT EXISTS vote (
 """
 
 
+_sheet = lru_cache(maxsize=4)(Sheet.from_bytes)  # those that wait are looked at in each block
+
+
 def only_one(folder: Path) -> AbstractContextManager[None]:
     """Holds a folder for this process. ConfigError while another does: two would vote twice."""
     return held_alone(folder, f"another validator is running on {folder}")
@@ -60,10 +73,14 @@ class State:
     """Raises ConfigError when the file is no state of this program."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(own_file(path))  # it holds text that nobody may know yet
+        own_file(path)  # it holds text that nobody may know yet
+        self._db = sqlite3.connect(path, timeout=WAIT_S)
+        self._bulk = sqlite3.connect(path, timeout=WAIT_S, check_same_thread=False)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # a commit is on disk
+            for connection in (self._db, self._bulk):
+                connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk
             layout = self._db.execute("PRAGMA user_version").fetchone()[0]
             if layout > LAYOUT:
                 raise ConfigError(f"{path} was made by a newer version of this program")
@@ -93,8 +110,18 @@ class State:
                 "started over: give another --state-dir, and text that was not used there"
             )
 
+    async def apart(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """What `work` returns: one of `add_step`, `drop_open`, `open_batches`, `close_epoch` and
+        `reopen`, in a thread, in the order in which they are asked for. What has begun comes to its
+        end before the next begins, whoever is cancelled meanwhile."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(work, *args, **kwargs))
+
     def close(self) -> None:
+        """When what is under way has ended."""
+        self._thread.shutdown()
         self._answers.close()
+        self._bulk.close()
         self._db.close()
 
     # --- text and answers ----------------------------------------------------------------------
@@ -182,12 +209,12 @@ class State:
             "SELECT epoch, EXISTS (SELECT 1 FROM vote WHERE vote.epoch >= batch.epoch) "
             "FROM batch WHERE id = ?"
         )
-        epoch, is_closed = self._db.execute(query, (batch.id,)).fetchone()
+        epoch, is_closed = self._bulk.execute(query, (batch.id,)).fetchone()
         if is_closed:
             return False
         self._answers.add(epoch, batch, step)
-        with self._db:
-            self._db.execute(
+        with self._bulk:
+            self._bulk.execute(
                 "INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
                     batch.id,
@@ -205,9 +232,9 @@ class State:
 
     def drop_open(self) -> None:
         """Forget what is in no sheet; its text stays used."""
-        with self._db:
-            self._db.execute("DELETE FROM step WHERE epoch IS NULL")
-            self._db.execute("DELETE FROM batch WHERE id NOT IN (SELECT batch FROM step)")
+        with self._bulk:
+            self._bulk.execute("DELETE FROM step WHERE epoch IS NULL")
+            self._bulk.execute("DELETE FROM batch WHERE id NOT IN (SELECT batch FROM step)")
 
     def open_batches(self, epoch: int = 2**63 - 1) -> list[Batch]:
         """Batches with steps that are in no sheet yet, oldest first, of those begun for the sheet
@@ -218,7 +245,7 @@ class State:
             "WHERE step.epoch IS NULL AND batch.epoch <= ? ORDER BY id"
         )
         batches = []
-        for identity, hotkeys, walks, names, salt in self._db.execute(query, (epoch,)).fetchall():
+        for identity, hotkeys, walks, names, salt in self._bulk.execute(query, (epoch,)).fetchall():
             keys, sessions = json.loads(hotkeys), tuple(json.loads(names))
             ids = np.frombuffer(walks, "<u4").reshape(len(sessions), -1)
             steps = self._open_steps(identity, len(sessions), len(keys))
@@ -232,7 +259,7 @@ class State:
             "SELECT position, log_q, log_w, entropy, chosen, answer_ms, senders, records "
             "FROM step WHERE batch = ? AND epoch IS NULL ORDER BY position"
         )
-        rows = self._db.execute(query, (batch_id,))
+        rows = self._bulk.execute(query, (batch_id,))
         return tuple(
             Step(
                 position,
@@ -271,12 +298,12 @@ class State:
         """Store the epoch's sheet and its vote, move the averages, and close the `batches` that it
         was made of: `add_step` takes nothing more of what began by then. Of older ones what nobody
         can ask for any more is forgotten."""
-        with self._db:
-            self._db.execute(
+        with self._bulk:
+            self._bulk.execute(
                 "INSERT INTO vote VALUES (?, ?, ?, ?, ?, NULL, NULL, ?)",
                 (sheet.epoch, sheet.sha256, sheet.to_bytes(), json.dumps(salt), phase, receipts),
             )
-            self._db.executemany(
+            self._bulk.executemany(
                 "INSERT OR REPLACE INTO score VALUES (?, ?)",
                 [
                     (hotkey, average)
@@ -284,30 +311,30 @@ class State:
                     if average is not None
                 ],
             )
-            self._db.executemany(
+            self._bulk.executemany(
                 "INSERT OR REPLACE INTO merit VALUES (?, ?, ?)",
                 zip(sheet.hotkeys, sheet.novelty_after, sheet.since, strict=True),
             )
-            self._db.executemany(
+            self._bulk.executemany(
                 "UPDATE step SET epoch = ? WHERE batch = ? AND position = ?",
                 [(sheet.epoch, b.id, step.position) for b in batches for step in b.steps],
             )
             self._forget(sheet.epoch, reveal_period_epochs)
         # By the sheet that has the step: one whose close was missed is in a later sheet.
         query = "SELECT DISTINCT batch.epoch FROM batch JOIN step ON batch = id"
-        self._answers.keep_only({epoch for (epoch,) in self._db.execute(query)})
+        self._answers.keep_only({epoch for (epoch,) in self._bulk.execute(query)})
 
     def reopen(self, vote: Vote) -> None:
         """Undo `close_epoch` of a vote that is not on chain, for the epoch to be closed again."""
         sheet = vote.sheet
-        with self._db:
-            self._db.execute("DELETE FROM vote WHERE epoch = ?", (sheet.epoch,))
-            self._db.execute("UPDATE step SET epoch = NULL WHERE epoch = ?", (sheet.epoch,))
+        with self._bulk:
+            self._bulk.execute("DELETE FROM vote WHERE epoch = ?", (sheet.epoch,))
+            self._bulk.execute("UPDATE step SET epoch = NULL WHERE epoch = ?", (sheet.epoch,))
             for hotkey, before in zip(sheet.hotkeys, sheet.ema_before, strict=True):
-                self._db.execute("DELETE FROM score WHERE hotkey = ?", (hotkey,))
+                self._bulk.execute("DELETE FROM score WHERE hotkey = ?", (hotkey,))
                 if before is not None:
-                    self._db.execute("INSERT INTO score VALUES (?, ?)", (hotkey, before))
-            self._db.executemany(
+                    self._bulk.execute("INSERT INTO score VALUES (?, ?)", (hotkey, before))
+            self._bulk.executemany(
                 "INSERT OR REPLACE INTO merit VALUES (?, ?, ?)",
                 zip(sheet.hotkeys, sheet.novelty_before, sheet.since_before, strict=True),
             )
@@ -316,7 +343,7 @@ class State:
         """Used text is remembered for ever. What was committed keeps its period when the subnet's
         becomes shorter."""
         query = "SELECT max(reveal_epoch - epoch) FROM vote WHERE epoch IN (SELECT epoch FROM step)"
-        period = max(self._db.execute(query).fetchone()[0] or 0, reveal_period_epochs)
+        period = max(self._bulk.execute(query).fetchone()[0] or 0, reveal_period_epochs)
         old = epoch - kept_epochs(period)
         long_ago = min(epoch - 2 * SERVED_SHEETS, old)
         for query, before in (
@@ -324,7 +351,7 @@ class State:
             ("DELETE FROM step WHERE epoch <= ?", old),
             ("DELETE FROM batch WHERE epoch <= ? AND id NOT IN (SELECT batch FROM step)", old),
         ):
-            self._db.execute(query, (before,))
+            self._bulk.execute(query, (before,))
 
     def voted(self, epoch: int) -> bool:
         """Whether this epoch's sheet is closed."""
@@ -347,7 +374,7 @@ class State:
             f"WHERE {condition} ORDER BY epoch"
         )
         return [
-            Vote(Sheet.from_bytes(sheet), tuple(json.loads(salt)), Phase(phase), block, reveal)
+            Vote(_sheet(sheet), tuple(json.loads(salt)), Phase(phase), block, reveal)
             for sheet, salt, phase, block, reveal in self._db.execute(query, values).fetchall()
         ]
 

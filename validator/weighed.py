@@ -14,7 +14,7 @@ from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, micro_nats
 from moesubnet.types import Hotkey
-from moesubnet.validator.receipts import RECORD, record_of
+from moesubnet.validator.receipts import records_of
 from moesubnet.validator.records import SENDER, Step
 from moesubnet.wire.protocol import Proof
 
@@ -124,6 +124,6 @@ def score_step(
         np.stack([w.chosen for w in weighed]),
         answer_ms,
         np.array(senders or [[b""] * n] * count, SENDER).reshape(count, n),
-        np.array([[record_of(of_walks[k]) for of_walks in proofs] for k in range(count)], RECORD),
+        records_of(of_walks[k] for k in range(count) for of_walks in proofs).reshape(count, n),
         tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),
     )

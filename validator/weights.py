@@ -87,7 +87,7 @@ class Votes:
                 continue  # it may be on its way
             elif await self._has_moved(vote):
                 log.warning("a uid of epoch=%d changed hands; counting again", vote.sheet.epoch)
-                self._state.reopen(vote)
+                await self._state.apart(self._state.reopen, vote)
             else:
                 sent = dataclasses.replace(vote, submitted_block=epoch.block)
                 self._state.note_submitted(sent, epoch.block)

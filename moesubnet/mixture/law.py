@@ -71,7 +71,7 @@ class Law:
     @cached_property
     def entropy_nats(self) -> float:
         """−Σ p ln p over all tokens, listed or not."""
-        listed = -float(np.sum(np.exp(self.logp) * self.logp, dtype=np.float64))
+        listed = -float((np.exp(self.logp) * self.logp).sum(dtype=np.float64))
         if self.ids is None or self.shape is None or self.share == 0.0:
             return max(listed, 0.0)
         base = self.shape.at(self.ids)

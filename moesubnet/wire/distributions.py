@@ -41,8 +41,8 @@ def check_dense(logprobs: NDArray[np.generic]) -> Rows:
     for begin in range(0, rows, step):
         block = out[begin : begin + step]
         block[:] = logprobs[begin : begin + step]
-        top = block.max(axis=1)  # NaN and +inf show here, -inf in the minimum
-        if not (bool((top <= 0.0).all()) and np.isfinite(block.min())):
+        # NaN and +inf show in the maximum, -inf in the minimum
+        if not (block.max() <= 0.0 and block.min() > -np.inf):
             raise BadDistribution("a log-probability is not finite or is positive")
         powers = scratch[: len(block)]
         np.exp(block, out=powers)
@@ -111,5 +111,5 @@ def draw(logprobs: Rows, count: int, seed: int, first: int) -> Ids:
 
 
 def _check_mass(mass: NDArray[np.floating], most: float) -> None:
-    if not bool(((mass > 0.0) & (mass <= most)).all()):
+    if not (mass.min(initial=most) > 0.0 and mass.max(initial=0.0) <= most):
         raise BadDistribution("a row's mass is zero or above one")

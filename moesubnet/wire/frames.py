@@ -64,10 +64,11 @@ class Frame:
         This and the methods below raise FrameError when the frame is otherwise.
         """
         tensor = self.tensors.get(name)
-        if tensor is None or _NAMES[tensor.dtype] not in dtypes.split():
+        if tensor is None or _NAMES[tensor.dtype] not in dtypes:  # no name is a part of another
             raise FrameError(f"{name} is missing or not {dtypes}")
-        if len(shape) != tensor.ndim or any(
-            size not in (None, got) for size, got in zip(shape, tensor.shape, strict=True)
+        if shape != tensor.shape and (
+            len(shape) != tensor.ndim
+            or any(size not in (None, got) for size, got in zip(shape, tensor.shape, strict=True))
         ):
             raise FrameError(f"{name} has another shape than the schema says")
         return tensor

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping
-from fractions import Fraction
+from collections.abc import Collection, Mapping
 from functools import partial
 from math import inf
-from statistics import median
 
 from moesubnet.types import Hotkey
 from moesubnet.wire.protocol import StepResponse
@@ -26,6 +24,7 @@ LATE_IN_A_ROW = 8
 PATIENCE = 2.0  # times as long as half of the weight took, …
 TURNS_TO_TAKE = 8  # of the loop, from a socket to whoever waits, and a few more
 LEAST_PATIENCE_S = 0.25  # … and at least so much longer: a distant expert is not a slow one
+_FINEST = 2**1074  # of it every float is a whole number
 
 
 def deadline_s(base_s: float, tokens: int) -> float:
@@ -52,8 +51,8 @@ class Paces:
     def patience_s(self, hotkey: Hotkey, tokens: int) -> float:
         """After so long an expert that others could do without is frozen rather than busy."""
         calls, paces = self._call_s.get(hotkey), self._token_s.get(hotkey)
-        call_s = max(LEAST_S, MULTIPLE * median(calls)) if calls else UNKNOWN_S
-        token_s = MULTIPLE * median(paces) if paces else TOKEN_S
+        call_s = max(LEAST_S, MULTIPLE * _median(calls)) if calls else UNKNOWN_S
+        token_s = MULTIPLE * _median(paces) if paces else TOKEN_S
         return call_s + token_s * tokens
 
     def late(self, hotkey: Hotkey) -> None:
@@ -67,6 +66,17 @@ class Paces:
 
 def _histories() -> defaultdict[Hotkey, deque[float]]:
     return defaultdict(lambda: deque(maxlen=REMEMBERED))
+
+
+def _median(seconds: Collection[float]) -> float:
+    ranked, middle = sorted(seconds), len(seconds) // 2
+    return (ranked[middle] + ranked[~middle]) / 2
+
+
+def _exactly(weight: float) -> int:
+    """In a unit so small that nothing is rounded."""
+    parts, of = weight.as_integer_ratio()
+    return parts * (_FINEST // of)
 
 
 async def cut_stragglers(
@@ -88,8 +98,8 @@ async def cut_stragglers(
     look_s = inf  # nobody is late before
     waiting, come, news = dict(tasks), list[Hotkey](), asyncio.Event()
     # Exact: halves are halves, in whatever order they come.
-    parts = {hotkey: Fraction(weights.get(hotkey, 0.0)) for hotkey in tasks}
-    given, to_come = Fraction(0), sum(parts.values())
+    parts = {hotkey: _exactly(weights.get(hotkey, 0.0)) for hotkey in tasks}
+    given, to_come = 0, sum(parts.values())
 
     def note(hotkey: Hotkey, _: asyncio.Task[object]) -> None:
         come.append(hotkey)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import sqlite3
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import pytest
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import Sheet
@@ -23,7 +25,7 @@ from moesubnet.types import Axon, Hotkey
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, WINDOW_TOKENS, TextPool
-from moesubnet.validator.records import Phase
+from moesubnet.validator.records import Phase, Window
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State, only_one
@@ -124,8 +126,7 @@ class TwoSteps(Measurement):
                 law[np.arange(len(labels)), labels] = np.log(skill)
                 laws.append([Law(row) for row in law.astype(np.float32)])
             step = score_step(weighed, position, labels, laws, self._baseline.law)
-            self._state.add_step(batch, step)
-            await asyncio.sleep(0)
+            await self._state.apart(self._state.add_step, batch, step)
 
 
 class World:
@@ -620,3 +621,33 @@ def test_a_state_of_an_earlier_layout_keeps_its_scores_and_the_text_that_was_use
         assert state.scores() == {"h": 7}
         assert state.waiting_votes() == []
         state.close()
+
+
+def test_a_position_that_is_being_stored_when_its_walk_is_ended_is_in_the_sheet(tmp_path):
+    """Or it would wait for the next one, with labels that this one has published."""
+    state, label = State(tmp_path / "state.sqlite3"), np.array([7], np.uint32)
+    text = Window(bytes(32), (0,), np.arange(WINDOW_TOKENS, dtype=np.uint32), PREFIX_TOKENS)
+    batch = state.start_batch(1, EXPERTS, [text], "ab" * 32, validator=EXPERTS[0])
+    weighed = [Weighed(uniform_gate(), text.ids[:PREFIX_TOKENS], EXPERTS, EXPERTS)]
+    law = Law(np.full(300, -np.log(300), np.float32))
+    step = score_step(weighed, PREFIX_TOKENS, label, [[law]] * len(EXPERTS), law)
+    begun, go_on = threading.Event(), threading.Event()
+    add = state.add_step
+
+    def slow(*args):
+        begun.set()
+        go_on.wait(30)
+        return add(*args)
+
+    async def main():
+        walking = asyncio.create_task(state.apart(slow, batch, step))
+        await asyncio.to_thread(begun.wait, 30)
+        walking.cancel()
+        await asyncio.gather(walking, return_exceptions=True)
+        closing = asyncio.create_task(state.apart(state.open_batches))
+        go_on.set()
+        return await closing
+
+    [kept] = asyncio.run(main())
+    state.close()
+    assert [s.position for s in kept.steps] == [step.position]
