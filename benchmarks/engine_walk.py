@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
-from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.content import LoadedSpec, Spec, save_spec, spec_files
 from moesubnet.wire.step import Want
 
 VOCAB, CONTEXT, SEQUENCES, SEED, ROUNDS = 2048, 256, 64, 0, 3
@@ -127,22 +127,17 @@ def _spec(root: Path) -> LoadedSpec:
     (root / "public.jsonl").write_text(json.dumps({"domain": "none", "text": ""}) + "\n")
     np.save(root / "unigram.npy", np.full(VOCAB, -np.log(VOCAB), dtype=np.float32))
 
-    def named(name: str) -> SpecFile:
-        return SpecFile(path=name, sha256=file_sha256(root / name))
-
     return save_spec(
         root,
         Spec(
             name="benchmark",
-            tokenizer=named("tokenizer.json"),
             vocab_size=VOCAB,
             bos_id=0,
             stop_ids=(0,),
             context_tokens=CONTEXT,
             chat_template="",
             min_caller_stake_rao=0,
-            public_text=named("public.jsonl"),
-            baseline=Baseline(kind="unigram", file=named("unigram.npy")),
+            **spec_files(root),
         ),
     )
 

@@ -50,15 +50,7 @@ from moesubnet.router.app import build_app as build_router
 from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.offer import SOLO
 from moesubnet.router.service import Service
-from moesubnet.spec.content import (
-    Baseline,
-    LoadedSpec,
-    Spec,
-    SpecFile,
-    file_sha256,
-    load_spec,
-    save_spec,
-)
+from moesubnet.spec.content import LoadedSpec, Spec, load_spec, save_spec, spec_files
 from moesubnet.types import Axon, Hotkey
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
@@ -86,20 +78,15 @@ def made_spec(root: Path) -> LoadedSpec:
     np.save(root / "unigram.npy", np.full(VOCAB, -np.log(VOCAB), np.float32))
     (root / "public.jsonl").write_text(json.dumps({"domain": "x", "text": "x"}) + "\n")
 
-    def named(name: str) -> SpecFile:
-        return SpecFile(path=name, sha256=file_sha256(root / name))
-
     spec = Spec(
         name="benchmark",
-        tokenizer=named("tokenizer.json"),
         vocab_size=VOCAB,
         bos_id=0,
         stop_ids=(0,),
         context_tokens=4_096,
         chat_template="{% for m in messages %}{{ m.content }}\n{% endfor %}",
         min_caller_stake_rao=0,
-        public_text=named("public.jsonl"),
-        baseline=Baseline(kind="unigram", file=named("unigram.npy")),
+        **spec_files(root),
     )
     return save_spec(root, spec)
 

@@ -18,7 +18,7 @@ from moesubnet.chain.devchain.code import embedded_version
 from moesubnet.chain.network.plan import Network, find_binary, make_network
 from moesubnet.chain.network.run import free_ports
 from moesubnet.errors import ConfigError
-from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.content import LoadedSpec, Spec, save_spec, spec_files
 from moesubnet.wire import patience
 from moesubnet.wire.panel import Panel
 from tests.patient_loop import PatientLoop
@@ -104,22 +104,17 @@ def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> LoadedSpec:
     (root / "public.jsonl").write_text(json.dumps({"domain": "python", "text": text}) + "\n")
     np.save(root / "unigram.npy", np.full(TINY_VOCAB, -np.log(TINY_VOCAB), dtype=np.float32))
 
-    def named(name: str) -> SpecFile:
-        return SpecFile(path=name, sha256=file_sha256(root / name))
-
     return save_spec(
         root,
         Spec(
             name="tiny",
-            tokenizer=named("tokenizer.json"),
             vocab_size=TINY_VOCAB,
             bos_id=0,
             stop_ids=(0,),
             context_tokens=TINY_CONTEXT,
             chat_template="{% for m in messages %}{{ m.content }}\n{% endfor %}",
             min_caller_stake_rao=10**9,
-            public_text=named("public.jsonl"),
-            baseline=Baseline(kind="unigram", file=named("unigram.npy")),
+            **spec_files(root),
         ),
     )
 

@@ -21,15 +21,7 @@ from moesubnet.localnet.corpora import FULL, Sizes
 from moesubnet.localnet.sources import SOURCES
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.owner.build import build_spec
-from moesubnet.spec.content import (
-    Baseline,
-    LoadedSpec,
-    Spec,
-    SpecFile,
-    file_sha256,
-    load_spec,
-    save_spec,
-)
+from moesubnet.spec.content import LoadedSpec, Spec, file_sha256, load_spec, save_spec, spec_files
 from moesubnet.spec.documents import read_documents
 from moesubnet.spec.family import Family, read_family
 from moesubnet.spec.tokenizer import load_tokenizer
@@ -121,20 +113,15 @@ class Small:
         ids = np.concatenate(encode(texts, load_tokenizer(out / "tokenizer.json")))
         Unigram.build(ids, SMALL_VOCAB).save(out / "unigram.npy")
 
-        def named(name: str) -> SpecFile:
-            return SpecFile(path=name, sha256=file_sha256(out / name))
-
         spec = Spec(
             name="localnet",
-            tokenizer=named("tokenizer.json"),
             vocab_size=SMALL_VOCAB,
             bos_id=0,
             stop_ids=(0,),
             context_tokens=SMALL_CONTEXT_TOKENS,
             chat_template=SMALL_TEMPLATE,
             min_caller_stake_rao=MIN_CALLER_STAKE_RAO,
-            public_text=named("public.jsonl"),
-            baseline=Baseline(kind="unigram", file=named("unigram.npy")),
+            **spec_files(out),
         )
         return save_spec(out, spec)
 

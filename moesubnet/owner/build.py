@@ -14,7 +14,17 @@ from moesubnet.errors import ConfigError, SpecError
 from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.owner.check import Findings, check_template, check_tokenizer
-from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.content import (
+    PUBLIC,
+    TOKENIZER,
+    UNIGRAM,
+    Baseline,
+    LoadedSpec,
+    Spec,
+    SpecFile,
+    save_spec,
+    spec_files,
+)
 from moesubnet.spec.documents import Document, read_documents, write_documents
 from moesubnet.spec.family import Family
 from moesubnet.training.dataset import encode
@@ -22,7 +32,6 @@ from moesubnet.training.dataset import encode
 MIN_TOKENS_A_TOKEN = 1 / 64  # of text per token of the vocabulary; below, no baseline to speak of
 SAMPLED_DOCUMENTS = 1_000
 _BATCH_CHARS = 1 << 20
-TOKENIZER, PUBLIC, UNIGRAM = "tokenizer.json", "public.jsonl", "unigram.npy"
 
 
 @dataclass(frozen=True)
@@ -89,15 +98,7 @@ def build_spec(
             "baseline will be nearly uniform, and a student learns from this text alone. Give more"
         )
 
-    def named(file: str) -> SpecFile:
-        return SpecFile(path=file, sha256=file_sha256(out / file))
-
-    files = {
-        "tokenizer": named(TOKENIZER),
-        "public_text": named(PUBLIC),
-        "baseline": Baseline(kind="unigram", file=named(UNIGRAM)),
-    }
-    loaded = save_spec(out, spec.model_copy(update=files))
+    loaded = save_spec(out, spec.model_copy(update=spec_files(out)))
     return Built(loaded, findings, len(documents), tokens)
 
 

@@ -22,6 +22,7 @@ from moesubnet.wire.strict_json import parse_json
 
 SPEC_FORMAT: Final = "moesubnet-spec/2"
 BYTE_SYMBOLS, BYTE_END = 257, 256  # of unit bytes: every byte, and the end of a text
+TOKENIZER, PUBLIC, UNIGRAM = "tokenizer.json", "public.jsonl", "unigram.npy"  # usual names
 MAX_SPEC_BYTES = 262_144
 MAX_TEMPLATE_CHARS = 100_000  # published ones have up to 25,000
 
@@ -219,6 +220,16 @@ def load_spec(root: Path, expected_sha256: str | None = None) -> LoadedSpec:
         if file_sha256(path) != file.sha256:
             raise SpecError(f"{path} was altered: its hash is not the one in spec.json")
     return LoadedSpec(root=root, sha256=sha256, spec=spec)
+
+
+def spec_files(root: Path) -> dict[str, Any]:
+    """What a `Spec` says of its files, where they stand in `root` under the usual names."""
+    tokenizer, public_text, unigram = (
+        SpecFile(path=name, sha256=file_sha256(root / name))
+        for name in (TOKENIZER, PUBLIC, UNIGRAM)
+    )
+    baseline = Baseline(kind="unigram", file=unigram)
+    return {"tokenizer": tokenizer, "public_text": public_text, "baseline": baseline}
 
 
 def save_spec(root: Path, spec: Spec) -> LoadedSpec:

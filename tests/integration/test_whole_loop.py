@@ -29,7 +29,7 @@ from moesubnet.localnet.onboard import onboard
 from moesubnet.localnet.plan import CHAIN_FOLDERS, NETUID, Plan
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
-from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256, save_spec
+from moesubnet.spec.content import LoadedSpec, Spec, save_spec, spec_files
 from moesubnet.training.dataset import encode
 from moesubnet.training.tokenizer import train_tokenizer
 from moesubnet.types import Hotkey, NetUid
@@ -69,22 +69,17 @@ def write_spec(root: Path) -> LoadedSpec:
     ids = np.concatenate(encode(texts, tokenizer))
     Unigram.build(ids, tokenizer.get_vocab_size()).save(root / "unigram.npy")
 
-    def named(name: str) -> SpecFile:
-        return SpecFile(path=name, sha256=file_sha256(root / name))
-
     return save_spec(
         root,
         Spec(
             name="loop",
-            tokenizer=named("tokenizer.json"),
             vocab_size=tokenizer.get_vocab_size(),
             bos_id=0,
             stop_ids=(0,),
             context_tokens=256,
             chat_template="{% for m in messages %}{{ m.content }} {% endfor %}",
             min_caller_stake_rao=10**9,
-            public_text=named("public.jsonl"),
-            baseline=Baseline(kind="unigram", file=named("unigram.npy")),
+            **spec_files(root),
         ),
     )
 
