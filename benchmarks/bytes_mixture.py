@@ -29,11 +29,11 @@ from moesubnet.spec.byte_unit import TEMPLATE, TOKEN_BYTES, byte_tokenizer
 from moesubnet.spec.content import (
     BYTE_END,
     BYTE_SYMBOLS,
-    Baseline,
     LoadedSpec,
     Spec,
     SpecFile,
     file_sha256,
+    spec_files,
 )
 from moesubnet.wire.step import Want
 
@@ -69,21 +69,18 @@ def windows(kind: str, count: int, size: int) -> list[bytes]:
 
 def bytes_spec(root: Path) -> LoadedSpec:
     byte_tokenizer().save(str(root / "tokenizer.json"))
-    nothing = SpecFile(path="x", sha256="0" * 64)
     sha256 = file_sha256(root / "tokenizer.json")
     spec = Spec(
         name="bytes",
         unit="bytes",
         token_units=TOKEN_BYTES,
-        tokenizer=SpecFile(path="tokenizer.json", sha256=sha256),
         vocab_size=BYTE_SYMBOLS,
         bos_id=BYTE_END,
         stop_ids=(BYTE_END,),
         context_tokens=8_192,
         chat_template=TEMPLATE,
         min_caller_stake_rao=0,
-        public_text=nothing,
-        baseline=Baseline(kind="unigram", file=nothing),
+        **(spec_files(None) | {"tokenizer": SpecFile(path="tokenizer.json", sha256=sha256)}),
     )
     return LoadedSpec(root, sha256, spec)
 

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from moesubnet.mixture.law import Law, Mixture, mix
 from moesubnet.router.grammar import Grammars, Matcher, json_rule
 from moesubnet.router.steering import NO_WISHES, Steering
-from moesubnet.spec.content import Baseline, Spec, SpecFile
+from moesubnet.spec.content import Spec, spec_files
 from moesubnet.spec.pieces import Pieces
 
 EXPERTS, TOKENS, TEXTS, SEED = 4, 120, 12, 0
@@ -84,18 +84,15 @@ def write(steps: list[list[Law]], matcher: Matcher | None, seed: int) -> tuple[i
 async def measure(size: int) -> str:
     rng = np.random.default_rng(SEED)
     tokenizer = made_up(size, rng)
-    nothing = SpecFile(path="x", sha256="0" * 64)
     spec = Spec(
         name="made up",
-        tokenizer=nothing,
         vocab_size=size,
         bos_id=0,
         stop_ids=(0,),
         context_tokens=1_024,
         chat_template="",
         min_caller_stake_rao=0,
-        public_text=nothing,
-        baseline=Baseline(kind="unigram", file=nothing),
+        **spec_files(None),
     )
     grammars = Grammars(spec, tokenizer, Pieces(tokenizer))
     since_s = time.process_time()

@@ -21,7 +21,7 @@ from tokenizers import (
     trainers,
 )
 
-from moesubnet.spec.content import Baseline, Spec, SpecFile
+from moesubnet.spec.content import Spec, spec_files
 
 TEXT = (
     "the quick brown fox jumps over the lazy dog; naïve café 世界 STOP here.\n\n"
@@ -114,10 +114,8 @@ class Family:
     @property
     def spec(self) -> Spec:
         ids = self.tokenizer.token_to_id
-        nothing = SpecFile(path="x", sha256="0" * 64)
         return Spec(
             name=self.name,
-            tokenizer=nothing,
             vocab_size=self.tokenizer.get_vocab_size(),
             bos_id=ids(self.bos),
             stop_ids=tuple(sorted(ids(stop) for stop in self.stops)),
@@ -125,8 +123,7 @@ class Family:
             chat_template=self.template,
             special_tokens=self.special_tokens,
             min_caller_stake_rao=0,
-            public_text=nothing,
-            baseline=Baseline(kind="unigram", file=nothing),
+            **spec_files(None),
         )
 
     def transformers(self) -> Any:

@@ -19,7 +19,7 @@ from moesubnet.engine.bytes_reading import Reader
 from moesubnet.engine.bytes_witness import check_reading
 from moesubnet.errors import PromptError
 from moesubnet.spec.byte_unit import Section, talk
-from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256
+from moesubnet.spec.content import LoadedSpec, Spec, SpecFile, file_sha256, spec_files
 from moesubnet.spec.family import Family
 from moesubnet.spec.prompt import PromptEncoder
 
@@ -30,11 +30,9 @@ def own_spec(family: Family, spec: LoadedSpec, context_tokens: int | None = None
     """A spec of unit tokens, of the model's family and as long as the subnet's, or as the model or
     what runs it (context_tokens) allows."""
     path = family.tokenizer_path
-    nothing = SpecFile(path="none", sha256="0" * 64)
     longest = (family.context_tokens, context_tokens, spec.spec.context_tokens)
     said = Spec(
         name=spec.spec.name,
-        tokenizer=SpecFile(path=path.name, sha256=file_sha256(path)),
         vocab_size=family.vocab_size,
         bos_id=family.bos_id,
         stop_ids=tuple(sorted(family.stops)),
@@ -42,8 +40,7 @@ def own_spec(family: Family, spec: LoadedSpec, context_tokens: int | None = None
         chat_template=family.template,
         special_tokens=family.special_tokens,
         min_caller_stake_rao=0,
-        public_text=nothing,
-        baseline=Baseline(kind="unigram", file=nothing),
+        **(spec_files(None) | {"tokenizer": SpecFile(path=path.name, sha256=file_sha256(path))}),
     )
     return LoadedSpec(root=family.folder, sha256=spec.sha256, spec=said)
 

@@ -18,10 +18,8 @@ from moesubnet.spec.content import (
     PUBLIC,
     TOKENIZER,
     UNIGRAM,
-    Baseline,
     LoadedSpec,
     Spec,
-    SpecFile,
     save_spec,
     spec_files,
 )
@@ -61,12 +59,10 @@ def build_spec(
             f"{out} holds a spec already. A subnet's spec is known by its hash, so it is not "
             "written over: give another --out, or delete that folder"
         )
-    nothing = SpecFile(path="x", sha256="0" * 64)
     spec = Spec(
         name=name,
         unit=family.unit,
         token_units=family.token_units,
-        tokenizer=nothing,
         vocab_size=family.vocab_size,
         bos_id=family.bos_id,
         stop_ids=tuple(sorted(family.stops)),
@@ -74,8 +70,7 @@ def build_spec(
         chat_template=family.template,
         special_tokens=family.special_tokens,
         min_caller_stake_rao=min_caller_stake_rao,
-        public_text=nothing,
-        baseline=Baseline(kind="unigram", file=nothing),
+        **spec_files(None),
     )
     check_tokenizer(spec, family.tokenizer)
     findings = Findings()

@@ -222,10 +222,11 @@ def load_spec(root: Path, expected_sha256: str | None = None) -> LoadedSpec:
     return LoadedSpec(root=root, sha256=sha256, spec=spec)
 
 
-def spec_files(root: Path) -> dict[str, Any]:
-    """What a `Spec` says of its files, where they stand in `root` under the usual names."""
+def spec_files(root: Path | None) -> dict[str, Any]:
+    """What a `Spec` says of its files, where they stand in `root` under the usual names; None: of
+    one that has none, or not yet."""
     tokenizer, public_text, unigram = (
-        SpecFile(path=name, sha256=file_sha256(root / name))
+        SpecFile(path=name, sha256=file_sha256(root / name) if root else "0" * 64)
         for name in (TOKENIZER, PUBLIC, UNIGRAM)
     )
     baseline = Baseline(kind="unigram", file=unigram)

@@ -18,7 +18,7 @@ from moesubnet.engine.bytes_own import plain_talk
 from moesubnet.engine.named import check_engine, load_engine, load_engines
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.spec.byte_unit import END, TEMPLATE, byte_tokenizer, open_head
-from moesubnet.spec.content import Baseline, LoadedSpec, Spec, SpecFile, file_sha256
+from moesubnet.spec.content import LoadedSpec, Spec, SpecFile, file_sha256, spec_files
 from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.wire.step import Want
 from tests.engine import bytes_models as tiny
@@ -59,21 +59,18 @@ class TableEngine:
 def bytes_spec(root: Path, context: int = 4_096) -> LoadedSpec:
     root.mkdir(exist_ok=True)
     byte_tokenizer().save(str(root / "tokenizer.json"))
-    nothing = SpecFile(path="x", sha256="0" * 64)
     tokenizer = SpecFile(path="tokenizer.json", sha256=file_sha256(root / "tokenizer.json"))
     spec = Spec(
         name="bytes",
         unit="bytes",
         token_units=4.0,
-        tokenizer=tokenizer,
         vocab_size=257,
         bos_id=END,
         stop_ids=(END,),
         context_tokens=context,
         chat_template=TEMPLATE,
         min_caller_stake_rao=0,
-        public_text=nothing,
-        baseline=Baseline(kind="unigram", file=nothing),
+        **(spec_files(None) | {"tokenizer": tokenizer}),
     )
     return LoadedSpec(root, "0" * 64, spec)
 
