@@ -4,8 +4,9 @@
 
 CORPORA is what `localnet.prepare.prepare_corpora` wrote; the adapters are of
 `moesubnet expert train --from BASE --lora`. Cold windows, each token's law given before it was
-seen; weights are of `mixture.mixing.Walk` with the uniform gate that holds before the first sheet:
-blind evidence alone tells who knows the text. Prints Markdown, perplexities.
+seen; weights are of `mixture.mixing.Walk`, with the uniform gate that holds before the first sheet
+(blind evidence alone tells who knows the text), and with one fit on windows of the validators'
+text. Prints Markdown, perplexities.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.gate import (
+    Gate,
+    fit_theta,
+    initial_features,
+    uniform_gate,
+    update_features,
+)
 from moesubnet.mixture.mixing import Walk, log_sum_exp, members_of
+from moesubnet.mixture.sheet import MICRO
 from moesubnet.spec.documents import read_documents
 from moesubnet.types import Hotkey
 
@@ -30,7 +38,7 @@ NOBODY = -1e9  # the law of a member without a part
 
 
 def windows(path: Path, tokenizer: AutoTokenizer, count: int) -> np.ndarray:
-    """Ids [windows, WINDOW_TOKENS] that do not overlap, from the documents' beginnings on."""
+    """Ids [windows, WINDOW_TOKENS] that do not overlap, from all over the documents."""
     found = []
     for document in read_documents(path):
         ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
@@ -38,7 +46,7 @@ def windows(path: Path, tokenizer: AutoTokenizer, count: int) -> np.ndarray:
             ids[at : at + WINDOW_TOKENS]
             for at in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS)
         ]
-    return np.array(found[:count], np.uint32)
+    return np.array(found[:: max(1, len(found) // count)][:count], np.uint32)
 
 
 @torch.inference_mode()
@@ -52,18 +60,33 @@ def log_p(model: torch.nn.Module, ids: np.ndarray, bos_id: int) -> np.ndarray:
     return np.array(rows, np.float64)
 
 
-def mixtures(by_member: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log p [members, windows, tokens] → of the even mixture and of the gated one."""
-    count, names = len(by_member), [Hotkey(f"h{i}") for i in range(len(by_member))]
-    walk = Walk(uniform_gate(), members_of(names), len(ids))
-    alive = np.ones(count + 1, bool)
-    alive[-1] = False  # the baseline, a unigram, has no part in either
-    gated = np.empty(ids.shape)
+def fitted(by_member: np.ndarray, ids: np.ndarray) -> Gate:
+    """On windows that all members were asked about, each token an item."""
+    features, states = initial_features((len(ids),)), []
+    for at in range(ids.shape[1]):
+        states.append(features)
+        features = update_features(features, ids[:, at : at + 1])
+    said = np.stack([*by_member, np.full(ids.shape, NOBODY)], -1)
+    rows = np.stack(states, 1).reshape(ids.size, -1)
+    theta = fit_theta(rows, said.reshape(ids.size, -1))
+    return Gate(_names(by_member), theta, (MICRO,) * len(by_member))
+
+
+def gated(by_member: np.ndarray, ids: np.ndarray, gate: Gate) -> np.ndarray:
+    """log p [members, windows, tokens] → of the mixture [windows, tokens]."""
+    walk = Walk(gate, members_of(_names(by_member)), len(ids))
+    alive = np.ones(len(by_member) + 1, bool)
+    alive[-1] = False  # the baseline, a unigram, has no part
+    mixed = np.empty(ids.shape)
     for at in range(ids.shape[1]):
         said = np.column_stack([*by_member[:, :, at], np.full(len(ids), NOBODY)])
-        gated[:, at] = log_sum_exp(walk.log_weights(alive) + said)
+        mixed[:, at] = log_sum_exp(walk.log_weights(alive) + said)
         walk.observe(ids[:, at], said, blind=alive)
-    return log_sum_exp(by_member.transpose(1, 2, 0)) - math.log(count), gated
+    return mixed
+
+
+def _names(by_member: np.ndarray) -> tuple[Hotkey, ...]:
+    return tuple(Hotkey(f"h{i}") for i in range(len(by_member)))
 
 
 def main() -> None:
@@ -72,6 +95,7 @@ def main() -> None:
     parser.add_argument("corpora", type=Path)
     parser.add_argument("adapters", nargs="+", help="domain=folder")
     parser.add_argument("--windows", type=int, default=10, help="of each domain")
+    parser.add_argument("--fit", type=int, default=40, help="windows of the validators' text")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
@@ -82,7 +106,9 @@ def main() -> None:
                         arguments.windows)
         for domain in adapters
     }  # fmt: skip
-    by_domain = {d: [log_p(base, ids, tokenizer.bos_token_id)] for d, ids in texts.items()}
+    heard = windows(arguments.corpora / "validators" / "0.jsonl", tokenizer, arguments.fit)
+    asked = {**texts, "": heard}
+    by_domain = {d: [log_p(base, ids, tokenizer.bos_token_id)] for d, ids in asked.items()}
     model: torch.nn.Module | None = None
     for name, folder in adapters.items():
         if model is None:
@@ -90,13 +116,16 @@ def main() -> None:
         else:
             model.load_adapter(folder, adapter_name=name)
         model.set_adapter(name)
-        for domain, ids in texts.items():
+        for domain, ids in asked.items():
             by_domain[domain].append(log_p(model, ids, tokenizer.bos_token_id))
     rows: dict[str, list[float]] = {}
+    gate = fitted(np.stack(by_domain[""]), heard)
+    names = ["base", *adapters, "even mixture", "gated, before the first sheet", "gated, fit"]
     for domain, ids in texts.items():
         laws = np.stack(by_domain[domain])
-        every = [*laws, *mixtures(laws, ids)]
-        for name, said in zip(["base", *adapters, "even mixture", "gated"], every, strict=True):
+        even = log_sum_exp(laws.transpose(1, 2, 0)) - math.log(len(laws))
+        mixed = [gated(laws, ids, one) for one in (uniform_gate(), gate)]
+        for name, said in zip(names, [*laws, even, *mixed], strict=True):
             rows.setdefault(name, []).append(-float(said.mean()))
     counts = ", ".join(str(len(ids)) for ids in texts.values())
     print(f"windows of {WINDOW_TOKENS} tokens: {counts}; load {os.getloadavg()[0]:.1f}\n")
