@@ -107,9 +107,9 @@ async def _healthz(request: web.Request) -> web.Response:
 
 
 def _model_object(name: str, service: Service) -> api.JsonObject:
-    """With the unit that is counted wherever OpenAI's words say tokens."""
+    """With the unit that is counted wherever OpenAI's words say tokens, and whether it chats."""
     said = {"id": name, "object": "model", "created": service.started_s, "owned_by": "moesubnet"}
-    return said | {"unit": service.spec.unit}
+    return said | {"unit": service.spec.unit, "chats": service.spec.chats}
 
 
 async def _models(request: web.Request) -> web.Response:

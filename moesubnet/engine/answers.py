@@ -27,7 +27,9 @@ def answers(queries: Sequence[Query], logits: Sequence[Tensor], want: Want) -> l
         given = logits[part]
         laws = torch.log_softmax((torch.cat(list(given)) if given[1:] else given[0]).float(), -1)
         if bool(torch.isnan(laws[:, 0]).any()):  # one not-a-number spoils its whole row
-            raise EngineError("the model returned not-a-number")
+            is_half = logits[0].dtype == torch.float16  # Gemma 3 270M overflows
+            way_out = ": float16 is too narrow for it, take another --dtype" if is_half else ""
+            raise EngineError(f"the model returned not-a-number{way_out}")
         ends = np.cumsum([len(tensor) for tensor in given]).tolist()
         out += answer(queries[part], laws.clamp_(min=MIN_LOGPROB), ends, want)
     return out

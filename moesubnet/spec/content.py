@@ -114,6 +114,11 @@ class Spec(BaseModel):
         return hashlib.sha256(f"{self.tokenizer.sha256} {self.token_units}".encode()).hexdigest()
 
     @property
+    def chats(self) -> bool:
+        """Whether the template tells who says what; one that only joins texts does not."""
+        return "role" in self.chat_template
+
+    @property
     def end_id(self) -> int:
         """What ends a document in training: of the stop ids the lowest, for families gain those
         of turns and calls after that of texts."""

@@ -10,6 +10,8 @@ let experts = new Map(); // hotkey → row of /v1/moesubnet/experts
 let tones = new Map(); // hotkey → CSS colour; given once, so an expert keeps its colour
 let writing = null; // AbortController of the request under way
 let before = null; // the last figures, for rates
+let turns = null; // of the chat so far, or null while texts are continued
+let chosen = false; // whether to chat was settled, by the subnet or by the reader
 let decoder = new TextDecoder(); // for characters that several tokens make together
 
 // -- talking to the router -------------------------------------------------------------------
@@ -73,23 +75,28 @@ function toned(made, hotkey, share = 1) {
 
 async function write() {
   if (writing) return;
-  const prompt = $("prompt").value, chat = $("mode").value === "chat";
+  const prompt = $("prompt").value, chat = turns !== null;
+  if (chat && !prompt.trim()) return;
+  const asked = { role: "user", content: prompt };
   const body = {
     model: $("model").value,
     max_tokens: Number($("max-tokens").value),
     temperature: Number($("temperature").value),
     stream: true,
     moesubnet: { provenance: true },
-    ...(chat ? { messages: [{ role: "user", content: prompt }] } : { prompt }),
+    ...(chat ? { messages: [...turns, asked] } : { prompt }),
   };
   writing = new AbortController();
   decoder = new TextDecoder();
   $("go").disabled = true;
   $("stop").disabled = false;
-  $("output").replaceChildren(element("span", { className: "given", textContent: chat ? "" : prompt }));
+  if (!chat || !turns.length) $("output").replaceChildren();
+  const given = element("span", { className: chat ? "given turn" : "given", textContent: prompt });
+  $("output").append(given);
+  if (chat) $("prompt").value = "";
   $("about").textContent = "reading the prompt …";
   const began = performance.now();
-  let tokens = 0, first = 0;
+  let tokens = 0, first = 0, answer = "";
   try {
     const response = await fetch(`v1/${chat ? "chat/" : ""}completions`, {
       method: "POST",
@@ -105,6 +112,7 @@ async function write() {
         tokens += 1;
         showToken(token);
       }
+      answer += event.choices?.[0]?.delta?.content ?? "";
     }
     told(tokens, began, first, "done");
   } catch (error) {
@@ -113,7 +121,25 @@ async function write() {
     writing = null;
     $("go").disabled = false;
     $("stop").disabled = true;
+    if (chat && tokens) turns.push(asked, { role: "assistant", content: answer });
+    else if (chat) {
+      given.remove();
+      $("prompt").value ||= prompt;
+    }
+    $("again").hidden = !turns?.length;
   }
+}
+
+// A chat begins, or texts are continued, with an empty page.
+function begins() {
+  const chat = $("mode").value === "chat";
+  writing?.abort();
+  if (chat !== (turns !== null)) $("prompt").value = chat ? "" : "def main(argv):\n    ";
+  turns = chat ? [] : null;
+  $("prompt-label").textContent = chat ? "Message" : "Prompt";
+  $("go").textContent = chat ? "Send" : "Write";
+  $("again").hidden = true;
+  for (const id of ["output", "legend", "weights", "about"]) $(id).replaceChildren();
 }
 
 function told(tokens, began, first, end) {
@@ -313,6 +339,9 @@ const shownAs = (model) => {
 async function begin() {
   try {
     const models = await ask("v1/models");
+    if (!chosen) $("mode").value = models.data.some((model) => model.chats) ? "chat" : "completions";
+    if (!chosen) begins();
+    chosen = true;
     $("model").replaceChildren(...models.data.map((model) => element("option", { value: model.id, textContent: model.id })));
   } catch (error) {
     $("state").textContent = error.message;
@@ -323,6 +352,8 @@ async function begin() {
 }
 
 $("write").addEventListener("submit", (event) => { event.preventDefault(); write(); });
+$("mode").addEventListener("change", () => { chosen = true; begins(); });
+$("again").addEventListener("click", () => { begins(); $("prompt").focus(); });
 $("stop").addEventListener("click", () => writing?.abort());
 $("sheet").addEventListener("change", showVote);
 $("key").addEventListener("change", () => { sessionStorage.setItem("key", $("key").value); begin(); });

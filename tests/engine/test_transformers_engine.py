@@ -341,8 +341,9 @@ def test_it_tells_what_it_would_not_compute_and_of_nobody_elses_text(
 def test_a_model_of_not_a_number_is_an_engine_error(engine: TransformersEngine) -> None:
     logits = torch.zeros(1, V)
     logits[0, 3] = torch.nan
-    with pytest.raises(EngineError, match="not-a-number"):
-        answers.answers([Query("a", ids(), 0)], [logits], FULL)
+    for dtype, said in ((torch.float32, "not-a-number$"), (torch.float16, "another --dtype")):
+        with pytest.raises(EngineError, match=said):
+            answers.answers([Query("a", ids(), 0)], [logits.to(dtype)], FULL)
 
 
 def test_weights_laid_out_for_the_cpu_give_the_models_own_laws(

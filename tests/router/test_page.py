@@ -133,6 +133,44 @@ async def test_a_text_is_written_token_by_token_and_each_says_who_wrote_it(
     assert not page.faults
 
 
+async def test_a_subnet_that_chats_opens_as_a_chat_that_goes_on(
+    serve: Serve, browser: Any, parrot: ParrotModel
+) -> None:
+    joined = "{% for m in messages %}{% if m.role %}{{ m.content }}{% endif %}{% endfor %}"
+    page = await opened(browser, await serve(says={"chat_template": joined}))
+    sent: list[Any] = []
+    page.on("request", lambda r: r.method == "POST" and sent.append(r.post_data_json["messages"]))
+    await page.fill("#max-tokens", "4")
+    await page.fill("#temperature", "0")
+    for message in ("the quick", " fox"):
+        await page.fill("#prompt", message)
+        await page.keyboard.press("Control+Enter")
+        await says(page, "#about", "^done")
+    assert [[turn["role"] for turn in turns] for turns in sent] == [
+        ["user"],
+        ["user", "assistant", "user"],
+    ]
+    assert sent[1][0]["content"] == "the quick"
+    shown = await page.text_content("#output")
+    assert shown.startswith("the quick" + sent[1][1]["content"])
+    assert sent[1][1]["content"].startswith(" brown")
+    assert await page.input_value("#prompt") == ""
+    assert await page.locator("#output .turn").count() == 2
+
+    parrot.fail_after = 0
+    await page.fill("#prompt", "lost?")
+    await page.keyboard.press("Control+Enter")
+    await says(page, "#about", "expert")
+    assert await page.input_value("#prompt") == "lost?"  # it was not said
+    assert await page.locator("#output .turn").count() == 2
+
+    await page.click("#again")
+    assert await page.locator("#output > *").count() == 0
+    await page.select_option("#mode", "completions")
+    assert (await page.input_value("#prompt")).startswith("def main")
+    assert not [fault for fault in page.faults if "503" not in fault]
+
+
 async def test_the_page_tells_what_experts_take_and_which_drafts_are_kept(
     serve: Serve, browser: Any
 ) -> None:
