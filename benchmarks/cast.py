@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from adversaries.label_looker import LabelLooker
 from adversaries.picky import Picky
+from adversaries.splitter import Splitter, by_lot
 from adversaries.swarm import swarm
 from simulation import HONEST_S, Friends, Law, Lying, Member, Votes
 
@@ -282,6 +283,22 @@ class Cast:
             following=tuple(laws.values()),
             holds=holds,
         )
+
+    def turned_elder(self, claim: str, name: str, law: Turning) -> Made:
+        """Who registered first turns against all others."""
+        elder = Member(name, law, delay_s=HONEST_S + HOP_S)
+        members = (elder, *self.honest)
+        return lambda: Economy(
+            claim, members, frozenset({name}), most=0.05, following=(law,), holds=True
+        )
+
+    def split(self, claim: str, name: str, parts: int) -> Made:
+        """One expert as many; fair is what it is paid as one, by the name of the first part."""
+        whose, common = by_lot(parts, PREFIX_TOKENS), flat(self.recorded)
+        names = [name, *(f"part-{i}" for i in range(1, parts))]
+        split = [Member(n, Splitter(self.law(name), common, i, whose)) for i, n in enumerate(names)]
+        members = (*self.honest, *split)
+        return lambda: Economy(claim, members, frozenset(names), most=1.05, like=f"{name}-first")
 
     def intermittent(self) -> Economy:
         """Of what it would be paid were it always there, half is fair."""

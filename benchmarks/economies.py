@@ -78,6 +78,7 @@ def newcomers(cast: Cast) -> Mapping[str, Made]:
         "late-all": cast.newcomer("generalist newcomer, honest", "all"),
         "all-first": cast.newcomer("the generalist, there from the start", "all", 0),
         "siblings": cast.siblings,
+        "split-3": cast.split("the generalist as three, each for its own texts", "all", 3),
     }
 
 
@@ -173,6 +174,15 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
         "turned-remembering": cast.turned(
             "the same at once, known prefixes answered as before",
             python_rival=Turning(rival, better, remembers=True),
+        ),
+        "turned-elder": cast.turned_elder(
+            "honest senior, the first of all, then a mixture of all others; remembers",
+            "python-rival",
+            Turning(
+                rival,
+                Aggregator(cast.experts, gamma=0.8, first=PREFIX_TOKENS),
+                remembers=True,
+            ),
         ),
         "colluding-seniors": cast.turned(
             "two seniors that mix a newcomer's law into theirs",

@@ -60,7 +60,7 @@ def recount(sheet: Sheet) -> Recount:
     value, bound, added, distance = np.zeros(n), np.full(n, -np.inf), np.zeros(n), np.zeros(n)
     novelty, standing = list(sheet.novelty_before), [0] * n
     if n and len(sheet.walk):
-        joint, weight, quick = _terms(sheet)
+        joint, weight, quick = terms(sheet)
         beside = beside_seniors(joint, weight, quick, by_seniority(sheet), sheet.answer_ms)
         added, distance = beside.added.mean(axis=0), beside.distance
         for i in np.flatnonzero(weight[:, :-1].any(axis=0)).tolist():
@@ -111,7 +111,7 @@ def _ema(before: int, now: int, share: float) -> int:
     return round(share * now + (1 - share) * before)
 
 
-def _terms(sheet: Sheet) -> tuple[Float, Float, Float]:
+def terms(sheet: Sheet) -> tuple[Float, Float, Float]:
     """joint, weight: [M, n + 1] of a sheet's items, 0 for who gave no answer; quick log-weights."""
     present = sheet.log_q > LOG_Q_UNANSWERED
     weight = np.where(present, np.exp(np.maximum(sheet.log_w / MICRO, LOG_W_LEAST)), 0.0)

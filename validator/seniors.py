@@ -129,6 +129,31 @@ def beside_seniors(
     return Beside(added[back].T, novelty[back], (np.min(away, axis=0) / enough)[back])
 
 
+@np.errstate(under="ignore")
+def apart_from_mixtures(
+    joint: Float, weight: Float, quick: Float, one: int, others: Sequence[int]
+) -> float:
+    """How unlike a mixture of others an expert speaks, by its own weight: the least distance to any
+    of those that `beside_seniors` takes. Arrays as there; columns."""
+    said, rows = weight > 0, [weight.shape[1] - 1, *others]
+    q = np.where(said, joint, 1.0) / np.where(said, weight, 1.0)
+    part = _parts((weight[:, one] / weight.sum(axis=1))[None])
+    x = np.log(q[:, one])[None]
+    near = min(
+        others, key=lambda j: float((part * np.minimum((x - np.log(q[:, j])) ** 2, 1)).sum())
+    )
+    away = []
+    for given in (np.log(np.where(said, weight, 1.0)), quick):
+        for power in POWERS:
+            w = np.where(said, np.exp(power * given), 0.0)
+            top, low = (w * q)[:, rows].sum(axis=1), w[:, rows].sum(axis=1)
+            for factor in LOUDER:
+                louder = factor * w[:, near]
+                log_m = np.log((top + louder * q[:, near]) / (low + louder))
+                away.append(float(_apart(part, x, log_m[None])[0]))
+    return min(away)
+
+
 def quick_log_weights(
     log_q: Float, log_w: Float, walk: npt.NDArray[np.integer], position: npt.NDArray[np.integer]
 ) -> Float:

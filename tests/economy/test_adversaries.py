@@ -13,6 +13,7 @@ from adversaries.picky import Picky
 from adversaries.relay import Relay
 from adversaries.served import as_engine
 from adversaries.sharpened_self import SharpenedSelf
+from adversaries.splitter import Splitter, by_lot
 from adversaries.squatter import Squatter
 from adversaries.swarm import swarm
 
@@ -45,6 +46,7 @@ ADVERSARIES = {
     "squatter": Squatter(B, A, 0.1),
     "picky": Picky(A, only=["v"], leaves=0.5),
     "looker": LabelLooker(A),
+    "part": Splitter(A, B, 0, by_lot(2, 4)),
 }
 
 
@@ -85,6 +87,15 @@ def test_the_picky_answer_whom_they_like_and_leave_a_part_the_same_one_again():
     answered = [picky.answers("anybody", ids) for ids in texts]
     assert 0.87 < np.mean(answered) < 0.93
     assert answered == [picky.answers("anybody", ids) for ids in texts]
+
+
+def test_of_the_parts_of_one_expert_one_speaks_of_each_text():
+    parts = [Splitter(A, B, part, by_lot(3, 4)) for part in range(3)]
+    for seed in range(12):
+        text = np.random.default_rng(seed).integers(0, VOCAB, 9).astype(np.uint32)
+        spoke = [np.array_equal(part(text), A(text)) for part in parts]
+        assert sum(spoke) == 1
+        assert spoke == [np.array_equal(part(text[:6]), A(text[:6])) for part in parts]
 
 
 def test_a_squatter_wakes():

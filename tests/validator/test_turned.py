@@ -9,7 +9,8 @@ from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO
 from moesubnet.validator.turned import EACH_TIME, turned
 from tests.sheets import synthetic_sheet
 
-HOTKEYS = ("base", "elder", "newcomer", "sibling")
+HOTKEYS = ("base", "elder", "newcomer", "sibling", "third", "fourth")
+SINCE, ANSWER_MS = (0, 0, 1, 1, 1, 1), (20, 30, 20, 19, 20, 20)
 EPOCHS, TURNS = 12, 6
 
 
@@ -25,17 +26,18 @@ def found(sheets):
     return turned(lambda count: sheets[::-1][:count])
 
 
-def sheets(change, answer_ms=(20, 30, 20, 19)):
-    """change: what an expert says from TURNS on, by epoch; the sibling is a senior by now too."""
+def sheets(change, answer_ms=ANSWER_MS):
+    """change: what an expert says from TURNS on, by epoch, be it a new one; the sibling is a senior
+    by now too."""
     made = []
     for epoch in range(EPOCHS):
         said = laws(epoch) | (change(epoch) if epoch >= TURNS else {})
-        sheet = synthetic_sheet(HOTKEYS, epoch=epoch)
+        new = len(said) - len(HOTKEYS)
+        sheet = synthetic_sheet(tuple(said), epoch=epoch)
         log_q = sheet.log_q.copy()
-        log_q[:, :-1] = np.stack([said[name] for name in HOTKEYS], axis=1) * MICRO
-        made.append(
-            dataclasses.replace(sheet, log_q=log_q, since=(0, 0, 1, 1), answer_ms=answer_ms)
-        )
+        log_q[:, :-1] = np.stack(list(said.values()), axis=1) * MICRO
+        since, took = (*SINCE, *[TURNS] * new), (*answer_ms, *[10] * new)
+        made.append(dataclasses.replace(sheet, log_q=log_q, since=since, answer_ms=took))
     return made
 
 
@@ -53,6 +55,22 @@ def test_a_senior_that_repeats_a_newcomer_has_found(sigma):
     assert found(partly) == {"elder"}
 
 
+def mixture(epoch):
+    """Of all who came after the elder, none of which it is near to by itself."""
+    own = laws(epoch)
+    return {"elder": np.log(np.mean([np.exp(own[name]) for name in HOTKEYS[2:]], axis=0))}
+
+
+def test_a_senior_that_mixes_those_who_came_after_it_has_found():
+    assert found(sheets(mixture)) == {"elder"}
+
+
+def test_a_confederate_that_comes_when_the_senior_turns_hides_nothing():
+    assert found(sheets(lambda epoch: mixture(epoch) | {"late": mixture(epoch)["elder"]})) == {
+        "elder"
+    }
+
+
 def test_nobody_else_has():
     assert found(sheets(lambda epoch: {})) == set()
     assert found([]) == set()
@@ -64,11 +82,11 @@ def test_who_is_repeated_answers_sooner_and_has_not_found():
     def echo(epoch):
         return {"newcomer": laws(epoch)["elder"]}
 
-    assert found(sheets(echo, answer_ms=(20, 20, 30, 19))) == set()
+    assert found(sheets(echo, answer_ms=(20, 20, 30, 19, 30, 30))) == set()
 
 
 def test_a_base_that_answers_later_than_its_sibling_has_not_found():
-    assert found(sheets(lambda epoch: {}, answer_ms=(90, 30, 20, 19))) == set()
+    assert found(sheets(lambda epoch: {}, answer_ms=(90, 30, 20, 19, 20, 20))) == set()
 
 
 def test_one_strange_sheet_is_not_enough():
