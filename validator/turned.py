@@ -73,7 +73,7 @@ def _came_near(sheets: Sequence[_Read], elder: Hotkey, juniors: Sequence[Hotkey]
         if len(there) < 2 * EACH_TIME:
             continue
         now = max(s.apart(elder, old) for s in there[-EACH_TIME:])
-        then = np.mean([s.apart(elder, old) for s in there[:EACH_TIME]])
-        if APART <= then and now < min(NEAR, NEARER * then):
+        then = float(np.mean([s.apart(elder, old) for s in there[:EACH_TIME]]))
+        if then >= APART and now < min(NEAR, NEARER * then):
             return True
     return False
