@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moesubnet.engine.base import Query
@@ -13,6 +14,7 @@ from moesubnet.errors import EngineError
 from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import Want
 
+_NOTHING = np.empty(0, np.float32)
 MIN_LOGPROB = -100.0  # a model's -inf, as a number
 FEW = 256  # hold enough of most laws, in a third of the time that it takes to sort thousands
 VALUES_AT_ONCE = 1 << 24  # bounds what is held beside the logits
@@ -66,18 +68,27 @@ def _listed(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want)
     out = []
     for query, end in zip(queries, ends, strict=True):
         part = slice(end - (len(query.ids) - query.first + 1), end)
-        drafted = torch.from_numpy(query.ids[len(query.ids) - query.draft :].astype(np.int64))
-        places = torch.arange(end - 1 - query.draft, end - 1)
-        scores = laws[places.to(laws.device), drafted.to(laws.device)].cpu().numpy()
+        scores = _drafted(query, laws[:end]) if query.draft else _NOTHING
         whole = laws[end - 1].cpu().numpy() if want.committed else None
         candidates = ids[part], values[part], beyond[part]
         out.append(StepRows.ranked(query.first, *candidates, want, scores, whole))
     return out
 
 
+def _drafted(query: Query, laws: Tensor) -> NDArray[np.float32]:
+    """[draft]: what the laws before the last one say of a query's draft."""
+    drafted = torch.from_numpy(query.ids[-query.draft :].astype(np.int64)).to(laws.device)
+    before = laws[-1 - query.draft : -1]
+    scores: NDArray[np.float32] = before.gather(1, drafted[:, None])[:, 0].cpu().numpy()
+    return scores
+
+
 def _likeliest(laws: Tensor, want: Want) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates as `StepRows.ranked` takes them; where few are enough, padded with nothing."""
     width = want.width(laws.shape[1])
+    if width == laws.shape[1]:
+        every = laws.topk(width)
+        return every.indices, every.values, laws.new_zeros(len(laws))
     few = min(FEW, width) if want.kind == "nucleus" else width
     best = laws.topk(few)
     values = laws.new_full((len(laws), width), -torch.inf)
