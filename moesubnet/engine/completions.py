@@ -9,6 +9,7 @@ knows the laws inside a prompt (`prompt_logprobs`).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from moesubnet.engine.base import TokenIds
 from moesubnet.errors import EngineError
 from moesubnet.mixture.law import Law
 from moesubnet.wire.strict_json import parse_json
+
+log = logging.getLogger(__name__)
 
 ANSWER_S = 120.0  # a long prompt's first answer, on a CPU
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before trying again
@@ -61,6 +64,7 @@ class CompletionServer:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._vocab_size, self.shape = vocab_size, shape
         self._session: aiohttp.ClientSession | None = None
+        self._troubled = False
 
     async def close(self) -> None:
         if self._session is not None:
@@ -172,13 +176,24 @@ class CompletionServer:
                 problem = f"{self.url} does not answer: {error or type(error).__name__}"
             else:
                 if status == 200:
+                    self._tell("")
                     return _object(data, path)
                 problem = f"{self.url}{path} answers {status}: {_shown(data)}"
                 if status not in BUSY:
                     raise EngineError(problem)
+            self._tell(problem)
             if pause_s is not None:
                 await asyncio.sleep(pause_s)
         raise EngineError(problem)
+
+    def _tell(self, problem: str) -> None:
+        """Say that it is away or busy, and that it is back, each once: callers may not wait until
+        a question has failed."""
+        if problem and not self._troubled:
+            log.warning("%s; it is asked again", problem)
+        elif self._troubled and not problem:
+            log.info("%s answers again", self.url)
+        self._troubled = bool(problem)
 
     async def _once(self, method: str, path: str, body: object, limit: int) -> tuple[int, bytes]:
         if self._session is None:

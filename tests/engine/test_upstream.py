@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import queue
 import re
 import shutil
@@ -288,11 +289,18 @@ async def test_what_a_server_counts_may_be_nonsense(usage: object) -> None:
     assert law.ids.tolist() == [5]
 
 
-async def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_busy_server_is_asked_again_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(completions, "PAUSES_S", (0.0, 0.0))
     good = {"choices": [{"logprobs": {"top_logprobs": [{"token_id:5": -0.5, "token_id:999": -2}]}}]}
-    busy = web.json_response({"error": "loading"}, status=503)
-    law = await asked({"/v1/completions": [busy, web.json_response(good)]})
+    busy = [web.json_response({"error": "loading"}, status=503) for _ in range(2)]
+    with caplog.at_level(logging.INFO, "moesubnet.engine.completions"):
+        law = await asked({"/v1/completions": [*busy, web.json_response(good)]})
+    said = [record.message for record in caplog.records]
+    assert [m.split()[-1] for m in said] == ["again", "again"], "each once"
+    assert "503" in said[0]
+    assert "answers again" in said[1]
     assert law.ids is not None
     assert law.ids.tolist() == [5]
     assert law.tail == pytest.approx(1 - np.exp(-0.5))
