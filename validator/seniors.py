@@ -136,12 +136,15 @@ def apart_from_mixtures(
     """How unlike a mixture of others an expert speaks, by its own weight: the least distance to any
     of those that `beside_seniors` takes. Arrays as there; columns."""
     said, rows = weight > 0, [weight.shape[1] - 1, *others]
-    q = np.where(said, joint, 1.0) / np.where(said, weight, 1.0)
+    q: Float = np.where(said, joint, 1.0) / np.where(said, weight, 1.0)
     part = _parts((weight[:, one] / weight.sum(axis=1))[None])
-    x = np.log(q[:, one])[None]
-    near = min(
-        others, key=lambda j: float((part * np.minimum((x - np.log(q[:, j])) ** 2, 1)).sum())
-    )
+    x: Float = np.log(q[:, one])[None]
+
+    def to(j: int) -> float:
+        apart: Float = x - np.log(q[:, j])
+        return float((part * np.minimum(apart**2, 1.0)).sum())
+
+    near = min(others, key=to)
     away = []
     for given in (np.log(np.where(said, weight, 1.0)), quick):
         for power in POWERS:
