@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.wallet import keypair_from_uri
+from moesubnet.errors import CallRejected
 from moesubnet.localnet.plan import NETUID, OWNER, Member, Plan
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.types import Coldkey, Hotkey, NetUid
@@ -49,8 +50,14 @@ async def onboard(
 
     if metagraph.tempo_blocks != plan.tempo_blocks:
         tempo = {"tempo": plan.tempo_blocks, "immunity_period": IMMUNITY_EPOCHS * plan.tempo_blocks}
-        await chain.set_hyperparams(netuid, tempo, owner)
-        note(f"an epoch has {plan.tempo_blocks} blocks: what these experts take to be measured")
+        try:
+            await chain.set_hyperparams(netuid, tempo, owner)
+            note(f"an epoch has {plan.tempo_blocks} blocks: what these experts take to be measured")
+        except CallRejected as error:
+            if error.name != "TxRateLimitExceeded":
+                raise
+            kept = metagraph.tempo_blocks
+            note(f"an epoch keeps its {kept} blocks: it cannot be changed again so soon")
     await asyncio.gather(*(grant(member) for member in newcomers))
     await asyncio.gather(*(register(member) for member in newcomers))
     await asyncio.gather(*(stake(member) for member in plan.members))
