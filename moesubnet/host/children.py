@@ -36,6 +36,15 @@ def as_child(argv: Sequence[str], *, niceness: int = 0) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", "-c", _BECOME, str(niceness), str(os.getpid()), *argv)
 
 
+def how_it_ended(code: int) -> str:
+    """A return code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    why = ": does the system lack memory?" if name == "SIGKILL" else ""
+    return f"signal {name}{why}"
+
+
 def own_pipes() -> tuple[BinaryIO, BinaryIO]:
     """For a child that talks with its parent over stdin and stdout: what it reads and writes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moesubnet.errors import ConfigError
-from moesubnet.host.children import as_child
+from moesubnet.host.children import as_child, how_it_ended
 
 STOP_TIMEOUT_S = 15.0
 RESTART_DELAYS_S = (0.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # by failures in a row
@@ -153,7 +153,7 @@ class Supervisor:
             lived_s = time.monotonic() - process.started_s
             failures = 0 if lived_s > STEADY_AFTER_S else failures + 1
             delay_s = RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)]
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            how = how_it_ended(code)
             self._notify(process.name, f"ended ({how}); starting again in {delay_s:.0f} s")
             await asyncio.sleep(delay_s)
             process.restarts += 1

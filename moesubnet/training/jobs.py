@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moesubnet.errors import ConfigError
-from moesubnet.host.children import as_child
+from moesubnet.host.children import as_child, how_it_ended
 from moesubnet.host.progress import OnProgress, Progress
 
 NICENESS = 10
@@ -41,7 +41,8 @@ async def run_job(module: str, arguments: Sequence[str], on_progress: OnProgress
         if report is None:
             complaints.seek(0)
             words = complaints.read()[-LAST_WORDS_BYTES:].decode(errors="replace").strip()
-            raise ConfigError(f"{module} {' '.join(arguments)} failed: {words}")
+            how = how_it_ended(process.returncode or 0)
+            raise ConfigError(f"{module} {' '.join(arguments)} failed ({how}): {words}")
         return report
 
 
