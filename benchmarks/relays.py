@@ -41,6 +41,7 @@ from neurons import subnet
 from substrateinterface import Keypair
 from turns import longest_turns
 
+from moesubnet.host.garbage import settle
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import Unigram
@@ -268,6 +269,7 @@ def main() -> None:
         for _ in names:
             nodes |= {uri: Axon("127.0.0.1", port) for uri, port in ports.get().items()}
         folder = stack.enter_context(tempfile.TemporaryDirectory())
+        settle()  # as `validator run` does
         before = time.perf_counter(), time.process_time(), cpu_s(routers), cpu_s(miners)
         profile = cProfile.Profile(time.process_time)
         if arguments.profile:
