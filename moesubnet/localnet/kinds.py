@@ -38,7 +38,7 @@ SMALL_STEPS = 300  # also on a machine where they take longer than the seconds a
 
 BASE_CONTEXT_TOKENS = 2_048  # at most: what two cores read in seconds
 LORA_RANK, LORA_WINDOW, LORA_BATCH = 16, 256, 4
-LORA_LR = 5e-4  # more than usual: there is time for some dozens of steps
+ADAPTER_LR = 5e-4  # more than usual: there is time for some dozens of steps
 # A model a hundred times as large reads a hundred times as slowly; the figures are coarser.
 BASE_SIZES = Sizes(public_chars=14_000, test_tokens=2_000)
 
@@ -207,7 +207,7 @@ class FromBase:
             *_training(text, out, spec, seed, self.seconds),
             *("--from", self.model, "--lora", str(LORA_RANK)),
             *("--window", str(LORA_WINDOW), "--batch", str(LORA_BATCH)),
-            *("--learning-rate", f"{LORA_LR:g}"),
+            *("--learning-rate", f"{ADAPTER_LR:g}"),
         ]
 
     def finished(self, text: Path, out: Path, spec: LoadedSpec, seed: int) -> Report | None:
@@ -217,7 +217,7 @@ class FromBase:
             window=min(LORA_WINDOW, spec.spec.context_tokens),
             batch=LORA_BATCH,
             seconds=self.seconds,
-            lr=LORA_LR,
+            lr=ADAPTER_LR,
             seed=seed,
         )
         return read_fine_tuned([text], out, spec, settings)

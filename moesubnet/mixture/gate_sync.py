@@ -29,9 +29,7 @@ from moesubnet.wire.addresses import check_axon
 from moesubnet.wire.strangers import get_public
 
 SHEET_EPOCHS = 20  # of which sheets are read
-FIT_EPOCHS = (
-    10  # on which a gate is fit: from the older ones it would know who came since as absent
-)
+FIT_EPOCHS = 10  # on which a gate is fit: in older ones who came since was not there to be heard
 FETCH_TIMEOUT_S = 5.0
 REFRESH_TIMEOUT_S = 15.0  # for all of them
 FETCHES_AT_ONCE = 8
