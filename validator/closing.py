@@ -25,7 +25,7 @@ from moesubnet.mixture.sheet import (
 from moesubnet.types import Hotkey, Metagraph, Neuron
 from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
 from moesubnet.validator.records import SENDER, Batch, Merit
-from moesubnet.validator.scoring import answered_and_asked, recount
+from moesubnet.validator.scoring import recount
 from moesubnet.validator.usage import feedback, usage_losses, witnessed_losses
 from moesubnet.wire.usage import Usage
 
@@ -197,7 +197,11 @@ def _usage_losses(
     known = metagraph.by_hotkey
     ours = known[validator].coldkey if validator in known else None
     own = [said for said, _ in usage if (n := known.get(Hotkey(said.router))) and n.coldkey == ours]
-    answered, asked = answered_and_asked(log_q)
+    columns = log_q[:, :-1]
+    answered, asked = (
+        np.sum(columns > LOG_Q_UNANSWERED, axis=0),
+        np.sum(columns != LOG_Q_ABSENT, axis=0),
+    )
     seen = witnessed_losses(own, hotkeys, (answered / np.maximum(asked, 1)).tolist())
     return tuple(map(max, usage_losses(usage, hotkeys), seen))
 

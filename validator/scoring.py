@@ -17,9 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from moesubnet.mixture.sheet import I32, LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
 from moesubnet.units import max_upscale_u16
 from moesubnet.validator.seniors import (
     SENIOR_STANDING,
@@ -122,18 +121,19 @@ def terms(sheet: Sheet) -> tuple[Float, Float, Float]:
 
 
 def _reliability(sheet: Sheet) -> tuple[int, ...]:
-    """Answered / asked per column, less what routers saw, in millionths; never asked is 0."""
-    answered, asked = answered_and_asked(sheet.log_q)
-    return tuple(
-        int(a) * (MICRO - loss) // int(b) if b else 0
-        for a, b, loss in zip(answered, asked, sheet.usage_loss_ppm, strict=True)
-    )
+    """Answered / asked per column, less what routers saw, in millionths; never asked is 0.
 
-
-def answered_and_asked(log_q: I32) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Of each expert how many items, from log_q [M, n + 1]."""
-    columns = log_q[:, :-1]
-    return (
-        np.sum(columns > LOG_Q_UNANSWERED, axis=0),
-        np.sum(columns != LOG_Q_ABSENT, axis=0),
-    )
+    Or its median over senders, if that is less: who answers a friend's calls and nobody else's
+    answers no user. Of two senders neither is believed more, so the better one counts there.
+    """
+    reliability = []
+    columns = zip(sheet.log_q[:, :-1].T, sheet.sender.T, sheet.usage_loss_ppm, strict=True)
+    for log_q, sender, loss in columns:
+        asked = log_q != LOG_Q_ABSENT
+        answered = np.bincount(sender[log_q > LOG_Q_UNANSWERED], minlength=len(sheet.senders))
+        of = np.bincount(sender[asked], minlength=len(sheet.senders))
+        by_sender = np.sort(answered[of > 0] * MICRO // of[of > 0])
+        mean = int(answered.sum()) * MICRO // max(1, int(of.sum()))
+        ppm = min(mean, int(by_sender[len(by_sender) // 2])) if len(by_sender) else 0
+        reliability.append(ppm * (MICRO - loss) // MICRO)
+    return tuple(reliability)

@@ -433,6 +433,36 @@ def test_silence_costs_value_and_reliability():
     assert result.score_nano[1] < 0.5 * full.score_nano[1]
 
 
+def through(answered):
+    """Three honest experts' reliability, the second asked through so many senders in turn, of
+    whose walks it answers such a part."""
+    sheet = economy(HONEST, walks=40)
+    sender, part = sheet.walk % len(answered), sheet.walk // len(answered) / (40 / len(answered))
+    log_q, columns = sheet.log_q.copy(), sheet.sender.copy()
+    log_q[part >= np.array(answered)[sender], 1] = LOG_Q_UNANSWERED
+    columns[:, 1] = sender
+    senders = tuple(Hotkey(f"s{i}") for i in range(len(answered)))
+    return recount(
+        dataclasses.replace(sheet, log_q=log_q, sender=columns, senders=senders)
+    ).reliability_ppm
+
+
+@pytest.mark.parametrize("strangers", [2, 3])
+def test_who_answers_a_friends_calls_and_nobody_elses_is_worth_nothing(strangers):
+    assert through([1, *[0] * strangers]) == (1_000_000, 0, 1_000_000)
+    friend, part = 1 / (1 + strangers), 0.25
+    mean = friend + (1 - friend) * part
+    ppm = through([1, *[part] * strangers])[1]
+    assert ppm == pytest.approx(part * 1e6, abs=1e5)  # of mean · ppm not more than that part
+    assert ppm < 0.9 * mean * 1e6
+
+
+@pytest.mark.parametrize("answered", [[1, 0], [1, 1, 0], [1, 1, 1, 0], [0.5]])
+def test_what_fewer_than_half_of_senders_miss_counts_once(answered):
+    """A foe takes no more than its own walks."""
+    assert through(answered)[1] == pytest.approx(np.mean(answered) * 1e6, abs=3e4)
+
+
 def test_who_was_never_asked_scores_zero_and_fades():
     sheet = economy(HONEST, ema_before=(NANO, NANO, NANO))
     log_q, log_w = sheet.log_q.copy(), sheet.log_w.copy()
