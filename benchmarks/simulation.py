@@ -43,11 +43,14 @@ from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.pool import ONE_WINDOW, TextPool
 from moesubnet.validator.records import Batch, Phase, Window
+from moesubnet.validator.scoring import recount
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.validator.state import State
 from moesubnet.validator.twice import FILE, Checkbook
-from moesubnet.validator.weights import salt_for
+from moesubnet.validator.vouching import LOOKS_FILE, Looks
+from moesubnet.validator.watching import Watcher
+from moesubnet.validator.weights import VOUCHES_BYTES, salt_for
 from moesubnet.wire.distributions import LOWEST, check_dense
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.protocol import ExpertCard, Ids, StepRequest, StepResponse, base_hash
@@ -171,7 +174,8 @@ class FreeState(State):
         if self._own_row is not None:
             row = self._own_row(sheet, self._public)
             sheet = replace(sheet, row_u16=tuple(row.get(hotkey, 0) for hotkey in sheet.hotkeys))
-            salt, phase = salt_for(sheet), Phase.PREPARED if any(sheet.row_u16) else Phase.LOST
+            salt = (*salt_for(sheet)[: -VOUCHES_BYTES // 2], *salt[-VOUCHES_BYTES // 2 :])
+            phase = Phase.PREPARED if any(sheet.row_u16) else Phase.LOST
         super().close_epoch(sheet, salt, phase, batches, receipts, reveal_period_epochs)
 
 
@@ -308,6 +312,13 @@ class SharedGate(GateSync):
         return self.gate
 
 
+class Recounting(Watcher):
+    """Looks at others' sheets without their receipts, as nobody's answers come through a wire."""
+
+    async def _audit(self, sheet: Sheet, *_: object) -> bool:
+        return recount(sheet).row_u16 != sheet.row_u16
+
+
 class _Socket:
     """In a link's place of a WebSocket: asks the chain's RPC methods in the event loop."""
 
@@ -403,6 +414,8 @@ async def play(
                 book = Checkbook(root / member.name / FILE, hotkey)
                 stack.callback(book.close)
             present = Present(members, hotkey, signs=book is not None)
+            looks = Looks(root / member.name / LOOKS_FILE)
+            stack.callback(looks.close)
             measurement = Measurement(
                 state,
                 hotkey,
@@ -415,6 +428,7 @@ async def play(
                 shapes,
                 routers,
                 book,
+                Recounting(client, None, hotkey, spec.sha256, looks, allow_private=True),  # type: ignore[arg-type]
             )
             same = NextSpec(spec, _unwanted, folder=None, allow_private=False)
             validators.append(

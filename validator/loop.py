@@ -190,7 +190,7 @@ class Validator:
         await self.state.apart(
             self.state.close_epoch,
             sheet,
-            salt_for(sheet),
+            salt_for(sheet, self.measurement.vouched(metagraph)),
             phase,
             batches,
             await asyncio.to_thread(receipts.to_bytes),

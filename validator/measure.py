@@ -18,7 +18,7 @@ from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
-from moesubnet.types import Hotkey, Metagraph, Neuron
+from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.validator.checks import Claim
 from moesubnet.validator.pool import TextPool, turns_of
 from moesubnet.validator.probes import Slots, walk_batch
@@ -275,8 +275,13 @@ class Measurement:
         if self._watcher is not None and self._watched_epoch != self._gate_epoch:
             self._watched_epoch = self._gate_epoch
             self.contradicted = await self._watcher.contradicted(
-                self._gates.sheets, self._metagraph, self._baseline.law
+                self._gates.sheets, self._metagraph, self._baseline.law, self._gates.silenced
             )
+
+    def vouched(self, metagraph: Metagraph) -> set[Uid]:
+        """Of the validators that are vouched for now."""
+        hotkeys = set() if self._watcher is None else self._watcher.vouched(metagraph.epoch_index)
+        return {neuron.uid for neuron in metagraph.neurons if neuron.hotkey in hotkeys}
 
     def _ways(self, count: int) -> list[Mapping[Hotkey, Asked]]:
         """To all experts, one for each walk."""

@@ -30,6 +30,7 @@ from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State, only_one
 from moesubnet.validator.twice import FILE, Checkbook
+from moesubnet.validator.vouching import LOOKS_FILE, Looks
 from moesubnet.validator.watching import Watcher
 from moesubnet.wire.addresses import published_ip
 from moesubnet.wire.listening import serve
@@ -87,6 +88,8 @@ async def run_validator(config: ValidatorConfig) -> None:
 
         book = Checkbook(config.state_dir / FILE, Hotkey(config.signer.ss58_address))
         stack.callback(book.close)
+        looks = Looks(config.state_dir / LOOKS_FILE)
+        stack.callback(looks.close)
         sheets_dir = config.state_dir / "sheets"
         gates = GateSync(
             chain,
@@ -127,6 +130,7 @@ async def run_validator(config: ValidatorConfig) -> None:
                     http,
                     Hotkey(config.signer.ss58_address),
                     spec.sha256,
+                    looks,
                     allow_private=config.allow_private,
                 ),
             )

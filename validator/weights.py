@@ -14,7 +14,7 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import TYPE_CHECKING
 
 from moesubnet.chain.weights import VoteScheme, vote_scheme, weights_commit_hash
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient, Epoch, Receipt
 
 RANDOM_WORDS = 8  # 128 bits: nobody guesses the weights behind the hash
+VOUCHES_BYTES = 32
 VERSION_KEY = 0
 PATIENCE_BLOCKS = 3  # before something sent, and seen nowhere, is sent again
 SUBMIT_TIMEOUT_BLOCKS = 4
@@ -36,10 +37,14 @@ SUBMIT_GRACE_S = 5.0  # for the chain's own slowness
 log = logging.getLogger(__name__)
 
 
-def salt_for(sheet: Sheet, random: bytes | None = None) -> tuple[int, ...]:
-    """Words 0–15 are the sheet's SHA-256 (word k = bytes 2k, 2k + 1), then 8 random ones."""
+def salt_for(
+    sheet: Sheet, vouched: Collection[Uid] = (), random: bytes | None = None
+) -> tuple[int, ...]:
+    """Words 0–15 are the sheet's SHA-256 (word k = bytes 2k, 2k + 1), then 8 random ones, then 16
+    of a bit for each uid that is vouched for (byte uid / 8, bit uid % 8)."""
     random = secrets.token_bytes(2 * RANDOM_WORDS) if random is None else random
-    raw = sheet.sha256 + random
+    bits = sum(1 << uid for uid in vouched if uid < 8 * VOUCHES_BYTES)
+    raw = sheet.sha256 + random + bits.to_bytes(VOUCHES_BYTES, "little")
     return tuple(int.from_bytes(raw[k : k + 2], "little") for k in range(0, len(raw), 2))
 
 

@@ -46,6 +46,7 @@ class LastReveal:
 
     epoch: int
     sheet_sha256: str | None  # lower-case hex; None if the salt named no sheet
+    vouches_for: frozenset[Uid] = frozenset()  # nobody who took a uid since the commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,31 @@ class Votes:
     rows: Mapping[Uid, WeightRow]  # those that count; by voter
     commits: Mapping[Uid, tuple[WeightCommit, ...]]  # those that wait; oldest first
     reveals: Mapping[Uid, LastReveal]  # the last one of each who ever revealed
+
+    def vouched_part(self, uid: Uid) -> float | None:
+        """Of the stake of all other active voters, how much vouches for a voter: its vote is heard
+        if that is more than half. None where all votes are heard: those of whom it is more than
+        half hold no more than half of all such stake (`yuma::vouching`)."""
+        voters = {
+            neuron.uid: neuron.stake_rao
+            for neuron in self.metagraph.neurons
+            if neuron.validator_permit and neuron.active and self.rows.get(neuron.uid)
+        }
+        total = sum(voters.values())
+        nobody = LastReveal(0, None)
+        behind = {
+            voter: sum(
+                rao
+                for other, rao in voters.items()
+                if other != voter and voter in self.reveals.get(other, nobody).vouches_for
+            )
+            for voter in voters
+        }
+        heard = sum(rao for v, rao in voters.items() if 2 * behind[v] > total - rao)
+        if uid not in voters or 2 * heard <= total:
+            return None
+        others = total - voters[uid]
+        return behind[uid] / others if others else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Each function takes the state after one block, so whatever it returns belongs to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from moesubnet.chain.assembly import SubnetRows, assemble_metagraph
@@ -211,6 +212,7 @@ def read_votes(view: View, block: BlockNumber, netuid: NetUid) -> Votes:
     metagraph = read_metagraph(view, block, netuid)
     queues = view.get(*(("WeightCommits", netuid, neuron.hotkey) for neuron in metagraph.neurons))
     reveals = read_last_reveals(view, netuid, [neuron.hotkey for neuron in metagraph.neurons])
+    vouches = _read_vouches(view, metagraph, tuple(reveals))
     return Votes(
         metagraph=metagraph,
         epoch_now=read_epoch(view, block, netuid).epoch_now,
@@ -220,8 +222,30 @@ def read_votes(view: View, block: BlockNumber, netuid: NetUid) -> Votes:
             for neuron, queue in zip(metagraph.neurons, queues, strict=True)
             if queue
         },
-        reveals={metagraph.by_hotkey[key].uid: last for key, last in reveals.items()},
+        reveals={
+            metagraph.by_hotkey[key].uid: replace(last, vouches_for=vouches.get(key, frozenset()))
+            for key, last in reveals.items()
+        },
     )
+
+
+def _read_vouches(
+    view: View, metagraph: Metagraph, hotkeys: Sequence[Hotkey]
+) -> dict[Hotkey, frozenset[Uid]]:
+    """Of those that vouched for anybody when they last revealed."""
+    if "LastVouches" not in view.storage:  # before runtime 104
+        return {}
+    found = view.get(*(("LastVouches", metagraph.netuid, hotkey) for hotkey in hotkeys))
+    vouches = {}
+    for hotkey, said in zip(hotkeys, found, strict=True):
+        if said is not None:
+            bits = int.from_bytes(said["uids"], "little")
+            vouches[hotkey] = frozenset(
+                neuron.uid
+                for neuron in metagraph.neurons
+                if bits >> neuron.uid & 1 and neuron.registered_at_block < said["block"]
+            )
+    return vouches
 
 
 def epochs_ran(events: Sequence[Event]) -> tuple[EpochRan, ...]:

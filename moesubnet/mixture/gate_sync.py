@@ -75,6 +75,7 @@ class GateSync:
         self.grain = grain
         self.gate: Gate = uniform_gate(grain=grain)
         self.sheets: list[WeightedSheet] = []  # everything revealed, the newest epoch included
+        self.silenced: dict[Hotkey, str] = {}  # validators whose sheets are left out, and why
 
     async def refresh(self, metagraph: Metagraph) -> Gate:
         """Fetch what is new and fit again. Raises ChainError; a peer's failure costs its sheet.
@@ -93,13 +94,14 @@ class GateSync:
         )
         newest = _newest_known(first)
         settled = [item for item in self.sheets if item.sheet.epoch <= newest]
-        for validator, reason in (quiet := silenced(settled)).items():
+        self.silenced = silenced(settled)
+        for validator, reason in self.silenced.items():
             log.warning("no say for validator %s: %s", validator, reason)
         oldest = newest - FIT_EPOCHS + 1
         settled = [
             item
             for item in settled
-            if item.sheet.validator not in quiet and oldest <= item.sheet.epoch
+            if item.sheet.validator not in self.silenced and oldest <= item.sheet.epoch
         ]
         self.gate = await asyncio.to_thread(fit, settled, first.by_hotkey.keys(), self.grain)
         log.info(

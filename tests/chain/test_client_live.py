@@ -24,6 +24,7 @@ ALICE, BOB = keypair_from_uri("//Alice"), keypair_from_uri("//Bob")
 VALIDATOR, MINER, IDLER = (keypair_from_uri(f"//{name}") for name in ("Vera", "Mia", "Ida"))
 SHEET = bytes(range(32))
 SALT = [int.from_bytes(SHEET[i : i + 2], "little") for i in range(0, 32, 2)] + [7] * 8
+SALT += [0b101, *[0] * 14, 1 << 15]  # vouches for uids 0, 2 and 255
 
 
 async def settle(client: ChainClient, netuid: NetUid = NETUID) -> None:
@@ -99,6 +100,10 @@ async def test_a_committed_vote_is_revealed_and_paid(live: LiveChain) -> None:
     assert reveal is not None
     assert (reveal.epoch, reveal.sheet_sha256) == (commit.epoch, SHEET.hex())
     assert await client.last_reveal(NETUID, MINER.ss58_address) is None
+    votes = await client.votes(NETUID)
+    voter = votes.metagraph.by_hotkey[VALIDATOR.ss58_address].uid
+    assert votes.reveals[voter].vouches_for == {0, 2}  # and nobody who has no slot
+    assert votes.vouched_part(voter) is None  # it votes alone
     assert await client.weights(NETUID) == {0: ((1, 65_535), (2, 0))}
     assert await client.weight_commits(NETUID, VALIDATOR.ss58_address) == ()
 

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from moesubnet.chain.client import Votes
 from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import sheet_seed
@@ -15,6 +16,7 @@ from moesubnet.validator.answers import kept_epochs
 from moesubnet.validator.audit import audit
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics, build_app
+from moesubnet.validator.vouching import FRESH_EPOCHS, VOUCHED_EPOCHS, Looks
 from moesubnet.validator.watching import MOST_ACCUSED, Watcher, to_audit
 from moesubnet.wire.listening import serve
 from moesubnet.wire.strangers import open_http_session
@@ -24,7 +26,7 @@ __all__ = ["measured"]
 
 
 @pytest.fixture
-async def published(measured, keypair, new_chain):
+async def published(measured, keypair, new_chain, tmp_path):
     """A validator that serves an honest sheet and two that are not; an auditor on the chain."""
     state, sheet = measured
     signer = keypair("//Validator")
@@ -41,9 +43,11 @@ async def published(measured, keypair, new_chain):
     chain.add(keypair("//Auditor"))
     async with open_http_session() as http:
         own = Hotkey(keypair("//Auditor").ss58_address)
-        auditor = Watcher(chain, http, own, sheet.spec_sha256.hex(), allow_private=True)
+        looks = Looks(tmp_path / "looks.sqlite3")
+        auditor = Watcher(chain, http, own, sheet.spec_sha256.hex(), looks, allow_private=True)
         chain.epoch_index = sheet.epoch + kept_epochs(1)
         yield auditor, await chain.metagraph(1), sheet, *lies
+    looks.close()
     await server.close()
 
 
@@ -73,7 +77,7 @@ async def test_a_longer_period_asks_nobody_for_answers_that_were_removed_before(
         assert await auditor.contradicted([WeightedSheet(honest, 5)], now, Law(laws[0])) == set()
     fresh = Watcher(
         auditor._chain, auditor._http, auditor._own_hotkey, honest.spec_sha256.hex(),
-        allow_private=True,
+        auditor._looks, allow_private=True,
     )  # fmt: skip
     assert await fresh.contradicted([WeightedSheet(honest, 5)], now, Law(laws[0])), "can fail"
 
@@ -81,7 +85,7 @@ async def test_a_longer_period_asks_nobody_for_answers_that_were_removed_before(
 async def test_who_votes_otherwise_than_its_sheet_is_named(published, laws, monkeypatch):
     """All are compared, not the one alone that is drawn."""
     auditor, metagraph, honest, *_ = published
-    seen, votes = [], object()
+    seen, votes = [], Votes(metagraph, metagraph.epoch_index, {}, {}, {})
 
     def differs(sheet, on_chain):
         seen.append(on_chain)
@@ -165,3 +169,48 @@ async def test_an_audit_that_takes_too_long_goes_on_in_no_thread(published, laws
     assert [given_up() for given_up in asked] == [True]
     with pytest.raises(TimeoutError):
         audit(honest, None, {}, given_up=asked[0])
+
+
+async def test_who_is_audited_and_votes_as_it_says_is_vouched_for_until_it_is_caught(
+    published, laws, monkeypatch
+):
+    auditor, metagraph, honest, altered, _ = published
+    validator, epoch, baseline = honest.validator, metagraph.epoch_index, Law(laws[0])
+    monkeypatch.setattr(watching, "differs_on_chain", lambda sheet, votes: 0)
+    await auditor.contradicted([WeightedSheet(honest, 5)], metagraph, baseline)
+    assert auditor.vouched(epoch) == set()  # its vote has not been seen
+    auditor._votes = Votes(metagraph, epoch, {}, {}, {})
+    await auditor.contradicted([WeightedSheet(honest, 5)], metagraph, baseline)
+    assert auditor.vouched(epoch) == {validator}
+    await auditor.contradicted([WeightedSheet(altered, 5)], metagraph, baseline)
+    assert auditor.vouched(epoch) == set()
+
+
+async def test_whose_sheets_show_that_it_is_not_heard_is_not_vouched_for(
+    published, laws, monkeypatch
+):
+    auditor, metagraph, honest, *_ = published
+    monkeypatch.setattr(watching, "differs_on_chain", lambda sheet, votes: 0)
+    auditor._votes = Votes(metagraph, metagraph.epoch_index, {}, {}, {})
+    silenced = {honest.validator: "it asks for its own text of before"}
+    await auditor.contradicted([WeightedSheet(honest, 5)], metagraph, Law(laws[0]), silenced)
+    assert auditor.vouched(metagraph.epoch_index) == set()
+
+
+async def test_everybody_is_looked_into_before_what_was_found_is_too_old(published):
+    """Of thirty validators, by the lots of forty epochs."""
+    _, metagraph, honest, *_ = published
+    hotkeys = [Hotkey(f"5V{i}") for i in range(30)]
+    neurons = tuple(dataclasses.replace(metagraph.neurons[0], hotkey=h) for h in hotkeys)
+    metagraph = dataclasses.replace(metagraph, neurons=neurons)
+    sheets = [WeightedSheet(dataclasses.replace(honest, validator=h), 5) for h in hotkeys]
+    last: dict[Hotkey, int] = {}
+    lots, missed = Random(3), 0
+    for epoch in range(40):
+        fresh = {h for h, then in last.items() if then > epoch - FRESH_EPOCHS}
+        drawn = to_audit(sheets, metagraph, Hotkey("5Own"), lots, fresh)
+        assert len(drawn) <= 1 + 30 // 6
+        last |= {sheet.validator: epoch for sheet in drawn}
+        if epoch >= VOUCHED_EPOCHS:
+            missed += sum(last.get(h, -99) <= epoch - VOUCHED_EPOCHS for h in hotkeys)
+    assert missed <= 0.05 * 30 * 32

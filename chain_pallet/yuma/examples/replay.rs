@@ -210,6 +210,7 @@ fn registered(block: u64, stake_rao: u64) -> Neuron {
 		registered_at: block,
 		permit: false,
 		commit_block: u64::MAX,
+		vouches_for: Vec::new(),
 	}
 }
 

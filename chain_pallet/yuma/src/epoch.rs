@@ -5,6 +5,7 @@ use crate::{
 	fixed::Fixed,
 	median::column_medians,
 	sparse::{self, at, Entries, Matrix},
+	vouching::heard_stake,
 	Neuron, Outcome, Params, Row,
 };
 use alloc::{vec, vec::Vec};
@@ -28,9 +29,9 @@ pub fn epoch(
 		.collect();
 	let stake = subnet.stake();
 	let permits = subnet.new_permits(&stake);
-	let active_stake = subnet.active_stake(&stake, &active);
-
 	let weights = subnet.weights(weights);
+	let active_stake = heard_stake(neurons, &weights, subnet.active_stake(&stake, &active));
+
 	let majority = Fixed::from_proportion(params.kappa);
 	let consensus = column_medians(&weights, &active_stake, majority, n);
 	let clipped = clip(&weights, &consensus);

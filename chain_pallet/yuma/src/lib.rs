@@ -17,11 +17,14 @@
 //! - Amounts round down. What is left of the emission is the caller's to carry.
 //! - Among equal stakes at the edge of the validator set the lower uid loses.
 //!
-//! # One deliberate difference
+//! # Two deliberate differences
 //!
 //! Rows are sorted by uid before use. For senders that sort their rows, as every client does, the
 //! results are the reference's; it reads an unsorted row under liquid alpha as if entries out of
 //! order were zero, which we do not reproduce.
+//!
+//! Once validators vouch for each other, the votes of those for whom too few vouch count as if
+//! they were inactive: no say, no dividends. Where nobody vouches the results are the reference's.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -34,6 +37,7 @@ mod epoch;
 mod fixed;
 mod median;
 mod sparse;
+mod vouching;
 
 pub use epoch::epoch;
 
@@ -118,6 +122,8 @@ pub struct Neuron {
 	pub permit: bool,
 	/// The block of its oldest open commit; `u64::MAX` when it has none.
 	pub commit_block: u64,
+	/// Uids of the validators whose votes it looked into and found right, ascending.
+	pub vouches_for: Vec<u16>,
 }
 
 /// What an epoch decides; every vector has one element per uid. `u16`s are floor(x · 65535).

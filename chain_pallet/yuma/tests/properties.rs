@@ -21,6 +21,7 @@ fn voters(stakes_rao: &[u64]) -> Vec<Neuron> {
 		registered_at: 0,
 		permit: true,
 		commit_block: u64::MAX,
+		vouches_for: Vec::new(),
 	};
 	stakes_rao.iter().map(voter).collect()
 }

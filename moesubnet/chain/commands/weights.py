@@ -38,7 +38,13 @@ def show(netuid: NetuidArgument = 1, *, at: Asking) -> None:
             for uid, row in votes.rows.items()
         ],
         "reveals": [
-            {"uid": uid, "epoch": last.epoch, "sheet_sha256": last.sheet_sha256}
+            {
+                "uid": uid,
+                "epoch": last.epoch,
+                "sheet_sha256": last.sheet_sha256,
+                "vouches_for": sorted(last.vouches_for),
+                "vouched_part": votes.vouched_part(uid),
+            }
             for uid, last in votes.reveals.items()
         ],
         "commits": [

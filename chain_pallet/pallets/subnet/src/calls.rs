@@ -213,7 +213,8 @@ mod calls {
 		///
 		/// Targets that were registered at or after the commit get 0: the voter meant their
 		/// predecessor. Older commits of the hotkey are dropped. If the salt has at least 24 words,
-		/// its first 16, little-endian, are recorded as the hash of the voter's score sheet.
+		/// its first 16, little-endian, are recorded as the hash of the voter's score sheet; if it has
+		/// at least 40, bits 0 to 255 of the 16 after those 24 say for which uids the voter vouches.
 		/// Promises can be kept where votes have become open since, and whatever rules the subnet's
 		/// owner has changed since.
 		///

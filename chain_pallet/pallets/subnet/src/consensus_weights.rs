@@ -113,6 +113,10 @@ impl<T: Config> Pallet<T> {
 			sheet: sheet_of(salt),
 		};
 		LastReveal::<T>::insert(netuid, hotkey, reveal);
+		match Self::vouches_of(netuid, salt, commit.block) {
+			Some(vouches) => LastVouches::<T>::insert(netuid, hotkey, vouches),
+			None => LastVouches::<T>::remove(netuid, hotkey),
+		}
 		Self::store_vote(netuid, vote);
 		let (hotkey, commit_hash) = (hotkey.clone(), commit.hash);
 		Self::deposit_event(Event::WeightsRevealed {
@@ -359,6 +363,41 @@ impl<T: Config> Pallet<T> {
 		n.saturating_sub(younger as u16)
 	}
 
+	/// For whom a salt vouches that was promised in `block`, in today's uids.
+	fn vouches_of(netuid: NetUid, salt: &[u16], block: u64) -> Option<Vouches> {
+		let words = salt
+			.get(MIN_SALT_WORDS_WITH_SHEET..)?
+			.get(..VOUCHES_WORDS)?;
+		let promised = uids_in(&bytes_of(words)?);
+		let (uids, _) = Self::in_todays_uids(netuid, block, &promised, &promised);
+		let mut bits = [0; 32];
+		for uid in uids {
+			if let Some(byte) = bits.get_mut(usize::from(uid / 8)) {
+				*byte |= 1 << (uid % 8);
+			}
+		}
+		Some(Vouches { block, uids: bits })
+	}
+
+	/// The uids for which a hotkey vouches, ascending; nobody who took its uid since.
+	pub(crate) fn vouches_for(
+		netuid: NetUid,
+		hotkey: &T::AccountId,
+		registered_at: &[u64],
+	) -> Vec<Uid> {
+		let Some(vouches) = LastVouches::<T>::get(netuid, hotkey) else {
+			return Vec::new();
+		};
+		let is_meant = |uid: &Uid| {
+			let registered = registered_at.get(usize::from(*uid));
+			registered.is_some_and(|block| *block < vouches.block)
+		};
+		uids_in(&vouches.uids)
+			.into_iter()
+			.filter(is_meant)
+			.collect()
+	}
+
 	/// Whether a neuron has the permit that the last epoch gave out.
 	pub fn has_permit(netuid: NetUid, uid: Uid) -> bool {
 		ValidatorPermit::<T>::get(netuid)
@@ -402,10 +441,20 @@ fn sheet_of(salt: &[u16]) -> Option<H256> {
 	if salt.len() < MIN_SALT_WORDS_WITH_SHEET {
 		return None;
 	}
-	let bytes: Vec<u8> = salt
-		.iter()
-		.take(SHEET_WORDS)
-		.flat_map(|word| word.to_le_bytes())
-		.collect();
-	<[u8; 32]>::try_from(bytes).ok().map(H256)
+	bytes_of(salt.get(..SHEET_WORDS)?).map(H256)
+}
+
+/// Sixteen words, little-endian.
+fn bytes_of(words: &[u16]) -> Option<[u8; 32]> {
+	let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+	bytes.try_into().ok()
+}
+
+/// The bits that are set, ascending.
+fn uids_in(bits: &[u8; 32]) -> Vec<Uid> {
+	let is_set = |uid: &Uid| {
+		let byte = bits.get(usize::from(uid / 8)).copied().unwrap_or(0);
+		byte >> (uid % 8) & 1 == 1
+	};
+	(0..=255).filter(is_set).collect()
 }

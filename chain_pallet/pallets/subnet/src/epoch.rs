@@ -201,8 +201,15 @@ impl<T: Config> Pallet<T> {
 				registered_at: BlockAtRegistration::<T>::get(netuid, uid),
 				permit,
 				commit_block: Self::oldest_commit_block(netuid, &hotkey, epoch),
+				vouches_for: Vec::new(),
 			});
 			inputs.hotkeys.push(hotkey);
+		}
+		let registered_at: Vec<u64> = inputs.neurons.iter().map(|n| n.registered_at).collect();
+		for ((uid, hotkey), neuron) in (0..).zip(&inputs.hotkeys).zip(&mut inputs.neurons) {
+			if neuron.permit || owner_uid == Some(uid) {
+				neuron.vouches_for = Self::vouches_for(netuid, hotkey, &registered_at);
+			}
 		}
 		let distinct = inputs.hotkeys.iter().collect::<BTreeSet<_>>().len();
 		(distinct == inputs.hotkeys.len()).then_some(inputs)

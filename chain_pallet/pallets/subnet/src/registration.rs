@@ -170,6 +170,7 @@ impl<T: Config> Pallet<T> {
 		Models::<T>::remove(netuid, &hotkey);
 		WeightCommits::<T>::remove(netuid, &hotkey);
 		LastReveal::<T>::remove(netuid, &hotkey);
+		LastVouches::<T>::remove(netuid, &hotkey);
 		frame_system::Pallet::<T>::dec_sufficients(&hotkey);
 		Self::deposit_event(Event::NeuronPruned {
 			netuid,

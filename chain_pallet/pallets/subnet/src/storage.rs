@@ -194,6 +194,11 @@ mod storage {
 	pub type LastReveal<T: Config> =
 		StorageDoubleMap<_, Identity, NetUid, Blake2_128Concat, T::AccountId, Reveal>;
 
+	/// For whom a hotkey vouched when it last revealed weights, if it did.
+	#[pallet::storage]
+	pub type LastVouches<T: Config> =
+		StorageDoubleMap<_, Identity, NetUid, Blake2_128Concat, T::AccountId, Vouches>;
+
 	// --- scheduler ---------------------------------------------------------------------------
 
 	/// Block in which a subnet's last epoch was due and handled.

@@ -118,8 +118,13 @@ impl<T: Config> Pallet<T> {
 		for (slot, row) in bonds.into_iter().filter(|(_, row)| !row.is_empty()) {
 			Bonds::<T>::insert(netuid, slot, BoundedVec::truncate_from(row));
 		}
-		for uid in (0..n).filter(|uid| !slot_of.contains_key(uid)) {
-			Self::unseat(netuid, uid);
+		for uid in 0..n {
+			if !slot_of.contains_key(&uid) {
+				Self::unseat(netuid, uid);
+			} else if let Some(hotkey) = Keys::<T>::get(netuid, uid) {
+				// Its bits are for the old uids; the next reveal brings new ones.
+				LastVouches::<T>::remove(netuid, hotkey);
+			}
 		}
 		let moves: Vec<_> = slot_of
 			.into_iter()

@@ -134,6 +134,12 @@ impl<T: Config> Pallet<T> {
 				"a stranger revealed"
 			);
 		}
+		for hotkey in LastVouches::<T>::iter_key_prefix(netuid) {
+			ensure!(
+				Uids::<T>::contains_key(netuid, &hotkey),
+				"a stranger vouches"
+			);
+		}
 		for hotkey in Axons::<T>::iter_key_prefix(netuid) {
 			ensure!(
 				Uids::<T>::contains_key(netuid, &hotkey),

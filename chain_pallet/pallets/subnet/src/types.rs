@@ -19,7 +19,7 @@ pub type Uid = u16;
 pub type Label = BoundedVec<u8, ConstU32<64>>;
 /// Where a subnet's spec can be fetched.
 pub type Url = BoundedVec<u8, ConstU32<256>>;
-/// Salt of a weights commit: 16 words of sheet hash, then randomness.
+/// Salt of a weights commit: 16 words of sheet hash, 8 of randomness, 16 of vouches.
 pub type Salt = BoundedVec<u16, ConstU32<64>>;
 /// Proof of the work for a registration, 32 bytes; a vector, for clients send one.
 pub type Seal = BoundedVec<u8, ConstU32<32>>;
@@ -35,6 +35,8 @@ pub const MAX_COMMITS: u32 = 10;
 pub const SHEET_WORDS: usize = 16;
 /// A shorter salt carries no sheet: it would leave the commit guessable.
 pub const MIN_SALT_WORDS_WITH_SHEET: usize = 24;
+/// Words after those that say for whom the voter vouches, a bit for each uid from 0 on.
+pub const VOUCHES_WORDS: usize = 16;
 
 /// The highest take, and everyone's until it is changed: 18 % of 65,535.
 pub const MAX_TAKE: u16 = 11_796;
@@ -99,6 +101,18 @@ pub struct Reveal {
 	pub epoch: u64,
 	/// SHA-256 of the score sheet behind the weights, read from the salt.
 	pub sheet: Option<H256>,
+}
+
+/// For which validators a voter vouches: it fetched the sheets behind their votes, recomputed them,
+/// and audited what experts signed.
+#[derive(
+	Clone, Debug, Decode, DecodeWithMemTracking, Encode, Eq, MaxEncodedLen, PartialEq, TypeInfo,
+)]
+pub struct Vouches {
+	/// Block in which it was promised: who registered since is not meant.
+	pub block: u64,
+	/// Bit `uid % 8` of byte `uid / 8` is for `uid`.
+	pub uids: [u8; 32],
 }
 
 /// A subnet that became smaller, for votes that were promised before.

@@ -43,6 +43,7 @@ pub extern "C" fn prepare(n: u32, v: u32, liquid: u32) -> *mut Subnet {
 		registered_at: 0,
 		permit: i < v,
 		commit_block: u64::MAX,
+		vouches_for: Vec::new(),
 	};
 	let params = Params {
 		block: BLOCK,

@@ -124,6 +124,7 @@ fn neurons(most_rao: u64) -> impl Strategy<Value = Neuron> {
 				registered_at,
 				permit,
 				commit_block,
+				vouches_for: Vec::new(),
 			},
 		)
 }

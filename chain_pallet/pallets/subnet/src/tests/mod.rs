@@ -16,4 +16,5 @@ mod scheduling;
 mod serving;
 mod staking;
 mod trimming;
+mod vouching;
 mod weights;
