@@ -19,6 +19,7 @@ from moesubnet.host.options import (
     SpecDir,
 )
 from moesubnet.training.cli import train
+from moesubnet.units import MAX_PRICE_RAO_PER_MTOKEN
 
 miner_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 expert_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -138,7 +139,13 @@ def run(
         str | None, typer.Option(help="What the expert calls itself; the model's by default.")
     ] = None,
     price_rao_per_mtoken: Annotated[
-        int, typer.Option(min=0, help="Asked price, rao per million tokens.")
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_PRICE_RAO_PER_MTOKEN,
+            help="Asked price, rao per million tokens. Routers do not ask who is 16 times as dear "
+            "as usual, unless a caller names it.",
+        ),
     ] = 0,
     queue_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that may wait to be computed; then callers get 429.")

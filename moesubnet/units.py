@@ -28,6 +28,7 @@ class Grain:
 
 TOKENS = Grain()
 RAO_PER_TOKEN = 10**9
+MAX_PRICE_RAO_PER_MTOKEN = 10**15  # posted: one τ a token, so that sums stay below 2^63
 U16_MAX = 65_535
 _WHOLE = r"(\d{1,20}|\d{1,3}(?:,\d{3}){1,6})"  # commas between thousands only: what is 1,5?
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Self
 
 from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.choosing import not_too_dear
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.guessing import GuessPace
 from moesubnet.router.experts import ExpertBook
@@ -85,18 +86,26 @@ class Offer:
         return other
 
     def serving(self) -> dict[Hotkey, ExpertClient]:
-        """Who may be asked now."""
+        """Who may be asked now; who is too dear by name only."""
         serving = self.book.serving()
-        return serving if self.only is None else {k: serving[k] for k in serving if k == self.only}
+        asked = self._payable(self.book.known())
+        return {hotkey: client for hotkey, client in serving.items() if hotkey in asked}
 
     def prices(self, hotkeys: Iterable[Hotkey]) -> dict[Hotkey, int]:
         """What each costs now, in rao per million tokens."""
         known = self.book.known()
         return {h: known[h].card.price_rao_per_mtoken for h in hotkeys if h in known}
 
+    def _payable(self, hotkeys: Iterable[Hotkey]) -> dict[Hotkey, int]:
+        """Those of them that may be asked, with their prices."""
+        prices = self.prices(hotkeys)
+        if self.only is None:
+            return not_too_dear(self.gate(), prices)
+        return {hotkey: price for hotkey, price in prices.items() if hotkey == self.only}
+
     def dearest_rao_per_mtoken(self) -> int:
-        asked = self.book.known() if self.only is None else [self.only]
-        dearest = sum(sorted(self.prices(asked).values(), reverse=True)[: self.top_k])
+        prices = self._payable(self.book.known()).values()
+        dearest = sum(sorted(prices, reverse=True)[: self.top_k])
         return (
             dearest if self.most_rao_per_mtoken is None else min(dearest, self.most_rao_per_mtoken)
         )

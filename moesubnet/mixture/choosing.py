@@ -19,6 +19,8 @@ from moesubnet.wire.step import Ids, base_hash
 CHOSEN_MASS = 0.95
 BLIND_PROMPT_TOKENS = 2  # one round trip each, after the first: three to the first token
 TOP_K = 8  # a router's by default, and what validators measure with
+TOO_DEAR = 16  # times what is usual: such experts are asked by name only,
+NEVER_DEAR_RAO = 1_000_000  # unless they ask no more than this for a million tokens
 
 
 def choose(
@@ -38,9 +40,9 @@ def choose(
     validators only. They come by a lot that the text draws, so no hotkey can be made to come
     first.
 
-    prices: rao per million tokens. Who is dearer than the median of those serving comes as late as
-    if it had so much less of the mass; to be cheaper than that helps nobody, or the useless would
-    come first. most_rao_per_mtoken: of all who are asked together; who does not fit is passed by.
+    prices: rao per million tokens. Who is dearer than usual (`usual_rao`) comes as late as if it
+    had so much less of the mass; to be cheaper than that helps nobody, or the useless would come
+    first. most_rao_per_mtoken: of all who are asked together; who does not fit is passed by.
     """
     if not serving:
         return []
@@ -52,7 +54,7 @@ def choose(
     features = update_features(initial_features(), text_ids, gate.grain)
     log_prior = gate.log_prior(features, members_of(measured))[:-1]
     share = dict(zip(sorted(measured), np.exp(log_prior - log_sum_exp(log_prior)), strict=True))
-    worth = share if prices is None else _against(prices, share)
+    worth = share if prices is None else _against(prices, share, usual_rao(gate, prices))
     ranked = sorted(measured, key=lambda hotkey: (-worth[hotkey], lots[hotkey]))
     others = [hotkey for hotkey in drawn if hotkey not in measured]
     if prices is not None and most_rao_per_mtoken is not None:
@@ -63,9 +65,25 @@ def choose(
     return sorted((ranked[:enough] + others[: max(1, top_k // 4)])[:top_k])
 
 
-def _against(prices: Mapping[Hotkey, int], share: Mapping[Hotkey, float]) -> dict[Hotkey, float]:
+def usual_rao(gate: Gate, prices: Mapping[Hotkey, int]) -> float:
+    """The median price of those with standing: hotkeys that have nothing to say are cheap, and say
+    nothing of what is usual. At least 1."""
+    standing = zip(prices, gate.standing(list(prices)).tolist(), strict=True)
+    heard = [prices[hotkey] for hotkey, part in standing if part > 0] or list(prices.values())
+    return max(1.0, float(np.median(heard))) if heard else 1.0
+
+
+def not_too_dear(gate: Gate, prices: Mapping[Hotkey, int]) -> dict[Hotkey, int]:
+    """Those who ask no more than TOO_DEAR times what is usual. Before an answer the price of the
+    dearest is held, so without a bound anybody could empty all budgets by asking a lot."""
+    most = max(NEVER_DEAR_RAO, TOO_DEAR * usual_rao(gate, prices))
+    return {hotkey: price for hotkey, price in prices.items() if price <= most}
+
+
+def _against(
+    prices: Mapping[Hotkey, int], share: Mapping[Hotkey, float], usual: float
+) -> dict[Hotkey, float]:
     """Each one's share of the mass, less for whoever is dearer than usual."""
-    usual = max(1.0, float(np.median(list(prices.values()))))
     return {
         hotkey: part * min(1.0, usual / max(1, prices[hotkey])) for hotkey, part in share.items()
     }

@@ -186,28 +186,25 @@ def fit(
 
     Whom its seniors explain has no column of its own to fit: it would take its seniors' part. A
     sheet's items together weigh its validator's stake, however many they are; of more than
-    MAX_FIT_VALUES those of the largest stakes count. The order in which sheets are given does not
-    matter. Nothing to fit on: the uniform gate.
+    MAX_FIT_VALUES as many of each sheet count as its validator has a part of the stake. The order
+    in which sheets are given does not matter. Nothing to fit on: the uniform gate.
     """
     distinct = {item.sheet.sha256: item for item in sheets}
     heard = [item for item in distinct.values() if len(item.sheet.walk) and item.stake_rao > 0]
-    # A bound on memory that strangers with a little stake cannot use to crowd others out.
     heard.sort(key=lambda item: (-item.stake_rao, -item.sheet.epoch, item.sheet.sha256))
-    used, seen, items = [], set[Hotkey](), 0
-    for item in heard:
-        names = set(item.sheet.hotkeys) | seen
-        names = names if registered is None else names & set(registered)
-        items += len(item.sheet.walk)
-        if items * (FEATURES_DIM + 1 + FIT_COPIES * len(names)) > MAX_FIT_VALUES:
-            break
-        used.append(item)
-        seen = names
+    seen = {hotkey for item in heard for hotkey in item.sheet.hotkeys}
+    seen = seen if registered is None else seen & set(registered)
     hotkeys = tuple(sorted(seen))
     if not hotkeys:
         return uniform_gate(grain=grain)
-    blocks = [_sheet_rows(item, hotkeys, grain) for item in used]
+    counts = _items_of_each(heard, MAX_FIT_VALUES // (FEATURES_DIM + 1 + FIT_COPIES * len(hotkeys)))
+    blocks = [
+        _sheet_rows(item, hotkeys, grain, count)
+        for item, count in zip(heard, counts, strict=True)
+        if count
+    ]
     features, log_q, omega = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    standing_ppm = agreed_standing([(item.sheet, item.stake_rao) for item in used], hotkeys)
+    standing_ppm = agreed_standing([(item.sheet, item.stake_rao) for item in heard], hotkeys)
     theta = fit_theta(features, log_q, omega, np.array(standing_ppm) / MICRO, grain)
     return Gate(hotkeys, theta, tuple(standing_ppm), grain)
 
@@ -227,7 +224,7 @@ def fit_theta(
     standing = np.ones(log_q.shape[1] - 1) if standing is None else standing
     share = np.full(len(log_q), 1.0) if omega is None else omega
     share = share / np.sum(share)
-    decay = L2_ITEMS / len(log_q)
+    decay = L2_ITEMS * float(share @ share)  # by as many as would weigh the same
     by_expert = np.ascontiguousarray(log_q.T)  # sums over few experts are quick along long rows
     asked = ~np.isnan(by_expert[:-1]) & (standing > 0)[:, None]
     offset = np.where(asked, np.log(np.where(standing > 0, standing, 1.0))[:, None], -np.inf)
@@ -261,10 +258,23 @@ def _softmax(logits: Float, axis: int = -1) -> Float:
     return np.asarray(powers / np.maximum(total, np.finfo(np.float64).tiny), np.float64)
 
 
+def _items_of_each(items: Sequence[WeightedSheet], room: int) -> list[int]:
+    """How many items of each sheet count: all, if there is room; else each sheet has its stake's
+    part of it, and of what shorter ones leave. So neither many little stakes crowd a large one
+    out, nor one with long sheets all others."""
+    counts = [0] * len(items)
+    left, left_rao = room, sum(item.stake_rao for item in items)
+    for k in sorted(range(len(items)), key=lambda k: len(items[k].sheet.walk) / items[k].stake_rao):
+        counts[k] = min(len(items[k].sheet.walk), left * items[k].stake_rao // left_rao)
+        left, left_rao = left - counts[k], left_rao - items[k].stake_rao
+    return counts
+
+
 def _sheet_rows(
-    item: WeightedSheet, hotkeys: Sequence[Hotkey], grain: Grain
+    item: WeightedSheet, hotkeys: Sequence[Hotkey], grain: Grain, count: int
 ) -> tuple[Float, Float, Float]:
-    """Features [M, F], log_q [M, n + 1] in columns of `hotkeys` + baseline, omega [M]."""
+    """Of `count` items, evenly from all over the sheet: features [M, F], log_q [M, n + 1] in
+    columns of `hotkeys` + baseline, omega [M]."""
     sheet = item.sheet
     raw = sheet.log_q
     values = np.where(raw == LOG_Q_ABSENT, np.nan, raw / 1e6)
@@ -276,7 +286,9 @@ def _sheet_rows(
         if hotkey in order:
             log_q[:, index] = values[:, order[hotkey]]
     log_q[:, -1] = values[:, -1]
-    return _prefix_features(sheet, grain), log_q, np.full(len(raw), item.stake_rao / len(raw))
+    taken = np.arange(count) * len(raw) // count
+    omega = np.full(count, item.stake_rao / count)
+    return _prefix_features(sheet, grain)[taken], log_q[taken], omega
 
 
 def _prefix_features(sheet: Sheet, grain: Grain) -> Float:

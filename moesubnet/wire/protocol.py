@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moesubnet.units import MAX_PRICE_RAO_PER_MTOKEN
 from moesubnet.wire.distributions import Rows
 from moesubnet.wire.rows import ROWS_SCHEMA, Proof, StepResponse, StepRows, max_answer_bytes
 from moesubnet.wire.step import (
@@ -86,7 +87,7 @@ class ExpertCard(Card):
     lists: int = Field(default=0, ge=0, le=2**24)  # tokens of a row at most; 0: as many as asked
     tells_prompts: bool = True  # False: each position that is asked costs it a pass of its own
     engine: str = Field(max_length=64)
-    price_rao_per_mtoken: int = Field(ge=0, lt=2**63)
+    price_rao_per_mtoken: int = Field(ge=0, le=MAX_PRICE_RAO_PER_MTOKEN)
 
 
 class CloseRequest(_Model):

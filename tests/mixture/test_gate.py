@@ -1,5 +1,7 @@
 """The gate learns which expert knows which text, and everyone learns the same one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from moesubnet.mixture.gate import (
     NEWCOMERS_PRIOR,
     Gate,
     WeightedSheet,
+    _items_of_each,
     _prefix_features,
     fit,
     fit_theta,
@@ -27,6 +30,10 @@ from moesubnet.types import Hotkey
 from moesubnet.units import TOKENS, Grain
 
 HOTKEYS = tuple(Hotkey(f"expert{i}") for i in range(4))
+
+
+def of_length(length, stake):
+    return SimpleNamespace(sheet=SimpleNamespace(walk=range(length)), stake_rao=stake)
 
 
 def gate_of(hotkeys, theta):
@@ -104,13 +111,44 @@ def test_stake_decides_and_the_number_of_items_does_not(make_sheet):
     assert ignored.sha256 == fit([WeightedSheet(truth, 7)]).sha256
 
 
+def priors_by_domain(gate):
+    members = members_of(HOTKEYS)
+    domains = [np.tile(np.arange(10 * d, 10 * d + 10), 4) for d in range(4)]
+    return [prior(gate, update_features(initial_features(), ids), members) for ids in domains]
+
+
+def leave_room_for(monkeypatch, items):
+    values = items * (FEATURES_DIM + 1 + FIT_COPIES * 4)
+    monkeypatch.setattr("moesubnet.mixture.gate.MAX_FIT_VALUES", values)
+
+
 def test_a_flood_of_sheets_of_little_stake_crowds_nobody_out(make_sheet, monkeypatch):
-    monkeypatch.setattr(
-        "moesubnet.mixture.gate.MAX_FIT_VALUES", 1000 * (FEATURES_DIM + 1 + FIT_COPIES * 4)
-    )
+    leave_room_for(monkeypatch, 1000)
     truth = WeightedSheet(make_sheet(HOTKEYS, domains=True, seed=1), 10**9)
     flood = [WeightedSheet(make_sheet(HOTKEYS, seed=s, epoch=9), s) for s in range(2, 12)]
-    assert fit([*flood, truth]).sha256 == fit([truth]).sha256
+    alone, crowded = (priors_by_domain(fit(heard)) for heard in ([truth], [*flood, truth]))
+    np.testing.assert_allclose(crowded, alone, atol=2e-3)
+
+
+def test_the_largest_stake_crowds_nobody_out_by_long_sheets(make_sheet, monkeypatch):
+    """A validator with 40 % of the stake, more than any other, fills its sheets with lies."""
+    truths = [
+        WeightedSheet(make_sheet(HOTKEYS, domains=True, seed=s), stake)
+        for s, stake in ((1, 31), (2, 29))
+    ]
+    lies = make_sheet(HOTKEYS, domains=True, seed=3, swap=True, walk_count=500)
+    leave_room_for(monkeypatch, 2_000)
+    gate = fit([WeightedSheet(lies, 40), *truths])
+    for domain, law in enumerate(priors_by_domain(gate)):
+        assert law.argmax() == domain
+    assert all(standing == 1_000_000 for standing in gate.standing_ppm)
+
+
+def test_all_items_count_where_there_is_room(make_sheet, monkeypatch):
+    sheets = [WeightedSheet(make_sheet(HOTKEYS, domains=True, seed=s), s) for s in (1, 2, 500)]
+    whole = fit(sheets).sha256
+    leave_room_for(monkeypatch, sum(len(item.sheet.walk) for item in sheets))
+    assert fit(sheets).sha256 == whole
 
 
 def test_silence_on_hard_items_does_not_raise_the_prior(make_sheet):
@@ -151,16 +189,17 @@ def test_of_a_long_text_the_newest_tokens_say_it_all():
     assert whole.sum() == pytest.approx(1 / (1 - COUNT_DECAY))
 
 
-def test_what_a_fit_holds_is_bounded_by_items_and_experts_together(make_sheet, monkeypatch):
-    """A sheet of little stake that names many hotkeys must not cost what many items would."""
-    few = WeightedSheet(make_sheet(HOTKEYS, seed=1), 10**9)
-    many = [Hotkey(f"expert-{i:03}") for i in range(200)]
-    wide = WeightedSheet(make_sheet(many, seed=2, epoch=9), 1)
-    values = len(few.sheet.walk) * (FEATURES_DIM + 1 + FIT_COPIES * len(HOTKEYS))
-    monkeypatch.setattr("moesubnet.mixture.gate.MAX_FIT_VALUES", 3 * values)
-    same = WeightedSheet(make_sheet(HOTKEYS, seed=2, epoch=9), 1)
-    assert fit([few, wide]).hotkeys == fit([few]).hotkeys
-    assert fit([few, same]).sha256 != fit([few]).sha256
+@given(
+    st.lists(st.tuples(st.integers(1, 9_000), st.integers(1, 10**15)), min_size=1),
+    st.integers(1, 10**5),
+)
+def test_what_a_fit_holds_is_bounded_and_divided_by_stake(sheets, room):
+    items = [of_length(length, stake) for length, stake in sheets]
+    counts = _items_of_each(items, room)
+    total = sum(stake for _, stake in sheets)
+    assert sum(counts) == min(room, sum(length for length, _ in sheets))
+    for count, (length, stake) in zip(counts, sheets, strict=True):
+        assert min(length, room * stake // total) - len(sheets) <= count <= length
 
 
 def test_gate_bytes_round_trip_and_refuse_anything_else(make_sheet):

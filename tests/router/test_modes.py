@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from moesubnet.errors import NobodyAnswers
-from moesubnet.mixture.choosing import choose
-from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.choosing import choose, not_too_dear
+from moesubnet.mixture.gate import FEATURES_DIM, Gate, uniform_gate
 from moesubnet.router import mixed
 from moesubnet.router.app import build_app
 from moesubnet.router.model import ALONE
@@ -156,6 +156,35 @@ def test_together_they_cost_no_more_than_the_cap() -> None:
         chosen = choose(uniform_gate(), TEXT, asked, 8, prices=asked, most_rao_per_mtoken=cap)
         assert sum(asked[hotkey] for hotkey in chosen) <= cap
         assert bool(chosen) == (cap >= 100)
+
+
+def test_hotkeys_with_nothing_to_say_do_not_say_what_is_usual() -> None:
+    """Ten free ones, or dear ones, would make one expert the cheapest, or nobody dear."""
+    experts = tuple(prices(a=2_000, b=2_000, c=10))
+    gate = Gate(experts, np.zeros((FEATURES_DIM + 1, 3), np.int32), (1_000_000,) * 3)
+    for price in (0, 10**15):
+        fresh = {Hotkey(f"fresh{i}"): price for i in range(10)}
+        asked = prices(a=2_000, b=2_000, c=10) | fresh
+        firsts = [choose(gate, TEXT[:n], asked, 1, prices=asked) for n in range(1, 30)]
+        assert {"a", "b", "c"} == {hotkey for [hotkey] in firsts}
+        assert not_too_dear(gate, prices(d=10**8) | asked).keys() >= set(experts)
+        assert "d" not in not_too_dear(gate, prices(d=10**8) | asked)
+
+
+async def test_a_price_that_no_budget_holds_keeps_nobody_from_the_others(
+    network, open_model, serve_model
+) -> None:
+    for name in ("one", "two"):
+        await network.mine(name, LawEngine(lambda ids: sharp(5)), price=1_000)
+    bomb = LawEngine(lambda ids: sharp(6))
+    await network.mine("bomb", bomb, price=10**15)
+    model = await open_model()
+    assert model.dearest_rao_per_mtoken() == 2_000
+    api = await serve_model(model)
+    await api.completions.create(model="mixture", prompt=[3], max_tokens=2)
+    assert not bomb.met
+    await api.completions.create(model="expert:bomb", prompt=[3], max_tokens=2)
+    assert bomb.met
 
 
 async def test_a_request_caps_its_price(network, open_model, serve_model) -> None:
