@@ -156,6 +156,14 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
         law = cast.law(name)
         return Turning(law, Aggregator([law, better], first=PREFIX_TOKENS))
 
+    def half_elder(share: float) -> Made:
+        mixed = Aggregator(cast.experts, gamma=0.8, own=rival, share=1 - share, first=PREFIX_TOKENS)
+        return cast.turned_elder(
+            f"the first of all mixes all others in, {share:.0%} of its law; remembers",
+            "python-rival",
+            Turning(rival, mixed, remembers=True),
+        )
+
     return {
         "dormant": cast.turned(
             "dormant hotkey, then relay of a newcomer",
@@ -184,6 +192,7 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
                 remembers=True,
             ),
         ),
+        **{f"half-elder-{share:g}": half_elder(share) for share in (0.05, 0.2, 0.5)},
         "colluding-seniors": cast.turned(
             "two seniors that mix a newcomer's law into theirs",
             python=mixes("python"),

@@ -38,6 +38,7 @@ DISTANCE_ENOUGH = 0.5  # mean square, cut to 1, of ln q − ln m
 # Less is enough of who is near one senior, and no relay of it as it answers no later: as far from
 # all mixtures as from that one, which of a sibling (another training of one base) is 0.15 and more.
 SIBLING_LEAST = 0.12
+SHORT = 0.05  # who mixes a twentieth of others into its own never says less of what they say
 SENIOR_STANDING = 0.5  # who has so much once is a senior from then on
 GRACE_MILLIS = 3_000  # of an epoch: so long a newcomer comes before those who never added anything
 
@@ -129,32 +130,40 @@ def beside_seniors(
     return Beside(added[back].T, novelty[back], (np.min(away, axis=0) / enough)[back])
 
 
+class BesideMixtures(NamedTuple):
+    """An expert next to mixtures of others, over the items that it answered. apart: the least
+    distance to any, by its own weight. short: [4], of those in which nobody is louder, the part of
+    items at which it says less than SHORT of what the mixture says; and the baseline."""
+
+    apart: float
+    short: Float
+    baseline_short: Float
+
+
 @np.errstate(under="ignore")
-def apart_from_mixtures(
+def beside_mixtures(
     joint: Float, weight: Float, quick: Float, one: int, others: Sequence[int]
-) -> float:
-    """How unlike a mixture of others an expert speaks, by its own weight: the least distance to any
-    of those that `beside_seniors` takes. Arrays as there; columns."""
+) -> BesideMixtures:
+    """Of those mixtures that `beside_seniors` takes. Arrays as there, columns; of an expert that
+    answered something."""
+    answered = weight[:, one] > 0
+    joint, weight, quick = joint[answered], weight[answered], quick[answered]
     said, rows = weight > 0, [weight.shape[1] - 1, *others]
-    q: Float = np.where(said, joint, 1.0) / np.where(said, weight, 1.0)
-    part = _parts((weight[:, one] / weight.sum(axis=1))[None])
-    x: Float = np.log(q[:, one])[None]
-
-    def to(j: int) -> float:
-        apart: Float = x - np.log(q[:, j])
-        return float((part * np.minimum(apart**2, 1.0)).sum())
-
-    near = min(others, key=to)
-    away = []
+    x = np.log(np.where(said, joint, 1.0)) - np.log(np.where(said, weight, 1.0))
+    q, part = np.exp(x), _parts((weight[:, one] / weight.sum(axis=1))[None])
+    near = min(others, key=lambda j: float(_apart(part, x[:, one], x[:, j])[0]))
+    apart, short = [], []
     for given in (np.log(np.where(said, weight, 1.0)), quick):
         for power in POWERS:
             w = np.where(said, np.exp(power * given), 0.0)
             top, low = (w * q)[:, rows].sum(axis=1), w[:, rows].sum(axis=1)
+            log_m = np.log(top / low)[:, None]
+            short.append((x[:, [one, -1]] < log_m + math.log(SHORT)).mean(axis=0))
             for factor in LOUDER:
                 louder = factor * w[:, near]
                 log_m = np.log((top + louder * q[:, near]) / (low + louder))
-                away.append(float(_apart(part, x, log_m[None])[0]))
-    return min(away)
+                apart.append(float(_apart(part, x[:, one], log_m)[0]))
+    return BesideMixtures(min(apart), *np.transpose(short))
 
 
 def quick_log_weights(

@@ -1,10 +1,14 @@
 """A senior that has become an echo of others.
 
 Prefixes that are asked again (`twice`) show who answers them otherwise than before. Who keeps what
-it once answered to them shows nothing there, but it shows on new text: next to those who came after
-it, it was an expert of its own, and now it says what they say, one of them or a mixture, and says
-it later, as who repeats has to wait. Siblings were near each other from the beginning, and a copy
-of a senior is no senior.
+it once answered to them shows nothing there, but it shows on new text, next to those who came after
+it and answer sooner (as who repeats has to wait): it was an expert of its own, and now
+
+- it says what they say, one of them or a mixture: it is *near*. Siblings were near each other from
+  the beginning, and a copy of a senior is no senior; or
+- there is nothing that they know and it does not: it seldom falls *short* of them. Whoever mixes a
+  part s of others into its law never says less than s of what they say, however far it is from
+  them; an expert of its own making does wherever it does not know the text.
 """
 
 from __future__ import annotations
@@ -13,27 +17,30 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from moesubnet.mixture.sheet import Sheet
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.scoring import terms
-from moesubnet.validator.seniors import Float, apart_from_mixtures, by_seniority
+from moesubnet.validator.seniors import BesideMixtures, Float, beside_mixtures, by_seniority
 
 SHEETS = 50  # looked back over, as many as are served
 EACH_TIME = 3  # sheets: of 16 walks one is ± 0.07
+AGO = (6, 12, 24, 48)  # sheets: of those who were there by then, a newer one hides nothing
 NEAR = 0.45  # experts of their own making are 0.5 to 0.8 apart
 APART = 0.35  # mixtures of others are 0.36 to 0.8 from who says something of its own, siblings 0.2
 NEARER = 2 / 3  # of what it was
+SELDOM = 0.05  # of items: specialists are short of the others at 0.13 to 0.22, generalists at 0.02
+FEWER = 1 / 3  # of what they were
+AS_GOOD = 2 / 3  # the others are, next to the baseline: it is no echo of who has become worse
 
 
 def turned(newest: Callable[[int], Sequence[Sheet]]) -> set[Hotkey]:
-    """Who, senior to others that answer sooner, is near to a mixture of them in the last sheets,
-    and was not when all were first there. newest: so many of one validator's sheets, the newest
-    first."""
-    near = [pair for sheet in newest(1) for pair in _near(sheet)]
-    if not near:
+    """Who, senior to others that answer sooner, has become like them in the last sheets, and was
+    not when all were first there. newest: so many of one validator's sheets, the newest first."""
+    like = [pair for sheet in newest(1) for pair in _like_juniors(sheet)]
+    if not like:
         return set()  # as a rule, and no other sheet is read
     sheets = [_Read(sheet) for sheet in newest(SHEETS)[::-1]]
-    return {elder for elder, juniors in near if _came_near(sheets, elder, juniors)}
+    return {elder for elder, juniors in like if _became(sheets, elder, juniors)}
 
 
 class _Read:
@@ -41,39 +48,52 @@ class _Read:
 
     def __init__(self, sheet: Sheet) -> None:
         self.column = {hotkey: i for i, hotkey in enumerate(sheet.hotkeys)}
+        answered = (sheet.log_q[:, :-1] > LOG_Q_UNANSWERED).any(axis=0)
+        self.answered = {h for h, does in zip(sheet.hotkeys, answered, strict=True) if does}
         self._sheet = sheet
         self._terms: tuple[Float, Float, Float] | None = None
 
-    def apart(self, elder: Hotkey, others: Sequence[Hotkey]) -> float:
+    def beside(self, elder: Hotkey, others: Sequence[Hotkey]) -> BesideMixtures:
+        """Of an elder that answered something."""
         self._terms = self._terms or terms(self._sheet)
         columns = [self.column[hotkey] for hotkey in others]
-        return apart_from_mixtures(*self._terms, self.column[elder], columns)
+        return beside_mixtures(*self._terms, self.column[elder], columns)
 
 
-def _near(sheet: Sheet) -> Iterator[tuple[Hotkey, list[Hotkey]]]:
-    """Seniors that are near to those who came later and answer sooner, with these."""
+def _like_juniors(sheet: Sheet) -> Iterator[tuple[Hotkey, list[Hotkey]]]:
+    """Seniors that are like those who came later and answer sooner, with these."""
     read, order = _Read(sheet), [i for i in by_seniority(sheet) if sheet.since[i] is not None]
     for place, i in enumerate(order):
-        took_ms = sheet.answer_ms[i]
+        elder, took_ms = sheet.hotkeys[i], sheet.answer_ms[i]
         juniors = [
             sheet.hotkeys[j]
             for j in order[place + 1 :]
             if took_ms is not None and (its := sheet.answer_ms[j]) is not None and its < took_ms
         ]
-        if juniors and read.apart(sheet.hotkeys[i], juniors) < NEAR:
-            yield sheet.hotkeys[i], juniors
+        if juniors and elder in read.answered:
+            found = read.beside(elder, juniors)
+            if found.apart < NEAR or found.short.min() < SELDOM:
+                yield elder, juniors
 
 
-def _came_near(sheets: Sequence[_Read], elder: Hotkey, juniors: Sequence[Hotkey]) -> bool:
-    """Of all of them, or of those who had come by some time: a newer one hides nothing."""
+def _became(sheets: Sequence[_Read], elder: Hotkey, juniors: Sequence[Hotkey]) -> bool:
     came = {j: next(k for k, s in enumerate(sheets) if j in s.column) for j in juniors}
-    for by in sorted(set(came.values())):
-        old = [j for j in juniors if came[j] <= by]
-        there = [s for s in sheets if s.column.keys() >= {elder, *old}]
-        if len(there) < 2 * EACH_TIME:
-            continue
-        now = max(s.apart(elder, old) for s in there[-EACH_TIME:])
-        then = float(np.mean([s.apart(elder, old) for s in there[:EACH_TIME]]))
-        if then >= APART and now < min(NEAR, NEARER * then):
-            return True
-    return False
+    whose = [[j for j in juniors if came[j] <= max(0, len(sheets) - ago)] for ago in AGO]
+    return any(_became_like(sheets, elder, old) for old in whose if old)
+
+
+def _became_like(sheets: Sequence[_Read], elder: Hotkey, others: Sequence[Hotkey]) -> bool:
+    there = [s for s in sheets if elder in s.answered and s.column.keys() >= set(others)]
+    if len(there) < 2 * EACH_TIME:
+        return False
+    was, now = (
+        BesideMixtures(*map(np.stack, zip(*(s.beside(elder, others) for s in some), strict=True)))
+        for some in (there[:EACH_TIME], there[-EACH_TIME:])
+    )
+    was_apart, apart = was.apart.mean(), now.apart.max()
+    if was_apart >= APART and apart < min(NEAR, NEARER * was_apart):
+        return True
+    was_short, short = was.short.mean(axis=0), now.short.max(axis=0)
+    seldom = (was_short >= SELDOM) & (short < np.minimum(SELDOM, FEWER * was_short))
+    as_good = now.baseline_short.mean(axis=0) >= AS_GOOD * was.baseline_short.mean(axis=0)
+    return bool(np.any(seldom & as_good))

@@ -11,7 +11,7 @@ from tests.sheets import synthetic_sheet
 
 HOTKEYS = ("base", "elder", "newcomer", "sibling", "third", "fourth")
 SINCE, ANSWER_MS = (0, 0, 1, 1, 1, 1), (20, 30, 20, 19, 20, 20)
-EPOCHS, TURNS = 12, 6
+EPOCHS, TURNS = 14, 6
 
 
 def laws(epoch):
@@ -26,12 +26,12 @@ def found(sheets):
     return turned(lambda count: sheets[::-1][:count])
 
 
-def sheets(change, answer_ms=ANSWER_MS):
+def sheets(change, answer_ms=ANSWER_MS, before=laws):
     """change: what an expert says from TURNS on, by epoch, be it a new one; the sibling is a senior
     by now too."""
     made = []
     for epoch in range(EPOCHS):
-        said = laws(epoch) | (change(epoch) if epoch >= TURNS else {})
+        said = before(epoch) | (change(epoch) if epoch >= TURNS else {})
         new = len(said) - len(HOTKEYS)
         sheet = synthetic_sheet(tuple(said), epoch=epoch)
         log_q = sheet.log_q.copy()
@@ -63,6 +63,44 @@ def mixture(epoch):
 
 def test_a_senior_that_mixes_those_who_came_after_it_has_found():
     assert found(sheets(mixture)) == {"elder"}
+
+
+def specialists(epoch):
+    """Each at home in a sixth of the text, and far from everybody elsewhere."""
+    said = laws(epoch)
+    at_home = np.arange(32 * 16) % len(HOTKEYS)
+    return {
+        name: np.minimum(nats + 2.5 - 4.0 * (at_home != i), -0.01)
+        for i, (name, nats) in enumerate(said.items())
+    }
+
+
+def half(epoch, part=0.2):
+    """Of its own and of the others' mixture: nearly as far from them as it was."""
+    own = specialists(epoch)
+    others = np.log(np.mean([np.exp(own[name]) for name in HOTKEYS[2:]], axis=0))
+    mixed = np.logaddexp(own["elder"] + np.log1p(-part), others + np.log(part))
+    return own | {"elder": mixed}
+
+
+@pytest.mark.parametrize("part", [0.1, 0.2, 0.4])
+def test_a_senior_that_half_turns_has_found(part):
+    made = sheets(lambda epoch: half(epoch, part), before=specialists)
+    assert found(made) == {"elder"}
+    # Nor does it help to be away every other epoch.
+    for sheet in made[TURNS + 1 : -1 : 2]:
+        sheet.log_q[:, 1] = LOG_Q_UNANSWERED
+    assert found(made) == {"elder"}
+
+
+def test_whose_juniors_become_worse_has_not_found():
+    """Or who wants an expert's place would only have to say nothing for a while."""
+
+    def worse(epoch):
+        baseline = synthetic_sheet(HOTKEYS, epoch=epoch).log_q[:, -1] / MICRO
+        return specialists(epoch) | dict.fromkeys(HOTKEYS[2:], baseline - 1.0)
+
+    assert "elder" not in found(sheets(worse, before=specialists))
 
 
 def test_a_confederate_that_comes_when_the_senior_turns_hides_nothing():
