@@ -33,6 +33,7 @@ QUICK = 0.5  # instead of a router's memory of 0.95 a token
 LOUDER = (0.0, 2.0, 16.0, 128.0)
 LOG_W_MOST = 600.0  # of quick weights, either way: exp of it is a normal float64
 LACKING_LEAST = 1e-3  # nats
+TINY = np.finfo(np.float64).tiny
 NOVELTY_ENOUGH = 0.008  # nats added where it speaks, of each nat that its seniors' mixture lacks
 DISTANCE_ENOUGH = 0.5  # mean square, cut to 1, of ln q − ln m
 # Less is enough of who is near one senior, and no relay of it as it answers no later: as far from
@@ -132,8 +133,8 @@ def beside_seniors(
 
 class BesideMixtures(NamedTuple):
     """An expert next to mixtures of others, over the items that it answered. apart: the least
-    distance to any, by its own weight. short: [4], of those in which nobody is louder, the part of
-    items at which it says less than SHORT of what the mixture says; and the baseline."""
+    distance to any, by its own weight. short: [4], the part of items at which it says less than
+    SHORT of what they do without the baseline, nobody louder; and the baseline of the same."""
 
     apart: float
     short: Float
@@ -157,8 +158,8 @@ def beside_mixtures(
         for power in POWERS:
             w = np.where(said, np.exp(power * given), 0.0)
             top, low = (w * q)[:, rows].sum(axis=1), w[:, rows].sum(axis=1)
-            log_m = np.log(top / low)[:, None]
-            short.append((x[:, [one, -1]] < log_m + math.log(SHORT)).mean(axis=0))
+            m = (w * q)[:, others].sum(axis=1) / np.maximum(w[:, others].sum(axis=1), TINY)
+            short.append((q[:, [one, -1]] < SHORT * m[:, None]).mean(axis=0))
             for factor in LOUDER:
                 louder = factor * w[:, near]
                 log_m = np.log((top + louder * q[:, near]) / (low + louder))
@@ -237,5 +238,5 @@ def _apart(part: Float, one: Float, other: Float) -> Float:
 
 def _parts(part: Float) -> Float:
     """Each row's parts of its own sum; of nothing nothing."""
-    total: Float = np.maximum(part.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    total: Float = np.maximum(part.sum(axis=1, keepdims=True), TINY)
     return part / total
