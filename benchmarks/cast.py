@@ -284,12 +284,14 @@ class Cast:
             holds=holds,
         )
 
-    def turned_elder(self, claim: str, name: str, law: Turning) -> Made:
+    def turned_elder(
+        self, claim: str, name: str, law: Turning, most: float = 0.05, like: str = ""
+    ) -> Made:
         """Who registered first turns against all others."""
         elder = Member(name, law, delay_s=HONEST_S + HOP_S)
         members = (elder, *self.honest)
         return lambda: Economy(
-            claim, members, frozenset({name}), most=0.05, following=(law,), holds=True
+            claim, members, frozenset({name}), "", most, like, following=(law,), holds=True
         )
 
     def split(self, claim: str, name: str, parts: int) -> Made:

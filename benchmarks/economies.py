@@ -157,11 +157,14 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
         return Turning(law, Aggregator([law, better], first=PREFIX_TOKENS))
 
     def half_elder(share: float) -> Made:
+        """What its own law earns is fair."""
         mixed = Aggregator(cast.experts, gamma=0.8, own=rival, share=1 - share, first=PREFIX_TOKENS)
         return cast.turned_elder(
             f"the first of all mixes all others in, {share:.0%} of its law; remembers",
             "python-rival",
             Turning(rival, mixed, remembers=True),
+            most=1.0,
+            like="python-rival-first",
         )
 
     return {

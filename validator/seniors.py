@@ -136,7 +136,7 @@ class BesideMixtures(NamedTuple):
     distance to any, by its own weight. short: [4], the part of items at which it says less than
     SHORT of what they do without the baseline, nobody louder; and the baseline of the same."""
 
-    apart: float
+    apart: Float
     short: Float
     baseline_short: Float
 
@@ -164,7 +164,7 @@ def beside_mixtures(
                 louder = factor * w[:, near]
                 log_m = np.log((top + louder * q[:, near]) / (low + louder))
                 apart.append(float(_apart(part, x[:, one], log_m)[0]))
-    return BesideMixtures(min(apart), *np.transpose(short))
+    return BesideMixtures(np.min(apart), *np.transpose(short))
 
 
 def quick_log_weights(

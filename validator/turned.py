@@ -28,7 +28,7 @@ AGO = (6, 12, 24, 48)  # sheets: of those who were there by then, a newer one hi
 NEAR = 0.45  # experts of their own making are 0.5 to 0.8 apart
 APART = 0.35  # mixtures of others are 0.36 to 0.8 from who says something of its own, siblings 0.2
 NEARER = 2 / 3  # of what it was
-SELDOM = 0.05  # of items: specialists are short of the others at 0.13 to 0.22, generalists at 0.02
+SELDOM = 0.05  # of items: specialists are short of the others at 0.13 to 0.25, generalists at 0.04
 FEWER = 1 / 3  # of what they were
 AS_GOOD = 2 / 3  # the others are, next to the baseline: it is no echo of who has become worse
 
@@ -78,7 +78,7 @@ def _like_juniors(sheet: Sheet) -> Iterator[tuple[Hotkey, list[Hotkey]]]:
 
 def _became(sheets: Sequence[_Read], elder: Hotkey, juniors: Sequence[Hotkey]) -> bool:
     came = {j: next(k for k, s in enumerate(sheets) if j in s.column) for j in juniors}
-    whose = [[j for j in juniors if came[j] <= max(0, len(sheets) - ago)] for ago in AGO]
+    whose = {tuple(j for j in juniors if came[j] <= max(0, len(sheets) - ago)) for ago in AGO}
     return any(_became_like(sheets, elder, old) for old in whose if old)
 
 
@@ -86,14 +86,19 @@ def _became_like(sheets: Sequence[_Read], elder: Hotkey, others: Sequence[Hotkey
     there = [s for s in sheets if elder in s.answered and s.column.keys() >= set(others)]
     if len(there) < 2 * EACH_TIME:
         return False
-    was, now = (
-        BesideMixtures(*map(np.stack, zip(*(s.beside(elder, others) for s in some), strict=True)))
-        for some in (there[:EACH_TIME], there[-EACH_TIME:])
-    )
-    was_apart, apart = was.apart.mean(), now.apart.max()
-    if was_apart >= APART and apart < min(NEAR, NEARER * was_apart):
+
+    def beside(some: Sequence[_Read]) -> BesideMixtures:
+        """[sheets], and of each mixture [sheets, 4]."""
+        found = (s.beside(elder, others) for s in some)
+        return BesideMixtures(*map(np.stack, zip(*found, strict=True)))
+
+    was = beside(there[:EACH_TIME])
+    was_apart, was_short = was.apart.mean(), was.short.mean(axis=0)
+    if was_apart < APART and was_short.max() < SELDOM:
+        return False
+    now = beside(there[-EACH_TIME:])
+    if was_apart >= APART and now.apart.max() < min(NEAR, NEARER * was_apart):
         return True
-    was_short, short = was.short.mean(axis=0), now.short.max(axis=0)
-    seldom = (was_short >= SELDOM) & (short < np.minimum(SELDOM, FEWER * was_short))
+    is_seldom = now.short.max(axis=0) < np.minimum(SELDOM, FEWER * was_short)
     as_good = now.baseline_short.mean(axis=0) >= AS_GOOD * was.baseline_short.mean(axis=0)
-    return bool(np.any(seldom & as_good))
+    return bool(np.any((was_short >= SELDOM) & is_seldom & as_good))
