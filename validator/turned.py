@@ -48,8 +48,8 @@ class _Read:
 
     def __init__(self, sheet: Sheet) -> None:
         self.column = {hotkey: i for i, hotkey in enumerate(sheet.hotkeys)}
-        answered = (sheet.log_q[:, :-1] > LOG_Q_UNANSWERED).any(axis=0)
-        self.answered = {h for h, does in zip(sheet.hotkeys, answered, strict=True) if does}
+        answered = np.any(sheet.log_q[:, :-1] > LOG_Q_UNANSWERED, axis=0)
+        self.answered = {sheet.hotkeys[i] for i in np.flatnonzero(answered)}
         self._sheet = sheet
         self._terms: tuple[Float, Float, Float] | None = None
 
