@@ -3,9 +3,9 @@
     python benchmarks/first_token.py [--prompt 500]
 
 Four real miners on real sockets, behind a proxy that delays bytes and connections (distance.py);
-their engines are played, so a prompt takes one batch. What is read and computed takes the same at
-any distance: round trips are what a distance adds to the first token, over what it adds to an empty
-call. Prints a Markdown table of medians; distances take turns.
+their engines are played, and a prompt takes a batch for each part of it. What is read and computed
+takes the same at any distance: round trips are what a distance adds to the first token, over what
+it adds to an empty call. Prints a Markdown table of medians; distances take turns.
 """
 
 from __future__ import annotations

@@ -100,12 +100,17 @@ class Drafting:
         self.length.drafted(0.0, kept=is_right)
         return [Draft(token_id) for token_id in tokens[1:]] if is_right else []
 
-    def begin(self, text_ids: TokenIds, first: int) -> _Laws:
-        """Ask for the student's laws of the positions `first` … len(text_ids); see `bases`."""
-        return asyncio.create_task(self._read(text_ids, first))
+    def begin(self, text_ids: TokenIds, first: int) -> _Laws | None:
+        """Ask for the student's laws of the positions `first` … len(text_ids), where there is one;
+        see `bases`."""
+        if self._student is None:
+            return None
+        return asyncio.create_task(self._read(self._student, text_ids, first))
 
-    async def bases(self, reading: _Laws, count: int) -> Sequence[Law]:
+    async def bases(self, reading: _Laws | None, count: int) -> Sequence[Law]:
         """What `begin` asked for, once the experts have answered: the last member's laws."""
+        if reading is None:
+            return [self._baseline] * count
         await asyncio.wait([reading], timeout=PATIENCE_S)
         if not reading.done():
             self._give_up("it is late")
@@ -115,9 +120,9 @@ class Drafting:
         if self._student is not None:
             self._student.close()
 
-    async def _read(self, text_ids: TokenIds, first: int) -> list[Law] | None:
-        if self._student is None:
-            return None
+    async def _read(
+        self, student: StudentBeside, text_ids: TokenIds, first: int
+    ) -> list[Law] | None:
         known, self._laws = self._laws, {}
         laws = []
         while first <= len(text_ids) and first in known:
@@ -126,7 +131,7 @@ class Drafting:
         if first > len(text_ids):
             return laws
         try:
-            return laws + await self._student.laws(np.asarray(text_ids, np.uint32), first)
+            return laws + await student.laws(np.asarray(text_ids, np.uint32), first)
         except EngineError as error:
             self._give_up(str(error))
             return None

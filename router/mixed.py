@@ -198,7 +198,8 @@ class MixtureSession:
                 whole, ids, laws, further, lambda: self._drafting.bases(reading, laws)
             )
         finally:
-            reading.cancel()  # it has been read, or nobody will
+            if reading is not None:
+                reading.cancel()  # it has been read, or nobody will
 
     async def _hear(
         self,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moesubnet.mixture.drafting import Draft
 from moesubnet.mixture.gate import Gate
-from moesubnet.mixture.law import Law, mix
+from moesubnet.mixture.law import Law, alone, mix
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.model import Forecast, TokenIds
@@ -143,6 +143,9 @@ class Posterior:
     def forecast(self, heard: Heard, position: int = -1, drafts: Sequence[Draft] = ()) -> Forecast:
         """The mixture of the laws of one of the positions that were heard; who gave none has no
         say in it. drafts: from the token there on."""
+        if self._is_solo and len(self._experts) == 1 and heard.alive[0]:
+            law, writer = heard.laws[position][0], self._experts[0]
+            return Forecast(alone(law), {str(writer): 1.0}, drafts)
         alive = heard.alive.copy()
         alive[-1] = not self._is_solo
         log_w = self.walk.log_weights(alive)[0]

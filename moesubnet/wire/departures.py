@@ -96,6 +96,8 @@ class Departures:
     """send: see `carry`. most_under_way: lanes. window_bytes: while answers of so much are awaited,
     nothing leaves."""
 
+    _loop: asyncio.AbstractEventLoop  # of whoever has a step; to ask for it costs a system call
+
     def __init__(
         self, send: Send, *, most_under_way: int = MOST_UNDER_WAY, window_bytes: float = inf
     ) -> None:
@@ -120,7 +122,8 @@ class Departures:
 
     async def step(self, parcel: Parcel) -> Answer:
         """Cancelling gives up this parcel alone; a request that nobody waits for is dropped."""
-        now_s = asyncio.get_running_loop().time()
+        self._loop = parcel.answer.get_loop()
+        now_s = self._loop.time()
         self._returns.came([parcel.stream], now_s)
         if not self._count:
             self._waits_since_s = now_s
@@ -133,7 +136,7 @@ class Departures:
         """Arrange the next departure, if somebody waits: once those who are ready now have come."""
         if not self._count or self._is_leaving:
             return
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         due_s = now_s = loop.time()
         if self._count < MAX_STEPS:
             due_s = self._returns.due_s(now_s, self._waits_since_s)
@@ -148,7 +151,7 @@ class Departures:
             self._timer = loop.call_at(due_s, self._look)
 
     def _leave(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._is_leaving = False
         if (
             len(self._under_way) >= self._most_under_way
@@ -183,7 +186,7 @@ class Departures:
         return parcels
 
     async def _carry(self, parcels: Sequence[Parcel], left_s: float) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         left = list(parcels)
 
         def come() -> None:
@@ -205,7 +208,7 @@ class Departures:
 
     def _watch(self, parcels: Sequence[Parcel], task: asyncio.Task[None]) -> None:
         """Begin each parcel's time; drop the request when the last who waited has given up."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
 
         def given_up() -> None:
             if all(parcel.answer.done() for parcel in parcels):

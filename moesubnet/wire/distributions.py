@@ -35,21 +35,13 @@ def check_dense(logprobs: NDArray[np.generic]) -> Rows:
     """
     rows, width = logprobs.shape
     most = 1.0 + MASS_TOLERANCE[logprobs.dtype]
-    out = np.empty((rows, width), np.float32)
     step = max(1, _BLOCK_VALUES // width)
-    scratch = np.empty((min(step, rows), width), np.float32)
+    if rows <= step:
+        return _normalised(logprobs.astype(np.float32), most)
+    out = np.empty((rows, width), np.float32)
     for begin in range(0, rows, step):
-        block = out[begin : begin + step]
-        block[:] = logprobs[begin : begin + step]
-        # NaN and +inf show in the maximum, -inf in the minimum
-        if not (block.max() <= 0.0 and block.min() > -np.inf):
-            raise BadDistribution("a log-probability is not finite or is positive")
-        powers = scratch[: len(block)]
-        np.exp(block, out=powers)
-        mass = powers.sum(axis=1)
-        _check_mass(mass, most)
-        block -= np.log(mass)[:, None]
-        np.minimum(block, 0.0, out=block)  # rounding may leave a sure token a hair above one
+        block = logprobs[begin : begin + step].astype(np.float32)
+        out[begin : begin + step] = _normalised(block, most)
     return out
 
 
@@ -110,6 +102,18 @@ def draw(logprobs: Rows, count: int, seed: int, first: int) -> Ids:
     return ids
 
 
+def _normalised(block: Rows, most: float) -> Rows:
+    """In place."""
+    # NaN and +inf show in the maximum, -inf in the minimum
+    if block.size and not (block.max() <= 0.0 and block.min() > -np.inf):
+        raise BadDistribution("a log-probability is not finite or is positive")
+    mass = np.add.reduce(np.exp(block), axis=1)
+    _check_mass(mass, most)
+    block -= np.log(mass)[:, None]
+    # Rounding may leave a sure token a hair above one.
+    return np.minimum(block, 0.0, out=block)
+
+
 def _check_mass(mass: NDArray[np.floating], most: float) -> None:
-    if not (mass.min(initial=most) > 0.0 and mass.max(initial=0.0) <= most):
+    if not all(0.0 < one <= most for one in mass.tolist()):
         raise BadDistribution("a row's mass is zero or above one")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -83,9 +83,9 @@ class Frame:
             raise FrameError(f"{name} is not a list of strings")
         return strings
 
-    def holds_only(self, fields: set[str], tensors: set[str]) -> None:
+    def holds_only(self, fields: Set[str], tensors: Set[str]) -> None:
         """All of these and no others."""
-        if set(self.fields) != fields or set(self.tensors) != tensors:
+        if self.fields.keys() != fields or self.tensors.keys() != tensors:
             raise FrameError("a field or tensor is missing or unknown")
 
 

@@ -84,6 +84,7 @@ class _Call:
 
     sequences: Sequence[PanelSequence]
     build: Callable[[Asked], StepRequest]
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     patient_until_s: dict[Hotkey, float] = field(default_factory=dict)  # of those on their way
 
 
@@ -181,7 +182,8 @@ class Panel:
         client = self._clients.get(hotkey)
         if client is None:
             return PeerUnavailable("left the panel")
-        if not rested and asyncio.get_running_loop().time() < self._rests_until_s.get(hotkey, 0.0):
+        until_s = self._rests_until_s.get(hotkey)
+        if until_s is not None and not rested and call.loop.time() < until_s:
             return PeerResting("resting after a failure")
         try:
             request, response = await self._ask(client, call)
@@ -212,8 +214,7 @@ class Panel:
 
     async def _step(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
         """One request, timed from when it is on its way."""
-        loop, hotkey = asyncio.get_running_loop(), client.hotkey
-        request = call.build(client)
+        loop, hotkey, request = call.loop, client.hotkey, call.build(client)
         tokens = request.tokens
         patience_s = self._paces.patience_s(hotkey, tokens)
         call.patient_until_s.pop(hotkey, None)
@@ -227,7 +228,7 @@ class Panel:
         if (until_s := call.patient_until_s.get(hotkey)) is not None:
             took_s = loop.time() - (until_s - patience_s)
             self._paces.took(hotkey, tokens, took_s)
-            response = replace(response, took_s=took_s)
+            response = StepResponse(response.rows, response.proof, took_s)
         return request, response
 
     def _late(self, hotkey: Hotkey) -> PanelError:

@@ -8,13 +8,11 @@ router.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from moesubnet.errors import (
     AuthError,
@@ -52,8 +50,7 @@ _BROUGHT = struct.Struct("<HQH")  # status, nonce, length of the receipt
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What a lane to a router has in place of a step."""
 
     expert: Hotkey
@@ -72,8 +69,7 @@ class Question:
         return cls(Hotkey(said[1].decode()), int(said[2]), data[said.end() :])
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
+class Brought(NamedTuple):
     """What a router brings: an expert's status (200 or 409), body, nonce and receipt, unproven.
     UNKNOWN or LOST: nothing."""
 
@@ -149,10 +145,10 @@ class RelayClient(ExpertClient):
             raise RelayLost("the router does not ask it")
         if brought.status == LOST:
             raise PeerUnavailable("no answer, says a router")
-        asked, given = hashlib.sha256(question.step).digest(), await sha256_of(brought.body)
+        given = await sha256_of(brought.body)
         try:
             verify_step(
-                brought.receipt, asked, brought.status, given,
+                brought.receipt, request.sha256, brought.status, given,
                 brought.nonce_ns, expert, self.hotkey,
             )  # fmt: skip
         except AuthError as error:

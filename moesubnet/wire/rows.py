@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -229,17 +230,12 @@ class StepResponse:
         when they are no distributions.
         """
         total, want = request.row_offsets[-1], request.want
-        drafted = sum(len(s.draft_ids) for s in request.sequences)
+        drafted, answering, shown, more = request.counts
         limits = frames.Limits(max_frame_bytes=max_answer_bytes(request, vocab_size))
         frame = frames.decode(data, schema=ROWS_SCHEMA, limits=limits)
-        names = {"row_offsets", "logprobs", "draft_logprobs"}
         listed = want.kind != "full"
-        answering = sum(s.rows > 0 for s in request.sequences) * want.committed
-        shown = sum(s.reveal is not None for s in request.sequences)
-        names |= ({"ids", "tail_mass"} if listed else set()) | ({"roots"} if answering else set())
-        further = [s.further for s in request.sequences]
-        names |= ({"proofs"} if shown else set()) | ({"further"} if any(further) else set())
-        frame.holds_only(set(), names)
+        names = _tensors(listed, bool(answering), bool(shown), bool(more))
+        frame.holds_only(frozenset(), names)
         offsets = frame.tensor("row_offsets", "u32", (len(request.row_offsets),))
         if offsets.tolist() != request.row_offsets:
             raise FrameError("not the rows that were asked for")
@@ -263,12 +259,12 @@ class StepResponse:
             logprobs = check_dense(frame.tensor("logprobs", "f16 f32", (total, vocab_size)))
         if shown:
             proofs = iter(frame.tensor("proofs", "u8", (shown, proof_bytes(vocab_size))))
-        going_on = [_NO_IDS] * len(further)
-        if any(further):
-            guesses = frame.tensor("further", "u32", (sum(further),))
+        going_on = [_NO_IDS] * len(request.sequences)
+        if more:
+            guesses = frame.tensor("further", "u32", (more,))
             if int(guesses.max()) >= vocab_size:
                 raise FrameError("a token to go on with is outside the vocabulary")
-            going_on = np.split(guesses, np.cumsum(further)[:-1])
+            going_on = np.split(guesses, np.cumsum([s.further for s in request.sequences])[:-1])
         drafts = [scores] * len(request.sequences)
         if drafted:
             drafts = np.split(scores, np.cumsum([len(s.draft_ids) for s in request.sequences]))
@@ -298,14 +294,21 @@ class StepResponse:
 
 def max_answer_bytes(request: StepRequest, vocab_size: int) -> int:
     """The largest honest answer: what a client reads before it gives up."""
-    width = request.want.width(vocab_size)
-    drafted = sum(len(s.draft_ids) + s.further for s in request.sequences)
+    drafted, _, shown, more = request.counts
     bound = 0
     if request.want.committed:
-        shown = sum(s.reveal is not None for s in request.sequences)
         bound = 32 * len(request.sequences) + proof_bytes(vocab_size) * shown
+    width = request.want.width(vocab_size)
     rows = request.row_offsets[-1] * (8 * width + 8)  # an id takes four bytes at most
-    return 4_096 + rows + 4 * drafted + bound
+    return 4_096 + rows + 4 * (drafted + more) + bound
+
+
+@lru_cache
+def _tensors(listed: bool, answering: bool, shown: bool, further: bool) -> frozenset[str]:
+    """Those of an answer."""
+    names = {"row_offsets", "logprobs", "draft_logprobs"}
+    names |= ({"ids", "tail_mass"} if listed else set()) | ({"roots"} if answering else set())
+    return frozenset(names | ({"proofs"} if shown else set()) | ({"further"} if further else set()))
 
 
 def _check_ids(row: NDArray[np.int64], ids: Ids, rows: int, want: Want, vocab_size: int) -> None:

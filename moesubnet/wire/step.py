@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +149,16 @@ class StepLimits:
         return min(2**25, 65_536 + self.max_sequences * (48 + 4 * self.context_tokens))
 
 
+class Counts(NamedTuple):
+    """Of all sequences of a request together: draft ids, last rows that come committed, leaves to
+    be shown, tokens to go on with."""
+
+    drafted: int
+    committed: int
+    revealed: int
+    further: int
+
+
 @dataclass(frozen=True, eq=False)
 class StepRequest:
     """A batch of sequences, each of another session of the same sender."""
@@ -174,6 +184,17 @@ class StepRequest:
         )
 
     @cached_property
+    def counts(self) -> Counts:
+        """Found once, as `asked`."""
+        sequences = self.sequences
+        return Counts(
+            sum(len(s.draft_ids) for s in sequences),
+            sum(s.rows > 0 for s in sequences) * self.want.committed,
+            sum(s.reveal is not None for s in sequences),
+            sum(s.further for s in sequences),
+        )
+
+    @cached_property
     def tokens(self) -> int:
         """Of all sequences, with what was asked further, each a pass of its own."""
         return sum(s.tokens + s.further for s in self.sequences)
@@ -185,6 +206,11 @@ class StepRequest:
 
     def to_bytes(self) -> bytes:
         return self._encoded
+
+    @cached_property
+    def sha256(self) -> bytes:
+        """Of its bytes."""
+        return hashlib.sha256(self._encoded).digest()
 
     @cached_property
     def _encoded(self) -> bytes:
