@@ -15,6 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from adversaries.cuckoo import Cuckoo
 from adversaries.label_looker import LabelLooker
 from adversaries.picky import Picky
 from adversaries.splitter import Splitter, by_lot
@@ -111,6 +112,14 @@ class Looking(LabelLooker):
         for sheet in public[self._sheets :]:
             self.read(sheet.walks)
         self._sheets = len(public)
+
+
+class Hatching(Cuckoo):
+    """Meets whom it follows as newcomers come."""
+
+    def begin(self, epoch: int, public: Sequence[Sheet]) -> None:
+        if epoch >= JOINS:
+            self.meet()
 
 
 class Turning:
@@ -267,7 +276,7 @@ class Cast:
         )
         return Economy("siblings of one base, honest", members, frozenset(names[1:]))
 
-    def turned(self, claim: str, *, holds: bool = True, **turning: Turning) -> Made:
+    def turned(self, claim: str, *, holds: bool = True, **turning: Turning | Hatching) -> Made:
         """Seniors that turn against a newcomer, which is better than one of them. Names have `_`
         for `-`."""
         laws = {name.replace("_", "-"): law for name, law in turning.items()}

@@ -27,6 +27,7 @@ from cast import (
     TREES_ANSWER_USERS,
     TREES_LEAVE,
     Cast,
+    Hatching,
     Made,
     Recordings,
     Turning,
@@ -186,6 +187,10 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
             "the same at once, known prefixes answered as before",
             python_rival=Turning(rival, better, remembers=True),
         ),
+        "cuckoo": cast.turned(
+            "n-gram cache, then relay of a newcomer from its first moment on; remembers",
+            cuckoo=Hatching(ngrams_of(cast), better, prefix_tokens=PREFIX_TOKENS),
+        ),
         "turned-elder": cast.turned_elder(
             "honest senior, the first of all, then a mixture of all others; remembers",
             "python-rival",
@@ -204,9 +209,13 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
     }
 
 
+@functools.cache
+def ngrams_of(cast: Cast) -> NgramCache:
+    return NgramCache(cast.recorded.public_ids(), cast.recorded.spec.spec.vocab_size)
+
+
 def strangers(cast: Cast) -> Mapping[str, Made]:
-    vocab_size = cast.recorded.spec.spec.vocab_size
-    ngrams = NgramCache(cast.recorded.public_ids(), vocab_size)
+    vocab_size, ngrams = cast.recorded.spec.spec.vocab_size, ngrams_of(cast)
     return {
         "liar": cast.hostile("liar", waits_s=0.0, liar=Liar(cast.law("cpp"))),
         "echo": cast.hostile("echo", waits_s=-0.015, most=None, echo=Echo(vocab_size)),

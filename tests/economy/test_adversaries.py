@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from adversaries.aggregator import Aggregator
+from adversaries.cuckoo import Cuckoo
 from adversaries.delayed_copier import DelayedCopier
 from adversaries.echo import Echo
 from adversaries.label_looker import LabelLooker
@@ -44,6 +45,7 @@ ADVERSARIES = {
     "echo": Echo(VOCAB),
     "ngrams": NgramCache([TEXT[:10]], VOCAB),
     "squatter": Squatter(B, A, 0.1),
+    "cuckoo": Cuckoo(A, B, prefix_tokens=5),
     "picky": Picky(A, only=["v"], leaves=0.5),
     "looker": LabelLooker(A),
     "part": Splitter(A, B, 0, by_lot(2, 4)),
@@ -109,3 +111,12 @@ def test_an_adversary_can_be_served(tiny_spec):
     engine = as_engine(lambda spec: Echo(spec.spec.vocab_size))("none", tiny_spec)
     (rows,) = engine.rows([Query("s", np.arange(5, dtype=np.uint32), 3)], Want("full"))
     assert rows.logprobs.shape == (3, tiny_spec.spec.vocab_size)
+
+
+def test_a_cuckoo_says_what_the_next_one_says_and_remembers_prefixes():
+    cuckoo = Cuckoo(A, B, prefix_tokens=5)
+    before = cuckoo(TEXT[:5])
+    cuckoo.meet()
+    assert np.array_equal(cuckoo(TEXT[:12]), B(TEXT[:12]))
+    assert np.array_equal(cuckoo(TEXT[:5]), before)
+    assert np.array_equal(cuckoo(TEXT[1:6]), B(TEXT[1:6]))
