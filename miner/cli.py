@@ -10,6 +10,7 @@ import typer
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.host.options import (
     DEFAULT_CHAIN,
+    AllowPrivateHere,
     AsJson,
     Chain,
     Host,
@@ -150,6 +151,7 @@ def run(
     queue_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens that may wait to be computed; then callers get 429.")
     ] = 65_536,
+    allow_private: AllowPrivateHere = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Serve a model to routers, validators and distillers, and earn by what it adds to them.
@@ -229,7 +231,7 @@ def run(
         external_ip=external_ip,
         price_rao_per_mtoken=price_rao_per_mtoken,
         queue_tokens=queue_tokens,
-        allow_private=names_loopback(chain),
+        allow_private=names_loopback(chain) if allow_private is None else allow_private,
     )
     asyncio.run(run_miner(config))
 
@@ -263,13 +265,7 @@ def status(
     ] = "default",
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
-    allow_private: Annotated[
-        bool | None,
-        typer.Option(
-            help="Also fetch sheets from private and loopback addresses; by default if the chain "
-            "is on this machine."
-        ),
-    ] = None,
+    allow_private: AllowPrivateHere = None,
     as_json: AsJson = False,
 ) -> None:
     """Say a miner's rank, its value, what it will earn per epoch, and why."""
@@ -283,10 +279,9 @@ def status(
     from moesubnet.wire.addresses import names_loopback
 
     address = Hotkey(account(hotkey, None, hotkey=True))
-    if allow_private is None:
-        allow_private = names_loopback(chain)
+    is_local = names_loopback(chain) if allow_private is None else allow_private
     found = ask_chain(
         chain,
-        lambda client: survey(client, NetUid(netuid), address, allow_private=allow_private),
+        lambda client: survey(client, NetUid(netuid), address, allow_private=is_local),
     )
     typer.echo(json.dumps(asdict(found)) if as_json else render(found))

@@ -15,7 +15,7 @@ from moesubnet.chain.wallet import is_uri, load_coldkey, split_spec, wallets_roo
 from moesubnet.engine.base import Engine
 from moesubnet.engine.named import check_engine, load_engines
 from moesubnet.engine.open_weights import check_offer
-from moesubnet.errors import ChainError, ConfigError, FetchError
+from moesubnet.errors import CallRejected, ChainError, ConfigError, FetchError
 from moesubnet.host.interrupt import stop_event
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
@@ -71,7 +71,7 @@ class MinerConfig:
     external_ip: str | None
     price_rao_per_mtoken: int
     queue_tokens: int
-    allow_private: bool  # addresses of validators, whose sheets say when to open weights
+    allow_private: bool  # addresses of the owner's spec, and of validators' sheets
 
 
 async def run_miner(config: MinerConfig) -> None:
@@ -83,7 +83,7 @@ async def run_miner(config: MinerConfig) -> None:
     async with contextlib.AsyncExitStack() as stack:
         chain = await stack.enter_async_context(await ChainClient.connect(config.chain_url))
         metagraph = await chain.metagraph(config.netuid)
-        spec = await find_spec(config.spec_dir, metagraph)
+        spec = await find_spec(config.spec_dir, metagraph, allow_private=config.allow_private)
         payers = [await _payer(chain, config, seat, metagraph) for seat in config.seats]
         await asyncio.to_thread(_check, config, spec)
         for seat, payer in zip(config.seats, payers, strict=True):
@@ -225,7 +225,9 @@ async def _keep_announced(
         expert.check_can_follow(spec)
         return spec
 
-    next_spec = NextSpec(expert.spec, checked, folder=config.spec_dir, allow_private=False)
+    next_spec = NextSpec(
+        expert.spec, checked, folder=config.spec_dir, allow_private=config.allow_private
+    )
     said: set[str] = set()
     hidden_url, asked_epoch = seat.weights_url, -1  # while weights may not be shown
 
@@ -262,6 +264,9 @@ async def _keep_announced(
                 log.info("committed uid=%d sha256=%s %s", neuron.uid, sha256, kind)
                 await metagraphs.refresh()
         except ChainError as error:
+            if isinstance(error, CallRejected) and error.is_of_address:
+                where = f"{axon.ip}:{axon.port}"
+                raise ConfigError(f"the chain does not take {where}: {error}") from error
             log.warning("announcing: %s; trying again", error)
             pause_s = ANNOUNCE_RETRY_S
         await asyncio.sleep(pause_s)

@@ -85,6 +85,11 @@ class CallRejected(ChainError):
         super().__init__(f"{name}: {text}" if text else name)
         self.name = name
 
+    @property
+    def is_of_address(self) -> bool:
+        """Whether the chain will never take that address of anybody."""
+        return self.name in ("InvalidIpAddress", "InvalidIpType", "InvalidPort")
+
 
 class StaleMetagraph(ChainError):
     """The snapshot is older than its owner allows; nothing may be decided on it."""

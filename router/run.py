@@ -13,7 +13,7 @@ import aiohttp
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
-from moesubnet.errors import ChainError, ConfigError, MoesubnetError
+from moesubnet.errors import CallRejected, ChainError, ConfigError, MoesubnetError
 from moesubnet.host.interrupt import stop_event
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
@@ -232,6 +232,9 @@ async def _announce(
                 is_announced = True
                 await cache.refresh()
         except ChainError as error:
+            if isinstance(error, CallRejected) and error.is_of_address:
+                log.error("no validator finds this router's node at %s: %s", axon.url, error)
+                return
             log.warning("announcing: %s; trying again", error)
         await asyncio.sleep(ANNOUNCE_S)
 

@@ -25,7 +25,7 @@ from moesubnet.wire.strict_json import parse_json
 log = logging.getLogger(__name__)
 
 ANSWER_S = 120.0  # a long prompt's first answer, on a CPU
-PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before trying again
+PAUSES_S = (0.5, 1.0, 2.0)  # before trying again; in all less than routers wait for a step
 BUSY = (429, 502, 503, 504)
 MAX_BYTES, ENTRY_BYTES = 1 << 16, 512  # of an answer, and for each log-probability in it
 MASS_TOLERANCE = 1e-2  # servers round, and some compute in half precision
@@ -64,7 +64,7 @@ class CompletionServer:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._vocab_size, self.shape = vocab_size, shape
         self._session: aiohttp.ClientSession | None = None
-        self._troubled = False
+        self._troubled = self._is_away = False  # away: it was asked often enough, in vain
 
     async def close(self) -> None:
         if self._session is not None:
@@ -163,9 +163,10 @@ class CompletionServer:
         return Law(logp, ids, tail / (mass + tail), self.shape)
 
     async def _ask(self, method: str, path: str, body: object, limit: int) -> Any:
-        """A JSON object of at most `limit` bytes; tries again while it is busy or away."""
+        """A JSON object of at most `limit` bytes. While it is busy or away it is tried again; once
+        that was in vain, each question is one try, until one is answered."""
         problem = ""
-        for pause_s in (*PAUSES_S, None):
+        for pause_s in (*(() if self._is_away else PAUSES_S), None):
             try:
                 status, data = await self._once(method, path, body, limit)
             except aiohttp.ServerTimeoutError as error:  # of the connection
@@ -176,6 +177,7 @@ class CompletionServer:
                 problem = f"{self.url} does not answer: {error or type(error).__name__}"
             else:
                 if status == 200:
+                    self._is_away = False
                     self._tell("")
                     return _object(data, path)
                 problem = f"{self.url}{path} answers {status}: {_shown(data)}"
@@ -184,6 +186,7 @@ class CompletionServer:
             self._tell(problem)
             if pause_s is not None:
                 await asyncio.sleep(pause_s)
+        self._is_away = True
         raise EngineError(problem)
 
     def _tell(self, problem: str) -> None:

@@ -125,9 +125,9 @@ def input_device(model: Any) -> torch.device:
 
 
 def _from_pretrained(folder: Path, precision: str, **options: Any) -> Any:
+    quiet_transformers()
     from transformers import AutoModelForCausalLM
 
-    quiet_transformers()
     loader: Any = AutoModelForCausalLM
     return loader.from_pretrained(
         str(folder),

@@ -21,8 +21,14 @@ def set_up_logging(level: str) -> None:
 
 
 def quiet_transformers() -> None:
-    """Keep its progress bars, and peft's use of names that it deprecates, out of our progress."""
+    """Keep its progress bars, and peft's and torchao's use of what is deprecated, out of our
+    progress. To be called before a model class is imported, which imports torchao."""
+    logging.getLogger("torch.utils._pytree").addFilter(_is_no_deprecated_enum)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
+
+
+def _is_no_deprecated_enum(record: logging.LogRecord) -> bool:
+    return "is an Enum subclass" not in str(record.msg)

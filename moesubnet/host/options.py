@@ -22,5 +22,12 @@ Port = Annotated[
 AllowPrivate = Annotated[
     bool, typer.Option(help="Also call private and loopback addresses (local networks).")
 ]
+AllowPrivateHere = Annotated[
+    bool | None,
+    typer.Option(
+        help="Also fetch from private and loopback addresses (local networks); by default if the "
+        "chain is on this machine."
+    ),
+]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]

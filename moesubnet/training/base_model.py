@@ -50,6 +50,7 @@ def find_base(model: str, spec: LoadedSpec) -> Path:
 
 def size_of(folder: Path, lora_rank: int | None) -> Size:
     """Without reading a weight. Raises ConfigError for a model that transformers does not know."""
+    quiet_transformers()
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
@@ -85,10 +86,10 @@ def load_base(
 
     Raises ConfigError without peft.
     """
+    quiet_transformers()
     import torch
     from transformers import AutoModelForCausalLM
 
-    quiet_transformers()
     dtype = torch.bfloat16 if low_precision and lora_rank is not None else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.to(device)

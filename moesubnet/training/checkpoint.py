@@ -25,6 +25,7 @@ class Position:
     run: str
     step: int
     elapsed_s: float
+    tokens: int = 0  # in the batches; older files do not say
 
 
 def save_checkpoint(

@@ -12,10 +12,11 @@ import typer
 
 from moesubnet.chain.commands.console import ask_chain
 from moesubnet.errors import ConfigError
-from moesubnet.host.options import DEFAULT_CHAIN, Chain, Netuid, SpecDir
+from moesubnet.host.options import DEFAULT_CHAIN, AllowPrivateHere, Chain, Netuid, SpecDir
 from moesubnet.host.paths import text_files
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import NetUid
+from moesubnet.wire.addresses import names_loopback
 
 if TYPE_CHECKING:
     from moesubnet.chain.client import ChainClient
@@ -54,6 +55,7 @@ def train(
     spec: SpecDir = None,
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
+    allow_private: AllowPrivateHere = None,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -106,7 +108,9 @@ def train(
         raise ConfigError(f"--precision {precision} is none of auto, bf16 and f32")
     if base is None and (lora is not None or merge):
         raise ConfigError("--lora and --merge need a model to start --from")
-    loaded = load_spec(spec) if spec else ask_chain(chain, partial(_published_spec, netuid))
+    is_local = names_loopback(chain) if allow_private is None else allow_private
+    published = partial(_published_spec, netuid, is_local)
+    loaded = load_spec(spec) if spec else ask_chain(chain, published)
 
     from moesubnet.host.progress import json_lines, on_terminal
     from moesubnet.training.tracking import tracked
@@ -192,8 +196,7 @@ def _in_words(out: Path, report: ExpertReport | FineTuneReport) -> str:
         gained = report.perplexity_after < report.perplexity_before
         return (
             f"{out}: {report.trained_parameters:,} of {report.parameters:,} parameters trained, "
-            f"{report.steps} steps over {report.train_tokens:,} tokens in {report.elapsed_s:.0f} s"
-            f"\nheld-out perplexity {report.perplexity_before:.2f} before, "
+            f"{_work(report)}\nheld-out perplexity {report.perplexity_before:.2f} before, "
             f"{report.perplexity_after:.2f} after"
             + (
                 ""
@@ -202,8 +205,7 @@ def _in_words(out: Path, report: ExpertReport | FineTuneReport) -> str:
             )
         )
     text = (
-        f"{out}: {report.parameters:,} parameters, {report.steps} steps over "
-        f"{report.train_tokens:,} tokens in {report.elapsed_s:.0f} s\n"
+        f"{out}: {report.parameters:,} parameters, {_work(report)}\n"
         f"held-out perplexity {report.held_out_perplexity:.1f}"
     )
     if report.seen_tokens < SLOW_TOKENS_PER_S * report.elapsed_s:
@@ -214,10 +216,19 @@ def _in_words(out: Path, report: ExpertReport | FineTuneReport) -> str:
     return text
 
 
-async def _published_spec(netuid: int, client: ChainClient) -> LoadedSpec:
+def _work(report: ExpertReport | FineTuneReport) -> str:
+    """Tokens that it read again count again."""
+    return (
+        f"{report.steps} steps in {report.elapsed_s:.0f} s; they read {report.seen_tokens:,} "
+        f"tokens, of a text of {report.train_tokens:,}"
+    )
+
+
+async def _published_spec(netuid: int, allow_private: bool, client: ChainClient) -> LoadedSpec:
     from moesubnet.spec.source import find_spec
 
-    return await find_spec(None, await client.metagraph(NetUid(netuid)))
+    metagraph = await client.metagraph(NetUid(netuid))
+    return await find_spec(None, metagraph, allow_private=allow_private)
 
 
 if __name__ == "__main__":

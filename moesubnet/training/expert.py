@@ -41,7 +41,7 @@ class ExpertReport:
     spec_sha256: str
     parameters: int
     train_tokens: int  # in the text
-    seen_tokens: int  # in the batches of this run
+    seen_tokens: int  # in the batches
     held_out_tokens: int
     held_out_perplexity: float
     steps: int

@@ -73,7 +73,7 @@ class FineTuneReport:
     parameters: int
     trained_parameters: int
     train_tokens: int  # in the text
-    seen_tokens: int  # in the batches of this run
+    seen_tokens: int  # in the batches
     held_out_tokens: int
     perplexity_before: float
     perplexity_after: float

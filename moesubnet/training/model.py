@@ -48,6 +48,7 @@ def small_config(
 
 def new_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
     """A model with random weights, the same for the same seed."""
+    quiet_transformers()
     import torch
     from transformers import LlamaForCausalLM
 

@@ -54,7 +54,8 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run took. `loss`: mean over the last tenth of the steps, nats per token."""
+    """What a run took, what it was resumed from included. `loss`: mean over the last tenth of
+    the steps, nats per token."""
 
     steps: int
     elapsed_s: float
@@ -101,15 +102,17 @@ def train(
     position = None
     if checkpoint is not None:
         position = load_checkpoint(checkpoint, model, optimizers, schedule.run)
-    step, began_s = (position.step, position.elapsed_s) if position else (0, 0.0)
+    position = position or Position(schedule.run, 0, 0.0)
+    step, tokens, began_s = position.step, position.tokens, position.elapsed_s
     team.check_same(step, "the checkpoint: all devices need the same folder")
     elapsed_s, saving_s, saved_s = began_s, 0.0, began_s
-    started_s, stopped, tokens, losses = clock() - elapsed_s, False, 0, []
+    started_s, stopped, losses = clock() - elapsed_s, False, []
 
     def save() -> None:
         nonlocal saved_s, saving_s
         if checkpoint is not None and team.rank == 0:
-            save_checkpoint(checkpoint, model, optimizers, Position(schedule.run, step, elapsed_s))
+            now = Position(schedule.run, step, elapsed_s, tokens)
+            save_checkpoint(checkpoint, model, optimizers, now)
             saved_s = clock() - started_s
             saving_s = saved_s - elapsed_s
 
@@ -128,7 +131,7 @@ def train(
                 fraction=progress_fraction(step, elapsed_s, schedule),
                 loss=float(np.mean(losses[-20:])),
                 elapsed_s=elapsed_s,
-                tokens_per_s=tokens / max(1e-9, elapsed_s - began_s),
+                tokens_per_s=(tokens - position.tokens) / max(1e-9, elapsed_s - began_s),
             )
         )
         if elapsed_s - saved_s >= max(CHECKPOINT_EVERY_S, saving_s / CHECKPOINT_SHARE):

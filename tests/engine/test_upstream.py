@@ -306,6 +306,32 @@ async def test_a_busy_server_is_asked_again_and_it_is_said(
     assert law.tail == pytest.approx(1 - np.exp(-0.5))
 
 
+async def test_a_server_that_stays_away_costs_its_callers_the_pauses_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(completions, "PAUSES_S", (0.0, 0.0))
+    tries, is_back = 0, False
+
+    async def restarting(request: web.Request) -> Response:
+        nonlocal tries
+        tries += 1
+        return web.json_response({"tokens": [7]}) if is_back else web.Response(status=503)
+
+    with serving(restarting) as url:
+        server = CompletionServer(url, key="", vocab_size=300, shape=EVEN)
+        for expected in (3, 4, 5):
+            with pytest.raises(EngineError, match="answers 503"):
+                await server.tokenize("a")
+            assert tries == expected
+        is_back = True
+        assert await server.tokenize("a") == [7]
+        is_back, tries = False, 0
+        with pytest.raises(EngineError, match="answers 503"):
+            await server.tokenize("a")
+        assert tries == 3, "it was there again: this may be a moment"
+        await server.close()
+
+
 async def test_an_answer_that_takes_too_long_is_not_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

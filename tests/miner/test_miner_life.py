@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from typer.testing import CliRunner
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain import DevChain
@@ -27,7 +28,8 @@ from moesubnet.engine.model_folder import weights_commitment
 from moesubnet.engine.target import DEFAULT_ENGINE
 from moesubnet.engine.transformers_engine import TransformersEngine
 from moesubnet.errors import ConfigError, PeerRefused, PeerUnavailable
-from moesubnet.miner.run import _check_open
+from moesubnet.miner.cli import miner_app
+from moesubnet.miner.run import MinerConfig, _check_open
 from moesubnet.spec.content import LoadedSpec, save_spec
 from moesubnet.types import Axon, Hotkey, NetUid, ServedModel
 from moesubnet.wire.client import ExpertClient
@@ -166,6 +168,37 @@ async def test_a_model_that_cannot_be_loaded_buys_no_slot(network: Network) -> N
     assert code == 1
     assert "there is no file my-model.gguf" in log
     assert MINER not in (await network.chain.metagraph(NETUID)).by_hotkey
+
+
+async def test_an_address_that_the_chain_takes_from_nobody_ends_the_miner(network: Network) -> None:
+    arguments = ("--coldkey", "//Bob", "--external-ip", "203.0.113.7")  # is in no network
+    code, log = await (await network.miner(*arguments)).wait()
+    assert code == 2
+    assert "the chain does not take 203.0.113.7:" in log
+    assert "publish a public one (`--external-ip`)" in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        ((), True),
+        (("--no-allow-private",), False),
+        (("--chain", "ws://10.0.0.5:9944"), False),
+        (("--chain", "ws://10.0.0.5:9944", "--allow-private"), True),
+    ],
+)
+def test_an_owner_on_a_private_address_is_believed_on_this_machine_or_when_told(
+    arguments: tuple[str, ...], allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[MinerConfig] = []
+
+    async def note(config: MinerConfig) -> None:
+        configs.append(config)
+
+    monkeypatch.setattr("moesubnet.miner.run.run_miner", note)
+    usual = ["run", "--model", "none", "--hotkey", "//Fay//hot"]
+    assert CliRunner().invoke(miner_app, [*usual, *arguments]).exit_code == 0
+    assert [config.allow_private for config in configs] == [allowed]
 
 
 async def test_two_hotkeys_of_one_model_buy_no_slots(network: Network) -> None:

@@ -70,7 +70,8 @@ ADVICE = {
     "work again with the difficulty of now",
     "InvalidEmissionShares": "name existing subnets, each once, with at least one share above 0",
     "InvalidIdentity": "names and symbols must be UTF-8 of at most 64 bytes",
-    "InvalidIpAddress": "others cannot reach this address; publish a public one (`--external-ip`)",
+    "InvalidIpAddress": "others cannot reach this address; publish a public one (`--external-ip`). "
+    "Private ones are taken by chains of the development preset",
     "InvalidIpType": "an address is of type 4 or 6; publish it as one of them",
     "InvalidPort": "port 0 cannot be reached; publish the real one",
     "InvalidRevealCommitHashNotMatch": "what was revealed is not what was committed; reveal the "
