@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moesubnet.errors import EngineError
-from moesubnet.mixture.draft_length import DraftLength
+from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS, DraftLength
 from moesubnet.mixture.drafting import Draft
 from moesubnet.mixture.guessing import Guessing, GuessPace
 from moesubnet.mixture.law import Law
@@ -30,7 +30,7 @@ _Laws = asyncio.Task[list[Law] | None]
 
 class Drafting:
     """A student that fails once is left alone by this stream. Drafts that were not kept come to
-    no more than the tokens that the stream was to write."""
+    no more than MOST_LOST_DRAFTS for each token that the stream was to write."""
 
     def __init__(self, student: StudentBeside | None, baseline: Law, unaided: GuessPace) -> None:
         """unaided: of rounds that experts draft for."""
@@ -89,7 +89,7 @@ class Drafting:
         if drawing.left == 0:
             return 0
         if self._spare is None:
-            self._spare = drawing.left
+            self._spare = MOST_LOST_DRAFTS * drawing.left
         return min(drawing.left - 1, self._spare)
 
     def _guessed(self, text_ids: TokenIds) -> list[Draft]:

@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from typing import Any, TypeVar
 
+from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
@@ -218,10 +219,10 @@ class Service:
 
     def largest_cost(self, prompts: Sequence[Sequence[Job]]) -> Cost:
         """What the largest answer to these jobs takes. prompts: for each its choices. Drafts that
-        are not kept are answered too, and owed; there are never more of them than `max_tokens`."""
+        are not kept are answered too, and owed."""
         jobs = [job for choices in prompts for job in choices]
         written = sum(job.max_tokens for job in jobs)
-        positions = 2 * written + sum(len(job.prompt_ids) for job in jobs)
+        positions = (1 + MOST_LOST_DRAFTS) * written + sum(len(job.prompt_ids) for job in jobs)
         dearest = max(self._model(job).dearest_rao_per_mtoken() for job in jobs)
         # Every expert's share is rounded up by itself; 64 is the most that one answer takes.
         rounding_rao = 64 * len(jobs) if dearest else 0

@@ -10,7 +10,7 @@ import pytest
 
 from moesubnet.engine.drafting import draft as draft_with
 from moesubnet.errors import EngineError, NobodyAnswers
-from moesubnet.mixture.draft_length import entropy_nats
+from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS, entropy_nats
 from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.guessing import GuessPace
@@ -204,7 +204,7 @@ async def test_experts_are_owed_for_lost_drafts_which_are_bounded(drafted) -> No
     text, _ = await write(session, [9, 5, 6, 7], 30)
     for key in salts:
         positions, _ = session.answered()[key]
-        assert len(text) - 1 < positions <= 4 + 2 * 30
+        assert len(text) - 1 < positions <= 4 + (1 + MOST_LOST_DRAFTS) * 30
 
 
 async def test_who_says_yes_to_every_draft_weighs_what_an_honest_one_does(
