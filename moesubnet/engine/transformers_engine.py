@@ -22,6 +22,7 @@ import torch
 from moesubnet.engine.adapters import AdapterEngine, Switch
 from moesubnet.engine.answers import answers
 from moesubnet.engine.base import Query, TokenIds, check_batch, context_token, owner
+from moesubnet.engine.lean import MOST_TOKENS, lean_pass
 from moesubnet.engine.loading import (
     check_memory,
     input_device,
@@ -98,6 +99,7 @@ class TransformersEngine:
         self._sessions: OrderedDict[str, Held] = OrderedDict()
         self._weights_bytes: int = sum(weight.nbytes for weight in self._model.parameters())
         self._budget_bytes = kv_budget_bytes or self._default_budget()
+        self._lean = lean_pass(self._model, self.context_tokens) if packs else None
         if packs:
             pack(self._model)
         self._pool: SlabPool | None = None
@@ -254,11 +256,14 @@ class TransformersEngine:
             begin = max(0, -plan.base)
             row[begin : plan.count] = plan.tokens[plan.base + begin :]
         keep = width - min(plan.first - plan.base for plan in run)
-        logits = self._model(
-            input_ids=torch.from_numpy(inputs).to(self._device),
-            logits_to_keep=keep,
-            **arguments,
-        ).logits[:, -keep:, : self.vocab_size]
+        ids = torch.from_numpy(inputs).to(self._device)
+        cache = arguments.get("past_key_values")
+        is_short = width <= MOST_TOKENS and "attention_mask" not in arguments
+        if self._lean is not None and cache is not None and is_short:
+            logits = self._lean.logits(ids, cache, keep)
+        else:
+            logits = self._model(input_ids=ids, logits_to_keep=keep, **arguments).logits
+        logits = logits[:, -keep:, : self.vocab_size]
         skipped = width - keep
         return [
             row[plan.first - plan.base - skipped : plan.count - skipped]
@@ -328,6 +333,9 @@ class TransformersEngine:
         pool = SlabPool(layers, self.context_tokens)
         with short_windows(self._model, pool):
             wrong = self._disagreement(pool)
+            if wrong and self._lean is not None:
+                self._lean = None
+                wrong = self._disagreement(pool)
         if wrong:
             log.warning(_UNCACHED, wrong)
         return None if wrong else pool
