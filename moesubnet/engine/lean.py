@@ -34,12 +34,15 @@ class _Layer:
 class LeanPass:
     """The passes of one model, on a CPU and in float32."""
 
-    def __init__(self, model: LlamaForCausalLM, context_tokens: int) -> None:
+    def __init__(self, model: Any, context_tokens: int) -> None:
         config, base = model.config, model.model
-        self._eps, self._embed = config.rms_norm_eps, base.embed_tokens.weight
         attention = base.layers[0].self_attn
-        self._dim, self._scale = attention.head_dim, attention.scaling
-        self._kv_heads, self._groups = config.num_key_value_heads, attention.num_key_value_groups
+        self._eps: float = config.rms_norm_eps
+        self._embed: Tensor = base.embed_tokens.weight
+        self._dim: int = attention.head_dim
+        self._scale: float = attention.scaling
+        self._kv_heads: int = config.num_key_value_heads
+        self._groups: int = attention.num_key_value_groups
         # [positions, 1, dim]: x · cos + (x, its halves swapped) · sin turns x by its position.
         cos, sin = base.rotary_emb(self._embed, torch.arange(context_tokens)[None])
         sin = torch.cat((-sin[..., : self._dim // 2], sin[..., self._dim // 2 :]), -1)
@@ -81,7 +84,8 @@ def lean_pass(model: Any, context_tokens: int) -> LeanPass | None:
     """None where the model is another, or a larger one."""
     if type(model) is not LlamaForCausalLM or model.device.type != "cpu":
         return None
-    config, weights = model.config, list(model.parameters())
+    config: Any = model.config
+    weights = list(model.parameters())
     is_plain = (
         config.hidden_act == "silu"
         and not config.attention_bias

@@ -257,18 +257,21 @@ class TransformersEngine:
             row[begin : plan.count] = plan.tokens[plan.base + begin :]
         keep = width - min(plan.first - plan.base for plan in run)
         ids = torch.from_numpy(inputs).to(self._device)
-        cache = arguments.get("past_key_values")
-        is_short = width <= MOST_TOKENS and "attention_mask" not in arguments
-        if self._lean is not None and cache is not None and is_short:
-            logits = self._lean.logits(ids, cache, keep)
-        else:
-            logits = self._model(input_ids=ids, logits_to_keep=keep, **arguments).logits
-        logits = logits[:, -keep:, : self.vocab_size]
+        logits = self._logits(ids, keep, arguments)[:, -keep:, : self.vocab_size]
         skipped = width - keep
         return [
             row[plan.first - plan.base - skipped : plan.count - skipped]
             for row, plan in zip(logits, run, strict=True)
         ]
+
+    def _logits(self, ids: torch.Tensor, keep: int, arguments: dict[str, Any]) -> torch.Tensor:
+        """[batch, keep or more, V or more], of the last positions of ids [batch, width]."""
+        cache = arguments.get("past_key_values")
+        is_short = ids.shape[1] <= MOST_TOKENS and "attention_mask" not in arguments
+        if self._lean is not None and cache is not None and is_short:
+            return self._lean.logits(ids, cache, keep)
+        logits: torch.Tensor = self._model(input_ids=ids, logits_to_keep=keep, **arguments).logits
+        return logits
 
     def _arguments(self, run: list[Plan]) -> dict[str, Any]:
         """Settle where a pass reads and writes; the model arguments that go with it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -163,18 +164,14 @@ def test_holes_are_closed_before_anybody_has_to_go(cramped: TransformersEngine) 
 
 def fed(engine: TransformersEngine, queries: list[Query]) -> int:
     """How many tokens of each sequence go through the model for this batch."""
-    widths = []
-    model = engine._model
+    widths, logits = [], engine._logits
 
-    def count(**arguments: Any) -> Any:
-        widths.append(arguments["input_ids"].shape[1])
-        return model(**arguments)
+    def count(ids: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        widths.append(ids.shape[1])
+        return logits(ids, *arguments)
 
-    engine._model = count
-    try:
+    with mock.patch.object(engine, "_logits", count):
         engine.rows(queries, FULL)
-    finally:
-        engine._model = model
     return max(widths)
 
 
@@ -217,11 +214,9 @@ def test_a_pass_that_fails_leaves_nothing_wrong_behind(
 ) -> None:
     text = np.random.default_rng(8).integers(0, V, 30, dtype=np.uint32)
     engine.rows([Query("x", text[:20], 20)], FULL)
-    model = engine._model
-    engine._model = lambda **_: (_ for _ in ()).throw(RuntimeError("out of memory"))
-    with pytest.raises(EngineError, match="out of memory"):
+    failing = mock.patch.object(engine, "_logits", side_effect=RuntimeError("out of memory"))
+    with failing, pytest.raises(EngineError, match="out of memory"):
         engine.rows([Query("x", text[:25], 25)], FULL)
-    engine._model = model
     query = Query("x", text[:26], 20)
     np.testing.assert_allclose(engine.rows([query], FULL)[0].logprobs, plain(query), atol=2e-4)
 
