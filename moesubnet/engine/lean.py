@@ -108,4 +108,5 @@ def _laid_together(layer: Any) -> _Layer:
 
 
 def _after(norm: Any, *linears: Any) -> Tensor:
-    return (torch.cat([linear.weight for linear in linears]) * norm.weight).T
+    together: Tensor = torch.cat([linear.weight for linear in linears]) * norm.weight
+    return together.T
