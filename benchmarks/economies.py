@@ -133,17 +133,22 @@ def mixtures(cast: Cast) -> Mapping[str, Made]:
 
 
 def searched(cast: Cast) -> Mapping[str, Made]:
-    """A false sibling need not wait, as it would if it asked anybody; the parasite knows something
-    of its own."""
+    """A false sibling need not wait, as it would if it asked anybody: it has the others' weights,
+    sooner (early) or later. The parasite knows something of its own."""
 
-    def best(kind: str, waits_s: float = HOP_S, most: float | None = 0.05) -> Made:
+    def best(
+        kind: str, waits_s: float = HOP_S, most: float | None = 0.05, joins: int = 0, said: str = ""
+    ) -> Made:
         law = KINDS[kind][1](cast.recorded, BEST[kind])
-        claim = f"the best {kind} of 200"
-        return cast.hostile(claim, waits_s=waits_s, most=most, **{kind: law})
+        claim = f"the best {kind} of 200{said}"
+        return cast.hostile(claim, waits_s=waits_s, most=most, joins=joins, **{kind: law})
 
     return {
         "best-copier": best("copier"),
-        "best-neighbour": best("neighbour", waits_s=-0.005),
+        "best-neighbour": best("neighbour", waits_s=-0.005, joins=JOINS),
+        "early-neighbour": best(
+            "neighbour", waits_s=-0.005, said=", with everybody's weights from the first epoch on"
+        ),
         "best-aggregator": best("aggregator"),
         "best-parasite": best("parasite", most=None),
     }
