@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from moesubnet.engine.model_folder import resolve_adapter
+from moesubnet.engine.uncompiled import without_compiler
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.host.log import quiet_transformers
 from moesubnet.host.memory import free_memory_bytes
@@ -125,18 +126,21 @@ def input_device(model: Any) -> torch.device:
 
 
 def _from_pretrained(folder: Path, precision: str, **options: Any) -> Any:
-    quiet_transformers()
-    from transformers import AutoModelForCausalLM
+    def load() -> Any:
+        quiet_transformers()
+        from transformers import AutoModelForCausalLM
 
-    loader: Any = AutoModelForCausalLM
-    return loader.from_pretrained(
-        str(folder),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        dtype=torch.bfloat16 if precision == "int8" else getattr(torch, precision),
-        **options,
-    )
+        loader: Any = AutoModelForCausalLM
+        return loader.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.bfloat16 if precision == "int8" else getattr(torch, precision),
+            **options,
+        )
+
+    return without_compiler(load)
 
 
 def _spread(folder: Path, precision: str, max_memory: Mapping[int | str, int | str] | None) -> Any:

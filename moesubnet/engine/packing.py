@@ -7,6 +7,8 @@ that it has laid out anew, takes 0.7 of the time for a pass of eight tokens, 0.9
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 
 from moesubnet.engine.loading import cpu_has_bfloat16
 from moesubnet.host.memory import free_memory_bytes
+
+log = logging.getLogger(__name__)
 
 FEWEST_WEIGHTS = 1 << 18  # smaller matrices stay in the cache, where a call's own cost counts
 ROWS = 8  # that the layout is chosen for; others profit as well
@@ -43,15 +47,25 @@ class PackedLinear(nn.Linear):
 def pack(model: Any) -> None:
     """Replace a model's large linear layers where they lie on a CPU, in what it computes in.
 
-    A matrix that something else holds too (a head that is the embedding) is in memory twice then;
-    where that is scarce it stays as it is.
+    A matrix that something else holds too (a head that is the embedding) is in memory twice then,
+    and the log says so; where that is scarce it stays as it is.
     """
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):  # torch built without oneDNN
         return
-    for parent in list(model.modules()):
+    modules = list(model.modules())
+    holders = Counter(id(w) for module in modules for w in module.parameters(recurse=False))
+    twice_bytes = 0
+    for parent in modules:
         for name, layer in parent.named_children():
             if type(layer) is nn.Linear and _gains(layer.weight):
+                if holders[id(layer.weight)] > 1:
+                    twice_bytes += layer.weight.nbytes
                 setattr(parent, name, PackedLinear(layer))
+    if twice_bytes:
+        log.info(
+            "the head is the embedding, laid out anew for speed: %d MiB more memory",
+            twice_bytes >> 20,
+        )
 
 
 def _gains(weight: Tensor) -> bool:

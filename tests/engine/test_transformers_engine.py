@@ -369,3 +369,18 @@ def test_only_large_layers_are_laid_out_and_where_there_is_memory(
     assert torch.equal(packed[0].weight, plain[0].weight)
     inputs = torch.randn(3, 512)
     torch.testing.assert_close(packed(inputs), plain(inputs))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_that_is_in_memory_twice_is_said(
+    tied: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = torch.nn.ModuleDict(
+        {"embedding": torch.nn.Embedding(1024, 512), "head": torch.nn.Linear(512, 1024, bias=False)}
+    )
+    if tied:
+        model["head"].weight = model["embedding"].weight
+    with caplog.at_level("INFO"):
+        packing.pack(model)
+    assert isinstance(model["head"], packing.PackedLinear)
+    assert ("2 MiB more memory" in caplog.text) == tied
