@@ -3,5 +3,5 @@
 Each is an engine's law, `law(ids) -> log-law [V]`, or a way of answering, so that live tests and
 simulated economies (`benchmarks/economy.py`) play the same attacker; `served.as_engine` makes a
 law an engine for `moesubnet miner run`. They are examples of what the subnet must survive, not of
-what to run. The cuckoo earns what an honest expert earns and is not stopped yet; no other does.
+what to run. The cuckoo earns more than an honest expert does and is not stopped yet; no other does.
 """
