@@ -66,8 +66,9 @@ impl<T: Config> Pallet<T> {
 	) -> DispatchResult {
 		let vote = Self::check_set_weights(&hotkey, netuid, mecid, uids, values, version_key)?;
 		Self::touch(netuid, vote.uid);
-		// What was promised while votes were secret is older than this vote.
+		// What was promised while votes were secret is older than this vote, and so are vouches.
 		WeightCommits::<T>::remove(netuid, &hotkey);
+		LastVouches::<T>::remove(netuid, &hotkey);
 		Self::store_vote(netuid, vote);
 		Ok(())
 	}

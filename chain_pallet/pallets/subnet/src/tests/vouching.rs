@@ -81,6 +81,23 @@ fn a_shorter_salt_vouches_for_nobody_and_takes_back_what_was_said() {
 }
 
 #[test]
+fn where_votes_become_open_nobody_is_held_to_old_vouches() {
+	four(|| {
+		let said = vouching(&[0, 1, 2]);
+		vote_all(&[said.clone(), said.clone(), said.clone(), said]);
+		CommitRevealWeightsEnabled::<Test>::insert(NETUID, false);
+		run_to(System::block_number() + 2);
+		for k in 0..4 {
+			assert_ok!(vote(k, &ROW));
+		}
+		assert_eq!(LastVouches::<Test>::iter_key_prefix(NETUID).count(), 0);
+		set_stake(3, stake_of(0));
+		next_epoch();
+		assert_eq!(paid(), [true; 4]);
+	});
+}
+
+#[test]
 fn who_took_a_uid_since_is_not_meant() {
 	four(|| {
 		vote_all(&[vouching(&[0, 1, 2, 3])]);
