@@ -321,7 +321,8 @@ class World:
                 shapes = self._probes_shapes(epoch)
                 chats = shapes.chats(shapes.draw(WALKS, self.lots), self.lots)
                 users = [self._lengths() for _ in range(2 * WALKS)]
-                await asyncio.gather(*map(self._walks, chats), *map(self._user, users))
+                walks = (self._walks(chat, shapes) for chat in chats)
+                await asyncio.gather(*walks, *map(self._user, users))
 
     def _probes_shapes(self, epoch: int) -> Shapes:
         """As the router's summary of the epoch before makes them."""
@@ -398,15 +399,16 @@ class World:
         stack.push_async_callback(listening.close)
         self.axons[name] = Axon("127.0.0.1", listening.port)
 
-    async def _walks(self, chat: Sequence[Shape]) -> None:
+    async def _walks(self, chat: Sequence[Shape], shapes: Shapes) -> None:
         """A chat's turns, as `Measurement` begins them."""
         loop = asyncio.get_running_loop()
         since_s, text = loop.time(), self.engine.text(chat[-1].units, self.rng)
         for shape, at_s in zip(chat, sorted(self.rng.uniform(0, SPREAD_S, len(chat))), strict=True):
             await asyncio.sleep(max(0.0, since_s + at_s - loop.time()))
-            await self._walk(shape, text[None, : shape.units])
+            ahead = shapes.draw_ahead(self.lots)
+            await self._walk(shape, text[None, : shape.units], ahead)
 
-    async def _walk(self, shape: Shape, ids: np.ndarray) -> None:
+    async def _walk(self, shape: Shape, ids: np.ndarray, ahead: int) -> None:
         session = secrets.token_hex(16)
         if self.leak == "session":
             session = f"{session[:-2]}zz"
@@ -415,7 +417,9 @@ class World:
         way = through(self.clients, [self.relay])
         panel = Panel(way, base_s=5.0, want=want_for(self.spec.spec.vocab_size))
         baseline = load_baseline(self.spec).law
-        steps = walk_batch([panel], batch, uniform_gate(), baseline, [way], pace=self.pace)
+        steps = walk_batch(
+            [panel], batch, uniform_gate(), baseline, [way], pace=self.pace, ahead=ahead
+        )
         async for _ in steps:
             pass
 

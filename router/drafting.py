@@ -40,6 +40,7 @@ class Drafting:
         self._laws: dict[int, Law] = {}  # the student's, by position
         self._spare: int | None = None  # drafts that may still be lost
         self._guess: tuple[int, Sequence[int]] = 0, ()  # an expert's tokens from a position on
+        self.ahead = 0  # tokens that an expert was asked to go on with, at most
 
     def fork(self) -> Drafting:
         """For another stream that goes on from here."""
@@ -68,7 +69,9 @@ class Drafting:
         """How many tokens the heaviest expert should go on with after the draft."""
         if self._student is not None:
             return 0
-        return self._guessing.further(min(self._most(drawing), drawing.left - drafted - 1))
+        further = self._guessing.further(min(self._most(drawing), drawing.left - drafted - 1))
+        self.ahead = max(self.ahead, further)
+        return further
 
     def heard(self, text_ids: TokenIds, further: Sequence[int]) -> None:
         """What it would go on with after these ids, the whole block."""

@@ -91,7 +91,8 @@ class Metrics:
         self._texts = counter(
             "moesubnet_router_texts",
             "Prompts, those of chats' later turns, and answers by length: of kind k from "
-            "2^(k/2) tokens to the next kind's.",
+            "2^(k/2) tokens to the next kind's. Ahead: texts by how many tokens experts were "
+            "asked to go on with at most.",
             ["part", "kind"],
         )
 
@@ -121,16 +122,20 @@ class Metrics:
     def round_trip(self) -> None:
         self._round_trips.inc()
 
-    def text_length(self, prompt: int, answer: int, *, goes_on: bool = False) -> None:
+    def text_length(
+        self, prompt: int, answer: int, *, goes_on: bool = False, ahead: int = 0
+    ) -> None:
         """Experts were asked for a text of so many tokens. goes_on: a chat's, with what was said
-        before."""
+        before. ahead: tokens that one of them was asked to go on with, at most."""
+        self._texts.labels("ahead", str(ahead)).inc()
         later = prompt if goes_on else 0
         for part, tokens in (("prompt", prompt), ("later", later), ("answer", answer)):
             if tokens:
                 self._texts.labels(part, str(length_kind(tokens))).inc()
 
     def lengths(self) -> dict[tuple[str, int], int]:
-        """By (prompt, later or answer, `length_kind`), of how many texts since the start."""
+        """By (prompt, later or answer, `length_kind`) and (ahead, tokens), of how many texts since
+        the start."""
         return {
             (labels["part"], int(labels["kind"])): int(value)
             for labels, value in _totals(self._texts)

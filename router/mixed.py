@@ -177,7 +177,8 @@ class MixtureSession:
         if self._prompt_tokens:  # the answer's last token was drawn, and sent to nobody
             answer = len(self._sequence.ids) - self._ahead - self._prompt_tokens + 1
             length = self._model.book.metrics.text_length
-            length(self._prompt_tokens, max(0, answer), goes_on=self._goes_on)
+            ahead = self._drafting.ahead
+            length(self._prompt_tokens, max(0, answer), goes_on=self._goes_on, ahead=ahead)
         if is_over or self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from moesubnet.types import Hotkey, Signer
+from moesubnet.wire.step import MAX_FURTHER
 from moesubnet.wire.usage import LENGTH_KINDS, MAX_ROWS, Seen, Usage
 
 KEPT_EPOCHS = 4
 RATED_CAPACITY = 20_000  # answers that can still be rated
 
 Outcomes = Mapping[tuple[str, str], int]  # (hotkey, valid | late | busy | failed) → how often
-Lengths = Mapping[tuple[str, int], int]  # (prompt | later | answer, kind) → of how many texts
+Lengths = Mapping[
+    tuple[str, int], int
+]  # (prompt | later | answer | ahead, kind) → of how many texts
 
 
 @dataclass
@@ -65,8 +68,8 @@ class UsageBook:
                 for kind in kinds
             )
 
-        def texts(part: str) -> list[int]:
-            whole = [(part, kind) for kind in range(LENGTH_KINDS)]
+        def texts(part: str, kinds: int = LENGTH_KINDS) -> list[int]:
+            whole = [(part, kind) for kind in range(kinds)]
             return [lengths.get(key, 0) - self._lengths_before.get(key, 0) for key in whole]
 
         names = sorted({hotkey for hotkey, _ in outcomes} | self._heard.keys())[:MAX_ROWS]
@@ -89,6 +92,7 @@ class UsageBook:
             prompts=texts("prompt"),
             later=sum(texts("later")),
             answers=texts("answer"),
+            ahead=texts("ahead", MAX_FURTHER + 1),
         )
 
     # --- ratings -------------------------------------------------------------------------------

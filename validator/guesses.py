@@ -1,20 +1,23 @@
 """What is drafted in a walk: as a router does where no student drafts (router/drafting.py), from
-what the walk's heaviest expert would go on with."""
+what the walk's heaviest expert would go on with. In which walks, and how far at most, is told
+beforehand, as users have it (`shapes`): a validator does not know who else is at a router."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from moesubnet.mixture.guessing import Guessing, GuessPace
+from moesubnet.wire.step import MAX_FURTHER
 
 MOST_LOST = 2  # drafts that were not the text's, a walk: who guesses wrong on purpose hides no more
 
 
 class Guesses:
-    """Of one walk of `end` tokens. pace: of all walks together."""
+    """Of one walk of `end` tokens. pace: of all walks together. ahead: tokens that an expert is
+    asked to go on with, at most."""
 
-    def __init__(self, pace: GuessPace, end: int) -> None:
-        self._guessing, self._end = Guessing(pace), end
+    def __init__(self, pace: GuessPace, end: int, ahead: int = MAX_FURTHER) -> None:
+        self._guessing, self._end, self._ahead = Guessing(pace, is_alone=True), end, ahead
         self._length = self._guessing.length
         self._at, self._tokens = 0, list[int]()
         self._lost = 0
@@ -34,7 +37,7 @@ class Guesses:
     def further(self, position: int, drafted: int) -> int:
         """How many tokens the heaviest expert should go on with after the draft."""
         most = self._end - position - drafted - 1 if self._may_draft else 0
-        return self._guessing.further(most)
+        return self._guessing.further(min(most, self._ahead))
 
     def heard(self, position: int, tokens: Sequence[int], took_s: float) -> None:
         """What it would go on with after `position` tokens, drafts included."""

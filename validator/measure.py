@@ -241,7 +241,9 @@ class Measurement:
         label was given: then right after."""
         want = want_for(self.vocab_size)
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
-        steps = walk_batch(panels, batch, self.gate, self._baseline.law, ways, slots, self._pace)
+        ahead = self._as_users.draw_ahead(SystemRandom())
+        law = self._baseline.law
+        steps = walk_batch(panels, batch, self.gate, law, ways, slots, self._pace, ahead)
         try:
             async with contextlib.aclosing(steps):
                 async for step in steps:

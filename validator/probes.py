@@ -30,6 +30,7 @@ from moesubnet.wire.panel import Asked, Panel, PanelError
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 from moesubnet.wire.relay import Relayed
+from moesubnet.wire.step import MAX_FURTHER
 
 CALLS_AT_ONCE = 512  # past all routers: as many as the HTTP session has connections
 RELAYED_AT_ONCE = 1_024  # a round of so many is read well within anybody's patience
@@ -64,6 +65,7 @@ async def walk_batch(
     clients: Sequence[Mapping[Hotkey, Asked]] = (),
     slots: Slots | None = None,
     pace: GuessPace | None = None,
+    ahead: int = MAX_FURTHER,
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
@@ -78,12 +80,13 @@ async def walk_batch(
     unanswered. All are asked; the chosen are those whom a router would have asked, of those that
     answered the prefix. slots: shared with other batches.
 
-    pace: with it a walk that is alone in its batch has drafts (`guesses`), and a label that was
-    drafted, or stands in a draft's place, is none: it is shown, and no position of the walk's.
+    pace: with it a walk that is alone in its batch has drafts (`guesses`), of `ahead` tokens an
+    answer at most, and a label that was drafted, or stands in a draft's place, is none: it is
+    shown, and no position of the walk's.
     """
     walks = _Walks(panels, batch, gate, baseline, clients, slots or Slots(len(batch.hotkeys)))
-    if pace is not None and len(batch.sessions) == 1:
-        steps = _drafted(walks, Guesses(pace, walks.end))
+    if pace is not None and ahead and len(batch.sessions) == 1:
+        steps = _drafted(walks, Guesses(pace, walks.end, ahead))
     else:
         steps = _lockstep(walks)
     try:

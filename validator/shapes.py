@@ -10,7 +10,8 @@ less than half of the stake cannot move it past what others say. What the public
 stays out: a prompt that is longer is nobody's model, a longer answer is looked like until it ends.
 
 Users' chats go on: the next turn is a new text that begins with the one before. So do walks, as
-often as routers say, by the same median.
+often as routers say, by the same median. Not every text is drafted for: how far an expert was asked
+to go on at most, if it ever was, has a law as lengths have.
 Pure.
 """
 
@@ -28,6 +29,7 @@ import numpy.typing as npt
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.sheet import MAX_WALK_TOKENS
 from moesubnet.units import TOKENS, Grain
+from moesubnet.wire.step import MAX_FURTHER
 from moesubnet.wire.usage import Usage, length_kind
 
 Float = npt.NDArray[np.float64]
@@ -35,6 +37,7 @@ Float = npt.NDArray[np.float64]
 PROMPT_TOKENS, ANSWER_TOKENS = (8, 256), (2, 46)  # of users, as long as nobody knows better
 MANY_TEXTS = 100
 LATER = 0.2  # of texts, that go on with an earlier one, as long as nobody knows better
+AHEAD = 0.2  # of texts, that experts draft for; by 2 tokens as many as by 16, by factors
 
 _Lengths = tuple[tuple[int, float], ...]  # (units, probability), ascending
 
@@ -58,7 +61,8 @@ class Shapes:
 
     prompts, answers: (units, probability). blind: of a prompt's last units, which a router sends
     one by one. limit: the most units of a walk; a shorter answer makes room for the prompt.
-    later: the part of walks that are the later turns of chats.
+    later: the part of walks that are the later turns of chats. ahead: (tokens, probability) that
+    an expert is asked to go on with at most, in a walk; 0 of those without drafts.
     """
 
     prompts: _Lengths
@@ -66,6 +70,7 @@ class Shapes:
     blind: int = 0
     limit: int = MAX_WALK_TOKENS
     later: float = 0.0
+    ahead: _Lengths = ((MAX_FURTHER, 1.0),)
 
     @classmethod
     def fixed(cls, shape: Shape) -> Shapes:
@@ -81,6 +86,7 @@ class Shapes:
             grain.units(BLIND_PROMPT_TOKENS),
             min(context_units - 1, MAX_WALK_TOKENS),  # one is the beginning of text
             LATER,
+            ((0, 1.0 - AHEAD), *((n, AHEAD * p) for n, p in _by_factors(2, MAX_FURTHER))),
         )
 
     def as_users(self, summaries: Sequence[tuple[Usage, int]]) -> Shapes:
@@ -96,11 +102,13 @@ class Shapes:
             )
         )
         later = [(_later(self.later, usage), stake) for usage, stake in summaries]
+        ahead = [(_asked_ahead(self.ahead, usage.ahead), stake) for usage, stake in summaries]
         return replace(
             self,
             prompts=_median(self.prompts, prompts),
             answers=_median(self.answers, answers),
             later=_median(((0, 0.0), (1, 0.0)), later)[1][1],
+            ahead=_median(self.ahead, ahead),
         )
 
     def draw(self, count: int, lots: Random) -> list[Shape]:
@@ -110,6 +118,11 @@ class Shapes:
             for law in (self.prompts, self.answers)
         )
         return [self._shape(p, a) for p, a in zip(prompts, answers, strict=True)]
+
+    def draw_ahead(self, lots: Random) -> int:
+        """How many tokens an expert may be asked to go on with, in one walk; 0: it has no drafts.
+        Nobody else may know the lots."""
+        return lots.choices([n for n, _ in self.ahead], [p for _, p in self.ahead])[0]
 
     def chats(self, shapes: Sequence[Shape], lots: Random) -> list[list[Shape]]:
         """Which of these walks are turns of one chat, each longer than the one before and its
@@ -162,6 +175,14 @@ def _counted(public: _Lengths, counts: Sequence[int]) -> Float:
     texts[of_kind == 0] = 0
     found: Float = law * (MANY_TEXTS + (texts / np.where(of_kind, of_kind, 1.0))[kinds])
     found /= found.sum()
+    return found
+
+
+def _asked_ahead(public: _Lengths, counts: Sequence[int]) -> Float:
+    """One router's law, of the public one's numbers of tokens."""
+    told = dict(enumerate(counts))
+    texts = np.array([MANY_TEXTS * p + told.get(n, 0) for n, p in public], np.float64)
+    found: Float = texts / texts.sum()
     return found
 
 

@@ -120,7 +120,10 @@ class Routers:
                     f"/v1/usage/{epoch}", max_bytes=MAX_USAGE_BYTES, timeout_s=CARD_TIMEOUT_S
                 )
                 usage = Usage.proven(data, hotkey)
-            except (PeerError, WireError, AuthError) as error:
+            except WireError as error:
+                log.warning("router=%s is not heard on its users: %s", hotkey, error)
+                return None
+            except (PeerError, AuthError) as error:
                 log.debug("no usage of router=%s reason=%s", hotkey, error)
                 return None
             is_asked = (usage.netuid, usage.epoch) == (netuid, epoch)

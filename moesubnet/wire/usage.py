@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from moesubnet.errors import FrameError
 from moesubnet.types import Hotkey, Signer
 from moesubnet.wire.signing import check_signature
+from moesubnet.wire.step import MAX_FURTHER
 
-USAGE_FORMAT = "moesubnet-usage/3"
+USAGE_FORMAT = "moesubnet-usage/4"
 MAX_USAGE_BYTES = 2**19
 MAX_ROWS = 4_096
 LENGTH_KINDS = 24  # the last is of 2^11.5 units and more
-_CONTEXT = b"moesubnet-usage/3\n"
+_CONTEXT = b"moesubnet-usage/4\n"
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Signed = Annotated[int, Field(gt=-(2**53), lt=2**53)]
@@ -42,10 +43,11 @@ def length_kind(units: int) -> int:
 class Usage(BaseModel):
     """Hotkeys sorted, each once. prompts, answers: how many texts had one of each `length_kind`, as
     experts were asked for them; of kinds past the last none. later: how many of these prompts go on
-    with an earlier one, as a chat's next turn does."""
+    with an earlier one, as a chat's next turn does. ahead: of how many texts an expert was once
+    asked to go on with k tokens, and never with more, from k = 0."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal["moesubnet-usage/3"] = "moesubnet-usage/3"
+    format: Literal["moesubnet-usage/4"] = "moesubnet-usage/4"
     netuid: Annotated[int, Field(ge=0, lt=2**16)]
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
     router: Annotated[str, Field(min_length=1, max_length=64)]
@@ -53,6 +55,7 @@ class Usage(BaseModel):
     prompts: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
     answers: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
     later: Count = 0
+    ahead: Annotated[list[Count], Field(max_length=MAX_FURTHER + 1)] = []
 
     def signed(self, signer: Signer) -> bytes:
         said = self._said()
@@ -66,6 +69,8 @@ class Usage(BaseModel):
         try:
             said, signature = msgpack.unpackb(data, max_array_len=2, max_map_len=0, max_ext_len=0)
             content = msgpack.unpackb(said, strict_map_key=True, max_ext_len=0)
+            if (given := content["format"]) != USAGE_FORMAT:
+                raise FrameError(f"a summary in {str(given)!r:.40}, where {USAGE_FORMAT} is read")
             content["rows"] = [Seen(*row) for row in content["rows"]]
             found = cls.model_validate(content)
             if not isinstance(signature, bytes):

@@ -149,6 +149,17 @@ def test_no_expert_is_asked_to_go_on_for_longer_than_the_wire_allows():
     assert longest == MAX_FURTHER
 
 
+@pytest.mark.parametrize("ahead", [0, 2, 5])
+def test_a_walk_is_asked_no_further_ahead_than_its_lot(ahead):
+    guesses, asked = Guesses(GuessPace(), 400, ahead), []
+    for position in range(100, 300):
+        drafts = guesses.drafts(position, 7)
+        guesses.settle(len(drafts), len(drafts), 0.0)
+        asked.append(guesses.further(position, len(drafts)))
+        guesses.heard(position, [7] * asked[-1], 5.0)
+    assert max(asked) == ahead
+
+
 def test_who_guesses_wrong_on_purpose_is_not_asked_any_more():
     guesses = Guesses(GuessPace(), 400)
     lost = 0

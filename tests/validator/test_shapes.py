@@ -207,6 +207,20 @@ def test_as_many_walks_go_on_as_users_chats_do():
     assert public.as_users([(router, stake), (lie, 2)]).later < 0.01
 
 
+def test_as_many_walks_are_drafted_for_as_users_texts_and_no_further():
+    public, lots = Shapes.public(2_048), Random(0)
+    assert math.fsum(p for n, p in public.ahead if n) == pytest.approx(0.2)
+    router, stake = said([40] * 10_000, [9] * 10_000, stake=3)
+    counts = [9_000, 0, 1_000]
+    told = public.as_users([(router.model_copy(update={"ahead": counts}), stake)])
+    drawn = Counter(told.draw_ahead(lots) for _ in range(10_000))
+    assert drawn[0] == pytest.approx(9_000, rel=0.02)
+    assert drawn[2] == pytest.approx(1_000, rel=0.1)
+    lie = router.model_copy(update={"ahead": [0] * MAX_FURTHER + [2**50]})
+    both = public.as_users([(router.model_copy(update={"ahead": counts}), 3), (lie, 2)])
+    assert both.ahead == told.ahead
+
+
 def test_earlier_turns_are_the_beginning_of_the_last_one_s_text():
     window = Window(b"d", (0, 48), np.arange(90, dtype=np.uint32), 70)
     chat = [Shape(8, 4), Shape(20, 6), Shape(70, 20)]

@@ -20,6 +20,7 @@ from moesubnet.validator.receipts import RECORD
 from moesubnet.validator.records import SENDER, Batch, Step
 from moesubnet.validator.scoring import recount
 from moesubnet.validator.usage import MOST_OF_ONE, feedback, usage_losses, witnessed_losses
+from moesubnet.wire.step import MAX_FURTHER
 from moesubnet.wire.usage import LENGTH_KINDS, Seen, Usage
 from tests.sheets import closed, synthetic_sheet
 
@@ -166,7 +167,7 @@ def test_a_summary_is_its_router_s_epoch_and_nobody_can_change_it():
 def test_a_summary_tells_how_long_the_texts_of_its_epoch_were():
     signer, metrics = Keypair.create_from_uri("//Router", ss58_format=42), Metrics()
     book = UsageBook(signer, 1)
-    metrics.text_length(60, 9)
+    metrics.text_length(60, 9, ahead=3)
     book.turn(3, {}, metrics.lengths())
     metrics.text_length(60, 0)  # nothing was written
     metrics.text_length(2**20, 12)
@@ -174,8 +175,20 @@ def test_a_summary_tells_how_long_the_texts_of_its_epoch_were():
     usage = Usage.proven(book.summary(3), Hotkey(signer.ss58_address))
     assert {k: n for k, n in enumerate(usage.prompts) if n} == {11: 1, LENGTH_KINDS - 1: 1}
     assert {k: n for k, n in enumerate(usage.answers) if n} == {7: 1}
+    assert {k: n for k, n in enumerate(usage.ahead) if n} == {3: 1}
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], prompts=[0] * (LENGTH_KINDS + 1))
+
+
+def test_a_summary_of_an_older_router_is_refused_in_words():
+    signer = Keypair.create_from_uri("//Router", ss58_format=42)
+    for given in ("moesubnet-usage/3", 3, None):
+        said = msgpack.packb({"format": given, "netuid": 1, "epoch": 3, "rows": []})
+        data = msgpack.packb([said, signer.sign(b"moesubnet-usage/3\n" + said)])
+        with pytest.raises(FrameError, match=f"{given}.*where moesubnet-usage/4 is read"):
+            Usage.proven(data, Hotkey(signer.ss58_address))
+    with pytest.raises(ValidationError):
+        Usage(netuid=1, epoch=3, router="r", rows=[], ahead=[0] * (MAX_FURTHER + 2))
 
 
 def test_ratings_weigh_what_their_payer_paid_and_count_once():
