@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+from collections import Counter
 from operator import attrgetter
 from random import Random
 
@@ -19,6 +21,7 @@ from moesubnet.units import Grain
 from moesubnet.validator.pool import ONE_WINDOW, WINDOW_TOKENS, TextPool, turns_of
 from moesubnet.validator.records import Window
 from moesubnet.validator.shapes import Shape, Shapes
+from moesubnet.wire.step import MAX_FURTHER
 from moesubnet.wire.usage import Usage, length_kind
 from tests.sheets import closed
 

@@ -182,10 +182,10 @@ def test_a_summary_tells_how_long_the_texts_of_its_epoch_were():
 
 def test_a_summary_of_an_older_router_is_refused_in_words():
     signer = Keypair.create_from_uri("//Router", ss58_format=42)
-    for given in ("moesubnet-usage/3", 3, None):
-        said = msgpack.packb({"format": given, "netuid": 1, "epoch": 3, "rows": []})
+    for said_format in ("moesubnet-usage/3", 3, None):
+        said = msgpack.packb({"format": said_format, "netuid": 1, "epoch": 3, "rows": []})
         data = msgpack.packb([said, signer.sign(b"moesubnet-usage/3\n" + said)])
-        with pytest.raises(FrameError, match=f"{given}.*where moesubnet-usage/4 is read"):
+        with pytest.raises(FrameError, match=f"{said_format}.*where moesubnet-usage/4 is read"):
             Usage.proven(data, Hotkey(signer.ss58_address))
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], ahead=[0] * (MAX_FURTHER + 2))
