@@ -167,15 +167,15 @@ def test_a_summary_is_its_router_s_epoch_and_nobody_can_change_it():
 def test_a_summary_tells_how_long_the_texts_of_its_epoch_were():
     signer, metrics = Keypair.create_from_uri("//Router", ss58_format=42), Metrics()
     book = UsageBook(signer, 1)
-    metrics.text_length(60, 9, ahead=3)
+    metrics.text_length(60, 9)
     book.turn(3, {}, metrics.lengths())
     metrics.text_length(60, 0)  # nothing was written
-    metrics.text_length(2**20, 12)
+    metrics.text_length(2**20, 12, ahead=3)
     book.turn(4, {}, metrics.lengths())
     usage = Usage.proven(book.summary(3), Hotkey(signer.ss58_address))
     assert {k: n for k, n in enumerate(usage.prompts) if n} == {11: 1, LENGTH_KINDS - 1: 1}
     assert {k: n for k, n in enumerate(usage.answers) if n} == {7: 1}
-    assert {k: n for k, n in enumerate(usage.ahead) if n} == {3: 1}
+    assert {k: n for k, n in enumerate(usage.ahead) if n} == {0: 1, 3: 1}
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], prompts=[0] * (LENGTH_KINDS + 1))
 
