@@ -79,8 +79,11 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
     log_level: LogLevel = "warning",
 ) -> None:
-    """Collect the mixture's laws on the public text through the miners, train the student on
-    them, and compare it with plain training, every expert and the mixtures."""
+    """Train a student on the mixture's laws of the public text.
+
+    They are collected through the miners; then the student is compared with plain training,
+    every expert and the mixtures.
+    """
     import asyncio
     import json
     from dataclasses import asdict

@@ -154,7 +154,9 @@ def run(
     allow_private: AllowPrivateHere = None,
     log_level: LogLevel = "info",
 ) -> None:
-    """Serve a model to routers, validators and distillers, and earn by what it adds to them.
+    """Serve a model and earn by what it adds.
+
+    Routers, validators and distillers ask it for its next-token laws.
 
     The model needs the subnet's tokenizer; one that was trained with another is refused (train
     your own with `moesubnet expert train`), but where the subnet is over bytes: there any joins.
@@ -244,7 +246,9 @@ def offer(
         str | None, typer.Option(help="Folder of the LoRA that goes with it.")
     ] = None,
 ) -> None:
-    """Lay out a folder for `miner run --open`: the weights and the sums that prove them.
+    """Lay out a folder for `miner run --open`.
+
+    The weights, and the sums that prove them.
 
     Copy it to a web server, then say its URL to `miner run --open`; everybody may then hold your
     answers against these weights. Prints the commitment, which is on your expert's card whether
@@ -268,7 +272,7 @@ def status(
     allow_private: AllowPrivateHere = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say a miner's rank, its value, what it will earn per epoch, and why."""
+    """Say a miner's rank and value, what it will earn, and why."""
     import json
     from dataclasses import asdict
 

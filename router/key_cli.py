@@ -62,7 +62,7 @@ _UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
 
 @key_app.callback()
 def _group() -> None:
-    """Keys for the router's callers, each with a budget, rates, models and an end.
+    """Keys for the router's callers: budgets, rates, models, an end.
 
     A running router goes by them at once: nothing needs a restart.
     """
@@ -130,7 +130,7 @@ def list_(state: State = None, as_json: AsJson = False) -> None:
 
 @key_app.command()
 def show(name: Name, state: State = None, as_json: AsJson = False) -> None:
-    """One key: limits, what is spent and held, its use by day and model, what it owes experts."""
+    """One key: limits, spent, held, its use, what it owes experts."""
     from moesubnet.router.billing import describe
 
     now_s = int(time.time())
@@ -208,7 +208,7 @@ def owed(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """What each expert answered to keyed callers and is owed for it at its posted price.
+    """What each expert is owed for answers to keyed callers.
 
     Nothing is paid yet: settlement on chain is to come.
     """

@@ -295,6 +295,8 @@ def as_text(sheet: Sheet, result: Audit) -> str:
         )
     clean = result.is_clean
     verdict = "Nothing contradicts this sheet." if clean else "THIS SHEET IS CONTRADICTED."
+    if clean and all(expert.signed is None for expert in result.experts):
+        verdict += " What experts signed was not there to be checked: ask its validator (--axon)."
     return "\n".join([*lines, "", verdict])
 
 

@@ -85,7 +85,9 @@ def run(
     ] = False,
     log_level: LogLevel = "info",
 ) -> None:
-    """Score every expert on your private text, and commit and reveal the vote, epoch by epoch.
+    """Score every expert on your private text, and vote.
+
+    Each epoch's vote is committed, and revealed in the next.
 
     Each epoch some text is walked token by token through all experts; no label is sent before its
     answer is scored. The answers, the text itself and the vote that follows make a score sheet.
@@ -246,7 +248,7 @@ def audit(
 
 @validator_app.command()
 def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """What your validator knows of each expert by asking it the same twice.
+    """What asking each expert the same twice has told your validator.
 
     A prefix that is never published goes to every expert by two callers at once. `ok`: 14 pairs in
     a row agree; `cheat`: answers so far apart, so often, that an honest expert is called so once
@@ -301,7 +303,7 @@ def evidence(
         Path | None, typer.Option(help="Instead: verify this file, whoever made it.")
     ] = None,
 ) -> None:
-    """Write what shows to anybody that an expert contradicts its own signed answers.
+    """Write what shows that an expert contradicts its signed answers.
 
     Pairs of answers to one prefix, given within a minute, each with the request, the nonce and the
     expert's signature: no trust in you is needed. `--check FILE` verifies such a file, offline.

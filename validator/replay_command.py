@@ -61,7 +61,7 @@ def replay(
     allow_private: AllowPrivate = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that an open expert answers with the weights that it says it serves.
+    """Check that an open expert answers with the weights it offers.
 
     Of an expert whose card names where its weights are (`miner run --open URL`), take its signed
     answers from your newest sheet that has them (or from any validator's), let the weights say the

@@ -148,7 +148,7 @@ def new(
 
 @spec_app.command()
 def show(folder: Folder, as_json: AsJson = False) -> None:
-    """Say what a spec contains, with a conversation as its template writes it."""
+    """Say what a spec contains, with a conversation as it writes it."""
     from moesubnet.spec.content import load_spec
 
     spec = load_spec(folder)
@@ -157,7 +157,9 @@ def show(folder: Folder, as_json: AsJson = False) -> None:
 
 @spec_app.command()
 def check(folder: Folder, as_json: AsJson = False) -> None:
-    """Check hashes, tokenizer, baseline, text, and the template on conversations of every shape.
+    """Check a spec.
+
+    Hashes, tokenizer, baseline, text, and the template on conversations of every shape.
 
     Ends with status 1 if anybody who joins would meet a problem.
     """
@@ -186,7 +188,9 @@ def serve(
     ] = "0.0.0.0",
     port: Port = 8_300,
 ) -> None:
-    """Serve a spec's files to whoever joins; nothing else in the folder is served.
+    """Serve a spec's files to whoever joins.
+
+    Nothing else in the folder is served.
 
     Any static web server does as well. Those who have fetched a spec keep it, but newcomers need
     this as long as the chain names it.

@@ -91,7 +91,9 @@ def train(
     fresh: Annotated[bool, typer.Option(help="Start over instead of continuing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
 ) -> None:
-    """Train an expert on your own text: from a model that you have, or a small one from nothing.
+    """Train an expert on your own text.
+
+    From a model that you have, or a small one from nothing.
 
     \b
         moesubnet expert train --text '~/notes/**/*.md' --out my-expert

@@ -75,6 +75,14 @@ def test_examples_in_help_keep_their_lines(command_line: Any) -> None:
                 assert line.strip() in map(str.strip, shown.splitlines()), f"{words} --help"
 
 
+def test_no_list_of_commands_cuts_what_one_does(command_line: Any) -> None:
+    for words, command in every_command(command_line):
+        under = getattr(command, "commands", {})
+        for name, one in under.items():
+            room = 78 - 6 - max(map(len, under))  # as click reckons
+            assert not one.get_short_help_str(room).endswith("..."), f"{words} {name}"
+
+
 def leaf(command: Any, words: list[str]) -> tuple[Any, list[str]]:
     """The command that `words` name, as deep as they go, and what is left of them."""
     while words and not words[0].startswith("-"):

@@ -61,7 +61,10 @@ async def test_an_honest_sheet_is_proven_item_by_item(measured):
     for expert in result.experts:
         assert expert.committed
         assert expert.answered == expert.signed == expert.agreeing
-    assert "Nothing contradicts" in as_text(sheet, result)
+    assert as_text(sheet, result).endswith("Nothing contradicts this sheet.")
+    bare = as_text(sheet, audit(sheet, None, {}))
+    assert "Nothing contradicts" in bare
+    assert "was not there to be checked" in bare
 
 
 async def test_an_altered_probability_or_entropy_is_found_in_the_answers(measured):

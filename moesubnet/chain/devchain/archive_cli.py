@@ -83,7 +83,7 @@ def fork_at(
     preset: Preset = "development",
     base_path: BasePath = None,
 ) -> None:
-    """Copy the chain as it was after a block, to try something from there.
+    """Copy the chain as it was after a block, to try something there.
 
     It reaches back 4,096 blocks. The original is not touched; run the copy with
     `moesubnet chain dev --base-path COPY`.

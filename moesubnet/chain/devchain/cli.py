@@ -46,7 +46,10 @@ def dev(
         ),
     ] = False,
 ) -> None:
-    """Run a chain in this process: the real runtime, one author, blocks final at once."""
+    """Run a chain in this process.
+
+    The real runtime, one author, blocks final at once.
+    """
     directory = archive_cli.chain_folder(base_path, preset)
     asyncio.run(
         _run(

@@ -46,7 +46,9 @@ def network(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the network, start over.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a second.")] = False,
 ) -> None:
-    """Run a chain of several real nodes here: Aura makes blocks, GRANDPA makes them final.
+    """Run a chain of several real nodes here.
+
+    Aura makes blocks, GRANDPA makes them final.
 
     Each node has keys and a folder of its own and talks to the others through libp2p. With four,
     one may be down and blocks still become final; with two down blocks go on and wait for
