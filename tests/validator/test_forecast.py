@@ -155,7 +155,6 @@ def dry_run(tiny_spec, tmp_path, new_chain, monkeypatch):
             return connected()
 
         monkeypatch.setattr(ChainClient, "connect", connect)
-        monkeypatch.setattr("moesubnet.host.log.set_up_logging", lambda _: None)  # of all tests
         text = tmp_path / "text.txt"
         text.write_text(" ".join(f"{i}" for i in range(1_100)))
         places = ("--text", text, "--spec", tiny_spec.root, "--state-dir", tmp_path / "state")
