@@ -136,10 +136,11 @@ def _through_one(found: Difference | None) -> list[str]:
     """Whether a router and the expert may be friends, or foes."""
     if found is None:
         return []
-    chance = "" if found.p <= SUSPICIOUS_P else ": chance"
+    worse = "better" if found.nats > 0 else "worse"
+    chance = "" if found.p <= SUSPICIOUS_P else ", so by chance"
     return [
-        f"{found.nats:+.3f} nats/token through {found.sender} beside through others, "
-        f"{found.walks} walks (p = {found.p:.4f}{chance})"
+        f"its answers through {found.sender} are {abs(found.nats):.3f} nats a token {worse} than "
+        f"through others ({found.walks} walks, p = {found.p:.4f}{chance})"
     ]
 
 

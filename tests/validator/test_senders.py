@@ -36,8 +36,10 @@ def test_a_router_that_is_a_miner_s_friend_is_named_with_it():
     assert friend.nats == pytest.approx(0.6, abs=0.3)
     assert friend.walks > 40
     newest_first = [relayed(epoch, friend_nats=0.6) for epoch in reversed(range(8))]
-    assert f"{friend.nats:+.3f} nats/token through rb" in explain(newest_first, "expert2")
-    assert ": chance" in explain(newest_first, "expert4")
+    assert f"through rb are {friend.nats:.3f} nats a token better" in explain(
+        newest_first, "expert2"
+    )
+    assert "so by chance" in explain(newest_first, "expert4")
 
 
 def test_routers_by_lot_make_no_difference_however_good_each_expert_is():
