@@ -185,10 +185,17 @@ async def fetch_revealed_sheets(
                 if reveal and (digest := reveal.sheet_sha256) and axon:
                     group.create_task(follow(neuron, axon, reveal.epoch, digest))
     stake_rao = {neuron.hotkey: neuron.stake_rao for neuron in voters}
+    last = {neuron.hotkey: reveal for neuron, reveal in reveals if reveal is not None}
+
+    def may_be(digest: str, sheet: Sheet) -> bool:
+        """Of this chain: the cache may hold sheets of the same keys on another one."""
+        reveal = last.get(sheet.validator)
+        return reveal is not None and (sheet.epoch < reveal.epoch or digest == reveal.sheet_sha256)
+
     return [
         WeightedSheet(sheet, stake_rao[sheet.validator])
-        for sheet in known.values()
-        if sheet.validator in stake_rao and oldest <= sheet.epoch
+        for digest, sheet in known.items()
+        if sheet.epoch >= oldest and may_be(digest, sheet)
     ]
 
 

@@ -214,11 +214,25 @@ async def test_old_and_damaged_files_leave_the_cache(validators, make_sheet, tmp
     (tmp_path / f"{old.sha256.hex()}.sheet").write_bytes(old.to_bytes())
     (tmp_path / f"{fresh.sha256.hex()}.sheet").write_bytes(fresh.to_bytes())
     (tmp_path / f"{'cd' * 32}.sheet").write_bytes(b"torn")
-    graph = metagraph([neuron(0, "validator", None)], epoch=40)
+    graph, chain = metagraph([neuron(0, "validator", None)], epoch=40), FakeChain()
+    chain.reveals["validator"] = Reveal(30, fresh.sha256.hex())
     async with open_http_session() as http:
-        found = await fetch_revealed_sheets(FakeChain(), graph, http, tmp_path)
+        found = await fetch_revealed_sheets(chain, graph, http, tmp_path)
     assert [item.sheet.epoch for item in found] == [30]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+async def test_sheets_of_the_same_keys_on_another_chain_do_not_count(make_sheet, tmp_path):
+    """As those of a localnet that was started over, in the cache of `miner status`."""
+    ours, same_epoch, later = (history(make_sheet, epochs)[-1] for epochs in ([5, 6], [6], [77]))
+    for sheet in (ours, same_epoch, later):
+        keep_sheet(tmp_path, sheet.to_bytes())
+    graph, chain = metagraph([neuron(0, "validator", None)], epoch=8), FakeChain()
+    async with open_http_session() as http:
+        assert await fetch_revealed_sheets(chain, graph, http, tmp_path) == []  # it never revealed
+        chain.reveals["validator"] = Reveal(6, ours.sha256.hex())
+        found = await fetch_revealed_sheets(chain, graph, http, tmp_path)
+    assert [item.sheet.sha256 for item in found] == [ours.sha256]
 
 
 async def test_a_full_disk_costs_the_cache_and_nothing_else(
