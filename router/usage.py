@@ -15,9 +15,8 @@ KEPT_EPOCHS = 4
 RATED_CAPACITY = 20_000  # answers that can still be rated
 
 Outcomes = Mapping[tuple[str, str], int]  # (hotkey, valid | late | busy | failed) → how often
-Lengths = Mapping[
-    tuple[str, int], int
-]  # (prompt | later | answer | ahead, kind) → of how many texts
+# (prompt | later | answer | ahead, kind) → of how many texts
+Lengths = Mapping[tuple[str, int], int]
 
 
 @dataclass
