@@ -197,11 +197,8 @@ def _usage_losses(
     known = metagraph.by_hotkey
     ours = known[validator].coldkey if validator in known else None
     own = [said for said, _ in usage if (n := known.get(Hotkey(said.router))) and n.coldkey == ours]
-    columns = log_q[:, :-1]
-    answered, asked = (
-        np.sum(columns > LOG_Q_UNANSWERED, axis=0),
-        np.sum(columns != LOG_Q_ABSENT, axis=0),
-    )
+    answered = np.sum(log_q[:, :-1] > LOG_Q_UNANSWERED, axis=0)
+    asked = np.sum(log_q[:, :-1] != LOG_Q_ABSENT, axis=0)
     seen = witnessed_losses(own, hotkeys, (answered / np.maximum(asked, 1)).tolist())
     return tuple(map(max, usage_losses(usage, hotkeys), seen))
 

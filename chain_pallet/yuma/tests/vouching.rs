@@ -12,9 +12,8 @@ use common::subnets;
 use proptest::{collection::vec, prelude::*};
 use yuma::{epoch, Neuron, Outcome, Params, Row};
 
-/// Voters of these stakes, then two miners. Each votes for the first miner, but the last voter
-/// for the second.
-fn run(stakes_rao: &[u64], vouches_for: &[&[u16]]) -> Outcome {
+/// Voters of these stakes, then two miners; each voter votes for one of the miners.
+fn run_votes(stakes_rao: &[u64], vouches_for: &[&[u16]], votes: &[u16]) -> Outcome {
 	let v = stakes_rao.len() as u16;
 	let neuron = |(stake_rao, vouches_for): (u64, &[u16])| Neuron {
 		stake_rao,
@@ -31,34 +30,40 @@ fn run(stakes_rao: &[u64], vouches_for: &[&[u16]]) -> Outcome {
 		block: 1_000,
 		..Params::default()
 	};
-	let vote = |uid: u16| match uid {
-		_ if uid + 1 == v => vec![(v + 1, u16::MAX)],
-		_ if uid < v => vec![(v, u16::MAX)],
-		_ => vec![],
-	};
-	let weights: Vec<Row> = (0..v + 2).map(vote).collect();
-	epoch(
-		&params,
-		&neurons,
-		&weights,
-		&vec![Row::new(); neurons.len()],
-		1_000_000,
-	)
+	let voted = votes.iter().map(|miner| vec![(v + miner, u16::MAX)]);
+	let weights: Vec<Row> = voted.chain([vec![], vec![]]).collect();
+	let bonds = vec![Row::new(); neurons.len()];
+	epoch(&params, &neurons, &weights, &bonds, 1_000_000)
+}
+
+/// All vote for the first miner.
+fn run(stakes_rao: &[u64], vouches_for: &[&[u16]]) -> Outcome {
+	run_votes(stakes_rao, vouches_for, &vec![0; stakes_rao.len()])
+}
+
+const NOBODY: [&[u16]; 5] = [&[]; 5];
+const STAKES: [u64; 4] = [10, 10, 10, 15];
+const BUT_THE_LAST: [&[u16]; 4] = [&[1, 2], &[0, 2], &[0, 1], &[0, 1, 2, 3]];
+
+#[test]
+fn who_is_not_vouched_for_earns_nothing() {
+	let silenced = run(&STAKES, &BUT_THE_LAST);
+	assert_eq!(silenced.validator_rao[3], 0);
+	assert!(silenced.validator_rao[..3].iter().all(|rao| *rao > 160_000));
+	assert!(silenced.active[3]);
+	assert!(run(&STAKES, &NOBODY[..4]).validator_rao[3] > 160_000); // where nobody vouches
 }
 
 #[test]
-fn who_is_not_vouched_for_earns_nothing_and_has_no_say() {
-	// The last voter has a third of the stake, its own miner, and a word for itself alone.
-	let heard = run(&[10, 10, 10], &[&[1], &[0], &[2]]);
-	assert_eq!(heard.dividends[2], 0);
-	let silenced = run(
-		&[10, 10, 10, 15],
-		&[&[1, 2], &[0, 2], &[0, 1], &[0, 1, 2, 3]],
+fn who_is_not_vouched_for_has_no_say() {
+	let votes = [0, 0, 1, 1]; // more stake for the second miner, by the last voter's
+	let all_heard = run_votes(&STAKES, &NOBODY[..4], &votes);
+	assert_eq!(
+		(all_heard.incentive[4], all_heard.incentive[5]),
+		(0, 65_535)
 	);
-	assert_eq!(silenced.validator_rao[3], 0);
-	assert_eq!(silenced.incentive[5], 0);
-	assert!(silenced.validator_rao[..3].iter().all(|rao| *rao > 160_000));
-	assert!(silenced.active[3]);
+	let silenced = run_votes(&STAKES, &BUT_THE_LAST, &votes);
+	assert_eq!((silenced.incentive[4], silenced.incentive[5]), (65_535, 0));
 }
 
 #[test]
@@ -85,9 +90,7 @@ fn half_of_the_others_is_not_enough() {
 	assert_eq!(run(&stakes, &all).validator_rao[4], 0);
 	let three: [&[u16]; 5] = [all[0], all[1], &[0, 1, 3, 4], all[3], all[4]];
 	let five = run(&stakes, &three);
-	let nothing: &[u16] = &[];
-	let nobody = run(&stakes, &[nothing; 5]);
-	assert_eq!(five, nobody);
+	assert_eq!(five, run(&stakes, &NOBODY));
 }
 
 proptest! {

@@ -187,9 +187,8 @@ def votes_text(votes: Votes) -> str:
         for uid, last in votes.reveals.items()
         if last.sheet_sha256
     ]
-    vouched = {uid: votes.vouched_part(uid) for uid in votes.rows}
-    for uid, part in vouched.items():
-        if part is not None:
+    for uid in votes.rows:
+        if (part := votes.vouched_part(uid)) is not None:
             heard = "heard" if part > 0.5 else "NOT heard, and earns nothing"
             lines.append(f"uid {uid}: {part:.0%} of the other stake vouches for it; {heard}")
     if sheets:
