@@ -82,7 +82,7 @@ class LeanPass:
 
 def lean_pass(model: Any, context_tokens: int) -> LeanPass | None:
     """None where the model is another, or a larger one."""
-    if type(model) is not LlamaForCausalLM or model.device.type != "cpu":
+    if type(model) is not LlamaForCausalLM:
         return None
     config: Any = model.config
     weights = list(model.parameters())
@@ -91,7 +91,9 @@ def lean_pass(model: Any, context_tokens: int) -> LeanPass | None:
         and not config.attention_bias
         and not config.mlp_bias
         and config.rope_parameters["rope_type"] == "default"
-        and all(type(w) is nn.Parameter and w.dtype == torch.float32 for w in weights)
+        # Of a model that is spread over a disk, what lies there has no numbers here.
+        and all(type(w) is nn.Parameter and w.device.type == "cpu" for w in weights)
+        and all(w.dtype == torch.float32 for w in weights)
         and sum(w.nbytes for w in weights) <= MOST_BYTES
     )
     return LeanPass(model, context_tokens) if is_plain else None

@@ -364,7 +364,7 @@ class TransformersEngine:
                 for found, (_, i, n, first) in zip(self._rows(queries, FULL), step, strict=True):
                     right = expected[i].logprobs[first : n + 1]
                     most = max(most, self._apart(right, found.logprobs))
-        except _FAILURES as error:
+        except (*_FAILURES, EngineError) as error:
             return f"with one it fails: {error!r}"
         finally:
             for session in "abc":

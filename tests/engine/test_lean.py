@@ -63,7 +63,10 @@ def test_what_is_no_small_llama_in_full_precision_has_none(
     monkeypatch.setattr(lean, "MOST_BYTES", sum(w.nbytes for w in model.parameters()) - 1)
     assert lean.lean_pass(model, 64) is None
     monkeypatch.undo()
-    assert lean.lean_pass(model.to(torch.bfloat16), 64) is None
+    model.lm_head.to("meta")  # as what a model has on a disk
+    assert lean.lean_pass(model, 64) is None
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    assert lean.lean_pass(model, 64) is None
 
 
 def test_an_engine_does_without_a_lean_pass_that_differs(
@@ -77,8 +80,9 @@ def test_an_engine_does_without_a_lean_pass_that_differs(
         return [engine.rows([query], Want("full"))[0].logprobs for query in queries]
 
     right = laws()
-    monkeypatch.setattr(lean.LeanPass, "_normed", lambda self, x: x)
-    for wrong, law in zip(laws(), right, strict=True):
-        np.testing.assert_allclose(wrong, law, atol=1e-4)
+    for normed in (lambda self, x: x * np.nan, lambda self, x: x):
+        monkeypatch.setattr(lean.LeanPass, "_normed", normed)
+        for wrong, law in zip(laws(), right, strict=True):
+            np.testing.assert_allclose(wrong, law, atol=1e-4)
     monkeypatch.setattr(transformers_engine.TransformersEngine, "_apart", lambda *_: 0.0)
     assert np.abs(laws()[1] - right[1]).max() > 0.01, "it is used where nothing is compared"
