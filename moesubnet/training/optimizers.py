@@ -20,12 +20,15 @@ def muon_and_adamw(
     """
     import torch
 
+    from moesubnet.training.muon import Float32Muon
+
     matrices: list[torch.Tensor] = []
     others: list[torch.Tensor] = []
     for name, parameter in model.named_parameters():
         (others if parameter.ndim < 2 or "embed" in name else matrices).append(parameter)
+    on_cpu = all(matrix.device.type == "cpu" for matrix in matrices)
     return (
-        torch.optim.Muon(
+        (Float32Muon if on_cpu else torch.optim.Muon)(
             matrices,
             lr=peak_lr,
             weight_decay=weight_decay,
