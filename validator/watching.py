@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import aiohttp
 import numpy as np
 
-from moesubnet.errors import FrameError, PeerError, PeerRefused, WireError
+from moesubnet.errors import ChainError, FrameError, PeerError, PeerRefused, WireError
 from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MAX_SHEET_BYTES, Sheet
@@ -76,13 +76,14 @@ async def contradicts(
     lots: Random,
     *,
     answers_since: int,
+    public_s: float | None,
     allow_private: bool,
     given_up: Callable[[], bool] = lambda: False,
 ) -> bool | None:
     """Whether what its validator serves beside a sheet contradicts it: the receipts of all, and
-    the answers of one expert, which sheets have from the epoch `answers_since` on. None where it
-    could not be looked at: nobody is accused because a line is down; who serves the sheet and not
-    what proves it, is."""
+    the answers of one expert, which sheets have from the epoch `answers_since` on. public_s: as
+    in `audit`. None where it could not be looked at: nobody is accused because a line is down;
+    who serves the sheet and not what proves it, is."""
     base = f"/v1/sheet/{sheet.sha256.hex()}"
 
     async def get(path: str, max_bytes: int) -> bytes | None:
@@ -115,7 +116,9 @@ async def contradicts(
     except (PeerError, WireError) as error:
         log.info("sheet of=%s not audited: %s", sheet.validator, error)
         return None
-    result = await asyncio.to_thread(audit, sheet, receipts, answers, baseline, given_up=given_up)
+    result = await asyncio.to_thread(
+        audit, sheet, receipts, answers, baseline, public_s, given_up=given_up
+    )
     if not result.is_clean:
         log.warning(
             "the sheet %s of %s is contradicted: `moesubnet validator audit` shows it",
@@ -125,10 +128,12 @@ async def contradicts(
     return not result.is_clean
 
 
-class VotesReader(Protocol):
-    """What is asked of the chain."""
+class Chain(Protocol):
+    """What is asked of it."""
 
     async def votes(self, netuid: NetUid) -> Votes: ...
+
+    async def epoch_begun_s(self, netuid: NetUid, epoch: int) -> float | None: ...
 
 
 class Watcher:
@@ -139,7 +144,7 @@ class Watcher:
 
     def __init__(
         self,
-        chain: VotesReader,
+        chain: Chain,
         http: aiohttp.ClientSession,
         own_hotkey: Hotkey,
         spec_sha256: str,
@@ -214,6 +219,11 @@ class Watcher:
             return None
         # Tails of another spec's answers have the shape of another baseline.
         is_ours = sheet.spec_sha256 == self._spec_sha256
+        try:  # where the chain does not tell, what was asked too late is not seen
+            public_s = await self._chain.epoch_begun_s(metagraph.netuid, sheet.epoch + 1)
+        except ChainError as error:
+            log.info("sheet of=%s not audited: %s", sheet.validator, error)
+            return None
         return await contradicts(
             self._http,
             axon,
@@ -221,6 +231,7 @@ class Watcher:
             baseline if is_ours else None,
             lots,
             answers_since=self._answers_since,
+            public_s=public_s,
             allow_private=self._allow_private,
             given_up=ended.is_set,
         )

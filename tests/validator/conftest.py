@@ -73,6 +73,7 @@ class FakeChain:
     has_drand: bool = False  # as on a subtensor network: the chain opens votes itself
     voted_at: dict[str, int] = field(default_factory=dict)  # block of the last plain vote
     timelocked: dict[int, dict[str, tuple]] = field(default_factory=dict)  # by epoch and hotkey
+    begun_s: dict[int, float] = field(default_factory=dict)  # of epochs; of others it is not told
 
     def next_block(self) -> None:
         self.block += 1
@@ -89,6 +90,9 @@ class FakeChain:
                 0, 0, 0, 0, 0, True, stake_rao > 0, 0, uid,
             )
         )  # fmt: skip
+
+    async def epoch_begun_s(self, netuid, epoch):
+        return self.begun_s.get(epoch)
 
     async def epoch(self, netuid):
         return Epoch(

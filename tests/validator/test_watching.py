@@ -14,6 +14,7 @@ from moesubnet.types import Axon, Hotkey
 from moesubnet.validator import watching
 from moesubnet.validator.answers import kept_epochs
 from moesubnet.validator.audit import audit
+from moesubnet.validator.receipts import Receipts
 from moesubnet.validator.records import Phase
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.vouching import FRESH_EPOCHS, VOUCHED_EPOCHS, Looks
@@ -103,6 +104,16 @@ async def test_who_votes_otherwise_than_its_sheet_is_named(published, laws, monk
     await auditor.note_votes(metagraph.netuid)
     assert await auditor.contradicted(sheets, metagraph, Law(laws[0])) == {honest.sha256}
     assert seen == [votes, votes]
+
+
+async def test_who_asked_when_its_sheet_could_be_read_is_named(published, measured, laws):
+    auditor, metagraph, honest, *_ = published
+    receipts = Receipts.from_bytes(measured[0].archive.receipts(honest.sha256), honest)
+    last_s = float(receipts.records["nonce_ns"].max()) / 1e9
+    for begun_s, is_wrong in ((last_s + 1.0, False), (last_s - 1e-3, True)):
+        auditor._chain.begun_s = {honest.epoch + 1: begun_s}
+        found = await auditor.contradicted([WeightedSheet(honest, 5)], metagraph, Law(laws[0]))
+        assert found == ({honest.sha256} if is_wrong else set())
 
 
 async def test_a_line_that_is_down_accuses_nobody(published, laws):
