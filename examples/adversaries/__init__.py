@@ -3,5 +3,7 @@
 Each is an engine's law, `law(ids) -> log-law [V]`, or a way of answering, so that live tests and
 simulated economies (`benchmarks/economy.py`) play the same attacker; `served.as_engine` makes a
 law an engine for `moesubnet miner run`. They are examples of what the subnet must survive, not of
-what to run. The cuckoo earns more than an honest expert does and is not stopped yet; no other does.
+what to run. Of those that need not hold others' weights, the cuckoo alone earns more than an honest expert
+does; who has them and answers sooner from the first epoch on (`early-neighbour` of the economies)
+earns more, too. Neither is stopped yet.
 """
