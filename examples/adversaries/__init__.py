@@ -3,7 +3,6 @@
 Each is an engine's law, `law(ids) -> log-law [V]`, or a way of answering, so that live tests and
 simulated economies (`benchmarks/economy.py`) play the same attacker; `served.as_engine` makes a
 law an engine for `moesubnet miner run`. They are examples of what the subnet must survive, not of
-what to run. Of those that need not hold others' weights, the cuckoo alone earns more than an honest expert
-does; who has them and answers sooner from the first epoch on (`early-neighbour` of the economies)
-earns more, too. Neither is stopped yet.
+what to run. Two earn more than an honest expert and are not stopped yet: the cuckoo, and whoever
+holds others' weights and answers sooner from the first epoch on (`early-neighbour`, an economy).
 """

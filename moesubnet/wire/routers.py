@@ -66,6 +66,7 @@ class Routers:
             allow_private=allow_private,
         )
         self._drawn = 0
+        self._turns: list[Hotkey] = []  # who is still to come before all have
 
     @property
     def hotkeys(self) -> Collection[Hotkey]:
@@ -100,12 +101,17 @@ class Routers:
     def draw(self, lots: Random) -> list[RelayClient]:
         """Two routers for a walk, the second in case the first is lost; fewer where there are not
         so many. By stake, so that cheap hotkeys do not become the way of most probes; every other
-        walk evenly, so that nobody is asked through one router only."""
+        walk goes through each in turn, so that no expert is asked through one router only."""
         left = dict(self._found)
+        first: list[Hotkey] = []
         self._drawn += 1
-        chosen: list[RelayClient] = []
+        if left and self._drawn % 2 == 0:
+            self._turns = [hotkey for hotkey in self._turns if hotkey in left]
+            self._turns = self._turns or lots.sample(sorted(left), len(left))
+            first = [self._turns.pop()]
+        chosen = [left.pop(hotkey).client for hotkey in first]
         while left and len(chosen) < 2:
-            weights = [f.stake_rao if self._drawn % 2 else 1 for f in left.values()]
+            weights = [found.stake_rao for found in left.values()]
             [hotkey] = lots.choices(list(left), weights if any(weights) else None)
             chosen.append(left.pop(hotkey).client)
         return chosen

@@ -43,6 +43,9 @@ class InTurn:
         at = next(self.turns) if len(population) > 1 else 0
         return [population[at % len(population)]]
 
+    def sample(self, population, count):
+        return population[:count]
+
 
 @pytest.fixture
 async def two_and_two(start_expert, start_node, measure, laws, monkeypatch):
