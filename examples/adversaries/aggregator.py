@@ -37,14 +37,19 @@ class Aggregator:
         self._asked: dict[bytes, npt.NDArray[np.float64]] = {}
 
     def __call__(self, ids: Ids) -> Law:
-        weight = self._power * self._evidence(ids)
-        weight = np.exp(weight - weight.max())
-        law = (weight / weight.sum()) @ np.exp(self._laws(ids))
+        law = self.weights(ids) @ np.exp(self.laws(ids))
         if self._own is not None:
             law = (1.0 - self._share) * law + self._share * np.exp(self._own(ids))
         return np.log(np.maximum(law, 1e-30))
 
-    def _laws(self, ids: Ids) -> npt.NDArray[np.float64]:
+    def weights(self, ids: Ids) -> npt.NDArray[np.float64]:
+        """Of the others, by how well they predicted the text so far: [others], sum 1."""
+        weight = self._power * self._evidence(ids)
+        weight = np.exp(weight - weight.max())
+        return weight / weight.sum()
+
+    def laws(self, ids: Ids) -> npt.NDArray[np.float64]:
+        """Of the others, log-probabilities: [others, V]."""
         return np.stack([np.asarray(law(ids), np.float64) for law in self._others])
 
     def _evidence(self, ids: Ids) -> npt.NDArray[np.float64]:

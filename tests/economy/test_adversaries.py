@@ -10,6 +10,7 @@ from adversaries.label_looker import LabelLooker
 from adversaries.liar import Liar
 from adversaries.ngram_cache import NgramCache
 from adversaries.noisy_copier import NoisyCopier
+from adversaries.over_corrector import OverCorrector
 from adversaries.picky import Picky
 from adversaries.relay import Relay
 from adversaries.served import as_engine
@@ -42,6 +43,7 @@ ADVERSARIES = {
     "delayed": DelayedCopier(A, first=4),
     "liar": Liar(A),
     "sharpened": SharpenedSelf(A, 1.5),
+    "over-corrector": OverCorrector(A, [B], 0.5, first=4),
     "echo": Echo(VOCAB),
     "ngrams": NgramCache([TEXT[:10]], VOCAB),
     "squatter": Squatter(B, A, 0.1),
@@ -79,6 +81,13 @@ def test_an_aggregator_follows_who_was_right():
     )
     assert np.abs(np.exp(Aggregator([A, B], first=1)(text)) - np.exp(A(text))).max() < 0.05
     np.testing.assert_array_equal(Relay([B, A], first=1)(text), A(text))
+
+
+def test_who_over_corrects_says_more_of_what_the_others_do_not():
+    own, law = np.exp(A(TEXT)), np.exp(OverCorrector(A, [B], first=4)(TEXT))
+    apart = own - np.exp(B(TEXT))
+    assert law[np.argmax(apart)] > own[np.argmax(apart)]
+    assert law[np.argmin(apart)] < 1e-9
 
 
 def test_the_picky_answer_whom_they_like_and_leave_a_part_the_same_one_again():
