@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
-from transformers import LlamaForCausalLM
 from transformers.cache_utils import Cache
 
 MOST_BYTES = 64 << 20  # of weights: they are in memory twice, and a larger model has work enough
@@ -82,9 +81,13 @@ class LeanPass:
 
 def lean_pass(model: Any, context_tokens: int) -> LeanPass | None:
     """None where the model is another, or a larger one."""
+    config: Any = model.config
+    if config.model_type != "llama":
+        return None
+    from transformers import LlamaForCausalLM  # loaded by now; earlier, it brings torch's compiler
+
     if type(model) is not LlamaForCausalLM:
         return None
-    config: Any = model.config
     weights = list(model.parameters())
     is_plain = (
         config.hidden_act == "silu"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+from moesubnet.spec.content import LoadedSpec
 
 LOAD = """
 import sys
@@ -46,10 +49,20 @@ def load():
     return transformers.modeling_utils.found
 assert without_compiler(load) > 0
 """
+# As a miner does it: whatever the engine's modules import, they import before a model is loaded.
+SERVE = """
+import sys
+sys.modules["torchao"] = None
+from moesubnet.engine.transformers_engine import TransformersEngine
+from moesubnet.spec.content import load_spec
+from pathlib import Path
+TransformersEngine(sys.argv[1], load_spec(Path(sys.argv[2])))
+assert "torch._dynamo" not in sys.modules and "triton" not in sys.modules
+"""
 
 
-def run(program: str) -> None:
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+def run(program: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=300)
 
 
 def test_a_model_runs_without_the_compiler_which_is_whole_for_who_compiles() -> None:
@@ -58,3 +71,7 @@ def test_a_model_runs_without_the_compiler_which_is_whole_for_who_compiles() -> 
 
 def test_who_takes_more_of_the_compiler_gets_it() -> None:
     run(GREEDY)
+
+
+def test_an_engine_serves_without_the_compiler(tiny_model: Path, tiny_spec: LoadedSpec) -> None:
+    run(SERVE, str(tiny_model), str(tiny_spec.root))
