@@ -4,11 +4,12 @@ One validator with its own code and its state on disk, routers' nodes and miners
 sockets: routers in a process each, all miners in one, each on a port of its own. Only the miners'
 engine is played: its laws are fixed and take no time. So the processes share the machine's cores;
 the validator's own CPU is what it needs to keep up. With --model the laws are those of a real model
-on text of this machine, recorded first and tempered for each miner. At last the epoch is closed as
-the validator does it. Prints Markdown.
+on text of this machine, recorded first, at a few temperatures, their answers bound before anybody
+asks: a miner of its own machine would have that work to itself. At last the epoch is closed as the
+validator does it, and what proves it removed. Prints Markdown.
 
     python benchmarks/relays.py [--miners 256] [--walks 64] [--routers 3] [--vocab 2048]
-    python benchmarks/relays.py --model GEMMA --miners 32 --walks 16
+    python benchmarks/relays.py --model GEMMA --miners 32 --walks 32
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.node import build_node
 from moesubnet.types import Axon, Hotkey, Metagraph
+from moesubnet.validator.answers import AnswerFiles
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.pool import ONE_WINDOW, WINDOW_TOKENS, TextPool
@@ -60,7 +62,7 @@ from moesubnet.wire.routers import Routers
 from moesubnet.wire.strangers import open_http_session
 
 BATCHES = 4  # of an epoch, as the validator's loop has them
-VALIDATOR = "//Validator"
+VALIDATOR, STATE = "//Validator", "validator.sqlite3"
 
 
 @cache
@@ -82,14 +84,12 @@ def mine(
     async def run() -> None:
         known = subnet({key(uri)[1]: None for uri in [VALIDATOR, *routers, *uris]})
         chain: Any = SimpleNamespace(current=lambda: known)
+        real = [recorded.Recorded(laws, t) for t in recorded.TEMPERATURES] if laws else []
+        settle()
         found = {}
         for i, uri in enumerate(uris):
             signer, hotkey = key(uri)
-            engine: Any = (
-                recorded.Recorded(laws, 0.9 + 0.2 * i / len(uris))
-                if laws
-                else Played(vocab_size, 0.0, i)
-            )
+            engine: Any = real[i % len(real)] if real else Played(vocab_size, 0.0, i)
             expert = Expert(engine, spec_of(vocab_size), chain, hotkey=hotkey, name=uri)
             found[uri] = (await serve(build_app(expert, signer, chain), "127.0.0.1", 0)).port
         ports.put(found)
@@ -140,7 +140,7 @@ async def walk(
 
     gates: Any = SimpleNamespace(gate=uniform_gate(), refresh=refresh, sheets=[])
     async with open_http_session() as http:
-        state = State(folder / "validator.sqlite3")
+        state = State(folder / STATE)
         metrics = Metrics()
         measurement = Measurement(
             state,
@@ -279,7 +279,12 @@ def main() -> None:
         profile.disable()
         after = time.perf_counter(), time.process_time(), cpu_s(routers), cpu_s(miners)
         wall_s, own_s, router_s, miner_s = (b - a for a, b in zip(before, after, strict=True))
-        disk = sum(path.stat().st_size for path in Path(folder).iterdir())
+        sizes = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
+        disk, kept = sum(sizes.values()), sum(n for at, n in sizes.items() if "answers" in at)
+        begin_s = time.perf_counter()
+        AnswerFiles(Path(folder) / STATE).keep_only(set())
+        removed_ms = 1e3 * (time.perf_counter() - begin_s)
+        print(f"{kept:,} bytes of answers removed in {removed_ms:.1f} ms")
     if arguments.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(45)
     print("| answers | wall, s | validator CPU, s | ms an answer: validator | routers | miners |")
