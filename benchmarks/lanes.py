@@ -3,9 +3,15 @@
 Real miners, a process each, on real sockets; only their engine is played: a batch takes a fixed
 time whatever its size, as on a device that batches, and its laws are fixed. Streams draw from the
 mixture and go on, in lockstep with nobody. Both ways take turns. CPU is the router process's
-own, over answers, one an expert and token; nothing is drafted. Prints one Markdown table.
+own, over tokens that the mixture wrote and over answers, one an expert and call. It is the model's
+(`MixtureModel`): users' HTTP, the ledger and the text of tokens are not in it. Prints one Markdown
+table.
 
-    python benchmarks/lanes.py [--vocab 2048] [--experts 4] [--batch-ms 15]
+With --drafted streams are also written with a student, whose law is the mean of the experts' in
+KNOWS of its mass. It is played in this process, and its CPU is taken off; what its pipe would cost
+is not in it.
+
+    python benchmarks/lanes.py [--vocab 2048] [--experts 4] [--batch-ms 15] [--drafted]
 """
 
 from __future__ import annotations
@@ -15,7 +21,8 @@ import asyncio
 import multiprocessing
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -25,12 +32,15 @@ from neurons import book_of, subnet
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
+from moesubnet.engine.drafting import Continuation, draft
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.router.mixed import MixtureModel
-from moesubnet.router.model import ALONE
+from moesubnet.router.model import ALONE, Drawing
+from moesubnet.router.student import StudentModel
 from moesubnet.types import Axon, Hotkey
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.departures import Parcel
@@ -39,7 +49,7 @@ from moesubnet.wire.protocol import Proof, StepResponse, StepRows, Want, max_ans
 from moesubnet.wire.strangers import open_http_session
 
 PROMPT_TOKENS, SEED = 24, 0
-STREAMS = (1, 16, 64)
+KNOWS = 0.75
 ROUTER = Keypair.create_from_uri("//Router")
 ROUTER_HOTKEY = Hotkey(ROUTER.ss58_address)
 
@@ -71,6 +81,49 @@ class Played:
 
     def forget(self, session: str) -> None:
         return
+
+
+class PlayedStudent:
+    """Drafts from a law near the mean of the experts'; its rows are made once."""
+
+    name, caches, commitment, context_tokens = "student", True, "0" * 64, 4_096
+
+    def __init__(self, vocab_size: int, experts: int) -> None:
+        self.vocab_size, self.cpu_s = vocab_size, 0.0
+        *laws, other = (Played(vocab_size, 0.0, seed).laws for seed in range(experts + 1))
+        mean = np.logaddexp.reduce(laws, axis=0) - np.log(experts)
+        self._laws = np.logaddexp(mean + np.log(KNOWS), other + np.log1p(-KNOWS)).astype(np.float32)
+        self._rows: dict[Want, list[StepRows]] = {}
+
+    async def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
+        since_s = time.process_time()
+        answers = self._answers(batch, want)
+        self.cpu_s += time.process_time() - since_s
+        return answers
+
+    async def draft(self, query: Query, asked: Continuation, want: Want) -> Any:
+        since_s = time.process_time()
+        engine: Any = SimpleNamespace(rows=self._answers)
+        [drafted] = draft(engine, [query], [asked], want)
+        self.cpu_s += time.process_time() - since_s
+        return drafted
+
+    def forget(self, session: str) -> None:
+        return
+
+    def _answers(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
+        if want not in self._rows:
+            self._rows[want] = [StepRows.of(0, law[None], want) for law in self._laws]
+        known = self._rows[want]
+        return [
+            replace(
+                StepRows.joined(
+                    [known[at % len(known)] for at in range(query.first, len(query.ids) + 1)]
+                ),
+                first=query.first,
+            )
+            for query in batch
+        ]
 
 
 def spec_of(vocab_size: int) -> Any:
@@ -109,54 +162,80 @@ async def by_itself(
     return await client._decoded(request, status, body, Proof.of(request, nonce_ns, receipt, body))
 
 
-async def stream(model: MixtureModel, tokens: int, seed: int) -> float:
-    """When its first token came."""
+@dataclass
+class Seen:
+    """What the streams of one way did."""
+
+    first_s: list[float]
+    kept: int = 0
+    judged: int = 0  # drafts whose predecessors were kept
+
+
+async def stream(model: MixtureModel, tokens: int, seed: int, seen: Seen) -> None:
     rng = np.random.default_rng(seed)
     session = model.open()
     prompt = rng.integers(0, model.baseline.law.logp.size, PROMPT_TOKENS).astype(np.uint32)
-    forecast = await session.start(prompt)
-    first_s = time.perf_counter()
-    for _ in range(tokens):
-        token = forecast.mixture.draw(1.0, 1.0, rng)
-        forecast = await session.append(token, ALONE)
-    return first_s
+    how = Drawing(1.0, 1.0, tokens) if model.student else ALONE
+    forecast = await session.start(prompt, how)
+    seen.first_s.append(time.perf_counter())
+    for left in range(tokens, 0, -1):
+        m, drafts = forecast.mixture, forecast.drafts
+        token = next_token(Drawn.of(m.log_drawn, m.law.ids, 1.0, 1.0), drafts, rng)
+        if drafts:
+            seen.judged += 1
+            seen.kept += token == drafts[0].token_id
+        forecast = await session.append(token, replace(how, left=left) if model.student else how)
+    session.close()
 
 
-async def measure(model: MixtureModel, streams: int, tokens: int) -> tuple[float, float, float]:
-    """CPU ms an answer of an expert, tokens a second, median seconds to the first token."""
+async def measure(model: MixtureModel, streams: int, tokens: int) -> str:
+    """Cells: CPU ms a token and an answer, tokens a second, median seconds to the first token, and
+    with a student answers a token and how many drafts were kept."""
+    student: Any = model.student.engine if model.student else SimpleNamespace(cpu_s=0.0)
     before = sum(expert.answers for expert in model.book.known().values())
+    seen, its_cpu_s = Seen([]), student.cpu_s
     wall_s, cpu_s = time.perf_counter(), time.process_time()
-    work = (stream(model, tokens, SEED + i) for i in range(streams))
-    first_s = np.median(await asyncio.gather(*work)) - wall_s
-    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+    await asyncio.gather(*(stream(model, tokens, SEED + i, seen) for i in range(streams)))
+    first_s = float(np.median(seen.first_s)) - wall_s
+    wall_s = time.perf_counter() - wall_s
+    cpu_ms = (time.process_time() - cpu_s - (student.cpu_s - its_cpu_s)) * 1e3
     answers = sum(expert.answers for expert in model.book.known().values()) - before
-    return cpu_s / answers * 1e3, streams * tokens / wall_s, float(first_s)
+    written = streams * tokens
+    cells = [f"{cpu_ms / written:.2f}", f"{cpu_ms / answers:.2f}", f"{written / wall_s:.0f}"]
+    cells += [f"{first_s:.2f}", f"{answers / written:.2f}"]
+    cells.append(f"{seen.kept / seen.judged:.2f}" if seen.judged else "")
+    return " | ".join(cells)
 
 
 async def compare(arguments: argparse.Namespace, axons: dict[Hotkey, Axon]) -> None:
     spec, vocab = spec_of(arguments.vocab), arguments.vocab
-    print("| streams | | CPU ms an expert and token | tokens/s | first token, median s |")
-    print("|---|---|---|---|---|")
+    heads = ["streams", "", "CPU ms a token of the mixture", "an expert and call", "tokens/s"]
+    heads += ["first token, median s", "answers a token", "kept α"]
+    print(f"V = {vocab}, {arguments.experts} experts, load {os.getloadavg()[0]:.1f}\n")
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    steps = {"one request a step": by_itself, "lanes": ExpertClient.step}
+    if arguments.drafted:
+        steps["lanes, drafted"] = ExpertClient.step
     async with open_http_session() as http:
         book = await book_of(http, ROUTER, spec, axons)
-        for streams in STREAMS:
+        for streams in arguments.streams:
             tokens = max(24, arguments.tokens // streams)
-            for name in ("one request a step", "lanes"):
+            for name, step in steps.items():
                 baseline = Unigram(np.full(vocab, -np.log(vocab), np.float32))
                 model = MixtureModel(
                     book, uniform_gate, baseline, vocab_size=vocab, deadline_s=30.0, top_k=8
                 )
                 model.paces.patience_s = lambda *_: 30.0  # type: ignore[method-assign]
-                with patch.object(
-                    ExpertClient, "step", ExpertClient.step if name == "lanes" else by_itself
-                ):
+                if "drafted" in name:
+                    student: Any = PlayedStudent(vocab, arguments.experts)
+                    model.student = StudentModel(student)
+                with patch.object(ExpertClient, "step", step):
                     await measure(model, streams, 4)
-                    cpu_ms, per_s, first_s = await measure(model, streams, tokens)
-                print(
-                    f"| {streams} | {name} | {cpu_ms:.2f} | {per_s:.0f} | {first_s:.2f} |",
-                    flush=True,
-                )
-        print(f"\nload {os.getloadavg()[0]:.1f}")
+                    print(
+                        f"| {streams} | {name} | {await measure(model, streams, tokens)} |",
+                        flush=True,
+                    )
+    print(f"\nload {os.getloadavg()[0]:.1f}")
 
 
 def main() -> None:
@@ -165,6 +244,8 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=4)
     parser.add_argument("--batch-ms", type=float, default=15.0)
     parser.add_argument("--tokens", type=int, default=1_600, help="of all streams together")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--drafted", action="store_true")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     ports: Any = context.Queue()
