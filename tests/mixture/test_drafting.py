@@ -233,21 +233,23 @@ def lie(kind, law, draft):
 def write(kind, blocks, *, length=3, seed=0, student_is_mixture=False):
     """Blocks drafted by the student, which is the last member. Returns the walk and, of tokens
     that count, of drafts that were kept and of tokens in place of others, what each member gave
-    them beyond what it gives the mixture's tokens on average."""
+    them beyond what it gives the mixture's tokens on average. A student that is the mixture drafts
+    the likeliest of its tokens, and the experts are unlike."""
     rng = np.random.default_rng(seed)
     walk = Walk(uniform_gate(), members_of([HONEST, TWIN]))
     surprise = {"counted": [], "kept": [], "instead": []}
     for _ in range(blocks):
         drafts, laws = [], []
         for place in range(length + 1):
-            expert, student = full(rng), full(rng)
+            expert, twin, student, top_p = full(rng), None, full(rng), 1.0
             if student_is_mixture:
-                student = expert
-            q = Drawn.of(student.logp, None, 1.0, 1.0)
+                twin, top_p = full(rng), 0.8
+                student = mix(walk.log_weights()[0][:2], [expert, twin]).law
+            q = Drawn.of(student.logp, None, 1.0, top_p)
             if place < length:
                 drafts.append(Draft(q.draw(rng), q))
             draft = drafts[place] if place < length else None
-            laws.append([expert, lie(kind, expert, draft), student])
+            laws.append([expert, twin or lie(kind, expert, draft), student])
         block = Block(drafts)
         while True:
             given_now, left = laws[block.kept], block.left
@@ -300,7 +302,12 @@ def test_evidence_does_not_drift_for_or_against_who_drafts():
     assert drift(surprise["instead"][:, 2]) < -8
 
 
-def test_a_student_equal_to_the_mixture_keeps_its_weight():
-    walk, surprise = write(None, 100, student_is_mixture=True)
-    assert len(surprise["instead"]) == 0  # every draft is kept
-    assert walk.log_weights()[0] == pytest.approx(np.log(np.full(3, 1 / 3)))
+def test_the_evidence_of_a_student_equal_to_the_mixture_does_not_drift():
+    """What counts gives it, and the mixture, what the mixture's tokens give on average; kept
+    drafts would favour both beside experts that say otherwise."""
+    _, surprise = write(None, 1500, length=2, student_is_mixture=True)
+    assert len(surprise["instead"]) > 100  # it drafts the likeliest: not all are kept
+    for column in range(3):
+        assert abs(drift(surprise["counted"][:, column])) < 4
+    assert drift(surprise["kept"][:, 2]) > 8
+    assert drift(surprise["instead"][:, 2]) < -8

@@ -112,17 +112,19 @@ async def test_each_law_is_the_undrafted_one_under_the_same_evidence(drafted) ->
     members = members_of(salts)
     text, forecasts = await write(model.open(), [9, 5, 6, 7], 24)
 
+    student = model.student.beside(model.baseline.law)
     walk = Walk(uniform_gate(), members)
     walk.show(np.array([text[:2]]))
     counted = 0
     for end in range(2, len(text)):
         said = [some(np.array(text[:end]), salts[m]) for m in members[:-1]]
-        said.append(some(np.array(text[:end]), 0))
+        # It lists nearly all of its law; the rest is in the baseline's proportions.
+        [its] = await student.laws(np.array(text[:end], np.uint32), end)
+        said.append(its.logp)
         if end >= 4:
             expected = mix(walk.log_weights()[0], [Law(row) for row in said])
             found = forecasts[end - 4].mixture.law
-            # the student lists nearly all of its law; the rest is in the baseline's proportions
-            assert np.abs(np.exp(found.logp) - np.exp(expected.law.logp)).sum() < 0.06
+            assert np.abs(np.exp(found.logp) - np.exp(expected.law.logp)).sum() < 0.005
         token, drafts = np.array([text[end]]), end >= 4 and forecasts[end - 4].drafts
         if drafts:
             walk.show(token[None])
@@ -207,29 +209,31 @@ async def test_experts_are_owed_for_lost_drafts_which_are_bounded(drafted) -> No
         assert len(text) - 1 < positions <= 4 + (1 + MOST_LOST_DRAFTS) * 30
 
 
-async def test_who_says_yes_to_every_draft_weighs_what_an_honest_one_does(
-    network,
-    open_model,
+@pytest.mark.parametrize(("says", "log_p"), [("yes", -1e-6), ("no", -25.0)])
+async def test_who_says_yes_or_no_to_every_draft_weighs_what_an_honest_one_does(
+    network, open_model, says, log_p
 ) -> None:
-    class Yes(LawEngine):
-        """Sure of every token that it was sent."""
+    class Liar(LawEngine):
+        """Sure of every token that it was sent, or that it never comes."""
 
         def laws(self, query):
             laws = super().laws(query)
             for row, at in enumerate(range(query.first_law, len(query.ids))):
-                laws[row] = -25.0
-                laws[row, query.ids[at]] = -1e-6
+                sent = query.ids[at]
+                others = np.log(np.expm1(-log_p)) + log_p - np.log1p(-np.exp(laws[row, sent]))
+                laws[row] += others
+                laws[row, sent] = log_p
             return laws
 
     honest = await network.mine("honest", lambda ids: some(ids, 0))
-    yes = await network.mine("yes", Yes(lambda ids: some(ids, 0)))
+    liar = await network.mine(says, Liar(lambda ids: some(ids, 0)))
     model = await open_model()
     model.student = student_of(lambda ids: some(ids, 3))
     for seed in range(3):
         _, forecasts = await write(model.open(), [9, 5, 6, 7 + seed], 24, seed)
         assert any(forecast.drafts for forecast in forecasts)
         for forecast in forecasts:
-            assert forecast.weights[yes] == pytest.approx(forecast.weights[honest])
+            assert forecast.weights[liar] == pytest.approx(forecast.weights[honest])
 
 
 async def test_what_was_drafted_is_no_evidence_in_another_stream_either(drafted) -> None:
