@@ -1,5 +1,6 @@
 """Two routers, a process and (where root may) a network namespace each, that share nothing but a
-PostgreSQL server: one is killed in the middle of an answer, then the server is."""
+PostgreSQL server: one is killed in the middle of an answer, then the server is; and the server is
+stopped while both are busy."""
 # ruff: noqa: F811  # the fixture of another module
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +44,32 @@ for line in answer:
     print(line.decode(), end="", flush=True)
 """
 
+# Callers that ask one request after another, each again until it is answered; a line of each try.
+CROWD = """
+import json, sys, threading, time, urllib.error, urllib.request
+url, key, body, callers, requests = sys.argv[1:]
+headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
+
+def ask():
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, body.encode(), headers))
+    except urllib.error.HTTPError as error:
+        answer = error
+    said = json.load(answer)
+    print(json.dumps(said.get("usage") or said["error"]["code"]), flush=True)
+    return "usage" in said
+
+def call():
+    for _ in range(int(requests)):
+        while not ask():
+            time.sleep(0.1)
+
+threads = [threading.Thread(target=call) for _ in range(int(callers))]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+CALLERS, REQUESTS = 4, 5
+
 
 class Router:
     """A process; its callers stand where it does, as nobody else reaches it."""
@@ -61,18 +89,26 @@ class Router:
         return f"http://127.0.0.1:{int(self.process.stdout.readline())}/v1/completions"
 
     def ask(self, key: str, *, max_tokens: int, stream: bool = False) -> subprocess.Popen[str]:
-        body = {"model": "mixture", "prompt": "the quick", "max_tokens": max_tokens} | GREEDY
-        if stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        return self._call(CALLER, key, {"max_tokens": max_tokens} | more)
+
+    def crowd(self, key: str) -> subprocess.Popen[str]:
+        return self._call(CROWD, key, {"max_tokens": 8}, str(CALLERS), str(REQUESTS))
+
+    def _call(
+        self, program: str, key: str, options: dict[str, object], *more: str
+    ) -> subprocess.Popen[str]:
+        body = json.dumps({"model": "mixture", "prompt": "the quick"} | options | GREEDY)
         return subprocess.Popen(
-            [*self._place, sys.executable, "-c", CALLER, self._url, key, json.dumps(body)],
+            [*self._place, sys.executable, "-c", program, self._url, key, body, *more],
             stdout=subprocess.PIPE,
             text=True,
         )
 
 
 def places(stack: ExitStack) -> list[list[str]]:
-    """What to put before a command to run it in one of two network namespaces."""
+    """What to put before a command to run it in one of two network namespaces; nothing where none
+    can be made, which `test_the_two_stand_in_networks_of_their_own` says."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return [[], []]
     found = []
@@ -160,3 +196,45 @@ def test_what_is_spent_and_free_is_the_budget_whoever_dies(
     assert when_nothing_is_held(ledger).spent_rao == spent_rao
     whole = json.loads(other.ask(key, max_tokens=4).communicate()[0])
     assert when_nothing_is_held(ledger).spent_rao == spent_rao + price(whole["usage"])
+
+
+def test_the_two_stand_in_networks_of_their_own() -> None:
+    with ExitStack() as stack:
+        found = places(stack)
+        if not all(found):
+            pytest.skip("ROUTERS SHARE A NETWORK HERE: namespaces take root and `ip` (iproute2)")
+        look = ["readlink", "/proc/self/ns/net"]
+        assert len({subprocess.check_output([*place, *look]) for place in [*found, []]}) == 3
+
+
+def test_what_is_spent_and_free_is_the_budget_when_the_server_stops_under_load(
+    server: postgres.Server, routers: tuple[Ledger, list[Router]]
+) -> None:
+    """Forty requests through both: each is answered in the end, and paid for once."""
+    ledger, both = routers
+    _, key = ledger.new_key("app", int(time.time()), limits=Limits(budget_rao=BUDGET_RAO))
+    crowds = [router.crowd(key) for router in both]
+    said: list[list[Any]] = [[], []]
+
+    def hear(until: Callable[[Any], bool]) -> None:
+        for crowd, heard in zip(crowds, said, strict=True):
+            assert crowd.stdout is not None
+            for line in crowd.stdout:
+                heard.append(json.loads(line))
+                if until(heard[-1]):
+                    break
+
+    hear(lambda one: "total_tokens" in one)
+    while not account_of(ledger).running:
+        time.sleep(0.01)
+    server.stop()
+    try:
+        hear(lambda one: one == "accounts_unavailable")
+    finally:
+        server.start()
+    hear(lambda one: False)
+    assert all("accounts_unavailable" in heard for heard in said)
+    answered = [[one for one in heard if "total_tokens" in one] for heard in said]
+    assert [len(heard) for heard in answered] == [CALLERS * REQUESTS] * 2
+    spent_rao = sum(price(usage) for heard in answered for usage in heard)
+    assert when_nothing_is_held(ledger).spent_rao == spent_rao
