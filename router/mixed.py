@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class MixtureSession:
         self._prompt_tokens = 0  # once it has begun
         self._goes_on = False  # the later turn of a chat
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
+        self._waited_for: frozenset[Hotkey] = frozenset()  # in vain
         self._seen_tokens: int | None = None  # length of the text when that was last looked at
         self.waited_s = 0.0
         self._ask({})
@@ -155,6 +156,7 @@ class MixtureSession:
         other._returning = self._returning.fork(other._sequence)
         other._prices, other._heard = dict(self._prices), self._heard
         other._resting, other._seen_tokens = self._resting, self._seen_tokens
+        other._waited_for = self._waited_for
         other._prompt_tokens, other._goes_on = self._prompt_tokens, self._goes_on
         other._drafting, other._forecast = self._drafting.fork(), self._forecast
         return other
@@ -190,7 +192,8 @@ class MixtureSession:
         of them is the caller's (`Posterior.show`, `Posterior.observe`). further: how many tokens
         the heaviest expert should go on with.
 
-        When every chosen expert stays silent the others take over. Raises NobodyAnswers.
+        When every chosen expert stays silent the others take over; when those who answer know
+        less of the text than the baseline, one that knows more is waited for. Raises NobodyAnswers.
         """
         whole = np.append(self._sequence.ids, ids)
         reading = self._drafting.begin(whole, len(whole) + 1 - laws)
@@ -226,6 +229,7 @@ class MixtureSession:
                 not_asked,
             )
             self.waited_s += time.monotonic() - since_s
+            ids = ids[:0]  # the sequence holds them now
             self._heard = heard
             self._proofs.update(heard.proofs)
             self._returning.heard(list(worth), heard)
@@ -234,8 +238,12 @@ class MixtureSession:
                 if is_alive:
                     self._positions[hotkey] = len(self._sequence.ids)
             if heard.alive[:-1].any():
-                return heard
-            ids = ids[:0]  # the sequence holds them now
+                needed = self._needed(heard, not_asked)
+                if not needed or attempt == ATTEMPTS - 1:
+                    self._waited_for |= needed
+                    return heard
+                await asyncio.sleep(asking.REST_S * 2**attempt)
+                continue
             if self._resting:
                 self._resting = frozenset()
                 continue
@@ -247,6 +255,15 @@ class MixtureSession:
             elif attempt < ATTEMPTS - 1:
                 await asyncio.sleep(asking.REST_S * 2**attempt)
         raise NobodyAnswers("none of the experts answers")
+
+    def _needed(self, heard: Heard, not_asked: Collection[Hotkey]) -> frozenset[Hotkey]:
+        """Whom to wait for rather than let the baseline write. Who was waited for in vain is not
+        again until it has answered."""
+        experts = zip(self._asking.experts, heard.alive, strict=False)
+        self._waited_for -= {hotkey for hotkey, is_alive in experts if is_alive}
+        if self._model.student is not None:  # it is no baseline
+            return frozenset()
+        return self.posterior.needed(heard.alive) - self._waited_for - set(not_asked)
 
     def _choose_experts(self, text_ids: TokenIds, clients: Mapping[Hotkey, ExpertClient]) -> None:
         """Begin a posterior over those whom the gate trusts with this text."""

@@ -133,6 +133,15 @@ class Posterior:
         weights = zip(self.walk.members, np.exp(log_w - log_w.max()).tolist(), strict=False)
         return {hotkey: weight for hotkey, weight in weights if hotkey not in but}
 
+    def needed(self, alive: NDArray[np.bool_]) -> frozenset[Hotkey]:
+        """Where all who answered weigh less together than the last member, the silent ones who
+        weigh more than it: without them what is written would be hardly anybody's."""
+        *weights, last = np.exp(self.walk.log_weights()[0]).tolist()
+        experts = list(zip(self._experts, weights, alive.tolist(), strict=False))
+        if sum(weight for _, weight, is_alive in experts if is_alive) >= last:
+            return frozenset()
+        return frozenset(key for key, weight, is_alive in experts if weight > last and not is_alive)
+
     def dispensable(self, mass: float) -> frozenset[Hotkey]:
         """The lightest experts, with no more than `mass` of the weight together; never all."""
         weights = np.exp(self.walk.log_weights()[0, :-1])
