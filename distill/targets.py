@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from moesubnet.host.paths import disk_errors
 from moesubnet.wire.protocol import want_for
 
 Kind = Literal["full", "listed", "samples"]
@@ -79,7 +80,8 @@ class TargetStore:
         from safetensors.numpy import save_file
 
         temporary = self.path(shard).with_suffix(".tmp")
-        save_file(dict(tensors), temporary)
+        with disk_errors():
+            save_file(dict(tensors), temporary)
         os.replace(temporary, self.path(shard))
 
     def kept_mass(self) -> float:

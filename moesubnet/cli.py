@@ -12,6 +12,7 @@ A command ends with one of these codes, so that a script knows what to do next:
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from pathlib import Path
@@ -36,6 +37,11 @@ _EXIT_CODES: dict[type[MoesubnetError], int] = {
     PeerUnavailable: 4,
     Declined: 5,
 }
+# What a person mends on their own machine: disk, permissions, paths. Others are faults of ours.
+_THE_MACHINES = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+    errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE, errno.EIO,
+}  # fmt: skip
 
 
 def build_app() -> typer.Typer:
@@ -83,13 +89,19 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point: a MoesubnetError becomes one line on stderr and its exit code."""
+    """Entry point: a MoesubnetError, or what the disk did not do, becomes one line on stderr and
+    its exit code."""
     failed: list[BaseException] = []
     sys.argv[1:] = [_at_home(argument) for argument in sys.argv[1:]]
     try:
         build_app()()
     except* MoesubnetError as group:  # alone, or as a task group raises it
         failed += _leaves(group)
+    except* OSError as group:
+        said, faults = group.split(_is_the_machines)
+        if faults is not None:
+            raise faults.exceptions[0] if len(faults.exceptions) == 1 else faults from None
+        failed += _leaves(said or group)
     for error in failed:
         typer.secho(f"error: {error}", fg="red", err=True)
     if failed:
@@ -100,6 +112,10 @@ def _at_home(argument: str) -> str:
     """`~/…` and `--option=~/…` as the shell would have written them: it leaves `~` alone in quotes,
     which a glob needs, and behind `=`."""
     return re.sub(r"^(--[a-z-]+=)?~(?=/|$)", lambda m: f"{m[1] or ''}{Path.home()}", argument)
+
+
+def _is_the_machines(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _THE_MACHINES
 
 
 def _exit_code(error: BaseException) -> int:

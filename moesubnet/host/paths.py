@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,3 +57,16 @@ def held_alone(folder: Path, busy: str) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(busy) from None
         yield
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """What the safetensors library says of a disk, as an OSError like everybody else's."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from moesubnet.engine.model_folder import check_tokenizer, resolve_model
 from moesubnet.errors import ConfigError
 from moesubnet.host.log import quiet_transformers
+from moesubnet.host.paths import disk_errors
 from moesubnet.spec.content import LoadedSpec
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def save_trained(model: Any, folder: Path, name: str, out: Path) -> None:
     if hasattr(model, "peft_config"):
         for config in model.peft_config.values():
             config.base_model_name_or_path = name
-        model.save_pretrained(out)
+        with disk_errors():
+            model.save_pretrained(out)
         return
     _save_whole(model, folder, out)
 
@@ -151,7 +153,8 @@ def _save_whole(model: Any, folder: Path, out: Path) -> None:
     stored = getattr(_config(folder), "dtype", None)
     if isinstance(stored, torch.dtype):
         model = model.to(stored)
-    model.save_pretrained(out)
+    with disk_errors():
+        model.save_pretrained(out)
     for pattern in _COMPANIONS:
         for path in folder.glob(pattern):
             shutil.copyfile(path, out / path.name)

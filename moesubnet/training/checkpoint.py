@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.paths import disk_errors
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,8 @@ def save_checkpoint(
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}/{name}"] = value
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"position": json.dumps(asdict(position))})
+    with disk_errors():
+        save_file(tensors, temporary, metadata={"position": json.dumps(asdict(position))})
     os.replace(temporary, path)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moesubnet.errors import ConfigError
 from moesubnet.host.log import quiet_transformers
+from moesubnet.host.paths import disk_errors
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.tokenizer import END
 
@@ -71,7 +72,8 @@ def save_model(model: LlamaForCausalLM, spec: LoadedSpec, out: Path) -> None:
 
     quiet_transformers()
     out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
+    with disk_errors():
+        model.save_pretrained(out)
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(spec.tokenizer_path),
         model_max_length=spec.spec.context_tokens,

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from moesubnet import cli
@@ -19,6 +21,7 @@ from moesubnet.errors import (
     PeerResting,
     WalletError,
 )
+from moesubnet.host.paths import disk_errors
 from moesubnet.types import Uid
 
 
@@ -105,13 +108,36 @@ def test_an_exit_code_says_what_to_do_next(monkeypatch, error, code) -> None:
     assert _end_of(_raising(error), monkeypatch) == code
 
 
-def test_a_bug_stays_a_traceback(monkeypatch) -> None:
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), FileNotFoundError(2, "gone", "a")])
+def test_a_bug_stays_a_traceback(monkeypatch, bug) -> None:
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(lambda: 1 / 0)
+    app.command()(_raising(bug))
     monkeypatch.setattr(cli, "build_app", lambda: app)
     monkeypatch.setattr("sys.argv", ["moesubnet"])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(bug)):
         cli.main()
+
+
+@pytest.mark.parametrize("library", ["python", "safetensors"])
+def test_a_disk_that_is_full_is_one_line(monkeypatch, capsys, library) -> None:
+    """`/dev/full` is such a disk, but for safetensors, which renames what it wrote."""
+
+    def command() -> None:
+        if library == "python":
+            Path("/dev/full").write_text("x")
+        with disk_errors():
+            raise SafetensorError("while serializing: No space left on device (os error 28)")
+
+    assert _end_of(command, monkeypatch) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+
+
+def test_a_path_that_cannot_be_written_is_said(monkeypatch, capsys, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    assert _end_of(lambda: (tmp_path / "file" / "x").touch(), monkeypatch) == 1
+    assert f"Not a directory: '{tmp_path}/file/x'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["router run --hotkey //Alice", "chain dev", "localnet"])
