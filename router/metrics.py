@@ -75,14 +75,8 @@ class Metrics:
             "Drafted tokens that were kept, and that were not.",
             ["outcome"],
         )
-        self._drawn_ahead = counter(
-            "moesubnet_router_drawn_ahead_tokens",
-            "Tokens that an expert which writes alone drew ahead: those that were kept, and not.",
-            ["outcome"],
-        )
         for outcome in ("kept", "lost"):
             self._drafted.labels(outcome)
-            self._drawn_ahead.labels(outcome)
         self._round_trips = counter(
             "moesubnet_router_round_trips",
             "Calls that brought the mixture's streams a law of the next token.",
@@ -97,8 +91,8 @@ class Metrics:
         self._texts = counter(
             "moesubnet_router_texts",
             "Prompts, those of chats' later turns, and answers by length: of kind k from "
-            "2^(k/2) tokens to the next kind's. Ahead: texts by how many tokens experts were "
-            "asked to go on with at most.",
+            "2^(k/2) tokens to the next kind's. Chat: conversations. Ahead: texts by how many "
+            "tokens experts were asked to go on with at most.",
             ["part", "kind"],
         )
 
@@ -120,11 +114,6 @@ class Metrics:
         self._drafted.labels("kept").inc(kept)
         self._drafted.labels("lost").inc(lost)
 
-    def drawn_ahead(self, kept: int, lost: int) -> None:
-        """A block is over."""
-        self._drawn_ahead.labels("kept").inc(kept)
-        self._drawn_ahead.labels("lost").inc(lost)
-
     def drafts(self) -> tuple[int, int]:
         """How many drafted tokens were kept so far, of how many."""
         outcomes = {labels["outcome"]: int(value) for labels, value in _totals(self._drafted)}
@@ -144,9 +133,13 @@ class Metrics:
             if tokens:
                 self._texts.labels(part, str(length_kind(tokens))).inc()
 
+    def conversations(self, count: int) -> None:
+        """Experts were asked for so many answers in conversations under the spec's template."""
+        self._texts.labels("chat", "0").inc(count)
+
     def lengths(self) -> dict[tuple[str, int], int]:
-        """By (prompt, later or answer, `length_kind`) and (ahead, tokens), of how many texts since
-        the start."""
+        """By (prompt, later or answer, `length_kind`), (chat, 0) and (ahead, tokens), of how many
+        texts since the start."""
         return {
             (labels["part"], int(labels["kind"])): int(value)
             for labels, value in _totals(self._texts)

@@ -11,7 +11,6 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import not_too_dear
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.guessing import GuessPace
-from moesubnet.router.ahead import RoundTrips
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.openai_api import ApiError, JsonObject
@@ -51,7 +50,6 @@ class Offer:
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.paces = Paces()
         self.pace = GuessPace()  # of rounds that experts draft for
-        self.round_trips = RoundTrips()
         self.student: StudentModel | None = None  # the last member in the baseline's place
         self.is_solo = False  # one expert writes alone
         self.only: Hotkey | None = None  # nobody else is asked

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections.abc import (
     AsyncIterator,
@@ -15,8 +14,6 @@ from collections.abc import (
     Sequence,
 )
 from typing import Any, TypeVar
-
-import numpy as np
 
 from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS
 from moesubnet.mixture.sheet import Sheet
@@ -152,10 +149,6 @@ class Service:
             )
             raise api.context_length_exceeded(asked, room, body.source)
         wishes = self._wishes(body)
-        seeds = [
-            None if body.seed is None else (body.seed % 2**64, index)
-            for index in range(first, first + body.n)
-        ]
         return [
             Job(
                 model=name,
@@ -165,16 +158,14 @@ class Service:
                 max_tokens=max_tokens,
                 temperature=body.temperature,
                 top_p=body.top_p,
-                seed=seed,
-                rng=np.random.default_rng(secrets.randbits(128) if seed is None else seed),
+                seed=None if body.seed is None else (body.seed % 2**64, index),
                 stops=tuple(body.stop),
                 top_logprobs=top_logprobs,
                 wishes=wishes,
                 echo=echo,
-                is_read_live=body.stream,
                 manner=manner,
             )
-            for seed in seeds
+            for index in range(first, first + body.n)
         ]
 
     async def conversation(self, body: Conversation, caller: str) -> tuple[TokenIds, Manner]:
@@ -271,4 +262,7 @@ class Service:
                 for jobs, head, (forecast, echo) in zip(prompts, heads, read, strict=True)
                 for job in jobs
             ]
+            for head, jobs in zip(heads, prompts, strict=True):
+                if head.answered() and jobs[0].manner is not None:  # by experts, in a chat
+                    self.metrics.conversations(len(jobs))
             yield begun

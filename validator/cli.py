@@ -47,7 +47,8 @@ def run(
         str,
         typer.Option(
             help="Private text that no miner has seen: a file or quoted glob; .jsonl lines with "
-            'a "text", or one document a file. Each part is used once and then PUBLISHED.'
+            'a "text" or, as users chat, {"messages": [{"role", "content"}, …]}; or one document '
+            "a file. Each part is used once and then PUBLISHED."
         ),
     ],
     spec: SpecDir = None,
@@ -93,6 +94,11 @@ def run(
     answer is scored. The answers, the text itself and the vote that follows make a score sheet.
     Its hash goes on chain with the vote, and once the vote is revealed the sheet is served to
     everyone: that text is public from then on. Do not give text that must stay secret.
+
+    Where users chat, give conversations too: plain text alone tells miners which prompts are yours,
+    and they can serve these alone. A conversation is asked from its beginning, under the subnet's
+    template: the first answers, as many as chats have turns, are walks. Of those that ask the same
+    one is used.
 
     Stop and start at any time: nothing is lost, no text is used twice. When the text is spent, the
     last vote is repeated until you add more. 100,000 tokens last about 58 epochs; --dry-run says

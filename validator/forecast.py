@@ -42,7 +42,8 @@ class Traffic:
 @dataclass(frozen=True)
 class Forecast:
     """Of a mean epoch, if `experts` answer. epochs: how many the unused text lasts. What an expert
-    drafts in a walk is shown and not asked: questions, and all that follows, are at most so many.
+    drafts in a walk is shown and not asked, and what a template writes before an answer is not
+    scored: questions, and all that follows, are at most so many.
     """
 
     windows: int
@@ -52,10 +53,12 @@ class Forecast:
     epoch_s: float
     shapes: Shapes
     grain: Grain = TOKENS
+    conversations: int = 0
 
     @property
     def epochs(self) -> int:
-        return int(self.windows / ((self.walks + TWICE) * self.windows_a_walk))
+        texts = self.windows / self.windows_a_walk + self.conversations
+        return int(texts / (self.walks + TWICE))
 
     @cached_property
     def windows_a_walk(self) -> float:
@@ -101,6 +104,9 @@ class Forecast:
     def _is_whole(self) -> bool:
         return want_for(self.vocab_size).kind == "full"
 
+    def _said(self) -> str:
+        return f", or one of {self.conversations:,} unused conversations" * bool(self.conversations)
+
     def as_text(self) -> str:
         lasts = f"{self.epochs:,} epochs, {_time(self.epochs * self.epoch_s)}"
         unit = self.grain.unit
@@ -108,7 +114,7 @@ class Forecast:
             [
                 f"text       {self.windows:,} unused windows of {window_units(self.grain)} {unit}; "
                 f"{self.walks} walks an epoch, and {TWICE} prefixes that are asked twice, use "
-                f"{self.windows_a_walk:.1f} each in the mean: it lasts {lasts}",
+                f"{self.windows_a_walk:.1f} each in the mean{self._said()}: it lasts {lasts}",
                 f"published  each epoch {self.walks} walks ({self.published_tokens:,} {unit}) "
                 f"and every expert's scores on {self.scored:,} positions, once the "
                 "vote is revealed",

@@ -20,7 +20,7 @@ from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.validator.checks import Claim
-from moesubnet.validator.pool import TextPool, turns_of
+from moesubnet.validator.pool import TextPool
 from moesubnet.validator.probes import Slots, walk_batch
 from moesubnet.validator.records import Batch, Window
 from moesubnet.validator.serve import Metrics
@@ -137,12 +137,13 @@ class Measurement:
         used = self._state.used_starts(self._tokenizer_sha256)
         lots = SystemRandom()
         chats = self._as_users.chats(self._as_users.draw(walks, lots), lots)
-        lasts = [chat[-1] for chat in chats]
-        windows = self._pool.draw(lasts, used, seed + started.to_bytes(8, "little"))
-        batches = self._start(hotkeys, list(map(turns_of, windows, chats)))
+        conversing = self._as_users.conversing(chats, lots)
+        seed += started.to_bytes(8, "little")
+        batches = self._start(hotkeys, self._pool.draw_chats(chats, conversing, used, seed))
         self._metrics.walks.inc(sum(len(batch.walks) for batch in batches))
-        left = self._pool.free_windows(self._state.used_starts(self._tokenizer_sha256))
-        self._metrics.text_tokens_left.set(left * self._pool.window)
+        used = self._state.used_starts(self._tokenizer_sha256)
+        self._metrics.text_tokens_left.set(self._pool.free_windows(used) * self._pool.window)
+        self._metrics.conversations_left.set(len(self._pool.conversations.free(used)))
         return batches
 
     def _start(self, hotkeys: Sequence[Hotkey], chats: Sequence[Sequence[Window]]) -> list[Batch]:
@@ -153,11 +154,12 @@ class Measurement:
             epoch = self._sheet_epoch
             return self._state.start_batch(epoch, hotkeys, windows, sha256, validator=validator)
 
-        alike: dict[tuple[int, int], list[Window]] = {}
+        alike: dict[tuple[int, int, int], list[Window]] = {}
         batches: list[Batch] = []
         for first, *later in chats:
             if not later:
-                alike.setdefault((first.first, len(first.ids)), []).append(first)
+                shape = first.first, len(first.ids), first.unscored
+                alike.setdefault(shape, []).append(first)
                 continue
             batches.append(start([first]))
             for window in later:
@@ -198,7 +200,7 @@ class Measurement:
         again = await asyncio.to_thread(self._pool.repeats, used, published)
         self._state.mark_used(again, self._tokenizer_sha256)
         if again:
-            log.warning("%d windows of the private text are in it twice, or public", len(again))
+            log.warning("%d pieces of the private text are in it twice, or public", len(again))
 
     async def run(self, batches: Sequence[Batch], spread_s: float = 0.0) -> None:
         """Walk batches to their ends, until cancelled, or until their sheet is closed. They, and
@@ -299,13 +301,16 @@ class Measurement:
         await asyncio.sleep(after_s)
         used = self._state.used_starts(self._tokenizer_sha256)
         with contextlib.suppress(PoolSpent):
-            [window] = self._pool.draw(self._as_users.draw(1, SystemRandom()), used, seed)
+            lots = SystemRandom()
+            chats = [self._as_users.draw(1, lots)]
+            conversing = self._as_users.conversing(chats, lots)
+            [[window]] = self._pool.draw_chats(chats, conversing, used, seed)
             spent = [(window.document, start) for start in window.starts]
             self._state.mark_used(spent, self._tokenizer_sha256)
             await ask_twice(
                 self._book,
                 self._two_ways(),
-                window.ids[: window.first],
+                window.ids[: window.first + window.unscored],
                 epoch=self._sheet_epoch,
                 windows_sha256=self._tokenizer_sha256,
                 vocab_size=self.vocab_size,

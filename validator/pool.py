@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import random
 from collections.abc import Callable, Container, Mapping, Sequence, Set
 
@@ -14,8 +15,9 @@ import numpy.typing as npt
 
 from moesubnet.errors import ConfigError, PoolSpent
 from moesubnet.host.paths import text_files
-from moesubnet.spec.documents import read_documents
+from moesubnet.spec.documents import Conversation, Document, read_texts
 from moesubnet.units import TOKENS, Grain
+from moesubnet.validator.conversations import Conversations, Turn
 from moesubnet.validator.records import Window
 from moesubnet.validator.shapes import Shape
 
@@ -28,37 +30,52 @@ LEAST_KNOWN = 12  # tokens of a published walk that tell it from another text
 
 
 class TextPool:
-    """Private documents, cut into windows that do not overlap. A walk takes one or several."""
+    """Private documents, cut into windows that do not overlap, of which a walk takes one or
+    several; and conversations, of which a chat takes one."""
 
     def __init__(
-        self, documents: Mapping[bytes, npt.NDArray[np.uint32]], grain: Grain = TOKENS
+        self,
+        documents: Mapping[bytes, npt.NDArray[np.uint32]],
+        grain: Grain = TOKENS,
+        conversations: Conversations | None = None,
     ) -> None:
         """documents: token ids by SHA-256 of the text."""
         self.grain, self.window = grain, window_units(grain)
         self._documents = {k: ids for k, ids in documents.items() if len(ids) >= self.window}
+        self.conversations = conversations or Conversations({})
         self.tokens = sum(len(ids) for ids in self._documents.values())
-        if not self._documents:
+        if not self._documents and not self.conversations:
             raise ConfigError(
                 f"the private text has no document of {self.window} {grain.unit}; give longer text"
             )
 
     @classmethod
     def load(
-        cls, pattern: str, encode: Callable[[str], Sequence[int]], grain: Grain = TOKENS
+        cls,
+        pattern: str,
+        encode: Callable[[str], Sequence[int]],
+        grain: Grain = TOKENS,
+        turns: Callable[[Conversation], Sequence[Turn]] | None = None,
     ) -> TextPool:
-        """Every file that matches `pattern`: .jsonl lines with a "text", or one document each.
-
-        Raises ConfigError.
+        """Every file that matches `pattern`: .jsonl lines with a "text" or "messages", or one
+        document each. turns: what walks may ask of a conversation, raises PromptError; None where
+        there can be none. Raises ConfigError.
         """
-        texts = {
-            hashlib.sha256(document.text.encode()).digest(): document.text
-            for path in text_files([pattern])
-            for document in read_documents(path)
-        }
+        texts = {_key(text): text for path in text_files([pattern]) for text in read_texts(path)}
         if not texts:
             raise ConfigError(f"no text in {pattern!r}")
-        documents = {key: np.array(encode(text), np.uint32) for key, text in texts.items()}
-        return cls(documents, grain)
+        said = {key: text for key, text in texts.items() if isinstance(text, Conversation)}
+        documents = {
+            key: np.array(encode(text.text), np.uint32)
+            for key, text in texts.items()
+            if isinstance(text, Document)
+        }
+        if said and turns is None:
+            raise ConfigError(
+                "on a subnet over bytes private text cannot be given as conversations: give it as "
+                'lines of {"text": …}'
+            )
+        return cls(documents, grain, Conversations(said, turns) if turns else None)
 
     def free_windows(self, used: Mapping[bytes, Set[int] | None]) -> int:
         """How many windows were never used. `used` as `State.used_starts` gives it."""
@@ -68,7 +85,8 @@ class TextPool:
         self, used: Mapping[bytes, Set[int] | None], published: Sequence[npt.NDArray[np.uint32]]
     ) -> list[tuple[bytes, int]]:
         """(document, start) of unused windows that begin as a used one, an earlier one, or any
-        window of a published walk: their labels may be known. Costs what windows there are."""
+        window of a published walk: their labels may be known; and of conversations alike. Costs
+        what windows there are."""
         prefix = self.grain.units(PREFIX_TOKENS)
         pieces = [ids[at:] for ids in published for at in range(0, len(ids), self.window)]
         known = {_beginning(ids, prefix) for ids in pieces}
@@ -89,7 +107,34 @@ class TextPool:
                     again.append((document, start))
                 else:
                     unused[begins] = (document, start)
-        return again + [window for begins, window in unused.items() if begins in known]
+        again += [window for begins, window in unused.items() if begins in known]
+        return again + self.conversations.repeats(used, published)
+
+    def draw_chats(
+        self,
+        chats: Sequence[Sequence[Shape]],
+        conversing: Sequence[bool],
+        used: Mapping[bytes, Set[int] | None],
+        seed: bytes,
+    ) -> list[list[Window]]:
+        """Fresh text for the turns of chats, chosen by `seed`; for fewer when less is left.
+
+        conversing: which of them are conversations, as long as there is text of both kinds. Raises
+        PoolSpent when none is left.
+        """
+        kinds = list(zip(chats, conversing, strict=True))
+        said, written = ([chat for chat, is_said in kinds if is_said == kind] for kind in (1, 0))
+        walks = self.conversations.draw(said, used, seed)
+        written += said[len(walks) :]
+        lasts = [chat[-1] for chat in written]
+        windows = self.draw(lasts, used, seed) if lasts and self.free_windows(used) else []
+        walks += map(turns_of, windows, written)
+        if left := written[len(windows) :]:
+            drawn = {walk[-1].document: None for walk in walks}
+            walks += self.conversations.draw(left, {**used, **drawn}, seed)
+        if not walks:
+            raise self._spent()
+        return walks
 
     def draw(
         self, shapes: Sequence[Shape], used: Mapping[bytes, Set[int] | None], seed: bytes
@@ -125,12 +170,8 @@ class TextPool:
         those have that come up. Raises PoolSpent."""
         documents = sorted(self._documents)
         ends = np.cumsum([self._free(document, used) for document in documents])
-        if not ends[-1]:
-            raise PoolSpent(
-                f"all {self.tokens:,} {self.grain.unit} of private text are used, and none is "
-                "used twice: the last vote is repeated until you add fresh text under --text and "
-                "restart"
-            )
+        if not documents or not ends[-1]:
+            raise self._spent()
         total = int(ends[-1])
         free: dict[bytes, list[int]] = {}
         places: list[tuple[bytes, int]] = []
@@ -142,6 +183,14 @@ class TextPool:
                 free[document] = [start for start in starts if start not in taken]
             places.append((document, free[document][place - before]))
         return places
+
+    def _spent(self) -> PoolSpent:
+        said = f" and {len(self.conversations):,} conversations" if self.conversations else ""
+        return PoolSpent(
+            f"all {self.tokens:,} {self.grain.unit} of private text{said} are used, and none is "
+            "used twice: the last vote is repeated until you add fresh text under --text and "
+            "restart"
+        )
 
     def _free_from(
         self,
@@ -173,6 +222,12 @@ class TextPool:
     def _starts(self, ids: npt.NDArray[np.uint32]) -> range:
         """Where the windows of a document begin."""
         return range(0, len(ids) - self.window + 1, self.window)
+
+
+def _key(text: Document | Conversation) -> bytes:
+    if isinstance(text, Document):
+        return hashlib.sha256(text.text.encode()).digest()
+    return hashlib.sha256(json.dumps(text.messages, sort_keys=True).encode()).digest()
 
 
 def turns_of(window: Window, chat: Sequence[Shape]) -> list[Window]:

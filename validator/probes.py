@@ -78,7 +78,9 @@ async def walk_batch(
     cut has dropped out of that walk: it is not asked again but for a leaf that it owes, so it
     never gets a label that it still owes an answer for, and the rest of the walk counts as
     unanswered. All are asked; the chosen are those whom a router would have asked, of those that
-    answered the prefix. slots: shared with other batches.
+    answered the prefix. What a template writes before an answer is asked and weighs experts as in a
+    router, and is no position: nobody is paid for what is the same in every chat. slots: shared
+    with other batches.
 
     pace: with it a walk that is alone in its batch has drafts (`guesses`), of `ahead` tokens an
     answer at most, and a label that was drafted, or stands in a draft's place, is none: it is
@@ -92,7 +94,8 @@ async def walk_batch(
     try:
         async with contextlib.aclosing(steps):
             async for step in steps:
-                yield step
+                if step.position >= batch.first + batch.unscored:
+                    yield step
         for step in await walks.shown_at_last():
             yield step
     finally:  # also where the epoch's close ends the batch

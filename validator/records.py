@@ -27,12 +27,13 @@ class Phase(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Window:
     """A stretch of private text: document by SHA-256, where its pieces start, ids u32; the first
-    label is ids[first]."""
+    label is ids[first]. unscored: so many labels are a template's, and say nothing of anybody."""
 
     document: bytes
     starts: tuple[int, ...]
     ids: npt.NDArray[np.uint32]
     first: int
+    unscored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Batch:
     steps: tuple[Step, ...]
     salts: tuple[bytes, ...] = ()  # [N]: what shows whose sessions these are (`receipts`)
     follows: int | None = None  # the batch with the turn before, of a chat's next turn
+    unscored: int = 0  # of the first labels: those of a template
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,13 @@ from moesubnet.host.interrupt import until_stopped
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.spec.prompt import PromptEncoder
 from moesubnet.spec.roll import NextSpec
 from moesubnet.spec.source import find_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.archive import Archive
+from moesubnet.validator.conversations import turns
 from moesubnet.validator.forecast import Forecast
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
@@ -172,6 +174,7 @@ async def dry_run(config: ValidatorConfig) -> str:
     neuron = metagraph.by_hotkey.get(hotkey)
     forecast = Forecast(
         windows=pool.free_windows(used),
+        conversations=len(pool.conversations.free(used)),
         walks=config.walks_per_epoch,
         experts=sum(n.axon is not None and n.hotkey != hotkey for n in metagraph.neurons),
         vocab_size=spec.spec.vocab_size,
@@ -212,11 +215,14 @@ def _shapes(spec: LoadedSpec) -> Shapes:
 
 def _load_pool(pattern: str, spec: LoadedSpec) -> TextPool:
     tokenizer = load_tokenizer(spec.tokenizer_path)
+    encoder, limit = PromptEncoder(spec.spec, tokenizer), _shapes(spec).limit
     pool = TextPool.load(
         pattern,
         lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         spec.spec.grain,
+        (lambda one: turns(one, encoder, limit)) if spec.spec.unit == "tokens" else None,
     )
     unit, windows = spec.spec.unit, pool.free_windows({})
-    log.info("private text: %d %s, %d windows", pool.tokens, unit, windows)
+    said = len(pool.conversations)
+    log.info("private text: %d %s, %d windows, %d conversations", pool.tokens, unit, windows, said)
     return pool

@@ -47,6 +47,9 @@ class Metrics:
         self.text_tokens_left = Gauge(
             prefix + "text_tokens_left", "Private text not used yet", registry=self.registry
         )
+        self.conversations_left = Gauge(
+            prefix + "conversations_left", "Private ones not used yet", registry=self.registry
+        )
         self.experts = Gauge(prefix + "experts", "Experts known", registry=self.registry)
         self.walks = Counter(prefix + "walks", "Walks started", registry=self.registry)
         self.answers = Counter(

@@ -10,8 +10,9 @@ less than half of the stake cannot move it past what others say. What the public
 stays out: a prompt that is longer is nobody's model, a longer answer is looked like until it ends.
 
 Users' chats go on: the next turn is a new text that begins with the one before. So do walks, as
-often as routers say, by the same median. Not every text is drafted for: how far an expert was asked
-to go on at most, if it ever was, has a law as lengths have.
+often as routers say, by the same median; and as many of them are conversations under the spec's
+template. Not every text is drafted for: how far an expert was asked to go on at most, if it ever
+was, has a law as lengths have.
 Pure.
 """
 
@@ -37,6 +38,7 @@ Float = npt.NDArray[np.float64]
 PROMPT_TOKENS, ANSWER_TOKENS = (8, 256), (2, 46)  # of users, as long as nobody knows better
 MANY_TEXTS = 100
 LATER = 0.2  # of texts, that go on with an earlier one, as long as nobody knows better
+CONVERSATIONS = 0.5  # of texts, as long as nobody knows better
 AHEAD = 0.2  # of texts, that experts draft for; by 2 tokens as many as by 16, by factors
 
 _Lengths = tuple[tuple[int, float], ...]  # (units, probability), ascending
@@ -61,8 +63,9 @@ class Shapes:
 
     prompts, answers: (units, probability). blind: of a prompt's last units, which a router sends
     one by one. limit: the most units of a walk; a shorter answer makes room for the prompt.
-    later: the part of walks that are the later turns of chats. ahead: (tokens, probability) that
-    an expert is asked to go on with at most, in a walk; 0 of those without drafts.
+    later: the part of walks that are the later turns of chats. conversations: of those under the
+    spec's template. ahead: (tokens, probability) that an expert is asked to go on with at most, in
+    a walk; 0 of those without drafts.
     """
 
     prompts: _Lengths
@@ -70,6 +73,7 @@ class Shapes:
     blind: int = 0
     limit: int = MAX_WALK_TOKENS
     later: float = 0.0
+    conversations: float = 0.0
     ahead: _Lengths = ((MAX_FURTHER, 1.0),)
 
     @classmethod
@@ -86,6 +90,7 @@ class Shapes:
             grain.units(BLIND_PROMPT_TOKENS),
             min(context_units - 1, MAX_WALK_TOKENS),  # one is the beginning of text
             LATER,
+            CONVERSATIONS,
             ((0, 1.0 - AHEAD), *((n, AHEAD * p) for n, p in _by_factors(2, MAX_FURTHER))),
         )
 
@@ -101,13 +106,15 @@ class Shapes:
                 (self.answers, [(_cut(u.answers, most), stake) for u, stake in summaries]),
             )
         )
-        later = [(_later(self.later, usage), stake) for usage, stake in summaries]
         ahead = [(_asked_ahead(self.ahead, usage.ahead), stake) for usage, stake in summaries]
         return replace(
             self,
             prompts=_median(self.prompts, prompts),
             answers=_median(self.answers, answers),
-            later=_median(((0, 0.0), (1, 0.0)), later)[1][1],
+            later=_part(self.later, [(usage, usage.later, stake) for usage, stake in summaries]),
+            conversations=_part(
+                self.conversations, [(usage, usage.chats, stake) for usage, stake in summaries]
+            ),
             ahead=_median(self.ahead, ahead),
         )
 
@@ -142,6 +149,17 @@ class Shapes:
                 turns.insert(0, follows[turns[0]])
             chats.append([shapes[turn] for turn in turns])
         return chats
+
+    def conversing(self, chats: Sequence[Sequence[Shape]], lots: Random) -> list[bool]:
+        """Which of these chats are conversations under a template, those of several turns before
+        others: so that as large a part of walks is as should be."""
+        wanted = sum(lots.random() < self.conversations for chat in chats for _ in chat)
+        found = [False] * len(chats)
+        order = lots.sample(range(len(chats)), len(chats))
+        for k in sorted(order, key=lambda k: len(chats[k]), reverse=True):
+            found[k] = wanted > 0
+            wanted -= len(chats[k])
+        return found
 
     def mean(self, of: str, window: int = 1) -> float:
         """The mean of a `Shape`'s attribute, in whole windows."""
@@ -186,11 +204,16 @@ def _asked_ahead(public: _Lengths, counts: Sequence[int]) -> Float:
     return found
 
 
-def _later(public: float, usage: Usage) -> Float:
-    """What part of one router's texts begin a chat, and go on with one."""
-    texts = sum(usage.prompts)
-    part = (MANY_TEXTS * public + min(usage.later, texts)) / (MANY_TEXTS + texts)
-    return np.array([1.0 - part, part])
+def _part(public: float, said: Sequence[tuple[Usage, int, int]]) -> float:
+    """Of texts, by the median of routers' counts of them, each with its stake."""
+
+    def law(usage: Usage, count: int) -> Float:
+        texts = sum(usage.prompts)
+        part = (MANY_TEXTS * public + min(count, texts)) / (MANY_TEXTS + texts)
+        return np.array([1.0 - part, part])
+
+    laws = [(law(usage, count), stake) for usage, count, stake in said]
+    return _median(((0, 0.0), (1, 0.0)), laws)[1][1]
 
 
 def _median(public: _Lengths, said: Sequence[tuple[Float, int]]) -> _Lengths:

@@ -17,6 +17,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -194,8 +195,9 @@ class State:
             for start in window.starts:
                 self._note_used(window.document, start, tokenizer_sha256)
         assert row.lastrowid is not None
-        first = windows[0].first
-        return Batch(row.lastrowid, tuple(hotkeys), walks, first, sessions, (), salts)
+        first, unscored = windows[0].first, windows[0].unscored
+        batch = Batch(row.lastrowid, tuple(hotkeys), walks, first, sessions, (), salts)
+        return replace(batch, unscored=unscored)
 
     def walks_started(self, epoch: int) -> int:
         query = "SELECT coalesce(sum(json_array_length(sessions)), 0) FROM batch WHERE epoch = ?"

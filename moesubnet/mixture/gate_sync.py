@@ -94,7 +94,7 @@ class GateSync:
         )
         newest = _newest_known(first)
         settled = [item for item in self.sheets if item.sheet.epoch <= newest]
-        self.silenced = silenced(settled)
+        self.silenced = await asyncio.to_thread(silenced, settled)
         for validator, reason in self.silenced.items():
             log.warning("no say for validator %s: %s", validator, reason)
         oldest = newest - FIT_EPOCHS + 1

@@ -44,9 +44,9 @@ class PromptEncoder:
 
     def __init__(self, spec: Spec, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._bos_id = spec.bos_id
+        self._bos_id, self._stop_ids = spec.bos_id, spec.stop_ids
         self._template = Template(spec.chat_template, spec.special_tokens)
-        stops = {spec.bos_id, *spec.stop_ids}
+        ends = {spec.bos_id, *spec.stop_ids}
         written = self._template.literal_text
         all_: dict[str, int] = {}
         special: dict[str, int] = {}
@@ -54,7 +54,7 @@ class PromptEncoder:
             text = token.content
             if len(text) < 2 or text.isspace():
                 continue  # text as any other: Gemma's line ends, a fine-tune's "!"
-            if token.special or token_id in stops:
+            if token.special or token_id in ends:
                 special[text] = token_id
             if text in special or text in written:
                 all_[text] = token_id
@@ -93,6 +93,26 @@ class PromptEncoder:
         """A conversation up to where the assistant goes on. Raises PromptError."""
         text, standing = self._rendered(messages, tools, variables)
         return self._prompt(text, standing)
+
+    def answered(self, messages: Sequence[Message], answer: str) -> Prompt:
+        """A conversation and what the assistant answers, with the token that ends it where the
+        template shows one. Its ids begin with those of `chat(messages)`, as a router's text does
+        that grows token by token. Raises PromptError."""
+        before, standing = self._rendered(messages, None, None)
+        prompt, start = self._prompt(before, standing), len(before)
+        whole, _ = self._rendered([*messages, {"role": "assistant", "content": answer}], None, None)
+        rest = whole[start + len(answer) :] if whole.startswith(before + answer) else ""
+        end = rest[: self._all.end_at(rest, 0)] if rest else ""
+        if not {*self._all.ids(end)} <= {*self._stop_ids}:
+            end = ""
+        # What is special is text here too; the rest it may write itself, as in `_defuser`.
+        typed = [at for at, _ in self._all.everywhere(answer) if self._special.end_at(answer, at)]
+        own = "".join("\0" if at in typed else character for at, character in enumerate(answer))
+        return Prompt(
+            before + answer + end,
+            (*prompt.cuts, start, *(start + at + 1 for at in typed)),
+            (*prompt.control_ids, *self._all.ids(own), *self._all.ids(end)),
+        )
 
     def turn(
         self,

@@ -29,7 +29,6 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
-from moesubnet.wire.ahead import Ahead
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import LEAST_PATIENCE_S, Paces, cut_stragglers, deadline_s
 from moesubnet.wire.protocol import (
@@ -126,7 +125,6 @@ class Panel:
         weights: Mapping[Hotkey, float] | None = None,
         least_patience_s: float = LEAST_PATIENCE_S,
         further: Mapping[Hotkey, int] = MappingProxyType({}),
-        ahead: Ahead | None = None,
     ) -> dict[Hotkey, StepResponse | PanelError]:
         """Append ids to each sequence, then ask every expert (or `members`) for the laws.
 
@@ -135,8 +133,7 @@ class Panel:
         weights: what each one's answer is worth; with it, who is late by the measure of those
         that hold the greater part, and by `least_patience_s` at least, or by its own, is cut off
         with PeerLate. Without, all have until the deadline. further: how many tokens an expert
-        should go on with by itself. ahead: how it should draw them; what one expert drew and read
-        of the one sequence is appended to it.
+        should go on with by itself.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
@@ -144,8 +141,7 @@ class Panel:
         requests: _Requests = {}
 
         def build(client: Asked) -> StepRequest:
-            more = further.get(client.hotkey, 0)
-            return self._request(client, sequences, first, more, ahead if more else None, requests)
+            return self._request(client, sequences, first, further.get(client.hotkey, 0), requests)
 
         call = _Call(sequences, build)
         async with asyncio.TaskGroup() as group:
@@ -199,10 +195,6 @@ class Panel:
             _settle(hotkey, call.sequences, response)
         except BadReveal as error:
             return self._failed(hotkey, error)
-        if request.ahead is not None:
-            for sequence, rows in zip(call.sequences, response.rows, strict=True):
-                sequence.append(rows.further[:-1])
-                sequence.set_held(hotkey, len(sequence.ids))
         self._failures.pop(hotkey, None)
         return response
 
@@ -235,8 +227,7 @@ class Panel:
         )
         if (until_s := call.patient_until_s.get(hotkey)) is not None:
             took_s = loop.time() - (until_s - patience_s)
-            if request.ahead is None:  # which takes as long as it is given
-                self._paces.took(hotkey, tokens, took_s)
+            self._paces.took(hotkey, tokens, took_s)
             response = StepResponse(response.rows, response.proof, took_s)
         return request, response
 
@@ -250,7 +241,6 @@ class Panel:
         sequences: Sequence[PanelSequence],
         first: int | None,
         further: int,
-        ahead: Ahead | None,
         requests: _Requests,
     ) -> StepRequest:
         """What this expert lacks and owes; those alike in that share one encoded request."""
@@ -274,7 +264,7 @@ class Panel:
                 )
                 for s, (n, parent), reveal in zip(sequences, bases, owed, strict=True)
             ]
-            requests[key] = StepRequest(tuple(steps), want, ahead)
+            requests[key] = StepRequest(tuple(steps), want)
         return requests[key]
 
     def _reveals(self, client: Asked, owing: Sequence[PanelSequence]) -> StepRequest:

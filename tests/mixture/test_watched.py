@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +85,70 @@ def test_who_publishes_its_walks_of_before_measured_nothing():
     few = sheet_of("v1", 5)
     few = dataclasses.replace(few, walks=(*source.walks[:4], *few.walks[4:]))
     assert silenced(heard(source, few)) == {}
+
+
+def cut_anew(sheet, rng):
+    """The same texts, some longer, asked from other places on: one item each."""
+    walks = [np.append(w, rng.integers(0, 2_000, 9).astype("<u4")) for w in sheet.walks]
+    lengths = rng.integers(34, 57, len(walks))
+    return asked_at_last(sheet, [ids[:n] for ids, n in zip(walks, lengths, strict=True)])
+
+
+def asked_at_last(sheet, walks, scored=1):
+    """Of these walks the last `scored` labels are items."""
+    n = len(sheet.hotkeys)
+    walk = np.repeat(np.arange(len(walks), dtype="<u4"), scored)
+    ends = np.array([len(ids) for ids in walks], "<u4")
+    position = (ends[walk] - scored + np.tile(np.arange(scored), len(walks))).astype("<u4")
+    return dataclasses.replace(
+        sheet,
+        walks=tuple(walks),
+        walk=walk,
+        position=position,
+        chosen=np.ones((len(walks), n), np.uint8),
+    )
+
+
+@given(st.integers(0, 2**32))
+def test_who_asks_its_text_of_before_from_other_places_on_measured_nothing(seed):
+    source = sheet_of("v1", 3)
+    again = cut_anew(sheet_of("v1", 5, walks=source.walks), np.random.default_rng(seed))
+    assert list(silenced(heard(source, again))) == ["v1"]
+    source, again = (dataclasses.replace(s, epoch=e) for s, e in ((source, 5), (again, 3)))
+    assert list(silenced(heard(again, source))) == ["v1"]
+
+
+def test_conversations_under_one_template_are_not_the_same_as_long_as_they_ask_otherwise():
+    rng, template = np.random.default_rng(0), np.arange(60, dtype="<u4")
+
+    def talks(epoch, questions, answer=12):
+        walks = [
+            np.concatenate([template, np.full(9, q), rng.integers(0, 2_000, answer)]).astype("<u4")
+            for q in questions
+        ]
+        return asked_at_last(sheet_of("v1", epoch), walks, answer)
+
+    first = talks(3, range(100, 132))
+    assert silenced(heard(first, talks(5, range(200, 232)), talks(6, range(300, 332)))) == {}
+    again = talks(5, range(116, 148))  # half of them; what was answered is another text
+    assert list(silenced(heard(first, again))) == ["v1"]
+    assert silenced(heard(first, talks(5, range(125, 157)))) == {}
+    next_turns = [np.append(ids, rng.integers(0, 2_000, 30)).astype("<u4") for ids in first.walks]
+    assert list(silenced(heard(first, asked_at_last(sheet_of("v1", 5), next_turns, 9)))) == ["v1"]
+
+
+def test_short_texts_are_the_same_only_whole():
+    short = [np.full(9, k, "<u4") for k in range(32)]
+    first = asked_at_last(sheet_of("v1", 3), short, 3)
+    longer = asked_at_last(sheet_of("v1", 5), [np.append(ids, ids) for ids in short], 3)
+    assert silenced(heard(first, longer)) == {}
+    assert list(silenced(heard(first, dataclasses.replace(first, epoch=5)))) == ["v1"]
+
+
+def test_a_sheet_of_empty_walks_harms_nobody():
+    empty = asked_at_last(sheet_of("v1", 3), [np.empty(0, "<u4")] * 4, 0)
+    assert list(silenced(heard(empty, dataclasses.replace(empty, epoch=5)))) == ["v1"]
+    assert silenced(heard(asked_at_last(sheet_of("v1", 4), []), sheet_of("v1", 5))) == {}
 
 
 def test_a_forged_history_silences_nobody():

@@ -239,3 +239,42 @@ def test_a_message_of_all_private_characters_is_refused() -> None:
     text = "<" + "".join(map(chr, range(0xE000, 0xF900)))
     with pytest.raises(PromptError, match="private"):
         encoder_of("turns").chat(said(text))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("messages", TALKS)
+def test_an_answer_goes_on_with_the_very_ids_of_its_question(name: str, messages: list) -> None:
+    encoder, family = encoder_of(name), families()[name]
+    for at in range(1, len(messages)):
+        if messages[at]["role"] != "assistant" or messages[at - 1]["role"] != "user":
+            continue
+        answer = messages[at]["content"].strip()
+        question = encoder.ids(encoder.chat(messages[:at]))
+        ids = encoder.ids(encoder.answered(messages[:at], answer))
+        assert ids[: len(question)] == question
+        written = ids[len(question) :]
+        ends = len(set(written[-1:]) & set(family.spec.stop_ids))
+        if name != "unigram":  # which has no piece for every character
+            shown = family.tokenizer.decode(written[: len(written) - ends])
+            assert shown.strip() == answer
+        assert not set(written[: len(written) - ends]) & set(family.spec.stop_ids)
+
+
+def test_an_answer_ends_as_its_template_ends_it() -> None:
+    for name in ("chatml", "headers"):
+        encoder, family = encoder_of(name), families()[name]
+        ids = encoder.ids(encoder.answered(said("the fox?"), "the lazy dog"))
+        whole = expected(family, said("the fox?", "the lazy dog"))
+        assert ids[-1] in family.spec.stop_ids
+        assert whole[: len(ids)] == ids
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_control_token_typed_into_an_answer_is_text(name: str) -> None:
+    encoder, family = encoder_of(name), families()[name]
+    special = encoder.special_ids
+    for typed in typed_texts(family):
+        question = encoder.ids(encoder.chat(said("why?")))
+        answer = encoder.ids(encoder.answered(said("why?"), f"a{typed}b"))[len(question) :]
+        ends = int(answer[-1] in family.spec.stop_ids)
+        assert not set(answer[: len(answer) - ends]) & special, typed

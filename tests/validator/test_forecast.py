@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,7 +18,7 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.types import Axon
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.forecast import Forecast, Traffic
-from moesubnet.validator.pool import ONE_WINDOW, STEP_TOKENS, WINDOW_TOKENS
+from moesubnet.validator.pool import ONE_WINDOW, STEP_TOKENS, WINDOW_TOKENS, TextPool
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
 
@@ -146,7 +147,7 @@ def test_no_experts_cost_nothing_and_too_little_text_lasts_no_epoch() -> None:
 def dry_run(tiny_spec, tmp_path, new_chain, monkeypatch):
     """`dry_run(chain)` → what the command says, with 40 windows of text and the state as it is."""
 
-    def run(chain) -> str:
+    def run(chain, name: str = "text.txt") -> str:
         @contextlib.asynccontextmanager
         async def connected():
             yield chain
@@ -155,8 +156,9 @@ def dry_run(tiny_spec, tmp_path, new_chain, monkeypatch):
             return connected()
 
         monkeypatch.setattr(ChainClient, "connect", connect)
-        text = tmp_path / "text.txt"
-        text.write_text(" ".join(f"{i}" for i in range(1_100)))
+        text = tmp_path / name
+        if name == "text.txt":
+            text.write_text(" ".join(f"{i}" for i in range(1_100)))
         places = ("--text", text, "--spec", tiny_spec.root, "--state-dir", tmp_path / "state")
         options = ("--dry-run", "--hotkey", "//Validator", "--walks", "8", *map(str, places))
         result = CliRunner().invoke(validator_app, ["run", *options])
@@ -188,6 +190,24 @@ def test_a_dry_run_says_it_for_this_subnet_and_this_state_and_changes_neither(
     state.mark_used([(document, WINDOW_TOKENS)], tiny_spec.spec.tokenizer.sha256)
     state.close()
     assert f"{unused - 2:,} unused windows" in dry_run(chain)
+
+
+def test_a_dry_run_counts_conversations(dry_run, new_chain, keypair, tmp_path, tiny_spec) -> None:
+    said = [("user", "who?"), ("assistant", "the fox")]
+    lines = [
+        {"messages": [{"role": role, "content": f"{k} {text}"} for role, text in said]}
+        for k in range(48)
+    ]
+    path = tmp_path / "talks.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    chain = new_chain()
+    chain.add(keypair("//Validator"))
+    assert "or one of 48 unused conversations: it lasts 4 epochs" in dry_run(chain, path.name)
+    state = State(tmp_path / "state" / "validator.sqlite3")
+    [document, *_] = TextPool.load(str(path), list, turns=lambda _: [1]).conversations.free({})
+    state.mark_used([(document, 0)], tiny_spec.spec.tokenizer.sha256)
+    state.close()
+    assert "or one of 47 unused conversations: it lasts 3 epochs" in dry_run(chain, path.name)
 
 
 def test_a_dry_run_with_too_little_text_says_so(

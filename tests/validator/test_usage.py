@@ -171,21 +171,23 @@ def test_a_summary_tells_how_long_the_texts_of_its_epoch_were():
     book.turn(3, {}, metrics.lengths())
     metrics.text_length(60, 0)  # nothing was written
     metrics.text_length(2**20, 12, ahead=3)
+    metrics.conversations(2)
     book.turn(4, {}, metrics.lengths())
     usage = Usage.proven(book.summary(3), Hotkey(signer.ss58_address))
     assert {k: n for k, n in enumerate(usage.prompts) if n} == {11: 1, LENGTH_KINDS - 1: 1}
     assert {k: n for k, n in enumerate(usage.answers) if n} == {7: 1}
     assert {k: n for k, n in enumerate(usage.ahead) if n} == {0: 1, 3: 1}
+    assert usage.chats == 2
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], prompts=[0] * (LENGTH_KINDS + 1))
 
 
 def test_a_summary_of_an_older_router_is_refused_in_words():
     signer = Keypair.create_from_uri("//Router", ss58_format=42)
-    for said_format in ("moesubnet-usage/3", 3, None):
+    for said_format in ("moesubnet-usage/4", 3, None):
         said = msgpack.packb({"format": said_format, "netuid": 1, "epoch": 3, "rows": []})
-        data = msgpack.packb([said, signer.sign(b"moesubnet-usage/3\n" + said)])
-        with pytest.raises(FrameError, match=f"{said_format}.*where moesubnet-usage/4 is read"):
+        data = msgpack.packb([said, signer.sign(b"moesubnet-usage/4\n" + said)])
+        with pytest.raises(FrameError, match=f"{said_format}.*where moesubnet-usage/5 is read"):
             Usage.proven(data, Hotkey(signer.ss58_address))
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], ahead=[0] * (MAX_FURTHER + 2))
