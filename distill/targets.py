@@ -80,7 +80,7 @@ class TargetStore:
         from safetensors.numpy import save_file
 
         temporary = self.path(shard).with_suffix(".tmp")
-        with disk_errors():
+        with disk_errors(temporary):
             save_file(dict(tensors), temporary)
         os.replace(temporary, self.path(shard))
 

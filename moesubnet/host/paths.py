@@ -60,13 +60,14 @@ def held_alone(folder: Path, busy: str) -> Iterator[None]:
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
-    """What the safetensors library says of a disk, as an OSError like everybody else's."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """What the safetensors library says of a disk while `path` is written, as an OSError like
+    everybody else's."""
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
         if number := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise

@@ -118,7 +118,7 @@ def save_trained(model: Any, folder: Path, name: str, out: Path) -> None:
     if hasattr(model, "peft_config"):
         for config in model.peft_config.values():
             config.base_model_name_or_path = name
-        with disk_errors():
+        with disk_errors(out):
             model.save_pretrained(out)
         return
     _save_whole(model, folder, out)
@@ -153,7 +153,7 @@ def _save_whole(model: Any, folder: Path, out: Path) -> None:
     stored = getattr(_config(folder), "dtype", None)
     if isinstance(stored, torch.dtype):
         model = model.to(stored)
-    with disk_errors():
+    with disk_errors(out):
         model.save_pretrained(out)
     for pattern in _COMPANIONS:
         for path in folder.glob(pattern):

@@ -47,7 +47,7 @@ def save_checkpoint(
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}/{name}"] = value
     temporary = path.with_suffix(".tmp")
-    with disk_errors():
+    with disk_errors(path):
         save_file(tensors, temporary, metadata={"position": json.dumps(asdict(position))})
     os.replace(temporary, path)
 

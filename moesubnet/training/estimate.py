@@ -68,6 +68,13 @@ def footprint(
     )
 
 
+def disk_bytes(size: Size, *, writes_whole: bool) -> int:
+    """What a run has on its disk at most: its state twice, while a new one replaces the old one,
+    or once and, at the end, an adapter or the whole model."""
+    state = 4 * (ADAM_VALUES - 1) * size.trained  # all but the gradient
+    return max(2 * state, state + 4 * (size.parameters if writes_whole else size.trained))
+
+
 def in_words(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.1f} GB"
 

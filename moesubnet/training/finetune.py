@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import (
     Precision,
+    Size,
     find_base,
     load_base,
     merge_adapter,
@@ -27,6 +29,7 @@ from moesubnet.training.base_model import (
 )
 from moesubnet.training.estimate import (
     Footprint,
+    disk_bytes,
     footprint,
     in_words,
     time_in_words,
@@ -107,6 +110,7 @@ def fine_tune(
     bf16 = runs_in_bf16(settings.precision, device)
     plan, fixed = _plan(folder, settings, bf16, device, team)
     say(fixed)
+    _check_disk(out, size_of(folder, settings.lora_rank), settings)
     packed, held_out = _windows(texts, spec, settings, on_progress)
     # With more seconds, or merged, an interrupted run is still the same one.
     state = _name(texts, spec, replace(settings, seconds=None, merge=False))
@@ -219,6 +223,18 @@ def _plan(
         f"{in_words(plan.total_bytes)} of memory; {in_words(free)} are free."
         + (" Layers are computed twice to save memory." if plan.recomputes else "")
     )
+
+
+def _check_disk(out: Path, size: Size, settings: FineTuning) -> None:
+    """Raises ConfigError before hours of work would end on a disk that is full."""
+    needed = disk_bytes(size, writes_whole=settings.lora_rank is None or settings.merge)
+    disk = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    held = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    if (free := shutil.disk_usage(disk).free + held) < needed:
+        raise ConfigError(
+            f"training writes about {in_words(needed)} to {out}, its own state and what comes of "
+            f"it, and {in_words(free)} are free there: give another --out"
+        )
 
 
 def _windows(

@@ -72,7 +72,7 @@ def save_model(model: LlamaForCausalLM, spec: LoadedSpec, out: Path) -> None:
 
     quiet_transformers()
     out.mkdir(parents=True, exist_ok=True)
-    with disk_errors():
+    with disk_errors(out):
         model.save_pretrained(out)
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(spec.tokenizer_path),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,6 +222,31 @@ def test_what_cannot_work_is_refused_in_words(
     monkeypatch.setattr(finetune, "free_memory_bytes", lambda device: 1 << 20)
     with pytest.raises(ConfigError, match="--lora 16"):
         attempt(tiny_model)
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_a_disk_that_would_be_full_at_the_end_is_said_at_the_start(
+    tiny_spec: LoadedSpec,
+    tiny_model: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lora_rank: int | None,
+):
+    settings, out = tuning(tiny_model, lora_rank=lora_rank, merge=bool(lora_rank)), tmp_path / "out"
+    needed = estimate.disk_bytes(size_of(tiny_model, lora_rank), writes_whole=True)
+    free = SimpleNamespace(free=needed - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(ConfigError, match="give another --out"):
+        fine_tune([text_file], out, tiny_spec, settings)
+    assert not out.exists()
+    free.free += 1
+    assert fine_tune([text_file], out, tiny_spec, settings, should_stop=lambda: True) is None
+    weights = {path for path in out.rglob("*") if path.suffix in (".safetensors", ".state")}
+    assert len(weights) == 2, "the run's state, and what there is so far"
+    assert sum(path.stat().st_size for path in weights) < needed + 20_000, "but for their headers"
+    free.free = needed - sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    assert fine_tune([text_file], out, tiny_spec, settings), "it is replaced, and so is room"
 
 
 def test_steps_are_cut_so_that_they_fit_and_layers_recomputed_where_they_must():
