@@ -219,6 +219,8 @@ class Batcher:
                 self._stepped_s = loop.time()
                 self._returns.took(self._stepped_s - since_s)
                 self._leave(steps)
+                if not all(job.leaves for job, _ in steps):
+                    await asyncio.sleep(0)  # who goes on in the house is back at once
             prompts = self._next_prompts()
             begin_s = loop.time()
             await self._answer(prompts)

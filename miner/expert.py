@@ -8,12 +8,14 @@ import itertools
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
 from moesubnet import __version__
 from moesubnet.engine.base import Engine, Query, TokenIds
 from moesubnet.errors import BadDistribution, ConfigError, EngineError, FrameError
+from moesubnet.miner.ahead import drawn
 from moesubnet.miner.batcher import Batcher
 from moesubnet.miner.failures import Failures
 from moesubnet.miner.limits import LEAST_SHARE, Admission
@@ -29,7 +31,6 @@ from moesubnet.wire.protocol import (
     ExpertCard,
     GenerateChunk,
     GenerateRequest,
-    SequenceStep,
     StepLimits,
     StepRequest,
     StepResponse,
@@ -69,6 +70,7 @@ class Expert:
             max_sequences=self.limits.max_sequences,
             commits=want_for(engine.vocab_size).committed,
             lists=getattr(engine, "lists", 0),
+            draws_ahead=True,
             tells_prompts=getattr(engine, "tells_prompts", True),
             engine=engine.name,
             version=__version__,
@@ -131,7 +133,7 @@ class Expert:
         Raises FrameError, UnknownBase, Overloaded, EngineError.
         """
         request = StepRequest.from_bytes(body, self.limits)
-        most = max(s.end - s.first_law + 1 for s in request.sequences)
+        most = max(s.end - s.first_law + 1 + s.further for s in request.sequences)
         if most * self.limits.vocab_size > MAX_SEQUENCE_VALUES:
             raise FrameError("a sequence's rows would be too many to compute; ask for fewer")
         names = [engine_session(caller, s.session) for s in request.sequences]
@@ -144,7 +146,6 @@ class Expert:
                     with self._failures.watched():
                         answer = await self._answer(caller, request, names, digest)
                     self._answers.keep(caller, digest, answer)
-        self.metrics.tokens.inc(request.tokens)
         return answer
 
     async def forget(self, caller: Hotkey, request: CloseRequest) -> None:
@@ -194,7 +195,7 @@ class Expert:
     async def _answer(
         self, caller: Hotkey, request: StepRequest, names: Sequence[str], digest: bytes
     ) -> bytes:
-        steps = request.sequences
+        steps, come_s = request.sequences, asyncio.get_running_loop().time()
         ids = self._sessions.extend(caller, steps)
         # Drawn labels are no surprise to a retry, and none can be foreseen by the caller.
         seed = hashlib.sha256(self._secret + caller.encode() + digest).digest()
@@ -216,7 +217,12 @@ class Expert:
             next(given) if step.rows else StepRows.of(step.first_row, nothing, request.want)
             for step in steps
         ]
-        rows = await self._go_on(caller, steps, names, ids, rows)
+        if not leaves:
+            rows = await self._go_on(caller, request, names, ids, rows, come_s)
+        gone_on = sum(len(row.further) for row in rows)
+        self.metrics.tokens.inc(sum(step.tokens for step in steps) + gone_on)
+        if request.ahead is not None:
+            ids = [np.append(i, row.further[:-1]) for i, row in zip(ids, rows, strict=True)]
         self._sessions.keep(caller, steps, ids)
         proofs = [s.reveal and self._tails.show(caller, s.session, *s.reveal) for s in steps]
         if sum(row.logprobs.size for row in rows) < OFF_LOOP_VALUES and not request.want.committed:
@@ -225,37 +231,53 @@ class Expert:
             answer, rows = await asyncio.to_thread(_encode, rows, proofs)
         for step, row in zip(steps, rows, strict=True):
             if isinstance(row.bound, CommittedTail):
-                self._tails.keep(caller, step.session, step.end, row.bound)
+                self._tails.keep(caller, step.session, row.first + row.count - 1, row.bound)
         return answer
 
     async def _go_on(
         self,
         caller: Hotkey,
-        steps: Sequence[SequenceStep],
+        request: StepRequest,
         names: Sequence[str],
         ids: Sequence[TokenIds],
         rows: Sequence[StepRows],
+        since_s: float,
     ) -> list[StepRows]:
         """The rows with this model's own next tokens, where they are asked: the likeliest each
-        time, all sequences in step, each pass a step among those of other callers."""
-        texts, last = list(ids), list(rows)
-        most = max((step.further for step in steps), default=0)
-        for done in range(most):
-            going = [i for i, step in enumerate(steps) if step.further > done]
+        time, or drawn, then with the rows that they are of. All sequences are in step, each pass
+        a step among those of other callers. since_s: when the call came."""
+        ahead, loop = request.ahead, asyncio.get_running_loop()
+        most = [step.further for step in request.sequences]
+        points = [] if ahead is None else np.split(ahead.points, np.cumsum(most)[:-1])
+        texts, parts = list(ids), [[row] for row in rows]
+        want = _LIKELIEST if ahead is None else request.want
+        until_s = inf if ahead is None else since_s + ahead.within_s
+        pass_s = loop.time() - since_s  # the one that is over
+        for done in itertools.count():
+            going = [i for i, further in enumerate(most) if further > done]
+            if not going or (done and loop.time() + pass_s > until_s):
+                break
             if done:
+                begun_s = loop.time()
                 queries = [Query(names[i], texts[i], len(texts[i])) for i in going]
                 known = [len(texts[i]) - 1 for i in going]
                 answers = await self._batcher.rows(
-                    caller, queries, _LIKELIEST, known, leaves=done == most - 1
+                    caller, queries, want, known, leaves=done == max(most) - 1
                 )
                 for i, answer in zip(going, answers, strict=True):
-                    last[i] = answer
+                    parts[i].append(answer)
+                pass_s = loop.time() - begun_s
             for i in going:
-                (token, _), *_ = alone(law_of(last[i], -1, None)).likeliest(1)
+                if ahead is None:
+                    (token, _), *_ = alone(law_of(parts[i][-1], -1, None)).likeliest(1)
+                else:
+                    token = drawn(parts[i][-1], ahead, points[i][done])
+                    if token in self.spec.spec.stop_ids:
+                        most[i] = done + 1
                 texts[i] = np.append(texts[i], np.uint32(token))
         return [
-            replace(row, further=text[len(sequence) :])
-            for row, text, sequence in zip(rows, texts, ids, strict=True)
+            replace(StepRows.joined(part) if ahead else part[0], further=text[len(sequence) :])
+            for part, text, sequence in zip(parts, texts, ids, strict=True)
         ]
 
     def _forget(self, caller: Hotkey, session: str) -> None:

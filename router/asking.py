@@ -11,6 +11,7 @@ from moesubnet.mixture.law import Law, law_of
 from moesubnet.router.model import TokenIds
 from moesubnet.router.weighing import Heard
 from moesubnet.types import Hotkey
+from moesubnet.wire.ahead import Ahead
 from moesubnet.wire.panel import Asked, Panel, PanelError
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import Paces
@@ -55,18 +56,26 @@ class Asking:
         ids: TokenIds,
         first: int,
         worth: Mapping[Hotkey, float],
-        bases: Callable[[], Awaitable[Sequence[Law]]],
+        bases: Callable[[int], Awaitable[Sequence[Law]]],
         further: Mapping[Hotkey, int],
         resting: Collection[Hotkey] = (),
+        ahead: Ahead | None = None,
     ) -> Heard:
         """Append ids to the sequence and hear the laws of the positions `first` … len(sequence),
         in one call to each. worth: what each one's answer is worth waiting for. bases: asked
-        when they have answered for the last member's law of each position, which has the shape of
-        the others' tails. further: how many tokens an expert should go on with. resting: who is
-        not asked."""
+        when they have answered for the last member's law of each of so many positions, which has
+        the shape of the others' tails. further: how many tokens an expert should go on with.
+        resting: who is not asked. ahead: how an expert that is asked alone should draw them; the
+        sequence goes on with all but the last, and their laws are heard too."""
         asked = [hotkey for hotkey in self.experts if hotkey not in resting]
         answers = await self._panel.advance(
-            [sequence], [ids], first=first, members=asked, weights=worth, further=further
+            [sequence],
+            [ids],
+            first=first,
+            members=asked,
+            weights=worth,
+            further=further,
+            ahead=ahead,
         )
         rows, proofs = {}, {}
         for hotkey, answer in answers.items():
@@ -77,7 +86,7 @@ class Asking:
                     proofs[hotkey] = answer.proof
         laws = [
             [law_of(rows[h], row, base) if h in rows else base for h in self.experts] + [base]
-            for row, base in enumerate(await bases())
+            for row, base in enumerate(await bases(len(sequence.ids) + 1 - first))
         ]
         said = {key: s for key in asked if (s := sequence.said(key)) is not None}
         alive = np.array([*(key in rows for key in self.experts), True])

@@ -30,6 +30,7 @@ class TextPart(Form):
 class CalledFunction(Form):
     name: str = Field(max_length=128)
     arguments: str
+    parsed_arguments: Any = None  # what the official client made of them, sent back beside them
 
     def values(self) -> JsonObject:
         """Raises ApiError 400 for what is no JSON object."""
@@ -67,7 +68,8 @@ class Message(BaseModel):
     @model_validator(mode="after")
     def _nothing_is_dropped(self) -> Self:
         for key, value in (self.model_extra or {}).items():
-            if value not in (None, [], ""):
+            # `parsed` is what the official client made of the content that it sends back.
+            if key != "parsed" and value not in (None, [], ""):
                 text = f"Unsupported parameter: '{key}' of a message is not supported."
                 raise ApiError(400, text, param="messages", code="unsupported_parameter")
         if self.content is None and not self.tool_calls:

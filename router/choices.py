@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import price_rao
 from moesubnet.router.chat import Message
@@ -57,11 +59,13 @@ class Job:
     temperature: float
     top_p: float
     seed: tuple[int, int] | None
+    rng: np.random.Generator  # of its draws
     stops: tuple[str, ...]
     top_logprobs: int
     most_rao_per_mtoken: int | None = None  # that all who are asked may cost together
     wishes: Wishes = NO_WISHES
     echo: api.Echo | None = None  # the prompt is a part of the answer
+    is_read_live: bool = True  # by somebody, as it is written
     manner: Manner | None = None  # of an answer in a chat
 
 

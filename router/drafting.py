@@ -19,8 +19,10 @@ from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS, DraftLength
 from moesubnet.mixture.drafting import Draft
 from moesubnet.mixture.guessing import Guessing, GuessPace
 from moesubnet.mixture.law import Law
+from moesubnet.router.ahead import ahead_for
 from moesubnet.router.model import Drawing, TokenIds
 from moesubnet.router.student import StudentBeside
+from moesubnet.wire.ahead import Ahead
 
 PATIENCE_S = 1.0  # with the student, for a draft and once the experts have answered
 
@@ -87,6 +89,11 @@ class Drafting:
     def lost(self, drafts: int) -> None:
         """So many were not kept."""
         self._spare = max(0, (self._spare or 0) - drafts)
+
+    def alone(self, drawing: Drawing, drafted: int, within_s: float) -> Ahead | None:
+        """What the one expert that writes should draw after the draft."""
+        self._most(drawing)
+        return ahead_for(drawing, drafted, self._spare or 0, self.length, within_s)
 
     def _most(self, drawing: Drawing) -> int:
         if drawing.left == 0:

@@ -7,6 +7,7 @@ answer about its last token counts as evidence, whichever stream got it.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
@@ -56,6 +57,19 @@ class FirstAnswers:
         settled = np.array([first.get(hotkey, np.nan) for hotkey in members])
         known = ~np.isnan(settled)
         return np.where(known, settled, log_p), known, new & known
+
+    def spoil(self, text_ids: NDArray[np.uint32], drafted: int, members: Sequence[Hotkey]) -> None:
+        """The last ids are a draft that all these know: what they have not said of its tokens
+        before is no evidence any more."""
+        text = hashlib.sha256(text_ids[: len(text_ids) - drafted].astype("<u4").tobytes())
+        for token in text_ids[len(text_ids) - drafted :].astype("<u4"):
+            text.update(token.tobytes())
+            first = self._first.setdefault(key := text.digest()[:16], {})
+            self._first.move_to_end(key)
+            for hotkey in members:
+                first.setdefault(hotkey, np.nan)
+            if len(self._first) > self._capacity:
+                self._first.popitem(last=False)
 
     def amend(self, text_ids: NDArray[np.uint32], hotkey: Hotkey, log_p: float) -> None:
         """What an expert had bound itself to give the last token, known only after it was sent."""

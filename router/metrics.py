@@ -75,8 +75,14 @@ class Metrics:
             "Drafted tokens that were kept, and that were not.",
             ["outcome"],
         )
+        self._drawn_ahead = counter(
+            "moesubnet_router_drawn_ahead_tokens",
+            "Tokens that an expert which writes alone drew ahead: those that were kept, and not.",
+            ["outcome"],
+        )
         for outcome in ("kept", "lost"):
             self._drafted.labels(outcome)
+            self._drawn_ahead.labels(outcome)
         self._round_trips = counter(
             "moesubnet_router_round_trips",
             "Calls that brought the mixture's streams a law of the next token.",
@@ -113,6 +119,11 @@ class Metrics:
         """A block is over."""
         self._drafted.labels("kept").inc(kept)
         self._drafted.labels("lost").inc(lost)
+
+    def drawn_ahead(self, kept: int, lost: int) -> None:
+        """A block is over."""
+        self._drawn_ahead.labels("kept").inc(kept)
+        self._drawn_ahead.labels("lost").inc(lost)
 
     def drafts(self) -> tuple[int, int]:
         """How many drafted tokens were kept so far, of how many."""

@@ -19,7 +19,7 @@ import numpy as np
 from moesubnet.errors import NobodyAnswers
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS, choose
 from moesubnet.mixture.draft_length import MAX_DRAFT, entropy_nats
-from moesubnet.mixture.drafting import Block
+from moesubnet.mixture.drafting import Block, Draft
 from moesubnet.mixture.law import Law
 from moesubnet.router import asking
 from moesubnet.router.drafting import Drafting
@@ -29,6 +29,7 @@ from moesubnet.router.returning import Returning
 from moesubnet.router.weighing import Heard, Posterior
 from moesubnet.spec.byte_unit import open_head
 from moesubnet.types import Hotkey
+from moesubnet.wire.ahead import Ahead
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import Proof
@@ -67,11 +68,14 @@ class MixtureSession:
         self._proofs: dict[Hotkey, Proof] = {}  # of each one's last answer
         self._in_vain: Counter[Hotkey] = Counter()  # answered, of drafts that were not kept
         base = model.baseline.law
-        student = model.student.beside(base) if model.student else None
+        # Nobody drafts for one that writes alone but itself.
+        student = model.student.beside(base) if model.student and not model.is_solo else None
         self._drafting = Drafting(student, base, model.pace)
         self._block = Block()
         self._unknown = 1.0  # of what the block could tell of the members (`Walk.unknown`)
         self._ahead = 0  # ids of the sequence that are drafts, not or not yet kept
+        self._writer: ExpertClient | None = None  # the one that writes alone
+        self._is_drawn = False  # the block, by it
         self._prompt_tokens = 0  # once it has begun
         self._goes_on = False  # the later turn of a chat
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
@@ -119,11 +123,13 @@ class MixtureSession:
             self.posterior.show(ids, token_weight)
             if not is_kept:
                 self.posterior.expose(text, 1)
+                if self._writer and self._is_drawn and not drawing.is_bent:
+                    self._writer.draws_ahead = False  # it drew what its law and our number do not
         else:
             self._drafting.length.counted()
             away = self._returning.unsent | self._resting
             self.posterior.observe(text, self._heard, token_weight, away)
-        if is_kept:
+        if is_kept and self._ahead:
             self._ahead -= 1
             self._forecast = self.posterior.forecast(self._heard, block.kept, block.left)
             return self._forecast
@@ -176,6 +182,8 @@ class MixtureSession:
         with it."""
         self._drafting.close()
         self._returning.close()
+        if self._is_drawn:
+            self._model.book.metrics.drawn_ahead(self._block.kept, 0)
         if self._prompt_tokens:  # the answer's last token was drawn, and sent to nobody
             answer = len(self._sequence.ids) - self._ahead - self._prompt_tokens + 1
             length = self._model.book.metrics.text_length
@@ -186,11 +194,13 @@ class MixtureSession:
             self._model.closing.add(task)
             task.add_done_callback(self._model.closing.discard)
 
-    async def extend(self, ids: TokenIds, *, laws: int = 1, further: int = 0) -> Heard:
+    async def extend(
+        self, ids: TokenIds, *, laws: int = 1, further: int = 0, ahead: Ahead | None = None
+    ) -> Heard:
         """Send ids, all in one call, and hear the laws of the last `laws` positions: 1 is that of
         the next token alone, len(ids) + 1 that of each of these ids too. What the posterior makes
         of them is the caller's (`Posterior.show`, `Posterior.observe`). further: how many tokens
-        the heaviest expert should go on with.
+        the heaviest expert should go on with. ahead: how, if it writes alone.
 
         When every chosen expert stays silent the others take over; when those who answer know
         less of the text than the baseline, one that knows more is waited for. Raises NobodyAnswers.
@@ -199,7 +209,7 @@ class MixtureSession:
         reading = self._drafting.begin(whole, len(whole) + 1 - laws)
         try:
             return await self._hear(
-                whole, ids, laws, further, lambda: self._drafting.bases(reading, laws)
+                whole, ids, laws, further, ahead, lambda n: self._drafting.bases(reading, n)
             )
         finally:
             if reading is not None:
@@ -211,7 +221,8 @@ class MixtureSession:
         ids: TokenIds,
         laws: int,
         further: int,
-        bases: Callable[[], Awaitable[Sequence[Law]]],
+        ahead: Ahead | None,
+        bases: Callable[[int], Awaitable[Sequence[Law]]],
     ) -> Heard:
         """whole: the text with the ids."""
         silent: set[Hotkey] = set()
@@ -227,9 +238,10 @@ class MixtureSession:
                 bases,
                 {max(worth, key=worth.__getitem__): further} if further and worth else {},
                 not_asked,
+                ahead,
             )
             self.waited_s += time.monotonic() - since_s
-            ids = ids[:0]  # the sequence holds them now
+            ids, further, ahead = ids[:0], 0, None  # the sequence holds them now
             self._heard = heard
             self._proofs.update(heard.proofs)
             self._returning.heard(list(worth), heard)
@@ -283,6 +295,7 @@ class MixtureSession:
         self._resting = frozenset()
         self._returning.close()
         self._ask({hotkey: clients[hotkey] for hotkey in experts})
+        self._writer = clients[experts[0]] if model.is_solo else None
         for hotkey in experts:
             self._prices.setdefault(hotkey, prices[hotkey])
 
@@ -309,17 +322,36 @@ class MixtureSession:
             drafts = drawing.lawful(drafts, min(drawing.left - 1, MAX_DRAFT))
         whole = np.append(ids, np.array([draft.token_id for draft in drafts], np.uint32))
         self.posterior.expose(np.append(self._sequence.ids, whole), len(drafts))
-        further = self._drafting.further(drawing, len(drafts))
-        heard = await self.extend(whole, laws=len(drafts) + 1, further=further)
-        self._block, self._ahead = Block(drafts), len(drafts)
-        if drafts:
-            self._unknown = self.posterior.walk.unknown()
-        self._drafting.heard(self._sequence.ids, heard.further)
-        guessed = sum(not draft.is_forced for draft in drafts)
-        self._drafting.took(guessed, time.monotonic() - since_s)
+        ahead = self._ahead_for(drawing, len(drafts))
+        further = len(ahead.points) if ahead else self._drafting.further(drawing, len(drafts))
+        heard = await self.extend(whole, laws=len(drafts) + 1, further=further, ahead=ahead)
+        took_s = time.monotonic() - since_s
+        self._ahead, self._is_drawn = len(drafts), ahead is not None and len(heard.further) > 0
+        if ahead is not None and self._is_drawn:
+            self._ahead += len(heard.further) - 1  # the last one is in nobody's hands
+            drafts = [*drafts, *map(Draft, heard.further)]
+            drawn = np.array(heard.further[-1:], np.uint32)
+            self.posterior.expose(np.append(self._sequence.ids, drawn), len(heard.further))
+            if len(heard.further) < further and took_s > ahead.within_s and self._writer:
+                self._model.round_trips.took(self._writer.hotkey, took_s - ahead.within_s)
+        else:
+            guessed = sum(not draft.is_forced for draft in drafts)
+            self._drafting.heard(self._sequence.ids, heard.further)
+            self._drafting.took(guessed, took_s)
+            if drafts:
+                self._unknown = self.posterior.walk.unknown()
+        self._block = Block(drafts)
         self._model.book.metrics.round_trip()
         self._forecast = self.posterior.forecast(self._heard, 0, drafts)
         return self._forecast
+
+    def _ahead_for(self, drawing: Drawing, drafted: int) -> Ahead | None:
+        """What one that writes alone should draw after a draft."""
+        if self._writer is None or not self._writer.draws_ahead:
+            return None
+        trips = self._model.round_trips
+        within_s = trips.within_s(self._writer.hotkey, drawing.patience_s)
+        return self._drafting.alone(drawing, drafted, within_s)
 
     def _spare_those_of_no_weight(self) -> None:
         """Once a block ask, and pay, only as many as hold 99 % of the weight. The others come back
@@ -334,13 +366,13 @@ class MixtureSession:
 
     def _reject(self) -> None:
         """The text goes on otherwise than the block does."""
-        lost = len(self._block.left)
-        self._model.book.metrics.drafted(self._block.kept, lost)
-        if not lost:
+        metrics, kept, lost = self._model.book.metrics, self._block.kept, len(self._block.left)
+        (metrics.drawn_ahead if self._is_drawn else metrics.drafted)(kept, lost)
+        if not self._ahead:
             return
-        self._drafting.lost(lost)
+        self._drafting.lost(self._ahead)
         self._sequence.truncate(len(self._sequence.ids) - self._ahead)
         for hotkey, is_alive in zip(self._asking.experts, self._heard.alive, strict=False):
             if is_alive:
-                self._in_vain[hotkey] += lost
-                self._positions[hotkey] -= lost
+                self._in_vain[hotkey] += self._ahead
+                self._positions[hotkey] -= self._ahead

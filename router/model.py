@@ -23,13 +23,18 @@ class Drawing:
     """How tokens are drawn, and how many more there may be: what a drafter should know.
 
     lawful: under a grammar, what of some drafts it allows, with what it forces after them, so many
-    tokens at most.
+    tokens at most. points: the numbers that so many next tokens are drawn with; None: nothing is
+    drawn ahead. is_bent: whether something is asked of tokens, so that they are drawn from another
+    law than the forecast's. patience_s: how long tokens may take that come together.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     left: int = 0
     lawful: Callable[[Sequence[Draft], int], Sequence[Draft]] | None = None
+    points: Callable[[int], NDArray[np.float64]] | None = None
+    is_bent: bool = False
+    patience_s: float = 0.0
 
 
 ALONE = Drawing()  # nothing is drafted

@@ -11,6 +11,7 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.choosing import not_too_dear
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.guessing import GuessPace
+from moesubnet.router.ahead import RoundTrips
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.firsts import FirstAnswers
 from moesubnet.router.openai_api import ApiError, JsonObject
@@ -50,6 +51,7 @@ class Offer:
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.paces = Paces()
         self.pace = GuessPace()  # of rounds that experts draft for
+        self.round_trips = RoundTrips()
         self.student: StudentModel | None = None  # the last member in the baseline's place
         self.is_solo = False  # one expert writes alone
         self.only: Hotkey | None = None  # nobody else is asked

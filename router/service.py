@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import (
     AsyncIterator,
@@ -14,6 +15,8 @@ from collections.abc import (
     Sequence,
 )
 from typing import Any, TypeVar
+
+import numpy as np
 
 from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS
 from moesubnet.mixture.sheet import Sheet
@@ -149,6 +152,10 @@ class Service:
             )
             raise api.context_length_exceeded(asked, room, body.source)
         wishes = self._wishes(body)
+        seeds = [
+            None if body.seed is None else (body.seed % 2**64, index)
+            for index in range(first, first + body.n)
+        ]
         return [
             Job(
                 model=name,
@@ -158,14 +165,16 @@ class Service:
                 max_tokens=max_tokens,
                 temperature=body.temperature,
                 top_p=body.top_p,
-                seed=None if body.seed is None else (body.seed % 2**64, index),
+                seed=seed,
+                rng=np.random.default_rng(secrets.randbits(128) if seed is None else seed),
                 stops=tuple(body.stop),
                 top_logprobs=top_logprobs,
                 wishes=wishes,
                 echo=echo,
+                is_read_live=body.stream,
                 manner=manner,
             )
-            for index in range(first, first + body.n)
+            for seed in seeds
         ]
 
     async def conversation(self, body: Conversation, caller: str) -> tuple[TokenIds, Manner]:

@@ -43,6 +43,11 @@ class Steering:
         """Whether the grammar wants nothing more."""
         return self._matcher is not None and self._matcher.is_over
 
+    @property
+    def bends(self) -> bool:
+        """Whether the next tokens may be drawn from other laws than the mixture's."""
+        return self._matcher is not None or self._wishes != NO_WISHES
+
     def shaped(self, mixture: Mixture) -> Mixture:
         """What to draw the next token from."""
         if self._matcher is None and not len(self._ids):

@@ -27,7 +27,8 @@ class Heard:
     in for who said nothing. alive: bool [members], who answered. said: of experts that were bound
     to a law, the last position that its leaf is known of, and the log-probability there. proofs:
     of the answers that came by wire. further: how the expert that was asked to would go on after
-    the last position. unsent: who was not even sent the call, because it rests after a failure.
+    the last position, or what it drew after the last that was asked for, with a law of each.
+    unsent: who was not even sent the call, because it rests after a failure.
     """
 
     laws: Sequence[Sequence[Law]]
@@ -51,6 +52,7 @@ class Posterior:
     ) -> None:
         """is_solo: the last member has no part in forecasts."""
         self._gate, self._experts, self._firsts, self._is_solo = gate, experts, firsts, is_solo
+        self.is_alone = is_solo and len(experts) == 1  # nobody is weighed
         self.walk = Walk(gate, members_of(experts))
         self._counts: dict[int, NDArray[np.bool_]] = {}  # by position: of whom its law counted
         self._said: dict[Hotkey, tuple[int, float]] = {}  # what was last amended
@@ -68,15 +70,14 @@ class Posterior:
 
     def show(self, ids: TokenIds, token_weight: float = 1.0) -> None:
         """Append ids that are no evidence: who was asked has seen them, or could have."""
+        if self.is_alone:
+            return
         self.walk.show(ids[None, :], token_weight)
 
     def expose(self, text_ids: TokenIds, drafted: int) -> None:
         """The last ids are a draft that all are about to see: what they say of these tokens after
         these texts is no evidence, here or in another stream."""
-        nothing = np.zeros(len(self.walk.members))
-        for end in range(len(text_ids) - drafted + 1, len(text_ids) + 1):
-            blind = np.zeros(len(nothing), bool)
-            self._firsts.settle(text_ids[:end], self.walk.members, nothing, blind)
+        self._firsts.spoil(text_ids, drafted, self.walk.members)
 
     def observe(
         self, text_ids: TokenIds, heard: Heard, token_weight: float, away: Collection[Hotkey] = ()
@@ -92,8 +93,10 @@ class Posterior:
             heard.alive,
             away,
         )
-        self.walk.observe(text_ids[-1:], log_p[None], blind=blind, token_weight=token_weight)
         self._counts[position] = counts
+        if self.is_alone:
+            return
+        self.walk.observe(text_ids[-1:], log_p[None], blind=blind, token_weight=token_weight)
 
     def amend(self, text_ids: TokenIds, said: Mapping[Hotkey, tuple[int, float]]) -> None:
         """Count what experts' leaves showed for a token of the text, or that they showed none."""
@@ -136,6 +139,8 @@ class Posterior:
     def needed(self, alive: NDArray[np.bool_]) -> frozenset[Hotkey]:
         """Where all who answered weigh less together than the last member, the silent ones who
         weigh more than it: without them what is written would be hardly anybody's."""
+        if self.is_alone:
+            return frozenset()
         *weights, last = np.exp(self.walk.log_weights()[0]).tolist()
         experts = list(zip(self._experts, weights, alive.tolist(), strict=False))
         if sum(weight for _, weight, is_alive in experts if is_alive) >= last:
@@ -144,6 +149,8 @@ class Posterior:
 
     def dispensable(self, mass: float) -> frozenset[Hotkey]:
         """The lightest experts, with no more than `mass` of the weight together; never all."""
+        if self.is_alone:
+            return frozenset()
         weights = np.exp(self.walk.log_weights()[0, :-1])
         order = np.argsort(weights)[:-1]
         count = int(np.searchsorted(np.cumsum(weights[order]), mass, side="right"))
@@ -152,7 +159,7 @@ class Posterior:
     def forecast(self, heard: Heard, position: int = -1, drafts: Sequence[Draft] = ()) -> Forecast:
         """The mixture of the laws of one of the positions that were heard; who gave none has no
         say in it. drafts: from the token there on."""
-        if self._is_solo and len(self._experts) == 1 and heard.alive[0]:
+        if self.is_alone and heard.alive[0]:
             law, writer = heard.laws[position][0], self._experts[0]
             return Forecast(alone(law), {str(writer): 1.0}, drafts)
         alive = heard.alive.copy()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
+import copy
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-
-import numpy as np
 
 from moesubnet.mixture.drafting import Drawn, next_token
 from moesubnet.mixture.law import Mixture
@@ -20,6 +18,9 @@ from moesubnet.router.steering import Steering
 from moesubnet.router.text import TextStream
 from moesubnet.spec.content import Spec
 from moesubnet.spec.pieces import Pieces
+
+# Of who reads a text as it is written, and of who gets it whole: for tokens that come together.
+LIVE_PATIENCE_S, PATIENCE_S = 0.1, 0.5
 
 
 class Writer:
@@ -55,7 +56,7 @@ class Writer:
         Raises NobodyAnswers, EngineError.
         """
         job, forecast = begun.job, begun.forecast
-        rng = np.random.default_rng(job.seed if job.seed is not None else secrets.randbits(128))
+        rng = job.rng
         before = job.prompt_ids.tolist() if job.goes_on else ()
         manner = job.manner or Manner(Habits())
         text = TextStream(self._pieces, job.stops, before, manner.shown)
@@ -169,9 +170,21 @@ def _steering(job: Job) -> Steering:
 
 
 def first_drawing(jobs: Sequence[Job]) -> Drawing:
-    """Of choices of one prompt. Some that share a draft would be alike."""
-    return _drawing(jobs[0], 0, _steering(jobs[0])) if len(jobs) == 1 else ALONE
+    """Of choices of one prompt. Some that share a draft would be alike. Nothing is drawn ahead
+    that would keep somebody from the first token."""
+    if len(jobs) > 1:
+        return ALONE
+    first = _drawing(jobs[0], 0, _steering(jobs[0]))
+    return replace(first, points=None) if jobs[0].is_read_live else first
 
 
 def _drawing(job: Job, written: int, steering: Steering) -> Drawing:
-    return Drawing(job.temperature, job.top_p, job.max_tokens - written, steering.lawful)
+    return Drawing(
+        job.temperature,
+        job.top_p,
+        job.max_tokens - written,
+        steering.lawful,
+        points=lambda count: copy.deepcopy(job.rng).random(count),
+        is_bent=steering.bends,
+        patience_s=LIVE_PATIENCE_S if job.is_read_live else PATIENCE_S,
+    )

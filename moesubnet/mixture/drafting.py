@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moesubnet.mixture.law import apply_sampling, sample
+from moesubnet.mixture.law import apply_sampling, sample_at
 from moesubnet.mixture.mixing import Float, Ids, Logs, Mask
 
 
@@ -70,7 +70,11 @@ class Drawn:
         return replace(self, probs=probs / probs.sum())
 
     def draw(self, rng: np.random.Generator) -> int:
-        place = sample(self.probs, rng)
+        return self.at_point(rng.random())
+
+    def at_point(self, point: float) -> int:
+        """What is drawn with this number in [0, 1)."""
+        place = sample_at(self.probs, point)
         return place if self.ids is None else int(self.ids[place])
 
 

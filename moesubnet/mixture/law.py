@@ -188,8 +188,13 @@ def apply_sampling(log_m: Logs, temperature: float, top_p: float) -> Float:
 
 def sample(probs: Float, rng: np.random.Generator) -> int:
     """One index into probs [k], by inversion of one uniform number."""
+    return sample_at(probs, rng.random())
+
+
+def sample_at(probs: Float, point: float) -> int:
+    """The index at a point in [0, 1) of probs [k], one after the other."""
     cumulative = np.cumsum(probs)
-    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    drawn = int(np.searchsorted(cumulative, point * cumulative[-1], side="right"))
     return min(drawn, int(np.flatnonzero(probs)[-1]))
 
 

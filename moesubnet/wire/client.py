@@ -87,6 +87,7 @@ class ExpertClient:
         self.hotkey = hotkey
         self.axon = axon
         self.commits = False  # whether its last card says that it commits to rows
+        self.draws_ahead = False  # whether it says so, and has not been found to do otherwise
         self._http = http
         self._signer = signer
         self._vocab_size = vocab_size
@@ -155,7 +156,7 @@ class ExpertClient:
     async def card(self, *, timeout_s: float) -> ExpertCard:
         """What the expert says of itself; WireError when it is malformed or another's."""
         card = await read_card(self._http, self.hotkey, self.axon, ExpertCard, timeout_s=timeout_s)
-        self.commits = card.commits
+        self.commits, self.draws_ahead = card.commits, card.draws_ahead
         return card
 
     async def get_public(self, path: str, *, max_bytes: int, timeout_s: float) -> bytes:

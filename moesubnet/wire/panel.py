@@ -29,6 +29,7 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
+from moesubnet.wire.ahead import Ahead
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import LEAST_PATIENCE_S, Paces, cut_stragglers, deadline_s
 from moesubnet.wire.protocol import (
@@ -125,6 +126,7 @@ class Panel:
         weights: Mapping[Hotkey, float] | None = None,
         least_patience_s: float = LEAST_PATIENCE_S,
         further: Mapping[Hotkey, int] = MappingProxyType({}),
+        ahead: Ahead | None = None,
     ) -> dict[Hotkey, StepResponse | PanelError]:
         """Append ids to each sequence, then ask every expert (or `members`) for the laws.
 
@@ -133,7 +135,8 @@ class Panel:
         weights: what each one's answer is worth; with it, who is late by the measure of those
         that hold the greater part, and by `least_patience_s` at least, or by its own, is cut off
         with PeerLate. Without, all have until the deadline. further: how many tokens an expert
-        should go on with by itself.
+        should go on with by itself. ahead: how it should draw them; what one expert drew and read
+        of the one sequence is appended to it.
         """
         for sequence, ids in zip(sequences, append, strict=True):
             sequence.append(ids)
@@ -141,7 +144,8 @@ class Panel:
         requests: _Requests = {}
 
         def build(client: Asked) -> StepRequest:
-            return self._request(client, sequences, first, further.get(client.hotkey, 0), requests)
+            more = further.get(client.hotkey, 0)
+            return self._request(client, sequences, first, more, ahead if more else None, requests)
 
         call = _Call(sequences, build)
         async with asyncio.TaskGroup() as group:
@@ -195,6 +199,10 @@ class Panel:
             _settle(hotkey, call.sequences, response)
         except BadReveal as error:
             return self._failed(hotkey, error)
+        if request.ahead is not None:
+            for sequence, rows in zip(call.sequences, response.rows, strict=True):
+                sequence.append(rows.further[:-1])
+                sequence.set_held(hotkey, len(sequence.ids))
         self._failures.pop(hotkey, None)
         return response
 
@@ -227,7 +235,8 @@ class Panel:
         )
         if (until_s := call.patient_until_s.get(hotkey)) is not None:
             took_s = loop.time() - (until_s - patience_s)
-            self._paces.took(hotkey, tokens, took_s)
+            if request.ahead is None:  # which takes as long as it is given
+                self._paces.took(hotkey, tokens, took_s)
             response = StepResponse(response.rows, response.proof, took_s)
         return request, response
 
@@ -241,6 +250,7 @@ class Panel:
         sequences: Sequence[PanelSequence],
         first: int | None,
         further: int,
+        ahead: Ahead | None,
         requests: _Requests,
     ) -> StepRequest:
         """What this expert lacks and owes; those alike in that share one encoded request."""
@@ -264,7 +274,7 @@ class Panel:
                 )
                 for s, (n, parent), reveal in zip(sequences, bases, owed, strict=True)
             ]
-            requests[key] = StepRequest(tuple(steps), want)
+            requests[key] = StepRequest(tuple(steps), want, ahead)
         return requests[key]
 
     def _reveals(self, client: Asked, owing: Sequence[PanelSequence]) -> StepRequest:

@@ -85,6 +85,7 @@ class ExpertCard(Card):
     max_sequences: int = Field(ge=1, le=4_096)
     commits: bool = False  # to the tails of rows, when asked
     lists: int = Field(default=0, ge=0, le=2**24)  # tokens of a row at most; 0: as many as asked
+    draws_ahead: bool = False  # tokens of its own, where a step says how (`ahead`)
     tells_prompts: bool = True  # False: each position that is asked costs it a pass of its own
     engine: str = Field(max_length=64)
     price_rao_per_mtoken: int = Field(ge=0, le=MAX_PRICE_RAO_PER_MTOKEN)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -48,7 +49,8 @@ class StepRows:
     whole: f32 [V], the last row's law, where it has yet to be bound (the responder's, `bind`).
     bound: where the last row is committed, its tree (the responder's) or what the caller keeps of
     it. proof: of the token whose reveal was asked, zeros where it cannot be shown.
-    further: u32, the tokens that the responder would go on with, where that was asked.
+    further: u32, the tokens that the responder would go on with, where that was asked. Where it
+    was to draw them they are of the last rows, one of each.
     """
 
     first: int
@@ -122,6 +124,16 @@ class StepRows:
             draft_logprobs,
             whole,
         )
+
+    def as_read(self) -> StepRows:
+        """As whoever gets these rows reads them: rounded, then normalised. Raises BadDistribution
+        for what is no law."""
+        values = _compact([self.logprobs], "f16")
+        if self.ids is None or self.ends is None or self.tail_mass is None:
+            return replace(self, logprobs=check_dense(values))
+        row = np.repeat(np.arange(self.count), np.diff(self.ends, prepend=0))
+        logprobs, tail_mass, _ = check_listed(row, self.ids, values, self.tail_mass)
+        return replace(self, logprobs=logprobs, tail_mass=tail_mass)
 
     @classmethod
     def joined(cls, parts: Sequence[StepRows]) -> StepRows:
@@ -229,16 +241,16 @@ class StepResponse:
         Raises FrameError when it has not exactly the rows that were asked for, BadDistribution
         when they are no distributions.
         """
-        total, want = request.row_offsets[-1], request.want
-        drafted, answering, shown, more = request.counts
+        want = request.want
+        drafted, answering, shown, further = request.counts
         limits = frames.Limits(max_frame_bytes=max_answer_bytes(request, vocab_size))
         frame = frames.decode(data, schema=ROWS_SCHEMA, limits=limits)
         listed = want.kind != "full"
-        names = _tensors(listed, bool(answering), bool(shown), bool(more))
+        names = _tensors(listed, bool(answering), bool(shown), bool(further))
         frame.holds_only(frozenset(), names)
         offsets = frame.tensor("row_offsets", "u32", (len(request.row_offsets),))
-        if offsets.tolist() != request.row_offsets:
-            raise FrameError("not the rows that were asked for")
+        given = _further(offsets.tolist(), request)
+        total, more = int(offsets[-1]), sum(given)
         scores = frame.tensor("draft_logprobs", "f16 f32", (drafted,))
         scores = check_scores(scores) if drafted else _NONE
         bound: Iterator[Commitment] = iter(())
@@ -264,13 +276,13 @@ class StepResponse:
             guesses = frame.tensor("further", "u32", (more,))
             if int(guesses.max()) >= vocab_size:
                 raise FrameError("a token to go on with is outside the vocabulary")
-            going_on = np.split(guesses, np.cumsum([s.further for s in request.sequences])[:-1])
+            going_on = np.split(guesses, np.cumsum(given)[:-1])
         drafts = [scores] * len(request.sequences)
         if drafted:
             drafts = np.split(scores, np.cumsum([len(s.draft_ids) for s in request.sequences]))
         rows = []
         for i, step in enumerate(request.sequences):
-            begin, end = request.row_offsets[i : i + 2]
+            begin, end = offsets[i : i + 2].tolist()
             answer = StepRows(
                 step.first_row,
                 logprobs[begin:end],
@@ -299,8 +311,25 @@ def max_answer_bytes(request: StepRequest, vocab_size: int) -> int:
     if request.want.committed:
         bound = 32 * len(request.sequences) + proof_bytes(vocab_size) * shown
     width = request.want.width(vocab_size)
-    rows = request.row_offsets[-1] * (8 * width + 8)  # an id takes four bytes at most
+    rows = request.most_rows * (8 * width + 8)  # an id takes four bytes at most
     return 4_096 + rows + 4 * (drafted + more) + bound
+
+
+def _further(offsets: Sequence[int], request: StepRequest) -> list[int]:
+    """How many tokens an answer with these row offsets goes on with, by sequence. Raises
+    FrameError unless these rows were asked for: one of each drawn token, of which there may be
+    fewer."""
+    asked = [s.further for s in request.sequences]
+    if request.ahead is None:
+        if list(offsets) != request.row_offsets:
+            raise FrameError("not the rows that were asked for")
+        return asked
+    sizes = (end - begin for begin, end in pairwise(offsets))
+    beyond = [size - s.rows for size, s in zip(sizes, request.sequences, strict=True)]
+    most = [max(further - 1, 0) for further in asked]
+    if offsets[0] or not all(0 <= rows <= m for rows, m in zip(beyond, most, strict=True)):
+        raise FrameError("not the rows that were asked for, or more than may be drawn")
+    return [rows + (further > 0) for rows, further in zip(beyond, asked, strict=True)]
 
 
 @lru_cache

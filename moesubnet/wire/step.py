@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from moesubnet.errors import FrameError
 from moesubnet.wire import frames
+from moesubnet.wire.ahead import FIELDS as AHEAD_FIELDS
+from moesubnet.wire.ahead import MAX_AHEAD, POINTS, Ahead, ahead_of
 
 STEP_SCHEMA = "moesubnet-step/2"
 MAX_FULL_VOCAB = 8_192
 NUCLEUS_MASS, NUCLEUS_K = 0.98, 2_048  # how they were chosen: docs/log.md
-MAX_FURTHER = 17  # tokens that a responder is asked to go on with
+MAX_FURTHER = 17  # tokens that a responder is asked to go on with (MAX_AHEAD: to draw)
 SESSION_PATTERN = r"^[!-~]{1,64}$"
 SHORT_TOKENS, SHORT_BATCH_TOKENS = 32, 1_024  # of one sequence, of a call; more is a prompt
 _SESSION = re.compile(r"[!-~]{1,64}")
@@ -89,7 +91,9 @@ class SequenceStep:
     asks what the committed row of a position held for a token id; a step that only asks that has
     no rows, brings no ids, and `first` is end + 1.
     `further` asks how the responder itself would go on after `end`: its likeliest token, so many
-    times. The session stays at `end`.
+    times. The session stays at `end`. Where the request says how to draw (`StepRequest.ahead`) it
+    is as many drawn tokens or fewer, one at least, with the row that each is of, and the session
+    goes on to the last of these rows, so that it holds all of the tokens but the last.
     `parent` is another session of the same sender, whose first `base_len` ids the session begins
     with, in place of what it held; empty means that it goes on from its own.
     """
@@ -161,15 +165,24 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class StepRequest:
-    """A batch of sequences, each of another session of the same sender."""
+    """A batch of sequences, each of another session of the same sender. ahead: how to draw what
+    is asked further; without it that is the likeliest tokens."""
 
     sequences: tuple[SequenceStep, ...]
     want: Want
+    ahead: Ahead | None = None
 
     @cached_property
     def row_offsets(self) -> list[int]:
-        """[sequences + 1]: sequence i answers the rows row_offsets[i] … row_offsets[i + 1] - 1."""
+        """[sequences + 1]: sequence i answers the rows row_offsets[i] … row_offsets[i + 1] - 1,
+        beside those of what it draws."""
         return [0, *accumulate(s.rows for s in self.sequences)]
+
+    @property
+    def most_rows(self) -> int:
+        """With those of all that may be drawn."""
+        drawn = sum(max(s.further - 1, 0) for s in self.sequences) if self.ahead else 0
+        return self.row_offsets[-1] + drawn
 
     @cached_property
     def asked(self) -> tuple[tuple[int, ...], _Reveals | None, tuple[int, ...], tuple[int, ...]]:
@@ -238,6 +251,9 @@ class StepRequest:
             fields["parents"] = [s.parent for s in self.sequences]
         if any(s.further for s in self.sequences):
             fields["further"] = [s.further for s in self.sequences]
+        if self.ahead is not None:
+            fields |= self.ahead.fields()
+            tensors |= self.ahead.tensors()
         return frames.encode(STEP_SCHEMA, fields, tensors)
 
     @classmethod
@@ -256,7 +272,10 @@ class StepRequest:
         tensors = {"spans", "base_hashes", "ids"} | ({"reveals"} if committed else set())
         parents = _parents(frame, sessions)
         further = _further(frame, count)
+        ahead = ahead_of(frame, further)
         optional = {"parents", "further"} & frame.fields.keys()
+        if ahead is not None:
+            optional, tensors = optional | AHEAD_FIELDS, tensors | {POINTS}
         frame.holds_only({"kind", "k", "mass", "sessions"} | optional, tensors)
         if not (isinstance(kind, str) and type(k) is int and isinstance(mass, float)):
             raise FrameError("want is malformed")
@@ -288,8 +307,10 @@ class StepRequest:
             begin = end
         if begin != len(ids):
             raise FrameError("more ids than the sequences say")
-        request = cls(tuple(sequences), want)
-        if request.row_offsets[-1] * want.width(limits.vocab_size) > limits.max_answer_values:
+        if ahead is not None and kind == "sampled_n":
+            raise FrameError("nothing is drawn from rows that are drawn")
+        request = cls(tuple(sequences), want, ahead)
+        if request.most_rows * want.width(limits.vocab_size) > limits.max_answer_values:
             raise FrameError("the answer would be too large; ask for fewer rows")
         return request
 
@@ -313,8 +334,9 @@ def _further(frame: frames.Frame, count: int) -> Sequence[int]:
     further = frame.fields["further"]
     if not isinstance(further, list) or len(further) != count or not any(further):
         raise FrameError("further is not one number for a session, or asks for nothing")
-    if not all(type(n) is int and 0 <= n <= MAX_FURTHER for n in further):
-        raise FrameError(f"further is not a number of tokens up to {MAX_FURTHER}")
+    most = MAX_AHEAD if POINTS in frame.tensors else MAX_FURTHER
+    if not all(type(n) is int and 0 <= n <= most for n in further):
+        raise FrameError(f"further is not a number of tokens up to {most}")
     return further  # type: ignore[return-value]  # checked just now
 
 

@@ -1,4 +1,4 @@
-"""Python clients, unmodified, run by their own interpreter: `… langchain|litellm URL`.
+"""Python clients, unmodified, run by their own interpreter: `… openai|langchain|litellm URL`.
 
 Each prints one JSON object of what it made of the router's answers.
 """
@@ -18,6 +18,65 @@ class City(BaseModel):
 
     name: Literal["Oslo", "Rome"]
     population: int
+
+
+class GetWeather(BaseModel):
+    """The weather of a city."""
+
+    city: Literal["Oslo", "Rome"]
+
+
+def openai() -> dict[str, object]:
+    from openai import OpenAI, pydantic_function_tool
+
+    api = OpenAI(base_url=BASE, api_key="any", max_retries=0)
+    fixed = {"model": "mixture", "temperature": 0}
+    tools = [pydantic_function_tool(GetWeather, name="get_weather")]
+
+    def said(text: str) -> list[dict[str, object]]:
+        return [{"role": "user", "content": text}]
+
+    hello = api.chat.completions.create(**fixed, messages=said("hello"))
+    chunks = list(api.chat.completions.create(**fixed, messages=said("hello"), stream=True))
+    asked = api.chat.completions.parse(**fixed, messages=said("weather?"), tools=tools)
+    message = asked.choices[0].message
+    (call,) = message.tool_calls
+    result = {"role": "tool", "tool_call_id": call.id, "content": "it rains in Oslo"}
+    history = [*said("weather?"), message, result]
+    with api.chat.completions.stream(**fixed, messages=said("weather?"), tools=tools) as stream:
+        streamed = stream.get_final_completion().choices[0].message.tool_calls[0].function
+    parsed = api.chat.completions.parse(**fixed, messages=said("json"), response_format=City)
+    again = [*said("json"), parsed.choices[0].message, *said("hello")]
+    response = api.responses.create(**fixed, input="hello")
+    with api.responses.stream(**fixed, input="hello") as events:
+        last = events.get_final_response()
+    weather = {"type": "function", "name": "get_weather", "strict": True}
+    weather["parameters"] = tools[0]["function"]["parameters"]
+    items = api.responses.create(**fixed, input="weather?", tools=[weather]).output
+    (item,) = [one for one in items if one.type == "function_call"]
+    result = {"type": "function_call_output", "call_id": item.call_id, "output": "it rains in Oslo"}
+    talk = [*said("weather?"), item.model_dump(exclude_none=True), result]
+    return {
+        "hello": hello.choices[0].message.content,
+        "tokens": hello.usage.completion_tokens,
+        "streamed": "".join(c.choices[0].delta.content or "" for c in chunks if c.choices),
+        "called": [[call.function.name, call.function.parsed_arguments.model_dump()]],
+        "streamed call": [[streamed.name, streamed.parsed_arguments.model_dump()]],
+        "after": api.chat.completions.create(**fixed, messages=history, tools=tools)
+        .choices[0]
+        .message.content,
+        "city": parsed.choices[0].message.parsed.model_dump(),
+        "city again": api.chat.completions.parse(**fixed, messages=again, response_format=City)
+        .choices[0]
+        .message.parsed.model_dump(),
+        "parsed response": api.responses.parse(
+            **fixed, input="json", text_format=City
+        ).output_parsed.model_dump(),
+        "responses": response.output_text,
+        "streamed response": last.output_text,
+        "after a response": api.responses.create(**fixed, input=talk, tools=[weather]).output_text,
+        "completed": api.completions.create(**fixed, prompt="hello", max_tokens=4).choices[0].text,
+    }
 
 
 def langchain() -> dict[str, object]:
@@ -109,4 +168,4 @@ def litellm() -> dict[str, object]:
     }
 
 
-print(json.dumps({"langchain": langchain, "litellm": litellm}[client]()))
+print(json.dumps({"openai": openai, "langchain": langchain, "litellm": litellm}[client]()))

@@ -15,7 +15,11 @@ from tests.router.test_tools import FAMILIES, start  # noqa: F401  # the fixture
 # ruff: noqa: F811
 
 HERE = Path(__file__).parent
-PYTHON = "langchain-openai==1.7.4", "litellm==1.110.2"
+PYTHON = {
+    "openai": ["openai==3.57.0"],
+    "langchain": ["langchain-openai==1.7.4", "litellm==1.110.2"],
+    "litellm": ["langchain-openai==1.7.4", "litellm==1.110.2"],
+}
 NODE = (
     "openai@6.49.0",
     "ai@6.0.326",
@@ -56,15 +60,17 @@ def check(found: dict[str, object]) -> None:
     assert found["completed"]
     for more, expected in (
         ("by a call", CITY),
+        ("city again", CITY),
+        ("parsed response", CITY),
         ("streamed response", "Hello there."),
         ("after a response", "Take a coat."),
     ):
         assert found.get(more, expected) == expected
 
 
-@pytest.mark.parametrize("client", ["langchain", "litellm"])
+@pytest.mark.parametrize("client", PYTHON)
 async def test_python_clients(url: str, tmp_path: Path, client: str) -> None:
-    python = python_with(*PYTHON)
+    python = python_with(*PYTHON[client])
     offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false"}
     out = await run(python, HERE / "client_journeys.py", client, url, cwd=tmp_path, env=offline)
     check(json.loads(out.splitlines()[-1]))

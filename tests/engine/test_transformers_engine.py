@@ -75,6 +75,16 @@ def test_rows_are_the_models_own(engine: TransformersEngine, plain: Any) -> None
         np.testing.assert_allclose(np.exp(rows).sum(-1), 1, atol=1e-5)
 
 
+def test_a_drafted_block_is_judged_in_one_pass(engine: TransformersEngine) -> None:
+    """Of several texts together, and nothing of what stood before is computed again."""
+    text = np.arange(20, dtype=np.uint32)
+    engine.rows([Query(name, text[:12], 12) for name in ("one", "two")], FULL)
+    with mock.patch.object(engine, "_logits", wraps=engine._logits) as passes:
+        answers = engine.rows([Query(name, text, 12) for name in ("one", "two")], FULL)
+    assert [answer.count for answer in answers] == [9, 9]
+    assert [tuple(call.args[0].shape) for call in passes.call_args_list] == [(2, 9)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(program=programs(V, at_once=8))
 def test_any_program_of_appends_and_rollbacks_gives_uncached_rows(

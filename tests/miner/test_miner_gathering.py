@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from virtual_time import VirtualTimeLoop, run
 
 from moesubnet.engine.base import Query
 from moesubnet.miner.batcher import ALONE_CHUNK_STEPS, Batcher
+from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.types import Hotkey
 from moesubnet.wire import returns as returns_module
 from moesubnet.wire.departures import Departures, Parcel, carry
@@ -199,6 +201,21 @@ def test_eight_texts_that_begin_together_are_written_together() -> None:
     later = [replace(stream, begins_s=20.0) for stream in streams]
     again, _ = played(*streams, *later)
     assert len(again.steps) - len(engine.steps) <= 31 + 1
+
+
+@pytest.mark.parametrize("count", [1, 16, 64])
+def test_many_texts_have_their_first_tokens_after_three_rounds(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """On a device that batches: a round is the router's own work for all of them, and three passes
+    at most, of which one is under way when it begins. All that a first token waits for is a prompt
+    and its blind tokens."""
+    for name, value in (("PASS_S", 0.015), ("STREAM_S", 0.0), ("TOKEN_S", 0.0)):
+        monkeypatch.setattr(sys.modules[__name__], name, value)
+    streams = [Stream("router", prompt=48 + i % 5, tokens=12) for i in range(count)]
+    _, answered = played(*streams)
+    first_s = [times_s[BLIND_PROMPT_TOKENS] for times_s in answered]
+    assert max(first_s) <= 3 * (count * streams[0].write_s + 3 * 0.015)
 
 
 @given(

@@ -182,11 +182,25 @@ async def test_a_key_sees_itself_and_only_the_models_that_it_may_use(
 
 
 async def test_a_reader_who_leaves_pays_for_what_it_was_sent(
-    serve: Serve, accounts: Accounts, parrot: ParrotModel
+    serve: Serve, accounts: Accounts, parrot: ParrotModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parrot.price_rao_per_mtoken, parrot.pause_s = 1_000_000, 0.02
-    secret = accounts.key(budget_rao=10_000)
+    class Three:
+        """Writes as many tokens, the first among them, and then waits."""
+
+        left = 2
+
+        async def wait(self) -> None:
+            self.left -= 1
+            if self.left < 0:
+                await asyncio.Event().wait()
+
     url = await serve(billing=accounts.billing)
+    parrot.price_rao_per_mtoken = 1_000_000
+    secret = accounts.key(budget_rao=10_000)
+    whole = (await complete(url, secret, max_tokens=3)).usage
+    before_rao = accounts.account().spent_rao
+    assert before_rao == whole.total_tokens - 1  # nobody was asked what follows the last token
+    monkeypatch.setattr(parrot, "goes_on", Three())
     stream = await complete(url, secret, max_tokens=40, stream=True)
     seen = 0
     async for _ in stream:
@@ -199,7 +213,8 @@ async def test_a_reader_who_leaves_pays_for_what_it_was_sent(
             await asyncio.sleep(0.02)
     account = accounts.account()
     assert account.held_rao == 0
-    assert 0 < account.spent_rao < 40
+    assert account.spent_tokens == 2 * whole.total_tokens
+    assert account.spent_rao == before_rao + whole.total_tokens  # it was asked what follows
     assert account.spent_rao + account.free_rao == 10_000
 
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from moesubnet.router.metrics import Metrics
 from moesubnet.router.service import Service
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.wire.listening import serve as listen
-from tests.router.conftest import ParrotModel, client
+from tests.router.conftest import ParrotSession, client
 from tests.router.test_mixed_streams import Network, network, open_model, sharp  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,14 +69,27 @@ async def test_requests_tokens_times_and_weights_are_counted(serve: Serve) -> No
 
 
 async def test_an_answer_says_what_the_router_itself_took(
-    serve: Serve, parrot: ParrotModel
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All of its time but what it waited for experts."""
+    own_s, expert_s = 0.1, 0.4
+    start = ParrotSession.start
+
+    async def slow(session: ParrotSession, *given: Any) -> Any:
+        await asyncio.sleep(own_s + expert_s)
+        session.waited_s += expert_s
+        return await start(session, *given)
+
+    monkeypatch.setattr(ParrotSession, "start", slow)
     url = await serve()
     for stream in (False, True):
+        since_s = time.monotonic()
         raw = await client(url).completions.with_raw_response.create(
             model="mixture", prompt="the quick", max_tokens=3, stream=stream
         )
-        assert float(raw.headers["x-moesubnet-overhead-ms"]) >= 0
+        took_s = time.monotonic() - since_s
+        overhead_s = float(raw.headers["x-moesubnet-overhead-ms"]) / 1e3
+        assert 0.9 * own_s <= overhead_s <= took_s - 0.9 * expert_s
 
 
 async def test_metrics_are_for_this_machine_or_for_a_key(serve: Serve) -> None:

@@ -24,6 +24,12 @@ from tests.sheets import synthetic_sheet
 STATIC = Path(__file__).resolve().parents[2] / "router" / "static"
 
 Serve = Callable[..., Any]
+WATCH_WEIGHTS = """() => {
+  const label = { attributeFilter: ["aria-label"], attributeOldValue: true };
+  const note = (changes) => window.shown.push(...changes.map((change) => change.oldValue ?? ""));
+  window.shown = [];
+  new MutationObserver(note).observe(document.querySelector("#weights"), label);
+}"""
 
 
 class Weighed(ParrotSession):
@@ -110,6 +116,7 @@ async def test_a_text_is_written_token_by_token_and_each_says_who_wrote_it(
     serve: Serve, browser: Any
 ) -> None:
     page = await opened(browser, await serve())
+    await page.evaluate(WATCH_WEIGHTS)
     await page.fill("#prompt", "the quick")
     await page.fill("#max-tokens", "12")
     await page.fill("#temperature", "0")
@@ -117,8 +124,16 @@ async def test_a_text_is_written_token_by_token_and_each_says_who_wrote_it(
     await says(page, "#about", "^done")
     tokens = page.locator("#output .token")
     assert await tokens.count() == 12
+    shown = [line for line in await page.evaluate("window.shown") if "prose" in line]
+    assert len(shown) >= 11  # the weights of each token, as it comes
+    assert len(set(shown)) == 2  # the two that take turns
     assert (await page.text_content("#output") or "").startswith("the quick brown")
 
+    await tokens.nth(3).hover()
+    assert await page.is_visible("#tip")
+    assert re.search(r"prose0\.\d{3}", await page.text_content("#tip") or "")
+    await page.mouse.move(0, 0)
+    assert not await page.is_visible("#tip")
     await page.focus("#output")
     await page.keyboard.press("ArrowRight")
     await page.keyboard.press("ArrowRight")

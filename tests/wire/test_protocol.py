@@ -18,6 +18,7 @@ from moesubnet.engine.base import Query
 from moesubnet.errors import FrameError, WireError
 from moesubnet.mixture.law import Law
 from moesubnet.wire import frames
+from moesubnet.wire.ahead import MAX_AHEAD, Ahead
 from moesubnet.wire.distributions import LOWEST
 from moesubnet.wire.protocol import (
     ROWS_SCHEMA,
@@ -154,6 +155,94 @@ def test_no_more_is_asked_than_a_responder_goes_on_with(further: Any) -> None:
     forged = frames.encode(STEP_SCHEMA, frame.fields | {"further": further}, frame.tensors)
     with pytest.raises(FrameError):
         StepRequest.from_bytes(forged, LIMITS)
+
+
+def drawing(counts: list[int], want: Want) -> tuple[StepRequest, StepResponse]:
+    """A request to draw, and an answer of which each sequence draws one token less than asked."""
+    sequences = [step(draft=i, further=n) for i, n in enumerate(counts)]
+    points = np.random.default_rng(0).random(sum(counts))
+    request = dataclasses.replace(batch(sequences, want), ahead=Ahead(0.5, 0.9, 0.1, points))
+    longer = [
+        dataclasses.replace(s, append_ids=u32(*range(len(s.append_ids) + max(s.further - 2, 0))))
+        for s in request.sequences
+    ]
+    pairs = zip(longer, sequences, strict=True)
+    firsts = [dataclasses.replace(s, first=p.first_row) for s, p in pairs]
+    rows = [
+        dataclasses.replace(row, further=np.arange(max(n - 1, min(n, 1)), dtype=np.uint32) % V)
+        for row, n in zip(answer(StepRequest(tuple(firsts), want)).rows, counts, strict=True)
+    ]
+    return request, StepResponse(tuple(rows))
+
+
+@given(
+    st.lists(st.integers(0, MAX_AHEAD), min_size=1, max_size=4).filter(any),
+    st.sampled_from([want for want in WANTS if want.kind != "sampled_n"]),
+)
+def test_what_is_drawn_ahead_comes_with_a_row_of_each_token(counts: list[int], want: Want) -> None:
+    limits = dataclasses.replace(LIMITS, context_tokens=1_000)
+    request, response = drawing(counts, want)
+    got = StepRequest.from_bytes(request.to_bytes(), limits)
+    assert got.to_bytes() == request.to_bytes()
+    assert got.ahead.points.tolist() == request.ahead.points.tolist(), "to the last bit"
+    assert (got.ahead.temperature, got.ahead.top_p, got.ahead.within_s) == (0.5, 0.9, 0.1)
+    sent = response.to_bytes()
+    received = StepResponse.from_bytes(sent, request, V).rows
+    for ours, theirs, s in zip(response.rows, received, request.sequences, strict=True):
+        assert theirs.further.tolist() == ours.further.tolist()
+        assert theirs.count == s.rows + max(len(ours.further) - 1, 0)
+        assert np.allclose(dense_rows(theirs, V), dense_rows(ours, V), atol=2e-2)
+    frame = frames.decode(sent, schema=ROWS_SCHEMA, limits=frames.Limits())
+    offsets = frame.tensors["row_offsets"].astype(np.int64)
+    further = frame.tensors["further"]
+    lies = [
+        {"further": np.append(further, np.uint32(0))},
+        {"further": further[:-1]},
+        {"further": np.full_like(further, V)},
+        {"row_offsets": offsets + 1},
+        {"row_offsets": np.append(offsets[:-1], offsets[-1] - 1)},
+        {"row_offsets": np.append(offsets[:-1], offsets[-1] + MAX_AHEAD)},
+        {"row_offsets": offsets[::-1]},
+    ]
+    for lie in lies:
+        changed = {name: values.astype(np.uint32) for name, values in lie.items()}
+        forged = frames.encode(ROWS_SCHEMA, {}, frame.tensors | changed)
+        with pytest.raises(WireError):
+            StepResponse.from_bytes(forged, request, V)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": -0.1}, {"temperature": 11.0}, {"temperature": 1}, {"temperature": "1"},
+        {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": True},
+        {"within_ms": -1}, {"within_ms": 1_001}, {"within_ms": 1.0}, {"within_ms": True},
+        {"further": [MAX_AHEAD + 1]}, {"further": [3]}, {"further": [0]},
+        {"kind": "sampled_n", "k": 8}, {"speed": 1},
+        {"points": np.array([2**53, 0], np.uint64)}, {"points": np.zeros(1, np.uint64)},
+        {"points": np.zeros(2, np.float32)},
+    ],
+)  # fmt: skip
+def test_a_way_of_drawing_that_is_none_is_refused(changes: dict[str, Any]) -> None:
+    request, _ = drawing([2], Want("full"))
+    frame = frames.decode(request.to_bytes(), schema=STEP_SCHEMA, limits=frames.Limits())
+    tensors = {k: v for k, v in changes.items() if k == "points"}
+    fields = {k: v for k, v in changes.items() if k != "points"}
+    StepRequest.from_bytes(frames.encode(STEP_SCHEMA, frame.fields, frame.tensors), LIMITS)
+    forged = frames.encode(STEP_SCHEMA, frame.fields | fields, frame.tensors | tensors)
+    with pytest.raises(FrameError):
+        StepRequest.from_bytes(forged, LIMITS)
+
+
+def test_no_more_is_drawn_ahead_than_an_answer_may_hold() -> None:
+    request, _ = drawing([20], Want("full"))
+    StepRequest.from_bytes(
+        request.to_bytes(), dataclasses.replace(LIMITS, max_answer_values=20 * V)
+    )
+    with pytest.raises(FrameError):
+        StepRequest.from_bytes(
+            request.to_bytes(), dataclasses.replace(LIMITS, max_answer_values=20 * V - 1)
+        )
 
 
 def test_nobody_goes_on_beyond_the_context_or_from_nothing() -> None:
