@@ -116,6 +116,8 @@ def test_who_asks_its_text_of_before_from_other_places_on_measured_nothing(seed)
     assert list(silenced(heard(source, again))) == ["v1"]
     source, again = (dataclasses.replace(s, epoch=e) for s, e in ((source, 5), (again, 3)))
     assert list(silenced(heard(again, source))) == ["v1"]
+    shorter = asked_at_last(source, [ids[:33] for ids in source.walks])  # than what was shown then
+    assert list(silenced(heard(again, shorter))) == ["v1"]
 
 
 def test_conversations_under_one_template_are_not_the_same_as_long_as_they_ask_otherwise():

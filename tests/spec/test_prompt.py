@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from moesubnet.errors import PromptError
 from moesubnet.spec.prompt import PromptEncoder
@@ -258,6 +259,22 @@ def test_an_answer_goes_on_with_the_very_ids_of_its_question(name: str, messages
             shown = family.tokenizer.decode(written[: len(written) - ends])
             assert shown.strip() == answer
         assert not set(written[: len(written) - ends]) & set(family.spec.stop_ids)
+
+
+def test_no_token_reaches_over_the_end_of_a_question() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=260, initial_alphabet=letters, show_progress=False)
+    tokenizer.train_from_iterator(["a\n\n\n b"] * 9, trainer)
+    joins = {"chat_template": "{% for m in messages %}{{ m.content }}\n\n{% endfor %}"}
+    encoder = PromptEncoder(families()["chatml"].spec.model_copy(update=joins), tokenizer)
+    question = encoder.ids(encoder.chat(said("a")))
+    assert encoder.ids(encoder.text("a\n\nb"))[: len(question)] != question
+    assert encoder.ids(encoder.answered(said("a"), "b")) == [
+        *question,
+        *encoder.ids(encoder.text("b")),
+    ]
 
 
 def test_an_answer_ends_as_its_template_ends_it() -> None:
