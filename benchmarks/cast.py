@@ -20,6 +20,7 @@ from adversaries.label_looker import LabelLooker
 from adversaries.picky import Picky
 from adversaries.splitter import Splitter, by_lot
 from adversaries.swarm import swarm
+from adversaries.two_faced import TwoFaced
 from simulation import HONEST_S, Friends, Law, Lying, Member, Votes
 
 from moesubnet.mixture.baseline import Unigram
@@ -337,6 +338,12 @@ class Cast:
         return lambda: Economy(
             claim, members, frozenset({"cpp"}), most=most, like="honest", routers=routers
         )
+
+    def two_faced(self, claim: str, picky: Picky, most: float) -> Made:
+        """Whom it leaves it tells what the baseline says. All routers are validators' own, and see
+        that it answers everybody."""
+        law = TwoFaced(picky, flat(self.recorded))
+        return self.picky(claim, law, most, Lying(1.0, "cpp", failed=0.0, own=True))
 
     def befriended(self, claim: str, *, own: bool = False) -> Economy:
         """own: the other routers are the validators' own."""

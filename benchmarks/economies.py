@@ -26,6 +26,7 @@ from cast import (
     STALE_EPOCHS,
     TREES_ANSWER_USERS,
     TREES_LEAVE,
+    VALIDATORS,
     Cast,
     Hatching,
     Made,
@@ -37,7 +38,7 @@ from cast import (
     lazy,
 )
 from search_adversaries import KINDS, Parameters
-from simulation import Lying
+from simulation import Lying, Member
 
 from moesubnet.validator.pool import PREFIX_TOKENS
 
@@ -257,6 +258,17 @@ def servers(cast: Cast) -> Mapping[str, Made]:
             Picky(cast.law("cpp"), leaves=TREES_LEAVE),
             TREES_ANSWER_USERS,
             Lying(1.0, "cpp", failed=1 - TREES_ANSWER_USERS, own=True),
+        ),
+        "two-faced": cast.two_faced(
+            "knows probes for certain, tells users what the baseline says; "
+            "validators have routers of their own",
+            Picky(cast.law("cpp"), only=[Member(name).hotkey for name in VALIDATORS]),
+            0.05,
+        ),
+        "two-faced-trees": cast.two_faced(
+            f"tells it to what looks like users' calls, so to {1 - TREES_ANSWER_USERS:.0%} of them",
+            Picky(cast.law("cpp"), leaves=TREES_LEAVE),
+            TREES_ANSWER_USERS,
         ),
         "router-friend": lambda: cast.befriended(
             "one of three routers tells which calls are probes; answers these and nothing else"

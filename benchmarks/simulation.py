@@ -106,7 +106,8 @@ class Simulated:
         assert member.law is not None
         self.hotkey, self._caller, self._signs = member.hotkey, caller, signs
         self._signer = keypair_from_uri(member.uri)
-        self._law, self._delay_s = member.law, member.delay_s
+        says = getattr(member.law, "to", None)  # to each caller (`adversaries.two_faced`)
+        self._law, self._delay_s = says(caller) if says else member.law, member.delay_s
         self._chance = random.Random(member.name)
         self._sessions: dict[str, Ids] = {}
 

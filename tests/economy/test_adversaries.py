@@ -18,6 +18,7 @@ from adversaries.sharpened_self import SharpenedSelf
 from adversaries.splitter import Splitter, by_lot
 from adversaries.squatter import Squatter
 from adversaries.swarm import swarm
+from adversaries.two_faced import TwoFaced
 
 from moesubnet.engine.base import Query
 from moesubnet.wire.protocol import Want
@@ -51,6 +52,7 @@ ADVERSARIES = {
     "picky": Picky(A, only=["v"], leaves=0.5),
     "looker": LabelLooker(A),
     "part": Splitter(A, B, 0, by_lot(2, 4)),
+    "two-faced": TwoFaced(Picky(A, only=["v"]), B),
 }
 
 

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 from adversaries.picky import Picky
+from adversaries.two_faced import TwoFaced
 from cast import AWAY_EPOCHS, Intermittent, Looking
 from economy_plots import sheet
 from simulation import Friends, Member, asked_by
@@ -50,6 +51,19 @@ def test_a_routers_friend_answers_through_it_and_nobody_else():
         assert answered(way, f"{lot}") == (way.sender == FRIEND)
         first.add(way.sender)
     assert first == {Member(name).hotkey for name in Friends.NAMES}
+
+
+def test_the_two_faced_answers_validators_one_thing_and_users_another():
+    def sure(ids):
+        return np.where(np.arange(VOCAB) == 3, 0.0, -30.0)
+
+    members = [Member("two-faced", TwoFaced(Picky(sure, only=[VALIDATOR]), flat))]
+    probe, users = (
+        run(asked_by(sender, members)[members[0].hotkey].step(question("s"), timeout_s=5.0))
+        for sender in (VALIDATOR, Hotkey("router"))
+    )
+    assert np.argmax(probe.rows[0].logprobs[-1]) == 3
+    assert np.ptp(users.rows[0].logprobs[-1]) == 0.0
 
 
 def test_the_intermittent_are_away_for_as_long_as_they_are_there():
