@@ -1,19 +1,21 @@
 """Speculative mixture against token by token: tokens a second over distances, and nats lost.
 
-    python benchmarks/drafting.py FOLDER [--student FOLDER]
+    python benchmarks/drafting.py FOLDER [--student FOLDER] [--nats [--draws 3]]
 
 FOLDER is a local network's (`moesubnet localnet`): its experts, spec, texts and revealed sheets are
 used, and its student unless another is given; the gate is what its router fits on these sheets.
 Four miners, each a process, answer over HTTP behind a proxy that delays bytes and connections
 (distance.py); the router's own model writes streams one after the other, drafted and, for every
 other prompt, undrafted. Prompts are windows of the final test part. Eight minutes on a quiet
-machine.
+machine; --nats leaves all of that out.
 
 Markdown tables: tokens a second, the time to the first token of long prompts, what the drafts did,
 and what acceptance and times predict; and nats lost, by walking the same test part with the
 router's rules of drafting and of evidence, under this gate and under one that knows nothing. There
 the text is given: a token x of it came as a kept draft with probability min(1, q(x) / m(x)), which
-is what drafting gives a token of law m.
+is what drafting gives a token of law m. Who says yes to every draft is honest on all other
+tokens: so it weighs what it did, and a drafted token's law, over what may be drafted, is that of
+the mixture with q in the place of its own.
 """
 
 from __future__ import annotations
@@ -268,14 +270,15 @@ async def speed(
 
 @dataclass(frozen=True)
 class Rules:
-    """How a text is walked: who drafts, how many tokens of the prompt are blind, and whether
-    rounds go undrafted where much evidence has been missed."""
+    """How a text is walked: who drafts, how many tokens of the prompt are blind, whether rounds go
+    undrafted where much evidence has been missed, and which expert says yes to every draft."""
 
     drafter: Literal["nobody", "student", "expert"]
     blind: int = 2
     round_trip_s: float = 0.04
     drafted_s: float = 0.004
     is_mindful: bool = True
+    yes_man: int | None = None
 
 
 @dataclass(frozen=True)
@@ -323,7 +326,12 @@ def walk(
             block, unknown = min(block, len(ids) - at - 1), weigh.unknown()
             for n in {0, chosen + ahead * (chosen > 0)}:
                 pace.took(n, rules.round_trip_s + 0.01 + n * rules.drafted_s)
-        chance = float(np.exp(log_w + log_p).sum())
+        said_p, drafted_p, surplus = np.exp(log_w + log_p), said.drafts[at], 0.0
+        if place < block and rules.yes_man is not None:
+            weight = float(np.exp(log_w[rules.yes_man]))
+            said_p[rules.yes_man] = weight * drafted_p
+            surplus = weight * (1.0 - drafted_p)  # where the draft is this token
+        chance = float(said_p.sum())
         nats.append(-np.log(chance))
         if place == block:
             weigh.observe(ids[at : at + 1], log_p[None])
@@ -336,7 +344,7 @@ def walk(
         if rules.drafter == "expert":
             kept = bool(said.guess[at, guesser] == token)
         else:
-            kept = bool(rng.random() < min(1.0, said.drafts[at] / chance))
+            kept = bool(rng.random() < min(drafted_p, chance + surplus) / chance)
         missed = entropy_nats(np.exp(log_w).tolist()) * unknown * rules.is_mindful
         length.drafted(missed, kept=kept)
         weigh.show(ids[None, at : at + 1])
@@ -366,12 +374,15 @@ def ask_all(models: Sequence[Path], spec: LoadedSpec, texts: Sequence[np.ndarray
 
 
 def lost(
+    names: Sequence[str],
     models: Sequence[Path],
     experts: Sequence[Hotkey],
     spec: LoadedSpec,
     gate: Gate,
     texts: dict[str, list[np.ndarray]],
+    draws: int,
 ) -> None:
+    """draws: how often it is drawn which drafts are kept; means of them."""
     every = [ids for of_domain in texts.values() for ids in of_domain]
     said = ask_all(models, spec, every)
     ways = {
@@ -384,6 +395,12 @@ def lost(
         "the same, whatever evidence is missed": Rules(
             "student", round_trip_s=0.1, is_mindful=False
         ),
+        **{
+            f"the student drafts, 100 ms, and {name} says yes": Rules(
+                "student", round_trip_s=0.1, yes_man=column
+            )
+            for column, name in enumerate(names)
+        },
         "the heaviest expert drafts, 40 ms": Rules("expert"),
         "the heaviest expert drafts, 100 ms": Rules("expert", round_trip_s=0.1),
     }
@@ -408,8 +425,9 @@ def lost(
             cells = []
             for kind, (ids, of_kind) in sets.items():
                 nats = [
-                    walk(text, of_text, known, experts, rules, seed).mean()
-                    for seed, (text, of_text) in enumerate(zip(ids, of_kind, strict=True))
+                    walk(text, of_text, known, experts, rules, 1_000 * draw + place).mean()
+                    for draw in range(draws)
+                    for place, (text, of_text) in enumerate(zip(ids, of_kind, strict=True))
                 ]
                 mean = statistics.fmean(nats)
                 usual.setdefault(kind, mean)
@@ -417,7 +435,9 @@ def lost(
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
+async def run(
+    root: Path, student_dir: Path, prompts_each: int, draws: int, *, is_of_nats: bool
+) -> None:
     spec = load_spec(root / "spec")
     assert spec.spec.vocab_size <= MAX_FULL_VOCAB
     found = {  # by the hotkeys that a local network gives them, of which its sheets speak
@@ -426,6 +446,10 @@ async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
     names = sorted(found, key=hotkey_of)
     experts, gate = [found[name] for name in names], gate_of(root, spec)
     texts = windows(root, spec, WINDOWS)
+    kinds, hotkeys = [path.name for path in experts], [hotkey_of(name) for name in names]
+    if is_of_nats:
+        lost(kinds, [*experts, student_dir], hotkeys, spec, gate, texts, draws)
+        return
     prompts = [ids[:PROMPT_TOKENS] for kind in texts.values() for ids in kind[:prompts_each]]
     longs = [ids[:LONG_PROMPT_TOKENS] for kind in texts.values() for ids in kind[prompts_each:][:2]]
     print(
@@ -480,7 +504,7 @@ async def run(root: Path, student_dir: Path, prompts_each: int) -> None:
         await engine.close()
         for process, _ in children:
             process.communicate()
-    lost([*experts, student_dir], [hotkey_of(name) for name in names], spec, gate, texts)
+    lost(kinds, [*experts, student_dir], hotkeys, spec, gate, texts, draws)
 
 
 def main() -> None:
@@ -491,9 +515,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--student", type=Path, help="by default FOLDER/student")
     parser.add_argument("--prompts", type=int, default=2, help="streams of each domain")
+    parser.add_argument("--nats", action="store_true", help="only what is lost")
+    parser.add_argument("--draws", type=int, default=1, help="of what is lost")
     arguments = parser.parse_args()
     root = arguments.folder.expanduser()
-    asyncio.run(run(root, arguments.student or root / "student", arguments.prompts))
+    student = arguments.student or root / "student"
+    work = run(root, student, arguments.prompts, arguments.draws, is_of_nats=arguments.nats)
+    asyncio.run(work)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from moesubnet.mixture.mixing import Float
 
 MAX_DRAFT = 28  # tokens or bytes: with what is sent beside it a step of `wire.step.SHORT_TOKENS`
-# Under a gate that knows nothing it loses 0.5 to 0.7 % of a mixture's nats, and without it 1.2 to
-# 2.1 % (docs/log.md, results.md).
-MISSED_NATS = 8.0
+# Under a gate that knows nothing it loses 0.3 to 1.0 % of a mixture's nats (8: 0.3 to 1.1 %, for 1
+# to 4 % more tokens a second), without it 1.2 to 2.1 % (benchmarks/results.md, docs/log.md).
+MISSED_NATS = 6.0
 # As many for each token to be written: a draft of eight loses 1.4 a token where drafts are kept at
 # 0.76, and at 100 ms pays. They are owed, so a request has to hold them.
 MOST_LOST_DRAFTS = 2
