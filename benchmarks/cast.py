@@ -116,11 +116,21 @@ class Looking(LabelLooker):
 
 
 class Hatching(Cuckoo):
-    """Meets whom it follows as newcomers come."""
+    """Meets whom it follows as newcomers come; or some epochs later, in which it is silent."""
+
+    silent_epochs, _is_silent = 0, False
 
     def begin(self, epoch: int, public: Sequence[Sheet]) -> None:
+        self._is_silent = JOINS <= epoch < JOINS + self.silent_epochs
         if epoch >= JOINS:
             self.meet()
+
+    def answers(self, sender: Hotkey, ids: np.ndarray) -> bool:
+        return not self._is_silent
+
+
+class Silent(Hatching):
+    silent_epochs = 4
 
 
 class Turning:
@@ -268,22 +278,30 @@ class Cast:
     def newcomer(self, claim: str, name: str, joins: int = JOINS) -> Made:
         members = (*self.honest, Member(name, self.law(name), joins=joins))
         like = f"{name}-first" if joins else ""
-        return lambda: Economy(claim, members, frozenset({name}), like=like)
+        return lambda: Economy(claim, members, frozenset({name}), like=like, holds=True)
 
     def siblings(self) -> Economy:
         names = ("all", *(f"all-{domain}" for domain in SPECIALISTS))
         members = tuple(
             Member(name, self.law(name), joins=JOINS * (name != "all")) for name in names
         )
-        return Economy("siblings of one base, honest", members, frozenset(names[1:]))
+        return Economy("siblings of one base, honest", members, frozenset(names[1:]), holds=True)
 
-    def turned(self, claim: str, *, holds: bool = True, **turning: Turning | Hatching) -> Made:
-        """Seniors that turn against a newcomer, which is better than one of them. Names have `_`
-        for `-`."""
+    def turned(
+        self,
+        claim: str,
+        *,
+        holds: bool = True,
+        comers: Sequence[str] = (),
+        **turning: Turning | Hatching,
+    ) -> Made:
+        """Seniors that turn against a newcomer, which is better than one of them. comers: who comes
+        with it. Names have `_` for `-`."""
         laws = {name.replace("_", "-"): law for name, law in turning.items()}
         seniors = [Member(name, law, delay_s=HONEST_S + HOP_S) for name, law in laws.items()]
         rest = [member for member in self.honest if member.name not in laws]
-        members = (*seniors, *rest, Member("cpp-better", self.law("cpp-better"), joins=JOINS))
+        later = (Member(n, self.law(n), joins=JOINS) for n in ("cpp-better", *comers))
+        members = (*seniors, *rest, *later)
         return lambda: Economy(
             claim,
             members,

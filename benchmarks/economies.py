@@ -31,6 +31,7 @@ from cast import (
     Hatching,
     Made,
     Recordings,
+    Silent,
     Turning,
     averaging,
     copying,
@@ -38,7 +39,7 @@ from cast import (
     lazy,
 )
 from search_adversaries import KINDS, Parameters
-from simulation import Lying, Member
+from simulation import Law, Lying, Member
 
 from moesubnet.validator.pool import PREFIX_TOKENS
 
@@ -159,6 +160,9 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
     """Who turn against a newcomer."""
     rival, better = cast.law("python-rival"), cast.law("cpp-better")
 
+    def cuckoo(kind: type[Hatching], law: Law, **more: float) -> Hatching:
+        return kind(ngrams_of(cast), law, prefix_tokens=PREFIX_TOKENS, **more)  # type: ignore[arg-type]
+
     def mixes(name: str) -> Turning:
         law = cast.law(name)
         return Turning(law, Aggregator([law, better], first=PREFIX_TOKENS))
@@ -195,7 +199,30 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
         ),
         "cuckoo": cast.turned(
             "n-gram cache, then relay of a newcomer from its first moment on; remembers",
-            cuckoo=Hatching(ngrams_of(cast), better, prefix_tokens=PREFIX_TOKENS),
+            cuckoo=cuckoo(Hatching, better),
+        ),
+        **{
+            f"cuckoo-{share:g}": cast.turned(
+                f"the same, {share:.0%} of its law", cuckoo=cuckoo(Hatching, better, share=share)
+            )
+            for share in (0.5, 0.2)
+        },
+        "cuckoo-rival": cast.turned(
+            "the same, an honest senior, half of its law",
+            python_rival=Hatching(rival, better, prefix_tokens=PREFIX_TOKENS, share=0.5),
+        ),
+        "cuckoo-silent": cast.turned(
+            f"cuckoo, silent for the first {Silent.silent_epochs} epochs",
+            cuckoo=cuckoo(Silent, better),
+        ),
+        "cuckoo-wary": cast.turned(
+            "cuckoo, itself for an epoch's rest when it is asked a known prefix",
+            cuckoo=cuckoo(Hatching, better, is_wary=True),
+        ),
+        "cuckoo-of-two": cast.turned(
+            "cuckoo, the mixture of two newcomers",
+            comers=["all"],
+            cuckoo=cuckoo(Hatching, Aggregator([better, cast.law("all")], first=PREFIX_TOKENS)),
         ),
         "turned-elder": cast.turned_elder(
             "honest senior, the first of all, then a mixture of all others; remembers",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from moesubnet.units import TOKENS, Grain
+from moesubnet.validator.before import KEPT_EPOCHS, KEPT_TEXTS, MOST_ASKED
 from moesubnet.validator.pool import window_units
 from moesubnet.validator.shapes import Shapes
 from moesubnet.wire.lanes import MAX_STEPS
@@ -58,7 +59,12 @@ class Forecast:
     @property
     def epochs(self) -> int:
         texts = self.windows / self.windows_a_walk + self.conversations
-        return int(texts / (self.walks + TWICE))
+        return int(texts / (self.walks + TWICE + self.own_texts))
+
+    @property
+    def own_texts(self) -> float:
+        """An epoch, once each expert has its own; as it was asked alone, and they are kept."""
+        return min(self.experts * KEPT_TEXTS / KEPT_EPOCHS, 4.0 * MOST_ASKED)
 
     @cached_property
     def windows_a_walk(self) -> float:
@@ -113,8 +119,9 @@ class Forecast:
         return "\n".join(
             [
                 f"text       {self.windows:,} unused windows of {window_units(self.grain)} {unit}; "
-                f"{self.walks} walks an epoch, and {TWICE} prefixes that are asked twice, use "
-                f"{self.windows_a_walk:.1f} each in the mean{self._said()}: it lasts {lasts}",
+                f"{self.walks} walks an epoch, {TWICE} prefixes that are asked twice and "
+                f"{self.own_texts:.1f} texts of experts' own use {self.windows_a_walk:.1f} each in "
+                f"the mean{self._said()}: it lasts {lasts}",
                 f"published  each epoch {self.walks} walks ({self.published_tokens:,} {unit}) "
                 f"and every expert's scores on {self.scored:,} positions, once the "
                 "vote is revealed",

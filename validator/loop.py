@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from moesubnet.mixture.gate_sync import keep_sheet
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.archive import Archive
+from moesubnet.validator.before import Again
 from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.cuckoos import cuckoos, watched
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.records import Batch, Phase
 from moesubnet.validator.senders import EPOCHS, SUSPICIOUS_P, Difference, differences
@@ -97,6 +100,7 @@ class Validator:
         metagraph = await self._read_metagraph()
         await self._publish_axon(metagraph)
         await asyncio.to_thread(_keep_own, self.state.archive.path, self.sheets_dir)
+        await self._watch_seniors()
 
     async def _go_over(self, epoch: Epoch) -> None:
         """To the spec that holds from this epoch on; miners get some blocks to do the same. What
@@ -165,7 +169,9 @@ class Validator:
         metagraph = await self._read_metagraph()
         if metagraph.epoch_index != epoch_index:
             return  # the epoch ended meanwhile
-        echoes = await asyncio.to_thread(_turned, self.state.archive.path)
+        again = self.measurement.again()
+        echoes = await asyncio.to_thread(_echoes, self.state.archive.path, again)
+        changed = self.measurement.changed(epoch_index) | echoes
         await self._end_walks(epoch_index)
         batches = await self.state.apart(self.state.open_batches, epoch_index)
         sheet, receipts = await asyncio.to_thread(
@@ -180,7 +186,7 @@ class Validator:
             merits=self.state.merits(),
             vocab_size=self.measurement.vocab_size,
             convicted=self.measurement.convicted(),
-            changed=self.measurement.changed(epoch_index) | echoes,
+            changed=changed,
             usage=self.measurement.usage,
             with_feedback=self.with_feedback,
             contradicted=self.measurement.contradicted,
@@ -197,7 +203,13 @@ class Validator:
             metagraph.reveal_period_epochs,
         )
         log.info("closed epoch=%d items=%d vote=%s", sheet.epoch, len(sheet.walk), phase)
+        self.measurement.begins_anew(changed)
+        await self._watch_seniors()
         await self._compare_routers()
+
+    async def _watch_seniors(self) -> None:
+        path = self.state.archive.path
+        self.measurement.watched = await asyncio.to_thread(_watched, path)
 
     async def _compare_routers(self) -> None:
         """Say which experts answer otherwise through one router than through the others."""
@@ -279,7 +291,13 @@ def _keep_own(path: Path, sheets_dir: Path) -> None:
             keep_sheet(sheets_dir, body)
 
 
-def _turned(path: Path) -> set[Hotkey]:
+def _echoes(path: Path, again: Sequence[Again]) -> set[Hotkey]:
     """The same way."""
     with contextlib.closing(Archive.open(path)) as archive:
-        return turned(archive.newest_sheets)
+        return turned(archive.newest_sheets) | cuckoos(archive.newest_sheets, again)
+
+
+def _watched(path: Path) -> Mapping[Hotkey, Sequence[int]]:
+    """The same way."""
+    with contextlib.closing(Archive.open(path)) as archive:
+        return watched(archive.newest_sheets)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from random import SystemRandom
 from typing import Protocol
@@ -19,10 +20,12 @@ from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
+from moesubnet.validator.before import Again, Kept, beside_then, texts_to_ask
 from moesubnet.validator.checks import Claim
 from moesubnet.validator.pool import TextPool
 from moesubnet.validator.probes import Slots, walk_batch
-from moesubnet.validator.records import Batch, Window
+from moesubnet.validator.receipts import SALT_BYTES, session_name
+from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
@@ -91,6 +94,7 @@ class Measurement:
         self._lies: dict[Hotkey, str | None] = {}  # on experts' cards, as they were told
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = self._sheet_epoch = -1
+        self.watched: Mapping[Hotkey, Sequence[int]] = {}  # as `cuckoos.watched` says
         self._closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.usage: list[tuple[Usage, int]] = []  # by routers, of the epoch before; their stakes
 
@@ -174,6 +178,15 @@ class Measurement:
         """Who is another expert in this epoch than it was before."""
         return self._book.changed_in(epoch) if self._book is not None else set()
 
+    def again(self) -> list[Again]:
+        """What seniors answered before others came, beside what these say."""
+        return self._book.before.again() if self._book is not None else []
+
+    def begins_anew(self, hotkeys: Collection[Hotkey]) -> None:
+        """What they answered before was another's."""
+        if self._book is not None:
+            self._book.before.forget(hotkeys)
+
     def _note_claims(self) -> None:
         if self._book is not None:
             self._book.note_claims(
@@ -212,6 +225,7 @@ class Measurement:
             chats[batch.id] = [*(chats.pop(batch.follows, []) if batch.follows else []), batch]
         begin_s = {batch.id: lots.uniform(0.0, spread_s) for batch in batches}
         walking = [self._chat(chat, slots, begin_s) for chat in chats.values()]
+        walking += self._ask_before(batches[0].hotkeys, slots, spread_s)
         twice = self._ask_twice(batches[0].sessions[0].encode(), lots.uniform(0.0, spread_s))
         *ends, asked_twice = await asyncio.gather(*walking, twice, return_exceptions=True)
         if failed := [end for end in ends if isinstance(end, Exception)]:
@@ -241,11 +255,7 @@ class Measurement:
     ) -> None:
         """Each position is on disk before its labels are sent, but where a leaf has to show what a
         label was given: then right after."""
-        want = want_for(self.vocab_size)
-        panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
-        ahead = self._as_users.draw_ahead(SystemRandom())
-        law = self._baseline.law
-        steps = walk_batch(panels, batch, self.gate, law, ways, slots, self._pace, ahead)
+        steps = self._steps(batch, slots, ways, self._as_users.draw_ahead(SystemRandom()))
         try:
             async with contextlib.aclosing(steps):
                 async for step in steps:
@@ -256,6 +266,14 @@ class Measurement:
                     self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
         finally:
             self._forget(batch, ways)
+
+    def _steps(
+        self, batch: Batch, slots: Slots, ways: Sequence[Mapping[Hotkey, Asked]], ahead: int
+    ) -> AsyncGenerator[Step, None]:
+        want = want_for(self.vocab_size)
+        panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
+        law = self._baseline.law
+        return walk_batch(panels, batch, self.gate, law, ways, slots, self._pace, ahead)
 
     def _forget(self, batch: Batch, ways: Sequence[Mapping[Hotkey, Asked]]) -> None:
         """Tell each expert, in one call and waiting for none, that these walks are over. Not those
@@ -299,14 +317,8 @@ class Measurement:
         if self._book is None:
             return
         await asyncio.sleep(after_s)
-        used = self._state.used_starts(self._tokenizer_sha256)
         with contextlib.suppress(PoolSpent):
-            lots = SystemRandom()
-            chats = [self._as_users.draw(1, lots)]
-            conversing = self._as_users.conversing(chats, lots)
-            [[window]] = self._pool.draw_chats(chats, conversing, used, seed)
-            spent = [(window.document, start) for start in window.starts]
-            self._state.mark_used(spent, self._tokenizer_sha256)
+            window = self._private_text(seed)
             await ask_twice(
                 self._book,
                 self._two_ways(),
@@ -316,6 +328,76 @@ class Measurement:
                 vocab_size=self.vocab_size,
                 timeout_s=DEADLINE_S,
             )
+
+    def _private_text(self, seed: bytes) -> Window:
+        """Never published. Raises PoolSpent."""
+        used, lots = self._state.used_starts(self._tokenizer_sha256), SystemRandom()
+        chats = [self._as_users.draw(1, lots)]
+        conversing = self._as_users.conversing(chats, lots)
+        [[window]] = self._pool.draw_chats(chats, conversing, used, seed)
+        spent = [(window.document, start) for start in window.starts]
+        self._state.mark_used(spent, self._tokenizer_sha256)
+        return window
+
+    def _ask_before(
+        self, hotkeys: Sequence[Hotkey], slots: Slots, spread_s: float
+    ) -> list[Coroutine[None, None, None]]:
+        """Texts of their own for those with a place, and such texts once more, of all."""
+        if self._book is None:
+            return []
+        before, sha256, lots = self._book.before, self._tokenizer_sha256, SystemRandom()
+        placed = self.watched.keys() & self._experts.clients.keys()
+        lacking = before.lacking(placed, self._sheet_epoch, sha256, lots)
+        again = texts_to_ask(before, {h: self.watched[h] for h in placed}, sha256, lots)
+        return [
+            *(self._ask_alone(hotkey, slots, lots.uniform(0.0, spread_s)) for hotkey in lacking),
+            *(self._ask_again(text, hotkeys, slots, lots.uniform(0.0, spread_s)) for text in again),
+        ]
+
+    async def _ask_alone(self, hotkey: Hotkey, slots: Slots, after_s: float) -> None:
+        """Past all routers: none of them may know the text when it is asked again."""
+        assert self._book is not None
+        await asyncio.sleep(after_s)
+        epoch, sha256 = self._sheet_epoch, self._tokenizer_sha256
+        client = self._experts.clients.get(hotkey)
+        if client is None:
+            return
+        with contextlib.suppress(PoolSpent):
+            window = self._private_text(secrets.token_bytes(32))
+            way = {hotkey: client}
+            steps = await self._quietly(window, [hotkey], slots, way, ahead=0)
+            self._book.before.keep(Kept.of(hotkey, epoch, window, steps), sha256)
+
+    async def _ask_again(
+        self, text: Kept, hotkeys: Sequence[Hotkey], slots: Slots, after_s: float
+    ) -> None:
+        assert self._book is not None
+        await asyncio.sleep(after_s)
+        epoch, gate, [way] = self._sheet_epoch, self.gate, self._ways(1)
+        ahead = self._as_users.draw_ahead(SystemRandom())
+        steps = await self._quietly(text, hotkeys, slots, way, ahead)
+        found = await asyncio.to_thread(beside_then, text, hotkeys, steps, gate, epoch)
+        if found is not None:
+            self._book.before.note(found)
+
+    async def _quietly(
+        self,
+        text: Window | Kept,
+        hotkeys: Sequence[Hotkey],
+        slots: Slots,
+        way: Mapping[Hotkey, Asked],
+        ahead: int,
+    ) -> list[Step]:
+        """A walk as all others, that is in no sheet. ahead: tokens that are drafted at most."""
+        session = session_name(self._own_hotkey, secrets.token_bytes(SALT_BYTES))
+        walks, unscored = text.ids[None], text.unscored
+        batch = Batch(-1, tuple(hotkeys), walks, text.first, (session,), (), unscored=unscored)
+        steps = self._steps(batch, slots, [way], ahead)
+        try:
+            async with contextlib.aclosing(steps):
+                return [step async for step in steps]
+        finally:
+            self._forget(batch, [way])
 
     def _two_ways(self) -> list[Mapping[Hotkey, Asked]]:
         """By two senders, ourselves among them where there is one router only."""

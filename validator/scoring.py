@@ -15,10 +15,12 @@ docs/incentive.md says why, and what was measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
+from moesubnet.mixture.sheet import I32, LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, U32, Sheet
+from moesubnet.types import Hotkey
 from moesubnet.units import max_upscale_u16
 from moesubnet.validator.seniors import (
     SENIOR_STANDING,
@@ -110,7 +112,22 @@ def _ema(before: int, now: int, share: float) -> int:
     return round(share * now + (1 - share) * before)
 
 
-def terms(sheet: Sheet) -> tuple[Float, Float, Float]:
+class Items(Protocol):
+    """Of a sheet, or asked like them."""
+
+    @property
+    def hotkeys(self) -> tuple[Hotkey, ...]: ...
+    @property
+    def log_q(self) -> I32: ...
+    @property
+    def log_w(self) -> I32: ...
+    @property
+    def walk(self) -> U32: ...
+    @property
+    def position(self) -> U32: ...
+
+
+def terms(sheet: Items) -> tuple[Float, Float, Float]:
     """joint, weight: [M, n + 1] of a sheet's items, 0 for who gave no answer; quick log-weights."""
     present = sheet.log_q > LOG_Q_UNANSWERED
     weight = np.where(present, np.exp(np.maximum(sheet.log_w / MICRO, LOG_W_LEAST)), 0.0)

@@ -143,10 +143,15 @@ class BesideMixtures(NamedTuple):
 
 @np.errstate(under="ignore")
 def beside_mixtures(
-    joint: Float, weight: Float, quick: Float, one: int, others: Sequence[int]
+    joint: Float,
+    weight: Float,
+    quick: Float,
+    one: int,
+    others: Sequence[int],
+    short_of: float = SHORT,
 ) -> BesideMixtures:
     """Of those mixtures that `beside_seniors` takes. Arrays as there, columns; of an expert that
-    answered something."""
+    answered something. short_of: instead of SHORT."""
     answered = weight[:, one] > 0
     joint, weight, quick = joint[answered], weight[answered], quick[answered]
     said, rows = weight > 0, [weight.shape[1] - 1, *others]
@@ -159,7 +164,7 @@ def beside_mixtures(
             w = np.where(said, np.exp(power * given), 0.0)
             top, low = (w * q)[:, rows].sum(axis=1), w[:, rows].sum(axis=1)
             m = (w * q)[:, others].sum(axis=1) / np.maximum(w[:, others].sum(axis=1), TINY)
-            short.append((q[:, [one, -1]] < SHORT * m[:, None]).mean(axis=0))
+            short.append((q[:, [one, -1]] < short_of * m[:, None]).mean(axis=0))
             for factor in LOUDER:
                 louder = factor * w[:, near]
                 log_m = np.log((top + louder * q[:, near]) / (low + louder))

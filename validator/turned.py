@@ -9,6 +9,9 @@ it and answer sooner (as who repeats has to wait): it was an expert of its own, 
 - there is nothing that they know and it does not: it seldom falls *short* of them. Whoever mixes a
   part s of others into its law never says less than s of what they say, however far it is from
   them; an expert of its own making does wherever it does not know the text.
+
+What it was is what the first sheets say that have it and them all, or, of a cuckoo, which was never
+seen apart from them, what it answered before they came (`cuckoos`).
 """
 
 from __future__ import annotations
@@ -19,8 +22,14 @@ import numpy as np
 
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
-from moesubnet.validator.scoring import terms
-from moesubnet.validator.seniors import BesideMixtures, Float, beside_mixtures, by_seniority
+from moesubnet.validator.scoring import Items, terms
+from moesubnet.validator.seniors import (
+    SHORT,
+    BesideMixtures,
+    Float,
+    beside_mixtures,
+    by_seniority,
+)
 
 SHEETS = 50  # looked back over, as many as are served
 EACH_TIME = 3  # sheets: of 16 walks one is ± 0.07
@@ -39,66 +48,93 @@ def turned(newest: Callable[[int], Sequence[Sheet]]) -> set[Hotkey]:
     like = [pair for sheet in newest(1) for pair in _like_juniors(sheet)]
     if not like:
         return set()  # as a rule, and no other sheet is read
-    sheets = [_Read(sheet) for sheet in newest(SHEETS)[::-1]]
+    sheets = [Read(sheet) for sheet in newest(SHEETS)[::-1]]
     return {elder for elder, juniors in like if _became(sheets, elder, juniors)}
 
 
-class _Read:
+class Read:
     """A sheet, of which what its items come to is worked out once."""
 
-    def __init__(self, sheet: Sheet) -> None:
+    def __init__(self, sheet: Items) -> None:
         self.column = {hotkey: i for i, hotkey in enumerate(sheet.hotkeys)}
         answered = np.any(sheet.log_q[:, :-1] > LOG_Q_UNANSWERED, axis=0)
         self.answered = {sheet.hotkeys[i] for i in np.flatnonzero(answered)}
         self._sheet = sheet
         self._terms: tuple[Float, Float, Float] | None = None
 
-    def beside(self, elder: Hotkey, others: Sequence[Hotkey]) -> BesideMixtures:
+    def beside(
+        self, elder: Hotkey, others: Sequence[Hotkey], short_of: float = SHORT
+    ) -> BesideMixtures:
         """Of an elder that answered something."""
         self._terms = self._terms or terms(self._sheet)
         columns = [self.column[hotkey] for hotkey in others]
-        return beside_mixtures(*self._terms, self.column[elder], columns)
+        return beside_mixtures(*self._terms, self.column[elder], columns, short_of)
+
+    def nearest(self, elder: Hotkey, others: Sequence[Hotkey]) -> list[Hotkey]:
+        """Those who speak most like it first."""
+        self._terms = self._terms or terms(self._sheet)
+        joint, weight, _ = self._terms
+        x = np.log(np.where(weight > 0, joint, 1.0)) - np.log(np.where(weight > 0, weight, 1.0))
+        i, columns = self.column[elder], [self.column[hotkey] for hotkey in others]
+        square = np.where(weight[:, columns] > 0, (x[:, columns] - x[:, [i]]) ** 2, 1.0)
+        apart = (weight[:, i] / weight.sum(axis=1)) @ np.minimum(square, 1.0)
+        return [others[k] for k in np.argsort(apart, kind="stable")]
 
 
 def _like_juniors(sheet: Sheet) -> Iterator[tuple[Hotkey, list[Hotkey]]]:
     """Seniors that are like those who came later and answer sooner, with these."""
-    read, order = _Read(sheet), [i for i in by_seniority(sheet) if sheet.since[i] is not None]
+    read, order = Read(sheet), [i for i in by_seniority(sheet) if sheet.since[i] is not None]
     for place, i in enumerate(order):
-        elder, took_ms = sheet.hotkeys[i], sheet.answer_ms[i]
-        juniors = [
-            sheet.hotkeys[j]
-            for j in order[place + 1 :]
-            if took_ms is not None and (its := sheet.answer_ms[j]) is not None and its < took_ms
-        ]
-        if juniors and elder in read.answered:
-            found = read.beside(elder, juniors)
-            if found.apart < NEAR or found.short.min() < SELDOM:
-                yield elder, juniors
+        juniors = sooner(sheet, i, order[place + 1 :])
+        elder = sheet.hotkeys[i]
+        if juniors and elder in read.answered and is_like(read.beside(elder, juniors)):
+            yield elder, juniors
 
 
-def _became(sheets: Sequence[_Read], elder: Hotkey, juniors: Sequence[Hotkey]) -> bool:
+def sooner(sheet: Sheet, i: int, others: Sequence[int]) -> list[Hotkey]:
+    took_ms = sheet.answer_ms[i]
+    return [
+        sheet.hotkeys[j]
+        for j in others
+        if took_ms is not None and (its := sheet.answer_ms[j]) is not None and its < took_ms
+    ]
+
+
+def is_like(found: BesideMixtures) -> bool:
+    return bool(found.apart < NEAR or found.short.min() < SELDOM)
+
+
+def _became(sheets: Sequence[Read], elder: Hotkey, juniors: Sequence[Hotkey]) -> bool:
     came = {j: next(k for k, s in enumerate(sheets) if j in s.column) for j in juniors}
     whose = {tuple(j for j in juniors if came[j] <= max(0, len(sheets) - ago)) for ago in AGO}
     return any(_became_like(sheets, elder, old) for old in whose if old)
 
 
-def _became_like(sheets: Sequence[_Read], elder: Hotkey, others: Sequence[Hotkey]) -> bool:
+def _became_like(sheets: Sequence[Read], elder: Hotkey, others: Sequence[Hotkey]) -> bool:
     there = [s for s in sheets if elder in s.answered and s.column.keys() >= set(others)]
     if len(there) < 2 * EACH_TIME:
         return False
+    was = each(there[:EACH_TIME], elder, others)
+    mean = BesideMixtures(*(found.mean(axis=0) for found in was))
+    return is_other(mean) and has_become(mean, each(there[-EACH_TIME:], elder, others))
 
-    def beside(some: Sequence[_Read]) -> BesideMixtures:
-        """[sheets], and of each mixture [sheets, 4]."""
-        found = (s.beside(elder, others) for s in some)
-        return BesideMixtures(*map(np.stack, zip(*found, strict=True)))
 
-    was = beside(there[:EACH_TIME])
-    was_apart, was_short = was.apart.mean(), was.short.mean(axis=0)
-    if was_apart < APART and was_short.max() < SELDOM:
-        return False
-    now = beside(there[-EACH_TIME:])
-    if was_apart >= APART and now.apart.max() < min(NEAR, NEARER * was_apart):
+def each(
+    sheets: Sequence[Read], elder: Hotkey, others: Sequence[Hotkey], short_of: float = SHORT
+) -> BesideMixtures:
+    """[sheets], and of each mixture [sheets, 4]."""
+    found = (s.beside(elder, others, short_of) for s in sheets)
+    return BesideMixtures(*map(np.stack, zip(*found, strict=True)))
+
+
+def is_other(was: BesideMixtures) -> bool:
+    return bool(was.apart >= APART or was.short.max() >= SELDOM)
+
+
+def has_become(was: BesideMixtures, now: BesideMixtures) -> bool:
+    """now: of each sheet."""
+    if was.apart >= APART and now.apart.max() < min(NEAR, NEARER * was.apart):
         return True
-    is_seldom = now.short.max(axis=0) < np.minimum(SELDOM, FEWER * was_short)
-    as_good = now.baseline_short.mean(axis=0) >= AS_GOOD * was.baseline_short.mean(axis=0)
-    return bool(np.any((was_short >= SELDOM) & is_seldom & as_good))
+    is_seldom = now.short.max(axis=0) < np.minimum(SELDOM, FEWER * was.short)
+    as_good = now.baseline_short.mean(axis=0) >= AS_GOOD * was.baseline_short
+    return bool(np.any((was.short >= SELDOM) & is_seldom & as_good))

@@ -20,6 +20,7 @@ import numpy as np
 from moesubnet.errors import AuthError, BadReceipts, ConfigError, PeerError, WireError
 from moesubnet.host.paths import own_file
 from moesubnet.types import Hotkey
+from moesubnet.validator.before import Before
 from moesubnet.validator.checks import (
     TWICE_DISTANCE,
     Claim,
@@ -58,13 +59,15 @@ CREATE TABLE IF NOT EXISTS replay (
 
 
 class Checkbook:
-    """What is remembered of experts' pairs, in SQLite beside the state."""
+    """What is remembered of experts' pairs, and of texts of their own (`before`), in SQLite beside
+    the state."""
 
     def __init__(self, path: Path, own_hotkey: Hotkey) -> None:
         """own_hotkey: who asks where no router does."""
         self.own_hotkey = own_hotkey
         self._db = sqlite3.connect(own_file(path), check_same_thread=False)
         self._db.executescript(_SCHEMA)
+        self.before = Before(self._db)
 
     def close(self) -> None:
         self._db.close()

@@ -3,6 +3,6 @@
 Each is an engine's law, `law(ids) -> log-law [V]`, or a way of answering, so that live tests and
 simulated economies (`benchmarks/economy.py`) play the same attacker; `served.as_engine` makes a
 law an engine for `moesubnet miner run`. They are examples of what the subnet must survive, not of
-what to run. Two earn more than an honest expert and are not stopped yet: the cuckoo, and whoever
-holds others' weights and answers sooner from the first epoch on (`early-neighbour`, an economy).
+what to run. One earns more than an honest expert and is not stopped yet: whoever holds others'
+weights and answers sooner from the first epoch on (`early-neighbour`, an economy).
 """

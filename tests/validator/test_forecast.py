@@ -121,7 +121,7 @@ def test_the_words_say_how_long_the_text_lasts_and_call_estimates_so(vocab_size:
     text = Forecast(6_500, 32, 7, vocab_size, 4_332.0, OF_ONE_WINDOW).as_text()
     for words in (
         "6,500 unused windows of 48 tokens",
-        "lasts 180 epochs, 9 days",
+        "lasts 169 epochs, 8 days",
         "32 walks (1,536 tokens)",
         "3,584 questions",
         "each expert computes 1,536 positions",
