@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 
 from aiohttp import web
@@ -146,12 +146,24 @@ async def _stream(
         headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"}
     )
 
-    async def write(frames: Iterator[bytes]) -> None:
-        for frame in frames:
-            if kept is not None:
+    ready: list[tuple[int, Delta]] = []  # what leaves together
+
+    async def write(frames: Iterable[bytes]) -> None:
+        parts = list(frames)
+        if kept is not None:
+            for frame in parts:
                 kept.add(frame)
+        if parts:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await response.write(frame)
+                await response.write(b"".join(parts))
+
+    async def send() -> None:
+        frames: list[bytes] = []
+        for index, delta in ready:
+            begun[index].sent(delta.tokens)
+            frames += shape.piece(index, delta)
+        ready.clear()
+        await write(frames)
 
     try:
         try:
@@ -163,8 +175,10 @@ async def _stream(
             await response.prepare(request)
             await write(shape.opening())
             async for index, delta in _chain(first, deltas):
-                begun[index].sent(delta.tokens)
-                await write(shape.piece(index, delta))
+                if not delta.is_empty:
+                    ready.append((index, delta))
+                if not delta.goes_on:
+                    await send()
             await write(shape.closing(prompt_tokens, sum(choice.delivered for choice in begun)))
             if kept is not None:
                 kept.end()
@@ -173,6 +187,7 @@ async def _stream(
                 raise
             shown = error if isinstance(error, api.ApiError) else api.unavailable(error)
             log.warning("request id=%s broke off: %s", request[REQUEST_ID], error)
+            await send()
             await write(shape.failure(shown))
     except ConnectionResetError:
         log.debug("a reader has left")
@@ -200,6 +215,11 @@ async def _interleave(
 
     The first failure of any is raised; whatever ends this ends them all.
     """
+    if len(streams) == 1:
+        async with contextlib.aclosing(streams[0]) as alone:
+            async for piece in alone:
+                yield 0, piece
+        return
 
     async def step(index: int) -> tuple[int, Delta | None]:
         return index, await anext(streams[index], None)

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-
+from moesubnet.mixture.drafting import Points
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import price_rao
 from moesubnet.router.chat import Message
@@ -59,7 +58,7 @@ class Job:
     temperature: float
     top_p: float
     seed: tuple[int, int] | None
-    rng: np.random.Generator  # of its draws
+    points: Points  # that its tokens are drawn with
     stops: tuple[str, ...]
     top_logprobs: int
     most_rao_per_mtoken: int | None = None  # that all who are asked may cost together
@@ -95,12 +94,19 @@ class Begun:
 @dataclass(slots=True)
 class Delta:
     """A piece of a choice: what may be shown now and the tokens behind it. parts: the text of an
-    answer in a chat, divided."""
+    answer in a chat, divided. goes_on: the next piece comes at once, so this one need not leave
+    by itself."""
 
     text: str
     tokens: list[api.TokenRecord]
     finish_reason: str | None = None
     parts: list[Part] = field(default_factory=list)
+    goes_on: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """It says only that nothing comes at once."""
+        return not (self.text or self.tokens or self.finish_reason)
 
 
 @dataclass(slots=True)

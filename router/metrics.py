@@ -65,6 +65,7 @@ class Metrics:
             "An expert's weight, summed over the tokens delivered.",
             ["hotkey"],
         )
+        self._weight_of: dict[str, Counter] = {}  # series, which cost more to find than to change
         self.fallbacks = counter(
             "moesubnet_router_fallback_tokens",
             "Tokens drawn from the baseline alone: a bias or grammar left too little of the rest.",
@@ -175,7 +176,9 @@ class Metrics:
     def weights(self, weights: Mapping[str, float]) -> None:
         """A token was delivered, written with these weights."""
         for name, weight in weights.items():
-            self._weight.labels(name).inc(weight)
+            if (own := self._weight_of.get(name)) is None:
+                own = self._weight_of[name] = self._weight.labels(name)
+            own.inc(weight)
 
     def weight_by_expert(self) -> dict[str, float]:
         """Each expert's weight, summed over all tokens so far."""
@@ -191,6 +194,7 @@ class Metrics:
 
     def keep_only(self, hotkeys: Collection[str]) -> None:
         """Forget the series of experts that left the subnet."""
+        self._weight_of.clear()
         for metric in (self._answers, self._expert_s, self._weight, self._owed):
             known = {s.labels["hotkey"] for whole in metric.collect() for s in whole.samples}
             for hotkey in known - set(hotkeys) - {BASELINE_MEMBER}:

@@ -110,10 +110,15 @@ class MixtureSession:
 
     async def append(self, token_id: int, drawing: Drawing) -> Forecast:
         """A token that was drafted needs no round trip."""
-        block, ids = self._block, np.array([token_id], np.uint32)
-        drafts, token_weight = block.left, min(1.0, drawing.temperature)
-        text = np.append(self._sequence.ids[: len(self._sequence.ids) - self._ahead], ids)
+        block, drafts = self._block, self._block.left
         is_kept = block.take(token_id)
+        if is_kept and self._ahead and self.posterior.is_alone:
+            self._ahead -= 1
+            self._drafting.length.drafted(0.0, kept=True)
+            self._forecast = self.posterior.forecast(self._heard, block.kept, block.left)
+            return self._forecast
+        ids, token_weight = np.array([token_id], np.uint32), min(1.0, drawing.temperature)
+        text = np.append(self._sequence.ids[: len(self._sequence.ids) - self._ahead], ids)
         if drafts:
             if not drafts[0].is_forced:
                 missed = token_weight * entropy_nats(list(self._forecast.weights.values()))

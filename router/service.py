@@ -16,9 +16,8 @@ from collections.abc import (
 )
 from typing import Any, TypeVar
 
-import numpy as np
-
 from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS
+from moesubnet.mixture.drafting import Points
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
@@ -166,7 +165,7 @@ class Service:
                 temperature=body.temperature,
                 top_p=body.top_p,
                 seed=seed,
-                rng=np.random.default_rng(secrets.randbits(128) if seed is None else seed),
+                points=Points(secrets.randbits(128) if seed is None else seed),
                 stops=tuple(body.stop),
                 top_logprobs=top_logprobs,
                 wishes=wishes,

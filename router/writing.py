@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
@@ -56,7 +55,6 @@ class Writer:
         Raises NobodyAnswers, EngineError.
         """
         job, forecast = begun.job, begun.forecast
-        rng = job.rng
         before = job.prompt_ids.tolist() if job.goes_on else ()
         manner = job.manner or Manner(Habits())
         text = TextStream(self._pieces, job.stops, before, manner.shown)
@@ -64,7 +62,8 @@ class Writer:
         reader = Reader(manner.habits)
         waiting: list[api.TokenRecord] = []
         echo = begun.echo or Delta("", [])
-        last_s = begun.arrived_s
+        last_s, is_held = 0.0, False
+        between_s = self._metrics.between_tokens_s.labels(job.model)
 
         def last(shown: str, reason: str) -> Delta:
             parts = reader.push(shown) + reader.finish()
@@ -83,7 +82,8 @@ class Writer:
             shaped = steering.shaped(forecast.mixture)
             drawn = Drawn.of(shaped.log_drawn, shaped.law.ids, job.temperature, job.top_p)
             # With a seed a token is made by it and the law alone, whatever was drafted.
-            token_id = next_token(drawn, forecast.drafts if job.seed is None else (), rng)
+            drafts = forecast.drafts
+            token_id = next_token(drawn, drafts if job.seed is None else (), job.points)
             steering.push(token_id)
             if shaped.is_fallback:
                 self._metrics.fallbacks.labels(job.model).inc()
@@ -93,7 +93,12 @@ class Writer:
                     waiting.append(self._record(job, forecast, shaped, token_id, offset))
                 yield last(text.finish(), "stop")
                 return
-            last_s = self._timed(begun, written, last_s)
+            now_s = time.monotonic()
+            if written == 1:
+                self._begins(begun, now_s)
+            else:
+                between_s.observe(now_s - last_s)
+            last_s = now_s
             self._metrics.weights(forecast.weights)
             offset = len(echo.text) + text.chars
             waiting.append(self._record(job, forecast, shaped, token_id, offset))
@@ -107,9 +112,13 @@ class Writer:
             if written == job.max_tokens:
                 yield last(shown + text.finish(), "length")
                 return
+            has_come = len(drafts) > 1 and drafts[0].token_id == token_id  # what follows it
             if shown:
-                yield Delta(shown, waiting, None, reader.push(shown))
-                waiting = []
+                yield Delta(shown, waiting, None, reader.push(shown), has_come)
+                waiting, is_held = [], has_come
+            elif is_held and not has_come:
+                yield Delta("", [])
+                is_held = False
             forecast = await begun.session.append(token_id, _drawing(job, written, steering))
 
     async def complete(self, begun: Begun) -> Choice:
@@ -123,16 +132,11 @@ class Writer:
         begun.sent(choice.tokens)
         return choice
 
-    def _timed(self, begun: Begun, written: int, last_s: float) -> float:
-        """Now, when the token of this number is written; the one before it was at `last_s`."""
-        metrics, model, now_s = self._metrics, begun.job.model, time.monotonic()
-        if written == 1:
-            metrics.first_token_s.labels(model).observe(now_s - last_s)
-            overhead_s = now_s - last_s - begun.session.waited_s
-            metrics.overhead_s.labels(model).observe(max(0.0, overhead_s))
-        else:
-            metrics.between_tokens_s.labels(model).observe(now_s - last_s)
-        return now_s
+    def _begins(self, begun: Begun, now_s: float) -> None:
+        """Its first token is written."""
+        metrics, model, took_s = self._metrics, begun.job.model, now_s - begun.arrived_s
+        metrics.first_token_s.labels(model).observe(took_s)
+        metrics.overhead_s.labels(model).observe(max(0.0, took_s - begun.session.waited_s))
 
     def _record(
         self, job: Job, forecast: Forecast, shaped: Mixture, token_id: int, offset: int
@@ -184,7 +188,7 @@ def _drawing(job: Job, written: int, steering: Steering) -> Drawing:
         job.top_p,
         job.max_tokens - written,
         steering.lawful,
-        points=lambda count: copy.deepcopy(job.rng).random(count),
+        points=job.points.peek,
         is_bent=steering.bends,
         patience_s=LIVE_PATIENCE_S if job.is_read_live else PATIENCE_S,
     )

@@ -22,11 +22,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from moesubnet.mixture.law import apply_sampling, sample_at
 from moesubnet.mixture.mixing import Float, Ids, Logs, Mask
+
+
+class Numbers(Protocol):
+    """A random generator, or whatever else gives uniform numbers in [0, 1)."""
+
+    def random(self) -> float: ...
+
+
+class Points:
+    """The numbers that one text is drawn with, one after the other, which may be known ahead."""
+
+    def __init__(self, seed: int | Sequence[int]) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._known: list[float] = []  # the next one is the last
+
+    def random(self) -> float:
+        if not self._known:
+            self.peek(1)
+        return self._known.pop()
+
+    def peek(self, count: int) -> Float:
+        """The next so many."""
+        if count > len(self._known):
+            more = self._rng.random(count - len(self._known)).tolist()
+            self._known[:0] = reversed(more)
+        return np.array(self._known[: -count - 1 : -1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +96,7 @@ class Drawn:
         probs = np.where(allowed[_places(self)], self.probs, 0.0)
         return replace(self, probs=probs / probs.sum())
 
-    def draw(self, rng: np.random.Generator) -> int:
+    def draw(self, rng: Numbers) -> int:
         return self.at_point(rng.random())
 
     def at_point(self, point: float) -> int:
@@ -113,7 +140,7 @@ class Draft:
         return replace(m, probs=left / total) if total > 0.0 else m  # m = q, but for rounding
 
 
-def next_token(m: Drawn, drafts: Sequence[Draft], rng: np.random.Generator) -> int:
+def next_token(m: Drawn, drafts: Sequence[Draft], rng: Numbers) -> int:
     """One token of m. drafts: the first is of this token. It was kept if the token is the draft's:
     `instead` never gives it.
 

@@ -173,10 +173,12 @@ def apply_sampling(log_m: Logs, temperature: float, top_p: float) -> Float:
         greedy = np.zeros_like(logits)
         np.put_along_axis(greedy, np.argmax(logits, axis=-1, keepdims=True), 1.0, axis=-1)
         return greedy
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
-        logits = (logits - np.max(logits, axis=-1, keepdims=True)) / temperature
-    probs: Float = np.exp(logits)
-    probs /= np.sum(probs, axis=-1, keepdims=True)
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    if temperature != 1.0:
+        with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to −inf
+            logits /= temperature
+    probs: Float = np.exp(logits, out=logits)
+    probs /= probs.sum(axis=-1, keepdims=True)
     if top_p < 1.0:
         order = np.argsort(-probs, axis=-1, kind="stable")
         ranked = np.take_along_axis(probs, order, axis=-1)
@@ -193,8 +195,10 @@ def sample(probs: Float, rng: np.random.Generator) -> int:
 
 def sample_at(probs: Float, point: float) -> int:
     """The index at a point in [0, 1) of probs [k], one after the other."""
-    cumulative = np.cumsum(probs)
-    drawn = int(np.searchsorted(cumulative, point * cumulative[-1], side="right"))
+    cumulative = probs.cumsum()
+    drawn = int(cumulative.searchsorted(point * cumulative[-1], side="right"))
+    if drawn < len(probs) and probs[drawn] > 0.0:
+        return drawn
     return min(drawn, int(np.flatnonzero(probs)[-1]))
 
 

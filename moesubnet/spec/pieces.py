@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from tokenizers import Tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+KEPT = 8_192  # tokens whose spelling is remembered
 _EXACT = {"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 
 
@@ -35,9 +36,13 @@ class Pieces:
         # Something that stands before, so that a token is decoded as one in the middle of a text.
         self._before = tokenizer.encode("a", add_special_tokens=False).ids[-1:]
         self._known = len(self._decode([]))
+        self._inside = lru_cache(KEPT)(self._spelled)
 
     def inside(self, token_id: int) -> bytes:
         """What the token adds to a text that has begun; a special one by its name."""
+        return self._inside(token_id)
+
+    def _spelled(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id)
         if token is None:
             return b""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesubnet.mixture.drafting import Block, Draft, Drawn, next_token, overlap
+from moesubnet.mixture.drafting import Block, Draft, Drawn, Points, next_token, overlap
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
@@ -311,3 +311,13 @@ def test_the_evidence_of_a_student_equal_to_the_mixture_does_not_drift():
         assert abs(drift(surprise["counted"][:, column])) < 4
     assert drift(surprise["kept"][:, 2]) > 8
     assert drift(surprise["instead"][:, 2]) < -8
+
+
+@given(st.lists(st.none() | st.integers(0, 9), max_size=30))
+def test_numbers_that_are_known_ahead_are_those_that_come(asked: list[int | None]) -> None:
+    points, expected = Points((3, 1)), np.random.default_rng((3, 1)).random(400).tolist()
+    for count in asked:
+        if count is None:
+            assert points.random() == expected.pop(0)
+        else:
+            assert points.peek(count).tolist() == expected[:count]

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
 
 from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS
 from moesubnet.mixture.law import Law, alone
@@ -295,6 +296,23 @@ async def test_a_whole_answer_comes_with_one_call_and_a_stream_with_two(one, doo
     plain = await api.completions.create(**how)
     assert plain.choices[0].text == whole.choices[0].text
     assert len(calls_of(one)) > 10
+
+
+async def test_what_comes_together_is_sent_together(one, door, monkeypatch) -> None:
+    """A piece a token, as ever, but one write a block."""
+    api, *_ = door
+    written, write = [], web.StreamResponse.write
+
+    async def noted(self: web.StreamResponse, data: bytes) -> None:
+        written.append(data.count(b'data: {"id"'))
+        await write(self, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", noted)
+    how = {"model": "mixture:solo", "prompt": PROMPT.tolist(), "max_tokens": 20, "seed": 3}
+    stream = await api.completions.create(**how, stream=True)
+    pieces = [chunk async for chunk in stream]
+    assert len(written) <= 4
+    assert sum(written) == len(pieces) > 10
 
 
 async def test_choices_are_their_own(one, door) -> None:
