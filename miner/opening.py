@@ -13,7 +13,8 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.host.paths import cache_dir
 from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.gate_sync import fetch_revealed_sheets
-from moesubnet.mixture.sheet import Sheet
+from moesubnet.mixture.sheet import Summary
+from moesubnet.mixture.sheet_cache import SheetCache
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.wire.strangers import open_http_session
 
@@ -33,7 +34,7 @@ async def may_open(
         return True
     async with open_http_session() as http:
         sheets = await fetch_revealed_sheets(
-            chain, metagraph, http, cache_dir("sheets"), allow_private=allow_private
+            chain, metagraph, http, SheetCache(cache_dir("sheets")), allow_private=allow_private
         )
     return is_senior(metagraph, hotkey, sheets)
 
@@ -50,6 +51,6 @@ def is_senior(metagraph: Metagraph, hotkey: Hotkey, sheets: Sequence[WeightedShe
     return 2 * knowing_rao > sum(s.stake_rao for s in newest)
 
 
-def _knows(sheet: Sheet, hotkey: Hotkey, first_epoch: int) -> bool:
+def _knows(sheet: Summary, hotkey: Hotkey, first_epoch: int) -> bool:
     since = dict(zip(sheet.hotkeys, sheet.since, strict=True))
     return sheet.epoch >= first_epoch and since.get(hotkey) is not None

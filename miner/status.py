@@ -8,7 +8,7 @@ from statistics import median
 
 from moesubnet.chain.nouns import WeightRow
 from moesubnet.errors import ConfigError
-from moesubnet.mixture.sheet import MICRO, NANO, Sheet
+from moesubnet.mixture.sheet import MICRO, NANO, Summary
 from moesubnet.types import Hotkey, Metagraph, Neuron, ServedModel, Uid
 from moesubnet.units import format_rao, u16_fraction
 
@@ -56,7 +56,7 @@ def look(
     hotkey: Hotkey,
     metagraph: Metagraph,
     weights: Mapping[Uid, WeightRow],
-    sheets: Sequence[Sheet],
+    sheets: Sequence[Summary],
     pool_rao: int | None,
 ) -> Status:
     """`weights`: the revealed votes by uid; `pool_rao`: what an epoch pays all miners.
@@ -137,7 +137,7 @@ def _opinions(
     neuron: Neuron,
     voters: Sequence[Neuron],
     weights: Mapping[Uid, WeightRow],
-    sheets: Sequence[Sheet],
+    sheets: Sequence[Summary],
 ) -> tuple[Opinion, ...]:
     total_rao = sum(n.stake_rao for n in voters)
     newest = {sheet.validator: sheet for sheet in sorted(sheets, key=lambda sheet: sheet.epoch)}

@@ -6,6 +6,7 @@ from moesubnet.chain.client import ChainClient
 from moesubnet.host.paths import cache_dir
 from moesubnet.miner.status import Status, look
 from moesubnet.mixture.gate_sync import fetch_revealed_sheets
+from moesubnet.mixture.sheet_cache import SheetCache
 from moesubnet.types import Hotkey, Metagraph, NetUid
 from moesubnet.wire.strangers import open_http_session
 
@@ -18,7 +19,7 @@ async def survey(
     weights = await chain.weights(netuid)
     async with open_http_session() as http:
         weighted = await fetch_revealed_sheets(
-            chain, metagraph, http, cache_dir("sheets"), allow_private=allow_private
+            chain, metagraph, http, SheetCache(cache_dir("sheets")), allow_private=allow_private
         )
     pool_rao = await _miners_pool_rao(chain, metagraph)
     return look(hotkey, metagraph, weights, [item.sheet for item in weighted], pool_rao)

@@ -15,6 +15,7 @@ import numpy as np
 from moesubnet.mixture.history import perplexities, standings
 from moesubnet.mixture.mixing import Float
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, Sheet
+from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.router.model import Model
 from moesubnet.router.openai_api import JsonObject
 
@@ -27,7 +28,7 @@ class Past:
     """sheets: the revealed ones, as they are now. spec_sha256: of those whose text the student
     reads."""
 
-    def __init__(self, sheets: Callable[[], Sequence[Sheet]], spec_sha256: bytes) -> None:
+    def __init__(self, sheets: Callable[[], Sequence[AnySheet]], spec_sha256: bytes) -> None:
         self._sheets, self._spec_sha256 = sheets, spec_sha256
         self._student: dict[bytes, Float | None] = {}  # what it said, by sheet; None: it failed
         self._told: tuple[frozenset[bytes], int, JsonObject] | None = None
@@ -48,15 +49,18 @@ class Past:
         sheets = {sheet.sha256: sheet for sheet in self._sheets()}
         self._student = {digest: x for digest, x in self._student.items() if digest in sheets}
         for digest, sheet in sorted(sheets.items(), key=lambda item: -item[1].epoch):
-            if digest not in self._student and self._may_be_read(sheet):
-                self._student[digest] = None
-                self._student[digest] = await guesses(student, sheet)
+            if digest in self._student or sheet.spec_sha256 != self._spec_sha256:
+                continue
+            self._student[digest] = None
+            whole = await asyncio.to_thread(sheet.read)
+            if whole is not None and _is_short(whole):
+                self._student[digest] = await guesses(student, whole)
                 return
 
-    def _may_be_read(self, sheet: Sheet) -> bool:
-        sizes = [len(ids) for ids in sheet.walks]
-        is_short = sum(sizes) <= MOST_ASKED_TOKENS and max(sizes, default=0) <= MOST_WALK_TOKENS
-        return is_short and sheet.spec_sha256 == self._spec_sha256
+
+def _is_short(sheet: Sheet) -> bool:
+    sizes = [len(ids) for ids in sheet.walks]
+    return sum(sizes) <= MOST_ASKED_TOKENS and max(sizes, default=0) <= MOST_WALK_TOKENS
 
 
 async def guesses(student: Model, sheet: Sheet) -> Float:
@@ -74,11 +78,11 @@ async def guesses(student: Model, sheet: Sheet) -> Float:
     return np.maximum(found, LOG_Q_FLOOR)
 
 
-def describe_epochs(sheets: Sequence[Sheet], student: Mapping[bytes, Float]) -> JsonObject:
+def describe_epochs(sheets: Sequence[AnySheet], student: Mapping[bytes, Float]) -> JsonObject:
     """Perplexities by epoch, oldest first, and the newest votes, newest first.
 
     student: its log-probabilities of sheets' labels, by their SHA-256, as far as it was asked."""
-    by_epoch: dict[int, list[Sheet]] = {}
+    by_epoch: dict[int, list[AnySheet]] = {}
     for sheet in sheets:
         by_epoch.setdefault(sheet.epoch, []).append(sheet)
     epochs = [
@@ -89,12 +93,13 @@ def describe_epochs(sheets: Sequence[Sheet], student: Mapping[bytes, Float]) -> 
     newest = sorted(by_epoch, reverse=True)[:EXPLAINED_EPOCHS]
     votes = [
         {
-            "epoch": sheet.epoch,
-            "validator": sheet.validator,
-            "items": len(sheet.walk),
-            "experts": [asdict(row) for row in standings(sheet)],
+            "epoch": whole.epoch,
+            "validator": whole.validator,
+            "items": whole.items,
+            "experts": [asdict(row) for row in standings(whole)],
         }
         for epoch in newest
         for sheet in sorted(by_epoch[epoch], key=lambda sheet: sheet.validator)
+        if (whole := sheet.read())
     ]
     return {"epochs": epochs, "sheets": votes}

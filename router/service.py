@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS
 from moesubnet.mixture.drafting import Points
-from moesubnet.mixture.sheet import Sheet
+from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.router import openai_api as api
 from moesubnet.router.accounts import Cost, price_rao
 from moesubnet.router.choices import Begun, Conversation, Job, Manner
@@ -62,7 +62,7 @@ class Service:
         spec: LoadedSpec,
         models: dict[str, Model],
         metrics: Metrics | None = None,
-        sheets: Callable[[], Sequence[Sheet]] = tuple,
+        sheets: Callable[[], Sequence[AnySheet]] = tuple,
     ) -> None:
         """sheets: the revealed ones, for the page's history."""
         self.metrics = metrics or Metrics()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from moesubnet.chain.client import ChainClient, Epoch
 from moesubnet.errors import CallRejected, ChainError, PoolSpent
-from moesubnet.mixture.gate_sync import keep_sheet
+from moesubnet.mixture.sheet_cache import keep_sheet
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.archive import Archive

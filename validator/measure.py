@@ -19,6 +19,7 @@ from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
+from moesubnet.mixture.sheet_cache import walks_in_parts
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.validator.before import Again, Kept, beside_then, texts_to_ask
 from moesubnet.validator.checks import Claim
@@ -92,6 +93,7 @@ class Measurement:
         self._pace = GuessPace()  # of walks, with what experts draft
         self._watched_epoch = -1
         self._lies: dict[Hotkey, str | None] = {}  # on experts' cards, as they were told
+        self._passed_over: set[bytes] = set()  # sheets, with their text
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = self._sheet_epoch = -1
         self.watched: Mapping[Hotkey, Sequence[int]] = {}  # as `cuckoos.watched` says
@@ -208,12 +210,16 @@ class Measurement:
     async def _pass_over_known(self) -> None:
         """Text that was asked before, or stands in anybody's revealed sheet, is used: its labels
         are known, whoever has it a second time."""
-        published = [ids for item in self._gates.sheets for ids in item.sheet.walks]
-        used = self._state.used_starts(self._tokenizer_sha256)
-        again = await asyncio.to_thread(self._pool.repeats, used, published)
-        self._state.mark_used(again, self._tokenizer_sha256)
-        if again:
-            log.warning("%d pieces of the private text are in it twice, or public", len(again))
+        new = [i.sheet for i in self._gates.sheets if i.sheet.sha256 not in self._passed_over]
+        self._passed_over = {item.sheet.sha256 for item in self._gates.sheets}
+        found, parts = 0, walks_in_parts(new)
+        while (published := await asyncio.to_thread(next, parts, None)) is not None:
+            used = self._state.used_starts(self._tokenizer_sha256)
+            again = await asyncio.to_thread(self._pool.repeats, used, published)
+            self._state.mark_used(again, self._tokenizer_sha256)
+            found += len(again)
+        if found:
+            log.warning("%d pieces of the private text are in it twice, or public", found)
 
     async def run(self, batches: Sequence[Batch], spread_s: float = 0.0) -> None:
         """Walk batches to their ends, until cancelled, or until their sheet is closed. They, and

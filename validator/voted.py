@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moesubnet.mixture.sheet import Sheet
+from moesubnet.mixture.sheet_cache import AnySheet
 
 if TYPE_CHECKING:
     from moesubnet.chain.nouns import Votes
 
 
-def differs_on_chain(sheet: Sheet, votes: Votes) -> int | None:
+def differs_on_chain(sheet: AnySheet, votes: Votes) -> int | None:
     """The largest difference of a u16 between a sheet's vote and the row on chain that names it;
     None where no row is known to be this sheet's: another was revealed since, or a plain vote came.
 

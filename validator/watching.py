@@ -18,7 +18,8 @@ import numpy as np
 from moesubnet.errors import ChainError, FrameError, PeerError, PeerRefused, WireError
 from moesubnet.mixture.gate import WeightedSheet
 from moesubnet.mixture.law import Law
-from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MAX_SHEET_BYTES, Sheet
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MAX_SHEET_BYTES
+from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
 from moesubnet.validator.answers import kept_epochs
 from moesubnet.validator.audit import audit
@@ -50,10 +51,10 @@ def to_audit(
     own: Hotkey,
     lots: Random,
     fresh: Collection[Hotkey] = (),
-) -> list[Sheet]:
+) -> list[AnySheet]:
     """The newest sheets of one validator of all, so that nobody is safe, and of a part of those
     that are not `fresh`, by lot; and sheets that others accuse."""
-    newest: dict[Hotkey, Sheet] = {}
+    newest: dict[Hotkey, AnySheet] = {}
     for item in sorted(sheets, key=lambda item: item.sheet.epoch):
         if item.sheet.validator != own and item.sheet.validator in metagraph.by_hotkey:
             newest[item.sheet.validator] = item.sheet
@@ -71,7 +72,7 @@ def to_audit(
 async def contradicts(
     http: aiohttp.ClientSession,
     axon: Axon,
-    sheet: Sheet,
+    kept: AnySheet,
     baseline: Law | None,
     lots: Random,
     *,
@@ -84,6 +85,8 @@ async def contradicts(
     the answers of one expert, which sheets have from the epoch `answers_since` on. public_s: as
     in `audit`. None where it could not be looked at: nobody is accused because a line is down;
     who serves the sheet and not what proves it, is."""
+    if (sheet := await asyncio.to_thread(kept.read)) is None:
+        return None
     base = f"/v1/sheet/{sheet.sha256.hex()}"
 
     async def get(path: str, max_bytes: int) -> bytes | None:
@@ -208,7 +211,7 @@ class Watcher:
 
     async def _audit(
         self,
-        sheet: Sheet,
+        sheet: AnySheet,
         metagraph: Metagraph,
         baseline: Law,
         lots: Random,
@@ -236,9 +239,9 @@ class Watcher:
             given_up=ended.is_set,
         )
 
-    def _compare_votes(self, sheets: Sequence[WeightedSheet]) -> tuple[set[Hotkey], list[Sheet]]:
+    def _compare_votes(self, sheets: Sequence[WeightedSheet]) -> tuple[set[Hotkey], list[AnySheet]]:
         """Who voted what its sheet says, and the sheets of those who did not."""
-        right, otherwise = set(), []
+        right, otherwise = set(), list[AnySheet]()
         for sheet in (item.sheet for item in sheets):
             differs = None if self._votes is None else differs_on_chain(sheet, self._votes)
             if sheet.validator == self._own_hotkey or differs is None:

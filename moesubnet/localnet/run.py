@@ -32,6 +32,7 @@ from moesubnet.localnet.view import Screen, Snapshot, training_text
 from moesubnet.localnet.watch import take_snapshot
 from moesubnet.mixture.gate_sync import fetch_revealed_sheets
 from moesubnet.mixture.history import Perplexities, perplexities
+from moesubnet.mixture.sheet_cache import SheetCache
 from moesubnet.types import Hotkey, NetUid
 from moesubnet.wire.strangers import open_http_session
 
@@ -229,6 +230,7 @@ class _Watch:
         self._chain, self._http, self._plan = chain, http, plan
         self._supervisor, self._screen = supervisor, screen
         self._names = names_of(plan)
+        self._sheets = SheetCache(plan.root / "watch" / "sheets")
         self._perplexities: Perplexities | None = None
         self._epoch = -1
         self._paid = asyncio.Event()
@@ -273,12 +275,12 @@ class _Watch:
                 self._chain,
                 await self._chain.metagraph(NetUid(NETUID)),
                 self._http,
-                self._plan.root / "watch" / "sheets",
+                self._sheets,
                 allow_private=True,
             )
             newest = max((item.sheet.epoch for item in revealed), default=-1)
-            self._perplexities = perplexities(
-                [item.sheet for item in revealed if item.sheet.epoch == newest]
+            self._perplexities = await asyncio.to_thread(
+                perplexities, [item.sheet for item in revealed if item.sheet.epoch == newest]
             )
         return snapshot
 

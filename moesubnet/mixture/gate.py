@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from moesubnet.errors import FrameError
 from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.mixture.standing import agreed_standing
 from moesubnet.types import Hotkey
 from moesubnet.units import TOKENS, Grain
@@ -173,7 +174,7 @@ def uniform_gate(hotkeys: Sequence[Hotkey] = (), grain: Grain = TOKENS) -> Gate:
 class WeightedSheet:
     """A revealed sheet with the stake of the validator that signed for it."""
 
-    sheet: Sheet
+    sheet: AnySheet
     stake_rao: int
 
 
@@ -190,7 +191,7 @@ def fit(
     in which sheets are given does not matter. Nothing to fit on: the uniform gate.
     """
     distinct = {item.sheet.sha256: item for item in sheets}
-    heard = [item for item in distinct.values() if len(item.sheet.walk) and item.stake_rao > 0]
+    heard = [item for item in distinct.values() if item.sheet.items and item.stake_rao > 0]
     heard.sort(key=lambda item: (-item.stake_rao, -item.sheet.epoch, item.sheet.sha256))
     seen = {hotkey for item in heard for hotkey in item.sheet.hotkeys}
     seen = seen if registered is None else seen & set(registered)
@@ -199,10 +200,12 @@ def fit(
         return uniform_gate(grain=grain)
     counts = _items_of_each(heard, MAX_FIT_VALUES // (FEATURES_DIM + 1 + FIT_COPIES * len(hotkeys)))
     blocks = [
-        _sheet_rows(item, hotkeys, grain, count)
+        _sheet_rows(sheet, item.stake_rao, hotkeys, grain, count)
         for item, count in zip(heard, counts, strict=True)
-        if count
+        if count and (sheet := item.sheet.read())  # one in memory at a time
     ]
+    if not blocks:
+        return uniform_gate(grain=grain)
     features, log_q, omega = (np.concatenate(part) for part in zip(*blocks, strict=True))
     standing_ppm = agreed_standing([(item.sheet, item.stake_rao) for item in heard], hotkeys)
     theta = fit_theta(features, log_q, omega, np.array(standing_ppm) / MICRO, grain)
@@ -264,18 +267,17 @@ def _items_of_each(items: Sequence[WeightedSheet], room: int) -> list[int]:
     out, nor one with long sheets all others."""
     counts = [0] * len(items)
     left, left_rao = room, sum(item.stake_rao for item in items)
-    for k in sorted(range(len(items)), key=lambda k: len(items[k].sheet.walk) / items[k].stake_rao):
-        counts[k] = min(len(items[k].sheet.walk), left * items[k].stake_rao // left_rao)
+    for k in sorted(range(len(items)), key=lambda k: items[k].sheet.items / items[k].stake_rao):
+        counts[k] = min(items[k].sheet.items, left * items[k].stake_rao // left_rao)
         left, left_rao = left - counts[k], left_rao - items[k].stake_rao
     return counts
 
 
 def _sheet_rows(
-    item: WeightedSheet, hotkeys: Sequence[Hotkey], grain: Grain, count: int
+    sheet: Sheet, stake_rao: int, hotkeys: Sequence[Hotkey], grain: Grain, count: int
 ) -> tuple[Float, Float, Float]:
     """Of `count` items, evenly from all over the sheet: features [M, F], log_q [M, n + 1] in
     columns of `hotkeys` + baseline, omega [M]."""
-    sheet = item.sheet
     raw = sheet.log_q
     values = np.where(raw == LOG_Q_ABSENT, np.nan, raw / 1e6)
     # Asked and silent counts as the baseline did: staying away from hard items must not pay.
@@ -287,16 +289,17 @@ def _sheet_rows(
             log_q[:, index] = values[:, order[hotkey]]
     log_q[:, -1] = values[:, -1]
     taken = np.arange(count) * len(raw) // count
-    omega = np.full(count, item.stake_rao / count)
-    return _prefix_features(sheet, grain)[taken], log_q[taken], omega
+    omega = np.full(count, stake_rao / count)
+    return _prefix_features(sheet, grain, taken), log_q[taken], omega
 
 
-def _prefix_features(sheet: Sheet, grain: Grain) -> Float:
-    """Features [M, F] of every item's prefix."""
-    out = initial_features((len(sheet.walk),))
-    for walk, ids in enumerate(sheet.walks):
-        items = sheet.walk == walk
-        positions, place = np.unique(sheet.position[items], return_inverse=True)
+def _prefix_features(sheet: Sheet, grain: Grain, taken: npt.NDArray[np.integer]) -> Float:
+    """Features [len(taken), F] of these items' prefixes."""
+    out = initial_features((len(taken),))
+    of_walk, position = sheet.walk[taken], sheet.position[taken]
+    for walk in np.unique(of_walk).tolist():
+        items, ids = of_walk == walk, sheet.walks[walk]
+        positions, place = np.unique(position[items], return_inverse=True)
         behind = positions[:, None] - 1 - np.arange(len(ids))  # how far back each id is
         powers = np.where(
             (behind >= 0) & (behind < grain.units(MEMORY_TOKENS)),

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +20,7 @@ import aiohttp
 from moesubnet.errors import FrameError, PeerError, WireError
 from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
 from moesubnet.mixture.sheet import MAX_SHEET_BYTES, Sheet
+from moesubnet.mixture.sheet_cache import KeptSheet, SheetCache, verified
 from moesubnet.mixture.watched import silenced
 from moesubnet.types import Axon, BlockNumber, Hotkey, Metagraph, NetUid, Neuron
 from moesubnet.units import TOKENS, Grain
@@ -70,7 +69,7 @@ class GateSync:
         """grain: of the subnet's spec; it may be set when another holds."""
         self._chain = chain
         self._http = http
-        self._cache_dir = cache_dir
+        self._cache = SheetCache(cache_dir)
         self._allow_private = allow_private
         self.grain = grain
         self.gate: Gate = uniform_gate(grain=grain)
@@ -88,7 +87,7 @@ class GateSync:
             self._chain,
             first,
             self._http,
-            self._cache_dir,
+            self._cache,
             allow_private=self._allow_private,
             axons={neuron.hotkey: neuron.axon for neuron in metagraph.neurons},
         )
@@ -136,7 +135,7 @@ async def fetch_revealed_sheets(
     chain: RevealReader,
     metagraph: Metagraph,
     http: aiohttp.ClientSession,
-    cache_dir: Path,
+    cache: SheetCache,
     *,
     allow_private: bool = False,
     axons: Mapping[Hotkey, Axon | None] | None = None,
@@ -144,11 +143,17 @@ async def fetch_revealed_sheets(
     """Every sheet of the last epochs that a validator of `metagraph` revealed, with its stake.
 
     axons: where they are now, if that may be elsewhere than at that block. Unreachable validators
-    count with what the cache holds of them. Raises ChainError.
+    count with what the cache holds of them, and what cannot be kept does not count. Raises
+    ChainError.
     """
     oldest = _newest_known(metagraph) - SHEET_EPOCHS + 1
-    known = await asyncio.to_thread(_read_cache, cache_dir, metagraph.netuid, oldest)
+    known = await asyncio.to_thread(cache.known, metagraph.netuid, oldest)
     slots = asyncio.Semaphore(FETCHES_AT_ONCE)
+
+    async def fetch(axon: Axon, digest: str) -> Sheet:
+        path, most = f"/v1/sheet/{digest}", MAX_SHEET_BYTES
+        body = await get_public(http, axon, path, max_bytes=most, timeout_s=FETCH_TIMEOUT_S)
+        return await asyncio.to_thread(verified, body, digest)
 
     async def follow(neuron: Neuron, axon: Axon, epoch: int, digest: str) -> None:
         try:
@@ -160,20 +165,13 @@ async def fetch_revealed_sheets(
 
     async def fetch_history(neuron: Neuron, axon: Axon, epoch: int, digest: str) -> None:
         newest = True
-        while digest not in known and epoch >= oldest and int(digest, 16):
-            body = await get_public(
-                http,
-                axon,
-                f"/v1/sheet/{digest}",
-                max_bytes=MAX_SHEET_BYTES,
-                timeout_s=FETCH_TIMEOUT_S,
-            )
-            sheet = await asyncio.to_thread(_verified, body, digest)
+        while epoch >= oldest and int(digest, 16):
+            sheet = known.get(digest) or await fetch(axon, digest)
             in_order = sheet.epoch == epoch if newest else sheet.epoch < epoch
             if (sheet.netuid, sheet.validator) != (metagraph.netuid, neuron.hotkey) or not in_order:
                 raise FrameError("another subnet's, validator's or epoch's sheet")
-            known[digest] = sheet
-            await asyncio.to_thread(_write_cache, cache_dir, digest, body)
+            if isinstance(sheet, Sheet) and (kept := await asyncio.to_thread(cache.keep, sheet)):
+                known[digest] = kept
             epoch, digest, newest = sheet.epoch, sheet.previous_sha256.hex(), False
 
     voters = [n for n in metagraph.neurons if n.validator_permit and n.stake_rao > 0]
@@ -187,7 +185,7 @@ async def fetch_revealed_sheets(
     stake_rao = {neuron.hotkey: neuron.stake_rao for neuron in voters}
     last = {neuron.hotkey: reveal for neuron, reveal in reveals if reveal is not None}
 
-    def may_be(digest: str, sheet: Sheet) -> bool:
+    def may_be(digest: str, sheet: KeptSheet) -> bool:
         """Of this chain: the cache may hold sheets of the same keys on another one."""
         reveal = last.get(sheet.validator)
         return reveal is not None and (sheet.epoch < reveal.epoch or digest == reveal.sheet_sha256)
@@ -197,48 +195,3 @@ async def fetch_revealed_sheets(
         for digest, sheet in known.items()
         if sheet.epoch >= oldest and may_be(digest, sheet)
     ]
-
-
-def keep_sheet(cache_dir: Path, body: bytes) -> None:
-    """Put a sheet that is known to be revealed, such as one's own, into the cache."""
-    digest = hashlib.sha256(body).hexdigest()
-    if not (cache_dir / f"{digest}.sheet").exists():
-        _write_cache(cache_dir, digest, body)
-
-
-def _verified(body: bytes, digest: str) -> Sheet:
-    if hashlib.sha256(body).hexdigest() != digest:
-        raise FrameError("the sheet's hash is not the revealed one")
-    return Sheet.from_bytes(body)
-
-
-def _read_cache(cache_dir: Path, netuid: int, oldest: int) -> dict[str, Sheet]:
-    """The cached sheets by hash; those too old, or damaged, are removed."""
-    known: dict[str, Sheet] = {}
-    for path in cache_dir.glob("*.sheet"):
-        try:
-            sheet = _verified(path.read_bytes(), path.stem)
-            if sheet.netuid == netuid and sheet.epoch >= oldest:
-                known[path.stem] = sheet
-                continue
-        except OSError as error:
-            log.warning("sheet not read from %s: %s", path, error.strerror or error)
-            continue
-        except FrameError:
-            pass
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-    return known
-
-
-def _write_cache(cache_dir: Path, digest: str, body: bytes) -> None:
-    """Or say why not: a sheet that is not kept is fetched again."""
-    temporary = cache_dir / f"{digest}.{os.getpid()}.tmp"
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(body)
-        os.replace(temporary, cache_dir / f"{digest}.sheet")
-    except OSError as error:
-        log.warning("sheet not kept in %s: %s", cache_dir, error.strerror or error)
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

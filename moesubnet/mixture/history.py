@@ -7,13 +7,16 @@ exp of the mean negative log-probability of the labels, per token.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from moesubnet.mixture.mixing import Float, log_sum_exp
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, NANO, Sheet
+from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.types import Hotkey
 
 
@@ -30,34 +33,48 @@ class Perplexities:
 
 
 def perplexities(
-    sheets: Sequence[Sheet], student: Mapping[bytes, Float] | None = None
+    sheets: Iterable[AnySheet], student: Mapping[bytes, Float] | None = None
 ) -> Perplexities | None:
-    """Over all items of these sheets; None without items. student: its log-probabilities of the
-    labels, by the sheet's SHA-256: somebody else than validators has asked it."""
-    mixture: list[float] = []
-    baseline: list[float] = []
-    by_expert: dict[Hotkey, list[float]] = {}
-    for sheet in sheets:
+    """Over all items of these sheets, one of which is in memory at a time; None without items.
+    student: its log-probabilities of the labels, by the sheet's SHA-256: somebody else than
+    validators has asked it."""
+    items = 0
+    mixture, baseline, by_student = _Sum(), _Sum(), _Sum()
+    by_expert: defaultdict[Hotkey, _Sum] = defaultdict(_Sum)
+    for sheet in filter(None, (kept.read() for kept in sheets)):
+        items += sheet.items
         given = sheet.log_q > LOG_Q_UNANSWERED
         log_q, log_w = sheet.log_q / MICRO, sheet.log_w / MICRO
-        mixture += log_sum_exp(np.where(given, log_q + log_w, -np.inf)).tolist()
-        baseline += log_q[:, -1].tolist()
-        for column, hotkey in enumerate(sheet.hotkeys):
-            if given[:, column].all():
-                by_expert.setdefault(hotkey, []).extend(log_q[:, column].tolist())
-    if not mixture:
+        mixture.add(log_sum_exp(np.where(given, log_q + log_w, -np.inf)))
+        baseline.add(log_q[:, -1])
+        for column in np.flatnonzero(given[:, :-1].all(axis=0)).tolist():
+            by_expert[sheet.hotkeys[column]].add(log_q[:, column])
+        by_student.add((student or {}).get(sheet.sha256, np.empty(0)))
+    if not items:
         return None
-    whole = [values for values in by_expert.values() if len(values) == len(mixture)]
-    best = min(map(_perplexity, whole)) if whole else None
-    asked = [student[s.sha256] for s in sheets if student and s.sha256 in student]
-    is_whole = len(asked) == len(sheets)
+    whole = [of_expert.perplexity for of_expert in by_expert.values() if of_expert.count == items]
     return Perplexities(
-        len(mixture),
-        _perplexity(mixture),
-        _perplexity(baseline),
-        best,
-        _perplexity(np.concatenate(asked).tolist()) if is_whole else None,
+        items,
+        mixture.perplexity,
+        baseline.perplexity,
+        min(whole, default=None),
+        by_student.perplexity if by_student.count == items else None,
     )
+
+
+class _Sum:
+    """Of log-probabilities."""
+
+    def __init__(self) -> None:
+        self.count, self._total = 0, 0.0
+
+    def add(self, log_probabilities: npt.NDArray[np.floating]) -> None:
+        self.count += len(log_probabilities)
+        self._total += math.fsum(log_probabilities)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(-self._total / self.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,3 @@ def standings(sheet: Sheet) -> list[Standing]:
             )
         )
     return sorted(rows, key=lambda row: (-row.vote, row.hotkey))
-
-
-def _perplexity(log_probabilities: Sequence[float]) -> float:
-    return math.exp(-math.fsum(log_probabilities) / len(log_probabilities))

@@ -9,7 +9,7 @@ the vote from it. The text of the walks becomes public with the sheet.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ from moesubnet.types import Hotkey
 
 SHEET_FORMAT = "moesubnet-sheet/3"
 MAX_SHEET_BYTES = 8 * 2**20
-MAX_HOTKEYS = 4096
+MAX_HOTKEYS = 1024  # four times the slots of a subnet
 MAX_WALKS = 1024
 MAX_WALK_TOKENS = 1024
 MAX_ITEMS = 8192  # of 32 walks over bytes 2,200
@@ -44,24 +44,46 @@ U32 = npt.NDArray[np.uint32]
 U8 = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)
-class Sheet:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Summary:
+    """What a sheet says of each expert, without the items from which it follows.
+
+    n experts, sorted by hotkey.
+    """
+
+    epoch: int
+    validator: Hotkey
+    spec_sha256: bytes
+    previous_sha256: bytes  # the validator's last committed sheet; zeros if none
+    hotkeys: tuple[Hotkey, ...]
+    ema_before: tuple[int | None, ...]  # [n] nano-nats; none: never scored
+    ema_after: tuple[int | None, ...]  # [n]
+    novelty_before: tuple[int | None, ...]  # [n] ppm; none: never measured
+    novelty_after: tuple[int | None, ...]  # [n]
+    since: tuple[int | None, ...]  # [n] epoch in which it first had something of its own
+    standing_ppm: tuple[int, ...]  # [n] 0: its seniors explain it
+    row_u16: tuple[int, ...]  # [n] the vote
+    contradicted: tuple[bytes, ...] = ()  # SHA-256 of sheets of others, by their receipts; sorted
+
+    @property
+    def since_before(self) -> tuple[int | None, ...]:
+        """[n] as it was before this sheet."""
+        return tuple(None if since == self.epoch else since for since in self.since)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sheet(Summary):
     """One validator's measurements of one epoch, and the vote that follows from them.
 
-    n experts (columns, sorted by hotkey) and the baseline as column n; M items; W walks.
+    n experts (columns) and the baseline as column n; M items; W walks.
     Item k asked for the law of token `position[k]` of walk `walk[k]`, given the ids before it. A
     walk ends at its last item: text that was not asked for stays private. All are asked; `chosen`
     are those of the mixture that users would have got.
     """
 
     netuid: int
-    epoch: int
-    validator: Hotkey
-    spec_sha256: bytes
     gate_sha256: bytes
-    previous_sha256: bytes  # the validator's last committed sheet; zeros if none
     seed: bytes  # SHA-256(previous_sha256 ‖ epoch u64 LE): draws the text
-    hotkeys: tuple[Hotkey, ...]
     uids: tuple[int, ...]  # [n] when the sheet was closed
     age_millis: tuple[int, ...]  # [n] since its registration, thousandths of an epoch
     answer_ms: tuple[int | None, ...]  # [n] in which nine of ten answers came; none: no answer
@@ -78,19 +100,15 @@ class Sheet:
     usage_loss_ppm: tuple[int, ...]  # [n] of its reliability, by what routers saw
     feedback_ppm: tuple[int, ...]  # [n] of its score, by what users said
     reliability_ppm: tuple[int, ...]  # [n] answered / asked
-    ema_before: tuple[int | None, ...]  # [n] nano-nats; none: never scored
-    ema_after: tuple[int | None, ...]  # [n]
-    novelty_before: tuple[int | None, ...]  # [n] ppm; none: never measured
-    novelty_after: tuple[int | None, ...]  # [n]
-    since: tuple[int | None, ...]  # [n] epoch in which it first had something of its own
-    standing_ppm: tuple[int, ...]  # [n] 0: its seniors explain it
-    row_u16: tuple[int, ...]  # [n] the vote
-    contradicted: tuple[bytes, ...] = ()  # SHA-256 of sheets of others, by their receipts; sorted
+
+    def read(self) -> Sheet:
+        """As `KeptSheet.read`."""
+        return self
 
     @property
-    def since_before(self) -> tuple[int | None, ...]:
-        """[n] as it was before this sheet."""
-        return tuple(None if since == self.epoch else since for since in self.since)
+    def items(self) -> int:
+        """M."""
+        return len(self.walk)
 
     def to_bytes(self) -> bytes:
         """The canonical encoding."""
@@ -114,9 +132,6 @@ class Sheet:
     @cached_property
     def sha256(self) -> bytes:
         return hashlib.sha256(self.to_bytes()).digest()
-
-
-_KEYS = tuple(field.name for field in fields(Sheet))
 
 
 def sheet_seed(previous_sha256: bytes, epoch: int) -> bytes:
@@ -242,3 +257,6 @@ class _Wire(BaseModel):
             "sender": sender,
         }
         return Sheet(**content | {"log_q": log_q, "log_w": log_w, "entropy": entropy})
+
+
+_KEYS = tuple(key for key in _Wire.model_fields if key != "format")

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from moesubnet.mixture.sheet import MICRO, Sheet
+from moesubnet.mixture.sheet import MICRO
+from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.types import Hotkey
 
 
-def agreed_standing(sheets: Iterable[tuple[Sheet, int]], hotkeys: Sequence[Hotkey]) -> list[int]:
+def agreed_standing(sheets: Iterable[tuple[AnySheet, int]], hotkeys: Sequence[Hotkey]) -> list[int]:
     """ppm, for each of `hotkeys`; whom no sheet has, stands whole. sheets: with the stake of their
     validators, in rao."""
     newest: dict[tuple[Hotkey, Hotkey], tuple[int, int]] = {}

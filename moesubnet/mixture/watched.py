@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.mixture.gate import WeightedSheet
-from moesubnet.mixture.sheet import MAX_WALK_TOKENS, Sheet
+from moesubnet.mixture.sheet import MAX_WALK_TOKENS, Sheet, Summary
+from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.types import Hotkey
 
 PUBLIC_AFTER_EPOCHS = 2  # revealed in the next epoch, so known to all at the start of the one after
@@ -41,7 +42,7 @@ def silenced(items: Sequence[WeightedSheet]) -> dict[Hotkey, str]:
     sheets = {item.sheet.sha256: item.sheet for item in items}
     stakes = {item.sheet.validator: item.stake_rao for item in items}
     found: dict[Hotkey, str] = {}
-    by_validator: defaultdict[Hotkey, list[Sheet]] = defaultdict(list)
+    by_validator: defaultdict[Hotkey, list[AnySheet]] = defaultdict(list)
     for sheet in sheets.values():
         by_validator[sheet.validator].append(sheet)
         before = sheets.get(sheet.previous_sha256)
@@ -50,7 +51,8 @@ def silenced(items: Sequence[WeightedSheet]) -> dict[Hotkey, str]:
         if before is not None and is_next and not _follows(sheet, before):
             found[sheet.validator] = f"epoch {sheet.epoch} does not follow from the one before"
     for validator, own in by_validator.items():
-        for sheet, stale in zip(own, _stale_parts(own), strict=True):
+        read = [whole for sheet in own if (whole := sheet.read())]  # one validator's at a time
+        for sheet, stale in zip(read, _stale_parts(read), strict=True):
             if stale >= STALE_PART:
                 found[validator] = f"epoch {sheet.epoch} asks for its own text of before"
     accusers: defaultdict[bytes, set[Hotkey]] = defaultdict(set)
@@ -112,7 +114,7 @@ def _first_epochs(hashes: U64, epochs: I64, of: U64) -> I64:
     return np.where(ranked[places] == of, epochs[order][places], far)
 
 
-def _follows(sheet: Sheet, before: Sheet) -> bool:
+def _follows(sheet: Summary, before: Summary) -> bool:
     """Whether what a sheet starts from is what its validator published last, but for experts that
     are others now, who begin anew (`closing.close_sheet`)."""
     column = {hotkey: i for i, hotkey in enumerate(before.hotkeys)}

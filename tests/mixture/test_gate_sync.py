@@ -1,15 +1,18 @@
 """Sheets are fetched by the hash that the chain holds, and nobody else's word counts."""
 
 import dataclasses
+import gc
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from moesubnet.mixture.gate import fit
-from moesubnet.mixture.gate_sync import GateSync, fetch_revealed_sheets, keep_sheet
+from moesubnet.mixture.gate import WeightedSheet, fit
+from moesubnet.mixture.gate_sync import GateSync, fetch_revealed_sheets
 from moesubnet.mixture.sheet import sheet_seed
+from moesubnet.mixture.sheet_cache import SheetCache, keep_sheet
 from moesubnet.types import Axon, Hotkey, Metagraph, Neuron
 from moesubnet.wire.listening import serve
 from moesubnet.wire.strangers import open_http_session
@@ -105,7 +108,9 @@ async def test_a_newcomer_fetches_the_whole_history_and_fits_what_is_settled(
         assert (await sync.refresh(graph)).sha256 == gate.sha256
         assert validators.asked == []  # verified once, kept on disk
         await validators.server.close()
-        again = await fetch_revealed_sheets(chain, graph, http, tmp_path, allow_private=True)
+        again = await fetch_revealed_sheets(
+            chain, graph, http, SheetCache(tmp_path), allow_private=True
+        )
         assert len(again) == 4
 
 
@@ -181,7 +186,7 @@ async def test_lies_about_hash_author_subnet_and_epoch_are_ignored(
         async with open_http_session() as http:
             graph = metagraph([neuron(0, validator, axon)])
             found = await fetch_revealed_sheets(
-                chain, graph, http, tmp_path / name, allow_private=True
+                chain, graph, http, SheetCache(tmp_path / name), allow_private=True
             )
         assert found == [], name
         assert validators.asked
@@ -203,10 +208,72 @@ async def test_only_staked_voters_at_reachable_addresses_are_asked(
             neuron(0, "other", axon),
         ):
             graph = metagraph([voter])
-            assert not await fetch_revealed_sheets(chain, graph, http, tmp_path, allow_private=True)
+            assert not await fetch_revealed_sheets(
+                chain, graph, http, SheetCache(tmp_path), allow_private=True
+            )
         graph = metagraph([neuron(0, "validator", axon)])
-        assert not await fetch_revealed_sheets(chain, graph, http, tmp_path)  # loopback
+        assert not await fetch_revealed_sheets(chain, graph, http, SheetCache(tmp_path))  # loopback
         assert validators.asked == []
+
+
+async def test_a_history_that_came_in_part_is_fetched_to_its_beginning(
+    validators, make_sheet, tmp_path
+):
+    sheets = history(make_sheet, [6, 7, 8])
+    keep_sheet(tmp_path, sheets[-1].to_bytes())
+    validators.files = {sheet.sha256.hex(): sheet.to_bytes() for sheet in sheets}
+    chain = FakeChain()
+    chain.reveals["validator"] = Reveal(8, sheets[-1].sha256.hex())
+    graph = metagraph([neuron(0, "validator", Axon("127.0.0.1", validators.server.port))])
+    async with open_http_session() as http:
+        found = await fetch_revealed_sheets(
+            chain, graph, http, SheetCache(tmp_path), allow_private=True
+        )
+    assert {item.sheet.epoch for item in found} == {6, 7, 8}
+
+
+async def test_what_is_in_memory_does_not_grow_with_what_validators_measured(make_sheet, tmp_path):
+    """Sheets that would be 24 MB in memory; of 64 validators they may be 10 GiB."""
+    voters, chain = [neuron(uid, f"validator{uid}", None) for uid in range(8)], FakeChain()
+    for voter in voters:
+        for epoch in (7, 8):
+            many = make_sheet(EXPERTS, epoch=epoch, seed=voter.uid, walk_count=512, steps=16)
+            who = {"validator": voter.hotkey, "senders": (voter.hotkey,)}
+            sheet = dataclasses.replace(many, **who)
+            keep_sheet(tmp_path, sheet.to_bytes())
+            chain.reveals[voter.hotkey] = Reveal(epoch, sheet.sha256.hex())
+    experts = [neuron(i + 8, hotkey, None, 0, False) for i, hotkey in enumerate(EXPERTS)]
+    on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert on_disk > 6_000_000
+    async with open_http_session() as http:
+        sync = GateSync(chain, http, tmp_path)
+        await sync.refresh(metagraph([*voters, *experts]))  # what is loaded once and for all
+        sync = GateSync(chain, http, tmp_path)
+        tracemalloc.start()
+        gate = await sync.refresh(metagraph([*voters, *experts]))
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert len(sync.sheets) == 16
+    assert held < on_disk / 20
+    whole = [WeightedSheet(item.sheet.read(), item.stake_rao) for item in sync.sheets]
+    assert fit(whole).sha256 == gate.sha256
+
+
+async def test_a_sheet_whose_file_was_damaged_since_is_left_out_and_fetched_again(
+    validators, make_sheet, tmp_path
+):
+    sheets = history(make_sheet, [7, 8])
+    validators.files = {sheet.sha256.hex(): sheet.to_bytes() for sheet in sheets}
+    chain, cache = FakeChain(), SheetCache(tmp_path)
+    chain.reveals["validator"] = Reveal(8, sheets[-1].sha256.hex())
+    graph = metagraph([neuron(0, "validator", Axon("127.0.0.1", validators.server.port))])
+    async with open_http_session() as http:
+        found = await fetch_revealed_sheets(chain, graph, http, cache, allow_private=True)
+        (tmp_path / f"{sheets[0].sha256.hex()}.sheet").write_bytes(b"torn")
+        assert fit(found).sha256 == fit([WeightedSheet(sheets[1], 10**12)]).sha256
+        again = await fetch_revealed_sheets(chain, graph, http, cache, allow_private=True)
+    assert fit(again).sha256 == fit([WeightedSheet(sheet, 10**12) for sheet in sheets]).sha256
 
 
 async def test_old_and_damaged_files_leave_the_cache(validators, make_sheet, tmp_path):
@@ -217,7 +284,7 @@ async def test_old_and_damaged_files_leave_the_cache(validators, make_sheet, tmp
     graph, chain = metagraph([neuron(0, "validator", None)], epoch=40), FakeChain()
     chain.reveals["validator"] = Reveal(30, fresh.sha256.hex())
     async with open_http_session() as http:
-        found = await fetch_revealed_sheets(chain, graph, http, tmp_path)
+        found = await fetch_revealed_sheets(chain, graph, http, SheetCache(tmp_path))
     assert [item.sheet.epoch for item in found] == [30]
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -229,9 +296,11 @@ async def test_sheets_of_the_same_keys_on_another_chain_do_not_count(make_sheet,
         keep_sheet(tmp_path, sheet.to_bytes())
     graph, chain = metagraph([neuron(0, "validator", None)], epoch=8), FakeChain()
     async with open_http_session() as http:
-        assert await fetch_revealed_sheets(chain, graph, http, tmp_path) == []  # it never revealed
+        assert (
+            await fetch_revealed_sheets(chain, graph, http, SheetCache(tmp_path)) == []
+        )  # it never revealed
         chain.reveals["validator"] = Reveal(6, ours.sha256.hex())
-        found = await fetch_revealed_sheets(chain, graph, http, tmp_path)
+        found = await fetch_revealed_sheets(chain, graph, http, SheetCache(tmp_path))
     assert [item.sheet.sha256 for item in found] == [ours.sha256]
 
 
@@ -250,6 +319,6 @@ async def test_a_full_disk_costs_the_cache_and_nothing_else(
         keep_sheet(tmp_path / "other", sheet.to_bytes())
         graph = metagraph([neuron(0, "validator", None)], epoch=40)
         async with open_http_session() as http:
-            assert await fetch_revealed_sheets(FakeChain(), graph, http, tmp_path) == []
+            assert await fetch_revealed_sheets(FakeChain(), graph, http, SheetCache(tmp_path)) == []
     assert len(list(tmp_path.glob("*.sheet"))) == 1, "what cannot be read now is not damaged"
     assert not list((tmp_path / "other").iterdir())

@@ -3,14 +3,14 @@
 import asyncio
 import json
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from moesubnet.errors import ConfigError, PoolSpent
-from moesubnet.mixture.gate import FEATURES_DIM, SCALE, Gate, uniform_gate
+from moesubnet.mixture import sheet_cache
+from moesubnet.mixture.gate import FEATURES_DIM, SCALE, Gate, WeightedSheet, uniform_gate
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, LOG_W_NONE
@@ -19,7 +19,7 @@ from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, WINDOW_TOKENS, T
 from moesubnet.validator.scoring import recount
 from moesubnet.validator.weighed import Weighed, score_step
 from moesubnet.wire.roster import CARD_AGE_S
-from tests.sheets import closed
+from tests.sheets import closed, sheet_of
 
 
 def knows(law):
@@ -306,16 +306,17 @@ def test_text_that_the_pool_has_twice_is_asked_once(make_documents):
 
 
 async def test_text_that_stands_in_anybody_s_sheet_is_not_asked(
-    measure, start_expert, laws, make_documents
+    measure, start_expert, laws, make_documents, monkeypatch
 ):
     expert = await start_expert("//Expert", knows(laws[0]))
     documents = make_documents(2, tokens=3 * WINDOW_TOKENS)
     measurement, _, chain, _ = await measure([expert], documents)
     public = [ids[:40] for ids in documents.values()]
-    sheet = SimpleNamespace(sheet=SimpleNamespace(walks=public))
+    sheets = [sheet_of(["a"], walks=(ids,)) for ids in public]
+    monkeypatch.setattr(sheet_cache, "MOST_IDS", 1)  # in parts
 
     async def refresh(metagraph):
-        measurement._gates.sheets = [sheet]
+        measurement._gates.sheets = [WeightedSheet(sheet, 1) for sheet in sheets]
 
     measurement._gates.refresh = refresh
     [batch] = await measurement.open_batches(await chain.metagraph(1), 6)

@@ -1,0 +1,138 @@
+"""Revealed sheets, kept on disk by hash. In memory is only what each says of experts
+(`Summary`): whoever needs its items reads one sheet at a time, so that what a neuron holds does
+not grow with what validators measured."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeAlias
+
+from moesubnet.errors import FrameError
+from moesubnet.mixture.sheet import U32, Sheet, Summary
+from moesubnet.types import Hotkey
+
+MOST_IDS = 2**24  # of walks in memory at once
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KeptSheet(Summary):
+    """A verified sheet whose items lie on disk. items: how many."""
+
+    netuid: int
+    sha256: bytes
+    items: int
+    path: Path
+
+    def read(self) -> Sheet | None:
+        """The whole sheet; None, and it says why, where the file is gone or no longer what it was:
+        then it is fetched again. Costs milliseconds a megabyte."""
+        return _read(self.path)
+
+
+AnySheet: TypeAlias = Sheet | KeptSheet
+
+
+class SheetCache:
+    """The sheets in a folder, which several processes may share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, KeptSheet] = {}
+
+    def known(self, netuid: int, oldest: int) -> dict[str, KeptSheet]:
+        """By hash, those of a subnet from the epoch `oldest` on; others, and damaged ones, are
+        removed. Reads what is new on disk."""
+        found: dict[str, KeptSheet] = {}
+        for path in self.folder.glob("*.sheet"):
+            kept = self._known.get(path.stem)
+            if kept is None and (sheet := _read(path)) is not None:
+                kept = _kept(sheet, path)
+            if kept is None:
+                continue
+            if kept.netuid == netuid and kept.epoch >= oldest:
+                found[path.stem] = kept
+            else:
+                _remove(path)
+        self._known = found
+        return dict(found)
+
+    def keep(self, sheet: Sheet) -> KeptSheet | None:
+        """None, and it says why, where it cannot be kept."""
+        body, digest = sheet.to_bytes(), sheet.sha256.hex()
+        path = self.folder / f"{digest}.sheet"
+        if not _write(path, body):
+            return None
+        self._known[digest] = _kept(sheet, path)
+        return self._known[digest]
+
+
+def keep_sheet(folder: Path, body: bytes) -> None:
+    """Put a sheet that is known to be revealed, such as one's own, into a cache's folder."""
+    path = folder / f"{hashlib.sha256(body).hexdigest()}.sheet"
+    if not path.exists():
+        _write(path, body)
+
+
+def verified(body: bytes, digest: str) -> Sheet:
+    """Raises FrameError."""
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise FrameError("the sheet's hash is not the revealed one")
+    return Sheet.from_bytes(body)
+
+
+def walks_in_parts(sheets: Iterable[AnySheet]) -> Iterator[list[U32]]:
+    """All their walks: in one part where they are as many as usual, else in several."""
+    part: list[U32] = []
+    for sheet in sheets:
+        if sum(map(len, part)) > MOST_IDS:
+            yield part
+            part = []
+        whole = sheet.read()
+        part += whole.walks if whole else ()
+    yield part
+
+
+def _kept(sheet: Sheet, path: Path) -> KeptSheet:
+    summary = {field.name: getattr(sheet, field.name) for field in fields(Summary)}
+    summary["hotkeys"] = tuple(Hotkey(sys.intern(hotkey)) for hotkey in sheet.hotkeys)
+    sha256 = bytes.fromhex(path.stem)
+    return KeptSheet(**summary, netuid=sheet.netuid, sha256=sha256, items=sheet.items, path=path)
+
+
+def _read(path: Path) -> Sheet | None:
+    try:
+        return verified(path.read_bytes(), path.stem)
+    except OSError as error:
+        log.warning("sheet not read from %s: %s", path, error.strerror or error)
+    except FrameError as error:
+        log.warning("sheet in %s removed: %s", path, error)
+        _remove(path)
+    return None
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, body: bytes) -> bool:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(body)
+        os.replace(temporary, path)
+    except OSError as error:
+        log.warning("sheet not kept in %s: %s", path.parent, error.strerror or error)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return False
+    return True
