@@ -35,6 +35,7 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import MICRO, Sheet
+from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
@@ -316,8 +317,9 @@ class SharedGate(GateSync):
 class Recounting(Watcher):
     """Looks at others' sheets without their receipts, as nobody's answers come through a wire."""
 
-    async def _audit(self, sheet: Sheet, *_: object) -> bool:
-        return recount(sheet).row_u16 != sheet.row_u16
+    async def _audit(self, sheet: AnySheet, *_: object) -> bool | None:
+        whole = sheet.read()
+        return None if whole is None else recount(whole).row_u16 != sheet.row_u16
 
 
 class _Socket:
