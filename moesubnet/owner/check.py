@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 
 from moesubnet.errors import MoesubnetError, PromptError, SpecError
 from moesubnet.mixture.baseline import load_baseline
+from moesubnet.spec.calls import call_syntax
 from moesubnet.spec.content import MAX_SPEC_BYTES, LoadedSpec, Spec
 from moesubnet.spec.documents import public_texts
 from moesubnet.spec.pieces import Pieces
@@ -20,6 +22,18 @@ from moesubnet.spec.tokenizer import load_tokenizer
 
 _FEW_DOCUMENTS = 1_000  # of the public text that are looked at
 _TYPED = 64  # control tokens that are tried in a message
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Who it was.",
+        "parameters": {
+            "type": "object",
+            "properties": {"who": {"type": "string"}},
+            "required": ["who"],
+        },
+    },
+}
 _FIRST, _ANSWER, _SECOND, _RULE = "Who was Ada?", "She wrote <b>it</b> {'a': 1}.", "When?", "Brief."
 
 
@@ -77,6 +91,7 @@ def check_template(spec: Spec, tokenizer: Tokenizer, findings: Findings) -> None
             )
             return
     _check_typed(spec, tokenizer, encoder, findings)
+    _check_tools(spec, tokenizer, encoder, findings)
 
 
 def _check_typed(
@@ -91,6 +106,38 @@ def _check_typed(
                 encoder.ids(encoder.chat([{"role": "user", "content": text}]))
             except PromptError as error:
                 findings.notes.append(f"a message of {text!r} will be refused: {error}")
+
+
+def _check_tools(
+    spec: Spec, tokenizer: Tokenizer, encoder: PromptEncoder, findings: Findings
+) -> None:
+    """Tools, and a call that is sent back with its answer, as a client sends them."""
+    stops = [tokenizer.id_to_token(stop_id) or "" for stop_id in spec.stop_ids]
+    calls = call_syntax(encoder.template, stops)
+    if calls is None:
+        findings.notes.append("the template has no calls of tools: tools will be refused")
+        return
+    given: dict[str, Any] = {"name": "look_up", "arguments": {"who": "Ada"}}
+    if calls.arguments_as_text:
+        given["arguments"] = json.dumps(given["arguments"])
+    call = {"id": "call00001", "type": "function", "function": given}
+    asked = {"role": "assistant", "content": "", "tool_calls": [call]}
+    answer = {"role": "tool", "tool_call_id": call["id"], "name": "look_up", "content": _ANSWER}
+    user = {"role": "user", "content": _FIRST}
+    talks: list[tuple[str, list[Mapping[str, Any]], str]] = [
+        ("tools", [user], "look_up"),
+        ("a call of a tool with its answer", [user, asked, answer], _ANSWER),
+    ]
+    for name, messages, shown in talks:
+        try:
+            prompt = encoder.chat(messages, tools=[_TOOL])
+            encoder.ids(prompt)
+        except PromptError as error:
+            findings.notes.append(f"the template refuses {name}: {error}")
+            return
+        if not any(text in prompt.text for text in (shown, json.dumps(shown)[1:-1])):
+            findings.notes.append(f"the template leaves {shown!r} out of {name}")
+            return
 
 
 def _talks() -> Iterator[tuple[str, Sequence[dict[str, Any]]]]:

@@ -194,6 +194,42 @@ def test_what_a_template_may_refuse_is_noted(save_model: SaveModel, text: Path) 
     assert "note: the template refuses a system message: System role not supported" in result.output
 
 
+@pytest.mark.parametrize(
+    ("family", "change", "words"),
+    [
+        ("chatml", ("", ""), None),
+        ("headers", ("", ""), None),
+        ("turns", ("", ""), "the template has no calls of tools: tools will be refused"),
+        (
+            "chatml",
+            ("message.content + '\\n</tool", "message.content.append(1) + '\\n</tool"),
+            "the template refuses a call of a tool with its answer: ",
+        ),
+        (
+            "chatml",
+            ("{{- tool | tojson }}", "{{- tool }}{{- raise_exception('no tools') }}"),
+            "the template has no calls of tools: tools will be refused",
+        ),
+        (
+            "chatml",
+            ("+ message.content + '\\n</tool_response>", "+ '\\n</tool_response>"),
+            "out of a call of a tool with its answer",
+        ),
+    ],
+)
+def test_whether_tools_can_be_called_is_known_when_the_spec_is_made(
+    save_model: SaveModel, text: Path, family: str, change: tuple[str, str], words: str | None
+) -> None:
+    source = template(family)
+    assert change[0] in source
+    folder = save_model(family, chat_template=source.replace(*change) if change[0] else source)
+    result = spec_command("new", "--from", folder, "--text", text, "--out", text.parent / "out")
+    assert result.exit_code == 0, result.output
+    notes = [" ".join(note.split()) for note in result.output.split("note:")[1:]]
+    said = [note for note in notes if "tool" in note.replace(str(text.parent), "")]
+    assert any(words in note for note in said) if words else not said, notes
+
+
 def test_what_cannot_become_a_spec_is_refused_with_the_way_out(
     save_model: SaveModel, text: Path, tmp_path: Path
 ) -> None:
