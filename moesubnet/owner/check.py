@@ -115,7 +115,9 @@ def _check_tools(
     stops = [tokenizer.id_to_token(stop_id) or "" for stop_id in spec.stop_ids]
     calls = call_syntax(encoder.template, stops)
     if calls is None:
-        findings.notes.append("the template has no calls of tools: tools will be refused")
+        findings.notes.append(
+            "the template writes no calls of tools as JSON: tools will be refused"
+        )
         return
     given: dict[str, Any] = {"name": "look_up", "arguments": {"who": "Ada"}}
     if calls.arguments_as_text:

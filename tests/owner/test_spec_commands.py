@@ -199,7 +199,7 @@ def test_what_a_template_may_refuse_is_noted(save_model: SaveModel, text: Path) 
     [
         ("chatml", ("", ""), None),
         ("headers", ("", ""), None),
-        ("turns", ("", ""), "the template has no calls of tools: tools will be refused"),
+        ("turns", ("", ""), "the template writes no calls of tools as JSON: tools will be refused"),
         (
             "chatml",
             ("message.content + '\\n</tool", "message.content.append(1) + '\\n</tool"),
@@ -208,7 +208,7 @@ def test_what_a_template_may_refuse_is_noted(save_model: SaveModel, text: Path) 
         (
             "chatml",
             ("{{- tool | tojson }}", "{{- tool }}{{- raise_exception('no tools') }}"),
-            "the template has no calls of tools: tools will be refused",
+            "the template writes no calls of tools as JSON: tools will be refused",
         ),
         (
             "chatml",
