@@ -94,6 +94,9 @@ async def distill(
 ) -> Report:
     """See the module. Raises MoesubnetError."""
     started_s = time.monotonic()
+    if settings.base is not None:  # what cannot work is said now, and not after hours of collecting
+        await asyncio.to_thread(find_base, settings.base, spec)
+    tests = None if settings.test is None else test_windows(spec, settings.test, settings.window)
     work = settings.out / "work"
     work.mkdir(parents=True, exist_ok=True)
     teacher = _with_kept_gate(teacher, work)
@@ -114,13 +117,13 @@ async def distill(
     student_job = student_job.model_copy(update={"steps": steps})
     equal_steps = more = None
     rows: list[Row] = []
-    if settings.test is None:
+    if tests is None:
         student = await train_apart(student_job, on_progress)
     else:
         result = await compare(
             spec,
             teacher.members,
-            test_windows(spec, settings.test, settings.window),
+            tests,
             student_job,
             collected.cpu_s,
             on_progress,

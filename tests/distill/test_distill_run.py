@@ -13,7 +13,7 @@ from moesubnet.distill.evaluate import Row, verdicts
 from moesubnet.distill.jobs import Job, first_pupil
 from moesubnet.distill.manifest import read_manifest
 from moesubnet.distill.run import Settings, Teacher, distill
-from moesubnet.errors import SpecError
+from moesubnet.errors import MoesubnetError, SpecError
 from moesubnet.host.progress import Progress
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.optimizers import FULL_LR
@@ -100,6 +100,23 @@ async def test_a_student_may_begin_as_a_model_and_be_given_little_time(
     further = await distill(tiny_spec, Teacher(members, {A: "aa"}, {}), on)
     assert read_manifest(on.out).parent_sha256 == manifest.sha256, "it went on from a student"
     assert further.tokens == report.tokens + 2 * 32, "whole windows"
+
+
+@pytest.mark.parametrize("wrong", ["base", "test"])
+async def test_what_the_end_could_not_use_is_refused_before_anybody_is_asked(
+    panel_of, tiny_spec: LoadedSpec, tmp_path: Path, wrong: str
+):
+    vocab = tiny_spec.spec.vocab_size
+    members = panel_of(LocalClient(A, BigramEngine(0, vocab)), vocab_size=vocab)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    settings = Settings(tmp_path / "out", window=32)
+    changes = {"base": {"base": str(tmp_path / "empty")}, "test": {"test": tmp_path / "empty"}}
+    with pytest.raises(MoesubnetError, match=r"no tokenizer\.json|no <domain>\.jsonl"):
+        await distill(
+            tiny_spec, Teacher(members, {A: "aa"}, {}), replace(settings, **changes[wrong])
+        )
+    assert not settings.out.exists()
 
 
 def test_a_small_model_goes_on_at_the_pace_of_small_ones(
