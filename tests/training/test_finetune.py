@@ -10,7 +10,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -319,6 +320,34 @@ def test_losses_go_to_tensorboard_where_it_is_installed(tmp_path: Path):
     with tracked("tensorboard", tmp_path, lambda progress: None) as show:
         show(Progress("t", 0.5, 1.25, 1.0, 10.0))
     assert any((tmp_path / "runs").iterdir())
+
+
+def test_losses_go_to_a_writer_as_tensorboard_s_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A stand-in of the three calls that are made of it, as torch documents them."""
+    said: list[tuple[Any, ...]] = []
+
+    class SummaryWriter:
+        def __init__(self, log_dir: str | Path) -> None:
+            said.append(("at", Path(log_dir)))
+
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            said.append((tag, scalar_value, global_step))
+
+        def close(self) -> None:
+            said.append(("closed",))
+
+    played = ModuleType("torch.utils.tensorboard")
+    played.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", played)
+    shown: list[Progress] = []
+    with tracked("tensorboard", tmp_path, shown.append) as show:
+        show(Progress("t", 0.5, 1.25, 1.0, 10.0))
+        show(Progress("t", 0.6, None, 1.0, None))
+        show(Progress("t", 1.0, 1.0, 1.0, None))
+    assert len(shown) == 3
+    first = [("t/loss", 1.25, 1), ("t/tokens_per_s", 10.0, 1)]
+    last = [("t/loss", 1.0, 2), ("t/tokens_per_s", 0.0, 2)]
+    assert said == [("at", tmp_path / "runs"), *first, *last, ("closed",)]
 
 
 @pytest.mark.parametrize("tool", ["tensorboard", "wandb"])
