@@ -112,7 +112,7 @@ async def test_what_the_end_could_not_use_is_refused_before_anybody_is_asked(
     (tmp_path / "empty" / "config.json").write_text("{}")
     settings = Settings(tmp_path / "out", window=32)
     changes = {"base": {"base": str(tmp_path / "empty")}, "test": {"test": tmp_path / "empty"}}
-    with pytest.raises(MoesubnetError, match=r"no tokenizer\.json|no <domain>\.jsonl"):
+    with pytest.raises(MoesubnetError, match=r"no \*\.safetensors|no <domain>\.jsonl"):
         await distill(
             tiny_spec, Teacher(members, {A: "aa"}, {}), replace(settings, **changes[wrong])
         )
