@@ -43,7 +43,9 @@ def run(
         typer.Option(
             "--from",
             help="Begin the student as this model (its folder or hub id, with the subnet's "
-            "tokenizer) instead of as a small one, from nothing.",
+            "tokenizer) instead of as a small one, from nothing. All of its weights are trained, "
+            "8 windows a step, in one process on one device; memory is not looked at beforehand, "
+            "and without --test nothing is said of perplexity.",
         ),
     ] = None,
     student_seconds: Annotated[
@@ -70,7 +72,10 @@ def run(
     ] = False,
     samples: Annotated[
         bool,
-        typer.Option(help="Large vocabularies: keep 32 drawn labels instead of the top 256."),
+        typer.Option(
+            help="Large vocabularies: keep 32 labels drawn from the mixture instead of the fewest "
+            "tokens that hold most of it."
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the first weights and the batches.")] = 0,
     chain: Chain = DEFAULT_CHAIN,
@@ -152,6 +157,7 @@ def _show(report: Report, out: Path) -> None:
     if report.kept_mass < LOW_KEPT_MASS:
         console.print(
             f"The kept heads hold only {report.kept_mass:.0%} of the mixture's mass: "
-            "try --samples, whose labels are drawn from the whole of it, the tail spread evenly."
+            "try --samples, whose labels are drawn from the whole of it, the tail in the "
+            "baseline's proportions."
         )
     console.print(f"student {report.student_sha256[:16]} in {out}")
