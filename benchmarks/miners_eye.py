@@ -58,6 +58,7 @@ from moesubnet.router.node import build_node
 from moesubnet.router.usage import UsageBook
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.types import Axon, Hotkey, Metagraph
+from moesubnet.validator.choices import Scored
 from moesubnet.validator.pool import ONE_WINDOW
 from moesubnet.validator.probes import walk_batch
 from moesubnet.validator.records import Batch
@@ -378,7 +379,9 @@ class World:
 
         async def step(caller: Hotkey, body: bytes) -> bytes:
             request = StepRequest.from_bytes(body, expert.limits)
-            session = request.sequences[0].session
+            session, parent = request.sequences[0].session, request.sequences[0].parent
+            if parent and not self.probes.isdisjoint((session, parent)):
+                self.probes |= {session, parent}  # of a walk that forks
             if name == "Miner":
                 self.spy.note(request, body)
             if net is not None:
@@ -405,10 +408,10 @@ class World:
         since_s, text = loop.time(), self.engine.text(chat[-1].units, self.rng)
         for shape, at_s in zip(chat, sorted(self.rng.uniform(0, SPREAD_S, len(chat))), strict=True):
             await asyncio.sleep(max(0.0, since_s + at_s - loop.time()))
-            ahead = shapes.draw_ahead(self.lots)
-            await self._walk(shape, text[None, : shape.units], ahead)
+            ahead, scored = shapes.draw_ahead(self.lots), shapes.draw_choice(self.lots)
+            await self._walk(shape, text[None, : shape.units], ahead, scored)
 
-    async def _walk(self, shape: Shape, ids: np.ndarray, ahead: int) -> None:
+    async def _walk(self, shape: Shape, ids: np.ndarray, ahead: int, scored: Scored) -> None:
         session = secrets.token_hex(16)
         if self.leak == "session":
             session = f"{session[:-2]}zz"
@@ -418,8 +421,9 @@ class World:
         panel = Panel(way, base_s=5.0, want=want_for(self.spec.spec.vocab_size))
         baseline = load_baseline(self.spec).law
         steps = walk_batch(
-            [panel], batch, uniform_gate(), baseline, [way], pace=self.pace, ahead=ahead
-        )
+            [panel], batch, uniform_gate(), baseline, [way],
+            pace=self.pace, ahead=ahead, scored=scored,
+        )  # fmt: skip
         async for _ in steps:
             pass
 

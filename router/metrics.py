@@ -98,8 +98,8 @@ class Metrics:
         self._texts = counter(
             "moesubnet_router_texts",
             "Prompts, those of chats' later turns, and answers by length: of kind k from "
-            "2^(k/2) tokens to the next kind's. Chat: conversations. Ahead: texts by how many "
-            "tokens experts were asked to go on with at most.",
+            "2^(k/2) tokens to the next kind's. Chat: conversations. Fork: further choices. "
+            "Ahead: texts by how many tokens experts were asked to go on with at most.",
             ["part", "kind"],
         )
 
@@ -135,11 +135,20 @@ class Metrics:
         self._round_trips.inc()
 
     def text_length(
-        self, prompt: int, answer: int, *, goes_on: bool = False, ahead: int = 0
+        self,
+        prompt: int,
+        answer: int,
+        *,
+        goes_on: bool = False,
+        is_fork: bool = False,
+        ahead: int = 0,
     ) -> None:
         """Experts were asked for a text of so many tokens. goes_on: a chat's, with what was said
-        before. ahead: tokens that one of them was asked to go on with, at most."""
+        before. is_fork: a further choice. ahead: tokens that one of them was asked to go on with,
+        at most."""
         self._texts.labels("ahead", str(ahead)).inc()
+        if is_fork:
+            self._texts.labels("fork", "0").inc()
         later = prompt if goes_on else 0
         for part, tokens in (("prompt", prompt), ("later", later), ("answer", answer)):
             if tokens:
@@ -150,8 +159,8 @@ class Metrics:
         self._texts.labels("chat", "0").inc(count)
 
     def lengths(self) -> dict[tuple[str, int], int]:
-        """By (prompt, later or answer, `length_kind`), (chat, 0) and (ahead, tokens), of how many
-        texts since the start."""
+        """By (prompt, later or answer, `length_kind`), (chat, 0), (fork, 0) and (ahead, tokens), of
+        how many texts since the start."""
         return {
             (labels["part"], int(labels["kind"])): int(value)
             for labels, value in _totals(self._texts)

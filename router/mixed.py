@@ -193,7 +193,9 @@ class MixtureSession:
             answer = len(self._sequence.ids) - self._ahead - self._prompt_tokens + 1
             length = self._model.book.metrics.text_length
             ahead = self._drafting.ahead
-            length(self._prompt_tokens, max(0, answer), goes_on=self._goes_on, ahead=ahead)
+            is_fork, goes_on = self._forked, self._goes_on
+            tokens = self._prompt_tokens, max(0, answer)
+            length(*tokens, goes_on=goes_on, is_fork=is_fork, ahead=ahead)
         if is_over or self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)

@@ -15,7 +15,7 @@ KEPT_EPOCHS = 4
 RATED_CAPACITY = 20_000  # answers that can still be rated
 
 Outcomes = Mapping[tuple[str, str], int]  # (hotkey, valid | late | busy | failed) → how often
-# (prompt | later | chat | answer | ahead, kind) → of how many texts
+# (prompt | later | chat | fork | answer | ahead, kind) → of how many texts
 Lengths = Mapping[tuple[str, int], int]
 
 
@@ -91,6 +91,7 @@ class UsageBook:
             prompts=texts("prompt"),
             later=sum(texts("later")),
             chats=sum(texts("chat", 1)),
+            forks=sum(texts("fork", 1)),
             answers=texts("answer"),
             ahead=texts("ahead", MAX_FURTHER + 1),
         )

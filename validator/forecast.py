@@ -81,7 +81,7 @@ class Forecast:
 
     @property
     def questions(self) -> int:
-        return self.scored * self.experts
+        return round(self.scored * self.experts / (1.0 - min(self.shapes.forks, 0.5)))
 
     @property
     def positions(self) -> int:

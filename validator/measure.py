@@ -23,6 +23,7 @@ from moesubnet.mixture.sheet_cache import walks_in_parts
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.validator.before import Again, Kept, beside_then, texts_to_ask
 from moesubnet.validator.checks import Claim
+from moesubnet.validator.choices import Scored
 from moesubnet.validator.pool import TextPool
 from moesubnet.validator.probes import Slots, walk_batch
 from moesubnet.validator.receipts import SALT_BYTES, session_name
@@ -261,7 +262,9 @@ class Measurement:
     ) -> None:
         """Each position is on disk before its labels are sent, but where a leaf has to show what a
         label was given: then right after."""
-        steps = self._steps(batch, slots, ways, self._as_users.draw_ahead(SystemRandom()))
+        lots = SystemRandom()
+        ahead, scored = self._as_users.draw_ahead(lots), self._as_users.draw_choice(lots)
+        steps = self._steps(batch, slots, ways, ahead, scored)
         try:
             async with contextlib.aclosing(steps):
                 async for step in steps:
@@ -274,12 +277,17 @@ class Measurement:
             self._forget(batch, ways)
 
     def _steps(
-        self, batch: Batch, slots: Slots, ways: Sequence[Mapping[Hotkey, Asked]], ahead: int
+        self,
+        batch: Batch,
+        slots: Slots,
+        ways: Sequence[Mapping[Hotkey, Asked]],
+        ahead: int,
+        scored: Scored = Scored.ALONE,
     ) -> AsyncGenerator[Step, None]:
         want = want_for(self.vocab_size)
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
         law = self._baseline.law
-        return walk_batch(panels, batch, self.gate, law, ways, slots, self._pace, ahead)
+        return walk_batch(panels, batch, self.gate, law, ways, slots, self._pace, ahead, scored)
 
     def _forget(self, batch: Batch, ways: Sequence[Mapping[Hotkey, Asked]]) -> None:
         """Tell each expert, in one call and waiting for none, that these walks are over. Not those

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -23,6 +24,7 @@ from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, micro_nats
 from moesubnet.types import Hotkey
+from moesubnet.validator.choices import Answers, Scored, write
 from moesubnet.validator.guesses import Guesses
 from moesubnet.validator.records import Batch, Step
 from moesubnet.validator.weighed import Weighed, score_step
@@ -66,6 +68,7 @@ async def walk_batch(
     slots: Slots | None = None,
     pace: GuessPace | None = None,
     ahead: int = MAX_FURTHER,
+    scored: Scored = Scored.ALONE,
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
@@ -84,21 +87,30 @@ async def walk_batch(
 
     pace: with it a walk that is alone in its batch has drafts (`guesses`), of `ahead` tokens an
     answer at most, and a label that was drafted, or stands in a draft's place, is none: it is
-    shown, and no position of the walk's.
+    shown, and no position of the walk's. scored: instead such a walk may fork where its answer
+    begins (`choices`). Of a second choice the first two answers are no positions: the one was given
+    to the first choice, and no record has what the other goes on from.
     """
     walks = _Walks(panels, batch, gate, baseline, clients, slots or Slots(len(batch.hotkeys)))
-    if pace is not None and ahead and len(batch.sessions) == 1:
+    if len(batch.sessions) == 1:
+        walks.fork_as(scored)
+    is_alone = len(batch.sessions) == 1 and scored == Scored.ALONE
+    if pace is not None and ahead and is_alone:
         steps = _drafted(walks, Guesses(pace, walks.end, ahead))
     else:
         steps = _lockstep(walks)
     try:
         async with contextlib.aclosing(steps):
             async for step in steps:
-                if step.position >= batch.first + batch.unscored:
+                if step.position >= walks.scored_from:
                     yield step
         for step in await walks.shown_at_last():
             yield step
+        if walks.other is not None:
+            await asyncio.wait([walks.other])
     finally:  # also where the epoch's close ends the batch
+        if walks.other is not None:
+            walks.other.cancel()
         _log_failures(walks.there, walks.errors)
 
 
@@ -167,21 +179,59 @@ class _Walks:
         self._sequences = [PanelSequence(session) for session in batch.sessions]
         self._sent = 0
         self._unshown: Step | None = None  # until leaves have shown what its labels were given
+        self.scored_from = batch.first + batch.unscored
+        self._scored = Scored.ALONE
+        self._answers: Mapping[Hotkey, StepResponse | PanelError] = {}  # the last, of a lone walk
+        self.other: asyncio.Task[None] | None = None  # a lone walk's other choice
 
     @property
     def go_on(self) -> bool:
         """Whether anybody is left to ask."""
         return any(self.there)
 
+    def fork_as(self, scored: Scored) -> None:
+        """Before anything is asked of a lone walk. Of a very short answer the first is scored."""
+        is_short = self.end <= self.answer_from + 2
+        self._scored = Scored.FIRST if is_short and scored == Scored.SECOND else scored
+        if self._scored == Scored.SECOND:
+            self._sequences = [PanelSequence(secrets.token_hex(16))]
+            self.scored_from = max(self.scored_from, self.answer_from + 2)
+
+    def _fork(self) -> None:
+        """Both choices have the prompt, and next their first tokens."""
+        is_second, first = self._scored == Scored.SECOND, self._sequences[0]
+        second = first.fork(self._batch.sessions[0] if is_second else secrets.token_hex(16))
+        mine, other = (second, first) if is_second else (first, second)
+        self._sequences, worth, slot = [mine], self.weighed[0].worth(), self._slots
+
+        async def ask(ids: npt.NDArray[np.uint32]) -> Answers:
+            async with slot.of(self._clients[0] if self._clients else {}):
+                return await self._panels[0].advance(
+                    [other],
+                    [ids],
+                    members=self.there[0],
+                    weights=worth,
+                    least_patience_s=PATIENCE_S,
+                )
+
+        tokens, lots = self.end - self.answer_from - 1, np.random.default_rng(secrets.randbits(128))
+        self.other = asyncio.create_task(
+            write(self._answers, worth, tokens, self._baseline, ask, lots)
+        )
+        self.other.add_done_callback(_log_if_failed)
+
     async def ask(self, position: int, drafts: Sequence[int] = (), further: int = 0) -> _Answers:
         """All for their laws of `position`, and of what follows each draft. further: how many
         tokens the heaviest should go on with."""
+        is_forking = self._scored != Scored.ALONE and self.other is None
+        if is_forking and position == self.answer_from + 1:
+            self._fork()
         drafted = np.array(drafts, np.uint32)
         ids = [np.append(walk[self._sent : position], drafted) for walk in self._batch.walks]
         answers = await asyncio.gather(
             *(self._advance(k, more, position, further) for k, more in enumerate(ids))
         )
-        self._sent = position + len(drafts)
+        self._sent, self._answers = position + len(drafts), answers[0]
         if not self.weighed:
             self.weighed = [
                 Weighed(self._gate, walk[: self.first], self._batch.hotkeys, serving)
@@ -319,6 +369,11 @@ def _sender(answer: StepResponse | PanelError | None, client: Asked | None) -> b
 
 def _proof(answer: StepResponse | PanelError | None) -> Proof | None:
     return answer.proof if isinstance(answer, StepResponse) else None
+
+
+def _log_if_failed(other: asyncio.Task[None]) -> None:
+    if not other.cancelled() and (error := other.exception()) is not None:
+        log.error("a walk's other choice failed", exc_info=error)
 
 
 def _log_failures(there: Sequence[Set[Hotkey]], errors: Mapping[Hotkey, PanelError]) -> None:

@@ -11,8 +11,8 @@ stays out: a prompt that is longer is nobody's model, a longer answer is looked 
 
 Users' chats go on: the next turn is a new text that begins with the one before. So do walks, as
 often as routers say, by the same median; and as many of them are conversations under the spec's
-template. Not every text is drafted for: how far an expert was asked to go on at most, if it ever
-was, has a law as lengths have.
+template, and as many fork as users' texts do that ask for choices. Not every text is drafted for:
+how far an expert was asked to go on at most, if it ever was, has a law as lengths have.
 Pure.
 """
 
@@ -30,6 +30,7 @@ import numpy.typing as npt
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.sheet import MAX_WALK_TOKENS
 from moesubnet.units import TOKENS, Grain
+from moesubnet.validator.choices import Scored
 from moesubnet.wire.step import MAX_FURTHER
 from moesubnet.wire.usage import Usage, length_kind
 
@@ -39,6 +40,7 @@ PROMPT_TOKENS, ANSWER_TOKENS = (8, 256), (2, 46)  # of users, as long as nobody 
 MANY_TEXTS = 100
 LATER = 0.2  # of texts, that go on with an earlier one, as long as nobody knows better
 CONVERSATIONS = 0.5  # of texts, as long as nobody knows better
+FORKS = 0.05  # of texts, that are a further choice, as long as nobody knows better
 AHEAD = 0.2  # of texts, that experts draft for; by 2 tokens as many as by 16, by factors
 
 _Lengths = tuple[tuple[int, float], ...]  # (units, probability), ascending
@@ -64,8 +66,9 @@ class Shapes:
     prompts, answers: (units, probability). blind: of a prompt's last units, which a router sends
     one by one. limit: the most units of a walk; a shorter answer makes room for the prompt.
     later: the part of walks that are the later turns of chats. conversations: of those under the
-    spec's template. ahead: (tokens, probability) that an expert is asked to go on with at most, in
-    a walk; 0 of those without drafts.
+    spec's template. forks: of all that is asked, the part that is a further choice. ahead: (tokens,
+    probability) that an expert is asked to go on with at most, in a walk; 0 of those without
+    drafts.
     """
 
     prompts: _Lengths
@@ -74,6 +77,7 @@ class Shapes:
     limit: int = MAX_WALK_TOKENS
     later: float = 0.0
     conversations: float = 0.0
+    forks: float = 0.0
     ahead: _Lengths = ((MAX_FURTHER, 1.0),)
 
     @classmethod
@@ -91,6 +95,7 @@ class Shapes:
             min(context_units - 1, MAX_WALK_TOKENS),  # one is the beginning of text
             LATER,
             CONVERSATIONS,
+            FORKS,
             ((0, 1.0 - AHEAD), *((n, AHEAD * p) for n, p in _by_factors(2, MAX_FURTHER))),
         )
 
@@ -115,6 +120,7 @@ class Shapes:
             conversations=_part(
                 self.conversations, [(usage, usage.chats, stake) for usage, stake in summaries]
             ),
+            forks=_part(self.forks, [(usage, usage.forks, stake) for usage, stake in summaries]),
             ahead=_median(self.ahead, ahead),
         )
 
@@ -130,6 +136,12 @@ class Shapes:
         """How many tokens an expert may be asked to go on with, in one walk; 0: it has no drafts.
         Nobody else may know the lots."""
         return lots.choices([n for n, _ in self.ahead], [p for _, p in self.ahead])[0]
+
+    def draw_choice(self, lots: Random) -> Scored:
+        """Which choice of a walk is scored. Nobody else may know the lots."""
+        if lots.random() >= self.forks / (1.0 - min(self.forks, 0.5)):
+            return Scored.ALONE
+        return lots.choice((Scored.FIRST, Scored.SECOND))
 
     def chats(self, shapes: Sequence[Shape], lots: Random) -> list[list[Shape]]:
         """Which of these walks are turns of one chat, each longer than the one before and its

@@ -44,8 +44,8 @@ class Usage(BaseModel):
     """Hotkeys sorted, each once. prompts, answers: how many texts had one of each `length_kind`, as
     experts were asked for them; of kinds past the last none. later: how many of these prompts go on
     with an earlier one, as a chat's next turn does. chats: how many of them were conversations
-    under the spec's template. ahead: of how many texts an expert was once asked to go on with k
-    tokens, and never with more, from k = 0."""
+    under the spec's template. forks: how many were a further choice (`n`). ahead: of how many texts
+    an expert was once asked to go on with k tokens, and never with more, from k = 0."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     format: Literal["moesubnet-usage/5"] = "moesubnet-usage/5"
@@ -57,6 +57,7 @@ class Usage(BaseModel):
     answers: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
     later: Count = 0
     chats: Count = 0
+    forks: Count = 0
     ahead: Annotated[list[Count], Field(max_length=MAX_FURTHER + 1)] = []
 
     def signed(self, signer: Signer) -> bytes:

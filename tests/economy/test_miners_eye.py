@@ -33,7 +33,7 @@ async def test_headers_fields_names_and_shapes_of_a_probe_are_a_user_s(tiny_spec
     assert calls > 300
     assert accuracy < 0.62
     assert judged(world, SHAPE)[0] < 0.7  # few calls: benchmarks/results.md has what it is
-    assert len(world.probes) == 32
+    assert len(world.probes) >= 32  # and the other choices of some
     seen = {session for _, session, _ in world.spy.calls}
     assert world.probes < seen
     assert len(FEATURES) == len(set(FEATURES))

@@ -273,7 +273,7 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
     # What was drawn last, experts are not sent.
     counted = model.book.metrics.lengths()
     lengths = {("prompt", length_kind(20)): 4, ("answer", length_kind(7)): 4}
-    assert counted == lengths | {("ahead", 0): 4}
+    assert counted == lengths | {("ahead", 0): 4, ("fork", 0): 3}
     await asyncio.gather(*model.closing)
     await session.append(int(text[26]), ALONE)  # kept for the next turn of a chat
     assert len(set(memory.forgotten)) == 3

@@ -227,7 +227,8 @@ class FakeExpert:
             self.callers.append(caller)
             rows = []
             for sequence in asked.sequences:
-                held = self.sessions.get(sequence.session, np.empty(0, np.uint32))
+                of = sequence.parent or sequence.session
+                held = self.sessions.get(of, np.empty(0, np.uint32))
                 if base_hash(held[: sequence.base_len]) != sequence.base_hash:
                     raise UnknownBase(tuple(0 for _ in asked.sequences))
                 ids = np.concatenate(

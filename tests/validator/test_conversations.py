@@ -162,7 +162,7 @@ async def test_of_a_conversation_its_answer_alone_is_scored(measure, start_exper
     measurement._pool = TextPool({}, conversations=given(talks))
     evenly = ((24, 0.5), (48, 0.5))
     measurement._shapes = dataclasses.replace(
-        Shapes.public(60), prompts=evenly, answers=((6, 1.0),), later=0.5
+        Shapes.public(60), prompts=evenly, answers=((6, 1.0),), later=0.5, forks=0.0
     )
     metagraph = await chain.metagraph(1)
     batches = await measurement.open_batches(metagraph, 12)

@@ -85,7 +85,7 @@ async def test_walks_of_many_shapes_are_asked_as_users_are_and_fill_a_sheet(
     expert = await start_expert("//Expert", lambda ids: np.log(laws[0]))
     measurement, state, chain, _ = await measure([expert])
     evenly = tuple((tokens, 1 / 33) for tokens in range(8, 41))
-    measurement._shapes = dataclasses.replace(Shapes.public(60), prompts=evenly)
+    measurement._shapes = dataclasses.replace(Shapes.public(60), prompts=evenly, forks=0.0)
     metagraph = await chain.metagraph(1)
     batches = await measurement.open_batches(metagraph, 8)
     await measurement.run(batches, spread_s=0.05)
@@ -241,7 +241,11 @@ async def test_a_chat_s_turns_are_asked_one_after_the_other_of_text_that_is_used
     expert = await start_expert("//Expert", lambda ids: np.log(laws[0]))
     measurement, state, chain, _ = await measure([expert])
     measurement._shapes = dataclasses.replace(
-        Shapes.public(60), prompts=((10, 0.5), (40, 0.5)), answers=((4, 1.0),), later=1.0
+        Shapes.public(60),
+        prompts=((10, 0.5), (40, 0.5)),
+        answers=((4, 1.0),),
+        later=1.0,
+        forks=0.0,
     )
     batches = []
     while not any(batch.follows for batch in batches):

@@ -170,14 +170,14 @@ def test_a_summary_tells_how_long_the_texts_of_its_epoch_were():
     metrics.text_length(60, 9)
     book.turn(3, {}, metrics.lengths())
     metrics.text_length(60, 0)  # nothing was written
-    metrics.text_length(2**20, 12, ahead=3)
+    metrics.text_length(2**20, 12, ahead=3, is_fork=True)
     metrics.conversations(2)
     book.turn(4, {}, metrics.lengths())
     usage = Usage.proven(book.summary(3), Hotkey(signer.ss58_address))
     assert {k: n for k, n in enumerate(usage.prompts) if n} == {11: 1, LENGTH_KINDS - 1: 1}
     assert {k: n for k, n in enumerate(usage.answers) if n} == {7: 1}
     assert {k: n for k, n in enumerate(usage.ahead) if n} == {0: 1, 3: 1}
-    assert usage.chats == 2
+    assert (usage.chats, usage.forks) == (2, 1)
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], prompts=[0] * (LENGTH_KINDS + 1))
 
