@@ -1,7 +1,7 @@
 """How often a cuckoo is found, and an honest senior taken for one, on recorded laws.
 
     python benchmarks/record_laws.py FOLDER          # once
-    python benchmarks/cuckoos.py FOLDER [--drawings 1000] [--walks 16] [--texts 4 8 16] [--seed 0]
+    python benchmarks/cuckoos.py FOLDER [--drawings 1000] [--walks 16] [--texts 4 8 16] …
 
 Each drawing has three sheets of some walks and some texts of a senior's own, of which no walk is
 in two. For each ordered pair of experts (the second came later and answers sooner): the first as
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--walks", type=int, default=16, help="of a sheet")
     parser.add_argument("--texts", type=int, nargs="*", default=[4, 8, 16])
     parser.add_argument("--shares", type=float, nargs="*", default=[0.0, 0.1, 0.3, 0.5, 1.0])
+    parser.add_argument("--pairs", nargs="*", metavar="SENIOR:NEWCOMER", help="all by default")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     recorded = Recordings(arguments.folder.expanduser())
@@ -98,7 +99,8 @@ def main() -> None:
     )
     print("|---|---|---|" + "---|" * len(arguments.shares))
     for elder, newcomer in np.ndindex(len(names), len(names)):
-        if elder == newcomer:
+        pair = f"{names[elder]}:{names[newcomer]}"
+        if elder == newcomer or (arguments.pairs and pair not in arguments.pairs):
             continue
         for texts in arguments.texts:
             rates = (
