@@ -8,8 +8,6 @@ asked there as lately went well.
 
 from __future__ import annotations
 
-import math
-
 from moesubnet.mixture.draft_length import DraftLength
 from moesubnet.router.model import Drawing
 from moesubnet.types import Hotkey
@@ -42,7 +40,7 @@ def ahead_for(
         return None
     most = min(drawing.left - drafted, spare + 1, MAX_AHEAD)  # the last one is not read
     if drawing.is_bent:
-        most = min(most, math.ceil(1.0 / (1.0 - length.acceptance)))
+        most = min(most, int(1.0 / (1.0 - length.acceptance)))  # 1 where most are in vain
     if most < 2:
         return None
     points = drawing.points(drafted + most)[drafted:]

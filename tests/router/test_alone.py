@@ -47,6 +47,12 @@ def _nobody_is_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moesubnet.router.writing.PATIENCE_S", HOUR_S)
 
 
+def broad(ids: np.ndarray) -> np.ndarray:
+    """A law of many tokens, of the text's own."""
+    law = np.random.default_rng(ids.tolist()).dirichlet(np.full(TINY_VOCAB, 0.05)) + 1e-6
+    return np.log(law / law.sum()).astype(np.float32)
+
+
 def law_of_text(ids: np.ndarray) -> np.ndarray:
     return some(ids, 0)
 
@@ -170,11 +176,25 @@ async def test_what_is_owed_is_what_was_answered_and_bounded(one) -> None:
         drawing = Drawing(
             1.0, 1.0, tokens - written, points=points.random, is_bent=True, patience_s=HOUR_S
         )
-        forecast = await session.append(11 if forecast.drafts else 5, drawing)  # none is kept
+        is_kept = forecast.drafts and written % 4  # every fourth is not
+        token = forecast.drafts[0].token_id if is_kept else 11
+        forecast = await session.append(token, drawing)
     positions, _ = session.answered()[one.hotkey]
     # The prompt's last law is the first row; each row more is one position more.
     assert positions == len(PROMPT) + rows - 1
     assert tokens + len(PROMPT) < positions <= len(PROMPT) + (1 + MOST_LOST_DRAFTS) * tokens
+
+
+async def test_where_nothing_is_kept_nothing_is_drawn_ahead(one) -> None:
+    session = one.open()
+    forecast = await session.start(PROMPT)
+    for written in range(1, 30):
+        points = np.random.default_rng(written)
+        drawing = Drawing(
+            1.0, 1.0, 30 - written, points=points.random, is_bent=True, patience_s=HOUR_S
+        )
+        forecast = await session.append(11 if forecast.drafts else 5, drawing)
+    assert sum(request.ahead is not None for request in one.asked) <= 3
 
 
 @pytest.mark.parametrize(
@@ -343,6 +363,44 @@ async def test_a_request_that_bends_the_laws_has_the_same_text(one, door, wishes
     plain = await api.completions.create(**how, **wishes)
     assert ahead.choices[0].text == plain.choices[0].text
     assert calls < 30
+
+
+async def test_a_grammar_has_the_same_text_and_what_it_forces_is_drafted_before(one, door) -> None:
+    """The numbers of what is drawn after forced tokens are those of its own places."""
+    api, *_ = door
+    one.engine.law = lambda ids: broad(ids)
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"enum": ["the quick fox", "the lazy dog"]},
+            "n": {"type": "string"},
+        },
+        "required": ["name", "n"],
+        "additionalProperties": False,
+    }
+    how = {
+        "model": "mixture:solo",
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 60,
+        "response_format": {
+            "type": "json_schema", "json_schema": {"name": "x", "schema": schema},
+        },
+    }  # fmt: skip
+    for seed in range(3):
+        one.client.draws_ahead = True
+        one.asked.clear()
+        ahead = await api.chat.completions.create(**how, seed=seed)
+        numbers = np.random.default_rng((seed, 0)).random(60)
+        drawing = [(r.sequences[0], r.ahead.points) for r in one.asked if r.ahead]
+        for sequence, points in drawing:
+            at = sequence.end - ahead.usage.prompt_tokens
+            assert points.tolist() == numbers[at : at + len(points)].tolist()
+        both = [sequence for sequence, _ in drawing if len(sequence.append_ids) > 1]
+        assert one.client.draws_ahead
+        one.client.draws_ahead = False
+        plain = await api.chat.completions.create(**how, seed=seed)
+        assert ahead.choices[0].message.content == plain.choices[0].message.content
+        assert both, "forced tokens, and more drawn after them"
 
 
 async def test_what_is_charged_and_owed_is_exact(one, door) -> None:
