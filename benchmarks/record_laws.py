@@ -35,6 +35,7 @@ from moesubnet.spec.documents import read_documents
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import encode, random_windows, stream
 from moesubnet.training.expert import BATCH_TOKENS, train_expert
+from moesubnet.training.head import split_model
 from moesubnet.training.model import save_model
 from moesubnet.training.trainer import Schedule, next_token_loss, train
 from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, TextPool
@@ -98,12 +99,12 @@ def train_further(
     torch.set_num_threads(1)
     documents = [document.text for path in texts for document in read_documents(path)]
     ids = stream(encode(documents, load_tokenizer(spec.tokenizer_path)), spec.spec.bos_id)
-    window = spec.spec.context_tokens
+    window, split = spec.spec.context_tokens, split_model(model)
 
     def batch_loss(model: LlamaForCausalLM, step: int) -> tuple[torch.Tensor, int]:
         rng = np.random.default_rng([recipe.seed, step])
         windows = random_windows(ids, BATCH_TOKENS // window, window, spec.spec.bos_id, rng)
-        return next_token_loss(model, windows), windows.size
+        return next_token_loss(split, windows), windows.size
 
     train(model, batch_loss, Schedule(name, name, 0.0, recipe.steps, peak_lr=FURTHER_LR))
 
