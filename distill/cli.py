@@ -43,9 +43,18 @@ def run(
         typer.Option(
             "--from",
             help="Begin the student as this model (its folder or hub id, with the subnet's "
-            "tokenizer) instead of as a small one, from nothing. All of its weights are trained, "
-            "8 windows a step, in one process on one device; memory is not looked at beforehand, "
-            "and without --test nothing is said of perplexity.",
+            "tokenizer) instead of as a small one, from nothing. Without --lora all of its weights "
+            "are trained; 8 windows a step, in one process on one device. Memory is not looked at "
+            "beforehand, and without --test nothing is said of perplexity.",
+        ),
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="RANK",
+            help="Of a model --from: train a LoRA adapter of this rank in its place. The student "
+            "is the model with the adapter merged.",
         ),
     ] = None,
     student_seconds: Annotated[
@@ -100,7 +109,7 @@ def run(
 
     set_up_logging(log_level)
     settings = Settings(
-        out, test, student_seconds, min_steps, base, written, prefill, samples, seed=seed
+        out, test, student_seconds, min_steps, base, lora, written, prefill, samples, seed=seed
     )
     where = (chain, netuid, load_hotkey(hotkey), spec, allow_private)
     if as_json:

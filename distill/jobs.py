@@ -20,7 +20,7 @@ from moesubnet.host.progress import OnProgress, json_lines
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.base_model import find_base, load_base, runs_in_bf16, save_trained
 from moesubnet.training.model import new_model, parameter_count, save_model, small_config
-from moesubnet.training.optimizers import FULL_LR
+from moesubnet.training.optimizers import FULL_LR, LORA_LR
 from moesubnet.training.team import device_of_this_process
 from moesubnet.training.trainer import Schedule, seconds_per_step
 
@@ -39,6 +39,7 @@ class Job(BaseModel):
     spec_root: Path
     out: Path
     base: str | None = None  # the model that the student begins as; None: a small one, from nothing
+    lora_rank: int | None = None  # of an adapter that is trained in the base's place
     targets: Path | None = None  # of a student
     target_spec: TargetSpec | None = None
     window: int
@@ -110,7 +111,10 @@ def run(job: Job, on_progress: OnProgress) -> JobReport:
     if job.base is None:
         save_model(pupil.model, spec, job.out)
     else:
-        save_trained(pupil.model, find_base(job.base, spec), job.base, job.out)
+        model = pupil.model
+        if job.lora_rank is not None:
+            model = model.float().merge_and_unload()
+        save_trained(model, find_base(job.base, spec), job.base, job.out)
     report = JobReport(steps, best_step, time.process_time(), loss)
     (job.out / JOB).write_text(job.model_dump_json())
     temporary = job.out / f"{REPORT}.tmp"
@@ -129,9 +133,10 @@ def first_pupil(job: Job, spec: LoadedSpec) -> Pupil:
         return Pupil(model, split_model(model))
     device = device_of_this_process()
     bf16 = runs_in_bf16("auto", device)
-    model = load_base(
-        find_base(job.base, spec), lora_rank=None, low_precision=bf16, seed=job.seed, device=device
-    )
+    folder, rank = find_base(job.base, spec), job.lora_rank
+    model = load_base(folder, lora_rank=rank, low_precision=bf16, seed=job.seed, device=device)
+    if rank is not None:
+        return Pupil(model, split_model(model, bf16=bf16), LORA_LR)
     is_small = parameter_count(model) < SMALL_PARAMETERS
     return Pupil(model, split_model(model, bf16=bf16), None if is_small else FULL_LR)
 

@@ -30,7 +30,7 @@ from moesubnet.distill.walks import Members
 from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.mixture.gate import GATE_FORMAT, Gate
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training.base_model import find_base
+from moesubnet.training.base_model import check_lora, find_base
 from moesubnet.types import Axon, Hotkey
 
 FEW_STEPS = 300
@@ -47,6 +47,7 @@ class Settings:
     student_s: float = 150.0
     min_steps: int = 1
     base: str | None = None  # the model that the student begins as
+    lora_rank: int | None = None  # of an adapter that is trained in its place; merged at the end
     written_tokens: int = 0  # that the mixture writes, beside the public text
     prefill: bool = False
     samples: bool = False
@@ -96,6 +97,8 @@ async def distill(
     started_s = time.monotonic()
     if settings.base is not None:  # what cannot work is said now, and not after hours of collecting
         await asyncio.to_thread(find_base, settings.base, spec)
+    if settings.lora_rank is not None:
+        check_lora(settings.base)
     tests = None if settings.test is None else test_windows(spec, settings.test, settings.window)
     work = settings.out / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -107,6 +110,7 @@ async def distill(
         spec_root=spec.root,
         out=work / "student",
         base=settings.base,
+        lora_rank=settings.lora_rank,
         targets=collected.store.root,
         target_spec=collected.store.spec,
         window=settings.window,
@@ -198,7 +202,7 @@ async def _collect(
 
 async def _steps(job: Job, settings: Settings, work: Path) -> int:
     """How many steps fit into the student's seconds on this machine; decided once per run."""
-    model = hashlib.sha256(f"{job.base}".encode()).hexdigest()[:8]
+    model = hashlib.sha256(f"{job.base} {job.lora_rank or ''}".strip().encode()).hexdigest()[:8]
     path = work / f"steps-{model}-{settings.student_s:g}s.json"
     if not path.exists():
         step_s = await asyncio.to_thread(pace, job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +78,14 @@ def size_of(folder: Path, lora_rank: int | None) -> Size:
         layers=config.num_hidden_layers,
         token_values=sum(rows + columns for rows, columns in shapes),
     )
+
+
+def check_lora(base: str | None) -> None:
+    """Raises ConfigError where no adapter can be trained."""
+    if base is None:
+        raise ConfigError("--lora needs a model to start --from")
+    if find_spec("peft") is None:
+        raise ConfigError(NO_LORA)
 
 
 def load_base(

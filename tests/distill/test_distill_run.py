@@ -102,6 +102,37 @@ async def test_a_student_may_begin_as_a_model_and_be_given_little_time(
     assert further.tokens == report.tokens + 2 * 32, "whole windows"
 
 
+async def test_a_student_may_learn_in_an_adapter_and_is_a_whole_model(
+    panel_of, tiny_spec: LoadedSpec, tiny_model: Path, tmp_path: Path, monkeypatch
+):
+    pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    vocab = tiny_spec.spec.vocab_size
+    members = panel_of(LocalClient(A, BigramEngine(0, vocab)), vocab_size=vocab)
+    settings = Settings(
+        tmp_path / "out", student_s=0.01, base=str(tiny_model), lora_rank=2, window=32
+    )
+    await distill(tiny_spec, Teacher(members, {A: "aa"}, {}), settings)
+    base, student = (
+        dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+        for folder in (tiny_model, settings.out)
+    )
+    moved = {name for name in base if not bool((base[name] == student[name]).all())}
+    assert moved
+    assert all("_proj" in name for name in moved), "what an adapter lies over, and nothing else"
+    assert not list(settings.out.glob("adapter*"))
+    alone = replace(settings, base=None, out=tmp_path / "alone")
+    with pytest.raises(MoesubnetError, match="--lora needs a model"):
+        await distill(tiny_spec, Teacher(members, {A: "aa"}, {}), alone)
+    assert not (tmp_path / "alone").exists()
+    with monkeypatch.context() as without:
+        without.setattr("moesubnet.training.base_model.find_spec", lambda _: None)
+        settings = replace(settings, out=tmp_path / "alone")
+        with pytest.raises(MoesubnetError, match="peft"):
+            await distill(tiny_spec, Teacher(members, {A: "aa"}, {}), settings)
+
+
 @pytest.mark.parametrize("wrong", ["base", "test"])
 async def test_what_the_end_could_not_use_is_refused_before_anybody_is_asked(
     panel_of, tiny_spec: LoadedSpec, tmp_path: Path, wrong: str
