@@ -414,7 +414,7 @@ class World:
     async def _walk(self, shape: Shape, ids: np.ndarray, ahead: int, scored: Scored) -> None:
         session = secrets.token_hex(16)
         if self.leak == "session":
-            session = f"{session[:-2]}zz"
+            session, scored = f"{session[:-2]}zz", Scored.ALONE  # another choice has another name
         self.probes.add(session)
         batch = Batch(0, tuple(sorted(self.clients)), ids, shape.prefix, (session,), ())
         way = through(self.clients, [self.relay])
