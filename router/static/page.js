@@ -271,11 +271,11 @@ function line(points, x, y, tone) {
   return `<g style="--tone:${tone}"><polyline points="${at.join(" ")}"/><circle cx="${x(epoch)}" cy="${y(value)}" r="3.5"/></g>`;
 }
 
-function labels(ends, x, y) {
-  let free = 0; // each goes where its line ends, or below the one before it
-  return ends.sort((a, b) => y(a.value) - y(b.value)).map(({ name, epoch, value }) => {
+function labels(ends, y) {
+  let free = 0; // each goes as high as its line ends, or below the one before it
+  return ends.sort((a, b) => y(a.value) - y(b.value)).map(({ name, value }) => {
     free = Math.max(free, y(value) + 4) + 20;
-    return `<text x="${x(epoch) + 8}" y="${free - 20}">${name} ${value.toFixed(1)}</text>`;
+    return `<text x="342" y="${free - 20}">${name} ${value.toFixed(1)}</text>`;
   }).join("");
 }
 
@@ -293,11 +293,11 @@ function showHistory(epochs) {
   const [from, to] = [shown[0].epoch, shown.at(-1).epoch];
   const x = (epoch) => 44 + (to > from ? ((epoch - from) / (to - from)) * 290 : 0);
   const y = (value) => 20 + (high > low ? ((high - Math.log(value)) / (high - low)) * 130 : 65);
-  const ends = lines.map(({ name, points }) => ({ name, epoch: points.at(-1)[0], value: points.at(-1)[1] }));
+  const ends = lines.map(({ name, points }) => ({ name, value: points.at(-1)[1] }));
   const summary = `Epochs ${from} to ${to}: ${ends.map(({ name, value }) => `${name} ${value.toFixed(1)}`).join(", ")}. Lower is better.`;
   $("history").innerHTML = `<svg viewBox="0 0 520 200" role="img" aria-label="${summary}">
     <line class="axis" x1="40" y1="178" x2="340" y2="178"/><text x="40" y="195">epoch ${from}</text><text x="310" y="195">${to}</text>
-    ${lines.map(({ points, tone }) => line(points, x, y, `var(${tone})`)).join("")}${labels(ends, x, y)}</svg><p class="hint">${summary}</p>`;
+    ${lines.map(({ points, tone }) => line(points, x, y, `var(${tone})`)).join("")}${labels(ends, y)}</svg><p class="hint">${summary}</p>`;
 }
 
 let sheets = [];
