@@ -47,8 +47,12 @@ async function* events(response) {
 // -- names and colours -----------------------------------------------------------------------
 
 function nameOf(hotkey) {
-  if (hotkey === BASELINE) return "baseline";
+  if (hotkey === BASELINE) return hasStudent() ? "student" : "baseline"; // which stands in its place
   return experts.get(hotkey)?.name ?? `${hotkey.slice(0, 8)}…`;
+}
+
+function hasStudent() {
+  return [...$("model").options].some((option) => option.value === "student");
 }
 
 function toneOf(hotkey) {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import openai
@@ -122,11 +123,13 @@ async def serve(spec: LoadedSpec, parrot: ParrotModel):
         sheets: Sequence[Sheet] = (),
         says: object = (),
         student: ParrotModel | None = None,
+        offers: Mapping[str, ParrotModel] = MappingProxyType({}),
         **options: object,
     ) -> str:
-        """says: what this spec.json says otherwise. student: is asked about all sheets first."""
+        """says: what this spec.json says otherwise. student: is asked about all sheets first.
+        offers: beside the mixture."""
         changed = replace(spec, spec=spec.spec.model_copy(update=dict(says)))  # type: ignore[call-overload]
-        service = Service(changed, {"mixture": parrot}, sheets=lambda: sheets)
+        service = Service(changed, {"mixture": parrot, **offers}, sheets=lambda: sheets)
         for _ in sheets if student else ():
             await service.past.ask(student)
         app = build_app(lambda: service, **options)  # type: ignore[arg-type]

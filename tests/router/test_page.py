@@ -148,6 +148,18 @@ async def test_a_text_is_written_token_by_token_and_each_says_who_wrote_it(
     assert not page.faults
 
 
+async def test_a_student_is_named_where_it_stands_in_the_baseline_s_place(
+    serve: Serve, browser: Any, parrot: ParrotModel
+) -> None:
+    for offers, name in (({}, "baseline"), ({"student": parrot}, "student")):
+        page = await opened(browser, await serve(offers=offers))
+        await page.fill("#prompt", "the quick")
+        await page.fill("#max-tokens", "4")
+        await page.keyboard.press("Control+Enter")
+        await says(page, "#about", "^done")
+        assert name in (await page.text_content("#legend") or "")
+
+
 async def test_a_subnet_that_chats_opens_as_a_chat_that_goes_on(
     serve: Serve, browser: Any, parrot: ParrotModel
 ) -> None:
