@@ -45,15 +45,11 @@ class FirstAnswers:
         has not been blind since, but for `unsent`, to whom the token is not going to be sent yet.
         Call it before the token is sent.
         """
-        key = base_hash(text_ids)[:16]
-        first = self._first.setdefault(key, {})
-        self._first.move_to_end(key)
+        first = self._newest(base_hash(text_ids))
         new = np.array([hotkey not in first for hotkey in members])
         for hotkey, value, was_blind in zip(members, log_p.tolist(), blind.tolist(), strict=True):
             if hotkey not in unsent:
                 first.setdefault(hotkey, value if was_blind else np.nan)
-        if len(self._first) > self._capacity:
-            self._first.popitem(last=False)
         settled = np.array([first.get(hotkey, np.nan) for hotkey in members])
         known = ~np.isnan(settled)
         return np.where(known, settled, log_p), known, new & known
@@ -64,15 +60,20 @@ class FirstAnswers:
         text = hashlib.sha256(text_ids[: len(text_ids) - drafted].astype("<u4").tobytes())
         for token in text_ids[len(text_ids) - drafted :].astype("<u4"):
             text.update(token.tobytes())
-            first = self._first.setdefault(key := text.digest()[:16], {})
-            self._first.move_to_end(key)
+            first = self._newest(text.digest())
             for hotkey in members:
                 first.setdefault(hotkey, np.nan)
-            if len(self._first) > self._capacity:
-                self._first.popitem(last=False)
 
     def amend(self, text_ids: NDArray[np.uint32], hotkey: Hotkey, log_p: float) -> None:
         """What an expert had bound itself to give the last token, known only after it was sent."""
         first = self._first.get(base_hash(text_ids)[:16], {})
         if hotkey in first:
             first[hotkey] = log_p
+
+    def _newest(self, text_sha256: bytes) -> dict[Hotkey, float]:
+        """What is known of a text, which is the newest now."""
+        first = self._first.setdefault(key := text_sha256[:16], {})
+        self._first.move_to_end(key)
+        if len(self._first) > self._capacity:
+            self._first.popitem(last=False)
+        return first

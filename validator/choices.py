@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.mixture.law import Law, law_of
+from moesubnet.mixture.law import Law, alone, law_of
 from moesubnet.types import Hotkey
 from moesubnet.wire.panel import PanelError
 from moesubnet.wire.protocol import StepResponse
@@ -52,7 +52,4 @@ async def write(
             return
         weights = np.array([worth[hotkey] for hotkey in laws])
         law = list(laws.values())[lots.choice(len(laws), p=weights / weights.sum())]
-        chances = np.exp(law.logp, dtype=np.float64)
-        place = lots.choice(len(chances), p=chances / chances.sum())
-        token = place if law.ids is None else law.ids[place]
-        answers = await ask(np.array([token], np.uint32))
+        answers = await ask(np.array([alone(law).draw(1.0, 1.0, lots)], np.uint32))

@@ -85,6 +85,17 @@ async def one(network, open_model):
     return Alone(engine, found[1])
 
 
+class RowsOf:
+    """How many rows an expert answers from now on."""
+
+    def __init__(self, one: Alone) -> None:
+        self.rows, one.lie = 0, self
+
+    def __call__(self, response: StepResponse) -> StepResponse:
+        self.rows += sum(row.count for row in response.rows)
+        return response
+
+
 async def write(
     session: MixtureSession,
     tokens: int,
@@ -161,14 +172,7 @@ async def test_every_law_is_that_of_its_text_after_a_draft_that_is_not_kept(one)
 
 async def test_what_is_owed_is_what_was_answered_and_bounded(one) -> None:
     """Whatever is drawn in vain, never more than is held."""
-    rows = 0
-
-    def count(response: StepResponse) -> StepResponse:
-        nonlocal rows
-        rows += sum(row.count for row in response.rows)
-        return response
-
-    one.lie = count
+    answered = RowsOf(one)
     session, tokens = one.open(), 40
     forecast = await session.start(PROMPT)
     for written in range(1, tokens):
@@ -181,7 +185,7 @@ async def test_what_is_owed_is_what_was_answered_and_bounded(one) -> None:
         forecast = await session.append(token, drawing)
     positions, _ = session.answered()[one.hotkey]
     # The prompt's last law is the first row; each row more is one position more.
-    assert positions == len(PROMPT) + rows - 1
+    assert positions == len(PROMPT) + answered.rows - 1
     assert tokens + len(PROMPT) < positions <= len(PROMPT) + (1 + MOST_LOST_DRAFTS) * tokens
 
 
@@ -408,20 +412,13 @@ async def test_what_is_charged_and_owed_is_exact(one, door) -> None:
     for tokens, wishes in ((24, {}), (24, {"frequency_penalty": 2.0})):
         spent = ledger.key_named("app").account.spent_rao
         owed = ledger.owed().get(one.hotkey, (0, 0))
-        rows = 0
-
-        def count(response: StepResponse) -> StepResponse:
-            nonlocal rows
-            rows += sum(row.count for row in response.rows)
-            return response
-
-        one.lie = count
+        answered = RowsOf(one)
         answer = await api.completions.create(
             model="mixture:solo", prompt=PROMPT.tolist(), max_tokens=tokens, seed=1, **wishes
         )
         assert answer.usage.completion_tokens == tokens
         positions, rao = ledger.owed()[one.hotkey]
-        assert positions - owed[0] == len(PROMPT) + rows - 1
+        assert positions - owed[0] == len(PROMPT) + answered.rows - 1
         assert rao - owed[1] == price_rao(positions - owed[0], 1_000_000)
         account = ledger.key_named("app").account
         # The last token was drawn, and read by nobody.
