@@ -126,7 +126,8 @@ class Conversations:
         for chat in chats[: len(fresh)]:
             document = min(fresh, key=lambda one: _misfit(self._turns[one], chat))
             fresh.remove(document)
-            turns = self._render(self._said[document])  # anew: a template may tell the day
+            # Anew, as a template may tell the day; which may be a token longer than there is room.
+            turns = self._render(self._said[document]) or self._turns[document]
             pairs = list(zip(turns, chat, strict=False))
             walks.append(
                 [
