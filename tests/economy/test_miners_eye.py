@@ -31,8 +31,10 @@ async def test_headers_fields_names_and_shapes_of_a_probe_are_a_user_s(tiny_spec
     columns = tuple(name for name in HEADERS if name != "body_bytes")
     accuracy, calls = judged(world, columns)
     assert calls > 300
-    assert accuracy < 0.62
-    assert judged(world, SHAPE)[0] < 0.7  # few calls: benchmarks/results.md has what it is
+    # Few calls, and what shares a lane is the machine's: 0.49 and 0.54 with a deviation of 0.07 in
+    # six runs, where planted leaks have what stands below. benchmarks/results.md has what it is.
+    assert accuracy < 0.75
+    assert judged(world, SHAPE)[0] < 0.8
     assert len(world.probes) >= 32  # and the other choices of some
     seen = {session for _, session, _ in world.spy.calls}
     assert world.probes < seen
@@ -40,18 +42,18 @@ async def test_headers_fields_names_and_shapes_of_a_probe_are_a_user_s(tiny_spec
 
 
 @pytest.mark.parametrize(
-    ("leak", "least"),
+    ("leak", "epochs", "found"),  # what it was in six runs, and in each but for so much
     [
-        ("session", 0.9),
-        ("shape", 0.8),
-        ("header", 0.6),
-    ],  # a header is of a whole lane, users' steps among them
+        ("session", 2, 1.0),
+        ("shape", 2, 0.97),
+        ("header", 4, 0.82),  # of a whole lane, users' steps among them
+    ],
 )
-async def test_a_leak_that_is_planted_is_found(tiny_spec, leak, least):
+async def test_a_leak_that_is_planted_is_found(tiny_spec, leak, epochs, found):
     columns = SHAPE if leak == "shape" else HEADERS
-    world = await played(tiny_spec, leak, 2)
+    world = await played(tiny_spec, leak, epochs)
     accuracy, _ = judged(world, columns)
-    assert accuracy > least
+    assert accuracy > found - 0.1
     if leak == "session":  # whoever knows probes leaves users, and loses nothing
         told = held_out(world)
         probes, users = refused(told, 0.5)
