@@ -38,12 +38,16 @@ def upper_bound(events: int, trials: int) -> float:
 
 def _at_most(events: int, trials: int, p: float) -> float:
     """P[X ≤ events] of a binomial law."""
-    term = math.exp(trials * math.log1p(-p)) if p < 1 else 0.0
-    total = term
-    for k in range(1, events + 1):
-        term *= (trials - k + 1) / k * p / (1 - p)
-        total += term
-    return total
+    if p >= 1.0:
+        return float(events >= trials)
+    ways = math.lgamma(trials + 1)
+    return math.fsum(
+        math.exp(
+            ways - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
+            + k * math.log(p) + (trials - k) * math.log1p(-p)
+        )
+        for k in range(events + 1)
+    )  # fmt: skip
 
 
 def main() -> None:

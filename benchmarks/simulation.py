@@ -410,7 +410,8 @@ async def play(
             stack.callback(state.close)
             pool = InOrder({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
             signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
-            hotkey, shapes = Hotkey(signer.ss58_address), Shapes.fixed(ONE_WINDOW)
+            hotkey = Hotkey(signer.ss58_address)
+            shapes = replace(Shapes.fixed(ONE_WINDOW), ahead=((0, 1.0),))  # no law here drafts
             book = None
             if held is not None:
                 pool.held = list(held)

@@ -101,7 +101,7 @@ def run(
     one is used.
 
     Stop and start at any time: nothing is lost, no text is used twice. When the text is spent, the
-    last vote is repeated until you add more. 100,000 tokens last about 58 epochs; --dry-run says
+    last vote is repeated until you add more. 100,000 tokens last about 24 epochs; --dry-run says
     it for your text and the subnet as it is.
     """
     import asyncio
@@ -259,8 +259,9 @@ def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     A prefix that is never published goes to every expert by two callers at once. `ok`: 14 pairs in
     a row agree; `cheat`: answers so far apart, so often, that an honest expert is called so once
     in a million pairs; `unproven`: neither, and nobody loses anything by it. The last column is
-    the same prefix asked again some epochs later: a new model may differ. A second line is of a
-    replay of its weights, where they are open (`moesubnet validator replay`).
+    the same prefix asked again some epochs later: a new model may differ. A line `drafted` is of
+    pairs of which one had drafts, as users' calls have; a line `replayed` of a replay of its
+    weights, where they are open (`moesubnet validator replay`).
     """
     from dataclasses import asdict
 
@@ -268,31 +269,36 @@ def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     from moesubnet.validator.twice import Checkbook
 
     with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
-        records, replayed = book.records(), book.replayed()
+        records, drafted, replayed = book.records(), book.records(drafted=True), book.replayed()
         found = [
-            (hotkey, records.get(hotkey, Record()), book.changes(hotkey)[-8:], replayed.get(hotkey))
-            for hotkey in sorted(records.keys() | replayed.keys())
+            (hotkey, records.get(hotkey, Record()), drafted.get(hotkey, Record()), later, again)
+            for hotkey in sorted(records.keys() | drafted.keys() | replayed.keys())
+            for later, again in [(book.changes(hotkey)[-8:], replayed.get(hotkey))]
         ]
+
+    def told(record: Record) -> dict[str, object]:
+        return {"verdict": str(record.verdict), "pairs": record.pairs, "apart": record.over}
+
     if as_json:
         rows = [
             {
                 "hotkey": hotkey,
-                "verdict": str(record.verdict),
-                "pairs": record.pairs,
-                "apart": record.over,
+                **told(record),
+                "drafted": told(of_drafts),
                 "later": [{"epoch": e, "again": a, "distance": round(d, 4)} for e, a, d in later],
                 "replayed": None if again is None else asdict(again),
             }
-            for hotkey, record, later, again in found
+            for hotkey, record, of_drafts, later, again in found
         ]
         typer.echo(json.dumps(rows))
         return
     typer.echo(f"{'expert':48}  verdict   pairs  apart  asked again later")
-    for hotkey, record, later, again in found:
+    for hotkey, record, of_drafts, later, again in found:
         distances = " ".join(f"{distance:.2f}" for *_, distance in later) or "–"
-        typer.echo(
-            f"{hotkey:48}  {record.verdict:8}  {record.pairs:5}  {record.over:5}  {distances}"
-        )
+        lines = [(str(hotkey), record, distances)]
+        lines += [("", of_drafts, "drafted")] if of_drafts.pairs else []
+        for name, of, last in lines:
+            typer.echo(f"{name:48}  {of.verdict:8}  {of.pairs:5}  {of.over:5}  {last}")
         if again is not None:
             said = f"replayed, epoch {again.epoch}: median ratio {again.ratio:.4f}"
             typer.echo(f"{'':48}  {again.verdict:8}  {said}")

@@ -1,8 +1,8 @@
 """An expert contradicting its own signed answers, in a file that anybody can check. Pure.
 
-The same prefix, asked twice within a minute in sessions of their own: the two signed answers are
-laws that no honest rounding brings so far apart (`checks.TWICE_DISTANCE`). One such pair may be
-the accident of a machine; ENOUGH of them are not.
+The same prefix, asked twice within a minute by calls of their own, whatever else these brought: the
+two signed answers are laws that no honest rounding brings so far apart (`checks.TWICE_DISTANCE`).
+One such pair may be the accident of a machine; ENOUGH of them are not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from moesubnet.validator.checks import TWICE_DISTANCE, total_variation
 from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, RECEIPT_BYTES, salt_of, verify_step
 from moesubnet.wire.protocol import StepLimits, StepRequest, StepResponse
 
-EVIDENCE_FORMAT = "moesubnet-evidence/2"
+EVIDENCE_FORMAT = "moesubnet-evidence/3"
 ENOUGH = 3
 MAX_PAIRS = 8
 MAX_APART_NS = 60 * 10**9
@@ -30,7 +30,8 @@ MAX_CONTEXT_TOKENS = 2**20
 
 
 class Said(BaseModel):
-    """One answer with all that shows it to others: whose question, when, what, and signed."""
+    """One answer with all that shows it to others: whose question, when, what, and signed. base:
+    little-endian u32, the ids that the expert held by then; the request has their hash."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     sender: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
@@ -38,9 +39,10 @@ class Said(BaseModel):
     receipt: Annotated[bytes, Field(min_length=RECEIPT_BYTES, max_length=MAX_RECEIPT_BYTES)]
     request: Annotated[bytes, Field(max_length=2**20)]
     body: Annotated[bytes, Field(max_length=2**22)]
+    base: Annotated[bytes, Field(max_length=4 * MAX_CONTEXT_TOKENS)] = b""
 
-    def law(self, expert: Hotkey, vocab_size: int) -> tuple[bytes, Law]:
-        """What was asked, without the session's name, and the law of the next token.
+    def laws(self, expert: Hotkey, vocab_size: int) -> dict[bytes, Law]:
+        """Of each row, by what it was asked for: the ids before it and how the law was wanted.
 
         Raises BadReceipts unless the expert signed exactly this answer to this question.
         """
@@ -60,17 +62,26 @@ class Said(BaseModel):
         except (AuthError, WireError, ValueError) as error:
             raise BadReceipts(f"an answer that {expert} did not sign: {error}") from None
         step = asked.sequences[0]
-        if len(asked.sequences) != 1 or step.base_len or len(step.draft_ids) or step.parent:
-            raise BadReceipts("not one whole prefix in a session of its own")
-        question = np.asarray(step.append_ids, "<u4").tobytes() + repr(asked.want).encode()
-        return question, law_of(rows[0], -1, None)
+        if len(asked.sequences) != 1 or hashlib.sha256(self.base).digest() != step.base_hash:
+            raise BadReceipts("not one text, or not the beginning that it was asked by")
+        parts = (np.frombuffer(self.base, "<u4"), step.append_ids, step.draft_ids)
+        text = np.concatenate(parts).astype("<u4")
+        if len(text) != step.end:
+            raise BadReceipts("another length than was asked")
+        want, first = repr(asked.want).encode(), step.first_row
+        return {
+            hashlib.sha256(text[:place].tobytes()).digest() + want: law_of(
+                rows[0], place - first, None
+            )
+            for place in range(first, step.end + 1)
+        }
 
 
 class Evidence(BaseModel):
     """`moesubnet validator evidence HOTKEY --out FILE`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal["moesubnet-evidence/2"] = "moesubnet-evidence/2"
+    format: Literal["moesubnet-evidence/3"] = "moesubnet-evidence/3"
     expert: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
     vocab_size: Annotated[int, Field(ge=2, le=2**24)]
     pairs: Annotated[
@@ -96,16 +107,15 @@ class Evidence(BaseModel):
         expert, seen = Hotkey(self.expert), set[tuple[str, int, bytes]]()
         found = []
         for one, other in self.pairs:
-            (question, law), (again, other_law) = (
-                said.law(expert, self.vocab_size) for said in (one, other)
-            )
+            laws, others = (said.laws(expert, self.vocab_size) for said in (one, other))
             calls = {(s.sender, s.nonce_ns, salt_of(s.receipt)) for s in (one, other)}
-            if question != again or len(calls) != 2 or calls & seen:
+            questions = laws.keys() & others.keys()
+            if not questions or len(calls) != 2 or calls & seen:
                 raise BadReceipts("not two answers to one question, each pair by itself")
             if abs(one.nonce_ns - other.nonce_ns) > MAX_APART_NS:
                 raise BadReceipts("more than a minute apart: the expert may have changed")
             seen |= calls
-            found.append(total_variation(law, other_law))
+            found.append(max(total_variation(laws[asked], others[asked]) for asked in questions))
         return found
 
     @property

@@ -59,7 +59,12 @@ class Forecast:
     @property
     def epochs(self) -> int:
         texts = self.windows / self.windows_a_walk + self.conversations
-        return int(texts / (self.walks + TWICE + self.own_texts))
+        return int(texts / (self.walks + TWICE + self.drafted_texts + self.own_texts))
+
+    @property
+    def drafted_texts(self) -> float:
+        """An epoch, walked with drafts and without: of groups of walks as many as users have."""
+        return TWICE * sum(part for ahead, part in self.shapes.ahead if ahead)
 
     @property
     def own_texts(self) -> float:
@@ -119,7 +124,8 @@ class Forecast:
         return "\n".join(
             [
                 f"text       {self.windows:,} unused windows of {window_units(self.grain)} {unit}; "
-                f"{self.walks} walks an epoch, {TWICE} prefixes that are asked twice and "
+                f"{self.walks} walks an epoch, {TWICE} prefixes that are asked twice, "
+                f"{self.drafted_texts:.1f} texts with drafts and without and "
                 f"{self.own_texts:.1f} texts of experts' own use {self.windows_a_walk:.1f} each in "
                 f"the mean{self._said()}: it lasts {lasts}",
                 f"published  each epoch {self.walks} walks ({self.published_tokens:,} {unit}) "

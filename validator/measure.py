@@ -24,8 +24,9 @@ from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.validator.before import Again, Kept, beside_then, texts_to_ask
 from moesubnet.validator.checks import Claim
 from moesubnet.validator.choices import Scored
+from moesubnet.validator.drafted import Heard, compare
 from moesubnet.validator.pool import TextPool
-from moesubnet.validator.probes import Slots, walk_batch
+from moesubnet.validator.probes import Slots, Told, walk_batch
 from moesubnet.validator.receipts import SALT_BYTES, session_name
 from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.serve import Metrics
@@ -233,6 +234,7 @@ class Measurement:
         begin_s = {batch.id: lots.uniform(0.0, spread_s) for batch in batches}
         walking = [self._chat(chat, slots, begin_s) for chat in chats.values()]
         walking += self._ask_before(batches[0].hotkeys, slots, spread_s)
+        walking += [self._ask_drafted(batches[0].hotkeys, slots, lots.uniform(0.0, spread_s))]
         twice = self._ask_twice(batches[0].sessions[0].encode(), lots.uniform(0.0, spread_s))
         *ends, asked_twice = await asyncio.gather(*walking, twice, return_exceptions=True)
         if failed := [end for end in ends if isinstance(end, Exception)]:
@@ -283,11 +285,12 @@ class Measurement:
         ways: Sequence[Mapping[Hotkey, Asked]],
         ahead: int,
         scored: Scored = Scored.ALONE,
+        told: Told | None = None,
     ) -> AsyncGenerator[Step, None]:
         want = want_for(self.vocab_size)
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
-        law = self._baseline.law
-        return walk_batch(panels, batch, self.gate, law, ways, slots, self._pace, ahead, scored)
+        law, pace = self._baseline.law, self._pace
+        return walk_batch(panels, batch, self.gate, law, ways, slots, pace, ahead, scored, told)
 
     def _forget(self, batch: Batch, ways: Sequence[Mapping[Hotkey, Asked]]) -> None:
         """Tell each expert, in one call and waiting for none, that these walks are over. Not those
@@ -342,6 +345,22 @@ class Measurement:
                 vocab_size=self.vocab_size,
                 timeout_s=DEADLINE_S,
             )
+
+    async def _ask_drafted(self, hotkeys: Sequence[Hotkey], slots: Slots, after_s: float) -> None:
+        """One fresh text, walked by two callers at once, with drafts and without; as often as
+        users' texts have drafts."""
+        lots = SystemRandom()
+        ahead = self._as_users.draw_ahead(lots)
+        if self._book is None or not ahead:
+            return
+        await asyncio.sleep(after_s)
+        with contextlib.suppress(PoolSpent):
+            text, ways = self._private_text(secrets.token_bytes(32)), self._two_ways()
+            lots.shuffle(ways)
+            drafted, blind = heard = Heard(), Heard()
+            walks = zip(ways, (ahead, 0), heard, strict=True)
+            await asyncio.gather(*(self._quietly(text, hotkeys, slots, *walk) for walk in walks))
+            await compare(self._book, text.ids, drafted, blind, self.vocab_size, lots)
 
     def _private_text(self, seed: bytes) -> Window:
         """Never published. Raises PoolSpent."""
@@ -401,12 +420,13 @@ class Measurement:
         slots: Slots,
         way: Mapping[Hotkey, Asked],
         ahead: int,
+        told: Told | None = None,
     ) -> list[Step]:
         """A walk as all others, that is in no sheet. ahead: tokens that are drafted at most."""
         session = session_name(self._own_hotkey, secrets.token_bytes(SALT_BYTES))
         walks, unscored = text.ids[None], text.unscored
         batch = Batch(-1, tuple(hotkeys), walks, text.first, (session,), (), unscored=unscored)
-        steps = self._steps(batch, slots, [way], ahead)
+        steps = self._steps(batch, slots, [way], ahead, told=told)
         try:
             async with contextlib.aclosing(steps):
                 return [step async for step in steps]

@@ -12,7 +12,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +40,7 @@ PATIENCE_S = 1.0  # at least, after the greater part of the weight: many walks s
 LOGGED_FAILURES = 8  # experts named in a batch's line
 
 _Answers = Sequence[Mapping[Hotkey, StepResponse | PanelError]]  # of each walk
+Told = Callable[[str, npt.NDArray[np.uint32], Answers], None]  # session, all ids sent, answers
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ async def walk_batch(
     pace: GuessPace | None = None,
     ahead: int = MAX_FURTHER,
     scored: Scored = Scored.ALONE,
+    told: Told | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Move all walks of `batch` in lockstep, each through a panel of its own; yields each
     position's scores.
@@ -89,11 +91,13 @@ async def walk_batch(
     answer at most, and a label that was drafted, or stands in a draft's place, is none: it is
     shown, and no position of the walk's. scored: instead such a walk may fork where its answer
     begins (`choices`). Of a second choice the first two answers are no positions: the one was given
-    to the first choice, and no record has what the other goes on from.
+    to the first choice, and no record has what the other goes on from. told: hears every answer of
+    a walk that is alone, those to drafts that the text did not have too.
     """
     walks = _Walks(panels, batch, gate, baseline, clients, slots or Slots(len(batch.hotkeys)))
     if len(batch.sessions) == 1:
         walks.fork_as(scored)
+        walks.told = told
     is_alone = len(batch.sessions) == 1 and scored == Scored.ALONE
     if pace is not None and ahead and is_alone:
         steps = _drafted(walks, Guesses(pace, walks.end, ahead))
@@ -183,6 +187,7 @@ class _Walks:
         self._scored = Scored.ALONE
         self._answers: Mapping[Hotkey, StepResponse | PanelError] = {}  # the last, of a lone walk
         self.other: asyncio.Task[None] | None = None  # a lone walk's other choice
+        self.told: Told | None = None
 
     @property
     def go_on(self) -> bool:
@@ -232,6 +237,9 @@ class _Walks:
             *(self._advance(k, more, position, further) for k, more in enumerate(ids))
         )
         self._sent, self._answers = position + len(drafts), answers[0]
+        if self.told is not None:
+            sent = np.concatenate([self.text[:position], drafted])
+            self.told(self._sequences[0].session, sent, answers[0])
         if not self.weighed:
             self.weighed = [
                 Weighed(self._gate, walk[: self.first], self._batch.hotkeys, serving)

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (
     hotkey TEXT PRIMARY KEY, pairs INTEGER, over INTEGER, below INTEGER, suspicion REAL);
+CREATE TABLE IF NOT EXISTS record_drafted (
+    hotkey TEXT PRIMARY KEY, pairs INTEGER, over INTEGER, below INTEGER, suspicion REAL);
 CREATE TABLE IF NOT EXISTS contradiction (
     id INTEGER PRIMARY KEY, hotkey TEXT, vocab_size INTEGER, one BLOB, other BLOB);
 DROP TABLE IF EXISTS held;
@@ -56,6 +58,8 @@ CREATE TABLE IF NOT EXISTS replay (
     hotkey TEXT PRIMARY KEY, epoch INTEGER, commitment TEXT, rows INTEGER, ratio REAL,
     verdict TEXT);
 """
+
+_TABLES = {False: "record", True: "record_drafted"}
 
 
 class Checkbook:
@@ -80,14 +84,17 @@ class Checkbook:
             raise ConfigError(f"{path} does not exist: no validator has asked anything twice here")
         return cls(path, Hotkey(""))
 
-    def records(self) -> dict[Hotkey, Record]:
-        rows = self._db.execute("SELECT hotkey, pairs, over, below, suspicion FROM record")
+    def records(self, *, drafted: bool = False) -> dict[Hotkey, Record]:
+        """Of pairs of two callers; drafted: of those of which one had been shown the token."""
+        query = f"SELECT hotkey, pairs, over, below, suspicion FROM {_TABLES[drafted]}"
+        rows = self._db.execute(query)
         return {Hotkey(hotkey): Record(*rest) for hotkey, *rest in rows}
 
     def convicted(self) -> set[Hotkey]:
-        """Whom the sequential test calls a cheat, and enough kept pairs show to anybody; and whose
+        """Whom a sequential test calls a cheat, and enough kept pairs show to anybody; and whose
         last replay does, while its card goes on to offer those weights."""
-        named = (h for h, record in self.records().items() if record.verdict == Verdict.CHEAT)
+        records = [*self.records().items(), *self.records(drafted=True).items()]
+        named = {hotkey for hotkey, record in records if record.verdict == Verdict.CHEAT}
         proven = {h for h in named if (found := self.evidence(h)) is not None and found.is_proven}
         for hotkey, replayed in self.replayed().items():
             said = self.claims(hotkey)[-1:]
@@ -136,14 +143,16 @@ class Checkbook:
         pairs = [[_said(one), _said(other)] for size, one, other in rows if size == rows[0][0]]
         return Evidence(expert=hotkey, vocab_size=rows[0][0], pairs=pairs)
 
-    def add_pair(self, hotkey: Hotkey, vocab_size: int, pair: Sequence[Said]) -> float:
+    def add_pair(
+        self, hotkey: Hotkey, vocab_size: int, pair: Sequence[Said], *, drafted: bool = False
+    ) -> float:
         """Count two answers to one question; how far they are apart. Raises BadReceipts."""
         [distance] = Evidence(expert=hotkey, vocab_size=vocab_size, pairs=[list(pair)]).distances()
         is_over = distance > TWICE_DISTANCE
-        record = self.records().get(hotkey, Record()).after(is_over)
+        record = self.records(drafted=drafted).get(hotkey, Record()).after(is_over)
         with self._db:
             self._db.execute(
-                "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO {_TABLES[drafted]} VALUES (?, ?, ?, ?, ?)",
                 (hotkey, record.pairs, record.over, record.below_in_a_row, record.suspicion),
             )
             if is_over:
@@ -253,7 +262,7 @@ async def ask_twice(
         if given:
             held[hotkey] = given[0]
         if len(given) == len(ways):
-            _count(book, hotkey, vocab_size, given)
+            count(book, hotkey, vocab_size, given)
             await asyncio.sleep(0)  # 2 ms each: walks go on between them, and their clocks
     earlier = book.take_held(epoch, windows_sha256)
     book.hold(epoch, windows_sha256, ids, held)
@@ -265,20 +274,31 @@ async def ask_twice(
             if now is None:
                 continue
             try:
-                laws = [said.law(hotkey, vocab_size)[1] for said in (before[hotkey], now)]
+                [law], [again_law] = (
+                    said.laws(hotkey, vocab_size).values() for said in (before[hotkey], now)
+                )
             except BadReceipts:
                 continue  # of another vocabulary
-            book.note_later(hotkey, then, epoch, total_variation(*laws))
+            book.note_later(hotkey, then, epoch, total_variation(law, again_law))
 
 
-def _count(book: Checkbook, hotkey: Hotkey, vocab_size: int, pair: Sequence[Said]) -> None:
+def count(
+    book: Checkbook,
+    hotkey: Hotkey,
+    vocab_size: int,
+    pair: Sequence[Said],
+    *,
+    drafted: bool = False,
+) -> None:
+    """A pair, if it is one; logged where it is apart."""
     try:
-        distance = book.add_pair(hotkey, vocab_size, pair)
+        distance = book.add_pair(hotkey, vocab_size, pair, drafted=drafted)
     except BadReceipts as error:
         log.info("pair of=%s not counted: %s", hotkey, error)
         return
     if distance > TWICE_DISTANCE:
-        log.warning("expert %s answers one prefix in two ways, %.3f apart", hotkey, distance)
+        how = ", one of them drafted" if drafted else ""
+        log.warning("expert %s answers one prefix in two ways%s, %.3f apart", hotkey, how, distance)
 
 
 async def _ask(

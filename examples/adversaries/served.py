@@ -21,7 +21,8 @@ Law = Callable[[npt.NDArray[np.uint32]], npt.NDArray[np.floating]]
 
 
 def as_engine(make: Callable[[LoadedSpec], Law]) -> type:
-    """A class that `moesubnet miner run --engine` can construct."""
+    """A class that `moesubnet miner run --engine` can construct. A law that has `shown(ids, token)`
+    is asked by that for a place whose token it was sent."""
 
     class LawEngine:
         name = "law"
@@ -37,8 +38,12 @@ def as_engine(make: Callable[[LoadedSpec], Law]) -> type:
             return [query.answer(self._laws(query), want) for query in batch]
 
         def _laws(self, query: Query) -> npt.NDArray[np.float32]:
-            prefixes = range(query.first_law, len(query.ids) + 1)
-            return np.stack([self._law(query.ids[:n]) for n in prefixes]).astype(np.float32)
+            ids, shown = query.ids, getattr(self._law, "shown", None)
+            laws = [
+                self._law(ids[:n]) if shown is None or n == len(ids) else shown(ids[:n], ids[n])
+                for n in range(query.first_law, len(ids) + 1)
+            ]
+            return np.stack(laws).astype(np.float32)
 
         def forget(self, session: str) -> None: ...
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +44,8 @@ from moesubnet.wire.server import BODY, auth_middleware, lane_route, public
 from moesubnet.wire.strangers import get_public, open_http_session
 from tests.step_answers import answer_to
 from tests.validator.nodes import RouterNode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))  # adversaries
 
 TEMPO = 30
 

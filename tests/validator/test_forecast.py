@@ -121,7 +121,7 @@ def test_the_words_say_how_long_the_text_lasts_and_call_estimates_so(vocab_size:
     text = Forecast(6_500, 32, 7, vocab_size, 4_332.0, OF_ONE_WINDOW).as_text()
     for words in (
         "6,500 unused windows of 48 tokens",
-        "lasts 169 epochs, 8 days",
+        "lasts 153 epochs, 8 days",
         "32 walks (1,536 tokens)",
         "3,584 questions",
         "each expert computes 1,536 positions",
@@ -196,18 +196,18 @@ def test_a_dry_run_counts_conversations(dry_run, new_chain, keypair, tmp_path, t
     said = [("user", "who?"), ("assistant", "the fox")]
     lines = [
         {"messages": [{"role": role, "content": f"{k} {text}"} for role, text in said]}
-        for k in range(48)
+        for k in range(52)
     ]
     path = tmp_path / "talks.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     chain = new_chain()
     chain.add(keypair("//Validator"))
-    assert "or one of 48 unused conversations: it lasts 4 epochs" in dry_run(chain, path.name)
+    assert "or one of 52 unused conversations: it lasts 4 epochs" in dry_run(chain, path.name)
     state = State(tmp_path / "state" / "validator.sqlite3")
     [document, *_] = TextPool.load(str(path), list, turns=lambda _: [1]).conversations.free({})
     state.mark_used([(document, 0)], tiny_spec.spec.tokenizer.sha256)
     state.close()
-    assert "or one of 47 unused conversations: it lasts 3 epochs" in dry_run(chain, path.name)
+    assert "or one of 51 unused conversations: it lasts 3 epochs" in dry_run(chain, path.name)
 
 
 def test_a_dry_run_with_too_little_text_says_so(
