@@ -40,6 +40,7 @@ from moesubnet.spec.content import LoadedSpec
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid
 from moesubnet.units import RAO_PER_TOKEN
+from moesubnet.validator.checkbook import FILE, Checkbook
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.pool import ONE_WINDOW, TextPool
@@ -48,7 +49,6 @@ from moesubnet.validator.scoring import recount
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.shapes import Shape, Shapes
 from moesubnet.validator.state import State
-from moesubnet.validator.twice import FILE, Checkbook
 from moesubnet.validator.vouching import LOOKS_FILE, Looks
 from moesubnet.validator.watching import Watcher
 from moesubnet.validator.weights import VOUCHES_BYTES, salt_for

@@ -80,7 +80,7 @@ def _common(one: Law, other: Law) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of one expert by pairs of its own answers.
+    """What is known of one expert by pairs of its own answers, or by groups of them replayed.
 
     suspicion is Shiryaev and Roberts' statistic R ← (1 + R)·L, L the likelihood ratio of a pair
     over the threshold (or below it) between OVER_CHEAT and OVER_HONEST. While the expert is honest
@@ -134,10 +134,22 @@ def replay_verdict(ratios: Sequence[float], impostors: Sequence[float]) -> Verdi
     medians. Fewer than REPLAY_ROWS prove nothing, and a replay between half of the threshold and
     twice of it is another device's rounding or a mild quantisation: nobody can say. Nor can anybody
     where `impostors`, medians of those who never ran the model, would not be called cheats."""
-    is_told = all(middle > 2 * REPLAY_RATIO for middle in impostors)
-    if len(ratios) < REPLAY_ROWS or not all(map(math.isfinite, ratios)) or not is_told:
+    if len(ratios) < REPLAY_ROWS or not all(map(math.isfinite, ratios)) or not _tells(impostors):
         return Verdict.UNPROVEN
     middle = float(np.median(ratios))
     if middle > 2 * REPLAY_RATIO:
         return Verdict.CHEAT
     return Verdict.OK if middle < REPLAY_RATIO / 2 else Verdict.UNPROVEN
+
+
+def are_over(ratios: Sequence[float], impostors: Sequence[float]) -> list[bool]:
+    """For a `Record` of replays: of each REPLAY_ROWS answers whether their median is a cheat's. Of
+    what is left over, and where impostors would pass, nothing."""
+    if not _tells(impostors):
+        return []
+    groups = range(0, len(ratios) - REPLAY_ROWS + 1, REPLAY_ROWS)
+    return [float(np.median(ratios[k : k + REPLAY_ROWS])) > 2 * REPLAY_RATIO for k in groups]
+
+
+def _tells(impostors: Sequence[float]) -> bool:
+    return all(middle > 2 * REPLAY_RATIO for middle in impostors)

@@ -23,6 +23,7 @@ from moesubnet.host.options import (
 from moesubnet.validator.replay_command import replay
 
 if TYPE_CHECKING:
+    from moesubnet.types import Hotkey
     from moesubnet.validator.archive import Archive
 
 validator_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -260,48 +261,57 @@ def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     a row agree; `cheat`: answers so far apart, so often, that an honest expert is called so once
     in a million pairs; `unproven`: neither, and nobody loses anything by it. The last column is
     the same prefix asked again some epochs later: a new model may differ. A line `drafted` is of
-    pairs of which one had drafts, as users' calls have; a line `replayed` of a replay of its
-    weights, where they are open (`moesubnet validator replay`).
+    pairs of which one had drafts, as users' calls have; a line `replayed` of replays of its
+    weights, where they are open: groups of 32 answers, the newest epoch's median ratio and what
+    these answers alone say (`moesubnet validator replay`).
     """
     from dataclasses import asdict
 
+    from moesubnet.validator.checkbook import TABLES, Check, Checkbook
     from moesubnet.validator.checks import Record
-    from moesubnet.validator.twice import Checkbook
 
     with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
-        records, drafted, replayed = book.records(), book.records(drafted=True), book.replayed()
-        found = [
-            (hotkey, records.get(hotkey, Record()), drafted.get(hotkey, Record()), later, again)
-            for hotkey in sorted(records.keys() | drafted.keys() | replayed.keys())
-            for later, again in [(book.changes(hotkey)[-8:], replayed.get(hotkey))]
-        ]
+        kept, replayed = {check: book.records(check) for check in TABLES}, book.replayed()
+        hotkeys = sorted(set().union(*kept.values()))
+        later = {hotkey: book.changes(hotkey)[-8:] for hotkey in hotkeys}
 
-    def told(record: Record) -> dict[str, object]:
+    def told(check: Check, hotkey: Hotkey) -> dict[str, object]:
+        record = kept[check].get(hotkey, Record())
         return {"verdict": str(record.verdict), "pairs": record.pairs, "apart": record.over}
 
     if as_json:
         rows = [
             {
                 "hotkey": hotkey,
-                **told(record),
-                "drafted": told(of_drafts),
-                "later": [{"epoch": e, "again": a, "distance": round(d, 4)} for e, a, d in later],
-                "replayed": None if again is None else asdict(again),
+                **told("callers", hotkey),
+                "drafted": told("drafts", hotkey),
+                "later": [
+                    {"epoch": e, "again": a, "distance": round(d, 4)} for e, a, d in later[hotkey]
+                ],
+                "replayed": asdict(replayed[hotkey]) | {"record": told("replay", hotkey)}
+                if hotkey in replayed
+                else None,
             }
-            for hotkey, record, of_drafts, later, again in found
+            for hotkey in hotkeys
         ]
         typer.echo(json.dumps(rows))
         return
     typer.echo(f"{'expert':48}  verdict   pairs  apart  asked again later")
-    for hotkey, record, of_drafts, later, again in found:
-        distances = " ".join(f"{distance:.2f}" for *_, distance in later) or "–"
-        lines = [(str(hotkey), record, distances)]
-        lines += [("", of_drafts, "drafted")] if of_drafts.pairs else []
-        for name, of, last in lines:
-            typer.echo(f"{name:48}  {of.verdict:8}  {of.pairs:5}  {of.over:5}  {last}")
-        if again is not None:
-            said = f"replayed, epoch {again.epoch}: median ratio {again.ratio:.4f}"
-            typer.echo(f"{'':48}  {again.verdict:8}  {said}")
+    for hotkey in hotkeys:
+        last: dict[Check, str] = {
+            "callers": " ".join(f"{distance:.2f}" for *_, distance in later[hotkey]) or "–",
+            "drafts": "drafted",
+            "replay": "replayed",
+        }
+        if (again := replayed.get(hotkey)) is not None:
+            last["replay"] += f", of epoch {again.epoch}: {again.ratio:.4f}, {again.verdict}"
+        for check, words in last.items():
+            record = kept[check].get(hotkey, Record())
+            if check == "callers" or hotkey in kept[check]:
+                name = hotkey if check == "callers" else ""
+                typer.echo(
+                    f"{name:48}  {record.verdict:8}  {record.pairs:5}  {record.over:5}  {words}"
+                )
 
 
 @validator_app.command()
@@ -325,8 +335,8 @@ def evidence(
     from moesubnet.chain.wallet import hotkey_address
     from moesubnet.errors import ConfigError
     from moesubnet.types import Hotkey
+    from moesubnet.validator.checkbook import Checkbook
     from moesubnet.validator.evidence import Evidence
-    from moesubnet.validator.twice import Checkbook
 
     if check is not None:
         found = Evidence.from_bytes(_read(check))

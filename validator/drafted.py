@@ -17,9 +17,10 @@ from random import Random
 import numpy as np
 
 from moesubnet.types import Hotkey
+from moesubnet.validator.checkbook import Checkbook
 from moesubnet.validator.choices import Answers
 from moesubnet.validator.evidence import Said
-from moesubnet.validator.twice import Checkbook, count
+from moesubnet.validator.twice import count
 from moesubnet.wire.protocol import (
     Ids,
     Proof,
@@ -63,7 +64,7 @@ async def compare(
                 _said(book.own_hotkey, heard.session, ids, proofs[hotkey], vocab_size)
                 for heard, (ids, proofs) in ((drafted, one), (blind, other))
             ]
-            count(book, hotkey, vocab_size, pair, drafted=True)
+            count(book, hotkey, vocab_size, pair, "drafts")
             await asyncio.sleep(0)  # 2 ms each, as in `ask_twice`
 
 

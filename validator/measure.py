@@ -22,6 +22,7 @@ from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.mixture.sheet_cache import walks_in_parts
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.validator.before import Again, Kept, beside_then, texts_to_ask
+from moesubnet.validator.checkbook import Checkbook
 from moesubnet.validator.checks import Claim
 from moesubnet.validator.choices import Scored
 from moesubnet.validator.drafted import Heard, compare
@@ -32,7 +33,7 @@ from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
-from moesubnet.validator.twice import Checkbook, ask_twice
+from moesubnet.validator.twice import ask_twice
 from moesubnet.validator.watching import Watcher
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import ExpertCard, want_for

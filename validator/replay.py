@@ -22,6 +22,7 @@ from moesubnet.validator.checks import (
     REPLAY_ROWS,
     Claim,
     Verdict,
+    are_over,
     median_ratio,
     replay_verdict,
 )
@@ -34,22 +35,25 @@ MAX_TOKENS = 1_024  # of our own laws; far more than are compared
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One signed answer: the item of the sheet, and the law that it gave."""
+    """One signed answer: the item of the sheet, the law that it gave, and of which walk."""
 
     item: int
     law: Law
+    walk: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
     """What a replay found. medians: by the precision that our own prefill had; impostors: the same
-    statistic of who did not run the model (another place's law, every token alike)."""
+    statistic of who did not run the model (another place's law, every token alike). over: of each
+    group of REPLAY_ROWS answers, whether it is too far from these weights."""
 
     rows: int
     medians: Mapping[str, float]
     impostors: Mapping[str, float]
     verdict: Verdict
     why: str
+    over: tuple[bool, ...] = ()
 
 
 def signed_answers(
@@ -62,15 +66,15 @@ def signed_answers(
             break
         rows = answered_rows(sheet, receipts, bodies[item], item, column) if bodies[item] else None
         if rows is not None and is_signed(sheet, receipts, item, column):
-            found.append(Answered(item, law_of(rows, -1, None)))
+            found.append(Answered(item, law_of(rows, -1, None), int(sheet.walk[item])))
     return found
 
 
 def own_laws(engine: Engine, sheet: Sheet, answers: Sequence[Answered]) -> list[Law]:
     """What the weights say at those places: one prefill a walk. Raises EngineError."""
     laws: dict[int, Law] = {}
-    for walk in sorted({int(sheet.walk[answer.item]) for answer in answers}):
-        items = [a.item for a in answers if sheet.walk[a.item] == walk]
+    for walk in sorted({answer.walk for answer in answers}):
+        items = [a.item for a in answers if a.walk == walk]
         first, end = (int(limit(sheet.position[items])) for limit in (np.min, np.max))
         query = Query(f"replay/{walk}", sheet.walks[walk][:end], first)
         [rows] = engine.rows([query], Want("full"))
@@ -84,7 +88,8 @@ def compare(
     answers: Sequence[Answered], ours: Mapping[str, Sequence[Law]], vocab_size: int
 ) -> Replay:
     """ours: by precision. An honest expert runs its weights in one that we may not have tried, so
-    the nearest counts; only who is far from all of them is called a cheat."""
+    the nearest counts; only who is far from all of them is called a cheat. Groups are of whole
+    walks, as far as they go: who serves something else now and then does so for a walk."""
     if not answers:
         return Replay(0, {}, {}, Verdict.UNPROVEN, "no signed answer of it is kept")
     ratios = {
@@ -100,8 +105,11 @@ def compare(
         "every token alike": float(np.median(_ratios([even] * len(laws), laws))),
     }
     verdict = replay_verdict(ratios[nearest], list(impostors.values()))
-    rows = len(ratios[nearest])
-    return Replay(rows, medians, impostors, verdict, _why(verdict, rows, impostors))
+    rows, why = len(ratios[nearest]), _why(verdict, len(ratios[nearest]), impostors)
+    by_walk = sorted(range(len(answers)), key=lambda k: answers[k].walk)
+    of_all = _ratios([answers[k].law for k in by_walk], [ours[nearest][k] for k in by_walk])
+    over = are_over([ratio for ratio in of_all if math.isfinite(ratio)], list(impostors.values()))
+    return Replay(rows, medians, impostors, verdict, why, tuple(over))
 
 
 def held_against(claims: Sequence[Claim], epoch: int, commitment: str) -> str | None:

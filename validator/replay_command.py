@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moesubnet.engine.open_weights import Weights
     from moesubnet.spec.content import LoadedSpec
     from moesubnet.types import Hotkey
-    from moesubnet.validator.checks import Claim
+    from moesubnet.validator.checks import Claim, Record
     from moesubnet.validator.published import Published
     from moesubnet.validator.replay import Replay
 
@@ -71,9 +71,11 @@ def replay(
     answers of epochs in which your validator read that claim on its card can make a `cheat`; and an
     expert that says otherwise on chain than on its card is `unproven`, whatever it answers.
 
-    The verdict is kept beside your validator's state (`moesubnet validator checks` shows it): a
-    cheat's answers count as none in your sheets, until a later replay says otherwise or its card
-    offers these weights no more. Ends with status 1 for a cheat.
+    It is kept beside your validator's state (`moesubnet validator checks` shows it), and the
+    answers of each epoch, in groups of 32 by walks, go to a sequential test as pairs that are asked
+    twice do. Whom that calls a cheat gives no valid answer in your sheets, until later replays say
+    otherwise or its card offers these weights no more. Ends with status 1 where these answers are a
+    cheat's.
     """
     from moesubnet.chain.wallet import hotkey_address
     from moesubnet.errors import ConfigError
@@ -100,10 +102,11 @@ def replay(
     found = _replayed(published, address, have, loaded, commitment, dtype, threads)
     epoch = published.sheet.epoch
     if lie is not None:
-        found = replace(found, verdict=Verdict.UNPROVEN, why=lie)
-    found = _judged(found, folder, address, epoch, commitment)
-    typer.echo(json.dumps(asdict(found)) if as_json else _as_text(found, epoch))
-    if found.verdict == "cheat":
+        found = replace(found, verdict=Verdict.UNPROVEN, why=lie, over=())
+    found, record = _judged(found, folder, address, epoch, commitment)
+    kept = {"record": None if record is None else asdict(record) | {"verdict": record.verdict}}
+    typer.echo(json.dumps(asdict(found) | kept) if as_json else _as_text(found, epoch, record))
+    if found.verdict == Verdict.CHEAT:
         raise typer.Exit(1)
 
 
@@ -228,11 +231,14 @@ def _replayed(
     return compare(answers, ours, spec.spec.vocab_size)
 
 
-def _judged(found: Replay, folder: Path, hotkey: Hotkey, epoch: int, commitment: str) -> Replay:
-    """The verdict as far as it can be held against the expert; kept where a validator runs."""
+def _judged(
+    found: Replay, folder: Path, hotkey: Hotkey, epoch: int, commitment: str
+) -> tuple[Replay, Record | None]:
+    """The verdict as far as it can be held against the expert; kept where a validator runs, with
+    the record of all its replays."""
+    from moesubnet.validator.checkbook import FILE, Checkbook
     from moesubnet.validator.checks import Replayed, Verdict
     from moesubnet.validator.replay import held_against
-    from moesubnet.validator.twice import FILE, Checkbook
 
     if not (folder / FILE).exists():
         claims: list[Claim] = []
@@ -240,20 +246,31 @@ def _judged(found: Replay, folder: Path, hotkey: Hotkey, epoch: int, commitment:
     else:
         book = Checkbook.existing(folder)
         claims = book.claims(hotkey)
-    if found.verdict == Verdict.CHEAT and (why := held_against(claims, epoch, commitment)):
-        found = replace(found, verdict=Verdict.UNPROVEN, why=why)
+    if why := held_against(claims, epoch, commitment):
+        found = replace(found, over=())
+        if found.verdict == Verdict.CHEAT:
+            found = replace(found, verdict=Verdict.UNPROVEN, why=why)
+    record = None
     if book is not None:
         nearest = min(found.medians.values(), default=0.0)
         with contextlib.closing(book):
-            book.note_replay(
-                hotkey, Replayed(epoch, commitment, found.rows, nearest, found.verdict)
-            )
-    return found
+            note = Replayed(epoch, commitment, found.rows, nearest, found.verdict)
+            book.note_replay(hotkey, note, found.over)
+            record = book.records("replay")[hotkey]
+    return found, record
 
 
-def _as_text(found: Replay, epoch: int) -> str:
+def _as_text(found: Replay, epoch: int, record: Record | None) -> str:
+    from moesubnet.validator.checks import REPLAY_ROWS
+
     lines = [f"{found.rows} signed answers of epoch {epoch}", "", "our precision     median ratio"]
     lines += [f"{name:16}  {median:12.4f}" for name, median in found.medians.items()]
     lines += ["", "who never ran it  median ratio"]
     lines += [f"{name:16}  {median:12.4f}" for name, median in found.impostors.items()]
-    return "\n".join([*lines, "", f"{found.verdict}: {found.why}"])
+    lines += ["", f"{found.verdict}: {found.why}"]
+    if record is not None and record.pairs:
+        lines += [
+            f"of {record.pairs} groups of {REPLAY_ROWS} answers, in all epochs, {record.over} "
+            f"were another's: {record.verdict}"
+        ]
+    return "\n".join(lines)

@@ -23,6 +23,7 @@ from moesubnet.spec.source import find_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.archive import Archive
+from moesubnet.validator.checkbook import FILE, Checkbook
 from moesubnet.validator.conversations import turns
 from moesubnet.validator.forecast import Forecast
 from moesubnet.validator.loop import Validator
@@ -31,7 +32,6 @@ from moesubnet.validator.pool import TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State, only_one
-from moesubnet.validator.twice import FILE, Checkbook
 from moesubnet.validator.vouching import LOOKS_FILE, Looks
 from moesubnet.validator.watching import Watcher
 from moesubnet.wire.addresses import published_ip

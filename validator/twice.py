@@ -9,222 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import msgpack
-import numpy as np
-
-from moesubnet.errors import AuthError, BadReceipts, ConfigError, PeerError, WireError
-from moesubnet.host.paths import own_file
+from moesubnet.errors import AuthError, BadReceipts, PeerError, WireError
 from moesubnet.types import Hotkey
-from moesubnet.validator.before import Before
-from moesubnet.validator.checks import (
-    TWICE_DISTANCE,
-    Claim,
-    Record,
-    Replayed,
-    Verdict,
-    total_variation,
-)
-from moesubnet.validator.evidence import MAX_PAIRS, Evidence, Said
+from moesubnet.validator.checkbook import Check, Checkbook
+from moesubnet.validator.checks import TWICE_DISTANCE, total_variation
+from moesubnet.validator.evidence import Said
 from moesubnet.wire.panel import Asked
 from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, base_hash, want_for
 
-HELD_EPOCHS = 8  # after which every other prefix is asked again: who changes slowly shows, too
-CLAIM_EPOCHS = 50  # what cards said is kept as long as sheets are
 AT_ONCE = 64
-FILE = "checks.sqlite3"
 
 log = logging.getLogger(__name__)
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS record (
-    hotkey TEXT PRIMARY KEY, pairs INTEGER, over INTEGER, below INTEGER, suspicion REAL);
-CREATE TABLE IF NOT EXISTS record_drafted (
-    hotkey TEXT PRIMARY KEY, pairs INTEGER, over INTEGER, below INTEGER, suspicion REAL);
-CREATE TABLE IF NOT EXISTS contradiction (
-    id INTEGER PRIMARY KEY, hotkey TEXT, vocab_size INTEGER, one BLOB, other BLOB);
-DROP TABLE IF EXISTS held;
-CREATE TABLE IF NOT EXISTS prefix (
-    id INTEGER PRIMARY KEY, epoch INTEGER, windows TEXT, ids BLOB, answers BLOB);
-CREATE TABLE IF NOT EXISTS later (
-    hotkey TEXT, epoch INTEGER, again INTEGER, distance REAL);
-CREATE TABLE IF NOT EXISTS claim (
-    hotkey TEXT, epoch INTEGER, commitment TEXT, url TEXT, PRIMARY KEY (hotkey, epoch, commitment));
-CREATE TABLE IF NOT EXISTS replay (
-    hotkey TEXT PRIMARY KEY, epoch INTEGER, commitment TEXT, rows INTEGER, ratio REAL,
-    verdict TEXT);
-"""
-
-_TABLES = {False: "record", True: "record_drafted"}
-
-
-class Checkbook:
-    """What is remembered of experts' pairs, and of texts of their own (`before`), in SQLite beside
-    the state."""
-
-    def __init__(self, path: Path, own_hotkey: Hotkey) -> None:
-        """own_hotkey: who asks where no router does."""
-        self.own_hotkey = own_hotkey
-        self._db = sqlite3.connect(own_file(path), check_same_thread=False)
-        self._db.executescript(_SCHEMA)
-        self.before = Before(self._db)
-
-    def close(self) -> None:
-        self._db.close()
-
-    @classmethod
-    def existing(cls, folder: Path) -> Checkbook:
-        """To look at. Raises ConfigError."""
-        path = folder / FILE
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist: no validator has asked anything twice here")
-        return cls(path, Hotkey(""))
-
-    def records(self, *, drafted: bool = False) -> dict[Hotkey, Record]:
-        """Of pairs of two callers; drafted: of those of which one had been shown the token."""
-        query = f"SELECT hotkey, pairs, over, below, suspicion FROM {_TABLES[drafted]}"
-        rows = self._db.execute(query)
-        return {Hotkey(hotkey): Record(*rest) for hotkey, *rest in rows}
-
-    def convicted(self) -> set[Hotkey]:
-        """Whom a sequential test calls a cheat, and enough kept pairs show to anybody; and whose
-        last replay does, while its card goes on to offer those weights."""
-        records = [*self.records().items(), *self.records(drafted=True).items()]
-        named = {hotkey for hotkey, record in records if record.verdict == Verdict.CHEAT}
-        proven = {h for h in named if (found := self.evidence(h)) is not None and found.is_proven}
-        for hotkey, replayed in self.replayed().items():
-            said = self.claims(hotkey)[-1:]
-            if replayed.verdict == Verdict.CHEAT and any(
-                claim.url is not None and claim.commitment == replayed.commitment for claim in said
-            ):
-                proven.add(hotkey)
-        return proven
-
-    def note_claims(self, claims: Mapping[Hotkey, Claim]) -> None:
-        """What the cards of experts say of their weights, as they are asked."""
-        rows = [(hotkey, c.epoch, c.commitment, c.url) for hotkey, c in claims.items()]
-        with self._db:
-            self._db.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?)", rows)
-            if rows:
-                self._db.execute("DELETE FROM claim WHERE epoch < ?", (rows[0][1] - CLAIM_EPOCHS,))
-
-    def claims(self, hotkey: Hotkey) -> list[Claim]:
-        """The newest last."""
-        query = "SELECT epoch, commitment, url FROM claim WHERE hotkey = ? ORDER BY rowid"
-        return [Claim(*row) for row in self._db.execute(query, (hotkey,))]
-
-    def note_replay(self, hotkey: Hotkey, found: Replayed) -> None:
-        """Instead of what an earlier replay found."""
-        row = (hotkey, found.epoch, found.commitment, found.rows, found.ratio, found.verdict)
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO replay VALUES (?, ?, ?, ?, ?, ?)", row)
-
-    def replayed(self) -> dict[Hotkey, Replayed]:
-        """The last replay of each open expert that was replayed here."""
-        query = "SELECT hotkey, epoch, commitment, rows, ratio, verdict FROM replay"
-        return {
-            Hotkey(hotkey): Replayed(epoch, commitment, rows, ratio, Verdict(verdict))
-            for hotkey, epoch, commitment, rows, ratio, verdict in self._db.execute(query)
-        }
-
-    def evidence(self, hotkey: Hotkey) -> Evidence | None:
-        """The newest contradictions, if there are any."""
-        rows = self._db.execute(
-            "SELECT vocab_size, one, other FROM contradiction WHERE hotkey = ? "
-            "ORDER BY id DESC LIMIT ?",
-            (hotkey, MAX_PAIRS),
-        ).fetchall()
-        if not rows:
-            return None
-        pairs = [[_said(one), _said(other)] for size, one, other in rows if size == rows[0][0]]
-        return Evidence(expert=hotkey, vocab_size=rows[0][0], pairs=pairs)
-
-    def add_pair(
-        self, hotkey: Hotkey, vocab_size: int, pair: Sequence[Said], *, drafted: bool = False
-    ) -> float:
-        """Count two answers to one question; how far they are apart. Raises BadReceipts."""
-        [distance] = Evidence(expert=hotkey, vocab_size=vocab_size, pairs=[list(pair)]).distances()
-        is_over = distance > TWICE_DISTANCE
-        record = self.records(drafted=drafted).get(hotkey, Record()).after(is_over)
-        with self._db:
-            self._db.execute(
-                f"INSERT OR REPLACE INTO {_TABLES[drafted]} VALUES (?, ?, ?, ?, ?)",
-                (hotkey, record.pairs, record.over, record.below_in_a_row, record.suspicion),
-            )
-            if is_over:
-                self._db.execute(
-                    "INSERT INTO contradiction VALUES (NULL, ?, ?, ?, ?)",
-                    (hotkey, vocab_size, *(msgpack.packb(said.model_dump()) for said in pair)),
-                )
-                self._db.execute(
-                    "DELETE FROM contradiction WHERE hotkey = ?1 AND id NOT IN (SELECT id FROM "
-                    "contradiction WHERE hotkey = ?1 ORDER BY id DESC LIMIT ?2)",
-                    (hotkey, MAX_PAIRS),
-                )
-        return distance
-
-    def hold(
-        self, epoch: int, windows_sha256: str, ids: Ids, answers: Mapping[Hotkey, Said]
-    ) -> None:
-        packed = msgpack.packb({h: said.model_dump() for h, said in answers.items()})
-        with self._db:
-            self._db.execute(
-                "INSERT INTO prefix VALUES (NULL, ?, ?, ?, ?)",
-                (epoch, windows_sha256, np.asarray(ids, "<u4").tobytes(), packed),
-            )
-            self._db.execute("DELETE FROM prefix WHERE epoch < ?", (epoch - HELD_EPOCHS,))
-
-    def take_held(
-        self, epoch: int, windows_sha256: str
-    ) -> tuple[int, Ids, dict[Hotkey, Said]] | None:
-        """A prefix of an earlier epoch with what was said then; it is not held any more. One of
-        two is due in the next epoch, the other one HELD_EPOCHS later. Of another tokenizer the ids
-        are another text: who answers that otherwise has not changed."""
-        row = self._db.execute(
-            "SELECT id, epoch, ids, answers FROM prefix WHERE windows = ? "
-            "AND (epoch < ? AND id % 2 = 0 OR epoch <= ?) ORDER BY id LIMIT 1",
-            (windows_sha256, epoch, epoch - HELD_EPOCHS),
-        ).fetchone()
-        if row is None:
-            return None
-        with self._db:
-            self._db.execute("DELETE FROM prefix WHERE id = ?", (row[0],))
-        answers = {Hotkey(h): Said(**said) for h, said in msgpack.unpackb(row[3]).items()}
-        return row[1], np.frombuffer(row[2], "<u4"), answers
-
-    def note_later(self, hotkey: Hotkey, epoch: int, again: int, distance: float) -> None:
-        with self._db:
-            self._db.execute(
-                "INSERT INTO later VALUES (?, ?, ?, ?)", (hotkey, epoch, again, distance)
-            )
-
-    def changes(self, hotkey: Hotkey) -> list[tuple[int, int, float]]:
-        """(epoch, epoch again, distance) of what it was asked again, the newest last. A new model
-        is allowed: this gates nobody, it says since when an expert is what it is, so how senior."""
-        query = "SELECT epoch, again, distance FROM later WHERE hotkey = ? ORDER BY again"
-        return self._db.execute(query, (hotkey,)).fetchall()
-
-    def changed_in(self, epoch: int) -> set[Hotkey]:
-        """Who answers most prefixes of an earlier epoch otherwise in `epoch` than it did then, and
-        had not changed in between."""
-        rows = self._db.execute(
-            "SELECT again, hotkey, epoch, 2 * sum(distance > ?) > count(*) FROM later "
-            "WHERE again BETWEEN ? AND ? GROUP BY again, hotkey, epoch ORDER BY again",
-            (TWICE_DISTANCE, epoch - 2 * HELD_EPOCHS, epoch),
-        )
-        since: dict[Hotkey, int] = {}
-        for again, hotkey, then, is_other in rows:
-            if is_other and then >= since.get(Hotkey(hotkey), then):
-                since[Hotkey(hotkey)] = again
-        return {hotkey for hotkey, again in since.items() if again == epoch}
-
-
-def _said(packed: bytes) -> Said:
-    return Said(**msgpack.unpackb(packed))
 
 
 async def ask_twice(
@@ -287,17 +85,16 @@ def count(
     hotkey: Hotkey,
     vocab_size: int,
     pair: Sequence[Said],
-    *,
-    drafted: bool = False,
+    check: Check = "callers",
 ) -> None:
     """A pair, if it is one; logged where it is apart."""
     try:
-        distance = book.add_pair(hotkey, vocab_size, pair, drafted=drafted)
+        distance = book.add_pair(hotkey, vocab_size, pair, check)
     except BadReceipts as error:
         log.info("pair of=%s not counted: %s", hotkey, error)
         return
     if distance > TWICE_DISTANCE:
-        how = ", one of them drafted" if drafted else ""
+        how = ", one of them drafted" if check == "drafts" else ""
         log.warning("expert %s answers one prefix in two ways%s, %.3f apart", hotkey, how, distance)
 
 

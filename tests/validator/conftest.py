@@ -20,13 +20,13 @@ from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.spec.roll import NextSpec
 from moesubnet.types import Axon, Coldkey, Hotkey, Metagraph, Neuron
+from moesubnet.validator.checkbook import Checkbook
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.pool import ONE_WINDOW, TextPool
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
-from moesubnet.validator.twice import Checkbook
 from moesubnet.wire.commitment import proof_bytes
 from moesubnet.wire.listening import serve
 from moesubnet.wire.nonces import NonceStore

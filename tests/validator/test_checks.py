@@ -14,6 +14,7 @@ from moesubnet.errors import BadReceipts, FrameError
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED
 from moesubnet.types import Hotkey
+from moesubnet.validator.checkbook import HELD_EPOCHS
 from moesubnet.validator.checks import (
     ALARM,
     OVER_HONEST,
@@ -27,7 +28,6 @@ from moesubnet.validator.checks import (
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.evidence import ENOUGH, MAX_PAIRS, Evidence
 from moesubnet.validator.records import Merit
-from moesubnet.validator.twice import HELD_EPOCHS
 from tests.sheets import closed
 
 V = 300

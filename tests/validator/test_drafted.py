@@ -109,7 +109,7 @@ async def asked(
     [batch, *_] = await measurement.open_batches(await chain.metagraph(1), 1)
     for _ in range(24):
         await measurement._ask_drafted(batch.hotkeys, Slots(len(experts)), 0.0)
-        record = measurement._book.records(drafted=True).get(drafter.hotkey, Record())
+        record = measurement._book.records("drafts").get(drafter.hotkey, Record())
         if record.pairs >= OK_PAIRS:
             break
     return measurement, experts
@@ -118,7 +118,7 @@ async def asked(
 @pytest.mark.parametrize("listed", [Want("full"), Want("nucleus", 40, 0.98, committed=True)])
 async def test_who_agrees_with_every_draft_is_found_and_an_honest_one_is_not(asked):
     measurement, experts = asked
-    records = measurement._book.records(drafted=True)
+    records = measurement._book.records("drafts")
     found = {name: records[expert.hotkey] for name, expert in experts.items()}
     assert {name: record.verdict for name, record in found.items()} == {
         "drafter": Verdict.OK,

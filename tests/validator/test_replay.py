@@ -24,7 +24,8 @@ from moesubnet.errors import ConfigError, FetchError
 from moesubnet.host.progress import ignore
 from moesubnet.miner.cli import miner_app
 from moesubnet.types import Hotkey, ServedModel
-from moesubnet.validator.checks import Claim, Verdict
+from moesubnet.validator.checkbook import Checkbook
+from moesubnet.validator.checks import Claim, Record, Replayed, Verdict
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.records import Phase
 from moesubnet.validator.replay import Answered, compare, held_against
@@ -184,6 +185,48 @@ def test_the_nearest_precision_counts_and_who_cannot_be_told_apart_is_unproven()
     assert (same.verdict, "cannot tell" in same.why) == (Verdict.UNPROVEN, True)
 
 
+def test_who_serves_another_model_in_some_walks_is_no_honest_median():
+    """Its median over all answers is an honest one's; the sequential test sees groups of walks."""
+    laws = [law_from(seed) for seed in range(16)]
+    answers, ours = [], []
+    for walk in range(32):
+        for k, law in enumerate(laws):
+            answers.append(Answered(len(answers), laws[k - 1] if walk % 8 < 2 else law, walk))
+            ours.append(law)
+    mixed = np.random.default_rng(0).permutation(len(answers)).tolist()  # a sheet's is by time
+    found = compare([answers[k] for k in mixed], {"float32": [ours[k] for k in mixed]}, V)
+    assert found.verdict == Verdict.OK
+    assert found.over == (True, False, False, False) * 4
+    record = Record()
+    for is_over in found.over:
+        record = record.after(is_over)
+    assert record.verdict == Verdict.CHEAT
+    honest = compare(answers[2 * 16 : 8 * 16], {"float32": ours[2 * 16 : 8 * 16]}, V)
+    assert honest.over == (False,) * 3
+    alike = [Answered(k, laws[0]) for k in range(64)]
+    assert compare(alike, {"float32": laws[:1] * 64}, V).over == ()  # an impostor would pass
+
+
+def test_an_epoch_s_answers_count_once_and_other_weights_begin_anew(tmp_path):
+    book = Checkbook(tmp_path / "checks.sqlite3", Hotkey("v"))
+    with contextlib.closing(book):
+        ours, far = "a" * 64, (True,) * 3
+        steps = [
+            (3, ours, far, 3),
+            (3, ours, far, 3),
+            (4, ours, (False,), 4),
+            (5, "b" * 64, far, 3),
+        ]
+        for epoch, commitment, over, pairs in steps:
+            book.note_replay("x", Replayed(epoch, commitment, 96, 0.9, Verdict.CHEAT), over)
+            assert book.records("replay")["x"].pairs == pairs
+        assert book.convicted() == set()  # it offers nothing
+        book.note_claims({"x": Claim(5, "b" * 64, "https://x")})
+        assert book.convicted() == {"x"}
+        book.note_claims({"x": Claim(6, ours, "https://x")})
+        assert book.convicted() == set()
+
+
 def test_answers_are_held_against_weights_that_were_claimed_all_along():
     ours, other = "a" * 64, "b" * 64
     all_along = [Claim(epoch, ours, "https://x") for epoch in range(3, 8)]
@@ -248,7 +291,7 @@ async def replayed(
         expert.commitment, expert.weights_url = weights_commitment(tiny_model, adapter), url
     measurement, state, chain, _ = await measure(experts, twice=True)
     metagraph = await chain.metagraph(1)
-    await measurement.run(await measurement.open_batches(metagraph, 3))
+    await measurement.run(await measurement.open_batches(metagraph, 7))
     batches = state.open_batches()
     sheet, receipts = closed(
         batches,
@@ -289,7 +332,7 @@ async def test_who_serves_other_weights_than_it_offers_is_caught_and_its_answers
     run, (honest, sibling), measurement, *_ = replayed
     code, said = await run("//Honest")
     assert (code, "ok: these weights say what it answered" in said) == (0, True), said
-    assert "48 signed answers" in said
+    assert "112 signed answers" in said
     assert measurement.convicted() == set()
     code, said = await run("//Sibling", "--json", "--dtype", "float32")
     assert (code, '"verdict": "cheat"' in said) == (1, True), said
