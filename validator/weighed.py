@@ -49,8 +49,8 @@ class Weighed:
     def log_weights(self, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """answered: [n + 1] → [n + 1], −inf for who is silent."""
         chosen = self._of_chosen.log_weights(answered[self._columns])[0]
-        log_w: npt.NDArray[np.float64] = self._of_all.log_weights(answered)[0]
-        log_w += chosen[-1] - log_w[-1]
+        of_all = self._of_all.log_weights(answered)[0]
+        log_w: npt.NDArray[np.float64] = of_all + (chosen[-1] - of_all[-1])
         log_w[self._columns] = chosen
         return log_w
 

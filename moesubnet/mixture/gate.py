@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import msgpack
 import numpy as np
@@ -59,21 +59,24 @@ def update_features(features: Float, ids: npt.NDArray[np.integer], grain: Grain 
     """Decayed hashed counts after appending ids [.., n] to prefixes with features [.., F]."""
     flat = features.reshape(-1, FEATURES_DIM)
     bucket = _bucket(ids[..., -grain.units(MEMORY_TOKENS) :]).reshape(len(flat), -1)
-    powers = grain.decay(COUNT_DECAY) ** np.arange(bucket.shape[1], -1.0, -1.0)
+    powers = _powers(grain.decay(COUNT_DECAY), bucket.shape[1])
     places = bucket + FEATURES_DIM * np.arange(len(flat))[:, None]
-    added = np.bincount(
-        places.ravel(),
-        np.broadcast_to(powers[1:], bucket.shape).ravel(),
-        minlength=flat.size,
-    )
+    weights = powers[None, 1:].repeat(len(flat), axis=0)
+    added = np.bincount(places.ravel(), weights.ravel(), minlength=flat.size)
     after: Float = flat * powers[0] + added.reshape(flat.shape)
     return after.reshape(features.shape)
 
 
+@lru_cache(maxsize=64)
+def _powers(decay: float, highest: int) -> Float:
+    """decay^highest … decay^0."""
+    return decay ** np.arange(highest, -1.0, -1.0)
+
+
 def _bucket(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Fibonacci hashing of token ids into FEATURES_DIM buckets."""
-    mixed = ids.astype(np.uint64) * np.uint64(2_654_435_761) & np.uint64(0xFFFF_FFFF)
-    return (mixed >> np.uint64(32 - FEATURES_BITS)).astype(np.int64)
+    mixed = ids.astype(np.uint32) * np.uint32(2_654_435_761)
+    return (mixed >> np.uint32(32 - FEATURES_BITS)).astype(np.int64)
 
 
 def _design(features: Float, grain: Grain) -> Float:

@@ -73,11 +73,13 @@ def update_evidence(
     `token_weight` is min(1, T) for a token that the router drew itself at temperature T, else 1;
     it scales the evidence and the forgetting alike.
     """
-    blind = np.array(np.broadcast_to(blind, np.shape(log_p_token)))
-    blind[..., -1] = True
-    seen = np.where(blind, log_p_token, log_p_token[..., -1:])
-    gained: Float = np.clip(np.asarray(seen, np.float64), LOG_P_FLOOR, 0.0)
+    gained = bounded(np.where(blind, log_p_token, log_p_token[..., -1:]))
     return math.pow(gamma, token_weight) * evidence + token_weight * gained
+
+
+def bounded(log_p: Logs) -> Float:
+    """As evidence counts them, float64."""
+    return np.minimum(np.maximum(np.asarray(log_p, np.float64), LOG_P_FLOOR), 0.0)
 
 
 class Walk:
@@ -98,11 +100,22 @@ class Walk:
         # By position: its age, the token's weight, the log-probabilities [N, E] that count for it
         # (NaN: not blind). Replaced, never changed.
         self._counted: dict[int, tuple[float, float, Float]] = {}
+        # The last log weights, and what they are of: features and evidence are replaced too.
+        self._weighed: tuple[Float, Float, bytes, Float] | None = None
 
     def log_weights(self, alive: Mask | bool = True) -> Float:
-        """Log weights for the next token, float64 [N, E]. alive: broadcast to [N, E]."""
-        prior = self._gate.log_prior(self._features, self.members, alive)
-        return log_weights(prior, self._evidence, alive)
+        """Log weights for the next token, float64 [N, E], not to be changed. alive: broadcast to
+        [N, E]. Asked again before the text goes on they are at hand."""
+        features, evidence, there = self._features, self._evidence, np.asarray(alive)
+        key = b"" if there.all() else there.tobytes()
+        last = self._weighed
+        if last and last[0] is features and last[1] is evidence and last[2] == key:
+            return last[3]
+        prior = self._gate.log_prior(features, self.members, there)
+        log_w = log_weights(prior, evidence, there)
+        log_w.flags.writeable = False
+        self._weighed = features, evidence, key, log_w
+        return log_w
 
     def unknown(self) -> float:
         """Of the first sequence: how much of what its tokens could tell of the members the gate
@@ -145,10 +158,10 @@ class Walk:
             gamma=self._gamma,
         )
         self._age += token_weight
-        kept = {p: c for p, c in self._counted.items() if p > self._length - MAX_AMENDED_TOKENS}
-        counted = np.clip(np.asarray(log_p_token, np.float64), LOG_P_FLOOR, 0.0)
-        counted = np.where(blind, counted, np.nan)
-        self._counted = kept | {self._length: (self._age, token_weight, counted)}
+        counted = np.where(blind, bounded(log_p_token), np.nan)
+        self._counted = self._counted | {self._length: (self._age, token_weight, counted)}
+        while next(iter(self._counted)) <= self._length - MAX_AMENDED_TOKENS:  # ascending
+            del self._counted[next(iter(self._counted))]
         self._length += 1
 
     def missed(self, column: int) -> list[int]:

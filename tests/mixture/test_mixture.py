@@ -108,6 +108,27 @@ def test_a_walk_over_many_sequences_is_the_router_s_one_by_one():
             walk.observe(ids[n : n + 1, step], token_p[n : n + 1], blind=blind[step, n : n + 1])
 
 
+def test_weights_that_were_asked_for_before_are_those_of_a_walk_that_was_never_asked():
+    rng = np.random.default_rng(8)
+    hotkeys = tuple(Hotkey(f"expert{i}") for i in range(3))
+    asked = Walk(trained_gate(rng, hotkeys), members_of(hotkeys))
+    there = np.array([True, False, True, True])
+    for move in (
+        lambda walk: walk.show(np.array([[3, 5]])),
+        lambda walk: walk.observe(np.array([7]), np.array([[-1.0, -2.0, -3.0, -4.0]]), blind=there),
+        lambda walk: walk.amend(0, 0, 2, -0.5),
+        lambda walk: walk.catch_up(1, [2], {2: -0.1}),
+    ):
+        move(asked)
+        for alive in (True, there, np.ones(4, np.bool_), there):
+            fresh = copy.copy(asked)
+            fresh._weighed = None
+            np.testing.assert_array_equal(asked.log_weights(alive), fresh.log_weights(alive))
+        fork = copy.copy(asked)
+        fork.show(np.array([[1]]))
+        assert not np.array_equal(fork.log_weights(), asked.log_weights())
+
+
 def test_the_baseline_is_always_the_last_member():
     assert members_of([Hotkey("b"), Hotkey("a")]) == ("a", "b", BASELINE_MEMBER)
     with pytest.raises(ValueError, match="baseline"):
