@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -12,6 +13,7 @@ from moesubnet.router.ledger import Usage
 from moesubnet.wire.usage import length_kind
 
 ANSWERING_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/responses"))
+_Metric = TypeVar("_Metric", Counter, Histogram)
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
@@ -65,7 +67,7 @@ class Metrics:
             "An expert's weight, summed over the tokens delivered.",
             ["hotkey"],
         )
-        self._weight_of: dict[str, Counter] = {}  # series, which cost more to find than to change
+        self._found: dict[tuple[Counter | Histogram, *tuple[str, ...]], Any] = {}  # see `_series`
         self.fallbacks = counter(
             "moesubnet_router_fallback_tokens",
             "Tokens drawn from the baseline alone: a bias or grammar left too little of the rest.",
@@ -112,9 +114,9 @@ class Metrics:
             Gauge(name, text, registry=self._registry).set_function(value)
 
     def expert(self, hotkey: str, outcome: str, took_s: float | None = None) -> None:
-        self._answers.labels(hotkey, outcome).inc()
+        self._series(self._answers, hotkey, outcome).inc()
         if took_s is not None:
-            self._expert_s.labels(hotkey).observe(took_s)
+            self._series(self._expert_s, hotkey).observe(took_s)
 
     def drafted(self, kept: int, lost: int) -> None:
         """A block is over."""
@@ -185,9 +187,7 @@ class Metrics:
     def weights(self, weights: Mapping[str, float]) -> None:
         """A token was delivered, written with these weights."""
         for name, weight in weights.items():
-            if (own := self._weight_of.get(name)) is None:
-                own = self._weight_of[name] = self._weight.labels(name)
-            own.inc(weight)
+            self._series(self._weight, name).inc(weight)
 
     def weight_by_expert(self) -> dict[str, float]:
         """Each expert's weight, summed over all tokens so far."""
@@ -203,11 +203,18 @@ class Metrics:
 
     def keep_only(self, hotkeys: Collection[str]) -> None:
         """Forget the series of experts that left the subnet."""
-        self._weight_of.clear()
+        self._found.clear()
         for metric in (self._answers, self._expert_s, self._weight, self._owed):
             known = {s.labels["hotkey"] for whole in metric.collect() for s in whole.samples}
             for hotkey in known - set(hotkeys) - {BASELINE_MEMBER}:
                 metric.remove_by_labels({"hotkey": hotkey})
+
+    def _series(self, metric: _Metric, *labels: str) -> _Metric:
+        """One of a metric's: to find it costs more than to change it."""
+        found: _Metric | None = self._found.get((metric, *labels))
+        if found is None:
+            found = self._found[metric, *labels] = metric.labels(*labels)
+        return found
 
     def text(self) -> bytes:
         """In the Prometheus text format."""

@@ -118,7 +118,7 @@ class MixtureSession:
             self._forecast = self.posterior.forecast(self._heard, block.kept, block.left)
             return self._forecast
         ids, token_weight = np.array([token_id], np.uint32), min(1.0, drawing.temperature)
-        text = np.append(self._sequence.ids[: len(self._sequence.ids) - self._ahead], ids)
+        text = np.concatenate((self._sequence.ids[: len(self._sequence.ids) - self._ahead], ids))
         if drafts:
             if not drafts[0].is_forced:
                 missed = token_weight * entropy_nats(list(self._forecast.weights.values()))
@@ -212,7 +212,7 @@ class MixtureSession:
         When every chosen expert stays silent the others take over; when those who answer know
         less of the text than the baseline, one that knows more is waited for. Raises NobodyAnswers.
         """
-        whole = np.append(self._sequence.ids, ids)
+        whole = np.concatenate((self._sequence.ids, ids))
         reading = self._drafting.begin(whole, len(whole) + 1 - laws)
         try:
             return await self._hear(
@@ -322,16 +322,18 @@ class MixtureSession:
         """One round trip: send ids that the text goes on with, and a draft after them."""
         since_s = time.monotonic()
         self._spare_those_of_no_weight()
-        text_ids = np.append(self._sequence.ids, ids)
+        text_ids = np.concatenate((self._sequence.ids, ids))
         self._returning.welcome(self.posterior, text_ids, self._resting)
         drafts = await self._drafting.drafts(text_ids, drawing)
         if drawing.lawful is not None:
             drafts = drawing.lawful(drafts, min(drawing.left - 1, MAX_DRAFT))
-        whole = np.append(ids, np.array([draft.token_id for draft in drafts], np.uint32))
-        self.posterior.expose(np.append(self._sequence.ids, whole), len(drafts))
+        if drafts:
+            drafted = np.array([draft.token_id for draft in drafts], np.uint32)
+            ids = np.concatenate((ids, drafted))
+            self.posterior.expose(np.concatenate((text_ids, drafted)), len(drafts))
         ahead = self._ahead_for(drawing, len(drafts))
         further = len(ahead.points) if ahead else self._drafting.further(drawing, len(drafts))
-        heard = await self.extend(whole, laws=len(drafts) + 1, further=further, ahead=ahead)
+        heard = await self.extend(ids, laws=len(drafts) + 1, further=further, ahead=ahead)
         took_s = time.monotonic() - since_s
         self._ahead, self._is_drawn = len(drafts), ahead is not None and len(heard.further) > 0
         if ahead is not None and self._is_drawn:
@@ -374,7 +376,8 @@ class MixtureSession:
     def _reject(self) -> None:
         """The text goes on otherwise than the block does."""
         metrics, kept, lost = self._model.book.metrics, self._block.kept, len(self._block.left)
-        (metrics.drawn_ahead if self._is_drawn else metrics.drafted)(kept, lost)
+        if kept or lost:
+            (metrics.drawn_ahead if self._is_drawn else metrics.drafted)(kept, lost)
         if not self._ahead:
             return
         self._drafting.lost(self._ahead)

@@ -14,6 +14,7 @@ import aiohttp
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.metagraph import MetagraphCache
 from moesubnet.errors import CallRejected, ChainError, ConfigError, MoesubnetError
+from moesubnet.host.garbage import settle
 from moesubnet.host.interrupt import stop_event
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate_sync import GateSync
@@ -175,6 +176,7 @@ async def run_router(config: RouterConfig) -> None:
         def turn(epoch: int) -> None:
             usage.turn(epoch, metrics.outcomes(), metrics.lengths())
 
+        settle()
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(cache.run()),
