@@ -59,14 +59,15 @@ def check_listed(
     """
     most = 1.0 + MASS_TOLERANCE[logprobs.dtype]
     values = check_scores(logprobs)
-    repeated = np.zeros(len(row), np.bool_)
-    repeated[1:] = (row[1:] == row[:-1]) & (ids[1:] == ids[:-1])
-    if bool((values[1:] != values[:-1])[repeated[1:]].any()):
-        raise BadDistribution("a token has two log-probabilities")
+    listed = np.exp(values, dtype=np.float64)
+    repeated = (row[1:] == row[:-1]) & (ids[1:] == ids[:-1])
+    if bool(repeated.any()):
+        if bool((values[1:] != values[:-1])[repeated].any()):
+            raise BadDistribution("a token has two log-probabilities")
+        listed[1:][repeated] = 0.0
     tail = tail_mass.astype(np.float64)
     if not bool(((tail >= 0.0) & (tail <= most)).all()):
         raise BadDistribution("a tail mass is outside [0, 1]")
-    listed = np.where(repeated, 0.0, np.exp(values, dtype=np.float64))
     mass = np.bincount(row, listed, len(tail)) + tail
     _check_mass(mass, most)
     log_mass: NDArray[np.float64] = np.log(mass)

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
@@ -39,8 +39,7 @@ Field = Scalar | list[Scalar]
 Tensor = NDArray[np.generic]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a receiver accepts. A decoded header costs at most ~100 × `max_header_bytes`."""
 
     max_frame_bytes: int = 64 * 2**20

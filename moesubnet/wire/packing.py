@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from moesubnet.errors import FrameError
 
-STRIDE = 2**24  # no vocabulary is larger
+STRIDE_BITS = 24  # no vocabulary is larger
+STRIDE = 2**STRIDE_BITS
+MAX_KEY = 2**62
 MAX_GAP_BYTES = 7  # 2^49: as many rows as no answer has
 AT_ONCE = 1 << 16  # numbers; what is made on the way takes some 60 bytes for each
 
@@ -34,16 +36,17 @@ def unpack_ids(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.u
         return np.empty(0, np.int64), np.empty(0, np.uint32)
     if not len(last) or last[-1] != len(data) - 1:
         raise FrameError("the packed ids end within a number")
-    parts = []
+    parts, key = [], 0
     for begin in range(0, len(last), AT_ONCE):
         start = int(last[begin - 1]) + 1 if begin else 0
         ends = last[begin : begin + AT_ONCE] - start
-        parts.append(_unpacked(data[start : start + ends[-1] + 1], ends))
-    gaps = np.concatenate(parts)
-    if float(gaps.sum(dtype=np.float64)) >= 2.0**62:
-        raise FrameError("the packed ids go beyond any answer")
-    row, ids = np.divmod(np.cumsum(gaps), STRIDE)
-    return row, ids.astype(np.uint32)
+        keys = _sums(data[start : start + int(ends[-1]) + 1])[ends] + key
+        key = int(keys[-1])
+        if keys.min() < 0 or key >= MAX_KEY:  # a gap is too small to pass over what is below 0
+            raise FrameError("the packed ids go beyond any answer")
+        parts.append(keys)
+    keys = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return keys >> STRIDE_BITS, (keys & STRIDE - 1).astype(np.uint32)
 
 
 def _packed(gaps: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -57,11 +60,17 @@ def _packed(gaps: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.asarray(packed, np.uint8)
 
 
-def _unpacked(data: NDArray[np.uint8], last: NDArray[np.intp]) -> NDArray[np.int64]:
-    """The numbers whose last bytes are at `last`."""
-    starts = np.concatenate(([0], last[:-1] + 1))
-    sizes = last - starts + 1
-    if sizes.max() > MAX_GAP_BYTES or bool((data[last[sizes > 1]] == 0).any()):
+def _sums(data: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """What the bytes of whole numbers add up to, each with all before it."""
+    goes_on = data[:-1] >= 0x80
+    if bool((goes_on & (data[1:] == 0)).any()):
         raise FrameError("a packed id has more bytes than it needs")
-    place = np.arange(len(data)) - np.repeat(starts, sizes)
-    return np.add.reduceat((data & 0x7F).astype(np.int64) << 7 * place, starts)
+    shift = np.zeros(len(data), np.int64)
+    size, all_go_on = 1, goes_on  # whether so many bytes in a row go on
+    while bool(all_go_on.any()):
+        if size == MAX_GAP_BYTES:
+            raise FrameError("a packed id has more bytes than it needs")
+        shift[size:] += all_go_on * 7
+        all_go_on = all_go_on[:-1] & goes_on[size:]
+        size += 1
+    return np.cumsum((data & 0x7F) << shift)

@@ -248,9 +248,9 @@ class StepResponse:
         listed = want.kind != "full"
         names = _tensors(listed, bool(answering), bool(shown), bool(further))
         frame.holds_only(frozenset(), names)
-        offsets = frame.tensor("row_offsets", "u32", (len(request.row_offsets),))
-        given = _further(offsets.tolist(), request)
-        total, more = int(offsets[-1]), sum(given)
+        offsets = frame.tensor("row_offsets", "u32", (len(request.row_offsets),)).tolist()
+        given = _further(offsets, request)
+        total, more = offsets[-1], sum(given)
         scores = frame.tensor("draft_logprobs", "f16 f32", (drafted,))
         scores = check_scores(scores) if drafted else _NONE
         bound: Iterator[Commitment] = iter(())
@@ -264,7 +264,7 @@ class StepResponse:
             logprobs, tails, log_mass = check_listed(row, ids, values, tail)
             if answering:
                 roots = frame.tensor("roots", "u8", (answering, 32))
-                last = np.unique(offsets[1:][np.diff(offsets) > 0]) - 1
+                last = [end - 1 for begin, end in pairwise(offsets) if end > begin]
                 sent = zip(roots, tail[last].tolist(), log_mass[last].tolist(), strict=True)
                 bound = (Commitment(r.tobytes(), mass, log, vocab_size) for r, mass, log in sent)
         else:
@@ -282,24 +282,23 @@ class StepResponse:
             drafts = np.split(scores, np.cumsum([len(s.draft_ids) for s in request.sequences]))
         rows = []
         for i, step in enumerate(request.sequences):
-            begin, end = offsets[i : i + 2].tolist()
+            begin, end = offsets[i], offsets[i + 1]
+            part, ends = slice(begin, end), None
+            if listed:
+                part = slice(bounds[begin], bounds[end])
+                ends = bounds[begin + 1 : end + 1] - bounds[begin]
             answer = StepRows(
                 step.first_row,
-                logprobs[begin:end],
-                draft_logprobs=drafts[i],
-                bound=next(bound) if answering and step.rows else None,
-                proof=None if step.reveal is None else next(proofs).tobytes(),
-                further=going_on[i],
+                logprobs[part],
+                ids[part] if listed else None,
+                tails[begin:end] if listed else None,
+                ends,
+                drafts[i],
+                None,
+                next(bound) if answering and step.rows else None,
+                None if step.reveal is None else next(proofs).tobytes(),
+                going_on[i],
             )
-            if listed:
-                part = slice(*bounds[[begin, end]])
-                answer = replace(
-                    answer,
-                    logprobs=logprobs[part],
-                    ids=ids[part],
-                    tail_mass=tails[begin:end],
-                    ends=bounds[begin + 1 : end + 1] - bounds[begin],
-                )
             rows.append(answer)
         return cls(tuple(rows))
 

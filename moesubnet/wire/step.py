@@ -178,7 +178,7 @@ class StepRequest:
         beside those of what it draws."""
         return [0, *accumulate(s.rows for s in self.sequences)]
 
-    @property
+    @cached_property
     def most_rows(self) -> int:
         """With those of all that may be drawn."""
         drawn = sum(max(s.further - 1, 0) for s in self.sequences) if self.ahead else 0
@@ -212,7 +212,7 @@ class StepRequest:
         """Of all sequences, with what was asked further, each a pass of its own."""
         return sum(s.tokens + s.further for s in self.sequences)
 
-    @property
+    @cached_property
     def is_prompt(self) -> bool:
         """Which class of work it is (`is_short`)."""
         return not is_short([s.tokens for s in self.sequences])
