@@ -56,17 +56,18 @@ class Asking:
         ids: TokenIds,
         first: int,
         worth: Mapping[Hotkey, float],
-        bases: Callable[[int], Awaitable[Sequence[Law]]],
+        bases: Callable[[int], Awaitable[tuple[str, Sequence[Law]]]],
         further: Mapping[Hotkey, int],
         resting: Collection[Hotkey] = (),
         ahead: Ahead | None = None,
     ) -> Heard:
         """Append ids to the sequence and hear the laws of the positions `first` … len(sequence),
         in one call to each. worth: what each one's answer is worth waiting for. bases: asked
-        when they have answered for the last member's law of each of so many positions, which has
-        the shape of the others' tails. further: how many tokens an expert should go on with.
-        resting: who is not asked. ahead: how an expert that is asked alone should draw them; the
-        sequence goes on with all but the last, and their laws are heard too."""
+        when they have answered for the last member's name, and its law of each of so many
+        positions, which has the shape of the others' tails. further: how many tokens an expert
+        should go on with. resting: who is not asked. ahead: how an expert that is asked alone
+        should draw them; the sequence goes on with all but the last, and their laws are heard
+        too."""
         asked = [hotkey for hotkey in self.experts if hotkey not in resting]
         answers = await self._panel.advance(
             [sequence],
@@ -84,15 +85,16 @@ class Asking:
                 rows[hotkey] = answer.rows[0]
                 if answer.proof is not None:
                     proofs[hotkey] = answer.proof
+        last, base_laws = await bases(len(sequence.ids) + 1 - first)
         laws = [
             [law_of(rows[h], row, base) if h in rows else base for h in self.experts] + [base]
-            for row, base in enumerate(await bases(len(sequence.ids) + 1 - first))
+            for row, base in enumerate(base_laws)
         ]
         said = {key: s for key in asked if (s := sequence.said(key)) is not None}
         alive = np.array([*(key in rows for key in self.experts), True])
         guesses = [rows[key].further.tolist() for key in further if key in rows]
         unsent = frozenset(k for k, answer in answers.items() if isinstance(answer, PeerResting))
-        return Heard(laws, alive, said, proofs, guesses[0] if guesses else [], unsent)
+        return Heard(laws, alive, last, said, proofs, guesses[0] if guesses else [], unsent)
 
     async def ask(self, sequence: PanelSequence, hotkey: Hotkey) -> StepResponse | PanelError:
         """One expert's law of the token after a sequence."""

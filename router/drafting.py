@@ -17,10 +17,11 @@ import numpy as np
 from moesubnet.errors import EngineError
 from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS, DraftLength
 from moesubnet.mixture.drafting import Draft
+from moesubnet.mixture.gate import BASELINE_MEMBER
 from moesubnet.mixture.guessing import Guessing, GuessPace
 from moesubnet.mixture.law import Law
 from moesubnet.router.ahead import ahead_for
-from moesubnet.router.model import Drawing, TokenIds
+from moesubnet.router.model import STUDENT, Drawing, TokenIds
 from moesubnet.router.student import StudentBeside
 from moesubnet.wire.ahead import Ahead
 
@@ -117,14 +118,15 @@ class Drafting:
             return None
         return asyncio.create_task(self._read(self._student, text_ids, first))
 
-    async def bases(self, reading: _Laws | None, count: int) -> Sequence[Law]:
-        """What `begin` asked for, once the experts have answered: the last member's laws."""
-        if reading is None:
-            return [self._baseline] * count
-        await asyncio.wait([reading], timeout=PATIENCE_S)
-        if not reading.done():
-            self._give_up("it is late")
-        return (reading.result() if reading.done() else None) or [self._baseline] * count
+    async def bases(self, reading: _Laws | None, count: int) -> tuple[str, Sequence[Law]]:
+        """What `begin` asked for, once the experts have answered: the last member and its laws."""
+        if reading is not None:
+            await asyncio.wait([reading], timeout=PATIENCE_S)
+            if not reading.done():
+                self._give_up("it is late")
+            elif laws := reading.result():
+                return STUDENT, laws
+        return BASELINE_MEMBER, [self._baseline] * count
 
     def close(self) -> None:
         if self._student is not None:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from moesubnet.mixture.gate import BASELINE_MEMBER
 from moesubnet.router.ledger import Usage
+from moesubnet.router.model import STUDENT
 from moesubnet.wire.usage import length_kind
 
 ANSWERING_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/responses"))
@@ -206,7 +207,7 @@ class Metrics:
         self._found.clear()
         for metric in (self._answers, self._expert_s, self._weight, self._owed):
             known = {s.labels["hotkey"] for whole in metric.collect() for s in whole.samples}
-            for hotkey in known - set(hotkeys) - {BASELINE_MEMBER}:
+            for hotkey in known - set(hotkeys) - {BASELINE_MEMBER, STUDENT}:
                 metric.remove_by_labels({"hotkey": hotkey})
 
     def _series(self, metric: _Metric, *labels: str) -> _Metric:

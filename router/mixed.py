@@ -229,7 +229,7 @@ class MixtureSession:
         laws: int,
         further: int,
         ahead: Ahead | None,
-        bases: Callable[[int], Awaitable[Sequence[Law]]],
+        bases: Callable[[int], Awaitable[tuple[str, Sequence[Law]]]],
     ) -> Heard:
         """whole: the text with the ids."""
         silent: set[Hotkey] = set()

@@ -16,6 +16,7 @@ from moesubnet.types import Hotkey
 from moesubnet.wire.protocol import Proof
 
 TokenIds = NDArray[np.uint32]
+STUDENT = "student"  # as a model, and as the member in the baseline's place
 
 
 @dataclass(frozen=True, slots=True)

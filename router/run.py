@@ -25,7 +25,7 @@ from moesubnet.router.experts import ExpertBook
 from moesubnet.router.ledger import Ledger
 from moesubnet.router.metrics import Metrics
 from moesubnet.router.mixed import MixtureModel
-from moesubnet.router.model import Model
+from moesubnet.router.model import STUDENT, Model
 from moesubnet.router.node import build_node
 from moesubnet.router.service import Service
 from moesubnet.router.tracing import open_provider
@@ -47,7 +47,6 @@ ANNOUNCE_S = 30.0
 LOOKS = 12  # for experts of a new spec, before requests are refused rather than served by the old
 DRAIN_S = 10.0
 MIXTURE = "mixture"
-STUDENT = "student"
 
 
 @dataclass(frozen=True, slots=True)

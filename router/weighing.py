@@ -23,8 +23,9 @@ from moesubnet.wire.protocol import Proof
 class Heard:
     """What one call brought.
 
-    laws: [positions][members], the experts in sorted order, then the baseline, whose law stands
-    in for who said nothing. alive: bool [members], who answered. said: of experts that were bound
+    laws: [positions][members], the experts in sorted order, then the baseline, or the student in
+    its place, whose law stands in for who said nothing. alive: bool [members], who answered. last:
+    what answers call the last one. said: of experts that were bound
     to a law, the last position that its leaf is known of, and the log-probability there. proofs:
     of the answers that came by wire. further: how the expert that was asked to would go on after
     the last position, or what it drew after the last that was asked for, with a law of each.
@@ -33,6 +34,7 @@ class Heard:
 
     laws: Sequence[Sequence[Law]]
     alive: NDArray[np.bool_]
+    last: str
     said: Mapping[Hotkey, tuple[int, float]]
     proofs: Mapping[Hotkey, Proof]
     further: Sequence[int] = ()
@@ -165,6 +167,6 @@ class Posterior:
         alive = heard.alive.copy()
         alive[-1] = not self._is_solo
         log_w = self.walk.log_weights(alive)[0]
-        weights = zip(self.walk.members, np.exp(log_w), strict=True)
+        weights = zip([*self._experts, heard.last], np.exp(log_w), strict=True)
         shares = {str(name): float(weight) for name, weight in weights if weight > 0}
         return Forecast(mix(log_w, heard.laws[position]), shares, drafts)

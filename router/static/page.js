@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const BASELINE = "baseline";
+const NO_EXPERTS = [BASELINE, "student"]; // which stands in its place
 const REFRESH_MS = 2000;
 const PALETTE = 8;
 
@@ -47,16 +48,12 @@ async function* events(response) {
 // -- names and colours -----------------------------------------------------------------------
 
 function nameOf(hotkey) {
-  if (hotkey === BASELINE) return hasStudent() ? "student" : "baseline"; // which stands in its place
+  if (NO_EXPERTS.includes(hotkey)) return hotkey;
   return experts.get(hotkey)?.name ?? `${hotkey.slice(0, 8)}…`;
 }
 
-function hasStudent() {
-  return [...$("model").options].some((option) => option.value === "student");
-}
-
 function toneOf(hotkey) {
-  if (hotkey === BASELINE) return "var(--none)";
+  if (NO_EXPERTS.includes(hotkey)) return "var(--none)";
   if (!tones.has(hotkey)) tones.set(hotkey, `var(--e${tones.size % PALETTE})`);
   return tones.get(hotkey);
 }

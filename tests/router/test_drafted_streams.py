@@ -257,7 +257,8 @@ async def test_a_stream_goes_on_without_a_student_that_is_gone(drafted, monkeypa
     monkeypatch.setattr("moesubnet.router.drafting.PATIENCE_S", 0.1)
     model, salts = drafted
     session = model.open()
-    text, _ = await write(session, [9, 5, 6, 7], 8)
+    text, forecasts = await write(session, [9, 5, 6, 7], 8)
+    assert set(forecasts[-1].weights) == {*salts, "student"}
     setattr(model.student.engine, how, True)
     forecast = await asyncio.wait_for(session.append(text[-1], Drawing(1.0, 1.0, 8)), 10.0)
     while forecast.drafts:  # what was drafted before still stands
@@ -313,7 +314,7 @@ async def test_a_block_survives_the_death_of_an_expert_and_of_all_but_others(
         forecast = await session.append(token, Drawing(1.0, 1.0, 10))
     assert second in forecast.weights
     said = [Law(some(np.array(text), 1)), Law(some(np.array(text), 0))]
-    weights = np.log([forecast.weights[second], forecast.weights["baseline"]])
+    weights = np.log([forecast.weights[second], forecast.weights["student"]])
     expected = mix(weights, said).law
     assert np.abs(np.exp(forecast.mixture.law.logp) - np.exp(expected.logp)).sum() < 0.06
 

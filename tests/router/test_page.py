@@ -38,10 +38,8 @@ class Weighed(ParrotSession):
     def forecast(self) -> Forecast:
         forecast = super().forecast()
         share = 0.9 if self.at % 5 < 3 else 0.2
-        return replace(
-            forecast,
-            weights={"5Prose": 0.95 * share, "5Code": 0.95 * (1 - share), "baseline": 0.05},
-        )
+        weights = {"5Prose": 0.95 * share, "5Code": 0.95 * (1 - share), self.model.beside: 0.05}
+        return replace(forecast, weights=weights)
 
 
 class WeighedParrot(ParrotModel):
@@ -151,8 +149,9 @@ async def test_a_text_is_written_token_by_token_and_each_says_who_wrote_it(
 async def test_a_student_is_named_where_it_stands_in_the_baseline_s_place(
     serve: Serve, browser: Any, parrot: ParrotModel
 ) -> None:
-    for offers, name in (({}, "baseline"), ({"student": parrot}, "student")):
-        page = await opened(browser, await serve(offers=offers))
+    for name in ("baseline", "student"):
+        parrot.beside = name
+        page = await opened(browser, await serve())
         await page.fill("#prompt", "the quick")
         await page.fill("#max-tokens", "4")
         await page.keyboard.press("Control+Enter")
