@@ -6,37 +6,24 @@ vocabulary is made up: all bytes, words of lower-case letters, and a tenth of JS
 Prints one Markdown table of CPU ms, means over all tokens; the first use of a grammar is apart.
 
     python benchmarks/grammar.py
-    python benchmarks/grammar.py --spec FOLDER --model FOLDER
 
-The second: a model of yours writes an answer to each of some drawn schemas, mixed with the
-baseline; CPU of the schema beside the model's own, and how many answers parse.
+What a real model's answers are and how fast is in schemas.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import json
-import os
 import platform
 import time
-from pathlib import Path
-from unittest import mock
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from moesubnet.engine.base import Query
-from moesubnet.mixture.baseline import load_baseline
-from moesubnet.mixture.law import Law, Mixture, law_of, mix
-from moesubnet.router import grammar
+from moesubnet.mixture.law import Law, Mixture, mix
 from moesubnet.router.grammar import Grammars, Matcher, json_rule
 from moesubnet.router.steering import NO_WISHES, Steering
-from moesubnet.spec.content import Spec, load_spec, spec_files
+from moesubnet.spec.content import Spec, spec_files
 from moesubnet.spec.pieces import Pieces
-from moesubnet.spec.tokenizer import load_tokenizer
-from moesubnet.wire.protocol import want_for
 
 EXPERTS, TOKENS, TEXTS, SEED = 4, 120, 12, 0
 VOCABS = (2_048, 151_936)
@@ -132,85 +119,7 @@ async def measure(size: int) -> str:
     )
 
 
-def drawn_schema(rng: np.random.Generator) -> dict[str, object]:
-    """Nobody chose it: an object of one to four keys."""
-    kinds: list[dict[str, object]] = [
-        {"type": "string"},
-        {"type": "integer"},
-        {"type": "boolean"},
-        {"type": "array", "items": {"type": "number"}},
-        {"enum": ["red", "green", "blue"]},
-    ]
-    words = rng.permutation(["name", "age", "colour", "is_new", "scores", "city", "note"])
-    keys = [str(word) for word in words[: rng.integers(1, 5)]]
-    named = {key: kinds[rng.integers(len(kinds))] for key in keys}
-    return {
-        "type": "object",
-        "properties": named,
-        "required": keys,
-        "additionalProperties": False,
-    }
-
-
-async def real(spec_dir: Path, model: str, schemas: int) -> None:
-    """See the module."""
-    from moesubnet.engine.transformers_engine import TransformersEngine
-
-    spec, rng = load_spec(spec_dir), np.random.default_rng(SEED)
-    tokenizer, base = load_tokenizer(spec.tokenizer_path), load_baseline(spec).law
-    engine, grammars = (
-        TransformersEngine(model, spec),
-        Grammars(spec.spec, tokenizer, Pieces(tokenizer)),
-    )
-    want, log_w = want_for(spec.spec.vocab_size), np.log([0.95, 0.05])
-    cpu_s, tokens, whole, parse = np.zeros(3), 0, 0, 0
-    for place in range(schemas):
-        schema = drawn_schema(rng)
-        steering = Steering(
-            NO_WISHES, await grammars.matcher("start: " + json_rule(schema, "x"), "x")
-        )
-        ids = tokenizer.encode(f"{json.dumps(schema)}\n\nA JSON object of this schema:\n").ids
-        prompt = len(ids)
-        while len(ids) - prompt < TOKENS and not steering.is_over:
-            marks = [time.process_time()]
-            (rows,) = engine.rows([Query(f"{place}", np.array(ids, np.uint32), len(ids))], want)
-            marks.append(time.process_time())
-            mixture = mix(log_w, [law_of(rows, 0, base), base])
-            mixture.draw(1.0, 1.0, rng)
-            marks.append(time.process_time())
-            shaped = steering.shaped(mixture)
-            ids.append(shaped.draw(0.7, 1.0, rng))
-            steering.push(ids[-1])
-            marks.append(time.process_time())
-            if len(ids) > prompt + 1:  # not the prompt's
-                cpu_s, tokens = cpu_s + np.diff(marks), tokens + 1
-        whole += steering.is_over
-        if steering.is_over:
-            stops = set(spec.spec.stop_ids)
-            with contextlib.suppress(ValueError):
-                json.loads(tokenizer.decode([i for i in ids[prompt:] if i not in stops]))
-                parse += 1
-    mine, mixing, steered = cpu_s / tokens * 1e3
-    load = os.getloadavg()[0]
-    print(
-        f"V = {spec.spec.vocab_size:,}, {tokens} tokens, load {load:.1f}; CPU ms a token: the model"
-    )
-    print(f"{mine:.1f}, mixing and drawing {mixing:.2f}, drawing with the schema {steered:.2f}")
-    print(
-        f"{schemas} schemas: {whole} answers whole, of which {parse} parse; {schemas - whole} cut"
-    )
-
-
 async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--spec", type=Path)
-    parser.add_argument("--model")
-    parser.add_argument("--schemas", type=int, default=8)
-    arguments = parser.parse_args()
-    if arguments.model:
-        with mock.patch.object(grammar, "PATIENCE_S", 600.0):  # a machine may be busy
-            await real(arguments.spec, arguments.model, arguments.schemas)
-        return
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
     print(
         "| V | mixing and drawing, ms a token | with the schema | the schema's part | "

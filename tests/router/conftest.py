@@ -82,7 +82,9 @@ class ParrotSession:
         token_id = self.model.ids[self.at] if self.at < len(self.model.ids) else 0
         logprobs = np.full(TINY_VOCAB, np.log(0.01 / (TINY_VOCAB - 1)), np.float32)
         logprobs[token_id] = np.log(0.99)
-        return Forecast(mix(np.zeros(1), [Law(logprobs)]), {"parrot": 0.75, self.model.beside: 0.25})
+        return Forecast(
+            mix(np.zeros(1), [Law(logprobs)]), {"parrot": 0.75, self.model.beside: 0.25}
+        )
 
     async def start(self, prompt_ids: np.ndarray, drawing: Drawing = ALONE) -> Forecast:
         self.at = len(prompt_ids)
