@@ -15,9 +15,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from adversaries.aggregator import Aggregator
 from adversaries.cuckoo import Cuckoo
 from adversaries.label_looker import LabelLooker
+from adversaries.liar import Liar
 from adversaries.picky import Picky
+from adversaries.relay import Relay
 from adversaries.splitter import Splitter, by_lot
 from adversaries.swarm import swarm
 from adversaries.two_faced import TwoFaced
@@ -36,6 +39,7 @@ from moesubnet.validator.pool import PREFIX_TOKENS
 SPECIALISTS = ("python", "cpp", "prose", "maths")
 WARM_UP_EPOCHS = 4  # until votes on measurements are paid
 FAIR = 0.9  # of what it would earn had it always been there, an honest newcomer is to reach
+SIBLINGS_STAND = 0.5  # each, in the mean: as whoever once had so much has a place
 SETTLED_EPOCHS = 10  # after somebody joined or turned
 JOINS, TURNS = 6, 16  # when newcomers come, and seniors change what they answer
 DRIFT_EPOCHS = 10  # of a senior that changes little by little
@@ -169,8 +173,9 @@ class Economy:
     """members: in the order in which they register. looked_at: names. most: what is the most that
     they may be paid together, of an honest one; like: in which economy they are honest, and there
     from the beginning: then of what they are paid there, and without `most` they are to be paid
-    `least` of that. following: of laws that change. holds: prefixes are held back and asked again.
-    routers: whose summaries lie; of praise the victim is who gains. rules: hyperparameters."""
+    `least` of that. stands: the least standing that each is to have in the mean. following: of
+    laws that change. holds: texts are asked, and again, that no sheet holds. routers: whose
+    summaries lie; of praise the victim is who gains. rules: hyperparameters."""
 
     claim: str
     members: tuple[Member, ...]
@@ -179,8 +184,9 @@ class Economy:
     most: float | None = None
     like: str = ""
     least: float = FAIR
+    stands: float | None = None
     following: tuple[Follower, ...] = ()
-    holds: bool = False
+    holds: bool = True
     routers: Lying | None = None
     rules: Mapping[str, int] = field(default_factory=dict)
 
@@ -278,14 +284,39 @@ class Cast:
     def newcomer(self, claim: str, name: str, joins: int = JOINS) -> Made:
         members = (*self.honest, Member(name, self.law(name), joins=joins))
         like = f"{name}-first" if joins else ""
-        return lambda: Economy(claim, members, frozenset({name}), like=like, holds=True)
+        return lambda: Economy(claim, members, frozenset({name}), like=like)
 
-    def siblings(self) -> Economy:
-        names = ("all", *(f"all-{domain}" for domain in SPECIALISTS))
-        members = tuple(
-            Member(name, self.law(name), joins=JOINS * (name != "all")) for name in names
+    def siblings(self, claim: str, kind: str) -> Made:
+        """Later than their base, one for each domain."""
+        names = [f"{kind}-{domain}" for domain in SPECIALISTS]
+        base = Member("all", self.law("all"))
+        members = (base, *(Member(name, self.law(name), joins=JOINS) for name in names))
+        return lambda: Economy(claim, members, frozenset(names), stands=SIBLINGS_STAND)
+
+    def thirty(self) -> Economy:
+        """Neurons, with two validators: fifteen honest experts, siblings among them, and thirteen
+        that repeat others or know nothing."""
+        siblings = [f"{kind}-{domain}" for kind in ("all", "lora") for domain in SPECIALISTS]
+        honest = [Member(n, self.law(n)) for n in ("all", *siblings, "python-rival", "cpp-better")]
+        mixed = functools.partial(Aggregator, self.experts, first=PREFIX_TOKENS)
+        hostile = {
+            "aggregator": mixed(),
+            "quick-aggregator": mixed(gamma=0.5),
+            "relay": Relay(self.experts, first=PREFIX_TOKENS),
+            "liar": Liar(self.law("cpp")),
+            **{
+                f"copy-{name}-{i}": copy
+                for name, sigma in (("cpp", 0.3), ("maths", 0.1), ("all", 0.0))
+                for i, copy in enumerate(swarm(self.law(name), 3, sigma))
+            },
+        }
+        members = (
+            *self.honest,
+            *honest,
+            *(Member(name, law, delay_s=HONEST_S + HOP_S) for name, law in hostile.items()),
         )
-        return Economy("siblings of one base, honest", members, frozenset(names[1:]), holds=True)
+        claim = f"of {len(members)} experts {len(hostile)} repeat others"
+        return Economy(claim, members, frozenset(hostile), most=0.05)
 
     def turned(
         self,
@@ -318,9 +349,7 @@ class Cast:
         """Who registered first turns against all others."""
         elder = Member(name, law, delay_s=HONEST_S + HOP_S)
         members = (elder, *self.honest)
-        return lambda: Economy(
-            claim, members, frozenset({name}), "", most, like, following=(law,), holds=True
-        )
+        return lambda: Economy(claim, members, frozenset({name}), "", most, like, following=(law,))
 
     def split(self, claim: str, name: str, parts: int) -> Made:
         """One expert as many; fair is what it is paid as one, by the name of the first part."""

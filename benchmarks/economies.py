@@ -80,8 +80,10 @@ def newcomers(cast: Cast) -> Mapping[str, Made]:
         ),
         "late-all": cast.newcomer("generalist newcomer, honest", "all"),
         "all-first": cast.newcomer("the generalist, there from the start", "all", 0),
-        "siblings": cast.siblings,
+        "siblings": cast.siblings("further trainings of one base, honest", "all"),
+        "lora-siblings": cast.siblings("adapters (LoRA) of one base, honest", "lora"),
         "split-3": cast.split("the generalist as three, each for its own texts", "all", 3),
+        "thirty": cast.thirty,
     }
 
 
@@ -104,6 +106,10 @@ def copies(cast: Cast) -> Mapping[str, Made]:
         "flattened": cast.second_self("self, flattened", "cpp", SharpenedSelf(cpp, 0.8)),
         "sharpened": cast.second_self("self, sharpened", "cpp", SharpenedSelf(cpp, 1.3)),
         "cheap": cast.second_self("self in 4 bits, quicker", "maths", cast.law("maths-4bit")),
+        "cheap-groups": cast.second_self(
+            "self in 4 bits by groups of 32, quicker", "maths", cast.law("maths-4bit-32")
+        ),
+        "cheap-8bit": cast.second_self("self in 8 bits, quicker", "maths", cast.law("maths-8bit")),
     }
 
 

@@ -1,7 +1,7 @@
 """Who earns what when some of the miners are hostile: the real code over the real runtime.
 
     python benchmarks/record_laws.py FOLDER          # once
-    python benchmarks/economy.py FOLDER [--epochs 50] [--seed 0] [ECONOMY …]
+    OMP_NUM_THREADS=1 python benchmarks/economy.py FOLDER [--epochs 50] [--seed 0] [ECONOMY …]
 
 Each of `economies.py` has two honest validators of equal stake with different private text. One
 Markdown row each: what those that are looked at (the hostile, or
@@ -35,7 +35,6 @@ from virtual_time import run
 from moesubnet.mixture.sheet import Sheet
 from moesubnet.units import RAO_PER_TOKEN
 
-SPARE = 64  # walks for prefixes that are asked twice
 MAY_LOSE = 0.1  # of its pay, a victim
 MAY_GAIN = 0.05  # of its pay, whom routers praise
 HEADER = """\
@@ -83,6 +82,9 @@ def judge(
             met = met and max(kept.values()) <= MAY_GAIN
     elif of_fair is not None:
         met = of_fair >= economy.least
+    stand = [ledger.standing([m.hotkey], since) for m in looked_at]
+    if economy.stands is not None:
+        met = min(stand) >= economy.stands
     return {
         "economy": name,
         "claim": economy.claim,
@@ -98,6 +100,7 @@ def judge(
         "of_fair": of_fair,
         "best": max(taken, default=0.0) / mean,
         "standing": ledger.standing([m.hotkey for m in looked_at], since),
+        "each_stands": [round(standing, 3) for standing in stand],
         "cost": sum(ledger.burnt_rao.get(m.name, 0) for m in looked_at) / RAO_PER_TOKEN,
         "others": kept,
         "met": met,
@@ -127,6 +130,9 @@ class Played:
         self._recorded, self._epochs, self._walks = recorded, epochs, walks
         self._known = economies(recorded)
         self._order = np.random.default_rng(seed).permutation(len(recorded.walks))
+        self._of_sheets = (epochs + 1) * walks * len(VALIDATORS)
+        if len(self._order) < 1.25 * self._of_sheets:
+            raise SystemExit(f"{self._of_sheets} walks and a quarter more are needed: record more")
         self._path = recorded.root / f"economies-{epochs}-{walks}-{seed}.jsonl"
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         self._done = {found["economy"]: found for found in map(json.loads, lines)}
@@ -150,13 +156,16 @@ class Played:
     def play(self, economy: Economy) -> Ledger:
         judges = [Member(v, stake_tokens=STAKE_TOKENS) for v in VALIDATORS]
         members = [*economy.members, *judges]
-        aside, own = self._order[-SPARE:], self._order[:-SPARE]
-        walks = self._recorded.walks
+        # Sheets first; what is left is asked besides.
+        walks, of_sheets = self._recorded.walks[self._order], self._of_sheets
         # The dishonest have the first one's text: who has none asks nobody, and votes for nobody
         # whom it has not asked.
-        texts = {m.name: walks[own[:: len(VALIDATORS)]] for m in members if m.stake_tokens}
-        for k, validator in enumerate(VALIDATORS):
-            texts[validator] = walks[own[k :: len(VALIDATORS)]]
+        whose = {m.name: 0 for m in members if m.stake_tokens}
+        whose |= {validator: k for k, validator in enumerate(VALIDATORS)}
+        texts, held = (
+            {name: part[k :: len(VALIDATORS)] for name, k in whose.items()}
+            for part in (walks[:of_sheets], walks[of_sheets:])
+        )
 
         def on_epoch(epoch: int, public: Sequence[Sheet]) -> None:
             for follower in economy.following:
@@ -171,7 +180,7 @@ class Played:
                 epochs=self._epochs,
                 walks_per_epoch=self._walks,
                 on_epoch=on_epoch,
-                held=walks[aside] if economy.holds else None,
+                held=held if economy.holds else None,
                 routers=economy.routers,
                 rules=economy.rules,
             )

@@ -12,7 +12,8 @@ With --base FOLDER is that of `scripts/localnet --base MODEL`, and the laws are 
 adapters, and of the model itself as `all`: V = 49,152 of SmolLM2 makes 1.6 MB a walk and expert.
 
 Nothing is invented: honest experts are models trained on one kind of text or on all, siblings are
-short further trainings of one checkpoint, and cheap selves are one model with rounded weights.
+short further trainings of one checkpoint, whole or by an adapter (LoRA), and cheap selves are one
+model with rounded weights.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ from transformers import LlamaForCausalLM
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.transformers_engine import TransformersEngine
-from moesubnet.localnet.kinds import Small
+from moesubnet.localnet.kinds import LORA_RANK, Small
 from moesubnet.localnet.prepare import prepare_corpora
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.spec.documents import read_documents
 from moesubnet.spec.tokenizer import load_tokenizer
+from moesubnet.training.base_model import load_base
 from moesubnet.training.dataset import encode, random_windows, stream
 from moesubnet.training.expert import BATCH_TOKENS, train_expert
 from moesubnet.training.head import split_model
 from moesubnet.training.model import save_model
+from moesubnet.training.optimizers import adamw
 from moesubnet.training.trainer import Schedule, next_token_loss, train
 from moesubnet.validator.pool import ONE_WINDOW, PREFIX_TOKENS, TextPool
 from moesubnet.wire.protocol import Want
@@ -50,13 +53,16 @@ DOMAINS = ("python", "cpp", "prose", "maths")
 @dataclass(frozen=True)
 class Recipe:
     """How an expert comes about: trained on `domains` for `steps`, from noise or from another
-    expert; or another expert with its matrices rounded to `bits`."""
+    expert, by an adapter of this rank if there is one; or another expert with its matrices rounded
+    to `bits`, by groups of so many weights or row by row."""
 
     domains: tuple[str, ...] = ()
     steps: int = 0
     seed: int = 0
     parent: str | None = None
+    rank: int | None = None
     bits: int | None = None
+    group: int | None = None
 
 
 RECIPES = {
@@ -66,13 +72,19 @@ RECIPES = {
     "cpp-better": Recipe(("cpp",), 700, 12),
     "prose-weak": Recipe(("prose",), 100, 13),
     **{f"all-{domain}": Recipe((domain,), 80, 20, parent="all") for domain in DOMAINS},
+    **{
+        f"lora-{domain}": Recipe((domain,), 120, 30, parent="all", rank=LORA_RANK)
+        for domain in DOMAINS
+    },
     "maths-1": Recipe(("maths",), 60, 21, parent="maths"),
     "maths-2": Recipe(("maths",), 60, 22, parent="maths"),
     "maths-8bit": Recipe(parent="maths", bits=8),
     "maths-4bit": Recipe(parent="maths", bits=4),
+    "maths-4bit-32": Recipe(parent="maths", bits=4, group=32),  # as GGUF's formats of 4 bits
 }
 WALKS_AT_ONCE = 64
 FURTHER_LR = 1e-3  # a sibling stays near its parent
+ADAPTER_LR = 5e-3  # an adapter begins at nothing
 
 
 def make_expert(root: Path, name: str, spec: LoadedSpec, seed: int) -> Path:
@@ -83,20 +95,28 @@ def make_expert(root: Path, name: str, spec: LoadedSpec, seed: int) -> Path:
     if recipe.parent is None:
         train_expert(texts, out, spec, budget_s=0, min_steps=recipe.steps, seed=recipe.seed)
     elif not (out / "model.safetensors").exists():
-        model = LlamaForCausalLM.from_pretrained(make_expert(root, recipe.parent, spec, seed))
+        parent = make_expert(root, recipe.parent, spec, seed)
         if recipe.bits is None:
-            train_further(model, texts, spec, name, recipe)
+            model = train_further(parent, texts, spec, name, recipe)
         else:
-            round_weights(model, recipe.bits)
+            model = LlamaForCausalLM.from_pretrained(parent)
+            round_weights(model, recipe.bits, recipe.group)
         save_model(model, spec, out)
     return out
 
 
 def train_further(
-    model: LlamaForCausalLM, texts: list[Path], spec: LoadedSpec, name: str, recipe: Recipe
-) -> None:
-    """The whole model, a few steps at a low rate."""
+    parent: Path, texts: list[Path], spec: LoadedSpec, name: str, recipe: Recipe
+) -> LlamaForCausalLM:
+    """The whole model, or an adapter that is merged then; a few steps at a low rate."""
     torch.set_num_threads(1)
+    model = load_base(
+        parent,
+        lora_rank=recipe.rank,
+        low_precision=False,
+        seed=recipe.seed,
+        device=torch.device("cpu"),
+    )
     documents = [document.text for path in texts for document in read_documents(path)]
     ids = stream(encode(documents, load_tokenizer(spec.tokenizer_path)), spec.spec.bos_id)
     window, split = spec.spec.context_tokens, split_model(model)
@@ -106,7 +126,13 @@ def train_further(
         windows = random_windows(ids, BATCH_TOKENS // window, window, spec.spec.bos_id, rng)
         return next_token_loss(split, windows), windows.size
 
-    train(model, batch_loss, Schedule(name, name, 0.0, recipe.steps, peak_lr=FURTHER_LR))
+    if recipe.rank is None:
+        train(model, batch_loss, Schedule(name, name, 0.0, recipe.steps, peak_lr=FURTHER_LR))
+        return model
+    schedule = Schedule(name, name, 0.0, recipe.steps, peak_lr=ADAPTER_LR)
+    optimizer = adamw(model, schedule.peak_lr, schedule.weight_decay)
+    train(model, batch_loss, schedule, optimizers=[optimizer])
+    return model.merge_and_unload()
 
 
 def load(

@@ -22,6 +22,7 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
+from virtual_time import AtOnce
 
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.devchain.jsonrpc import Methods
@@ -183,11 +184,15 @@ class FreeState(State):
 
 class InOrder(TextPool):
     """Draws what is free in the order in which it was given, so that economies of as many walks
-    have the same text. What is asked twice is drawn from `held`, again and again."""
+    have the same text. What no sheet holds (prefixes that are asked twice, experts' own texts) is
+    drawn from `held`, and where that is spent from its beginning again."""
 
     def __init__(self, documents: Mapping[bytes, npt.NDArray[np.uint32]]) -> None:
         super().__init__(documents)
         self.held: list[npt.NDArray[np.uint32]] = []
+
+    def free_windows(self, used: Mapping[bytes, Set[int] | None]) -> int:
+        return len(self._documents.keys() - used.keys())  # each is one
 
     def draw(
         self, shapes: Sequence[Shape], used: Mapping[bytes, Set[int] | None], seed: bytes
@@ -323,15 +328,19 @@ class Recounting(Watcher):
 
 
 class _Socket:
-    """In a link's place of a WebSocket: asks the chain's RPC methods in the event loop."""
+    """In a link's place of a WebSocket: asks the chain's RPC methods, which wait for nothing."""
 
-    def __init__(self, methods: Methods, loop: asyncio.AbstractEventLoop) -> None:
-        self._methods, self._loop = methods, loop
-        self._answer = ""
+    def __init__(self, methods: Methods) -> None:
+        self._methods, self._answer = methods, ""
 
     def send(self, text: str) -> None:
-        answer = asyncio.run_coroutine_threadsafe(self._methods.answer(text), self._loop)
-        self._answer = answer.result() or "{}"
+        asked = self._methods.answer(text)
+        try:
+            asked.send(None)
+        except StopIteration as answered:
+            self._answer = answered.value or "{}"
+        else:
+            raise RuntimeError("the chain waits for something")
 
     def recv(self) -> str:
         return self._answer
@@ -345,10 +354,10 @@ class _Socket:
 
 @contextlib.asynccontextmanager
 async def direct_client(dev: DevChain) -> AsyncIterator[ChainClient]:
-    """A chain client of an embedded chain in the same process."""
+    """A chain client of an embedded chain in the same process, that waits where it asks."""
     client = ChainClient("ws://in-process", timeout_s=60.0)
-    methods = Methods(all_methods(Queries(dev), None))
-    client._link._socket = _Socket(methods, asyncio.get_running_loop())
+    client._worker, dev._worker = AtOnce(), AtOnce(dev._worker)  # type: ignore[assignment]
+    client._link._socket = _Socket(Methods(all_methods(Queries(dev), None)))
     client.block_seconds = await client._run(lambda link: link.block_seconds())
     async with client:
         yield client
@@ -386,15 +395,15 @@ async def play(
     epochs: int,
     walks_per_epoch: int = 32,
     on_epoch: OnEpoch = lambda epoch, public: None,
-    held: npt.NDArray[np.uint32] | None = None,
+    held: Mapping[str, npt.NDArray[np.uint32]] | None = None,
     routers: Lying | None = None,
     rules: Mapping[str, int] = MappingProxyType({}),
 ) -> Ledger:
     """Play `epochs` epochs, from an empty subnet on. Run it on virtual time.
 
-    texts: by validator's name, its private text as walks u32 [N, 48]; held: text of which prefixes
-    are asked twice, and again in later epochs, if they are. routers: whose praise counts, if it is.
-    rules: hyperparameters that are set first.
+    texts: by validator's name, its private text as walks u32 [N, 48]; held: the same, of what no
+    sheet holds, if any such is asked. routers: whose praise counts, if it is. rules:
+    hyperparameters that are set first.
     """
     ledger = Ledger()
     loop = asyncio.get_running_loop()
@@ -414,7 +423,7 @@ async def play(
             shapes = replace(Shapes.fixed(ONE_WINDOW), ahead=((0, 1.0),))  # no law here drafts
             book = None
             if held is not None:
-                pool.held = list(held)
+                pool.held = list(held[member.name])
                 book = Checkbook(root / member.name / FILE, hotkey)
                 stack.callback(book.close)
             present = Present(members, hotkey, signs=book is not None)

@@ -2,7 +2,7 @@
 
 Sleeps, deadlines and block times take no real time, and happen in the order in which they would.
 Work in threads is waited for while the clock stands, as if it took no time; where nobody chose
-the thread the work is done at once, as handing it over takes longer.
+the thread, or `AtOnce`, the work is done at once, as handing it over takes longer.
 """
 
 from __future__ import annotations
@@ -34,6 +34,16 @@ class _Selector(selectors.DefaultSelector):
         return ready
 
 
+class AtOnce(Executor):
+    """Its work is done when it is asked for, here or in the thread that it has to be done in."""
+
+    def __init__(self, thread: Executor | None = None) -> None:
+        self._thread = thread
+
+    def do(self, func: Callable[..., T], *args: Any) -> T:
+        return func(*args) if self._thread is None else self._thread.submit(func, *args).result()
+
+
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """`now_s` is what `time()` says: seconds since the loop was made."""
 
@@ -52,6 +62,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Future[T]:
         if executor is None:
             return self._at_once(func, *args)
+        if isinstance(executor, AtOnce):
+            return self._at_once(executor.do, func, *args)
         future = super().run_in_executor(executor, func, *args)
         self.in_threads += 1
 

@@ -3,9 +3,10 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from virtual_time import run
+from virtual_time import AtOnce, run
 
 
 def test_a_day_of_sleeping_takes_no_time_and_keeps_its_order():
@@ -44,3 +45,18 @@ def test_the_clock_stands_while_a_thread_works():
         return loop.time() - began_s
 
     assert run(main()) == 0.0
+
+
+def test_what_is_done_at_once_is_done_in_its_thread_and_lets_nobody_in_between():
+    async def main():
+        loop = asyncio.get_running_loop()
+        others = []
+        loop.call_soon(others.append, "in between")
+        with ThreadPoolExecutor(1) as thread:
+            there = await loop.run_in_executor(AtOnce(thread), threading.get_ident)
+            here = await loop.run_in_executor(AtOnce(), threading.get_ident)
+        assert not others
+        return there, here
+
+    there, here = run(main())
+    assert here == threading.get_ident() != there
