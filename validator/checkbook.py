@@ -81,6 +81,15 @@ class Checkbook:
         query = f"SELECT hotkey, pairs, over, below, suspicion FROM {TABLES[check]}"
         return {Hotkey(hotkey): Record(*rest) for hotkey, *rest in self._db.execute(query)}
 
+    def told(self, hotkey: Hotkey) -> dict[Check, dict[str, object]]:
+        """What each check says of an expert, where it says anything; for programs."""
+        found: dict[Check, dict[str, object]] = {}
+        for check in TABLES:
+            if (record := self.records(check).get(hotkey)) is not None:
+                verdict = str(record.verdict)
+                found[check] = {"verdict": verdict, "pairs": record.pairs, "apart": record.over}
+        return found
+
     def _add(self, check: Check, hotkey: Hotkey, record: Record) -> None:
         row = (hotkey, record.pairs, record.over, record.below_in_a_row, record.suspicion)
         into = f"{TABLES[check]} (hotkey, pairs, over, below, suspicion)"
@@ -102,6 +111,14 @@ class Checkbook:
             for hotkey in self._named("replay")
             if self.offers(hotkey) == replayed[hotkey].commitment
         }
+
+    def offering(self) -> set[Hotkey]:
+        """Whose cards offered their weights when cards were last read."""
+        query = (
+            "SELECT hotkey FROM claim WHERE url IS NOT NULL AND epoch = "
+            "(SELECT max(epoch) FROM claim)"
+        )
+        return {Hotkey(hotkey) for (hotkey,) in self._db.execute(query)}
 
     def offers(self, hotkey: Hotkey) -> str | None:
         """The commitment of the weights that its card offers now, as far as was read."""

@@ -25,6 +25,7 @@ from moesubnet.validator.replay_command import replay
 if TYPE_CHECKING:
     from moesubnet.types import Hotkey
     from moesubnet.validator.archive import Archive
+    from moesubnet.validator.checkbook import Check
 
 validator_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -76,6 +77,15 @@ def run(
             "Who pays a router can rate."
         ),
     ] = False,
+    replay_gib: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Each epoch replay the answers of one expert that offers its weights, by lot, in "
+            "a process of its own: fetch at most so many GiB from its owner's address, and keep as "
+            "many. 0: none.",
+        ),
+    ] = 0.0,
     allow_private: AllowPrivate = False,
     dry: Annotated[
         bool,
@@ -128,6 +138,7 @@ def run(
         allow_private=allow_private,
         walks_per_epoch=walks,
         with_feedback=feedback,
+        replay_gib=replay_gib,
     )
     if dry:
         typer.echo(asyncio.run(dry_run(config)))
@@ -182,7 +193,13 @@ def explain(
     if not sheets:
         raise ConfigError("no epoch is closed yet: wait for the middle of the next one")
     address = hotkey_address(hotkey) if hotkey.startswith("//") else Hotkey(hotkey)
-    typer.echo(json.dumps(facts(sheets, address)) if as_json else explain_sheet(sheets, address))
+    told = _own_checks(state_dir, address) if axon is None and sheet is None else {}
+    if as_json:
+        typer.echo(json.dumps(facts(sheets, address) | {"checks": told}))
+        return
+    typer.echo(explain_sheet(sheets, address))
+    for check, of in told.items():
+        typer.echo(f"check         {check}: {of['verdict']}, {of['apart']} of {of['pairs']} apart")
 
 
 @validator_app.command()
@@ -267,28 +284,25 @@ def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from moesubnet.validator.checkbook import TABLES, Check, Checkbook
-    from moesubnet.validator.checks import Record
+    from moesubnet.validator.checkbook import TABLES, Checkbook
+    from moesubnet.validator.checks import Verdict
 
     with contextlib.closing(Checkbook.existing(state_dir or _default_state_dir())) as book:
-        kept, replayed = {check: book.records(check) for check in TABLES}, book.replayed()
-        hotkeys = sorted(set().union(*kept.values()))
+        hotkeys = sorted(set().union(*map(book.records, TABLES)))
+        told = {hotkey: book.told(hotkey) for hotkey in hotkeys}
         later = {hotkey: book.changes(hotkey)[-8:] for hotkey in hotkeys}
-
-    def told(check: Check, hotkey: Hotkey) -> dict[str, object]:
-        record = kept[check].get(hotkey, Record())
-        return {"verdict": str(record.verdict), "pairs": record.pairs, "apart": record.over}
-
+        replayed = book.replayed()
+    nothing = {"verdict": str(Verdict.UNPROVEN), "pairs": 0, "apart": 0}
     if as_json:
         rows = [
             {
                 "hotkey": hotkey,
-                **told("callers", hotkey),
-                "drafted": told("drafts", hotkey),
+                **told[hotkey].get("callers", nothing),
+                "drafted": told[hotkey].get("drafts", nothing),
                 "later": [
                     {"epoch": e, "again": a, "distance": round(d, 4)} for e, a, d in later[hotkey]
                 ],
-                "replayed": asdict(replayed[hotkey]) | {"record": told("replay", hotkey)}
+                "replayed": asdict(replayed[hotkey]) | {"record": told[hotkey]["replay"]}
                 if hotkey in replayed
                 else None,
             }
@@ -306,12 +320,11 @@ def checks(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         if (again := replayed.get(hotkey)) is not None:
             last["replay"] += f", of epoch {again.epoch}: {again.ratio:.4f}, {again.verdict}"
         for check, words in last.items():
-            record = kept[check].get(hotkey, Record())
-            if check == "callers" or hotkey in kept[check]:
+            if check == "callers" or check in told[hotkey]:
+                of = told[hotkey].get(check, nothing)
                 name = hotkey if check == "callers" else ""
-                typer.echo(
-                    f"{name:48}  {record.verdict:8}  {record.pairs:5}  {record.over:5}  {words}"
-                )
+                figures = f"{of['verdict']:8}  {of['pairs']:5}  {of['apart']:5}"
+                typer.echo(f"{name:48}  {figures}  {words}")
 
 
 @validator_app.command()
@@ -367,6 +380,16 @@ def _named(sheet: str) -> tuple[str | None, bytes | None]:
     if len(sheet) == 64 and not Path(sheet).exists():
         return sheet, None
     return None, _read(Path(sheet))
+
+
+def _own_checks(state_dir: Path | None, hotkey: Hotkey) -> dict[Check, dict[str, object]]:
+    from moesubnet.validator.checkbook import FILE, Checkbook
+
+    folder = state_dir or _default_state_dir()
+    if not (folder / FILE).exists():
+        return {}
+    with contextlib.closing(Checkbook.existing(folder)) as book:
+        return book.told(hotkey)
 
 
 def _own_archive(state_dir: Path | None, instead: str) -> Archive:

@@ -24,6 +24,7 @@ from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.cuckoos import cuckoos, watched
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.records import Batch, Phase
+from moesubnet.validator.replaying import Replaying
 from moesubnet.validator.senders import EPOCHS, SUSPICIOUS_P, Difference, differences
 from moesubnet.validator.serve import Health, Metrics
 from moesubnet.validator.state import State
@@ -53,6 +54,7 @@ class Validator:
     metrics: Metrics
     walks_per_epoch: int = 32
     with_feedback: bool = False
+    replaying: Replaying | None = None
 
     def __post_init__(self) -> None:
         self._hotkey = Hotkey(self.signer.ss58_address)
@@ -77,7 +79,7 @@ class Validator:
         self._show(epoch)
         await self._votes.reveal_due(epoch)
         if epoch.epoch_index != self._begun_epoch:
-            await self._begin_epoch()
+            await self._begin_epoch(walking)
             self._begun_epoch = epoch.epoch_index
         await self._go_over(epoch)
         is_closed = self.state.voted(epoch.epoch_index)
@@ -95,8 +97,11 @@ class Validator:
             await self._close_epoch(epoch.epoch_index)
         await self._votes.commit_due(epoch, commit_reveal=self._commit_reveal)
 
-    async def _begin_epoch(self) -> None:
+    async def _begin_epoch(self, beside: asyncio.TaskGroup) -> None:
         """Publish our axon, and keep our own revealed sheets where the gate finds them."""
+        self.measurement.show_verdicts()
+        if self.replaying is not None:
+            self.replaying.begin(beside)
         metagraph = await self._read_metagraph()
         await self._publish_axon(metagraph)
         await asyncio.to_thread(_keep_own, self.state.archive.path, self.sheets_dir)

@@ -22,8 +22,8 @@ from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.mixture.sheet_cache import walks_in_parts
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
 from moesubnet.validator.before import Again, Kept, beside_then, texts_to_ask
-from moesubnet.validator.checkbook import Checkbook
-from moesubnet.validator.checks import Claim
+from moesubnet.validator.checkbook import TABLES, Checkbook
+from moesubnet.validator.checks import Claim, Verdict
 from moesubnet.validator.choices import Scored
 from moesubnet.validator.drafted import Heard, compare
 from moesubnet.validator.pool import TextPool
@@ -178,6 +178,16 @@ class Measurement:
     def convicted(self) -> set[Hotkey]:
         """Who contradicts its own signed answers, for anybody to see."""
         return self._book.convicted() if self._book is not None else set()
+
+    def show_verdicts(self) -> None:
+        """In the metrics: how many experts each check calls what."""
+        if self._book is None:
+            return
+        for check in TABLES:
+            records = self._book.records(check).values()
+            for verdict in Verdict:
+                count = sum(record.verdict == verdict for record in records)
+                self._metrics.verdicts.labels(check, verdict).set(count)
 
     def changed(self, epoch: int) -> set[Hotkey]:
         """Who is another expert in this epoch than it was before."""

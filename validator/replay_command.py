@@ -52,6 +52,13 @@ def replay(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
     most_gib: Annotated[float, typer.Option(min=0.0, help="Most GiB to download.")] = 20.0,
+    wary: Annotated[
+        bool,
+        typer.Option(
+            help="Load safetensors only, in memory of four times --most-gib and 4 GiB, and be the "
+            "first to go where the system lacks memory. So a validator's own replays are."
+        ),
+    ] = False,
     state_dir: Annotated[
         Path | None, typer.Option(help="Your validator's: its sheets, and where the verdict goes.")
     ] = None,
@@ -98,7 +105,10 @@ def replay(
             "(`moesubnet validator checks`). If you have them: --weights FOLDER"
         )
     published = _published(folder, address, sheet, axon)
-    have = _weights(weights, adapter, card, loaded, int(most_gib * GIB), allow_private)
+    if wary:
+        _bound_memory(4 * int(most_gib * GIB) + 4 * GIB)
+    most_bytes = int(most_gib * GIB)
+    have = _weights(weights, adapter, card, loaded, most_bytes, allow_private, wary)
     found = _replayed(published, address, have, loaded, commitment, dtype, threads)
     epoch = published.sheet.epoch
     if lie is not None:
@@ -166,6 +176,7 @@ def _weights(
     spec: LoadedSpec,
     max_bytes: int,
     allow_private: bool,
+    only_safetensors: bool,
 ) -> Weights:
     from moesubnet.engine.open_weights import Weights, fetch_weights, give_tokenizer
     from moesubnet.errors import ConfigError
@@ -190,10 +201,23 @@ def _weights(
                 allow_private=allow_private,
                 on_size=say,
                 on_progress=show,
+                only_safetensors=only_safetensors,
             )
         )
     give_tokenizer(have, spec.tokenizer_path)
     return have
+
+
+def _bound_memory(most_bytes: int) -> None:
+    """Of this process, as far as the system can: a stranger's config may ask for any size."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _replayed(

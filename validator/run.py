@@ -29,6 +29,7 @@ from moesubnet.validator.forecast import Forecast
 from moesubnet.validator.loop import Validator
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.pool import TextPool
+from moesubnet.validator.replaying import Replaying
 from moesubnet.validator.serve import Health, Metrics, build_app
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State, only_one
@@ -60,6 +61,7 @@ class ValidatorConfig:
     allow_private: bool
     walks_per_epoch: int
     with_feedback: bool = False
+    replay_gib: float = 0.0
 
 
 async def run_validator(config: ValidatorConfig) -> None:
@@ -150,10 +152,21 @@ async def run_validator(config: ValidatorConfig) -> None:
             metrics,
             config.walks_per_epoch,
             config.with_feedback,
+            _replaying(config, book),
         )
         settle()
         await until_stopped(validator.run())
         log.info("stopped; a committed vote is revealed when you start again before its epoch ends")
+
+
+def _replaying(config: ValidatorConfig, book: Checkbook) -> Replaying | None:
+    if not config.replay_gib:
+        return None
+    options = ["--chain", config.chain_url, "--netuid", str(config.netuid)]
+    options += ["--state-dir", str(config.state_dir)]
+    options += ["--spec", str(config.spec_dir)] if config.spec_dir is not None else []
+    options += ["--allow-private"] if config.allow_private else []
+    return Replaying(book, options, int(config.replay_gib * 2**30))
 
 
 async def dry_run(config: ValidatorConfig) -> str:

@@ -51,6 +51,12 @@ class Metrics:
             prefix + "conversations_left", "Private ones not used yet", registry=self.registry
         )
         self.experts = Gauge(prefix + "experts", "Experts known", registry=self.registry)
+        self.verdicts = Gauge(
+            prefix + "verdicts",
+            "Experts by what the sequential tests say of them",
+            ["check", "verdict"],
+            registry=self.registry,
+        )
         self.walks = Counter(prefix + "walks", "Walks started", registry=self.registry)
         self.answers = Counter(
             prefix + "answers", "Answers to probes", ["result"], registry=self.registry

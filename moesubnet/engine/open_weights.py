@@ -122,11 +122,14 @@ async def fetch_weights(
     allow_private: bool,
     on_size: Callable[[int], None],
     on_progress: OnProgress,
+    only_safetensors: bool = False,
 ) -> Weights:
     """Download what the commitment names, or what of it is missing. Raises FetchError."""
     folder = cache_dir("weights", commitment)
     async with open_downloads(allow_private=allow_private) as http:
         files = await _offered(http, url, commitment)
+        if only_safetensors and files[0].name.endswith(".gguf"):
+            raise FetchError(f"{url} offers a GGUF file, which is read by code that is not ours")
         sizes = [await size_of(http, file.url) for file in files]
         total, done, begun_s = sum(sizes), 0, time.monotonic()
         on_size(total)

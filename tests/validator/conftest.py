@@ -44,6 +44,7 @@ from moesubnet.wire.server import BODY, auth_middleware, lane_route, public
 from moesubnet.wire.strangers import get_public, open_http_session
 from tests.step_answers import answer_to
 from tests.validator.nodes import RouterNode
+from tests.validator.open_experts import offer, replayed  # noqa: F401  # fixtures
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))  # adversaries
 
