@@ -42,6 +42,7 @@ from lanes import Played
 from neurons import book_of, subnet
 from substrateinterface import Keypair
 
+from moesubnet.host.garbage import settle
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
@@ -123,6 +124,7 @@ def route(spec_at: tuple[Path, str], miner_port: int, ports: Any) -> None:
             service = Service(spec, {"mixture": mixture})
             app = build_router(lambda: service, api_keys=(KEY,))
             ports.put((await serve(app, "127.0.0.1", 0)).port)
+            settle()  # as `router run` does
             await asyncio.Event().wait()
 
     asyncio.run(run())

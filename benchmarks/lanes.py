@@ -3,9 +3,9 @@
 Real miners, a process each, on real sockets; only their engine is played: a batch takes a fixed
 time whatever its size, as on a device that batches, and its laws are fixed. Streams draw from the
 mixture and go on, in lockstep with nobody. Both ways take turns. CPU is the router process's
-own, over tokens that the mixture wrote and over answers, one an expert and call. It is the model's
-(`MixtureModel`): users' HTTP, the ledger and the text of tokens are not in it. Prints one Markdown
-table.
+own, over tokens that the mixture wrote and over answers, one an expert and call; that of all
+miners together stands beside it, for they share the machine. It is the model's (`MixtureModel`):
+users' HTTP, the ledger and the text of tokens are not in it. Prints one Markdown table.
 
 With --drafted streams are also written with a student, whose law is the mean of the experts' in
 KNOWS of its mass. It is played in this process, and its CPU is taken off; what its pipe would cost
@@ -28,11 +28,13 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 from neurons import book_of, subnet
 from substrateinterface import Keypair
 
 from moesubnet.engine.base import Query
 from moesubnet.engine.drafting import Continuation, draft
+from moesubnet.host.garbage import settle
 from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import Unigram
@@ -188,9 +190,16 @@ async def stream(model: MixtureModel, tokens: int, seed: int, seen: Seen) -> Non
     session.close()
 
 
-async def measure(model: MixtureModel, streams: int, tokens: int) -> str:
-    """Cells: CPU ms a token and an answer, tokens a second, median seconds to the first token, and
-    with a student answers a token and how many drafts were kept."""
+def cpu_of(miners: Sequence[psutil.Process]) -> float:
+    return sum(sum(miner.cpu_times()[:2]) for miner in miners)
+
+
+async def measure(
+    model: MixtureModel, streams: int, tokens: int, miners: Sequence[psutil.Process]
+) -> str:
+    """Cells: CPU ms a token and an answer, the miners' a token, tokens a second, median seconds to
+    the first token, answers a token, and with a student how many drafts were kept."""
+    theirs_s = cpu_of(miners)
     student: Any = model.student.engine if model.student else SimpleNamespace(cpu_s=0.0)
     before = sum(expert.answers for expert in model.book.known().values())
     seen, its_cpu_s = Seen([]), student.cpu_s
@@ -201,16 +210,21 @@ async def measure(model: MixtureModel, streams: int, tokens: int) -> str:
     cpu_ms = (time.process_time() - cpu_s - (student.cpu_s - its_cpu_s)) * 1e3
     answers = sum(expert.answers for expert in model.book.known().values()) - before
     written = streams * tokens
-    cells = [f"{cpu_ms / written:.2f}", f"{cpu_ms / answers:.2f}", f"{written / wall_s:.0f}"]
+    theirs_ms = (cpu_of(miners) - theirs_s) * 1e3 / written
+    cells = [f"{cpu_ms / written:.2f}", f"{cpu_ms / answers:.2f}", f"{theirs_ms:.2f}"]
+    cells.append(f"{written / wall_s:.0f}")
     cells += [f"{first_s:.2f}", f"{answers / written:.2f}"]
     cells.append(f"{seen.kept / seen.judged:.2f}" if seen.judged else "")
     return " | ".join(cells)
 
 
-async def compare(arguments: argparse.Namespace, axons: dict[Hotkey, Axon]) -> None:
+async def compare(
+    arguments: argparse.Namespace, axons: dict[Hotkey, Axon], miners: Sequence[psutil.Process]
+) -> None:
     spec, vocab = spec_of(arguments.vocab), arguments.vocab
-    heads = ["streams", "", "CPU ms a token of the mixture", "an expert and call", "tokens/s"]
-    heads += ["first token, median s", "answers a token", "kept α"]
+    heads = ["streams", "", "CPU ms a token of the mixture", "an expert and call"]
+    heads += ["miners' CPU ms a token", "tokens/s", "first token, median s", "answers a token"]
+    heads.append("kept α")
     print(f"V = {vocab}, {arguments.experts} experts, load {os.getloadavg()[0]:.1f}\n")
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     steps = {"one request a step": by_itself, "lanes": ExpertClient.step}
@@ -218,6 +232,7 @@ async def compare(arguments: argparse.Namespace, axons: dict[Hotkey, Axon]) -> N
         steps["lanes, drafted"] = ExpertClient.step
     async with open_http_session() as http:
         book = await book_of(http, ROUTER, spec, axons)
+        settle()  # as `router run` does
         for streams in arguments.streams:
             tokens = max(24, arguments.tokens // streams)
             for name, step in steps.items():
@@ -230,11 +245,9 @@ async def compare(arguments: argparse.Namespace, axons: dict[Hotkey, Axon]) -> N
                     student: Any = PlayedStudent(vocab, arguments.experts)
                     model.student = StudentModel(student)
                 with patch.object(ExpertClient, "step", step):
-                    await measure(model, streams, 4)
-                    print(
-                        f"| {streams} | {name} | {await measure(model, streams, tokens)} |",
-                        flush=True,
-                    )
+                    await measure(model, streams, 4, miners)
+                    cells = await measure(model, streams, tokens, miners)
+                    print(f"| {streams} | {name} | {cells} |", flush=True)
     print(f"\nload {os.getloadavg()[0]:.1f}")
 
 
@@ -265,7 +278,7 @@ def main() -> None:
         for uri, port in found.items()
     }
     try:
-        asyncio.run(compare(arguments, axons))
+        asyncio.run(compare(arguments, axons, [psutil.Process(miner.pid) for miner in miners]))
     finally:
         for miner in miners:
             miner.terminate()

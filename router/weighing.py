@@ -141,7 +141,7 @@ class Posterior:
     def needed(self, alive: NDArray[np.bool_]) -> frozenset[Hotkey]:
         """Where all who answered weigh less together than the last member, the silent ones who
         weigh more than it: without them what is written would be hardly anybody's."""
-        if self.is_alone:
+        if self.is_alone or alive.all():
             return frozenset()
         *weights, last = np.exp(self.walk.log_weights()[0]).tolist()
         experts = list(zip(self._experts, weights, alive.tolist(), strict=False))
@@ -167,6 +167,6 @@ class Posterior:
         alive = heard.alive.copy()
         alive[-1] = not self._is_solo
         log_w = self.walk.log_weights(alive)[0]
-        weights = zip([*self._experts, heard.last], np.exp(log_w), strict=True)
-        shares = {str(name): float(weight) for name, weight in weights if weight > 0}
+        weights = zip([*self._experts, heard.last], np.exp(log_w).tolist(), strict=True)
+        shares = {str(name): weight for name, weight in weights if weight > 0}
         return Forecast(mix(log_w, heard.laws[position]), shares, drafts)

@@ -111,7 +111,7 @@ class Panel:
         self._clients = clients
         self._base_s = base_s
         self._paces = paces or Paces()
-        self._want = want
+        self._want, self._uncommitted = want, replace(want, committed=False)
         self._rest_s = rest_s
         self._failures: dict[Hotkey, int] = {}
         self._rests_until_s: dict[Hotkey, float] = {}
@@ -256,10 +256,8 @@ class Panel:
         """What this expert lacks and owes; those alike in that share one encoded request."""
         bases = tuple((s.held_by(client.hotkey), s.parent_at(client.hotkey)) for s in sequences)
         owed = tuple(sequence.owed(client.hotkey) for sequence in sequences)
-        want = self._want
-        if want.committed and not client.commits:
-            want = replace(want, committed=False)
-        key = (want, bases, owed, further)
+        want = self._want if client.commits else self._uncommitted
+        key = (want.committed, bases, owed, further)
         if key not in requests:
             steps = [
                 SequenceStep(
