@@ -137,7 +137,9 @@ def fine_tune(
         if team.rank == 0:
             (out / BEFORE).write_text(json.dumps([state, before]))
     if schedule.max_steps is not None:
-        step_s = learner.seconds_per_window(packed) * settings.batch / team.size
+        batch = min(settings.batch, len(packed))
+        at_once = -(-batch // schedule.micro_batches)
+        step_s = learner.seconds_per_window(packed, at_once) * batch / team.size
         say(time_in_words(schedule.max_steps, packed.ids.size, step_s, settings.seconds))
 
     outcome = train(

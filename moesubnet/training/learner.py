@@ -58,9 +58,10 @@ class Learner:
         nats, tokens = team.add(*sums)
         return nats / max(1.0, tokens)
 
-    def seconds_per_window(self, packed: Packed) -> float:
-        """Wall seconds, from one that is thrown away; a first one warms up, if it is short."""
-        part, took_s = packed[:1], 0.0
+    def seconds_per_window(self, packed: Packed, at_once: int) -> float:
+        """Wall seconds where so many are learnt at once, from a few that are thrown away; first
+        ones warm up, if they are short."""
+        part, took_s = packed[:at_once], 0.0
         self._model.train()
         for _ in range(2):
             started_s = time.monotonic()
@@ -69,7 +70,7 @@ class Learner:
             took_s = time.monotonic() - started_s
             if took_s > 5.0:
                 break
-        return took_s
+        return took_s / len(part)
 
     def _loss(self, windows: Packed) -> tuple[torch.Tensor, int]:
         """(summed nats, tokens) of a few windows."""

@@ -28,6 +28,7 @@ from moesubnet.training.base_model import Size, size_of
 from moesubnet.training.cli import _in_words
 from moesubnet.training.estimate import footprint
 from moesubnet.training.finetune import FineTuning, fine_tune
+from moesubnet.training.learner import Learner
 from moesubnet.training.tracking import tracked
 
 IDS = torch.arange(3, 40)[None]
@@ -90,6 +91,23 @@ def test_an_adapter_is_an_ordinary_peft_folder_and_makes_unseen_text_likelier(
     assert read in _in_words(out, report)
 
     assert fine_tune([text_file], out, tiny_spec, settings) == report, "done is done"
+
+
+def test_time_is_told_from_as_many_windows_at_once_as_are_learnt(
+    tiny_spec: LoadedSpec, tiny_model: Path, text_file: Path, tmp_path: Path, monkeypatch
+):
+    """One window takes several times its part of a step."""
+    loss, learnt = Learner._loss, []
+
+    def counted(self, windows):
+        if torch.is_grad_enabled():
+            learnt.append(len(windows))
+        return loss(self, windows)
+
+    monkeypatch.setattr(Learner, "_loss", counted)
+    fine_tune([text_file], tmp_path, tiny_spec, tuning(tiny_model, batch=4, epochs=0.1))
+    assert learnt
+    assert set(learnt) == {4}
 
 
 def test_a_whole_model_is_trained_and_keeps_number_format_and_tokenizer(
