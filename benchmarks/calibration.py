@@ -40,7 +40,8 @@ SHARES = (0.1, 0.25, 0.5, 1.0)
 class Economy:
     """Laws of all experts on all walks, and the sheets that follow from them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, dtype: str = "auto") -> None:
+        """dtype: what its experts compute in."""
         spec = load_spec(root / "spec")
         tokenizer = load_tokenizer(spec.tokenizer_path)
         pool = TextPool.load(
@@ -51,7 +52,9 @@ class Economy:
         self.walks = np.stack([window.ids for window in windows])
         self.names = sorted(path.name for path in (root / "experts").iterdir())
         self.baseline = load_baseline(spec).law
-        engines = (TransformersEngine(str(root / "experts" / n), spec) for n in self.names)
+        engines = (
+            TransformersEngine(str(root / "experts" / n), spec, dtype=dtype) for n in self.names
+        )
         self.laws = np.stack([self._laws(engine) for engine in engines])  # [n, walks, 16, V]
 
     def _laws(self, engine: TransformersEngine) -> np.ndarray:

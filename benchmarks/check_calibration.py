@@ -16,7 +16,9 @@ Prints one Markdown table. Distance between two answers: quantiles, how often ov
 at most how often (95 %), and what the sequential test says after all pairs. Replay (not of drafts):
 quantiles of a place's ratio in our float32; the median in the nearest of the precisions that
 `moesubnet validator replay` tries, its verdict, and of REPLAYS replays of 32 places drawn from
-these how many would be called a cheat.
+these how many would be called a cheat. Below it, of all pairs of HONEST kinds together, how often
+such an expert is apart from itself, and so how often, asked the same in another epoch, it would be
+taken for another (`Checkbook.changed_in`: most of the prefixes, two of them as a rule).
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ from adversaries.yes_man import YesMan
 BATCHES = (8, 32)
 DRAFTED = 4
 REPLAYS = 10_000
+HONEST = ("the same", "bfloat16", "float32:", "int8:", "8 bits")  # one expert, run otherwise
 GROUP = 32  # weights that share a scale, as in the usual formats of 4 bits
 
 
@@ -180,9 +183,18 @@ def main() -> None:
     print("|" + 13 * "---|")
     for name, one, other in cases:
         print(f"| {name} | {of_pairs(one, other)} | {of_replay(other, alone, bf16, impostors)} |")
-    for name, shown, blind in drafts(arguments.model, arguments.other, spec, walks):
+    drafted = drafts(arguments.model, arguments.other, spec, walks)
+    for name, shown, blind in drafted:
         print(f"| {name} | {of_pairs(shown, blind)} | – | – | – | – | – |")
     print(f"\n{len(walks)} prefixes of {PREFIX_TOKENS} tokens, V = {spec.spec.vocab_size:,}.")
+    honest = [apart(a, b) for name, a, b in [*cases, *drafted] if name.startswith(HONEST)]
+    over, count = int(sum(map(np.sum, honest))), sum(map(len, honest))
+    most = upper_bound(over, count)
+    print(
+        f"Of {count:,} honest pairs {over} are over, at most {most:.2%} (95 %). An expert that "
+        f"runs otherwise in another epoch is taken for another in {most:.2%} of epochs at most, if "
+        f"its prefixes go together, and in {most**2:.1e} if they are independent."
+    )
 
 
 Drafts = list[tuple[str, np.ndarray, np.ndarray]]
@@ -209,9 +221,17 @@ def drafts(model: Path, other: Path | None, spec: LoadedSpec, walks: np.ndarray)
     return found
 
 
+def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.array([total_variation(Law(a), Law(b)) for a, b in zip(one, other, strict=True)])
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return distances(one, other) > TWICE_DISTANCE
+
+
 def of_pairs(one: np.ndarray, other: np.ndarray) -> str:
     """Columns of the distance."""
-    far = np.array([total_variation(Law(a), Law(b)) for a, b in zip(one, other, strict=True)])
+    far = distances(one, other)
     over = far > TWICE_DISTANCE
     record = Record()
     for is_over in over.tolist():
