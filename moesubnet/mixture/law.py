@@ -42,12 +42,12 @@ class Law:
 
     def at(self, tokens: npt.ArrayLike) -> Float:
         """The exact log-probabilities of token ids of any shape, in that shape, as float64."""
-        tokens = np.asarray(tokens)
         if self.ids is None:
-            return np.asarray(self.logp[tokens], np.float64)
-        place = np.minimum(np.searchsorted(self.ids, tokens), len(self.ids) - 1)
-        listed = self.ids[place] == tokens
-        found = np.asarray(self.logp[place], np.float64)
+            return np.asarray(self.logp.take(tokens), np.float64)
+        tokens = np.asarray(tokens, self.ids.dtype)
+        place = np.minimum(self.ids.searchsorted(tokens), len(self.ids) - 1)
+        listed = self.ids.take(place) == tokens
+        found = np.asarray(self.logp.take(place), np.float64)
         return found if listed.all() else np.where(listed, found, self._beyond(tokens))
 
     def head(self, k: int, mass: float = 1.0) -> Law:
@@ -230,4 +230,4 @@ def _unlisted(shape: Law, ids: Ids) -> float:
 
 def _logs(mass: Float) -> Logs:
     with np.errstate(divide="ignore"):
-        return np.clip(np.log(mass), LOWEST, 0.0).astype(np.float32)
+        return np.minimum(np.maximum(np.log(mass), LOWEST), 0.0).astype(np.float32)

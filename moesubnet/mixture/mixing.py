@@ -54,7 +54,9 @@ def log_weights(log_prior: Logs, evidence: Logs, alive: Mask | bool = True) -> F
     """
     posterior = np.asarray(log_prior, np.float64) + evidence
     posterior = np.where(alive, posterior, -np.inf)
-    return posterior - log_sum_exp(posterior)[..., None]
+    top = posterior.max(axis=-1, keepdims=True)  # finite
+    total: Float = np.log(np.exp(posterior - top).sum(axis=-1, keepdims=True)) + top
+    return posterior - total
 
 
 def update_evidence(
