@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from statistics import median
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def usual_rao(gate: Gate, prices: Mapping[Hotkey, int]) -> float:
     nothing of what is usual. At least 1."""
     standing = zip(prices, gate.standing(list(prices)).tolist(), strict=True)
     heard = [prices[hotkey] for hotkey, part in standing if part > 0] or list(prices.values())
-    return max(1.0, float(np.median(heard))) if heard else 1.0
+    return max(1.0, float(median(heard))) if heard else 1.0
 
 
 def not_too_dear(gate: Gate, prices: Mapping[Hotkey, int]) -> dict[Hotkey, int]:

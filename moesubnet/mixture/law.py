@@ -43,7 +43,7 @@ class Law:
     def at(self, tokens: npt.ArrayLike) -> Float:
         """The exact log-probabilities of token ids of any shape, in that shape, as float64."""
         if self.ids is None:
-            return np.asarray(self.logp.take(tokens), np.float64)
+            return np.asarray(self.logp.take(np.asarray(tokens)), np.float64)
         tokens = np.asarray(tokens, self.ids.dtype)
         place = np.minimum(self.ids.searchsorted(tokens), len(self.ids) - 1)
         listed = self.ids.take(place) == tokens
