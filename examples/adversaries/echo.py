@@ -1,7 +1,8 @@
 """Claim: what was said will be said again.
 
 The echo has no model: it holds the text's own tokens likely and nothing else. Shown a token before
-it is judged on it, it would be perfect; asked blindly it knows only that texts repeat themselves.
+it is judged on it, it would be perfect; asked blindly it knows only that texts repeat themselves,
+which is a little that no expert beside it says, and is paid more than it adds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Claim: counting is enough.
 
 An n-gram cache over public text and the text at hand, each order backing off to the next: no
-training, no accelerator. What it adds is real and small, and it should be paid just that.
+training, no accelerator. What it adds is real, and it should be paid just that (beside four small
+experts it adds nearly as much as one of them, and is paid as one).
 """
 
 from __future__ import annotations
