@@ -111,8 +111,10 @@ class _Turns:
     def __init__(self) -> None:
         self._waiting: OrderedDict[Hotkey, deque[_Job]] = OrderedDict()
 
-    def add(self, job: _Job) -> None:
-        self._waiting.setdefault(job.caller, deque()).append(job)
+    def add(self, job: _Job, *, is_next: bool = False) -> None:
+        """is_next: before its caller's other jobs."""
+        jobs = self._waiting.setdefault(job.caller, deque())
+        (jobs.appendleft if is_next else jobs.append)(job)
 
     def of(self, caller: Hotkey) -> Iterable[_Job]:
         """A caller's jobs."""
@@ -225,7 +227,7 @@ class Batcher:
             begin_s = loop.time()
             await self._answer(prompts)
             now_s = loop.time()
-            self._fit_chunk(now_s - begin_s, now_s > self._stepped_s + LATELY_S)
+            self._fit_chunk(now_s - begin_s, begin_s > self._stepped_s + LATELY_S)
             for session in self._leave(prompts):
                 self._begun_s[session] = now_s
                 self._begun_s.move_to_end(session)
@@ -294,14 +296,13 @@ class Batcher:
 
     def _fit_chunk(self, took_s: float, is_alone: bool) -> None:
         """Halve what took too long, double what was full and short."""
-        if not self._returns.parted_s:  # nothing is known yet
-            return
-        most_s = (ALONE_CHUNK_STEPS if is_alone else CHUNK_STEPS) * self._returns.parted_s
+        step_s = self._returns.parted_s  # 0: nothing is known yet
+        most_s = (ALONE_CHUNK_STEPS if is_alone else CHUNK_STEPS) * step_s or MOST_CHUNK_S
         most_s = min(most_s, MOST_CHUNK_S)
         least = LEAST_ALONE_TOKENS if is_alone else LEAST_CHUNK_TOKENS
         if took_s > most_s:
             self._chunk_tokens = max(least, self._chunk_tokens // 2)
-        elif took_s < most_s / 2 and self._prompts.head():
+        elif step_s and took_s < most_s / 2 and self._prompts.head():
             self._chunk_tokens = min(MOST_CHUNK_TOKENS, self._chunk_tokens * 2)
 
     async def _answer(self, batch: _Pieces) -> None:
@@ -325,8 +326,8 @@ class Batcher:
         for job, pieces in batch:
             for index, piece in pieces:
                 job.take(index, piece, next(given))
-            if not job.settle():
-                self._prompts.add(job)
+            if not job.settle():  # what is nearly read has its answer before the next begins
+                self._prompts.add(job, is_next=sum(job.left) <= self._chunk_tokens)
 
     def _compute(self, queries: Sequence[Query], want: Want) -> list[StepRows]:
         answers = self._engine.rows(queries, want)

@@ -12,11 +12,13 @@ from moesubnet.router.model import TokenIds
 from moesubnet.router.weighing import Heard
 from moesubnet.types import Hotkey
 from moesubnet.wire.ahead import Ahead
+from moesubnet.wire.line import HELD_S, Line
 from moesubnet.wire.panel import Asked, Panel, PanelError
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import StepResponse, Want
 
+LAST_HELD_S = 600.0  # where nobody else could answer: as long as OpenAI's clients wait
 REST_S = 1.0  # an expert that failed is left alone so long, doubling while it fails
 
 
@@ -35,7 +37,8 @@ def echo_parts(prompt_ids: TokenIds, vocab_size: int) -> Iterator[tuple[int, Tok
 
 
 class Asking:
-    """report: told of each expert what became of every call to it."""
+    """report: told of each expert what became of every call to it. lines: of all streams. is_last:
+    whether nobody else could answer."""
 
     def __init__(
         self,
@@ -44,10 +47,20 @@ class Asking:
         base_s: float,
         want: Want,
         paces: Paces,
+        lines: Mapping[Hotkey, Line],
+        is_last: bool,
         report: Callable[[Hotkey, StepResponse | PanelError], None],
     ) -> None:
         self.experts: Sequence[Hotkey] = sorted(clients)
-        self._panel = Panel(clients, base_s=base_s, want=want, rest_s=REST_S, paces=paces)
+        self._panel = Panel(
+            clients,
+            base_s=base_s,
+            want=want,
+            rest_s=REST_S,
+            paces=paces,
+            lines=lines,
+            held_s=LAST_HELD_S if is_last else HELD_S,
+        )
         self._report = report
 
     async def extend(

@@ -80,7 +80,8 @@ def run(
         float,
         typer.Option(
             min=0.1,
-            help="An expert slower than this sits out; each token that it has to read adds 20 ms.",
+            help="An expert slower than this sits out; each token that it has to read adds 20 ms, "
+            "those of prompts before it too.",
         ),
     ] = 5.0,
     max_running: Annotated[

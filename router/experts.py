@@ -13,6 +13,7 @@ from moesubnet.errors import PeerLate, PeerRefused, PeerResting
 from moesubnet.router.metrics import Metrics
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.wire.client import ExpertClient
+from moesubnet.wire.line import HELD_S
 from moesubnet.wire.panel import PanelError
 from moesubnet.wire.protocol import ExpertCard, StepResponse
 from moesubnet.wire.roster import Met, Roster
@@ -106,6 +107,7 @@ class ExpertBook:
         }
         for hotkey, expert in self._experts.items():
             expert.met = met[hotkey]
+            expert.met.client.held_s = HELD_S
         self.metrics.keep_only(self._experts)
 
 

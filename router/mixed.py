@@ -82,7 +82,7 @@ class MixtureSession:
         self._waited_for: frozenset[Hotkey] = frozenset()  # in vain
         self._seen_tokens: int | None = None  # length of the text when that was last looked at
         self.waited_s = 0.0
-        self._ask({})
+        self._ask({}, is_last=False)
 
     async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         self._choose_experts(prompt_ids, self._model.serving())
@@ -301,19 +301,21 @@ class MixtureSession:
         self.posterior = Posterior(self._gate, experts, model.firsts, is_solo=model.is_solo)
         self._resting = frozenset()
         self._returning.close()
-        self._ask({hotkey: clients[hotkey] for hotkey in experts})
+        self._ask({hotkey: clients[hotkey] for hotkey in experts}, len(experts) == len(clients))
         self._writer = clients[experts[0]] if model.is_solo else None
         for hotkey in experts:
             self._prices.setdefault(hotkey, prices[hotkey])
 
-    def _ask(self, experts: Mapping[Hotkey, ExpertClient]) -> None:
-        """From now on."""
+    def _ask(self, experts: Mapping[Hotkey, ExpertClient], is_last: bool) -> None:
+        """From now on. is_last: whether nobody else could answer."""
         model = self._model
         self._asking = asking.Asking(
             experts,
             base_s=model.deadline_s,
             want=model.want,
             paces=model.paces,
+            lines=model.lines,
+            is_last=is_last,
             report=model.book.report,
         )
         self._returning = Returning(self._asking, self._sequence, model.baseline.law)

@@ -88,6 +88,7 @@ class ExpertClient:
         self.axon = axon
         self.commits = False  # whether its last card says that it commits to rows
         self.draws_ahead = False  # whether it says so, and has not been found to do otherwise
+        self.held_s = 0.0  # so long it is waited for where it answers others' steps; see `Parcel`
         self._http = http
         self._signer = signer
         self._vocab_size = vocab_size
@@ -110,7 +111,7 @@ class ExpertClient:
         Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
         AuthError (the receipt is missing or wrong).
         """
-        status, data, proof = await self._sent(request, timeout_s, on_its_way)
+        status, data, proof = await self._sent(request, timeout_s, on_its_way, self.held_s)
         return await self._decoded(request, status, data, proof)
 
     async def forward(self, request: StepRequest, *, timeout_s: float) -> tuple[int, bytes, Proof]:
@@ -166,7 +167,11 @@ class ExpertClient:
         )
 
     async def _sent(
-        self, request: StepRequest, timeout_s: float, on_its_way: Callable[[], None]
+        self,
+        request: StepRequest,
+        timeout_s: float,
+        on_its_way: Callable[[], None],
+        held_s: float = 0.0,
     ) -> tuple[int, bytes, Proof]:
         parcel = Parcel(
             request.to_bytes(),
@@ -175,6 +180,7 @@ class ExpertClient:
             on_its_way,
             stream=request.sequences[0].session,
             sequences=len(request.sequences),
+            held_s=held_s,
         )
         if not request.is_prompt:
             answer = await self._departures.step(parcel)
@@ -188,7 +194,7 @@ class ExpertClient:
 
     async def _carry(self, parcels: Sequence[Parcel], come: Callable[[], None]) -> None:
         """See `carry`; once more where an idle connection was closed just as we used it."""
-        until_s = time.monotonic() + max(parcel.timeout_s for parcel in parcels)
+        until_s = time.monotonic() + max(parcel.held_s for parcel in parcels)
         try:
             await self._carry_once(parcels, come, until_s)
         except PeerUnavailable as error:

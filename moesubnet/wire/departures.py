@@ -32,10 +32,12 @@ Answer = tuple[int, bytes, int, bytes]  # status, 200 or 409; body; nonce and re
 class Parcel:
     """One step, of which an answer has `most_bytes` at most, and its answer. `on_its_way` is called
     when it leaves, and its time begins. Those with one destination `to` leave together. stream: its
-    name there, by which the next step of the same is known."""
+    name there, by which the next step of the same is known. held_s: how long it is waited for at
+    most where others' answers keep coming, each within `timeout_s` of the last."""
 
     __slots__ = (
-        "answer", "body", "most_bytes", "on_its_way", "sequences", "stream", "timeout_s", "to",
+        "answer", "body", "held_s", "most_bytes", "on_its_way", "sequences", "stream", "timeout_s",
+        "to",
     )  # fmt: skip
 
     def __init__(
@@ -48,10 +50,12 @@ class Parcel:
         stream: str,
         sequences: int = 1,
         to: str = "",
+        held_s: float = 0.0,
     ) -> None:
         self.body = body
         self.most_bytes = most_bytes
         self.timeout_s = timeout_s
+        self.held_s = max(timeout_s, held_s)
         self.on_its_way = on_its_way
         self.sequences = sequences
         self.to = to
@@ -109,6 +113,7 @@ class Departures:
         self._under_way: set[asyncio.Task[None]] = set()
         self._awaited_bytes = 0
         self._has_come = False  # something, since the last departure
+        self._came_s = 0.0  # the last
         self._left_s, self._round_s = 0.0, FIRST_ROUND_S
         self._returns = Returns(WAITED_PART * FIRST_ROUND_S)
         self._waits_since_s = 0.0  # of the first of those who wait
@@ -163,7 +168,7 @@ class Departures:
             task = loop.create_task(self._carry(parcels, self._left_s))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
-            self._watch(parcels, task)
+            self._watch(parcels, task, self._left_s)
             self._look()
 
     def _those_who_wait(self) -> list[Parcel]:
@@ -197,7 +202,7 @@ class Departures:
                 self._returns.parted_s = WAITED_PART * self._round_s
             self.answered(left)
             left = [parcel for parcel in left if not parcel.answer.done()]
-            self._has_come = True
+            self._has_come, self._came_s = True, loop.time()
             self._look()
 
         try:
@@ -206,7 +211,7 @@ class Departures:
             self._has_come = True
             loop.call_soon(self._look)
 
-    def _watch(self, parcels: Sequence[Parcel], task: asyncio.Task[None]) -> None:
+    def _watch(self, parcels: Sequence[Parcel], task: asyncio.Task[None], left_s: float) -> None:
         """Begin each parcel's time; drop the request when the last who waited has given up."""
         loop = self._loop
 
@@ -214,20 +219,27 @@ class Departures:
             if all(parcel.answer.done() for parcel in parcels):
                 task.cancel()
 
-        def late(timeout_s: float) -> None:
+        def late(timeout_s: float, held_s: float) -> None:
+            until_s = min(self._came_s + timeout_s, left_s + held_s)
+            if loop.time() < until_s:
+                timers[timeout_s, held_s] = loop.call_at(until_s, late, timeout_s, held_s)
+                return
             for parcel in parcels:
-                if parcel.timeout_s == timeout_s:
-                    parcel.fail(PeerUnavailable(f"no answer within {timeout_s:.1f} s"))
+                if (parcel.timeout_s, parcel.held_s) == (timeout_s, held_s):
+                    parcel.fail(PeerUnavailable(f"no answer within {loop.time() - left_s:.1f} s"))
             given_up()
 
-        timers = [loop.call_later(s, late, s) for s in {parcel.timeout_s for parcel in parcels}]
+        timers = {
+            times_s: loop.call_at(left_s + times_s[0], late, *times_s)
+            for times_s in {(parcel.timeout_s, parcel.held_s) for parcel in parcels}
+        }
         left = len(parcels)
 
         def settled(size: int, answer: asyncio.Future[Answer]) -> None:
             nonlocal left
             left -= 1
             if not left:
-                for timer in timers:
+                for timer in timers.values():
                     timer.cancel()
             self._awaited_bytes -= size
             self._look()

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -30,6 +31,7 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Hotkey
 from moesubnet.wire.ahead import Ahead
+from moesubnet.wire.line import Line
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import LEAST_PATIENCE_S, Paces, cut_stragglers, deadline_s
 from moesubnet.wire.protocol import (
@@ -96,7 +98,9 @@ class Panel:
     catching up included, adds to that (`deadline_s`). rest_s: how long an expert that failed is
     left alone, doubling with each failure in a row up to 32 times; 0 asks it every time. want:
     `committed` of those alone whose cards say that they commit. paces: what is known of the
-    experts' speed; share one among all panels of a process.
+    experts' speed; share one among all panels of a process. lines: the prompts at each expert,
+    shared likewise; with them, an expert may take for a prompt as long as for all that it was sent
+    before, `held_s` at most or what its own length allows.
     """
 
     def __init__(
@@ -107,10 +111,13 @@ class Panel:
         want: Want,
         rest_s: float = 0.0,
         paces: Paces | None = None,
+        lines: Mapping[Hotkey, Line] | None = None,
+        held_s: float = 0.0,
     ) -> None:
         self._clients = clients
         self._base_s = base_s
         self._paces = paces or Paces()
+        self._lines, self._held_s = lines, held_s
         self._want, self._uncommitted = want, replace(want, committed=False)
         self._rest_s = rest_s
         self._failures: dict[Hotkey, int] = {}
@@ -230,9 +237,17 @@ class Panel:
         def on_its_way() -> None:
             call.patient_until_s[hotkey] = loop.time() + patience_s
 
-        response = await client.step(
-            request, timeout_s=deadline_s(self._base_s, tokens), on_its_way=on_its_way
-        )
+        alone_s = deadline_s(self._base_s, tokens)
+        send = partial(client.step, request)
+        line = None if self._lines is None else self._lines[hotkey]
+        if line is None:
+            response = await send(timeout_s=alone_s, on_its_way=on_its_way)
+        elif request.is_prompt:
+            response = await line.send(
+                send, tokens, alone_s=alone_s, most_s=self._held_s, on_its_way=on_its_way
+            )
+        else:
+            response = await send(timeout_s=line.beside_s(alone_s), on_its_way=on_its_way)
         if (until_s := call.patient_until_s.get(hotkey)) is not None:
             took_s = loop.time() - (until_s - patience_s)
             if request.ahead is None:  # which takes as long as it is given

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +20,6 @@ from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import SequenceStep, StepRows, Want, base_hash
 from moesubnet.wire.strangers import open_http_session
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))  # its clock
 
 MINER = Keypair.create_from_uri("//Miner")
 ALICE, BOB, POOR = (Keypair.create_from_uri(uri) for uri in ("//Alice", "//Bob", "//Poor"))

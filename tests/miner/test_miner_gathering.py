@@ -6,12 +6,10 @@ import asyncio
 import random
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,8 +21,9 @@ from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.types import Hotkey
 from moesubnet.wire import returns as returns_module
 from moesubnet.wire.departures import Departures, Parcel, carry
-from moesubnet.wire.protocol import StepRows, Want
+from moesubnet.wire.protocol import Want
 from moesubnet.wire.returns import Returns
+from tests.played import PASS_S, STREAM_S, TOKEN_S, Played, Thread
 
 from .conftest import ALICE, FakeEngine, u32
 
@@ -65,49 +64,6 @@ async def test_going_on_in_the_house_is_no_return() -> None:
     await batcher.close()
 
 
-PASS_S, STREAM_S, TOKEN_S = 0.055, 0.0085, 0.0032  # as SmolLM2-135M takes on a CPU
-
-
-class Played:
-    """An engine whose passes take a time of their own, on a clock that does not wait."""
-
-    vocab_size, context_tokens, name, commitment, caches = 4, 4_096, "played", "ab" * 32, True
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []  # sequences of each pass of one token each
-        self.prompts: list[int] = []  # tokens of each pass of prompts
-        self.busy_s = 0.0
-        self._read: dict[str, int] = {}
-
-    def rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
-        laws = [np.full((len(q.ids) - q.first + 1, 4), np.log(0.25), np.float32) for q in batch]
-        self._read |= {query.session: len(query.ids) + 1 for query in batch}
-        return [q.answer(law, want) for q, law in zip(batch, laws, strict=True)]
-
-    def forget(self, session: str) -> None:
-        self._read.pop(session, None)
-
-    def takes_s(self, batch: Sequence[Query]) -> float:
-        new = sum(len(q.ids) + 1 - min(self._read.get(q.session, 0), q.first) for q in batch)
-        (self.prompts if new > len(batch) else self.steps).append(max(new, len(batch)))
-        takes_s = PASS_S + STREAM_S * len(batch) + TOKEN_S * (new - len(batch))
-        self.busy_s += takes_s
-        return takes_s
-
-
-class Thread(Executor):
-    """What the batcher believes to be the engine's thread."""
-
-    def __init__(self, engine: Played) -> None:
-        self._engine = engine
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        takes_s = self._engine.takes_s(args[0]) if fn.__name__ == "_compute" else 0.0
-        asyncio.get_running_loop().call_later(takes_s, future.set_result, fn(*args))
-        return future
-
-
 @dataclass(frozen=True)
 class Stream:
     """prompt, tokens: how many; wire_s: each way; write_s: on the router's one core."""
@@ -122,7 +78,7 @@ class Stream:
 
 def played(*streams: Stream, is_gathered: bool = True) -> tuple[Played, list[list[float]]]:
     """When each stream had its answers, the prompt's first."""
-    engine = Played()
+    engine = Played(PASS_S, STREAM_S, TOKEN_S)
 
     async def main() -> list[list[float]]:
         batcher, loop = Batcher(engine), asyncio.get_running_loop()
