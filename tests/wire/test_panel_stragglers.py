@@ -51,6 +51,8 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 class Expert:
     """Answers after `takes_s`, or fails then."""
 
+    commits = False
+
     def __init__(self, hotkey: str, takes_s: float, error: Exception | None = None) -> None:
         self.hotkey, self.takes_s, self.error = hotkey, takes_s, error
         self.asked: list[tuple[float, int, int]] = []  # when, from which base, how many ids
