@@ -98,14 +98,19 @@ async def carry(
 
 class Departures:
     """send: see `carry`. most_under_way: lanes. window_bytes: while answers of so much are awaited,
-    nothing leaves."""
+    nothing leaves. waited_part: of a round, by others' steps at most."""
 
     _loop: asyncio.AbstractEventLoop  # of whoever has a step; to ask for it costs a system call
 
     def __init__(
-        self, send: Send, *, most_under_way: int = MOST_UNDER_WAY, window_bytes: float = inf
+        self,
+        send: Send,
+        *,
+        most_under_way: int = MOST_UNDER_WAY,
+        window_bytes: float = inf,
+        waited_part: float = WAITED_PART,
     ) -> None:
-        self._send = send
+        self._send, self._waited_part = send, waited_part
         self._most_under_way = most_under_way
         self._window_bytes = window_bytes
         self._waiting: dict[str, deque[Parcel]] = {}  # by destination, none empty
@@ -115,7 +120,7 @@ class Departures:
         self._has_come = False  # something, since the last departure
         self._came_s = 0.0  # the last
         self._left_s, self._round_s = 0.0, FIRST_ROUND_S
-        self._returns = Returns(WAITED_PART * FIRST_ROUND_S)
+        self._returns = Returns(waited_part * FIRST_ROUND_S)
         self._waits_since_s = 0.0  # of the first of those who wait
         self._is_leaving = False
         self._timer: asyncio.TimerHandle | None = None
@@ -146,7 +151,7 @@ class Departures:
         if self._count < MAX_STEPS:
             due_s = self._returns.due_s(now_s, self._waits_since_s)
             if self._under_way and not self._has_come:
-                due_s = max(due_s, self._left_s + WAITED_PART * self._round_s)
+                due_s = max(due_s, self._left_s + self._waited_part * self._round_s)
         if self._timer is not None:
             self._timer.cancel()
         if due_s <= now_s:
@@ -199,7 +204,7 @@ class Departures:
             if len(left) == len(parcels):
                 took_s = loop.time() - left_s
                 self._round_s = REMEMBERED * self._round_s + (1.0 - REMEMBERED) * took_s
-                self._returns.parted_s = WAITED_PART * self._round_s
+                self._returns.parted_s = self._waited_part * self._round_s
             self.answered(left)
             left = [parcel for parcel in left if not parcel.answer.done()]
             self._has_come, self._came_s = True, loop.time()

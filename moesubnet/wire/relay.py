@@ -109,8 +109,12 @@ class RelayClient(ExpertClient):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As `ExpertClient`."""
         super().__init__(*args, **kwargs)
+        # A user's step waits for others once, at the router. So does a walk's, or it would be late.
         self._departures = Departures(
-            self._carry, most_under_way=MOST_UNDER_WAY, window_bytes=WINDOW_BYTES
+            self._carry,
+            most_under_way=MOST_UNDER_WAY,
+            window_bytes=WINDOW_BYTES,
+            waited_part=0.0,
         )
 
     async def router_card(self, *, timeout_s: float) -> RouterCard:

@@ -249,6 +249,22 @@ async def test_a_slow_stream_never_holds_the_others() -> None:
     await slow
 
 
+async def test_where_nobody_waits_for_others_a_step_leaves_beside_those_under_way() -> None:
+    """Of walks on their way to a router: users' steps wait once, there."""
+    carrier = Carrier()
+    lane = Departures(carrier, waited_part=0.0)
+    first = started(lane, "a", "b")
+    await settle()
+    started(lane, "c", "d")
+    await settle()
+    assert carrier.names() == [["a", "b"], ["c", "d"]]
+    carrier.answer(0, 0, 1)  # both are about to be back
+    await asyncio.gather(*first)
+    started(lane, "e")
+    await settle()
+    assert carrier.names()[2:] == [["e"]]
+
+
 async def test_nothing_coming_back_holds_the_next_for_a_part_of_a_round_only() -> None:
     carrier = Carrier()
     lane = Departures(carrier)
