@@ -273,21 +273,34 @@ class Measurement:
     async def _walk(
         self, batch: Batch, slots: Slots, ways: Sequence[Mapping[Hotkey, Asked]]
     ) -> None:
-        """Each position is on disk before its labels are sent, but where a leaf has to show what a
-        label was given: then right after."""
+        """Each position is stored while its labels are on their way, and on disk before the next
+        ones are sent: a disk takes as long as a way to another city, and users' texts wait for
+        none. (Where a leaf has to show what a label was given, it comes right after.)"""
         lots = SystemRandom()
         ahead, scored = self._as_users.draw_ahead(lots), self._as_users.draw_choice(lots)
         steps = self._steps(batch, slots, ways, ahead, scored)
+        storing: asyncio.Task[bool] | None = None
         try:
             async with contextlib.aclosing(steps):
                 async for step in steps:
-                    if not await self._state.apart(self._state.add_step, batch, step):
+                    if storing is not None and not await storing:
                         break
-                    silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
-                    self._metrics.answers.labels("missing").inc(silent)
-                    self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
+                    storing = asyncio.create_task(self._store(batch, step))
+            if storing is not None:
+                await storing
         finally:
+            if storing is not None:  # whoever ends a walk may count what it has
+                await asyncio.wait([storing])
             self._forget(batch, ways)
+
+    async def _store(self, batch: Batch, step: Step) -> bool:
+        """False: the sheet that it is for was closed."""
+        is_stored = await self._state.apart(self._state.add_step, batch, step)
+        if is_stored:
+            silent = int(np.sum(step.log_q == LOG_Q_UNANSWERED))
+            self._metrics.answers.labels("missing").inc(silent)
+            self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
+        return is_stored
 
     def _steps(
         self,

@@ -76,9 +76,9 @@ async def walk_batch(
     position's scores.
 
     A walk is asked as a router asks: its own session, one sequence a request, the prefix and then
-    token by token. Store a step before asking for the next one: that sends its labels, and only
-    when all who were asked have answered or been cut. (Where somebody had not listed a label, only
-    the answer to the request that brings it shows what it was given: that step comes after it.)
+    token by token. Asking for the next step sends this one's labels, and only when all who were
+    asked have answered or been cut. (Where somebody had not listed a label, only the answer to the
+    request that brings it shows what it was given: that step comes after it.)
     After the prefix, late is who a router would call late, with more patience. Who failed or was
     cut has dropped out of that walk: it is not asked again but for a leaf that it owes, so it
     never gets a label that it still owes an answer for, and the rest of the walk counts as
