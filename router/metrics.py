@@ -100,8 +100,9 @@ class Metrics:
 
         self._texts = counter(
             "moesubnet_router_texts",
-            "Prompts, those of chats' later turns, and answers by length: of kind k from "
-            "2^(k/2) tokens to the next kind's. Chat: conversations. Fork: further choices. "
+            "Prompts and answers by length: of kind k from 2^(k/2) tokens to the next kind's. "
+            "Later: chats' later turns, by tenths of a second since the one before was answered. "
+            "Chat: conversations. Fork: further choices. "
             "Ahead: texts by how many tokens experts were asked to go on with at most.",
             ["part", "kind"],
         )
@@ -142,20 +143,20 @@ class Metrics:
         prompt: int,
         answer: int,
         *,
-        goes_on: bool = False,
+        pause_s: float | None = None,
         is_fork: bool = False,
         ahead: int = 0,
     ) -> None:
-        """Experts were asked for a text of so many tokens. goes_on: a chat's, with what was said
-        before. is_fork: a further choice. ahead: tokens that one of them was asked to go on with,
-        at most."""
+        """Experts were asked for a text of so many tokens. pause_s: since what it goes on with, a
+        chat's, was answered. is_fork: a further choice. ahead: tokens that one of them was asked to
+        go on with, at most."""
         self._texts.labels("ahead", str(ahead)).inc()
         if is_fork:
             self._texts.labels("fork", "0").inc()
-        later = prompt if goes_on else 0
-        for part, tokens in (("prompt", prompt), ("later", later), ("answer", answer)):
-            if tokens:
-                self._texts.labels(part, str(length_kind(tokens))).inc()
+        later = 0 if pause_s is None else max(1, round(10 * pause_s))
+        for part, size in (("prompt", prompt), ("later", later), ("answer", answer)):
+            if size:
+                self._texts.labels(part, str(length_kind(size))).inc()
 
     def conversations(self, count: int) -> None:
         """Experts were asked for so many answers in conversations under the spec's template."""

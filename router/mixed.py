@@ -77,7 +77,8 @@ class MixtureSession:
         self._writer: ExpertClient | None = None  # the one that writes alone
         self._is_drawn = False  # the block, by it
         self._prompt_tokens = 0  # once it has begun
-        self._goes_on = False  # the later turn of a chat
+        self._prompt = 0  # its name
+        self._pause_s: float | None = None  # before it, if it is the later turn of a chat
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
         self._waited_for: frozenset[Hotkey] = frozenset()  # in vain
         self._seen_tokens: int | None = None  # length of the text when that was last looked at
@@ -87,7 +88,8 @@ class MixtureSession:
     async def start(self, prompt_ids: TokenIds, drawing: Drawing = ALONE) -> Forecast:
         self._choose_experts(prompt_ids, self._model.serving())
         self._prompt_tokens = len(prompt_ids)
-        self._goes_on = self._model.prompts.goes_on(prompt_ids)
+        met = self._model.prompts.meet(prompt_ids, time.monotonic())
+        self._prompt, self._pause_s = met
         # Where one writes alone nobody is weighed, and nothing is asked blind.
         blind = 0 if self._model.is_solo else self._gate.grain.units(BLIND_PROMPT_TOKENS)
         # Nor does a turn's head say anything of anybody: over bytes all have one law for it.
@@ -168,7 +170,8 @@ class MixtureSession:
         other._prices, other._heard = dict(self._prices), self._heard
         other._resting, other._seen_tokens = self._resting, self._seen_tokens
         other._waited_for = self._waited_for
-        other._prompt_tokens, other._goes_on = self._prompt_tokens, self._goes_on
+        other._prompt_tokens, other._prompt = self._prompt_tokens, self._prompt
+        other._pause_s = self._pause_s
         other._drafting, other._forecast = self._drafting.fork(), self._forecast
         return other
 
@@ -193,9 +196,10 @@ class MixtureSession:
             answer = len(self._sequence.ids) - self._ahead - self._prompt_tokens + 1
             length = self._model.book.metrics.text_length
             ahead = self._drafting.ahead
-            is_fork, goes_on = self._forked, self._goes_on
+            is_fork, pause_s = self._forked, self._pause_s
             tokens = self._prompt_tokens, max(0, answer)
-            length(*tokens, goes_on=goes_on, is_fork=is_fork, ahead=ahead)
+            length(*tokens, pause_s=pause_s, is_fork=is_fork, ahead=ahead)
+            self._model.prompts.answered(self._prompt, time.monotonic())
         if is_over or self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)

@@ -1,4 +1,4 @@
-"""Which prompts are the later turns of chats."""
+"""Which prompts are the later turns of chats, and how long people took to write them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ class Prompts:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity, self._seed = capacity, secrets.randbits(128)
-        self._met: OrderedDict[int, None] = OrderedDict()
+        self._met: OrderedDict[int, float] = OrderedDict()  # when it was answered, or began to be
 
-    def goes_on(self, ids: npt.NDArray[np.uint32]) -> bool:
-        """Whether a prompt that was met begins these, which are longer. They are met now."""
+    def meet(self, ids: npt.NDArray[np.uint32], now_s: float) -> tuple[int, float | None]:
+        """A name for these, and how many seconds ago the longest prompt was answered that begins
+        them and is shorter; None where none was met."""
         if not len(ids):
-            return False
+            return 0, None
         lots = np.random.PCG64(self._seed).random_raw(len(ids))
         *begins, whole = np.cumsum((ids.astype(np.uint64) + np.uint64(1)) * lots).tolist()
-        found = not self._met.keys().isdisjoint(begins)
-        self._met[whole] = None
+        before_s = next((self._met[name] for name in reversed(begins) if name in self._met), None)
+        self._met[whole] = now_s
         self._met.move_to_end(whole)
         if len(self._met) > self._capacity:
             self._met.popitem(last=False)
-        return found
+        return whole, None if before_s is None else now_s - before_s
+
+    def answered(self, name: int, now_s: float) -> None:
+        """What was written to a prompt is whole, or nobody reads on."""
+        if name in self._met:
+            self._met[name] = now_s

@@ -89,7 +89,7 @@ class UsageBook:
             router=Hotkey(self.signer.ss58_address),
             rows=[row for row in rows if any(row[1:])],
             prompts=texts("prompt"),
-            later=sum(texts("later")),
+            pauses=texts("later"),
             chats=sum(texts("chat", 1)),
             forks=sum(texts("fork", 1)),
             answers=texts("answer"),

@@ -242,8 +242,7 @@ class Measurement:
         chats: dict[int, list[Batch]] = {}  # by the last turn's batch
         for batch in batches:
             chats[batch.id] = [*(chats.pop(batch.follows, []) if batch.follows else []), batch]
-        begin_s = {batch.id: lots.uniform(0.0, spread_s) for batch in batches}
-        walking = [self._chat(chat, slots, begin_s) for chat in chats.values()]
+        walking = [self._chat(chat, slots, spread_s) for chat in chats.values()]
         walking += self._ask_before(batches[0].hotkeys, slots, spread_s)
         walking += [self._ask_drafted(batches[0].hotkeys, slots, lots.uniform(0.0, spread_s))]
         twice = self._ask_twice(batches[0].sessions[0].encode(), lots.uniform(0.0, spread_s))
@@ -258,15 +257,12 @@ class Measurement:
             self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
         await self._watch()
 
-    async def _chat(
-        self, turns: Sequence[Batch], slots: Slots, begin_s: Mapping[int, float]
-    ) -> None:
-        """One turn after the other, all through one router, each when its time has come."""
-        loop = asyncio.get_running_loop()
-        since_s, ways = loop.time(), list[Mapping[Hotkey, Asked]]()
-        times_s = sorted(begin_s[batch.id] for batch in turns)
-        for batch, at_s in zip(turns, times_s, strict=True):
-            await asyncio.sleep(max(0.0, since_s + at_s - loop.time()))
+    async def _chat(self, turns: Sequence[Batch], slots: Slots, spread_s: float) -> None:
+        """One turn after the other, all through one router, with people's pauses."""
+        ways: list[Mapping[Hotkey, Asked]] = []
+        waits_s = self._as_users.waits_s(len(turns), spread_s, SystemRandom())
+        for batch, wait_s in zip(turns, waits_s, strict=True):
+            await asyncio.sleep(wait_s)
             ways = ways or self._ways(len(batch.walks))
             await self._walk(batch, slots, ways)
 

@@ -10,9 +10,10 @@ less than half of the stake cannot move it past what others say. What the public
 stays out: a prompt that is longer is nobody's model, a longer answer is looked like until it ends.
 
 Users' chats go on: the next turn is a new text that begins with the one before. So do walks, as
-often as routers say, by the same median; and as many of them are conversations under the spec's
-template, and as many fork as users' texts do that ask for choices. Not every text is drafted for:
-how far an expert was asked to go on at most, if it ever was, has a law as lengths have.
+often as routers say and as long after it, by the same median; and as many of them are conversations
+under the spec's template, and as many fork as users' texts do that ask for choices. Not every text
+is drafted for: how far an expert was asked to go on at most, if it ever was, has a law as lengths
+have.
 Pure.
 """
 
@@ -39,6 +40,7 @@ Float = npt.NDArray[np.float64]
 PROMPT_TOKENS, ANSWER_TOKENS = (8, 256), (2, 46)  # of users, as long as nobody knows better
 MANY_TEXTS = 100
 LATER = 0.2  # of texts, that go on with an earlier one, as long as nobody knows better
+PAUSES = (1, 2_895)  # tenths of a second between a chat's turns, as long as nobody knows better
 CONVERSATIONS = 0.5  # of texts, as long as nobody knows better
 FORKS = 0.05  # of texts, that are a further choice, as long as nobody knows better
 AHEAD = 0.2  # of texts, that experts draft for; by 2 tokens as many as by 16, by factors
@@ -65,10 +67,11 @@ class Shapes:
 
     prompts, answers: (units, probability). blind: of a prompt's last units, which a router sends
     one by one. limit: the most units of a walk; a shorter answer makes room for the prompt.
-    later: the part of walks that are the later turns of chats. conversations: of those under the
-    spec's template. forks: of all that is asked, the part that is a further choice. ahead: (tokens,
-    probability) that an expert is asked to go on with at most, in a walk; 0 of those without
-    drafts.
+    later: the part of walks that are the later turns of chats. pauses: (tenths of a second,
+    probability) from the end of one turn to the beginning of the next. conversations: of those
+    under the spec's template. forks: of all that is asked, the part that is a further choice.
+    ahead: (tokens, probability) that an expert is asked to go on with at most, in a walk; 0 of
+    those without drafts.
     """
 
     prompts: _Lengths
@@ -76,6 +79,7 @@ class Shapes:
     blind: int = 0
     limit: int = MAX_WALK_TOKENS
     later: float = 0.0
+    pauses: _Lengths = ((1, 1.0),)
     conversations: float = 0.0
     forks: float = 0.0
     ahead: _Lengths = ((MAX_FURTHER, 1.0),)
@@ -94,6 +98,7 @@ class Shapes:
             grain.units(BLIND_PROMPT_TOKENS),
             min(context_units - 1, MAX_WALK_TOKENS),  # one is the beginning of text
             LATER,
+            _by_factors(*PAUSES),
             CONVERSATIONS,
             FORKS,
             ((0, 1.0 - AHEAD), *((n, AHEAD * p) for n, p in _by_factors(2, MAX_FURTHER))),
@@ -104,11 +109,13 @@ class Shapes:
         if not sum(stake for _, stake in summaries):
             return self
         whole, most = length_kind(self.prompts[-1][0] + 1), length_kind(self.answers[-1][0])
-        prompts, answers = (
+        longest = length_kind(self.pauses[-1][0])
+        prompts, answers, pauses = (
             [(_counted(public, counts), stake) for counts, stake in said]
             for public, said in (
                 (self.prompts, [(u.prompts[:whole], stake) for u, stake in summaries]),
                 (self.answers, [(_cut(u.answers, most), stake) for u, stake in summaries]),
+                (self.pauses, [(_cut(u.pauses, longest), stake) for u, stake in summaries]),
             )
         )
         ahead = [(_asked_ahead(self.ahead, usage.ahead), stake) for usage, stake in summaries]
@@ -116,6 +123,7 @@ class Shapes:
             self,
             prompts=_median(self.prompts, prompts),
             answers=_median(self.answers, answers),
+            pauses=_median(self.pauses, pauses),
             later=_part(self.later, [(usage, usage.later, stake) for usage, stake in summaries]),
             conversations=_part(
                 self.conversations, [(usage, usage.chats, stake) for usage, stake in summaries]
@@ -161,6 +169,14 @@ class Shapes:
                 turns.insert(0, follows[turns[0]])
             chats.append([shapes[turn] for turn in turns])
         return chats
+
+    def waits_s(self, turns: int, within_s: float, lots: Random) -> list[float]:
+        """Of a chat: how long until its first turn begins, and from each one's end to the next, so
+        that all could begin within so long."""
+        tenths = lots.choices([n for n, _ in self.pauses], [p for _, p in self.pauses], k=turns - 1)
+        whole_s = sum(tenths) / 10
+        part = min(1.0, within_s / whole_s) if tenths else 0.0
+        return [lots.uniform(0.0, within_s - part * whole_s), *(part * n / 10 for n in tenths)]
 
     def conversing(self, chats: Sequence[Sequence[Shape]], lots: Random) -> list[bool]:
         """Which of these chats are conversations under a template, those of several turns before

@@ -280,7 +280,7 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
     turn = model.open()
     await turn.start(text[:30])
     turn.close()
-    assert model.book.metrics.lengths()["later", length_kind(30)] == 1
+    assert sum(n for (part, _), n in model.book.metrics.lengths().items() if part == "later") == 1
 
 
 async def test_a_stream_survives_the_death_and_return_of_experts(network, open_model) -> None:

@@ -18,15 +18,29 @@ def test_a_later_turn_begins_with_the_whole_of_an_earlier_shorter_prompt(prompts
         goes_on = any(
             len(met) < len(ids) and np.array_equal(ids[: len(met)], met) for met in prompts[:k]
         )
-        assert known.goes_on(ids) == goes_on
+        assert (known.meet(ids, 0.0)[1] is not None) == goes_on
 
 
 def test_what_is_kept_are_the_newest_prompts():
     known = Prompts(capacity=2)
     old, again, new = (np.array([k, 7], np.uint32) for k in (1, 2, 3))
     for ids in (old, again, again, new):
-        assert not known.goes_on(ids)
-    assert not known.goes_on(np.array([1, 7, 7], np.uint32))  # the first was forgotten
-    assert known.goes_on(np.array([3, 7, 7], np.uint32))
-    assert not known.goes_on(np.array([2, 7, 7], np.uint32))  # pushed out by these two
+        assert known.meet(ids, 0.0)[1] is None
+    later = [np.array([first, 7, 7], np.uint32) for first in (1, 3, 2)]
+    # The first was forgotten, the third pushed out by the other two.
+    assert [known.meet(ids, 0.0)[1] for ids in later] == [None, 0.0, None]
     assert len(known._met) == 2
+
+
+def test_a_pause_is_since_the_longest_of_what_was_said_before_was_answered():
+    known, turns = Prompts(), [np.arange(1, n, dtype=np.uint32) for n in (4, 8, 12)]
+    first, since_s = known.meet(turns[0], 10.0)
+    assert since_s is None
+    known.answered(first, 13.0)
+    second, since_s = known.meet(turns[1], 20.0)
+    assert since_s == 7.0
+    assert known.meet(turns[2], 22.0)[1] == 2.0  # another choice, while the second is written
+    known.answered(second, 25.0)
+    assert known.meet(turns[2], 26.0)[1] == 1.0
+    known.answered(12345, 30.0)  # forgotten meanwhile
+    assert len(known._met) == 3

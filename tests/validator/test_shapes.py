@@ -204,10 +204,29 @@ def test_as_many_walks_go_on_as_users_chats_do():
 
     assert part(public) == pytest.approx(0.2, abs=0.03)
     router, stake = said([40] * 10_000, [9] * 10_000, stake=3)
-    told = public.as_users([(router.model_copy(update={"later": 4_000}), stake)])
+    told = public.as_users([(router.model_copy(update={"pauses": [0] * 9 + [4_000]}), stake)])
     assert told.later == pytest.approx(0.4, abs=0.01)
-    lie = said([40] * 10, [9] * 10, stake=2)[0].model_copy(update={"later": 2**50})
+    lie = said([40] * 10, [9] * 10, stake=2)[0].model_copy(update={"pauses": [2**50]})
     assert public.as_users([(router, stake), (lie, 2)]).later < 0.01
+
+
+def test_a_chat_s_next_turn_comes_as_long_after_the_one_before_as_people_s():
+    public, lots = Shapes.public(2_048), Random(0)
+    assert public.pauses[0][0] == 1
+    router, stake = said([40] * 10_000, [9] * 10_000, stake=3)
+    told = public.as_users([(router.model_copy(update={"pauses": [0] * 16 + [10_000]}), stake)])
+    waits_s = [told.waits_s(3, 1_000.0, lots) for _ in range(2_000)]
+    assert all(len(waits) == 3 and 0.0 <= sum(waits) <= 1_000.0 for waits in waits_s)
+    pauses_s = [pause for _, *pauses in waits_s for pause in pauses]
+    assert np.mean([25.6 <= pause < 36.3 for pause in pauses_s]) > 0.97  # from 2^8 to 2^8.5 tenths
+    first_s = [first for first, *_ in waits_s]
+    assert np.quantile(first_s, (0.1, 0.9)) == pytest.approx((94, 850), abs=30)
+    # Where time is short, pauses are; nobody can move them alone; one turn has none.
+    assert sum(told.waits_s(3, 1.0, lots)) <= 1.0
+    assert told.waits_s(2, 0.0, lots) == [0.0, 0.0]
+    lie = said([40] * 10, [9] * 10, stake=2)[0].model_copy(update={"pauses": [2**50]})
+    assert public.as_users([(router, stake), (lie, 2)]).pauses != public.as_users([(lie, 2)]).pauses
+    assert len(told.waits_s(1, 9.0, lots)) == 1
 
 
 def test_as_many_walks_are_drafted_for_as_users_texts_and_no_further():

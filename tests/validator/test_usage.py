@@ -187,7 +187,7 @@ def test_a_summary_of_an_older_router_is_refused_in_words():
     for said_format in ("moesubnet-usage/4", 3, None):
         said = msgpack.packb({"format": said_format, "netuid": 1, "epoch": 3, "rows": []})
         data = msgpack.packb([said, signer.sign(b"moesubnet-usage/4\n" + said)])
-        with pytest.raises(FrameError, match=f"{said_format}.*where moesubnet-usage/5 is read"):
+        with pytest.raises(FrameError, match=f"{said_format}.*where moesubnet-usage/6 is read"):
             Usage.proven(data, Hotkey(signer.ss58_address))
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], ahead=[0] * (MAX_FURTHER + 2))
