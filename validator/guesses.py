@@ -1,24 +1,26 @@
 """What is drafted in a walk: as a router does where no student drafts (router/drafting.py), from
 what the walk's heaviest expert would go on with. In which walks, and how far at most, is told
-beforehand, as users have it (`shapes`): a validator does not know who else is at a router."""
+beforehand, as users have it (`shapes`): a validator knows neither who else is at a router nor
+what a guess costs there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moesubnet.mixture.guessing import Guessing, GuessPace
+import numpy as np
+
+from moesubnet.mixture.draft_length import DraftLength
 from moesubnet.wire.step import MAX_FURTHER
 
 MOST_LOST = 2  # drafts that were not the text's, a walk: who guesses wrong on purpose hides no more
 
 
 class Guesses:
-    """Of one walk of `end` tokens. pace: of all walks together. ahead: tokens that an expert is
-    asked to go on with, at most."""
+    """Of one walk of `end` tokens. ahead: tokens that an expert is asked to go on with, at most."""
 
-    def __init__(self, pace: GuessPace, end: int, ahead: int = MAX_FURTHER) -> None:
-        self._guessing, self._end, self._ahead = Guessing(pace, is_alone=True), end, ahead
-        self._length = self._guessing.length
+    def __init__(self, end: int, ahead: int) -> None:
+        self._end, self._ahead = end, min(ahead, MAX_FURTHER)
+        self._length = DraftLength(lambda drafted: np.ones(np.shape(drafted)))
         self._at, self._tokens = 0, list[int]()
         self._lost = 0
 
@@ -36,13 +38,13 @@ class Guesses:
 
     def further(self, position: int, drafted: int) -> int:
         """How many tokens the heaviest expert should go on with after the draft."""
-        most = self._end - position - drafted - 1 if self._may_draft else 0
-        return self._guessing.further(min(most, self._ahead))
+        most = min(self._end - position - drafted - 1, self._ahead) - 1
+        count = self._length.choose(most, ahead=1) if self._may_draft and most > 0 else 0
+        return count + 1 if count else 0
 
-    def heard(self, position: int, tokens: Sequence[int], took_s: float) -> None:
+    def heard(self, position: int, tokens: Sequence[int]) -> None:
         """What it would go on with after `position` tokens, drafts included."""
         self._at, self._tokens = position, list(tokens)
-        self._guessing.took(took_s)
 
     def settle(self, drafted: int, kept: int, missed_nats: float) -> None:
         """A block of drafts is over. missed_nats: what one of them could have told at most."""

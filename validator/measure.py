@@ -17,7 +17,6 @@ from moesubnet.errors import PeerError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
-from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.mixture.sheet_cache import walks_in_parts
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
@@ -93,7 +92,6 @@ class Measurement:
         self._routers = routers
         self._book = book
         self._watcher = watcher
-        self._pace = GuessPace()  # of walks, with what experts draft
         self._watched_epoch = -1
         self._lies: dict[Hotkey, str | None] = {}  # on experts' cards, as they were told
         self._passed_over: set[bytes] = set()  # sheets, with their text
@@ -309,8 +307,8 @@ class Measurement:
     ) -> AsyncGenerator[Step, None]:
         want = want_for(self.vocab_size)
         panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
-        law, pace = self._baseline.law, self._pace
-        return walk_batch(panels, batch, self.gate, law, ways, slots, pace, ahead, scored, told)
+        law = self._baseline.law
+        return walk_batch(panels, batch, self.gate, law, ways, slots, ahead, scored, told)
 
     def _forget(self, batch: Batch, ways: Sequence[Mapping[Hotkey, Asked]]) -> None:
         """Tell each expert, in one call and waiting for none, that these walks are over. Not those

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import logging
 import secrets
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from dataclasses import replace
 
@@ -20,7 +19,6 @@ import numpy.typing as npt
 
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.gate import Gate
-from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.sheet import LOG_Q_FLOOR, micro_nats
 from moesubnet.types import Hotkey
@@ -32,7 +30,6 @@ from moesubnet.wire.panel import Asked, Panel, PanelError
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 from moesubnet.wire.relay import Relayed
-from moesubnet.wire.step import MAX_FURTHER
 
 CALLS_AT_ONCE = 512  # past all routers: as many as the HTTP session has connections
 RELAYED_AT_ONCE = 1_024  # a round of so many is read well within anybody's patience
@@ -67,8 +64,7 @@ async def walk_batch(
     baseline: Law,
     clients: Sequence[Mapping[Hotkey, Asked]] = (),
     slots: Slots | None = None,
-    pace: GuessPace | None = None,
-    ahead: int = MAX_FURTHER,
+    ahead: int = 0,
     scored: Scored = Scored.ALONE,
     told: Told | None = None,
 ) -> AsyncGenerator[Step, None]:
@@ -87,8 +83,8 @@ async def walk_batch(
     router, and is no position: nobody is paid for what is the same in every chat. slots: shared
     with other batches.
 
-    pace: with it a walk that is alone in its batch has drafts (`guesses`), of `ahead` tokens an
-    answer at most, and a label that was drafted, or stands in a draft's place, is none: it is
+    ahead: a walk that is alone in its batch has drafts (`guesses`), of so many tokens an answer at
+    most, and a label that was drafted, or stands in a draft's place, is none: it is
     shown, and no position of the walk's. scored: instead such a walk may fork where its answer
     begins (`choices`). Of a second choice the first two answers are no positions: the one was given
     to the first choice, and no record has what the other goes on from. told: hears every answer of
@@ -99,10 +95,8 @@ async def walk_batch(
         walks.fork_as(scored)
         walks.told = told
     is_alone = len(batch.sessions) == 1 and scored == Scored.ALONE
-    if pace is not None and ahead and is_alone:
-        steps = _drafted(walks, Guesses(pace, walks.end, ahead))
-    else:
-        steps = _lockstep(walks)
+    drafts = Guesses(walks.end, ahead) if ahead and is_alone else None
+    steps = _lockstep(walks) if drafts is None else _drafted(walks, drafts)
     try:
         async with contextlib.aclosing(steps):
             async for step in steps:
@@ -139,12 +133,10 @@ async def _drafted(walks: _Walks, guesses: Guesses) -> AsyncGenerator[Step, None
         if position >= walks.answer_from:
             drafts = guesses.drafts(position, int(text[position - 1]))
             further = guesses.further(position, len(drafts))
-        since_s = time.monotonic()
         answers = await walks.ask(position, drafts, further)
         for step in walks.shown():
             yield step
-        took_s = time.monotonic() - since_s
-        guesses.heard(position + len(drafts), _further(answers[0]), took_s)
+        guesses.heard(position + len(drafts), _further(answers[0]))
         if drafts:
             kept = _agreed(drafts, text[position:])
             is_rejected = kept < len(drafts)

@@ -82,7 +82,7 @@ class Shapes:
     pauses: _Lengths = ((1, 1.0),)
     conversations: float = 0.0
     forks: float = 0.0
-    ahead: _Lengths = ((MAX_FURTHER, 1.0),)
+    ahead: _Lengths = ((0, 1.0),)
 
     @classmethod
     def fixed(cls, shape: Shape) -> Shapes:

@@ -47,9 +47,8 @@ class GuessPace(Pace):
 class Guessing:
     """Of one stream. Attributes: length, of its drafts."""
 
-    def __init__(self, shared: GuessPace, *, is_alone: bool = False) -> None:
-        """is_alone: whoever else begins rounds."""
-        self._shared, self._is_alone = shared, is_alone
+    def __init__(self, shared: GuessPace) -> None:
+        self._shared = shared
         self._begun = (0, 0)  # rounds, when its last two were
         self.length = DraftLength(self.round_s)
         self._asked = 0
@@ -60,7 +59,7 @@ class Guessing:
         round since its last but one, so that it is beside others: between two rounds none of them
         may have, where it is the last to go and the first that is back."""
         now = self._shared.begun
-        is_alone = self._is_alone or 0 < self._begun[0] == now - 1
+        is_alone = 0 < self._begun[0] == now - 1
         self._shared.begun = now + 1
         self._begun = self._begun[1], now + 1
         most = min(most, MAX_FURTHER) - 1 if is_alone else 0

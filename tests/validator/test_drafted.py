@@ -28,12 +28,17 @@ from moesubnet.validator.probes import Slots
 from moesubnet.validator.shapes import Shapes
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Want
+from moesubnet.wire.step import MAX_FURTHER
 from tests.miner.conftest import FixedMetagraph, metagraph_of, neuron
-from tests.validator.test_guesses import FarAway, counts_on, numbers
+from tests.validator.test_guesses import counts_on, numbers
 
 CALLERS = ("//Validator", "//Near", "//Far")
 SHAPES = Shapes(
-    tuple((n, 0.1) for n in range(14, 24)), tuple((n, 0.1) for n in range(20, 30)), 2, 60
+    tuple((n, 0.1) for n in range(14, 24)),
+    tuple((n, 0.1) for n in range(20, 30)),
+    blind=2,
+    limit=60,
+    ahead=((MAX_FURTHER, 1.0),),
 )
 
 
@@ -104,7 +109,6 @@ async def asked(
     measurement, _, chain, _ = await measure(list(experts.values()), documents, routers, twice=True)
     for node in nodes:
         node.chain = await chain.metagraph(1)
-    measurement._pace = FarAway()
     measurement._shapes = SHAPES
     [batch, *_] = await measurement.open_batches(await chain.metagraph(1), 1)
     for _ in range(24):
@@ -169,7 +173,6 @@ async def test_where_users_texts_have_no_drafts_nobody_is_asked(measure, start_e
     drafter = await start_expert("//Counting", counts_on)
     documents = {bytes([k]) * 32: numbers(k) for k in range(8)}
     measurement, _, chain, _ = await measure([drafter], documents, twice=True)
-    measurement._pace = FarAway()
     measurement._shapes = SHAPES
     [batch, *_] = await measurement.open_batches(await chain.metagraph(1), 1)
     for ahead in (0, 8):

@@ -101,7 +101,6 @@ async def test_the_traffic_is_about_what_was_foretold(
     metagraph = await chain.metagraph(1)
     if node is not None:
         node.chain = metagraph
-    measurement._pace = None
     walks = [await measurement.open_batches(metagraph, 1) for _ in range(8)]
     before = sum(w.sent_bytes for w in wires), sum(w.received_bytes for w in wires)
     for walk in walks:

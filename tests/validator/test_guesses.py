@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from moesubnet.mixture.gate import uniform_gate
-from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.audit import audit
@@ -35,15 +34,6 @@ def numbers(seed, tokens=120, jump=0.15):
     return (np.cumsum(steps) % V).astype(np.uint32)
 
 
-class FarAway(GuessPace):
-    """Guesses pay, however quick the tests are."""
-
-    first_drafted_s = 0.001
-
-    def took(self, drafted: int, seconds: float) -> None:
-        super().took(drafted, 0.05 + 0.001 * drafted)
-
-
 @pytest.fixture
 async def walked(measure, start_expert, laws, monkeypatch):
     """Sixteen walks, of which the counting expert is the heaviest; experts, batches, sheet."""
@@ -53,9 +43,12 @@ async def walked(measure, start_expert, laws, monkeypatch):
     other = await start_expert("//Other", lambda ids: np.log(laws[0]))
     documents = {bytes([k]) * 32: numbers(k) for k in range(16)}
     measurement, state, chain, _ = await measure([counting, other], documents)
-    measurement._pace = FarAway()
     measurement._shapes = Shapes(
-        tuple((n, 0.1) for n in range(14, 24)), tuple((n, 0.1) for n in range(20, 30)), 2, 60
+        tuple((n, 0.1) for n in range(14, 24)),
+        tuple((n, 0.1) for n in range(20, 30)),
+        blind=2,
+        limit=60,
+        ahead=((MAX_FURTHER, 1.0),),
     )
     metagraph = await chain.metagraph(1)
     batches = await measurement.open_batches(metagraph, 16)
@@ -139,29 +132,29 @@ async def test_weights_are_those_of_the_router_s_rule(walked):
 
 
 def test_no_expert_is_asked_to_go_on_for_longer_than_the_wire_allows():
-    guesses = Guesses(GuessPace(), 400)
+    guesses = Guesses(400, 2 * MAX_FURTHER)
     longest = 0
     for position in range(100, 300):
         drafts = guesses.drafts(position, 7)
         guesses.settle(len(drafts), len(drafts), 0.0)
         longest = max(longest, guesses.further(position, len(drafts)))
-        guesses.heard(position, [7] * longest, 5.0)
+        guesses.heard(position, [7] * longest)
     assert longest == MAX_FURTHER
 
 
 @pytest.mark.parametrize("ahead", [0, 2, 5])
 def test_a_walk_is_asked_no_further_ahead_than_its_lot(ahead):
-    guesses, asked = Guesses(GuessPace(), 400, ahead), []
+    guesses, asked = Guesses(400, ahead), []
     for position in range(100, 300):
         drafts = guesses.drafts(position, 7)
         guesses.settle(len(drafts), len(drafts), 0.0)
         asked.append(guesses.further(position, len(drafts)))
-        guesses.heard(position, [7] * asked[-1], 5.0)
+        guesses.heard(position, [7] * asked[-1])
     assert max(asked) == ahead
 
 
 def test_who_guesses_wrong_on_purpose_is_not_asked_any_more():
-    guesses = Guesses(GuessPace(), 400)
+    guesses = Guesses(400, MAX_FURTHER)
     lost = 0
     for position in range(100, 300):
         drafts = guesses.drafts(position, 7)
@@ -169,5 +162,5 @@ def test_who_guesses_wrong_on_purpose_is_not_asked_any_more():
             guesses.settle(len(drafts), 0, 0.5)
             lost += 1
         further = guesses.further(position, 0)
-        guesses.heard(position, [7] * further, 0.05)
+        guesses.heard(position, [7] * further)
     assert lost == MOST_LOST
