@@ -9,15 +9,16 @@ that it takes for users': what it did not answer counts in its value and in its 
 is paid about the square of the part of probes that it answers.
 
     python benchmarks/miners_eye.py --spec FOLDER --epochs 160 --leak none|header|session|shape
-                                    --users alike|chat|apart --validator-ms N
+                                    --users alike|chat|apart --validator-ms N --runs N
 
 Users are not there yet, so they are assumed. `alike`: their prompts and answers are as long as the
 walks', and each writes once. `chat`: as long too, but of ten one asks for two choices, one for one
-expert's answer, one leaves half-way, and three go on for a second turn; they draw at temperatures
-0, 0.7 and 1. `apart`: chats of other lengths than walks have where nobody tells (log-normal,
-medians of 60 and 24 tokens); the router's summaries tell. Everybody's text is of one law, which is
-the experts' too, so drafts are kept as often as a good model's are. Walks and users come in the
-same time, as they do in an epoch. All have one clock and one network here, unless `--validator-ms`
+expert's answer, one leaves half-way, and three go on for a second turn, after an eighth of an epoch
+in the median (log-normal); they draw at temperatures 0, 0.7 and 1. `apart`: chats of other lengths
+than walks have where nobody tells (log-normal, medians of 60 and 24 tokens); the router's summaries
+tell. Everybody's text is of one law, which is the experts' too, so drafts are kept as often as a
+good model's are. Walks and users come evenly, and go on from one epoch to the next; routers'
+summaries are of all texts so far. All have one clock and one network here, unless `--validator-ms`
 puts the validator so far (there and back) from the router: then times are a model's, on a clock
 that the machine's load does not move (`Distances`). What content tells is in content.py.
 """
@@ -50,7 +51,6 @@ from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.gate import uniform_gate
-from moesubnet.mixture.guessing import GuessPace
 from moesubnet.router.experts import ExpertBook
 from moesubnet.router.mixed import MixtureModel, MixtureSession
 from moesubnet.router.model import ALONE, Drawing, Forecast
@@ -81,7 +81,7 @@ GROUPS = {
     "time and connection": (
         "epoch_s", "since_session_s", "mean_gap_s", "least_gap_s", "median_gap_s", "most_gap_s",
         "since_any_s",
-        "clock_ms", "port_seen",
+        "since_before_s", "clock_ms", "port_seen",
     ),
     "shape of the session": (
         "nth", "first_tokens", "held", "appended", "rows", "further", "rolled_back", "is_fork",
@@ -94,7 +94,7 @@ FEATURES = tuple(name for names in GROUPS.values() for name in names)
 LATELY_S = 0.5
 LEAST = (0.5, 0.2, 0.1, 0.05, 0.02)
 Told = tuple[np.ndarray, np.ndarray, list[str]]  # see `held_out`
-WALKS, SPREAD_S = 8, 1.0  # an epoch; they begin within so long
+WALKS, SPREAD_S = 8, 16.0  # an epoch, and how long it is; on the machine's own clock a second
 
 _heard: ContextVar[dict[str, float]] = ContextVar("heard")
 
@@ -172,9 +172,11 @@ class Heard:
     first: int  # tokens of its first call
     is_fork: bool
     further: int | None  # tokens than the newest session that begins as it does
+    since_before_s: float  # that one's last call
     calls: int = 0
     end: int = 0
-    answered_s: float | None = None  # when last
+    asked_s: float = 0.0  # when last
+    answered_s: float | None = None
     gaps_s: list[float] = field(default_factory=list)
     has_forked: bool = False
     most_rows: int = 0
@@ -189,11 +191,12 @@ class Spy:
     """What the miner remembers, and its row of features for each call. What a call tells of its
     session is known with all that follow."""
 
+    has_clock: bool = True  # that signatures are made by
     begun_s: float = 0.0
     calls: list[tuple[int, str, list[float]]] = field(default_factory=list)  # epoch, session
     epoch: int = 0
     sessions: dict[str, Heard] = field(default_factory=dict)
-    _beginnings: dict[bytes, str] = field(default_factory=dict)  # the newest session so
+    _beginnings: dict[bytes, Heard] = field(default_factory=dict)  # by its first call's tokens
     _begun: list[tuple[float, int]] = field(default_factory=list)
     _open: dict[str, float] = field(default_factory=dict)  # when last, of sessions lately, in order
     _last_s: float = 0.0
@@ -212,11 +215,16 @@ class Spy:
                 "header_bytes": sum(len(k) + len(v) for k, v in headers.items()),
                 "names": hash(tuple(headers)) % 9_973,
                 "nonce_digits": float(nonce[-3:]),
-                "clock_ms": (time.time_ns() - int(nonce)) / 1e6,
+                "clock_ms": (time.time_ns() - int(nonce)) / 1e6 if self.has_clock else 0.0,
                 "port_seen": self._ports[port],
             }
         )
         return await handler(request)  # type: ignore[operator]
+
+    def _before(self, ids: np.ndarray) -> Heard | None:
+        """The session that goes on with these, the longest of such."""
+        begins = (ids[:length].tobytes() for length in range(len(ids) - 1, 0, -1))
+        return next((self._beginnings[b] for b in begins if b in self._beginnings), None)
 
     def note(self, request: StepRequest, body: bytes) -> None:
         step, now_s = request.sequences[0], asyncio.get_running_loop().time()
@@ -225,12 +233,14 @@ class Spy:
         while self._open and next(iter(self._open.values())) <= now_s - LATELY_S:
             del self._open[next(iter(self._open))]
         if session is None:
-            begins = b"" if step.base_len else step.append_ids[:8].tobytes()
-            before = self._beginnings.get(begins)
-            further = None if before is None else step.end - self.sessions[before].end
-            session = Heard(step.end, bool(step.parent), further)
-            self.sessions[step.session] = session
-            self._beginnings[begins] = step.session
+            before = None if step.base_len else self._before(step.append_ids)
+            further = None if before is None else step.end - before.end
+            since_s = -1.0 if before is None else now_s - before.asked_s
+            session = self.sessions[step.session] = Heard(
+                step.end, bool(step.parent), further, since_s
+            )
+            if not step.base_len:
+                self._beginnings[step.append_ids.tobytes()] = session
             self._begun.append((now_s, step.end))
         else:
             session.appended.append(len(step.append_ids))
@@ -259,6 +269,7 @@ class Spy:
             "median_gap_s": np.median(gaps_s) if gaps_s else -1.0,
             "most_gap_s": max(gaps_s, default=-1.0),
             "since_any_s": now_s - self._last_s,
+            "since_before_s": session.since_before_s,
             "nth": session.calls,
             "first_tokens": session.first,
             "held": step.base_len,
@@ -279,7 +290,7 @@ class Spy:
             "alike_lately": sum(n == session.first for _, n in self._begun),
             "open_lately": len(self._open),
         }
-        session.calls, session.end = session.calls + 1, step.end
+        session.calls, session.end, session.asked_s = session.calls + 1, step.end, now_s
         self._open.pop(step.session, None)
         self._open[step.session] = self._last_s = now_s
         self.calls.append((self.epoch, step.session, [float(values[name]) for name in FEATURES]))
@@ -300,13 +311,13 @@ class World:
         """distances: None for none but the machine's own."""
         self.distances = distances
         self.spec, self.leak, self.rng = spec, leak, np.random.default_rng(seed)
-        self.users, self.engine, self.pace = users, Pairs(spec), GuessPace()
+        self.users, self.engine = users, Pairs(spec)
         names = ("Miner", "Other", "Router", "Validator")
         self.keys = {n: Keypair.create_from_uri(f"//{n}", ss58_format=42) for n in names}
         self.axons: dict[str, Axon] = {}
-        self.spy, self.probes = Spy(), set[str]()
+        self.spy, self.probes = Spy(distances is None), set[str]()
         self.shapes = Shapes.public(spec.spec.context_tokens)
-        self.usage = UsageBook(self.keys["Router"], 1)
+        self.epoch_s = 1.0 if distances is None else SPREAD_S
         self.lots = Random(seed)
 
     def current(self) -> Metagraph:
@@ -315,24 +326,29 @@ class World:
         return subnet(axons, [hotkeys["Validator"]])
 
     async def play(self, epochs: int) -> None:
+        """Who has begun in an epoch goes on in the next one."""
         async with contextlib.AsyncExitStack() as stack:
             await self._open(stack)
-            for epoch in range(epochs):
-                self.spy.epoch, self.spy.begun_s = epoch, asyncio.get_running_loop().time()
-                shapes = self._probes_shapes(epoch)
-                chats = shapes.chats(shapes.draw(WALKS, self.lots), self.lots)
-                users = [self._lengths() for _ in range(2 * WALKS)]
-                walks = (self._walks(chat, shapes) for chat in chats)
-                await asyncio.gather(*walks, *map(self._user, users))
+            async with asyncio.TaskGroup() as begun:
+                for epoch in range(epochs):
+                    self.spy.epoch, self.spy.begun_s = epoch, asyncio.get_running_loop().time()
+                    shapes = self._probes_shapes()
+                    for chat in shapes.chats(shapes.draw(WALKS, self.lots), self.lots):
+                        begun.create_task(self._walks(chat, shapes))
+                    for _ in range(2 * WALKS):
+                        begun.create_task(self._user(self._lengths()))
+                    await asyncio.sleep(self.epoch_s)
 
-    def _probes_shapes(self, epoch: int) -> Shapes:
-        """As the router's summary of the epoch before makes them."""
+    def _probes_shapes(self) -> Shapes:
+        """As the router's summary makes them. It is of all texts so far: an epoch here has twenty,
+        a chain's as many as a router serves in an hour."""
         if self.leak == "shape":
             return Shapes.fixed(ONE_WINDOW)
-        self.usage.turn(epoch, {}, self.model.book.metrics.lengths())
-        router = Hotkey(self.keys["Router"].ss58_address)
-        said = self.usage.summary(epoch - 1)
-        return self.shapes.as_users([(Usage.proven(said, router), 1)] if said else [])
+        usage = UsageBook(self.keys["Router"], 1)
+        for epoch, lengths in enumerate(({}, self.model.book.metrics.lengths())):
+            usage.turn(epoch, {}, lengths)
+        said = Usage.proven(usage.summary(0) or b"", Hotkey(self.keys["Router"].ss58_address))
+        return self.shapes.as_users([(said, 1)])
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         for name in ("Miner", "Other"):
@@ -404,10 +420,10 @@ class World:
 
     async def _walks(self, chat: Sequence[Shape], shapes: Shapes) -> None:
         """A chat's turns, as `Measurement` begins them."""
-        loop = asyncio.get_running_loop()
-        since_s, text = loop.time(), self.engine.text(chat[-1].units, self.rng)
-        for shape, at_s in zip(chat, sorted(self.rng.uniform(0, SPREAD_S, len(chat))), strict=True):
-            await asyncio.sleep(max(0.0, since_s + at_s - loop.time()))
+        text = self.engine.text(chat[-1].units, self.rng)
+        waits_s = shapes.waits_s(len(chat), self.epoch_s, self.lots)
+        for shape, wait_s in zip(chat, waits_s, strict=True):
+            await asyncio.sleep(wait_s)
             ahead, scored = shapes.draw_ahead(self.lots), shapes.draw_choice(self.lots)
             await self._walk(shape, text[None, : shape.units], ahead, scored)
 
@@ -422,7 +438,7 @@ class World:
         baseline = load_baseline(self.spec).law
         steps = walk_batch(
             [panel], batch, uniform_gate(), baseline, [way],
-            pace=self.pace, ahead=ahead, scored=scored,
+            ahead=ahead, scored=scored,
         )  # fmt: skip
         async for _ in steps:
             pass
@@ -438,7 +454,7 @@ class World:
         return shape.prefix + BLIND_PROMPT_TOKENS, shape.steps - BLIND_PROMPT_TOKENS
 
     async def _user(self, lengths: tuple[int, int]) -> None:
-        await asyncio.sleep(self.rng.uniform(0.0, SPREAD_S))
+        await asyncio.sleep(self.rng.uniform(0.0, self.epoch_s))
         length, answer = lengths
         text = self.engine.text(length, self.rng)
         is_chat = self.users != "alike"
@@ -452,7 +468,7 @@ class World:
             text = np.concatenate([text, written, more])
             if len(text) + answer >= self.spec.spec.context_tokens:
                 break
-            await asyncio.sleep(self.rng.uniform(0.1, 0.5))
+            await asyncio.sleep(self.epoch_s * self.rng.lognormal(np.log(0.125), 0.8))
 
     async def _turn(self, prompt: np.ndarray, answer: int, *, is_chat: bool) -> np.ndarray:
         """What was written. A chat is of any kind that a router serves."""
@@ -504,6 +520,19 @@ def judged(world: World, columns: tuple[str, ...]) -> tuple[float, int]:
     return float(balanced_accuracy_score(is_probe, chance > 0.5)), len(is_probe)
 
 
+def error_of(told: Told, drawings: int = 300) -> float:
+    """Standard error of the balanced accuracy: sessions drawn again, as calls of one are alike.
+    What other texts to learn from would change is not in it."""
+    is_probe, chance, names = told
+    of, rng = np.unique(names, return_inverse=True)[1], np.random.default_rng(0)
+    right = (chance > 0.5) == is_probe
+    counts = np.stack([np.bincount(of, what) for what in (is_probe, is_probe & right, right)])
+    counts = np.stack([counts[0], counts[1], np.bincount(of) - counts[0], counts[2] - counts[1]])
+    drawn = rng.multinomial(len(counts[0]), np.full(len(counts[0]), 1 / len(counts[0])), drawings)
+    probes, found, users, passed = counts @ drawn.T
+    return float(np.std((found / probes + passed / users) / 2))
+
+
 def refused(told: Told, least: float) -> tuple[float, float]:
     """What part of probes' and of users' calls a miner answers that leaves a session at its first
     call that is a probe's with a chance under `least`."""
@@ -538,7 +567,7 @@ def held_out(world: World, columns: tuple[str, ...] = FEATURES) -> Told:
     return is_probe[~learnt], chance, sessions
 
 
-async def _by_its_clock(playing: Awaitable[None]) -> None:
+async def by_its_clock(playing: Awaitable[None]) -> None:
     """Everybody reads the loop's clock: routers and validators measure what they wait for."""
     time.monotonic = asyncio.get_running_loop().time
     await playing
@@ -551,19 +580,25 @@ def main() -> None:
     parser.add_argument("--leak", choices=("none", "header", "session", "shape"), default="none")
     parser.add_argument("--users", choices=("alike", "chat", "apart"), default="chat")
     parser.add_argument("--validator-ms", type=float, metavar="N")
+    parser.add_argument("--runs", type=int, default=1, metavar="N", help="of so many epochs each")
     arguments = parser.parse_args()
-    spec, far_ms = load_spec(arguments.spec), arguments.validator_ms
-    net = None if far_ms is None else Distances(far_ms)
-    world = World(spec, arguments.leak, users=arguments.users, distances=net)
-    if net is None:
-        asyncio.run(world.play(arguments.epochs))
-    else:
-        virtual_time.run(_by_its_clock(world.play(arguments.epochs)))
+    spec, far_ms, worlds = load_spec(arguments.spec), arguments.validator_ms, []
+    for seed in range(arguments.runs):
+        net = None if far_ms is None else Distances(far_ms, lots=Random(seed))
+        worlds.append(World(spec, arguments.leak, users=arguments.users, distances=net, seed=seed))
+        if net is None:
+            asyncio.run(worlds[-1].play(arguments.epochs))
+        else:
+            virtual_time.run(by_its_clock(worlds[-1].play(arguments.epochs)))
+    world = worlds[0]
+    for other in worlds[1:]:
+        world.spy.calls += other.spy.calls
+        world.probes |= other.probes
     print("| what is looked at | balanced accuracy | held-out calls |")
     print("|---|---|---|")
     for name, columns in {**GROUPS, "everything": FEATURES}.items():
         accuracy, calls = judged(world, columns)
-        print(f"| {name} | {accuracy:.3f} | {calls:,} |")
+        print(f"| {name} | {accuracy:.3f} ± {error_of(held_out(world, columns)):.3f} | {calls:,} |")
     print("\n| leaves a session under a chance of | probes answered | users answered | paid |")
     print("|---|---|---|---|")
     told = held_out(world)

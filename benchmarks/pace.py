@@ -11,6 +11,9 @@ The second table is what it would take. If but one label in m waits for the vali
 router holds the others beforehand and sends them at its users' pace, fewer gaps are late; but a
 label that a router holds can reach a friend of its, so it is shown and scored by nobody, and the
 text is used up all the same. A walk of which only the last label is scored has no late gap at all.
+
+The third is of a validator next door: a user's text waits for the slowest of the 8 experts that a
+router chose, a walk for the slowest of all.
 """
 
 from __future__ import annotations
@@ -28,18 +31,28 @@ WAY, ANSWER, SESSION = 0.1, 0.25, 0.5  # deviations of logarithms: each time; ot
 PAUSES, PAUSE_MS = 0.02, (50.0, 300.0)  # of all gaps, a busy engine's or a lost packet's
 VALIDATORS_MS = (0.0, 1.0, 3.0, 10.0, 20.0, 40.0, 100.0)
 LABELS = (1, 2, 4, 8, None)  # one in so many waits; None: only the last is scored
+CHOSEN, ASKED = 8, (8, 16, 64, 256)
+ONE_OF_MANY_MS = 20.0  # one expert's way, of whom the slowest of seven has OTHER_MS
 
 
-def gaps_ms(steps: int, late_ms: float, every: int | None, rng: np.random.Generator) -> np.ndarray:
+def gaps_ms(
+    steps: int,
+    late_ms: float,
+    every: int | None,
+    rng: np.random.Generator,
+    asked: int | None = None,
+) -> np.ndarray:
     """[steps - 1]: from each answer of the miner's to the next step. late_ms: the validator's round
-    trip, of one label in `every`; 0 for a user."""
+    trip, of one label in `every`; 0 for a user. asked: so many experts, by name; None: by the
+    slowest other alone."""
 
-    def about(ms: float, spread: float) -> np.ndarray:
-        return ms * rng.lognormal(0.0, spread, steps - 1)
+    def about(ms: float | np.ndarray, spread: float) -> np.ndarray:
+        return ms * rng.lognormal(0.0, spread, (*np.shape(ms)[:1], steps - 1))
 
-    way_ms, other_ms = about(MINER_MS, WAY), OTHER_MS * rng.lognormal(0.0, SESSION)
+    way_ms, mean_ms = about(MINER_MS, WAY), OTHER_MS if asked is None else ONE_OF_MANY_MS
     mine_ms = way_ms / 2 + about(ANSWER_MS, ANSWER)
-    others_ms = about(other_ms, WAY) + about(ANSWER_MS, ANSWER)
+    each_ms = mean_ms * rng.lognormal(0.0, SESSION, (1 if asked is None else asked - 1, 1))
+    others_ms = (about(each_ms, WAY) + about(np.full_like(each_ms, ANSWER_MS), ANSWER)).max(axis=0)
     found = way_ms + np.maximum(0.0, others_ms - mine_ms - way_ms / 2) + about(ROUTER_MS, SESSION)
     found += (rng.random(steps - 1) < PAUSES) * rng.uniform(*PAUSE_MS, steps - 1)
     waits = rng.random(steps - 1) * (every or np.inf) < 1.0
@@ -58,8 +71,11 @@ def seen(gaps: np.ndarray) -> np.ndarray:
     )
 
 
-def accuracy(validator_ms: float, every: int | None, sessions: int) -> tuple[float, int, float]:
-    """Balanced accuracy, on how many calls, and how many labels are scored of a hundred calls."""
+def accuracy(
+    validator_ms: float, every: int | None, sessions: int, asked: int | None = None
+) -> tuple[float, int, float]:
+    """Balanced accuracy, on how many calls, and how many labels are scored of a hundred calls.
+    asked: experts by a walk, where a user's text asks CHOSEN."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import balanced_accuracy_score
     from threadpoolctl import threadpool_limits
@@ -70,7 +86,8 @@ def accuracy(validator_ms: float, every: int | None, sessions: int) -> tuple[flo
     rows, labels, calls = [], [], 0
     for shape, probe in zip(drawn, is_probe.tolist(), strict=True):
         steps = shape.steps
-        rows.append(seen(gaps_ms(steps, validator_ms * probe, every, rng)))
+        of = asked and (asked if probe else CHOSEN)
+        rows.append(seen(gaps_ms(steps, validator_ms * probe, every, rng, of)))
         labels.append(np.full(steps - 1, probe))
         calls += steps
     half = sessions // 2
@@ -99,6 +116,10 @@ def main() -> None:
         told, _, scored = accuracy(far_ms, every, sessions)
         name = "none: the last alone is scored" if every is None else f"one in {every}"
         print(f"| {name} | {told:.3f} | {scored:.0f} |", flush=True)
+    print(f"\n| experts that a walk asks (a user's text {CHOSEN}) | by pace |\n|---|---|")
+    for asked in ASKED:
+        told, _, _ = accuracy(0.0, 1, sessions, asked)
+        print(f"| {asked} | {told:.3f} |", flush=True)
 
 
 if __name__ == "__main__":
