@@ -271,7 +271,8 @@ class Measurement:
         ones are sent: a disk takes as long as a way to another city, and users' texts wait for
         none. (Where a leaf has to show what a label was given, it comes right after.)"""
         lots = SystemRandom()
-        ahead, scored = self._as_users.draw_ahead(lots), self._as_users.draw_choice(lots)
+        ahead = self._as_users.draw_ahead(lots, batch.walks.shape[1] - batch.first)
+        scored = self._as_users.draw_choice(lots)
         steps = self._steps(batch, slots, ways, ahead, scored)
         storing: asyncio.Task[bool] | None = None
         try:
@@ -425,7 +426,7 @@ class Measurement:
         assert self._book is not None
         await asyncio.sleep(after_s)
         epoch, gate, [way] = self._sheet_epoch, self.gate, self._ways(1)
-        ahead = self._as_users.draw_ahead(SystemRandom())
+        ahead = self._as_users.draw_ahead(SystemRandom(), len(text.ids) - text.first)
         steps = await self._quietly(text, hotkeys, slots, way, ahead)
         found = await asyncio.to_thread(beside_then, text, hotkeys, steps, gate, epoch)
         if found is not None:
