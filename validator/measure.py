@@ -26,13 +26,14 @@ from moesubnet.validator.checks import Claim, Verdict
 from moesubnet.validator.choices import Scored
 from moesubnet.validator.drafted import Heard, compare
 from moesubnet.validator.pool import TextPool
-from moesubnet.validator.probes import Slots, Told, walk_batch
+from moesubnet.validator.probes import walk_batch
 from moesubnet.validator.receipts import SALT_BYTES, session_name
 from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
 from moesubnet.validator.twice import ask_twice
+from moesubnet.validator.walks import Slots, Told
 from moesubnet.validator.watching import Watcher
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import ExpertCard, want_for

@@ -295,7 +295,7 @@ def _each(law, prefixes):
 @pytest.fixture(autouse=True)
 def patient_validator(monkeypatch):
     """On a busy machine one that answers at once may be late by what the others took."""
-    monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 60.0)
+    monkeypatch.setattr("moesubnet.validator.walks.PATIENCE_S", 60.0)
 
 
 @pytest.fixture(scope="session")

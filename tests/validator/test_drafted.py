@@ -24,8 +24,8 @@ from moesubnet.validator import measure as measuring
 from moesubnet.validator.checks import OK_PAIRS, Record, Verdict
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.evidence import ENOUGH, Evidence
-from moesubnet.validator.probes import Slots
 from moesubnet.validator.shapes import Shapes
+from moesubnet.validator.walks import Slots
 from moesubnet.wire.listening import serve
 from moesubnet.wire.protocol import Want
 from moesubnet.wire.step import MAX_FURTHER
@@ -84,7 +84,7 @@ async def asked(
     """A drafter that is right about most of the text, honest experts that read a block in one pass,
     and two yes-men, asked through two routers until each was told enough drafts."""
     monkeypatch.setattr("moesubnet.wire.patience.LEAST_S", 3_600.0)  # nobody is late
-    monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 3_600.0)
+    monkeypatch.setattr("moesubnet.validator.walks.PATIENCE_S", 3_600.0)
 
     for module in (measuring, drafted):
         monkeypatch.setattr(module, "want_for", lambda _: listed)

@@ -86,7 +86,7 @@ async def test_the_traffic_is_about_what_was_foretold(
 ) -> None:
     """Every byte that travels is counted. Walks come one by one, and have no drafts."""
     monkeypatch.setattr("moesubnet.wire.patience.LEAST_S", 3_600.0)  # nobody is late
-    monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 3_600.0)
+    monkeypatch.setattr("moesubnet.validator.walks.PATIENCE_S", 3_600.0)
     asked = [await start_expert(f"//e{i}", lambda ids: np.log(laws[0])) for i in range(experts)]
     if through_routers:
         node = await start_node("Router", asked)

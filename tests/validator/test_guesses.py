@@ -38,7 +38,7 @@ def numbers(seed, tokens=120, jump=0.15):
 async def walked(measure, start_expert, laws, monkeypatch):
     """Sixteen walks, of which the counting expert is the heaviest; experts, batches, sheet."""
     monkeypatch.setattr("moesubnet.wire.patience.LEAST_S", 3_600.0)  # nobody is late
-    monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 3_600.0)
+    monkeypatch.setattr("moesubnet.validator.walks.PATIENCE_S", 3_600.0)
     counting = await start_expert("//Counting", counts_on)
     other = await start_expert("//Other", lambda ids: np.log(laws[0]))
     documents = {bytes([k]) * 32: numbers(k) for k in range(16)}

@@ -222,7 +222,7 @@ async def test_who_is_late_by_the_measure_of_the_others_drops_out_of_the_walk(
 ):
     """Nobody waits for the deadline, and the late answer counts nowhere."""
     monkeypatch.setattr("moesubnet.validator.measure.DEADLINE_S", 3_600.0)
-    monkeypatch.setattr("moesubnet.validator.probes.PATIENCE_S", 0.1)
+    monkeypatch.setattr("moesubnet.validator.walks.PATIENCE_S", 0.1)
     released = threading.Event()
 
     def hangs(ids):

@@ -16,8 +16,8 @@ from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
 from moesubnet.router import node
 from moesubnet.types import Hotkey
 from moesubnet.validator.audit import audit
-from moesubnet.validator.probes import _sender
 from moesubnet.validator.usage import usage_losses
+from moesubnet.validator.walks import _sender
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.protocol import Proof, SequenceStep, StepRequest, StepResponse, Want, base_hash
 from moesubnet.wire.relay import Brought, Question, RelayClient, Relayed
