@@ -281,6 +281,14 @@ class Cast:
         laws = {f"copy-{i}": copy for i, copy in enumerate(swarm(self.law("cpp"), k, sigma))}
         return self.hostile(claim or f"{k} copies, noise {sigma:g}", "cpp", **more, **laws)
 
+    def leaning(self, claim: str, name: str, other: str) -> Made:
+        """An honest model that, wherever another one's has been the better so far, says what that
+        one says, and waits for it: fair is what it is paid alone."""
+        law = Aggregator([self.law(name), self.law(other)], first=PREFIX_TOKENS)
+        rest = [member for member in self.honest if member.name != name]
+        members = (*rest, Member(name, law, delay_s=HONEST_S + HOP_S))
+        return lambda: Economy(claim, members, frozenset({name}), other, most=1.05, like="honest")
+
     def newcomer(self, claim: str, name: str, joins: int = JOINS) -> Made:
         members = (*self.honest, Member(name, self.law(name), joins=joins))
         like = f"{name}-first" if joins else ""
@@ -294,10 +302,11 @@ class Cast:
         return lambda: Economy(claim, members, frozenset(names), stands=SIBLINGS_STAND)
 
     def thirty(self) -> Economy:
-        """Neurons, with two validators: fifteen honest experts, siblings among them, and thirteen
-        that repeat others or know nothing."""
-        siblings = [f"{kind}-{domain}" for kind in ("all", "lora") for domain in SPECIALISTS]
-        honest = [Member(n, self.law(n)) for n in ("all", *siblings, "python-rival", "cpp-better")]
+        """Neurons, with two validators: twelve honest experts, siblings among them, and sixteen
+        that repeat others."""
+        siblings = [f"lora-{domain}" for domain in SPECIALISTS]
+        names = ("all", *siblings, "python-rival", "cpp-better", "prose-weak")
+        honest = [Member(name, self.law(name)) for name in names]
         mixed = functools.partial(Aggregator, self.experts, first=PREFIX_TOKENS)
         hostile = {
             "aggregator": mixed(),
@@ -307,7 +316,7 @@ class Cast:
             **{
                 f"copy-{name}-{i}": copy
                 for name, sigma in (("cpp", 0.3), ("maths", 0.1), ("all", 0.0))
-                for i, copy in enumerate(swarm(self.law(name), 3, sigma))
+                for i, copy in enumerate(swarm(self.law(name), 4, sigma))
             },
         }
         members = (
@@ -324,6 +333,8 @@ class Cast:
         *,
         holds: bool = True,
         comers: Sequence[str] = (),
+        most: float = 0.05,
+        like: str = "",
         **turning: Turning | Hatching,
     ) -> Made:
         """Seniors that turn against a newcomer, which is better than one of them. comers: who comes
@@ -338,7 +349,8 @@ class Cast:
             members,
             frozenset(laws),
             "cpp-better",
-            0.05,
+            most,
+            like,
             following=tuple(laws.values()),
             holds=holds,
         )

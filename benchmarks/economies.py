@@ -134,6 +134,7 @@ def mixtures(cast: Cast) -> Mapping[str, Made]:
             "aggregator and 3 parts in 10 of a law of its own",
             parasite=mixed(gamma=0.8, own=cast.law("python-rival"), share=0.3),
         ),
+        "leaning": cast.leaning("an own expert and one other, by evidence", "python", "cpp"),
         "squatters": cast.hostile(
             "every expert diluted to a tenth, registered first", early=True, **weak
         ),
@@ -242,6 +243,8 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
         **{f"half-elder-{share:g}": half_elder(share) for share in (0.05, 0.2, 0.5)},
         "colluding-seniors": cast.turned(
             "two seniors that mix a newcomer's law into theirs",
+            most=1.05,
+            like="better",
             python=mixes("python"),
             cpp=mixes("cpp"),
         ),

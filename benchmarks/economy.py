@@ -50,7 +50,7 @@ def judge(
     fair: Mapping[str, float],
 ) -> dict:
     """One row. reference: τ an epoch by expert where nobody is hostile; fair: where the newcomers
-    were there from the beginning."""
+    were there from the beginning; both of the epochs that count here."""
     since = economy.counted_from
     epochs = max(1, len(ledger.paid_rao) - since)
     names = [m.name for m in economy.members]
@@ -74,17 +74,8 @@ def judge(
     }
     fairly = sum(fair.get(m.name, 0.0) for m in looked_at) or math.nan
     of_fair = sum(taken) / fairly if economy.like else None
-    met = None
-    if economy.most is not None:
-        met = (of_fair if of_fair is not None else sum(taken) / mean) <= economy.most
-        met = met and (not economy.victim or min(kept.values()) >= -MAY_LOSE)
-        if economy.routers is not None and economy.victim:
-            met = met and max(kept.values()) <= MAY_GAIN
-    elif of_fair is not None:
-        met = of_fair >= economy.least
     stand = [ledger.standing([m.hotkey], since) for m in looked_at]
-    if economy.stands is not None:
-        met = min(stand) >= economy.stands
+    met = is_met(economy, sum(taken) / mean, of_fair, kept, stand)
     return {
         "economy": name,
         "claim": economy.claim,
@@ -105,6 +96,32 @@ def judge(
         "others": kept,
         "met": met,
     }
+
+
+def is_met(
+    economy: Economy,
+    of_an_honest_one: float,
+    of_fair: float | None,
+    kept: Mapping[str, float],
+    stand: Sequence[float],
+) -> bool | None:
+    """None: nothing is claimed."""
+    if economy.stands is not None:
+        return min(stand) >= economy.stands
+    if economy.most is None:
+        return None if of_fair is None else of_fair >= economy.least
+    met = (of_an_honest_one if of_fair is None else of_fair) <= economy.most
+    if economy.victim:
+        met = met and min(kept.values()) >= -MAY_LOSE
+        if economy.routers is not None:
+            met = met and max(kept.values()) <= MAY_GAIN
+    return met
+
+
+def paid_since(found: dict, epoch: int) -> dict[str, float]:
+    """τ an epoch, by name, of one row."""
+    later = {name: paid[epoch:] for name, paid in found["series"].items()}
+    return {name: sum(paid) / max(1, len(paid)) for name, paid in later.items()}
 
 
 def row(found: dict) -> str:
@@ -141,10 +158,11 @@ class Played:
         """Of the economy, played unless it was."""
         if name not in self._done:
             economy = self._known[name]()
-            reference = {} if name == "honest" else self.row("honest")["paid"]
+            since = economy.counted_from
+            reference = {} if name == "honest" else paid_since(self.row("honest"), since)
             if economy.victim == "cpp-better":
-                reference = self.row("better")["paid"]
-            fair = self.row(economy.like)["paid"] if economy.like else {}
+                reference = paid_since(self.row("better"), since)
+            fair = paid_since(self.row(economy.like), since) if economy.like else {}
             started_s = time.monotonic()
             found = judge(name, economy, self.play(economy), reference, fair)
             print(f"{name}: {time.monotonic() - started_s:.0f} s", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ import record_laws
 import torch
 from adversaries.cheap_self import round_weights
 from cast import Economy
-from economy import judge
+from economy import is_met, judge, paid_since
 from simulation import Ledger, Member
 
 from moesubnet.engine.base import Query
@@ -63,3 +63,17 @@ def test_groups_of_weights_are_rounded_closer_than_rows():
         round_weights(model, 4, group)
         errors.append((model.weight.data - weights).norm().item())
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_what_is_fair_is_of_the_epochs_that_count():
+    found = {"series": {"one": [9.0, 9.0, 1.0, 3.0], "gone": []}}
+    assert paid_since(found, 2) == {"one": 2.0, "gone": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("of_fair", "lost", "met"), [(1.04, 0.09, True), (1.07, 0.0, False), (1.0, 0.11, False)]
+)
+def test_seniors_that_collude_may_gain_little_and_take_little(of_fair, lost, met):
+    members = tuple(Member(name) for name in NAMES)
+    economy = Economy("c", members, frozenset(NAMES[1:]), "base", most=1.05, like="honest")
+    assert is_met(economy, 3.0, of_fair, {"base": -lost}, [1.0, 1.0]) is met
