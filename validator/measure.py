@@ -5,60 +5,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from random import SystemRandom
-from typing import Protocol
 
 import numpy as np
 
-from moesubnet.errors import PeerError, PoolSpent
 from moesubnet.mixture.baseline import Unigram
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.mixture.sheet_cache import walks_in_parts
 from moesubnet.types import Hotkey, Metagraph, Neuron, Uid
-from moesubnet.validator.before import Again, Kept, beside_then, texts_to_ask
+from moesubnet.validator.asking import Asking, Experts
+from moesubnet.validator.before import Again
 from moesubnet.validator.checkbook import TABLES, Checkbook
 from moesubnet.validator.checks import Claim, Verdict
-from moesubnet.validator.choices import Scored
-from moesubnet.validator.drafted import Heard, compare
 from moesubnet.validator.pool import TextPool
-from moesubnet.validator.probes import walk_batch
-from moesubnet.validator.receipts import SALT_BYTES, session_name
 from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.serve import Metrics
 from moesubnet.validator.shapes import Shapes
 from moesubnet.validator.state import State
-from moesubnet.validator.twice import ask_twice
-from moesubnet.validator.walks import Slots, Told
+from moesubnet.validator.unpublished import Round, Unpublished
+from moesubnet.validator.walks import Slots
 from moesubnet.validator.watching import Watcher
-from moesubnet.wire.panel import Asked, Panel
-from moesubnet.wire.protocol import ExpertCard, want_for
-from moesubnet.wire.relay import asks_directly, through
+from moesubnet.wire.panel import Asked
+from moesubnet.wire.protocol import ExpertCard
 from moesubnet.wire.routers import Drawing
 from moesubnet.wire.said import otherwise
 from moesubnet.wire.usage import Usage
 
-DEADLINE_S = 5.0  # for one expert's answer to one step of a walk, as a router's by default
-
 log = logging.getLogger(__name__)
-
-
-class Experts(Protocol):
-    """Who can be asked: `wire.roster.Roster` over HTTP, or who stands in for it in an economy."""
-
-    @property
-    def clients(self) -> Mapping[Hotkey, Asked]: ...
-
-    @property
-    def cards(self) -> Mapping[Hotkey, ExpertCard]: ...
-
-    async def refresh(self, metagraph: Metagraph) -> None:
-        """Meet who is new on the metagraph, forget who left."""
-        ...
 
 
 class Measurement:
@@ -92,6 +69,10 @@ class Measurement:
         self._shapes = self._as_users = shapes
         self._routers = routers
         self._book = book
+        self._asking = Asking(own_hotkey, baseline, experts, gates, routers)
+        self._beside = None
+        if book is not None:
+            self._beside = Unpublished(self._asking, state, pool, tokenizer_sha256, book)
         self._watcher = watcher
         self._watched_epoch = -1
         self._lies: dict[Hotkey, str | None] = {}  # on experts' cards, as they were told
@@ -99,16 +80,15 @@ class Measurement:
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = self._sheet_epoch = -1
         self.watched: Mapping[Hotkey, Sequence[int]] = {}  # as `cuckoos.watched` says
-        self._closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.usage: list[tuple[Usage, int]] = []  # by routers, of the epoch before; their stakes
 
     @property
     def gate(self) -> Gate:
-        return self._gates.gate
+        return self._asking.gate
 
     @property
     def vocab_size(self) -> int:
-        return len(self._baseline.logp)
+        return self._asking.vocab_size
 
     async def open_batches(
         self, metagraph: Metagraph, walks: int, sheet_epoch: int | None = None
@@ -235,26 +215,32 @@ class Measurement:
 
     async def run(self, batches: Sequence[Batch], spread_s: float = 0.0) -> None:
         """Walk batches to their ends, until cancelled, or until their sheet is closed. They, and
-        what is asked twice, begin within `spread_s`, when it comes: users do not come together.
-        One that fails ends none of the others."""
-        slots, lots = Slots(len(batches[0].hotkeys)), SystemRandom()
+        what is asked beside them, begin within `spread_s`, when it comes: users do not come
+        together. One that fails ends none of the others."""
+        slots = Slots(len(batches[0].hotkeys))
         chats: dict[int, list[Batch]] = {}  # by the last turn's batch
         for batch in batches:
             chats[batch.id] = [*(chats.pop(batch.follows, []) if batch.follows else []), batch]
         walking = [self._chat(chat, slots, spread_s) for chat in chats.values()]
-        walking += self._ask_before(batches[0].hotkeys, slots, spread_s)
-        walking += [self._ask_drafted(batches[0].hotkeys, slots, lots.uniform(0.0, spread_s))]
-        twice = self._ask_twice(batches[0].sessions[0].encode(), lots.uniform(0.0, spread_s))
-        *ends, asked_twice = await asyncio.gather(*walking, twice, return_exceptions=True)
+        if self._beside is not None:
+            walking += self._beside.questions(self.round(batches[0].hotkeys, slots, spread_s))
+        ends = await asyncio.gather(*walking, return_exceptions=True)
         if failed := [end for end in ends if isinstance(end, Exception)]:
-            log.error("%d of %d batches failed", len(failed), len(ends), exc_info=failed[0])
-        if isinstance(asked_twice, Exception):
-            raise asked_twice
+            log.error(
+                "%d of %d batches failed",
+                len(failed),
+                len(ends),
+                exc_info=failed[0],
+            )
         walks = sum(len(batch.walks) for batch in batches)
         log.info("walked walks=%d experts=%d", walks, len(batches[0].hotkeys))
         if self._routers is not None:
             self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
         await self._watch()
+
+    def round(self, hotkeys: Sequence[Hotkey], slots: Slots, spread_s: float = 0.0) -> Round:
+        """Of questions beside the sheet that is under way."""
+        return Round(self._sheet_epoch, hotkeys, slots, self._as_users, self.watched, spread_s)
 
     async def _chat(self, turns: Sequence[Batch], slots: Slots, spread_s: float) -> None:
         """One turn after the other, all through one router, with people's pauses."""
@@ -262,7 +248,7 @@ class Measurement:
         waits_s = self._as_users.waits_s(len(turns), spread_s, SystemRandom())
         for batch, wait_s in zip(turns, waits_s, strict=True):
             await asyncio.sleep(wait_s)
-            ways = ways or self._ways(len(batch.walks))
+            ways = ways or self._asking.ways(len(batch.walks))
             await self._walk(batch, slots, ways)
 
     async def _walk(
@@ -274,7 +260,7 @@ class Measurement:
         lots = SystemRandom()
         ahead = self._as_users.draw_ahead(lots, batch.walks.shape[1] - batch.first)
         scored = self._as_users.draw_choice(lots)
-        steps = self._steps(batch, slots, ways, ahead, scored)
+        steps = self._asking.steps(batch, slots, ways, ahead, scored)
         storing: asyncio.Task[bool] | None = None
         try:
             async with contextlib.aclosing(steps):
@@ -287,7 +273,7 @@ class Measurement:
         finally:
             if storing is not None:  # whoever ends a walk may count what it has
                 await asyncio.wait([storing])
-            self._forget(batch, ways)
+            self._asking.forget(batch, ways)
 
     async def _store(self, batch: Batch, step: Step) -> bool:
         """False: the sheet that it is for was closed."""
@@ -297,37 +283,6 @@ class Measurement:
             self._metrics.answers.labels("missing").inc(silent)
             self._metrics.answers.labels("valid").inc(step.log_q[:, :-1].size - silent)
         return is_stored
-
-    def _steps(
-        self,
-        batch: Batch,
-        slots: Slots,
-        ways: Sequence[Mapping[Hotkey, Asked]],
-        ahead: int,
-        scored: Scored = Scored.ALONE,
-        told: Told | None = None,
-    ) -> AsyncGenerator[Step, None]:
-        want = want_for(self.vocab_size)
-        panels = [Panel(way, base_s=DEADLINE_S, want=want) for way in ways]
-        law = self._baseline.law
-        return walk_batch(panels, batch, self.gate, law, ways, slots, ahead, scored, told)
-
-    def _forget(self, batch: Batch, ways: Sequence[Mapping[Hotkey, Asked]]) -> None:
-        """Tell each expert, in one call and waiting for none, that these walks are over. Not those
-        through routers: their sessions are the routers', and we would be naming the probes."""
-
-        async def tell(client: Asked, sessions: Sequence[str]) -> None:
-            with contextlib.suppress(PeerError):
-                await client.close_sessions(sessions, timeout_s=DEADLINE_S)
-
-        for hotkey in batch.hotkeys:
-            asked = zip(batch.sessions, ways, strict=True)
-            ours = [name for name, way in asked if asks_directly(way.get(hotkey))]
-            client = self._experts.clients.get(hotkey)
-            if client is not None and ours:
-                task = asyncio.create_task(tell(client, ours))
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
 
     async def _watch(self) -> None:
         """Once an epoch, when its first walks are done: nothing waits for an audit."""
@@ -341,120 +296,3 @@ class Measurement:
         """Of the validators that are vouched for now."""
         hotkeys = set() if self._watcher is None else self._watcher.vouched(metagraph.epoch_index)
         return {neuron.uid for neuron in metagraph.neurons if neuron.hotkey in hotkeys}
-
-    def _ways(self, count: int) -> list[Mapping[Hotkey, Asked]]:
-        """To all experts, one for each walk."""
-        experts, lots = self._experts.clients, SystemRandom()
-        if self._routers is None:
-            return [experts] * count
-        return [through(experts, self._routers.draw(lots)) for _ in range(count)]
-
-    async def _ask_twice(self, seed: bytes, after_s: float) -> None:
-        """One fresh prefix, by two callers; its text is used up and never published."""
-        if self._book is None:
-            return
-        await asyncio.sleep(after_s)
-        with contextlib.suppress(PoolSpent):
-            window = self._private_text(seed)
-            await ask_twice(
-                self._book,
-                self._two_ways(),
-                window.ids[: window.first + window.unscored],
-                epoch=self._sheet_epoch,
-                windows_sha256=self._tokenizer_sha256,
-                vocab_size=self.vocab_size,
-                timeout_s=DEADLINE_S,
-            )
-
-    async def _ask_drafted(self, hotkeys: Sequence[Hotkey], slots: Slots, after_s: float) -> None:
-        """One fresh text, walked by two callers at once, with drafts and without; as often as
-        users' texts have drafts."""
-        lots = SystemRandom()
-        ahead = self._as_users.draw_ahead(lots)
-        if self._book is None or not ahead:
-            return
-        await asyncio.sleep(after_s)
-        with contextlib.suppress(PoolSpent):
-            text, ways = self._private_text(secrets.token_bytes(32)), self._two_ways()
-            lots.shuffle(ways)
-            drafted, blind = heard = Heard(), Heard()
-            walks = zip(ways, (ahead, 0), heard, strict=True)
-            await asyncio.gather(*(self._quietly(text, hotkeys, slots, *walk) for walk in walks))
-            await compare(self._book, text.ids, drafted, blind, self.vocab_size, lots)
-
-    def _private_text(self, seed: bytes) -> Window:
-        """Never published. Raises PoolSpent."""
-        used, lots = self._state.used_starts(self._tokenizer_sha256), SystemRandom()
-        chats = [self._as_users.draw(1, lots)]
-        conversing = self._as_users.conversing(chats, lots)
-        [[window]] = self._pool.draw_chats(chats, conversing, used, seed)
-        spent = [(window.document, start) for start in window.starts]
-        self._state.mark_used(spent, self._tokenizer_sha256)
-        return window
-
-    def _ask_before(
-        self, hotkeys: Sequence[Hotkey], slots: Slots, spread_s: float
-    ) -> list[Coroutine[None, None, None]]:
-        """Texts of their own for those with a place, and such texts once more, of all."""
-        if self._book is None:
-            return []
-        before, sha256, lots = self._book.before, self._tokenizer_sha256, SystemRandom()
-        placed = self.watched.keys() & self._experts.clients.keys()
-        lacking = before.lacking(placed, self._sheet_epoch, sha256, lots)
-        again = texts_to_ask(before, {h: self.watched[h] for h in placed}, sha256, lots)
-        return [
-            *(self._ask_alone(hotkey, slots, lots.uniform(0.0, spread_s)) for hotkey in lacking),
-            *(self._ask_again(text, hotkeys, slots, lots.uniform(0.0, spread_s)) for text in again),
-        ]
-
-    async def _ask_alone(self, hotkey: Hotkey, slots: Slots, after_s: float) -> None:
-        """Past all routers: none of them may know the text when it is asked again."""
-        assert self._book is not None
-        await asyncio.sleep(after_s)
-        epoch, sha256 = self._sheet_epoch, self._tokenizer_sha256
-        client = self._experts.clients.get(hotkey)
-        if client is None:
-            return
-        with contextlib.suppress(PoolSpent):
-            window = self._private_text(secrets.token_bytes(32))
-            way = {hotkey: client}
-            steps = await self._quietly(window, [hotkey], slots, way, ahead=0)
-            self._book.before.keep(Kept.of(hotkey, epoch, window, steps), sha256)
-
-    async def _ask_again(
-        self, text: Kept, hotkeys: Sequence[Hotkey], slots: Slots, after_s: float
-    ) -> None:
-        assert self._book is not None
-        await asyncio.sleep(after_s)
-        epoch, gate, [way] = self._sheet_epoch, self.gate, self._ways(1)
-        ahead = self._as_users.draw_ahead(SystemRandom(), len(text.ids) - text.first)
-        steps = await self._quietly(text, hotkeys, slots, way, ahead)
-        found = await asyncio.to_thread(beside_then, text, hotkeys, steps, gate, epoch)
-        if found is not None:
-            self._book.before.note(found)
-
-    async def _quietly(
-        self,
-        text: Window | Kept,
-        hotkeys: Sequence[Hotkey],
-        slots: Slots,
-        way: Mapping[Hotkey, Asked],
-        ahead: int,
-        told: Told | None = None,
-    ) -> list[Step]:
-        """A walk as all others, that is in no sheet. ahead: tokens that are drafted at most."""
-        session = session_name(self._own_hotkey, secrets.token_bytes(SALT_BYTES))
-        walks, unscored = text.ids[None], text.unscored
-        batch = Batch(-1, tuple(hotkeys), walks, text.first, (session,), (), unscored=unscored)
-        steps = self._steps(batch, slots, [way], ahead, told=told)
-        try:
-            async with contextlib.aclosing(steps):
-                return [step async for step in steps]
-        finally:
-            self._forget(batch, [way])
-
-    def _two_ways(self) -> list[Mapping[Hotkey, Asked]]:
-        """By two senders, ourselves among them where there is one router only."""
-        relays = self._routers.draw(SystemRandom()) if self._routers is not None else []
-        experts = self._experts.clients
-        return [through(experts, relays[:1]), through(experts, relays[1:])]

@@ -28,6 +28,7 @@ from moesubnet.validator.checks import (
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.evidence import ENOUGH, MAX_PAIRS, Evidence
 from moesubnet.validator.records import Merit
+from moesubnet.validator.walks import Slots
 from tests.sheets import closed
 
 V = 300
@@ -152,6 +153,10 @@ def test_nothing_is_proven_before_there_are_pairs():
     assert record.after(False).verdict == Verdict.OK
 
 
+async def asked_twice(measurement):
+    await measurement._beside.ask_twice(measurement.round((), Slots(1)))
+
+
 @pytest.fixture
 async def asked(measure, start_expert, laws):
     """An honest expert and one that answers everybody anew, both asked twice for some epochs."""
@@ -166,7 +171,7 @@ async def asked(measure, start_expert, laws):
     [batch] = await measurement.open_batches(await chain.metagraph(1), 2)
     for epoch in range(16):
         measurement._sheet_epoch = epoch
-        await measurement._ask_twice(b"seed", 0.0)
+        await asked_twice(measurement)
     return measurement, state, chain, honest, liar, batch
 
 
@@ -207,8 +212,8 @@ async def test_who_answers_otherwise_than_before_begins_anew_as_a_senior(
     for epoch in range(13):
         measurement._sheet_epoch = epoch
         when[0] = "then" if epoch < 3 else "now"
-        await measurement._ask_twice(b"seed", 0.0)
-        await measurement._ask_twice(b"seed", 0.0)
+        await asked_twice(measurement)
+        await asked_twice(measurement)
         changed[epoch] = measurement.changed(epoch)
     assert changed == {epoch: {turned.hotkey} if epoch == 3 else set() for epoch in range(13)}
     again = {again - epoch for epoch, again, _ in measurement._book.changes(same.hotkey)}
@@ -236,8 +241,8 @@ async def test_who_turns_little_by_little_begins_anew_too(measure, start_expert,
     changed = []
     for epoch in range(12):
         measurement._sheet_epoch, share[0] = epoch, 0.05 * epoch
-        await measurement._ask_twice(b"seed", 0.0)
-        await measurement._ask_twice(b"seed", 0.0)
+        await asked_twice(measurement)
+        await asked_twice(measurement)
         changed += [epoch] * bool(measurement.changed(epoch))
     later = measurement._book.changes(turned.hotkey)
     assert max(distance for then, again, distance in later if again == then + 1) < TWICE_DISTANCE
@@ -256,9 +261,9 @@ async def test_nobody_begins_anew_because_the_subnet_went_over_to_another_tokeni
     for epoch in range(4):
         measurement._sheet_epoch = epoch
         if epoch == 2:
-            measurement._tokenizer_sha256, when[0] = "cd" * 32, "now"
-        await measurement._ask_twice(b"seed", 0.0)
-        await measurement._ask_twice(b"seed", 0.0)
+            measurement._beside._windows_sha256, when[0] = "cd" * 32, "now"
+        await asked_twice(measurement)
+        await asked_twice(measurement)
     assert [again for _, again, _ in measurement._book.changes(expert.hotkey)] == [1, 3]
     assert not any(measurement.changed(epoch) for epoch in range(4))
 

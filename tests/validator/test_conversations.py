@@ -159,7 +159,7 @@ async def test_of_a_conversation_its_answer_alone_is_scored(measure, start_exper
     expert = await start_expert("//Expert", lambda ids: np.log(laws[0]))
     measurement, state, chain, _ = await measure([expert], twice=True)
     talks = {bytes([k]): made(k, (30, 12), (50, 9)) for k in range(20)}
-    measurement._pool = TextPool({}, conversations=given(talks))
+    measurement._pool = measurement._beside._pool = TextPool({}, conversations=given(talks))
     evenly = ((24, 0.5), (48, 0.5))
     measurement._shapes = dataclasses.replace(
         Shapes.public(60), prompts=evenly, answers=((6, 1.0),), later=0.5, forks=0.0

@@ -19,8 +19,7 @@ from moesubnet.miner.app import build_app
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.law import Law
 from moesubnet.types import Axon, Hotkey
-from moesubnet.validator import drafted
-from moesubnet.validator import measure as measuring
+from moesubnet.validator import asking, drafted
 from moesubnet.validator.checks import OK_PAIRS, Record, Verdict
 from moesubnet.validator.cli import validator_app
 from moesubnet.validator.evidence import ENOUGH, Evidence
@@ -86,7 +85,7 @@ async def asked(
     monkeypatch.setattr("moesubnet.wire.patience.LEAST_S", 3_600.0)  # nobody is late
     monkeypatch.setattr("moesubnet.validator.walks.PATIENCE_S", 3_600.0)
 
-    for module in (measuring, drafted):
+    for module in (asking, drafted):
         monkeypatch.setattr(module, "want_for", lambda _: listed)
 
     def model(dtype):
@@ -112,7 +111,7 @@ async def asked(
     measurement._shapes = SHAPES
     [batch, *_] = await measurement.open_batches(await chain.metagraph(1), 1)
     for _ in range(24):
-        await measurement._ask_drafted(batch.hotkeys, Slots(len(experts)), 0.0)
+        await measurement._beside.ask_drafted(measurement.round(batch.hotkeys, Slots(len(experts))))
         record = measurement._book.records("drafts").get(drafter.hotkey, Record())
         if record.pairs >= OK_PAIRS:
             break
@@ -178,7 +177,7 @@ async def test_where_users_texts_have_no_drafts_nobody_is_asked(measure, start_e
     for ahead in (0, 8):
         asked = len(drafter.requests)
         measurement._as_users = replace(SHAPES, ahead=((ahead, 1.0),))
-        await measurement._ask_drafted(batch.hotkeys, Slots(1), 0.0)
+        await measurement._beside.ask_drafted(measurement.round(batch.hotkeys, Slots(1)))
         assert (len(drafter.requests) > asked) == (ahead > 0)
 
 

@@ -105,7 +105,7 @@ async def test_the_traffic_is_about_what_was_foretold(
     before = sum(w.sent_bytes for w in wires), sum(w.received_bytes for w in wires)
     for walk in walks:
         await measurement.run(walk)
-    await asyncio.gather(*measurement._closing)
+    await asyncio.gather(*measurement._asking._closing)
     foretold = Forecast(1, 8, experts, 300, 1.0, OF_ONE_WINDOW)
     assert sum(len(expert.requests) for expert in asked) == foretold.questions
     said = foretold.traffic(through_routers=through_routers)
@@ -120,7 +120,7 @@ def test_the_words_say_how_long_the_text_lasts_and_call_estimates_so(vocab_size:
     text = Forecast(6_500, 32, 7, vocab_size, 4_332.0, OF_ONE_WINDOW).as_text()
     for words in (
         "6,500 unused windows of 48 tokens",
-        "lasts 153 epochs, 8 days",
+        "lasts 169 epochs, 8 days",
         "32 walks (1,536 tokens)",
         "3,584 questions",
         "each expert computes 1,536 positions",

@@ -221,7 +221,7 @@ async def test_who_is_late_by_the_measure_of_the_others_drops_out_of_the_walk(
     measure, start_expert, laws, monkeypatch
 ):
     """Nobody waits for the deadline, and the late answer counts nowhere."""
-    monkeypatch.setattr("moesubnet.validator.measure.DEADLINE_S", 3_600.0)
+    monkeypatch.setattr("moesubnet.validator.asking.DEADLINE_S", 3_600.0)
     monkeypatch.setattr("moesubnet.validator.walks.PATIENCE_S", 0.1)
     released = threading.Event()
 
@@ -265,7 +265,7 @@ async def test_experts_are_told_once_that_a_batch_of_walks_is_over(measure, star
     measurement, _, chain, _ = await measure([expert])
     [batch] = await measurement.open_batches(await chain.metagraph(1), 4)
     await measurement.run([batch])
-    await asyncio.gather(*measurement._closing)
+    await asyncio.gather(*measurement._asking._closing)
     assert expert.closed == [list(batch.sessions)]
 
 

@@ -65,7 +65,7 @@ async def two_and_two(start_expert, start_node, measure, laws, monkeypatch):
 async def test_no_expert_is_told_by_us_which_of_its_routers_sessions_were_probes(two_and_two):
     experts, _, measurement, state, chain = two_and_two
     await walked(measurement, state, chain)
-    await asyncio.gather(*measurement._closing)
+    await asyncio.gather(*measurement._asking._closing)
     assert [expert.closed for expert in experts] == [[], []]
 
 
