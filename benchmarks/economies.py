@@ -216,6 +216,8 @@ def seniors(cast: Cast) -> Mapping[str, Made]:
         },
         "cuckoo-rival": cast.turned(
             "the same, an honest senior, half of its law",
+            most=1.0,
+            like="python-rival-first",
             python_rival=Hatching(rival, better, prefix_tokens=PREFIX_TOKENS, share=0.5),
         ),
         "cuckoo-silent": cast.turned(

@@ -133,9 +133,10 @@ def row(found: dict) -> str:
     met = {True: "met", False: "**missed**", None: "–"}[found["met"]]
     if found["of_fair"] is not None:
         met += f", {found['of_fair']:.0%} of what is fair"
+    stands = "–" if math.isnan(found["standing"]) else f"{found['standing']:.2f}"
     return (
         f"| {found['economy']} | {found['claim']} | {found['taken']:.2f} | "
-        f"{found['of_an_honest_one']:.0%} | {found['best']:.0%} | {found['standing']:.2f} | "
+        f"{found['of_an_honest_one']:.0%} | {found['best']:.0%} | {stands} | "
         f"{found['cost']:.4f} | {kept or '–'} | {met} |"
     )
 
