@@ -35,6 +35,8 @@ class BigramEngine:
 class LocalClient:
     """`ExpertClient` without a network. `asked` counts steps; `fails` says which do."""
 
+    commits = False
+
     def __init__(self, hotkey: Hotkey, engine, fails: Callable[[int], bool] = lambda n: False):
         self.hotkey = hotkey
         self.asked = 0

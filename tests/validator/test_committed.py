@@ -7,7 +7,7 @@ import pytest
 
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO
 from moesubnet.types import Hotkey
-from moesubnet.validator import measure as measuring
+from moesubnet.validator import asking
 from moesubnet.validator import receipts as proving
 from moesubnet.validator.audit import audit
 from moesubnet.validator.pool import PREFIX_TOKENS, WINDOW_TOKENS
@@ -22,7 +22,7 @@ STEPS = WINDOW_TOKENS - PREFIX_TOKENS
 @pytest.fixture(autouse=True)
 def few_listed(monkeypatch):
     """A law lists 3 of 300 tokens, so most labels are in no list."""
-    for module in (measuring, proving):
+    for module in (asking, proving):
         monkeypatch.setattr(module, "want_for", lambda *_, **__: Want("top_k", 3, committed=True))
 
 
