@@ -424,8 +424,7 @@ class World:
         waits_s = shapes.waits_s(len(chat), self.epoch_s, self.lots)
         for shape, wait_s in zip(chat, waits_s, strict=True):
             await asyncio.sleep(wait_s)
-            ahead = shapes.draw_ahead(self.lots, shape.steps)
-            scored = shapes.draw_choice(self.lots)
+            ahead, scored = shapes.draw_ahead(self.lots), shapes.draw_choice(self.lots)
             await self._walk(shape, text[None, : shape.units], ahead, scored)
 
     async def _walk(self, shape: Shape, ids: np.ndarray, ahead: int, scored: Scored) -> None:

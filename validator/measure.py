@@ -258,8 +258,7 @@ class Measurement:
         ones are sent: a disk takes as long as a way to another city, and users' texts wait for
         none. (Where a leaf has to show what a label was given, it comes right after.)"""
         lots = SystemRandom()
-        ahead = self._as_users.draw_ahead(lots, batch.walks.shape[1] - batch.first)
-        scored = self._as_users.draw_choice(lots)
+        ahead, scored = self._as_users.draw_ahead(lots), self._as_users.draw_choice(lots)
         steps = self._asking.steps(batch, slots, ways, ahead, scored)
         storing: asyncio.Task[bool] | None = None
         try:

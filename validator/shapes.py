@@ -140,20 +140,12 @@ class Shapes:
         )
         return [self._shape(p, a) for p, a in zip(prompts, answers, strict=True)]
 
-    def draw_ahead(self, lots: Random, steps: int | None = None) -> int:
+    def draw_ahead(self, lots: Random) -> int:
         """How many tokens an expert may be asked to go on with, in one text; 0: it has no drafts.
-        steps: of a walk that does not fork. Short ones have no room for drafts and forks have
-        none, so longer ones have more: of all walks as many as of users' texts. Nobody else may
-        know the lots."""
-        if steps is None:
-            return lots.choices([n for n, _ in self.ahead], [p for _, p in self.ahead])[0]
-        alone = 1.0 - 2.0 * min(self.forks, 0.25)
-        fitting = [(k, p) for k, p in self.ahead if 0 < k < steps - self.blind]
-        longer = [math.fsum(p for n, p in self.answers if n > k) for k, _ in fitting]
-        pairs = zip(fitting, longer, strict=True)
-        chances = [p / (alone * of) if of else 0.0 for (_, p), of in pairs]
-        none = max(0.0, 1.0 - math.fsum(chances))
-        return lots.choices([0, *(k for k, _ in fitting)], [none, *chances])[0]
+        A short one has no room for some, and forks have none, so fewer walks have drafts than
+        users' texts; where longer ones have more instead, a miner tells them better
+        (benchmarks/results.md). Nobody else may know the lots."""
+        return lots.choices([n for n, _ in self.ahead], [p for _, p in self.ahead])[0]
 
     def draw_choice(self, lots: Random) -> Scored:
         """Which choice of a walk is scored. Nobody else may know the lots."""

@@ -115,7 +115,7 @@ class Unpublished:
     async def _ask_again(self, now: Round, text: Kept) -> None:
         await asyncio.sleep(now.begin_s())
         gate, [way] = self._asking.gate, self._asking.ways(1)
-        ahead = now.shapes.draw_ahead(SystemRandom(), len(text.ids) - text.first)
+        ahead = now.shapes.draw_ahead(SystemRandom())
         steps = await self._asking.quietly(text, now.hotkeys, now.slots, way, ahead)
         found = await asyncio.to_thread(beside_then, text, now.hotkeys, steps, gate, now.epoch)
         if found is not None:
