@@ -13,7 +13,7 @@ from moesubnet.errors import PeerLate, PeerRefused, PeerResting
 from moesubnet.router.metrics import Metrics
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.line import HELD_S
+from moesubnet.wire.line import HELD_S, Line
 from moesubnet.wire.panel import PanelError
 from moesubnet.wire.protocol import ExpertCard, StepResponse
 from moesubnet.wire.roster import Met, Roster
@@ -36,6 +36,7 @@ class Record:
     benched_until: float = 0.0
     answers: int = 0
     took_s: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    line: Line = field(default_factory=Line)  # of all streams' prompts there
 
     @property
     def latency_s(self) -> float | None:

@@ -313,12 +313,13 @@ class MixtureSession:
     def _ask(self, experts: Mapping[Hotkey, ExpertClient], is_last: bool) -> None:
         """From now on. is_last: whether nobody else could answer."""
         model = self._model
+        known = model.book.known()
         self._asking = asking.Asking(
             experts,
             base_s=model.deadline_s,
             want=model.want,
             paces=model.paces,
-            lines=model.lines,
+            lines={hotkey: known[hotkey].line for hotkey in experts},
             is_last=is_last,
             report=model.book.report,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Self
 
@@ -21,7 +20,6 @@ from moesubnet.router.turns import Prompts
 from moesubnet.types import Hotkey
 from moesubnet.units import u16_fraction
 from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.line import Line
 from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import want_for
 
@@ -52,7 +50,6 @@ class Offer:
         self.prompts = Prompts()
         self.closing: set[asyncio.Task[None]] = set()  # held, or they could vanish half done
         self.paces = Paces()
-        self.lines: defaultdict[Hotkey, Line] = defaultdict(Line)
         self.pace = GuessPace()  # of rounds that experts draft for
         self.round_trips = RoundTrips()
         self.student: StudentModel | None = None  # the last member in the baseline's place
