@@ -25,7 +25,7 @@ async def onboard(
     owner = keypair_from_uri(OWNER)
     netuid = NetUid(NETUID)
     metagraph = await chain.metagraph(netuid)
-    newcomers = [m for m in plan.members if _hotkey(m) not in metagraph.by_hotkey]
+    newcomers = [m for m in plan.members if hotkey_of(m) not in metagraph.by_hotkey]
     if metagraph.spec_sha256 != spec.sha256:
         url = spec.root.resolve().as_uri()
         await chain.set_subnet_spec(netuid, spec.sha256, url, owner)
@@ -39,14 +39,14 @@ async def onboard(
     async def register(member: Member) -> None:
         # The price rises with every registration, also within a block: the grant is the limit.
         limit_rao = member.grant_rao - member.stake_rao
-        await chain.register(netuid, _hotkey(member), keypair_from_uri(member.coldkey), limit_rao)
+        await chain.register(netuid, hotkey_of(member), keypair_from_uri(member.coldkey), limit_rao)
 
     async def stake(member: Member) -> None:
-        neuron = metagraph.by_hotkey.get(_hotkey(member))
+        neuron = metagraph.by_hotkey.get(hotkey_of(member))
         missing_rao = member.stake_rao - (neuron.stake_rao if neuron else 0)
         if missing_rao > 0:
             coldkey = keypair_from_uri(member.coldkey)
-            await chain.add_stake(netuid, _hotkey(member), missing_rao, coldkey)
+            await chain.add_stake(netuid, hotkey_of(member), missing_rao, coldkey)
 
     if metagraph.tempo_blocks != plan.tempo_blocks:
         tempo = {"tempo": plan.tempo_blocks, "immunity_period": IMMUNITY_EPOCHS * plan.tempo_blocks}
@@ -65,5 +65,5 @@ async def onboard(
         note("registered and staked: " + ", ".join(member.name for member in newcomers))
 
 
-def _hotkey(member: Member) -> Hotkey:
+def hotkey_of(member: Member) -> Hotkey:
     return Hotkey(keypair_from_uri(member.hotkey).ss58_address)

@@ -25,16 +25,20 @@ MOESUBNET = (sys.executable, "-m", "moesubnet")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A registered neuron: its coldkey's URI, the stake it needs and the tokens it starts with."""
+    """A registered neuron: its coldkey's URI, the stake it needs and the tokens it starts with.
+
+    key: what its hotkey is called below the coldkey.
+    """
 
     name: str
     coldkey: str
     stake_rao: int = 0
     grant_rao: int = 100 * RAO_PER_TOKEN  # for the registration and fees
+    key: str = "hotkey"
 
     @property
     def hotkey(self) -> str:
-        return f"{self.coldkey}//hotkey"
+        return f"{self.coldkey}//{self.key}"
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,10 @@ class Plan:
             )
             for index in range(self.validators)
         ]
-        callers = [Member(role, f"//{role}", CALLER_STAKE_RAO) for role in ("router", "distiller")]
-        object.__setattr__(self, "members", (*miners, *judges, *callers))
+        # Under a validator's coldkey, so that what users got counts there (docs/incentive.md).
+        router = Member("router", judges[0].coldkey, CALLER_STAKE_RAO, key="router")
+        distiller = Member("distiller", "//distiller", CALLER_STAKE_RAO)
+        object.__setattr__(self, "members", (*miners, *judges, router, distiller))
 
     @property
     def expert_names(self) -> Sequence[str]:
