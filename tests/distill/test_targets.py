@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from moesubnet.distill.collect import BEGUN_TOKENS, begun_windows, collect
+from moesubnet.distill.corpus import WINDOW
 from moesubnet.distill.reading import TargetReader
 from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_form
-from moesubnet.distill.walks import call_groups, walk
-from moesubnet.errors import PeerUnavailable
+from moesubnet.distill.walks import FEW_WINDOWS_PER_CALL, call_groups, walk
+from moesubnet.engine.base import Query
+from moesubnet.errors import FrameError, PeerUnavailable
 from moesubnet.mixture.law import mix
 from moesubnet.types import Hotkey
-from moesubnet.wire.protocol import Want
+from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want, want_for
+from moesubnet.wire.step import StepLimits
 
 from .conftest import VOCAB, BigramEngine, LocalClient
 
@@ -187,3 +190,54 @@ async def test_of_a_large_vocabulary_a_stop_loses_few_windows(panel_of, tmp_path
     small, large = (call_groups(300, vocab_size=size, prefill=False) for size in (2_048, 262_144))
     assert max(map(len, small)) == 100
     assert max(map(len, large)) <= 16
+
+
+LARGE, LIKELY = 20_000, 50  # tokens, and how many of them hold nearly all the mass
+
+
+class FewLaws:
+    """One of seven laws of a large vocabulary, by the token before."""
+
+    def __init__(self) -> None:
+        logits = np.random.default_rng(0).normal(0, 1, (7, LARGE))
+        logits[:, :LIKELY] += 12
+        self.logp = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+
+    def rows(self, batch: list[Query], want: Want) -> list[StepRows]:
+        before = [np.concatenate([[0], q.ids])[q.first :] % 7 for q in batch]
+        return [q.answer(self.logp[which], want) for q, which in zip(batch, before, strict=True)]
+
+
+class StrictClient(LocalClient):
+    """Refuses what a miner refuses."""
+
+    async def step(self, request: StepRequest, **options: object) -> StepResponse:
+        try:
+            request = StepRequest.from_bytes(request.to_bytes(), StepLimits(LARGE, 2 * WINDOW))
+        except FrameError as error:
+            raise PeerUnavailable(str(error)) from error
+        return await super().step(request, **options)
+
+
+async def test_whole_windows_of_a_large_vocabulary_are_collected_at_once(panel_of, tmp_path: Path):
+    rng, count = np.random.default_rng(1), FEW_WINDOWS_PER_CALL
+    windows = rng.integers(0, LIKELY, (count, WINDOW)).astype(np.uint32)
+    kind, kept, mass = target_form(LARGE)
+    spec = replace(SPEC, kind=kind, kept=kept, mass=mass, window=WINDOW, windows=count)
+    store, engine = TargetStore(tmp_path, replace(spec, prefill=True)), FewLaws()
+    whole, usual = (
+        panel_of(StrictClient(A, engine), vocab_size=LARGE, want=want)
+        for want in (Want("full"), want_for(LARGE))
+    )
+    with pytest.raises(PeerUnavailable, match="the answer would be too large"):
+        await collect(whole, windows, store)
+    await collect(usual, windows, store)
+    targets = every(store)
+    np.testing.assert_array_equal(targets.ids, windows)
+    before = np.pad(windows[:, :-1], ((0, 0), (1, 0))) % 7
+    said = engine.logp[before, windows]
+    listed = said > np.log(0.021)  # more than is left out altogether
+    assert listed.mean() > 0.2
+    np.testing.assert_allclose(targets.label_log_p[..., 0][listed], said[listed], atol=5e-3)
+    assert store.kept_mass() > 0.95
+    assert usual.panel._clients[A].asked == 1, "call"
