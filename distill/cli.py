@@ -10,7 +10,8 @@ import typer
 from moesubnet.host.options import DEFAULT_CHAIN, AllowPrivate, Chain, LogLevel, Netuid, SpecDir
 
 if TYPE_CHECKING:
-    from moesubnet.distill.run import Report, Settings
+    from moesubnet.distill.forecast import Settings
+    from moesubnet.distill.run import Report
     from moesubnet.host.progress import OnProgress
     from moesubnet.types import Signer
 
@@ -44,8 +45,7 @@ def run(
             "--from",
             help="Begin the student as this model (its folder or hub id, with the subnet's "
             "tokenizer) instead of as a small one, from nothing. Without --lora all of its weights "
-            "are trained; 8 windows a step, in one process on one device. Memory is not looked at "
-            "beforehand, and without --test nothing is said of perplexity.",
+            "are trained.",
         ),
     ] = None,
     lora: Annotated[
@@ -63,6 +63,33 @@ def run(
     min_steps: Annotated[
         int, typer.Option(min=1, help="The student's steps to do however long it takes.")
     ] = 1,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="In place of --student-seconds: how often the targets are read.",
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Windows of 128 tokens in a step, over all devices.")
+    ] = 8,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="With --from: the highest; by default 2e-4 of an adapter, else 2e-5, and that of "
+            "small ones where the model has under 20 M parameters."
+        ),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="With --from: bf16, f32, or auto: bf16 where the device is made for it."),
+    ] = "auto",
+    track: Annotated[
+        str | None, typer.Option(help="Also write the losses for `tensorboard` or `wandb`.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option(help="Train anew instead of continuing; targets are kept.")
+    ] = False,
     written: Annotated[
         int,
         typer.Option(
@@ -95,29 +122,70 @@ def run(
 ) -> None:
     """Train a student on the mixture's laws of the public text.
 
-    They are collected through the miners; then the student is compared with plain training,
-    every expert and the mixtures.
+    They are collected through the miners; then a model is trained on them.
+
+    \b
+        moesubnet distill run --hotkey mine/default --out student
+        moesubnet distill run --hotkey mine/default --out student \\
+            --from google/gemma-3-270m --lora 16 --epochs 2
+
+    With --from it says first what memory training will take, and before it begins what time. With
+    --test the student is then compared with plain training, every expert and the mixtures. Without
+    it one window in twenty is held out (none of which half occurs in the rest) and measured before
+    and after, beside the mixture. The same command goes on with what was interrupted. On several
+    devices, the same command behind `torchrun --nproc-per-node N -m` or
+    `accelerate launch --multi_gpu -m`: the first process collects, then all of them train.
     """
     import asyncio
     import json
     from dataclasses import asdict
 
     from moesubnet.chain.wallet import load_hotkey
-    from moesubnet.distill.run import Settings
+    from moesubnet.distill.forecast import Settings
+    from moesubnet.errors import ConfigError
     from moesubnet.host.log import set_up_logging
     from moesubnet.host.progress import json_lines, on_terminal
+    from moesubnet.training.team import launched
+    from moesubnet.training.tracking import tracked
 
     set_up_logging(log_level)
+    if precision not in ("auto", "bf16", "f32"):
+        raise ConfigError(f"--precision {precision} is none of auto, bf16 and f32")
+    if base is None and learning_rate is not None:
+        raise ConfigError("--learning-rate is of a model to start --from")
+    if launched()[0] != 0:
+        from moesubnet.distill.jobs import work_in_team
+
+        work_in_team(None)
+        return
     settings = Settings(
-        out, test, student_seconds, min_steps, base, lora, written, prefill, samples, seed=seed
+        out,
+        test,
+        student_s=student_seconds,
+        min_steps=min_steps,
+        base=base,
+        lora_rank=lora,
+        epochs=epochs,
+        batch=batch,
+        lr=learning_rate,
+        precision=precision,  # type: ignore[arg-type]  # one of the three
+        fresh=fresh,
+        written_tokens=written,
+        prefill=prefill,
+        samples=samples,
+        seed=seed,
     )
     where = (chain, netuid, load_hotkey(hotkey), spec, allow_private)
+
+    def distilled(on_progress: OnProgress) -> Report:
+        with tracked(track, out, on_progress) as on_progress:
+            return asyncio.run(_run(*where, settings, on_progress))
+
     if as_json:
-        report = asyncio.run(_run(*where, settings, json_lines))
-        print(json.dumps({"report": asdict(report)}), flush=True)
+        print(json.dumps({"report": asdict(distilled(json_lines))}), flush=True)
         return
     with on_terminal() as progress:
-        report = asyncio.run(_run(*where, settings, progress))
+        report = distilled(progress)
     _show(report, out)
 
 
@@ -130,6 +198,8 @@ async def _run(
     settings: Settings,
     on_progress: OnProgress,
 ) -> Report:
+    from dataclasses import replace
+
     from moesubnet.distill.app import meet_experts
     from moesubnet.distill.run import distill
     from moesubnet.types import NetUid
@@ -142,7 +212,12 @@ async def _run(
         settings.out / "work" / "sheets",
         allow_private=allow_private,
     ) as (spec, teacher):
-        return await distill(spec, teacher, settings, on_progress)
+        settings = replace(settings, window=min(settings.window, spec.spec.context_tokens))
+        return await distill(spec, teacher, settings, on_progress, _say)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _show(report: Report, out: Path) -> None:
@@ -163,6 +238,11 @@ def _show(report: Report, out: Path) -> None:
         f"{report.collect_cpu_s:.0f} CPU-seconds of all processes; "
         f"student: {report.student.steps} steps, {report.student.cpu_s:.0f} CPU-seconds"
     )
+    if (before := report.student.perplexity_before) is not None:
+        console.print(
+            f"held-out perplexity {before:.2f} before, {report.student.perplexity_after:.2f} "
+            f"after; the mixture's {report.student.perplexity_mixture:.2f}"
+        )
     if report.kept_mass < LOW_KEPT_MASS:
         console.print(
             f"The kept heads hold only {report.kept_mass:.0%} of the mixture's mass: "

@@ -24,11 +24,12 @@ from moesubnet.distill.evaluate import (
     evaluate_by_walks,
     folder_losses,
 )
-from moesubnet.distill.jobs import Job, JobReport, finished
+from moesubnet.distill.job import Job, JobReport, finished
 from moesubnet.distill.walks import Ids, Members
 from moesubnet.host.progress import OnProgress
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.jobs import run_job
+from moesubnet.training.team import launched
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -88,7 +89,8 @@ _PLAIN: dict[str, Any] = {"kind": "plain", "targets": None, "target_spec": None}
 
 async def train_apart(job: Job, on_progress: OnProgress) -> JobReport:
     """Run the job in a process of its own, unless it is done. Raises ConfigError."""
-    if (report := finished(job)) is not None:
+    # A team's others wait for the job; each process sees for itself that there is nothing to do.
+    if launched()[1] == 1 and (report := finished(job)) is not None:
         return report
     job.out.mkdir(parents=True, exist_ok=True)
     path = job.out / "next-job.txt"

@@ -20,6 +20,7 @@ class TargetReader:
         from safetensors import safe_open
 
         self._kind = store.spec.kind
+        self.window = store.spec.window  # tokens
         self._shards: list[Any] = [safe_open(path, framework="np") for path in store.shards()]
         sizes = [shard.get_slice("ids").get_shape()[0] for shard in self._shards]
         self._ends = np.cumsum(sizes)
@@ -28,6 +29,10 @@ class TargetReader:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    def ids(self) -> NDArray[np.uint32]:
+        """uint32 [M, W]: the text of all windows."""
+        return np.concatenate([shard.get_tensor("ids") for shard in self._shards])
 
     def take(self, picks: NDArray[np.integer]) -> Targets:
         """The targets of windows `picks`, in that order."""

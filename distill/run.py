@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,39 +20,20 @@ import numpy as np
 
 from moesubnet.distill.collect import begun_windows, collect, shard_windows
 from moesubnet.distill.compare import compare, train_apart
-from moesubnet.distill.corpus import WINDOW, public_windows, test_windows
+from moesubnet.distill.corpus import public_windows, test_windows
 from moesubnet.distill.costs import CpuMeter
 from moesubnet.distill.evaluate import STUDENT, Row, verdicts
-from moesubnet.distill.jobs import Job, JobReport, pace
+from moesubnet.distill.forecast import Settings, check, steps_of
+from moesubnet.distill.job import JOB, STATE, Job, JobReport
+from moesubnet.distill.job import REPORT as JOB_REPORT
 from moesubnet.distill.manifest import REPORT, Manifest, model_files, name_of, write_manifest
 from moesubnet.distill.targets import TargetSpec, TargetStore, target_form
 from moesubnet.distill.walks import Members
 from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.mixture.gate import GATE_FORMAT, Gate
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training.base_model import check_lora, find_base
+from moesubnet.training.base_model import find_base
 from moesubnet.types import Axon, Hotkey
-
-FEW_STEPS = 300
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a person decides. `test`: a folder of <domain>.jsonl, None for no comparison."""
-
-    out: Path
-    test: Path | None = None
-    student_s: float = 150.0
-    min_steps: int = 1
-    base: str | None = None  # the model that the student begins as
-    lora_rank: int | None = None  # of an adapter that is trained in its place; merged at the end
-    written_tokens: int = 0  # that the mixture writes, beside the public text
-    prefill: bool = False
-    samples: bool = False
-    window: int = WINDOW
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +72,22 @@ class Report:
 
 
 async def distill(
-    spec: LoadedSpec, teacher: Teacher, settings: Settings, on_progress: OnProgress = ignore
+    spec: LoadedSpec,
+    teacher: Teacher,
+    settings: Settings,
+    on_progress: OnProgress = ignore,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """See the module. Raises MoesubnetError."""
+    """See the module. Behind `torchrun` the first process calls this, and all train. `say` is
+    told beforehand what training will take. Raises MoesubnetError."""
     started_s = time.monotonic()
-    if settings.base is not None:  # what cannot work is said now, and not after hours of collecting
-        await asyncio.to_thread(find_base, settings.base, spec)
-    if settings.lora_rank is not None:
-        check_lora(settings.base)
+    await asyncio.to_thread(check, spec, settings, say)
     tests = None if settings.test is None else test_windows(spec, settings.test, settings.window)
     work = settings.out / "work"
     work.mkdir(parents=True, exist_ok=True)
+    if settings.fresh:
+        for name in (JOB, JOB_REPORT, STATE):
+            (work / "student" / name).unlink(missing_ok=True)
     teacher = _with_kept_gate(teacher, work)
     collected = await _collect(spec, teacher, settings, work, on_progress)
     student_job = Job(
@@ -111,13 +97,17 @@ async def distill(
         out=work / "student",
         base=settings.base,
         lora_rank=settings.lora_rank,
+        precision=settings.precision,
+        batch=settings.batch,
+        lr=settings.lr,
+        compared=tests is not None,
         targets=collected.store.root,
         target_spec=collected.store.spec,
         window=settings.window,
         steps=0,
         seed=settings.seed,
     )
-    steps = await _steps(student_job, settings, work)
+    steps = await steps_of(student_job, settings, work, say)
     student_job = student_job.model_copy(update={"steps": steps})
     equal_steps = more = None
     rows: list[Row] = []
@@ -198,25 +188,6 @@ async def _collect(
         cpu_s, wall_s = cpu_s + meter.read(), wall_s + time.monotonic() - started_s
         path.write_text(json.dumps([cpu_s, wall_s]))
     return Collected(store, cpu_s, wall_s)
-
-
-async def _steps(job: Job, settings: Settings, work: Path) -> int:
-    """How many steps fit into the student's seconds on this machine; decided once per run."""
-    model = hashlib.sha256(f"{job.base} {job.lora_rank or ''}".strip().encode()).hexdigest()[:8]
-    path = work / f"steps-{model}-{settings.student_s:g}s.json"
-    if not path.exists():
-        step_s = await asyncio.to_thread(pace, job)
-        steps = max(settings.min_steps, round(settings.student_s / step_s))
-        if steps < FEW_STEPS:
-            log.warning(
-                "%d steps of %.1f s, for the student's %.0f s: a student takes a few hundred; "
-                "give more --student-seconds",
-                steps,
-                step_s,
-                settings.student_s,
-            )
-        path.write_text(json.dumps(steps))
-    return int(json.loads(path.read_text()))
 
 
 def _publish(

@@ -1,8 +1,9 @@
 """Training a student from stored targets, and plainly from the same text: the fair opponent.
 
-Both go through the same loop, model, batch shape and first weights. The plain run draws its
-windows from anywhere in the text, keeps a slice of it out, tries several schedules, and ends up
-with the weights that were best on that slice; the student takes what it is given.
+Both go through the same loop, model, batch shape and first weights, a student as a fine-tuned
+expert does, with another loss (`training/learner.py`). The plain run draws its windows from
+anywhere in the text, keeps a slice of it out, tries several schedules, and ends up with the
+weights that were best on that slice; the student takes what it is given.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,9 @@ from moesubnet.distill.reading import TargetReader
 from moesubnet.distill.targets import Targets
 from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.training.dataset import Ids, random_windows
+from moesubnet.training.learner import Learner, Picks
 from moesubnet.training.optimizers import adamw
+from moesubnet.training.team import ALONE, Team
 from moesubnet.training.trainer import Outcome, Schedule, held_out_loss, next_token_loss, train
 
 if TYPE_CHECKING:
@@ -37,58 +41,76 @@ JUDGE_EVERY_STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Pupil:
-    """What is trained: a model, split for the loss, and who moves its weights (None: as a small
-    model from nothing)."""
+    """What is trained: a model, split for the loss, who moves its weights (None: as a small model
+    from nothing), windows of a step, and how they are cut to fit into memory."""
 
     model: Any  # a transformers model
     split: Split
     peak_lr: float | None = None
+    batch: int = BATCH_WINDOWS
+    micro_batches: int = 1
 
     def optimizers(self) -> list[torch.optim.Optimizer] | None:
         return None if self.peak_lr is None else [adamw(self.model, self.peak_lr, WEIGHT_DECAY)]
 
     def scheduled(self, schedule: Schedule) -> Schedule:
-        return schedule if self.peak_lr is None else replace(schedule, peak_lr=self.peak_lr)
+        schedule = replace(schedule, micro_batches=self.micro_batches)
+        if self.peak_lr is None:
+            return schedule
+        warmup_steps = max(1, min(schedule.warmup_steps, schedule.min_steps // 10))
+        return replace(schedule, peak_lr=self.peak_lr, warmup_steps=warmup_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureLaws:
+    """Lessons: the mixture's law at every position of some `windows` of a collection."""
+
+    targets: TargetReader
+    windows: NDArray[np.integer]  # of the collection, by number
+    start_id: int
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def tokens(self, picks: Picks) -> int:
+        return len(picks) * self.targets.window
+
+    def loss(self, split: Split, picks: Picks) -> torch.Tensor:
+        part = self.targets.take(self.windows[picks])
+        starts = np.full((len(part.ids), 1), self.start_id)
+        hidden = split.hidden(np.concatenate([starts, part.ids[:, :-1]], axis=1))
+        return split.loss(target_loss(part, hidden.device), hidden)
 
 
 def student_loss(
-    pupil: Pupil, targets: TargetReader, *, start_id: int, seed: int
+    pupil: Pupil, laws: MixtureLaws, *, seed: int
 ) -> Callable[[Any, int], tuple[torch.Tensor, int]]:
-    """The batch of each step, as `train` wants it: every window once an epoch."""
-    count = len(targets)
-
-    def batch_loss(model: Any, step: int) -> tuple[torch.Tensor, int]:
-        epoch, slot = divmod(step, max(1, count // BATCH_WINDOWS))
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        part = targets.take(order[slot * BATCH_WINDOWS : (slot + 1) * BATCH_WINDOWS])
-        starts = np.full((len(part.ids), 1), start_id)
-        hidden = pupil.split.hidden(np.concatenate([starts, part.ids[:, :-1]], axis=1))
-        total = pupil.split.loss(target_loss(part, hidden.device), hidden)
-        return total / part.ids.size, part.ids.size
-
-    return batch_loss
+    """The micro-batches of each step, as `train` wants them: every window once an epoch."""
+    learner = Learner(pupil.model, pupil.split)
+    return partial(learner.batch_loss, laws, min(pupil.batch, len(laws)), pupil.micro_batches, seed)
 
 
 def train_student(
     pupil: Pupil,
-    targets: TargetReader,
+    laws: MixtureLaws,
     schedule: Schedule,
     *,
-    start_id: int,
     seed: int,
     checkpoint: Path | None = None,
     on_progress: OnProgress = ignore,
     clock: Callable[[], float] = time.process_time,
+    team: Team = ALONE,
 ) -> Outcome:
-    """Minimise KL(mixture ‖ student) over the windows of `targets`, in place."""
+    """Minimise KL(mixture ‖ student), in place."""
     return train(
         pupil.model,
-        student_loss(pupil, targets, start_id=start_id, seed=seed),
+        student_loss(pupil, laws, seed=seed),
         pupil.scheduled(schedule),
         checkpoint=checkpoint,
         on_progress=on_progress,
         clock=clock,
         optimizers=pupil.optimizers(),
+        team=team,
     )
 
 
@@ -156,10 +178,13 @@ def train_plain(
     best_weights = first_weights
     done, judging_s = 0, 0.0
 
-    def batch_loss(model: Any, step: int) -> tuple[torch.Tensor, int]:
+    def batch_loss(model: Any, number: int) -> tuple[torch.Tensor, int]:
+        step, part = divmod(number, pupil.micro_batches)
         rng = np.random.default_rng([seed, step])
-        windows = random_windows(ids, BATCH_WINDOWS, window + 1, start_id, rng)
-        return next_token_loss(pupil.split, windows), windows[:, 1:].size
+        windows = random_windows(ids, pupil.batch, window + 1, start_id, rng)
+        windows = windows[part :: pupil.micro_batches]
+        share = len(windows) * pupil.micro_batches / pupil.batch
+        return share * next_token_loss(pupil.split, windows), windows[:, 1:].size
 
     def judge(step: int) -> None:
         nonlocal best, best_weights, judging_s

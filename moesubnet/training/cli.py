@@ -103,7 +103,7 @@ def train(
     With --from it says first what memory and time it will take. One text in twenty is held out
     (none that also occurs in the rest) and measured before and after. Ctrl-C keeps the work, twice
     ends at once; the same command goes on. On several devices, the same command behind
-    `torchrun --nproc-per-node N -m` or `accelerate launch -m`.
+    `torchrun --nproc-per-node N -m` or `accelerate launch --multi_gpu -m`.
     """
     paths = text_files(text)
     if precision not in ("auto", "bf16", "f32"):

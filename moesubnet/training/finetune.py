@@ -5,44 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from moesubnet.errors import ConfigError
-from moesubnet.host.memory import free_memory_bytes
 from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training.base_model import (
-    Precision,
-    Size,
-    find_base,
-    load_base,
-    merge_adapter,
-    runs_in_bf16,
-    save_trained,
-    size_of,
-)
-from moesubnet.training.estimate import (
-    Footprint,
-    disk_bytes,
-    footprint,
-    in_words,
-    time_in_words,
-)
+from moesubnet.training.base_model import Precision, merge_adapter, save_trained
+from moesubnet.training.estimate import disk_bytes, time_in_words
 from moesubnet.training.expert import REPORT, encoded, saved_report, text_sha256, write_report
-from moesubnet.training.learner import Learner
+from moesubnet.training.learner import Learner, NextTokens
 from moesubnet.training.optimizers import FULL_LR, LORA_LR, adamw
-from moesubnet.training.packing import NO_LABEL, Packed, pack, split_documents
-from moesubnet.training.team import ALONE, Team, device_of_this_process
+from moesubnet.training.packing import pack, split_documents
+from moesubnet.training.plan import Plan, check_disk, plan_training
+from moesubnet.training.team import ALONE, Team
 from moesubnet.training.trainer import Schedule, train
-
-if TYPE_CHECKING:
-    import torch
 
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT_TOKENS = 8_192
@@ -106,11 +89,20 @@ def fine_tune(
     run = _name(texts, spec, settings)
     if resume and (report := read_fine_tuned(texts, out, spec, settings)) is not None:
         return report
-    folder, device = find_base(settings.base, spec), device_of_this_process()
-    bf16 = runs_in_bf16(settings.precision, device)
-    plan, fixed = _plan(folder, settings, bf16, device, team)
-    say(fixed)
-    _check_disk(out, size_of(folder, settings.lora_rank), settings)
+    from moesubnet.training.head import split_model
+
+    plan = plan_training(
+        settings.base,
+        spec,
+        lora_rank=settings.lora_rank,
+        precision=settings.precision,
+        window=settings.window,
+        batch=settings.batch,
+        processes=team.size,
+    )
+    say(plan.words)
+    writes_whole = settings.lora_rank is None or settings.merge
+    check_disk(out, disk_bytes(plan.size, writes_whole=writes_whole))
     packed, held_out = _windows(texts, spec, settings, on_progress)
     # With more seconds, or merged, an interrupted run is still the same one.
     state = _name(texts, spec, replace(settings, seconds=None, merge=False))
@@ -122,13 +114,8 @@ def fine_tune(
     team.add(0.0)  # nobody reads what stands in `out` before that
 
     cpu_started_s = time.process_time()
-    model = load_base(
-        folder, lora_rank=settings.lora_rank, low_precision=bf16, seed=settings.seed, device=device
-    )
-    if plan.recomputes:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    learner = Learner(model, bf16=bf16)
+    model = plan.load(settings.seed)
+    learner = Learner(model, split_model(model, bf16=plan.bf16))
     before = _known_before(out, state)
     if before is None:
         before = learner.held_out_nats(
@@ -140,7 +127,7 @@ def fine_tune(
         batch = min(settings.batch, len(packed))
         at_once = -(-batch // schedule.micro_batches)
         step_s = learner.seconds_per_window(packed, at_once) * batch / team.size
-        say(time_in_words(schedule.max_steps, packed.ids.size, step_s, settings.seconds))
+        say(time_in_words(schedule.max_steps, packed.packed.ids.size, step_s, settings.seconds))
 
     outcome = train(
         model,
@@ -164,7 +151,7 @@ def fine_tune(
             held_out, plan.micro_windows, team, f"{out.name} held out, after", on_progress
         )
     if team.rank == 0:
-        _save(model, folder, settings, out, whole=outcome.finished)
+        _save(model, plan.folder, settings, out, whole=outcome.finished)
     if not outcome.finished:
         return None
     report = FineTuneReport(
@@ -172,9 +159,9 @@ def fine_tune(
         spec_sha256=spec.sha256,
         parameters=sum(p.numel() for p in model.parameters()),
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        train_tokens=int((packed.labels != NO_LABEL).sum()),
+        train_tokens=packed.tokens(np.arange(len(packed))),
         seen_tokens=outcome.tokens,
-        held_out_tokens=int((held_out.labels != NO_LABEL).sum()),
+        held_out_tokens=held_out.tokens(np.arange(len(held_out))),
         perplexity_before=math.exp(before),
         perplexity_after=math.exp(after),
         steps=outcome.steps,
@@ -201,47 +188,9 @@ def _name(texts: list[Path], spec: LoadedSpec, settings: FineTuning) -> str:
     return json.dumps([spec.sha256, text_sha256(texts), asdict(settings)])
 
 
-def _plan(
-    folder: Path, settings: FineTuning, bf16: bool, device: torch.device, team: Team
-) -> tuple[Footprint, str]:
-    """How steps are cut to fit into memory, and what to say of it."""
-    from moesubnet.training.head import CHUNK_LOGITS
-
-    size, free = size_of(folder, settings.lora_rank), free_memory_bytes(str(device))
-    plan = footprint(
-        size,
-        bf16=bf16,
-        chunk_logits=CHUNK_LOGITS[device.type],
-        window=settings.window,
-        batch=settings.batch,
-        free_bytes=free // (team.size if device.type == "cpu" else 1),
-        device_type=device.type,
-    )
-    share = size.trained / size.parameters
-    how = "float32" if not bf16 else "bf16"
-    return plan, (
-        f"{settings.base}: {size.parameters / 1e6:,.1f} M parameters, {size.trained / 1e6:,.1f} M "
-        f"of them trained ({share:.1%}), in {how} on {device.type}. It will take about "
-        f"{in_words(plan.total_bytes)} of memory; {in_words(free)} are free."
-        + (" Layers are computed twice to save memory." if plan.recomputes else "")
-    )
-
-
-def _check_disk(out: Path, size: Size, settings: FineTuning) -> None:
-    """Raises ConfigError before hours of work would end on a disk that is full."""
-    needed = disk_bytes(size, writes_whole=settings.lora_rank is None or settings.merge)
-    disk = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    held = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    if (free := shutil.disk_usage(disk).free + held) < needed:
-        raise ConfigError(
-            f"training writes about {in_words(needed)} to {out}, its own state and what comes of "
-            f"it, and {in_words(free)} are free there: give another --out"
-        )
-
-
 def _windows(
     texts: list[Path], spec: LoadedSpec, settings: FineTuning, on_progress: OnProgress
-) -> tuple[Packed, Packed]:
+) -> tuple[NextTokens, NextTokens]:
     """(to train on, held out). Raises ConfigError on too little text."""
     documents = encoded(texts, spec, on_progress)
     kept, held_out = split_documents(documents, HELD_OUT_EVERY)
@@ -254,14 +203,14 @@ def _windows(
             f"{tokens:,} tokens are too little text: a hundred thousand begin to change a model, "
             f"and {MIN_WINDOWS} windows of {settings.window:,} are the least"
         )
-    return packed, judged
+    return NextTokens(packed), NextTokens(judged)
 
 
 def _schedule(
-    run: str, task: str, settings: FineTuning, windows: int, plan: Footprint, team: Team
+    run: str, task: str, settings: FineTuning, windows: int, plan: Plan, team: Team
 ) -> Schedule:
     batch = min(settings.batch, windows)
-    micro_batches = max(-(-batch // plan.micro_windows), min(team.size, batch))
+    micro_batches = plan.micro_batches(batch, team.size)
     team.check_same(micro_batches, "the size of a micro-batch: give them equal memory")
     steps = max(1, round(settings.epochs * (windows // batch)))
     lr = settings.lr or (FULL_LR if settings.lora_rank is None else LORA_LR)

@@ -88,7 +88,8 @@ def split_documents(documents: Sequence[Ids], every: int) -> tuple[list[Ids], li
     lots = [_lot(text) for text in texts]
     bound = max(min(lots, default=0), (1 << 64) // every)  # one at least
     kept = [text for text, lot in zip(texts, lots, strict=True) if lot > bound]
-    return kept, _unseen([t for t, lot in zip(texts, lots, strict=True) if lot <= bound], kept)
+    others = [text for text, lot in zip(texts, lots, strict=True) if lot <= bound]
+    return kept, [others[index] for index in unseen(others, kept)]
 
 
 def _lot(text: Ids) -> int:
@@ -96,18 +97,18 @@ def _lot(text: Ids) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _unseen(texts: Sequence[Ids], others: Sequence[Ids]) -> list[Ids]:
-    """Those of `texts` of which less than half the runs of 12 tokens are in `others` or in a text
-    before; one shorter than such a run has no identity, and goes."""
+def unseen(texts: Sequence[Ids], others: Sequence[Ids]) -> list[int]:
+    """Indices of those `texts` of which less than half the runs of 12 tokens are in `others` or in
+    a text before; one shorter than such a run has no identity, and goes."""
     marks = [runs(text.astype(np.uint64)) for text in texts]
     known = np.unique(np.concatenate([*marks, np.empty(0, np.uint64)]))
     seen = np.zeros(len(known), bool)
     for other in others:
         seen |= np.isin(known, runs(other.astype(np.uint64)))
-    unseen = []
-    for text, mark in zip(texts, marks, strict=True):
+    found = []
+    for index, mark in enumerate(marks):
         places = np.searchsorted(known, mark)
         if len(mark) and seen[places].mean() < SEEN_SHARE:
-            unseen.append(text)
+            found.append(index)
         seen[places] = True
-    return unseen
+    return found

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from moesubnet.errors import ConfigError
@@ -60,6 +61,16 @@ class Team:
         first_s, stops = self.add(elapsed_s if self.rank == 0 else 0.0, float(stopped))
         return first_s, stops > 0
 
+    def share(self, text: str) -> str:
+        """The first device's text, on all of them."""
+        if self.size == 1:
+            return text
+        import torch.distributed as dist
+
+        box = [text]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
     def check_same(self, value: float, what: str) -> None:
         """Raises ConfigError on every device when they have not all the same value."""
         total, squares = self.add(value, value * value)
@@ -94,11 +105,16 @@ def device_of_this_process() -> torch.device:
     return torch.device("cpu")
 
 
+def launched() -> tuple[int, int]:
+    """(rank, size) of the team that the launcher's variables name; (0, 1) without a launcher."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
-def team_of_this_process() -> Iterator[Team]:
-    """The team that the launcher's variables name (RANK, WORLD_SIZE …), or this process alone."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+def team_of_this_process(wait: timedelta | None = None) -> Iterator[Team]:
+    """The team that a launcher started, or this process alone. Who comes first waits for the
+    others, for as long as `wait` says (by default, as torch does)."""
+    if launched()[1] == 1:
         yield ALONE
         return
     import torch
@@ -106,7 +122,7 @@ def team_of_this_process() -> Iterator[Team]:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(device_of_this_process())
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=wait)
     try:
         yield Team(dist.get_rank(), dist.get_world_size())
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moesubnet.errors import ConfigError
 from moesubnet.host.progress import OnProgress, Progress
+from moesubnet.training.team import launched
 
 Write = Callable[[str, float, int], None]  # name, value, number of the report
 
@@ -15,8 +16,9 @@ Write = Callable[[str, float, int], None]  # name, value, number of the report
 @contextmanager
 def tracked(tool: str | None, out: Path, on_progress: OnProgress) -> Iterator[OnProgress]:
     """`on_progress`, which also writes losses and tokens/s for `tool`: `tensorboard` (to
-    `out`/runs) or `wandb` (a run named as the folder). Raises ConfigError where it is missing."""
-    if tool is None:
+    `out`/runs) or `wandb` (a run named as the folder), if this is the first device. Raises
+    ConfigError where it is missing, or wants to know who we are."""
+    if tool is None or launched()[0] != 0:
         yield on_progress
         return
     write, close = _open(tool, out)
@@ -46,7 +48,10 @@ def _open(tool: str, out: Path) -> tuple[Write, Callable[[], None]]:
         if tool == "wandb":
             import wandb
 
-            run = wandb.init(project="moesubnet", name=out.name, dir=str(out))
+            try:
+                run = wandb.init(project="moesubnet", name=out.name, dir=str(out))
+            except wandb.Error as error:
+                raise ConfigError(f"wandb: {error} (or set WANDB_MODE=offline)") from error
             return (lambda name, value, step: run.log({name: value}, step=step)), run.finish
     except ImportError as error:
         raise ConfigError(f"{tool} is not installed: pip install {tool}") from error

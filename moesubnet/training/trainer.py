@@ -179,11 +179,12 @@ def seconds_per_step(
     *,
     optimizers: Sequence[torch.optim.Optimizer] | None = None,
     steps: int,
+    micro_batches: int = 1,
 ) -> float:
     """Wall seconds that a step takes here, now: the median after the first. Changes the model."""
     ticks: list[float] = []
 
-    schedule = Schedule("pace", "pace", 0.0, steps)
+    schedule = Schedule("pace", "pace", 0.0, steps, micro_batches=micro_batches)
     train(
         model,
         batch_loss,

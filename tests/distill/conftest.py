@@ -60,12 +60,13 @@ class LocalClient:
             del self._ids[session]
 
 
+def panel(*clients: LocalClient, vocab_size: int = VOCAB, want: Want | None = None) -> Members:
+    by_hotkey = {client.hotkey: client for client in clients}
+    asked = Panel(by_hotkey, base_s=30.0, want=want or Want("full"))  # type: ignore[arg-type]
+    baseline = Unigram(np.full(vocab_size, -np.log(vocab_size), np.float32))
+    return Members(asked, tuple(sorted(by_hotkey)), uniform_gate(), baseline)
+
+
 @pytest.fixture
 def panel_of() -> Callable[..., Members]:
-    def build(*clients: LocalClient, vocab_size: int = VOCAB, want: Want | None = None) -> Members:
-        by_hotkey = {client.hotkey: client for client in clients}
-        panel = Panel(by_hotkey, base_s=30.0, want=want or Want("full"))  # type: ignore[arg-type]
-        baseline = Unigram(np.full(vocab_size, -np.log(vocab_size), np.float32))
-        return Members(panel, tuple(sorted(by_hotkey)), uniform_gate(), baseline)
-
-    return build
+    return panel

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from moesubnet.distill import jobs
+from moesubnet.distill import pupils
+from moesubnet.distill.cli import distill_app
+from moesubnet.distill.collect import collect
 from moesubnet.distill.evaluate import Row, verdicts
-from moesubnet.distill.jobs import Job, first_pupil
+from moesubnet.distill.forecast import Settings, check
+from moesubnet.distill.held_out import hold_out, mixture_nats
+from moesubnet.distill.job import Job
 from moesubnet.distill.manifest import read_manifest
-from moesubnet.distill.run import Settings, Teacher, distill
+from moesubnet.distill.pupils import first_pupil
+from moesubnet.distill.reading import TargetReader
+from moesubnet.distill.run import Teacher, distill
+from moesubnet.distill.targets import TargetSpec, TargetStore
+from moesubnet.distill.train import MixtureLaws, Pupil, train_student
 from moesubnet.errors import MoesubnetError, SpecError
 from moesubnet.host.progress import Progress
 from moesubnet.spec.content import LoadedSpec
+from moesubnet.training.head import split_model
+from moesubnet.training.model import new_model, small_config
 from moesubnet.training.optimizers import FULL_LR
+from moesubnet.training.trainer import Schedule
 from moesubnet.types import Hotkey
 
 from .conftest import BigramEngine, LocalClient
+from .played_run import played
 
 A, B = Hotkey("a"), Hotkey("b")
 
@@ -133,6 +150,107 @@ async def test_a_student_may_learn_in_an_adapter_and_is_a_whole_model(
             await distill(tiny_spec, Teacher(members, {A: "aa"}, {}), settings)
 
 
+def typed(tiny_spec: LoadedSpec, tiny_model: Path, out: Path, *more: str) -> list[str]:
+    """`distill run` from a model, in few steps."""
+    return [
+        *("run", "--hotkey", "//Alice", "--spec", str(tiny_spec.root), "--out", str(out)),
+        *("--from", str(tiny_model), "--lora", "4", "--learning-rate", "5e-3"),
+        *("--precision", "f32", "--epochs", "0.25", "--batch", "4", "--json", *more),
+    ]
+
+
+def said_by(stdout: str) -> tuple[list[float], dict[str, object]]:
+    """(the student's losses, its report) of JSON lines."""
+    rows = [json.loads(line) for line in stdout.splitlines()]
+    [report] = [row["report"] for row in rows if "report" in row]
+    return [row["loss"] for row in rows if row.get("task") == "student"], report["student"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # six processes begin one after the other
+def test_a_team_behind_a_launcher_trains_as_one_process_does(
+    tiny_spec: LoadedSpec, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first process collects and the other waits; then both train."""
+    pytest.importorskip("peft")
+    monkeypatch.setattr("moesubnet.distill.app.meet_experts", played)
+    told = CliRunner().invoke(distill_app, typed(tiny_spec, tiny_model, tmp_path / "one"))
+    assert told.exit_code == 0, told.exception
+    losses, alone = said_by(told.stdout)
+    assert alone["perplexity_after"] != alone["perplexity_before"]
+    assert "It will take about" in told.stderr
+    assert f"{alone['steps']} steps over" in told.stderr
+
+    options = typed(tiny_spec, tiny_model, tmp_path / "two", "--track", "tensorboard")
+    launcher = "-m torch.distributed.run --standalone --nproc-per-node=2 -m"
+    launched = subprocess.run(
+        [sys.executable, *launcher.split(), "tests.distill.played_run", *options],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert launched.returncode == 0, launched.stderr[-2_000:]
+    shared, together = said_by(launched.stdout)
+    assert len(shared) == alone["steps"] > 3
+    assert shared == pytest.approx(losses, rel=1e-4)
+    for name in ("before", "after", "mixture"):
+        assert together[f"perplexity_{name}"] == pytest.approx(alone[f"perplexity_{name}"], 1e-3)
+    assert len(list((tmp_path / "two" / "runs").iterdir())) == 1, "one of them writes"
+    one, two = (read_manifest(tmp_path / name) for name in ("one", "two"))
+    assert one.files.keys() == two.files.keys()
+
+
+def test_a_comparison_is_refused_behind_a_launcher(
+    tiny_spec: LoadedSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MoesubnetError, match="leave it or the launcher out"):
+        check(tiny_spec, Settings(tmp_path, test=tmp_path), lambda text: None)
+
+
+async def test_accumulated_micro_batches_teach_what_a_whole_batch_does(
+    panel_of, tiny_spec: LoadedSpec, tmp_path: Path
+):
+    vocab = tiny_spec.spec.vocab_size
+    spec = TargetSpec("full", vocab, 1.0, 16, 40, 0, False, "t", "s", "g", (("a", "1"),))
+    store = TargetStore(tmp_path, spec)
+    windows = np.random.default_rng(0).integers(0, vocab, (40, 16)).astype(np.uint32)
+    expert = LocalClient(A, BigramEngine(0, vocab))
+    await collect(panel_of(expert, vocab_size=vocab), windows, store)
+    laws = MixtureLaws(TargetReader(store), np.arange(40), start_id=0)
+    losses: list[list[float]] = []
+    for micro_batches in (1, 3):  # of 8 windows: 3, 3 and 2
+        model = new_model(small_config(tiny_spec, hidden=24, layers=1, heads=2), seed=0)
+        seen: list[Progress] = []
+        train_student(
+            Pupil(model, split_model(model), 1e-3, 8, micro_batches),
+            laws,
+            Schedule("run", "student", 0.0, 6),
+            seed=0,
+            on_progress=seen.append,
+        )
+        losses.append([progress.loss for progress in seen])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(set(losses[0])) == 6
+
+
+def test_what_a_student_is_measured_on_it_has_not_learnt_from(tmp_path: Path):
+    ids = np.random.default_rng(0).integers(0, 300, (100, 32)).astype(np.uint32)
+    ids[25] = ids[7]  # one that would be held out occurs in the rest
+    spec = TargetSpec("full", 300, 1.0, 32, 100, 40, False, "t", "s", "g", ())
+    store = TargetStore(tmp_path, spec)
+    zeros = np.zeros((100, 32, 2), np.float32)
+    store.write(0, {"ids": ids, "label_log_p": zeros - 2.0, "log_w": zeros})
+    targets = TargetReader(store)
+    learnt, held_out = hold_out(targets, given=60)
+    assert held_out.tolist() == [5, 45], "of what is given, not of what the mixture wrote"
+    assert sorted({*range(100)} - {*learnt.tolist()}) == [5, 25, 45]
+    assert mixture_nats(targets, held_out) == 2.0
+
+
 @pytest.mark.parametrize("wrong", ["base", "test"])
 async def test_what_the_end_could_not_use_is_refused_before_anybody_is_asked(
     panel_of, tiny_spec: LoadedSpec, tmp_path: Path, wrong: str
@@ -164,7 +282,7 @@ def test_a_small_model_goes_on_at_the_pace_of_small_ones(
         seed=0,
     )
     assert first_pupil(job, tiny_spec).peak_lr is None
-    monkeypatch.setattr(jobs, "SMALL_PARAMETERS", 0)
+    monkeypatch.setattr(pupils, "SMALL_PARAMETERS", 0)
     assert first_pupil(job, tiny_spec).peak_lr == FULL_LR
 
 

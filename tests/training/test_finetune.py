@@ -22,12 +22,12 @@ from moesubnet.errors import ConfigError, EngineError
 from moesubnet.host.interrupt import first_interrupt
 from moesubnet.host.progress import Progress
 from moesubnet.spec.content import LoadedSpec
-from moesubnet.training import estimate, finetune
+from moesubnet.training import estimate, plan
 from moesubnet.training.base_model import Size, size_of
 from moesubnet.training.cli import _in_words
 from moesubnet.training.estimate import footprint
 from moesubnet.training.finetune import FineTuning, fine_tune
-from moesubnet.training.learner import Learner
+from moesubnet.training.learner import NextTokens
 from moesubnet.training.tracking import tracked
 
 IDS = torch.arange(3, 40)[None]
@@ -96,14 +96,14 @@ def test_time_is_told_from_as_many_windows_at_once_as_are_learnt(
     tiny_spec: LoadedSpec, tiny_model: Path, text_file: Path, tmp_path: Path, monkeypatch
 ):
     """One window takes several times its part of a step."""
-    loss, learnt = Learner._loss, []
+    loss, learnt = NextTokens.loss, []
 
-    def counted(self, windows):
+    def counted(self, split, picks):
         if torch.is_grad_enabled():
-            learnt.append(len(windows))
-        return loss(self, windows)
+            learnt.append(len(picks))
+        return loss(self, split, picks)
 
-    monkeypatch.setattr(Learner, "_loss", counted)
+    monkeypatch.setattr(NextTokens, "loss", counted)
     fine_tune([text_file], tmp_path, tiny_spec, tuning(tiny_model, batch=4, epochs=0.1))
     assert learnt
     assert set(learnt) == {4}
@@ -237,7 +237,7 @@ def test_what_cannot_work_is_refused_in_words(
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"moesubnet\[lora\]"):
         attempt(tiny_model, lora_rank=4)
-    monkeypatch.setattr(finetune, "free_memory_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr(plan, "free_memory_bytes", lambda device: 1 << 20)
     with pytest.raises(ConfigError, match="--lora 16"):
         attempt(tiny_model)
 
@@ -307,7 +307,7 @@ def test_recomputed_layers_teach_the_same(
     said: list[str] = []
     kept = fine_tune([text_file], tmp_path / "kept", tiny_spec, settings)
     small = estimate.Footprint(1, 1, 4, recomputes=True)
-    monkeypatch.setattr(finetune, "footprint", lambda *_, **__: small)
+    monkeypatch.setattr(plan, "footprint", lambda *_, **__: small)
     again = fine_tune([text_file], tmp_path / "again", tiny_spec, settings, say=said.append)
     assert "computed twice" in said[0]
     assert again.perplexity_after == pytest.approx(kept.perplexity_after, rel=1e-3)
