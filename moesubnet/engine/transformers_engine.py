@@ -230,6 +230,8 @@ class TransformersEngine:
 
     def _make_room(self, pool: SlabPool, run: list[Plan]) -> None:
         """Make room for a pass: of the greediest owner, the session that was used longest ago."""
+        while pool.bytes + pool.bytes_for(run) > self._budget_bytes // 2 and pool.repack():
+            pass  # rows that have gone would take three times what is left
         kept = {id(held) for plan in run for held in (plan.held, plan.source)}
         while pool.bytes + pool.bytes_for(run) > self._budget_bytes:
             if pool.repack():

@@ -172,6 +172,20 @@ def test_holes_are_closed_before_anybody_has_to_go(cramped: TransformersEngine) 
     assert [cramped._sessions[name].home is not None for name in cramped._sessions] == [True] * 5
 
 
+def test_holes_do_not_fill_the_budget(tiny_model: Path, tiny_spec: LoadedSpec) -> None:
+    whole = CONTEXT * POSITION_BYTES
+    engine = TransformersEngine(str(tiny_model), tiny_spec, kv_budget_bytes=48 * whole)
+    texts = np.random.default_rng(6).integers(0, V, (20, CONTEXT - 1), dtype=np.uint32)
+    most = 0
+    for length in range(40, 62):  # always other ones of twenty go together
+        some = range(20) if length == 40 else range(length % 3, 20, length % 4 + 2)
+        engine.rows([Query(f"a/{i}", texts[i, :length], length) for i in some], FULL)
+        assert engine._pool is not None
+        most = max(most, engine._pool.bytes)
+    assert most <= 30 * whole
+    assert all(held.home is not None for held in engine._sessions.values())  # nobody had to go
+
+
 def fed(engine: TransformersEngine, queries: list[Query]) -> int:
     """How many tokens of each sequence go through the model for this batch."""
     widths, logits = [], engine._logits
