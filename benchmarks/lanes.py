@@ -44,10 +44,9 @@ from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import ALONE, Drawing
 from moesubnet.router.student import StudentModel
 from moesubnet.types import Axon, Hotkey
-from moesubnet.wire.client import ExpertClient
-from moesubnet.wire.departures import Parcel
+from moesubnet.wire.client import ExpertClient, checked
 from moesubnet.wire.listening import serve
-from moesubnet.wire.protocol import Proof, StepResponse, StepRows, Want, max_answer_bytes
+from moesubnet.wire.protocol import Proof, StepResponse, StepRows, Want
 from moesubnet.wire.strangers import open_http_session
 
 PROMPT_TOKENS, SEED = 24, 0
@@ -155,13 +154,13 @@ async def by_itself(
     client: ExpertClient, request: Any, *, timeout_s: float, on_its_way: Any = lambda: None
 ) -> StepResponse:
     """A step in a request of its own."""
-    most = max_answer_bytes(request, client._vocab_size)
-    parcel = Parcel(request.to_bytes(), most, timeout_s, on_its_way, stream="")
+    parcel = client._parcel(request, timeout_s, on_its_way)
     async with client._places:
         on_its_way()
         await client._carry([parcel], lambda: None)
     status, body, nonce_ns, receipt = await parcel.answer
-    return await client._decoded(request, status, body, Proof.of(request, nonce_ns, receipt, body))
+    proof = Proof.of(request, nonce_ns, receipt, body)
+    return checked(request, status, body, parcel.read, proof)
 
 
 @dataclass

@@ -57,7 +57,7 @@ from moesubnet.wire.distributions import LOWEST, check_dense
 from moesubnet.wire.lanes import LENGTH_BYTES, Given, Lane, pack_answers, unpack_answers
 from moesubnet.wire.protocol import ExpertCard, Ids, StepRequest, StepResponse, base_hash
 from moesubnet.wire.relay import RelayClient
-from moesubnet.wire.rows import Proof
+from moesubnet.wire.responses import Proof
 from moesubnet.wire.usage import Seen, Usage
 
 Law = Callable[[Ids], npt.NDArray[np.floating]]  # ids before the token → log-law [V]

@@ -27,7 +27,8 @@ from moesubnet.errors import EngineError, MoesubnetError
 from moesubnet.host.children import own_pipes
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.wire import frames
-from moesubnet.wire.rows import StepResponse, StepRows
+from moesubnet.wire.responses import StepResponse
+from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import SequenceStep, StepLimits, StepRequest, Want, base_hash
 
 _SCHEMA = "moesubnet-engine/3"

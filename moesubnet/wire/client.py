@@ -25,7 +25,7 @@ from moesubnet.errors import (
 )
 from moesubnet.types import Axon, Hotkey, Signer
 from moesubnet.wire.addresses import check_axon
-from moesubnet.wire.departures import Departures, Parcel, carry
+from moesubnet.wire.departures import Answer, Departures, Parcel, carry
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.lanes import LANE_PATH, Lane, unpack_answers
 from moesubnet.wire.protocol import (
@@ -39,6 +39,7 @@ from moesubnet.wire.protocol import (
     StepResponse,
     StreamReceipt,
     max_answer_bytes,
+    read_answers,
 )
 from moesubnet.wire.signing import (
     off_loop,
@@ -111,13 +112,14 @@ class ExpertClient:
         Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
         AuthError (the receipt is missing or wrong).
         """
-        status, data, proof = await self._sent(request, timeout_s, on_its_way, self.held_s)
-        return await self._decoded(request, status, data, proof)
+        parcel = self._parcel(request, timeout_s, on_its_way, self.held_s)
+        status, data, proof = await self._sent(request, parcel)
+        return checked(request, status, data, parcel.read, proof)
 
     async def forward(self, request: StepRequest, *, timeout_s: float) -> tuple[int, bytes, Proof]:
         """One step for somebody else: status (200 or 409), body and proof. Nothing of the answer
         is looked at but its receipt. Raises as `step` does, but no UnknownBase."""
-        return await self._sent(request, timeout_s, lambda: None)
+        return await self._sent(request, self._parcel(request, timeout_s, reads=False))
 
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
         """Tell the expert that nobody goes on with these (at most 256). Raises PeerError."""
@@ -166,14 +168,17 @@ class ExpertClient:
             self._http, self.axon, path, max_bytes=max_bytes, timeout_s=timeout_s
         )
 
-    async def _sent(
+    def _parcel(
         self,
         request: StepRequest,
         timeout_s: float,
-        on_its_way: Callable[[], None],
+        on_its_way: Callable[[], None] = lambda: None,
         held_s: float = 0.0,
-    ) -> tuple[int, bytes, Proof]:
-        parcel = Parcel(
+        *,
+        reads: bool = True,
+    ) -> Parcel:
+        """reads: whether the answer is, as soon as it is there."""
+        return Parcel(
             request.to_bytes(),
             max_answer_bytes(request, self._vocab_size),
             timeout_s,
@@ -181,12 +186,15 @@ class ExpertClient:
             stream=request.sequences[0].session,
             sequences=len(request.sequences),
             held_s=held_s,
+            request=request if reads else None,
         )
+
+    async def _sent(self, request: StepRequest, parcel: Parcel) -> tuple[int, bytes, Proof]:
         if not request.is_prompt:
             answer = await self._departures.step(parcel)
         else:
             async with self._places:
-                on_its_way()
+                parcel.on_its_way()
                 await carry(self._carry, [parcel], lambda: self._departures.answered([parcel]))
             answer = await parcel.answer
         status, body, nonce_ns, receipt = answer
@@ -216,27 +224,42 @@ class ExpertClient:
                 answers = await off_loop(
                     len(frame), unpack_answers, frame, lane, signed.nonce_ns, self.hotkey, caller
                 )
+                brought: list[tuple[Parcel, Answer]] = []
                 for given, receipt in answers:
                     if given.place not in left:
                         raise WireError("a second answer to one step")
                     left.discard(given.place)
                     parcel = parcels[given.place]
                     if given.status in (200, 409):
-                        parcel.give((given.status, given.body, signed.nonce_ns, receipt))
+                        answer = given.status, given.body, signed.nonce_ns, receipt
+                        brought.append((parcel, answer))
                     else:
                         parcel.fail(PeerRefused(given.status, code_of(given.body)))
+                await self._give(brought)
                 come()
+
+    async def _give(self, brought: Sequence[tuple[Parcel, Answer]]) -> None:
+        """Read at once what came together, then give each its own."""
+        waited_for = [
+            (parcel, body, parcel.request)
+            for parcel, (status, body, _, _) in brought
+            if status == 200 and parcel.request is not None and not parcel.answer.done()
+        ]
+        bodies = [(body, request) for _, body, request in waited_for]
+        size = sum(len(body) for body, _ in bodies)
+        answers = await off_loop(size, read_answers, bodies, self._vocab_size)
+        for (parcel, _, _), read in zip(waited_for, answers, strict=True):
+            parcel.read = read
+        for parcel, answer in brought:
+            parcel.give(answer)
 
     async def _decoded(
         self, request: StepRequest, status: int, data: bytes, proof: Proof
     ) -> StepResponse:
         """Raises UnknownBase for a 409, WireError."""
-        if status == 409:
-            raise _unknown_base(data, request)
-        response = await off_loop(
-            len(data), StepResponse.from_bytes, data, request, self._vocab_size
-        )
-        return StepResponse(response.rows, proof)
+        given = [(data, request)] if status == 200 else []
+        answers = await off_loop(len(data), read_answers, given, self._vocab_size)
+        return checked(request, status, data, answers[0] if answers else None, proof)
 
     @asynccontextmanager
     async def _post(
@@ -297,6 +320,22 @@ def _receipt_of(line: bytes) -> str:
         return parse_as(StreamReceipt, line).receipt
     except ValueError:
         raise MalformedAuth("the stream's last line is not a receipt") from None
+
+
+def checked(
+    request: StepRequest,
+    status: int,
+    data: bytes,
+    read: StepResponse | WireError | None,
+    proof: Proof,
+) -> StepResponse:
+    """The answer; read: what one of status 200 says. Raises WireError, UnknownBase for a 409."""
+    if status == 409:
+        raise _unknown_base(data, request)
+    if isinstance(read, WireError):
+        raise read
+    assert read is not None
+    return StepResponse(read.rows, proof)
 
 
 def _unknown_base(data: bytes, request: StepRequest) -> PeerError | WireError:

@@ -17,6 +17,7 @@ from math import inf
 
 from moesubnet.errors import AuthError, PeerError, PeerUnavailable, WireError
 from moesubnet.wire.lanes import MAX_STEPS
+from moesubnet.wire.protocol import StepRequest, StepResponse
 from moesubnet.wire.returns import Returns
 
 MOST_UNDER_WAY = 4
@@ -33,11 +34,13 @@ class Parcel:
     """One step, of which an answer has `most_bytes` at most, and its answer. `on_its_way` is called
     when it leaves, and its time begins. Those with one destination `to` leave together. stream: its
     name there, by which the next step of the same is known. held_s: how long it is waited for at
-    most where others' answers keep coming, each within `timeout_s` of the last."""
+    most where others' answers keep coming, each within `timeout_s` of the last. request: what the
+    body says, where an answer of status 200 is to be read; `read` is that, or what is wrong with
+    it, as soon as there is the answer."""
 
     __slots__ = (
-        "answer", "body", "held_s", "most_bytes", "on_its_way", "sequences", "stream", "timeout_s",
-        "to",
+        "answer", "body", "held_s", "most_bytes", "on_its_way", "read", "request", "sequences",
+        "stream", "timeout_s", "to",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +54,7 @@ class Parcel:
         sequences: int = 1,
         to: str = "",
         held_s: float = 0.0,
+        request: StepRequest | None = None,
     ) -> None:
         self.body = body
         self.most_bytes = most_bytes
@@ -60,6 +64,8 @@ class Parcel:
         self.sequences = sequences
         self.to = to
         self.stream = f"{to}/{stream}"
+        self.request = request
+        self.read: StepResponse | WireError | None = None
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:

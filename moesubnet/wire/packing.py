@@ -9,6 +9,8 @@ ends are part of it. The likeliest tokens of a model lie close together: at V = 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,12 +33,22 @@ def pack_ids(row: NDArray[np.integer], ids: NDArray[np.integer]) -> NDArray[np.u
 def unpack_ids(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
     """row [n] and ids [n], both as `pack_ids` takes them. Raises FrameError for what it never
     writes; nothing else is checked."""
+    row, ids, _ = unpack_lists([data])
+    return row, ids
+
+
+def unpack_lists(
+    lists: Sequence[NDArray[np.uint8]], rows: Sequence[int] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], list[int]]:
+    """What `pack_ids` wrote for each of some lists, one after the other: row [n], ids [n], and how
+    many of them are each list's. rows: how many each has, so that those of the next are counted on
+    from there. Raises FrameError as `unpack_ids` does, for more rows than that, and for what goes
+    beyond any answer in all lists together."""
+    data = lists[0] if len(lists) == 1 else np.concatenate(lists)
     last = np.flatnonzero(data < 0x80)
-    if not len(data):
-        return np.empty(0, np.int64), np.empty(0, np.uint32)
-    if not len(last) or last[-1] != len(data) - 1:
+    if any(len(one) and one[-1] >= 0x80 for one in lists):
         raise FrameError("the packed ids end within a number")
-    parts, key = [], 0
+    parts, key = [np.empty(0, np.int64)] if not len(last) else [], 0
     for begin in range(0, len(last), AT_ONCE):
         start = int(last[begin - 1]) + 1 if begin else 0
         ends = last[begin : begin + AT_ONCE] - start
@@ -46,7 +58,20 @@ def unpack_ids(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.u
             raise FrameError("the packed ids go beyond any answer")
         parts.append(keys)
     keys = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return keys >> STRIDE_BITS, (keys & STRIDE - 1).astype(np.uint32)
+    counts = [len(keys)]
+    if len(lists) > 1:
+        ends = np.searchsorted(last, np.cumsum([len(one) for one in lists]))
+        before = np.concatenate(([0], keys))[ends]  # the sum of all keys' gaps so far
+        sizes = np.diff(ends, prepend=0)
+        keys = keys - np.repeat(np.concatenate(([0], before[:-1])), sizes)
+        counts = sizes.tolist()
+    row, ids = keys >> STRIDE_BITS, (keys & STRIDE - 1).astype(np.uint32)
+    if rows is not None:
+        if bool((row >= np.repeat(rows, counts)).any()):
+            raise FrameError("more rows than were asked for")
+        if len(lists) > 1:
+            row += np.repeat(np.cumsum(rows) - rows, counts)
+    return row, ids, counts
 
 
 def _packed(gaps: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -8,7 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moesubnet.units import MAX_PRICE_RAO_PER_MTOKEN
 from moesubnet.wire.distributions import Rows
-from moesubnet.wire.rows import ROWS_SCHEMA, Proof, StepResponse, StepRows, max_answer_bytes
+from moesubnet.wire.responses import (
+    ROWS_SCHEMA,
+    Proof,
+    StepResponse,
+    max_answer_bytes,
+    read_answers,
+)
+from moesubnet.wire.rows import StepRows
 from moesubnet.wire.step import (
     SESSION_PATTERN,
     STEP_SCHEMA,
@@ -46,6 +53,7 @@ __all__ = [
     "base_hash",
     "is_short",
     "max_answer_bytes",
+    "read_answers",
     "want_for",
 ]
 

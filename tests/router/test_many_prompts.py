@@ -83,7 +83,7 @@ class Near(ExpertClient):
                 if self.refuses:
                     raise Overloaded
                 body = await self.expert.step(Hotkey(CALLER.ss58_address), parcel.body)
-                parcel.give((200, body, self.sent, b""))
+                await self._give([(parcel, (200, body, self.sent, b""))])
             except UnknownBase as error:
                 held = json.dumps({"error": "unknown_base", "held_tokens": error.held_tokens})
                 parcel.give((409, held.encode(), self.sent, b""))
