@@ -196,8 +196,8 @@ async def _register(chain: ChainClient, config: MinerConfig, seat: Seat, payer: 
         )
     log.info("registering hotkey=%s price=%s", seat.hotkey, format_rao(price_rao))
     coldkey = await asyncio.to_thread(load_coldkey, payer)
-    limit_rao = min(price_rao * 11 // 10, config.max_price_rao)
-    receipt = await chain.register(config.netuid, seat.hotkey, coldkey, limit_rao)
+    # The price of the block that takes it is paid; others may buy until then.
+    receipt = await chain.register(config.netuid, seat.hotkey, coldkey, config.max_price_rao)
     final = "yes" if receipt.is_final else "not yet"
     log.info("registered hotkey=%s block=%d final=%s", seat.hotkey, receipt.block, final)
 

@@ -82,7 +82,9 @@ HYPERPARAMS: Mapping[str, Hyperparam] = {
     ),
     "stake_threshold_rao": Hyperparam(Unit.RAO, "least stake of a hotkey that votes", ROOT),
     "immunity_period": Hyperparam(
-        Unit.BLOCKS, "in which a newcomer keeps its slot if others can go"
+        Unit.BLOCKS,
+        "in which a newcomer keeps its slot if others can go; where votes are revealed, at least "
+        "(reveal_period_epochs + 1) tempos",
     ),
     "min_non_immune_uids": Hyperparam(
         Unit.COUNT, "with no more prunable neurons than this, immune ones go too", ROOT

@@ -10,6 +10,7 @@ from adversaries.label_looker import LabelLooker
 from adversaries.liar import Liar
 from adversaries.ngram_cache import NgramCache
 from adversaries.noisy_copier import NoisyCopier
+from adversaries.others import dense
 from adversaries.over_corrector import OverCorrector
 from adversaries.picky import Picky
 from adversaries.relay import Relay
@@ -21,6 +22,7 @@ from adversaries.swarm import swarm
 from adversaries.two_faced import TwoFaced
 
 from moesubnet.engine.base import Query
+from moesubnet.mixture.law import Law
 from moesubnet.wire.protocol import Want
 
 VOCAB = 40
@@ -131,3 +133,10 @@ def test_a_cuckoo_says_what_the_next_one_says_and_remembers_prefixes():
     assert np.array_equal(cuckoo(TEXT[:12]), B(TEXT[:12]))
     assert np.array_equal(cuckoo(TEXT[:5]), before)
     assert np.array_equal(cuckoo(TEXT[1:6]), B(TEXT[1:6]))
+
+
+def test_what_others_list_of_a_law_is_made_whole_as_a_router_makes_it():
+    whole = Law(A(TEXT).astype(np.float32))
+    listed = Law(whole.logp, shape=Law(B(TEXT).astype(np.float32))).head(5)
+    np.testing.assert_allclose(dense(listed), listed.at(np.arange(VOCAB)), atol=1e-5)
+    np.testing.assert_array_equal(dense(whole), whole.logp)

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -71,16 +72,17 @@ class Network:
     tmp_path: Path
     stack: AsyncExitStack
 
-    async def miner(self, *arguments: str) -> Process:
+    async def miner(self, *arguments: str, hotkey: str = "//Fay//hot") -> Process:
         (self.tmp_path / "slow_engine.py").write_text(SLOW_ENGINE)
         examples = Path(__file__).parents[2] / "examples"
-        environment = os.environ | {"PYTHONPATH": f"{self.tmp_path}{os.pathsep}{examples}"}
-        log = self.tmp_path / "miner.log"
+        path = f"{self.tmp_path}{os.pathsep}{examples}"
+        environment = os.environ | {"PYTHONPATH": path, "MOESUBNET_CHAIN": self.url}
+        log = self.tmp_path / f"miner{hotkey.replace('/', '-')}.log"
         with log.open("wb") as handle:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "moesubnet", "miner", "run", "--chain", self.url),
                 *("--engine", "slow_engine:SlowEngine", "--model", "none"),
-                *("--hotkey", "//Fay//hot", *arguments),
+                *("--hotkey", hotkey, *arguments),
                 stdout=handle,
                 stderr=handle,
                 env=environment,
@@ -228,6 +230,50 @@ async def test_one_process_serves_two_adapters_each_with_its_hotkey(
     assert [card.name for card in cards] == [folder.name, tiny_model.name]
     expected = [weights_commitment(tiny_model, adapter) for adapter in (str(folder), None)]
     assert [card.model_commitment for card in cards] == expected
+
+
+async def test_attackers_of_one_process_ask_the_source_once_and_answer_by_what_it_says(
+    network: Network,
+) -> None:
+    source = await network.client(
+        await network.announced(await network.miner("--coldkey", "//Bob"))
+    )
+    bad = {f"//Bad//{kind}": kind for kind in ("copy-1", "liar", "validators-only", "slow")}
+    first, *further = bad.items()
+    gang = await network.miner(
+        *("--coldkey", "//Bob", "--engine", "adversaries.live:Attacker"),
+        *("--model", f"//Caller {MINER}", "--adapter", first[1]),
+        *(word for uri, kind in further for word in ("--hotkey", uri, "--adapter", kind)),
+        hotkey=first[0],
+    )
+    clients = {}
+    for uri, kind in bad.items():
+        hotkey = Hotkey(keypair_from_uri(uri).ss58_address)
+        clients[kind] = await network.client(await network.announced(gang, hotkey=hotkey), hotkey)
+
+    async def law(client: ExpertClient, *ids: int) -> np.ndarray:
+        step = StepRequest((step_of(f"s{len(ids)}", u32(), u32(*ids)),), Want("full"))
+        return np.exp((await answered(client, step)).logprobs[0])
+
+    async def asked() -> float:
+        text = await source.get_public("/metrics", max_bytes=2**20, timeout_s=10)
+        name = b'moesubnet_miner_answers_total{route="/v1/step",status="200"}'
+        return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(name))
+
+    for ids in ((5, 5), (5, 5, 6)):
+        said = await law(source, *ids)
+        before = await asked()
+        copied, lied = await law(clients["copy-1"], *ids), await law(clients["liar"], *ids)
+        assert await asked() == before + 1
+        assert 0.01 < np.abs(copied / said - 1.0).mean() < 0.5
+        assert lied.argmax() == said.argmax() == 5
+        assert lied.max() == pytest.approx(0.99, abs=1e-3)
+    step = StepRequest((step_of("s", u32(), u32(5, 5)),), Want("full"))
+    with pytest.raises(PeerRefused, match="5"):
+        await clients["validators-only"].step(step, timeout_s=10)
+    begun_s = time.monotonic()
+    np.testing.assert_allclose(await law(clients["slow"], 5, 5), 1 / 300, rtol=0.01)
+    assert time.monotonic() - begun_s >= 0.9
 
 
 async def test_an_open_expert_says_where_its_weights_are_when_they_are_there_and_may_be_shown(
