@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.metadata
 import json
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -72,8 +70,9 @@ async def prepare(
 def prepare_corpora(
     corpora: Path, kind: Kind, seed: int, validators: int, progress: OnProgress = ignore
 ) -> dict[str, DomainReport]:
-    """The parts under `corpora`, built unless they stand there for this kind and installation."""
-    key = _installation_key(kind, seed, validators)
+    """The parts under `corpora`, built unless they stand there for this kind. What is installed
+    since changes nothing: with the text all that was trained on it would go."""
+    key = _key(kind, seed, validators)
     report = corpora / "report.json"
     if report.exists():
         saved = json.loads(report.read_text())
@@ -139,10 +138,7 @@ def _prompt(path: Path) -> str:
     return text[: text.find("\n", PROMPT_CHARS) + 1 or PROMPT_CHARS]
 
 
-def _installation_key(kind: Kind, seed: int, validators: int) -> str:
-    """Changes with whatever the text depends on."""
-    versions = sorted(f"{d.name}={d.version}" for d in importlib.metadata.distributions())
-    cut = (kind.key, asdict(kind.sizes))
-    python = platform.python_version()
-    parts = (CORPORA_LAYOUT, cut, python, list(SOURCES), seed, validators, versions)
+def _key(kind: Kind, seed: int, validators: int) -> str:
+    """Changes with however the text is cut."""
+    parts = (CORPORA_LAYOUT, kind.key, asdict(kind.sizes), list(SOURCES), seed, validators)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from moesubnet.errors import ConfigError
-from moesubnet.localnet import run
+from moesubnet.localnet import prepare, run
 from moesubnet.localnet.kinds import Small
 from moesubnet.localnet.run import Options, run_localnet, until_interrupted
 from moesubnet.localnet.view import JsonScreen, TextScreen
@@ -44,3 +44,12 @@ def test_a_command_to_copy_is_not_broken_into_lines(capsys) -> None:
     command = "curl -d '" + "long words :x: " * 20 + "'"
     TextScreen().note(command)
     assert command in capsys.readouterr().out
+
+
+def test_text_that_was_cut_stays_whatever_is_installed_later(tmp_path, monkeypatch) -> None:
+    cut = []
+    monkeypatch.setattr(prepare, "build", lambda corpora, seed, **_: cut.append(seed) or {})
+    for seed, installed in ((0, ["before"]), (0, []), (1, [])):
+        monkeypatch.setattr("importlib.metadata.distributions", lambda found=installed: found)
+        prepare.prepare_corpora(tmp_path / "corpora", Small(1.0), seed, 2)
+    assert cut == [0, 1]
