@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from adversaries.aggregator import MEMORY_TOKENS
 from moesubnet.chain.client import ChainClient
 from moesubnet.errors import ChainError, ConfigError
 from moesubnet.mixture.baseline import load_baseline
@@ -36,7 +37,6 @@ Ids = npt.NDArray[np.uint32]
 Logs = npt.NDArray[np.floating]
 T = TypeVar("T")
 
-ROWS_BACK = 32  # before the last token of a text that is new to us: what an aggregator looks at
 PATIENCE_S = 0.5  # with who is slower than the rest, at least
 DEADLINE_S, REST_S = 20.0, 60.0  # of who does not answer at all
 MOST_TEXTS, MOST_LAWS = 64, 2_048  # kept
@@ -137,14 +137,14 @@ class Others:
         return await self._said[key]
 
     async def _ask(self, ids: Ids) -> list[Law]:
-        """All experts, in the session of the longest text that this one goes on with. What they
-        say of the places before its last is kept too."""
+        """All experts, in the session of the longest text that this one goes on with. Of a new text
+        only what follows it: an expert that was shown a token says nothing by it."""
         nobody = [self._subnet.shape] * len(self._hotkeys)
         if not len(ids):
             return nobody
         known = next((n for n in range(len(ids) - 1, 0, -1) if ids[:n].tobytes() in self._open), 0)
         sequence = self._open.pop(ids[:known].tobytes(), None) or PanelSequence(next(self._names))
-        first = max(known + 1, len(ids) - ROWS_BACK)
+        first = known + 1 if known else len(ids)
         answers = await self._panel.advance(
             [sequence],
             [ids[known:]],
@@ -152,12 +152,15 @@ class Others:
             weights=dict.fromkeys(self._hotkeys, 1.0),
             least_patience_s=PATIENCE_S,
         )
-        laws = [nobody.copy() for _ in range(first, len(ids) + 1)]
+        begin = max(0, min(first, len(ids) - MEMORY_TOKENS))
+        laws = [nobody.copy() for _ in range(begin, len(ids) + 1)]
         for place, hotkey in enumerate(self._hotkeys):
             if isinstance(response := answers[hotkey], StepResponse):
-                for row, here in enumerate(laws):
+                for row, here in enumerate(laws[first - begin :]):
                     here[place] = law_of(response.rows[0], row, self._subnet.shape)
-        for length, here in enumerate(laws[:-1], first):
+        for length, here in enumerate(laws[:-1], begin):
+            if ids[:length].tobytes() in self._said:
+                continue
             done = asyncio.get_running_loop().create_future()
             done.set_result(here)
             self._keep(ids[:length].tobytes(), done)
