@@ -69,7 +69,9 @@ def _listed(queries: Sequence[Query], laws: Tensor, ends: list[int], want: Want)
     for query, end in zip(queries, ends, strict=True):
         part = slice(end - (len(query.ids) - query.first + 1), end)
         scores = _drafted(query, laws[:end]) if query.draft else _NOTHING
-        whole = laws[end - 1].cpu().numpy() if want.committed else None
+        # A copy where it is not alone, or it would keep all of them in memory.
+        last = laws[end - 1].clone() if len(laws) > 1 else laws[end - 1]
+        whole = last.cpu().numpy() if want.committed else None
         candidates = ids[part], values[part], beyond[part]
         out.append(StepRows.ranked(query.first, *candidates, want, scores, whole))
     return out

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesubnet.engine.base import TokenIds
+from moesubnet.engine.base import Query, TokenIds
 
 TOKENS_PER_PASS = 16_384  # these two bound the memory of one forward pass
 LOGITS_PER_PASS = 1 << 24
@@ -108,6 +108,22 @@ def stays(group: Sequence[Plan]) -> bool:
         and plan.end == group[0].end
         for offset, plan in enumerate(group)
     )
+
+
+def rows_at_once(vocab_size: int) -> int:
+    """The most of one sequence that one pass gives."""
+    return max(1, LOGITS_PER_PASS // vocab_size)
+
+
+def in_parts(query: Query, most: int) -> list[Query]:
+    """Queries of up to `most` rows each, to be asked one after the other; a draft stays whole."""
+    ends = range(query.first + most - 1, len(query.ids) - query.draft, most)
+    firsts = [query.first, *(end + 1 for end in ends)]
+    parts = [
+        replace(query, ids=query.ids[:end], first=first, draft=0)
+        for first, end in zip(firsts, ends, strict=False)
+    ]
+    return [*parts, replace(query, first=firsts[-1]) if parts else query]
 
 
 def passes(plans: Sequence[Plan], costs: Costs) -> list[list[Plan]]:

@@ -36,7 +36,15 @@ from moesubnet.engine.model_folder import (
     weights_commitment,
 )
 from moesubnet.engine.packing import pack
-from moesubnet.engine.plans import Costs, Held, Plan, common_prefix, passes
+from moesubnet.engine.plans import (
+    Costs,
+    Held,
+    Plan,
+    common_prefix,
+    in_parts,
+    passes,
+    rows_at_once,
+)
 from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_windows
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.host.memory import free_memory_bytes, trim_memory
@@ -181,6 +189,18 @@ class TransformersEngine:
             self._pool.release(held)
 
     def _rows(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
+        # Without a cache each part would cost what its whole text costs.
+        most = rows_at_once(self.vocab_size) if self.caches else self.context_tokens
+        parts = [in_parts(query, most) for query in batch]
+        found: list[list[StepRows]] = [[] for _ in batch]
+        for turn in range(max(map(len, parts), default=0)):
+            now = [index for index, its in enumerate(parts) if turn < len(its)]
+            rows = self._answered([parts[index][turn] for index in now], want)
+            for index, row in zip(now, rows, strict=True):
+                found[index].append(row)
+        return [StepRows.joined(rows) for rows in found]
+
+    def _answered(self, batch: Sequence[Query], want: Want) -> list[StepRows]:
         plans = [self._plan(index, query) for index, query in enumerate(batch)]
         rows: dict[int, StepRows] = {}
         for run in passes(plans, self._costs()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from moesubnet.engine import answers, packing
+from moesubnet.engine import answers, packing, plans
 from moesubnet.engine.base import Query
 from moesubnet.engine.named import load_engine
 from moesubnet.engine.transformers_engine import TransformersEngine
@@ -170,6 +172,57 @@ def test_holes_are_closed_before_anybody_has_to_go(cramped: TransformersEngine) 
         cramped.forget(f"walk/{i}")
     cramped.rows([Query(f"next/{i}", ids(1, 2), 2) for i in range(4)], FULL)
     assert [cramped._sessions[name].home is not None for name in cramped._sessions] == [True] * 5
+
+
+def test_no_pass_holds_more_logits_than_it_may(
+    engine: TransformersEngine, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "LOGITS_PER_PASS", 8 * V)
+    passed, sizes = engine._logits, []
+
+    def noting(*arguments: Any) -> Any:
+        logits = passed(*arguments)
+        sizes.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(engine, "_logits", noting)
+    texts = np.random.default_rng(7).integers(0, V, (3, 50), dtype=np.uint32)
+    queries = [Query("wide/0", texts[0], 0), Query("wide/1", texts[1], 9, draft=4)]
+    queries.append(Query("wide/2", texts[2], 50))
+    for query, row in zip(queries, engine.rows(queries, FULL), strict=True):
+        assert row.first == query.first
+        np.testing.assert_allclose(row.logprobs, plain(query), atol=2e-4)
+    scores = plain(replace(queries[1], first=46))[np.arange(4), texts[1, 46:]]
+    (again,) = engine.rows([replace(queries[1], session="wide/3")], Want("top_k", 5))
+    np.testing.assert_allclose(again.draft_logprobs, scores, atol=2e-4)
+    assert again.ends is not None
+    assert len(again.ends) == 42
+    # A draft stays in one pass, with up to eight rows before it.
+    assert max(sizes) <= (8 + 4) * V
+
+
+def test_a_row_that_is_committed_keeps_no_others_in_memory(engine: TransformersEngine) -> None:
+    want = Want("top_k", 5, committed=True)
+    (rows,) = engine.rows([Query("whole", ids(*range(20)), 0)], want)
+    assert rows.whole is not None
+    held: Any = rows.whole
+    while isinstance(held, np.ndarray) and held.base is not None:
+        held = held.base
+    size = held.nbytes if isinstance(held, np.ndarray) else held.untyped_storage().nbytes()
+    assert size == V * 4
+
+
+@given(st.data())
+def test_parts_of_a_query_give_its_rows_once_and_in_order(data: st.DataObject) -> None:
+    length = data.draw(st.integers(0, 40))
+    draft = data.draw(st.integers(0, length))
+    query = Query("a", ids(*range(length)), data.draw(st.integers(0, length)), draft)
+    most = data.draw(st.integers(1, 50))
+    parts = plans.in_parts(query, most)
+    given_rows = [at for part in parts for at in range(part.first, len(part.ids) + 1)]
+    assert given_rows == list(range(query.first, length + 1))
+    assert [part.draft for part in parts] == [0] * (len(parts) - 1) + [draft]
+    assert all(len(part.ids) + 1 - part.first <= most + part.draft for part in parts)
 
 
 def test_holes_do_not_fill_the_budget(tiny_model: Path, tiny_spec: LoadedSpec) -> None:
