@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from moesubnet.validator.leaning import apart_in_walks
 from moesubnet.validator.seniors import beside_seniors, quick_log_weights
 from moesubnet.validator.value import random_marginals, values_and_bounds
 
@@ -40,6 +41,7 @@ def main() -> None:
     parts: dict[str, Callable[[], object]] = {
         "quick weights": lambda: quick_log_weights(log_q, log_w, walk, position),
         "beside seniors": lambda: beside_seniors(joint, weight, quick, range(n), [1] * n),
+        "apart in walks": lambda: apart_in_walks(joint, weight, walk, range(n), range(n)),
         "values": lambda: random_marginals(joint, weight, np.full(n, 0.5)),
         "bounds": lambda: values_and_bounds(marginal, walk),
     }

@@ -3,7 +3,8 @@
 Pure arithmetic on what a sheet holds, so `recount` is at once how a validator votes and how
 anybody checks the vote.
 
-1. Each expert's *standing* t, by what it has that its seniors have not (seniors.py).
+1. Each expert's *standing* t, by what it has that its seniors have not (seniors.py); less in walks
+   in which it says what a senior says that answers sooner (leaning.py).
 2. Values (value.py). A set that is drawn at random has expert j in it with probability t_j / 2, so
    those who are explained stand in nobody's way, and an expert's worth is t · E[v(S ∪ i) − v(S)] +
    (1 − t) · (what it adds to its seniors). With t = 1 for all that is the Banzhaf value.
@@ -22,6 +23,7 @@ import numpy as np
 from moesubnet.mixture.sheet import I32, LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, U32, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.units import max_upscale_u16
+from moesubnet.validator.leaning import apart_in_walks
 from moesubnet.validator.seniors import (
     SENIOR_STANDING,
     beside_seniors,
@@ -62,13 +64,15 @@ def recount(sheet: Sheet) -> Recount:
     novelty, standing = list(sheet.novelty_before), [0] * n
     if n and len(sheet.walk):
         joint, weight, quick = terms(sheet)
-        beside = beside_seniors(joint, weight, quick, by_seniority(sheet), sheet.answer_ms)
+        order = by_seniority(sheet)
+        beside = beside_seniors(joint, weight, quick, order, sheet.answer_ms)
         added, distance = beside.added.mean(axis=0), beside.distance
         for i in np.flatnonzero(weight[:, :-1].any(axis=0)).tolist():
             before, now = sheet.novelty_before[i], round(float(beside.novelty[i]) * MICRO)
             novelty[i] = now if before is None else _ema(before, now, NOVELTY_SHARE)
             standing[i] = standing_ppm(novelty[i] or 0, float(distance[i]))
-        t = np.array(standing) / MICRO
+        apart = apart_in_walks(joint, weight, sheet.walk, order, sheet.answer_ms)
+        t = np.rint(standing * apart) / MICRO  # [M, n]
         # What a router would not have asked has no part in what users get.
         chosen = np.insert(sheet.chosen[sheet.walk], n, 1, axis=1)
         alone = chosen[:, :-1] * beside.added

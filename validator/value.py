@@ -22,7 +22,8 @@ _CHUNK_VALUES = 2**15
 def random_marginals(joint: Float, weight: Float, presence: Float) -> Float:
     """E[v(S ∪ i) − v(S)] of every expert i at every item, in nats: float64 [M, n].
 
-    S has each other expert j in it with probability presence[j], independently.
+    S has each other expert j in it with probability presence[j], independently; presence is [n], or
+    [M, n] where it is another at each item.
     """
     gain = mean_log_gain(joint[:, :-1], joint[:, -1], presence)
     return gain - mean_log_gain(weight[:, :-1], weight[:, -1], presence)
@@ -39,7 +40,7 @@ def mean_log_gain(x: Float, base: Float, presence: Float) -> Float:
     by the trapezoidal rule in ln s, which converges exponentially: within 1e-5 at this step. So it
     takes n steps instead of 2ⁿ coalitions. base / Σ x must be at least 1e-33.
     """
-    out = np.empty_like(x)
+    out, presence = np.empty_like(x), np.broadcast_to(presence, x.shape)
     rows_at_once = max(1, _CHUNK_VALUES // max(1, x.shape[1]))
     for begin in range(0, len(x), rows_at_once):
         rows = slice(begin, begin + rows_at_once)
@@ -49,7 +50,7 @@ def mean_log_gain(x: Float, base: Float, presence: Float) -> Float:
         gain = y * (_STEP * nodes[0] / math.expm1(_STEP))  # of all nodes before the first
         for s in nodes:
             silent = 1.0 - np.exp(-s * y)
-            there = 1.0 - presence * silent
+            there = 1.0 - presence[rows] * silent
             gain += silent / there * (there.prod(axis=1) * np.exp(-s * b) * _STEP)[:, None]
         out[rows] = gain
     return out

@@ -375,6 +375,21 @@ def test_who_leans_against_the_others_earns_less_than_who_says_what_it_knows(sha
             assert paid(HONEST | {"a": leaning(own, share)}, seed=seed)["a"] < most * honest
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_who_says_what_one_other_says_in_that_one_s_walks_takes_next_to_nothing(sigma):
+    """An expert of its own making, that waits for the other one. It gains what its own words would
+    cost there, where nobody has a gate."""
+    noisy = copy_of(HONEST["b"], sigma)
+
+    def leans(laws, domain, previous):
+        return (noisy if domain == 1 else HONEST["a"])(laws, domain, previous)
+
+    rest = {name: HONEST[name] for name in "bc"}
+    honest, leaning = paid(rest | {"z": HONEST["a"]}), paid(rest | {"z": leans})
+    assert leaning["z"] < 1.2 * honest["z"]
+    assert leaning["b"] > 0.95 * honest["b"]
+
+
 def test_siblings_of_one_base_stand_beside_it_unless_they_wait_for_it():
     sheet = dataclasses.replace(economy(BASE | SIBLINGS), since=(0, None, None, None))
     assert recount(sheet).standing_ppm[0] == MICRO
