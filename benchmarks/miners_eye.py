@@ -62,7 +62,7 @@ from moesubnet.validator.choices import Scored
 from moesubnet.validator.pool import ONE_WINDOW
 from moesubnet.validator.probes import walk_batch
 from moesubnet.validator.records import Batch
-from moesubnet.validator.shapes import Shape, Shapes
+from moesubnet.validator.shapes import Ahead, Shape, Shapes
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
 from moesubnet.wire.panel import Panel
@@ -424,10 +424,12 @@ class World:
         waits_s = shapes.waits_s(len(chat), self.epoch_s, self.lots)
         for shape, wait_s in zip(chat, waits_s, strict=True):
             await asyncio.sleep(wait_s)
-            ahead, scored = shapes.draw_ahead(self.lots), shapes.draw_choice(self.lots)
+            ahead, scored = shapes.going_on(), shapes.draw_choice(self.lots)
             await self._walk(shape, text[None, : shape.units], ahead, scored)
 
-    async def _walk(self, shape: Shape, ids: np.ndarray, ahead: int, scored: Scored) -> None:
+    async def _walk(
+        self, shape: Shape, ids: np.ndarray, ahead: Ahead | None, scored: Scored
+    ) -> None:
         session = secrets.token_hex(16)
         if self.leak == "session":
             session, scored = f"{session[:-2]}zz", Scored.ALONE  # another choice has another name

@@ -420,7 +420,7 @@ async def play(
             pool = InOrder({sha256(ids.tobytes()).digest(): ids for ids in texts[member.name]})
             signer, metrics, health = keypair_from_uri(member.uri), Metrics(), Health()
             hotkey = Hotkey(signer.ss58_address)
-            shapes = replace(Shapes.fixed(ONE_WINDOW), ahead=((0, 1.0),))  # no law here drafts
+            shapes = Shapes.fixed(ONE_WINDOW)  # no law here drafts
             book = None
             if held is not None:
                 pool.held = list(held[member.name])

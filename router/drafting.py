@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,6 +76,11 @@ class Drafting:
         further = self._guessing.further(min(self._most(drawing), drawing.left - drafted - 1))
         self.ahead = max(self.ahead, further)
         return further
+
+    @property
+    def rounds(self) -> Counter[tuple[int, bool]]:
+        """See `Guessing`."""
+        return self._guessing.rounds
 
     def heard(self, text_ids: TokenIds, further: Sequence[int]) -> None:
         """What it would go on with after these ids, the whole block."""

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from moesubnet.mixture.gate import BASELINE_MEMBER
 from moesubnet.router.ledger import Usage
 from moesubnet.router.model import STUDENT
+from moesubnet.router.turns import GoesOn
 from moesubnet.wire.usage import length_kind
 
 ANSWERING_PATHS = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/responses"))
@@ -101,9 +102,12 @@ class Metrics:
         self._texts = counter(
             "moesubnet_router_texts",
             "Prompts and answers by length: of kind k from 2^(k/2) tokens to the next kind's. "
-            "Later: chats' later turns, by tenths of a second since the one before was answered. "
+            "Chats' later turns are More, by tokens that they are longer than the one before and "
+            "its answer, and Later, by tenths of a second since that was answered. "
             "Chat: conversations. Fork: further choices. "
-            "Ahead: texts by how many tokens experts were asked to go on with at most.",
+            "Ahead: texts by how many tokens experts were asked to go on with at most. "
+            "Round, asked: rounds in which one could have been asked to, and was; kinds as in "
+            "moesubnet-usage.",
             ["part", "kind"],
         )
 
@@ -142,29 +146,41 @@ class Metrics:
         self,
         prompt: int,
         answer: int,
+        goes_on: GoesOn | None = None,
         *,
-        pause_s: float | None = None,
         is_fork: bool = False,
         ahead: int = 0,
     ) -> None:
-        """Experts were asked for a text of so many tokens. pause_s: since what it goes on with, a
-        chat's, was answered. is_fork: a further choice. ahead: tokens that one of them was asked to
-        go on with, at most."""
+        """Experts were asked for a text of so many tokens. is_fork: a further choice. ahead: tokens
+        that one of them was asked to go on with, at most."""
         self._texts.labels("ahead", str(ahead)).inc()
         if is_fork:
             self._texts.labels("fork", "0").inc()
-        later = 0 if pause_s is None else max(1, round(10 * pause_s))
-        for part, size in (("prompt", prompt), ("later", later), ("answer", answer)):
+        sizes = {"answer": answer}
+        if goes_on is None:
+            sizes["prompt"] = prompt
+        else:
+            sizes |= {"more": goes_on.more, "later": max(1, round(10 * goes_on.pause_s))}
+        for part, size in sizes.items():
             if size:
                 self._texts.labels(part, str(length_kind(size))).inc()
+
+    def rounds(self, counts: Mapping[tuple[int, bool], int]) -> None:
+        """(kind, whether an expert was asked to go on by itself) → of how many rounds in which it
+        could have been; kinds as in `wire.usage`."""
+        for (kind, is_asked), count in counts.items():
+            self._texts.labels("round", str(kind)).inc(count)
+            if is_asked:
+                self._texts.labels("asked", str(kind)).inc(count)
 
     def conversations(self, count: int) -> None:
         """Experts were asked for so many answers in conversations under the spec's template."""
         self._texts.labels("chat", "0").inc(count)
 
     def lengths(self) -> dict[tuple[str, int], int]:
-        """By (prompt, later or answer, `length_kind`), (chat, 0), (fork, 0) and (ahead, tokens), of
-        how many texts since the start."""
+        """By (prompt, more, later or answer, `length_kind`), (chat, 0), (fork, 0) and (ahead,
+        tokens), of how many texts since the start; by (round or asked, kind), of how many
+        rounds."""
         return {
             (labels["part"], int(labels["kind"])): int(value)
             for labels, value in _totals(self._texts)

@@ -26,6 +26,7 @@ from moesubnet.router.drafting import Drafting
 from moesubnet.router.model import ALONE, Drawing, Forecast, TokenIds
 from moesubnet.router.offer import Offer
 from moesubnet.router.returning import Returning
+from moesubnet.router.turns import GoesOn
 from moesubnet.router.weighing import Heard, Posterior
 from moesubnet.spec.byte_unit import open_head
 from moesubnet.types import Hotkey
@@ -78,7 +79,7 @@ class MixtureSession:
         self._is_drawn = False  # the block, by it
         self._prompt_tokens = 0  # once it has begun
         self._prompt = 0  # its name
-        self._pause_s: float | None = None  # before it, if it is the later turn of a chat
+        self._goes_on: GoesOn | None = None  # with what is before it, a chat's earlier turn
         self._resting: frozenset[Hotkey] = frozenset()  # chosen, but hardly of any weight
         self._waited_for: frozenset[Hotkey] = frozenset()  # in vain
         self._seen_tokens: int | None = None  # length of the text when that was last looked at
@@ -89,7 +90,7 @@ class MixtureSession:
         self._choose_experts(prompt_ids, self._model.serving())
         self._prompt_tokens = len(prompt_ids)
         met = self._model.prompts.meet(prompt_ids, time.monotonic())
-        self._prompt, self._pause_s = met
+        self._prompt, self._goes_on = met
         # Where one writes alone nobody is weighed, and nothing is asked blind.
         blind = 0 if self._model.is_solo else self._gate.grain.units(BLIND_PROMPT_TOKENS)
         # Nor does a turn's head say anything of anybody: over bytes all have one law for it.
@@ -171,7 +172,7 @@ class MixtureSession:
         other._resting, other._seen_tokens = self._resting, self._seen_tokens
         other._waited_for = self._waited_for
         other._prompt_tokens, other._prompt = self._prompt_tokens, self._prompt
-        other._pause_s = self._pause_s
+        other._goes_on = self._goes_on
         other._drafting, other._forecast = self._drafting.fork(), self._forecast
         return other
 
@@ -194,12 +195,12 @@ class MixtureSession:
             self._model.book.metrics.drawn_ahead(self._block.kept, 0)
         if self._prompt_tokens:  # the answer's last token was drawn, and sent to nobody
             answer = len(self._sequence.ids) - self._ahead - self._prompt_tokens + 1
-            length = self._model.book.metrics.text_length
-            ahead = self._drafting.ahead
-            is_fork, pause_s = self._forked, self._pause_s
+            metrics, drafting = self._model.book.metrics, self._drafting
             tokens = self._prompt_tokens, max(0, answer)
-            length(*tokens, pause_s=pause_s, is_fork=is_fork, ahead=ahead)
-            self._model.prompts.answered(self._prompt, time.monotonic())
+            is_fork = self._forked
+            metrics.text_length(*tokens, self._goes_on, is_fork=is_fork, ahead=drafting.ahead)
+            metrics.rounds(drafting.rounds)
+            self._model.prompts.answered(self._prompt, time.monotonic(), sum(tokens))
         if is_over or self._forked:
             task = asyncio.create_task(self._asking.close(self._sequence))
             self._model.closing.add(task)

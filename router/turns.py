@@ -1,14 +1,23 @@
-"""Which prompts are the later turns of chats, and how long people took to write them."""
+"""Which prompts are the later turns of chats, how much people wrote and how long it took them."""
 
 from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 CAPACITY = 4_096  # prompts
+
+
+class GoesOn(NamedTuple):
+    """pause_s: since what it goes on with was answered. more: units than that and its answer; at
+    least 1, as an answer may be shown otherwise afterwards."""
+
+    pause_s: float
+    more: int
 
 
 class Prompts:
@@ -20,23 +29,27 @@ class Prompts:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity, self._seed = capacity, secrets.randbits(128)
-        self._met: OrderedDict[int, float] = OrderedDict()  # when it was answered, or began to be
+        # When it was answered, or began to be; how long it is with what was written.
+        self._met: OrderedDict[int, tuple[float, int]] = OrderedDict()
 
-    def meet(self, ids: npt.NDArray[np.uint32], now_s: float) -> tuple[int, float | None]:
-        """A name for these, and how many seconds ago the longest prompt was answered that begins
-        them and is shorter; None where none was met."""
+    def meet(self, ids: npt.NDArray[np.uint32], now_s: float) -> tuple[int, GoesOn | None]:
+        """A name for these, and how they go on with the longest prompt that begins them and is
+        shorter; None where none was met."""
         if not len(ids):
             return 0, None
         lots = np.random.PCG64(self._seed).random_raw(len(ids))
         *begins, whole = np.cumsum((ids.astype(np.uint64) + np.uint64(1)) * lots).tolist()
-        before_s = next((self._met[name] for name in reversed(begins) if name in self._met), None)
-        self._met[whole] = now_s
+        before = next((self._met[name] for name in reversed(begins) if name in self._met), None)
+        self._met[whole] = now_s, len(ids)
         self._met.move_to_end(whole)
         if len(self._met) > self._capacity:
             self._met.popitem(last=False)
-        return whole, None if before_s is None else now_s - before_s
+        if before is None:
+            return whole, None
+        since_s, units = before
+        return whole, GoesOn(now_s - since_s, max(1, len(ids) - units))
 
-    def answered(self, name: int, now_s: float) -> None:
-        """What was written to a prompt is whole, or nobody reads on."""
+    def answered(self, name: int, now_s: float, units: int) -> None:
+        """What was written to a prompt is whole, or nobody reads on: so many units, both."""
         if name in self._met:
-            self._met[name] = now_s
+            self._met[name] = now_s, units

@@ -9,13 +9,14 @@ from types import MappingProxyType
 
 from moesubnet.types import Hotkey, Signer
 from moesubnet.wire.step import MAX_FURTHER
-from moesubnet.wire.usage import LENGTH_KINDS, MAX_ROWS, Seen, Usage
+from moesubnet.wire.usage import LENGTH_KINDS, MAX_ROWS, ROUND_KINDS, Seen, Usage
 
 KEPT_EPOCHS = 4
 RATED_CAPACITY = 20_000  # answers that can still be rated
 
 Outcomes = Mapping[tuple[str, str], int]  # (hotkey, valid | late | busy | failed) → how often
-# (prompt | later | chat | fork | answer | ahead, kind) → of how many texts
+# (prompt | more | later | chat | fork | answer | ahead, kind) → of how many texts;
+# (round | asked, kind) → of how many rounds
 Lengths = Mapping[tuple[str, int], int]
 
 
@@ -89,11 +90,14 @@ class UsageBook:
             router=Hotkey(self.signer.ss58_address),
             rows=[row for row in rows if any(row[1:])],
             prompts=texts("prompt"),
+            more=texts("more"),
             pauses=texts("later"),
             chats=sum(texts("chat", 1)),
             forks=sum(texts("fork", 1)),
             answers=texts("answer"),
             ahead=texts("ahead", MAX_FURTHER + 1),
+            rounds=texts("round", ROUND_KINDS),
+            asked=texts("asked", ROUND_KINDS),
         )
 
     # --- ratings -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from moesubnet.validator.choices import Scored
 from moesubnet.validator.probes import walk_batch
 from moesubnet.validator.receipts import SALT_BYTES, session_name
 from moesubnet.validator.records import Batch, Step, Window
+from moesubnet.validator.shapes import Ahead
 from moesubnet.validator.walks import Slots, Told
 from moesubnet.wire.panel import Asked, Panel
 from moesubnet.wire.protocol import ExpertCard, want_for
@@ -86,7 +87,7 @@ class Asking:
         batch: Batch,
         slots: Slots,
         ways: Sequence[Mapping[Hotkey, Asked]],
-        ahead: int,
+        ahead: Ahead | None,
         scored: Scored = Scored.ALONE,
         told: Told | None = None,
     ) -> AsyncGenerator[Step, None]:
@@ -118,10 +119,10 @@ class Asking:
         hotkeys: Sequence[Hotkey],
         slots: Slots,
         way: Mapping[Hotkey, Asked],
-        ahead: int,
+        ahead: Ahead | None,
         told: Told | None = None,
     ) -> list[Step]:
-        """A walk as all others, that is in no sheet. ahead: tokens that are drafted at most."""
+        """A walk as all others, that is in no sheet. ahead: None where nothing is drafted."""
         session = session_name(self._own_hotkey, secrets.token_bytes(SALT_BYTES))
         walks, unscored = text.ids[None], text.unscored
         batch = Batch(-1, tuple(hotkeys), walks, text.first, (session,), (), unscored=unscored)

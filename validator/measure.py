@@ -257,8 +257,8 @@ class Measurement:
         """Each position is stored while its labels are on their way, and on disk before the next
         ones are sent: a disk takes as long as a way to another city, and users' texts wait for
         none. (Where a leaf has to show what a label was given, it comes right after.)"""
-        lots = SystemRandom()
-        ahead, scored = self._as_users.draw_ahead(lots), self._as_users.draw_choice(lots)
+        shapes = self._as_users
+        ahead, scored = shapes.going_on(), shapes.draw_choice(SystemRandom())
         steps = self._asking.steps(batch, slots, ways, ahead, scored)
         storing: asyncio.Task[bool] | None = None
         try:

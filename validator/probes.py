@@ -21,11 +21,13 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.choices import Scored
 from moesubnet.validator.guesses import Guesses
 from moesubnet.validator.records import Batch, Step
+from moesubnet.validator.shapes import Ahead
 from moesubnet.validator.walks import Slots, Told, Walks
 from moesubnet.wire.panel import Asked, Panel, PanelError
 from moesubnet.wire.protocol import StepResponse
 
 LOGGED_FAILURES = 8  # experts named in a batch's line
+FIRST_ROUND = 3  # after the prefix, in which an expert may be asked to go on
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ async def walk_batch(
     baseline: Law,
     clients: Sequence[Mapping[Hotkey, Asked]] = (),
     slots: Slots | None = None,
-    ahead: int = 0,
+    ahead: Ahead | None = None,
     scored: Scored = Scored.ALONE,
     told: Told | None = None,
 ) -> AsyncGenerator[Step, None]:
@@ -56,20 +58,24 @@ async def walk_batch(
     router, and is no position: nobody is paid for what is the same in every chat. slots: shared
     with other batches.
 
-    ahead: a walk that is alone in its batch has drafts (`guesses`), of so many tokens an answer at
-    most, and a label that was drafted, or stands in a draft's place, is none: it is
-    shown, and no position of the walk's. scored: instead such a walk may fork where its answer
-    begins (`choices`). Of a second choice the first two answers are no positions: the one was given
-    to the first choice, and no record has what the other goes on from. told: hears every answer of
-    a walk that is alone, those to drafts that the text did not have too.
+    ahead: a walk that is alone in its batch has drafts (`guesses`), and a label that was drafted,
+    or stands in a draft's place, is none: it is shown, and no position of the walk's. scored:
+    instead such a walk may fork where its answer begins (`choices`). Of a second choice the first
+    two answers are no positions: the one was given to the first choice, and no record has what the
+    other goes on from. told: hears every answer of a walk that is alone, those to drafts that the
+    text did not have too.
     """
     walks = Walks(panels, batch, gate, baseline, clients, slots or Slots(len(batch.hotkeys)))
     if len(batch.sessions) == 1:
         walks.fork_as(scored)
         walks.told = told
     is_alone = len(batch.sessions) == 1 and scored == Scored.ALONE
-    drafts = Guesses(walks.end, ahead) if ahead and is_alone else None
-    steps = _lockstep(walks) if drafts is None else _drafted(walks, drafts)
+    if ahead and is_alone:
+        # A router knows whether a text is alone from its third round on.
+        first = max(walks.answer_from, walks.first + FIRST_ROUND)
+        steps = _drafted(walks, Guesses(first, walks.end, ahead))
+    else:
+        steps = _lockstep(walks)
     try:
         async with contextlib.aclosing(steps):
             async for step in steps:

@@ -5,15 +5,16 @@ Routers sign how many of their users' prompts, and answers, had each length, in 
 
     p_r(n) = (MANY_TEXTS · p(n) + N_r(kind of n) · p(n | its kind)) / (MANY_TEXTS + N_r)
 
+(for what only some texts have as many of the public law as there are among MANY_TEXTS of them),
 and walks' is at each length the median of routers' distribution functions by stake: routers with
 less than half of the stake cannot move it past what others say. What the public law does not reach
 stays out: a prompt that is longer is nobody's model, a longer answer is looked like until it ends.
 
 Users' chats go on: the next turn is a new text that begins with the one before. So do walks, as
-often as routers say and as long after it, by the same median; and as many of them are conversations
-under the spec's template, and as many fork as users' texts do that ask for choices. Not every text
-is drafted for: how far an expert was asked to go on at most, if it ever was, has a law as lengths
-have.
+often as routers say, as long after it and with as much more, by the same median; and as many of
+them are conversations under the spec's template, and as many fork as users' texts do that ask for
+choices. A router drafts for a text while it is alone: so in walks experts are asked to go on from
+one round to the next with the chance that it has in users' texts.
 Pure.
 """
 
@@ -21,9 +22,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +45,12 @@ MANY_TEXTS = 100
 LATER = 0.2  # of texts, that go on with an earlier one, as long as nobody knows better
 PAUSES = (1, 2_895)  # tenths of a second between a chat's turns, as long as nobody knows better
 CONVERSATIONS = 0.5  # of texts, as long as nobody knows better
+MORE_TOKENS = 4, 128  # than the turn before and its answer, as long as nobody knows better
 FORKS = 0.05  # of texts, that are a further choice, as long as nobody knows better
-AHEAD = 0.2  # of texts, that experts draft for; by 2 tokens as many as by 16, by factors
+# Of rounds, in which experts are asked to go on: a text's first that may be, after one without,
+# after one with; as long as nobody knows better.
+ASKED = 0.2, 0.03, 0.7
+FAR = 0.9  # of texts that experts draft for, that are asked no further ahead than walks may be
 
 _Lengths = tuple[tuple[int, float], ...]  # (units, probability), ascending
 
@@ -61,17 +68,28 @@ class Shape:
         return self.prefix + self.steps
 
 
+class Ahead(NamedTuple):
+    """With what chance an expert is asked to go on by itself, in a walk's first round in which it
+    may be, after one without, after one with; and with how many tokens at most."""
+
+    first: float
+    anew: float
+    still: float
+    most: int
+
+
 @dataclass(frozen=True, slots=True)
 class Shapes:
     """The law that walks' shapes are drawn from: a prompt's and an answer's length, independent.
 
-    prompts, answers: (units, probability). blind: of a prompt's last units, which a router sends
-    one by one. limit: the most units of a walk; a shorter answer makes room for the prompt.
-    later: the part of walks that are the later turns of chats. pauses: (tenths of a second,
-    probability) from the end of one turn to the beginning of the next. conversations: of those
-    under the spec's template. forks: of all that is asked, the part that is a further choice.
-    ahead: (tokens, probability) that an expert is asked to go on with at most, in a walk; 0 of
-    those without drafts.
+    prompts, answers: (units, probability); prompts of texts that go on with no other. blind: of a
+    prompt's last units, which a router sends one by one. limit: the most units of a walk; a shorter
+    answer makes room for the prompt. later: the part of walks that are the later turns of chats;
+    more, pauses: (units, or tenths of a second, probability) from the end of one turn to the
+    beginning of the next. conversations: of those under the spec's template. forks: of all that is
+    asked, the part that is a further choice. asked: as in `Ahead`; ahead: (tokens, probability)
+    that an expert is asked to go on with at most, in texts in which it is; none where no walk has
+    drafts.
     """
 
     prompts: _Lengths
@@ -79,10 +97,12 @@ class Shapes:
     blind: int = 0
     limit: int = MAX_WALK_TOKENS
     later: float = 0.0
+    more: _Lengths = ((1, 1.0),)
     pauses: _Lengths = ((1, 1.0),)
     conversations: float = 0.0
     forks: float = 0.0
-    ahead: _Lengths = ((0, 1.0),)
+    asked: tuple[float, ...] = ()
+    ahead: _Lengths = ()
 
     @classmethod
     def fixed(cls, shape: Shape) -> Shapes:
@@ -98,38 +118,48 @@ class Shapes:
             grain.units(BLIND_PROMPT_TOKENS),
             min(context_units - 1, MAX_WALK_TOKENS),  # one is the beginning of text
             LATER,
+            _by_factors(*map(grain.units, MORE_TOKENS)),
             _by_factors(*PAUSES),
             CONVERSATIONS,
             FORKS,
-            ((0, 1.0 - AHEAD), *((n, AHEAD * p) for n, p in _by_factors(2, MAX_FURTHER))),
+            ASKED,
+            _by_factors(2, MAX_FURTHER),
         )
 
     def as_users(self, summaries: Sequence[tuple[Usage, int]]) -> Shapes:
         """These, the public ones, by what routers say of an epoch, each with its stake."""
         if not sum(stake for _, stake in summaries):
             return self
-        whole, most = length_kind(self.prompts[-1][0] + 1), length_kind(self.answers[-1][0])
-        longest = length_kind(self.pauses[-1][0])
-        prompts, answers, pauses = (
-            [(_counted(public, counts), stake) for counts, stake in said]
-            for public, said in (
-                (self.prompts, [(u.prompts[:whole], stake) for u, stake in summaries]),
-                (self.answers, [(_cut(u.answers, most), stake) for u, stake in summaries]),
-                (self.pauses, [(_cut(u.pauses, longest), stake) for u, stake in summaries]),
-            )
-        )
+        whole = length_kind(self.prompts[-1][0] + 1)
+
+        def lengths(
+            public: _Lengths, of: Callable[[Usage], Sequence[int]], part: float = 1.0
+        ) -> _Lengths:
+            known = MANY_TEXTS * part
+            laws = [(_counted(public, of(usage), known), stake) for usage, stake in summaries]
+            return _median(public, laws)
+
+        def cut(
+            public: _Lengths, of: Callable[[Usage], Sequence[int]], part: float = 1.0
+        ) -> _Lengths:
+            most = length_kind(public[-1][0])
+            return lengths(public, lambda usage: _cut(of(usage), most), part)
+
+        def part(public: float, of: Callable[[Usage], tuple[int, int]]) -> float:
+            return _part(public, [(*of(usage), stake) for usage, stake in summaries])
+
         ahead = [(_asked_ahead(self.ahead, usage.ahead), stake) for usage, stake in summaries]
         return replace(
             self,
-            prompts=_median(self.prompts, prompts),
-            answers=_median(self.answers, answers),
-            pauses=_median(self.pauses, pauses),
-            later=_part(self.later, [(usage, usage.later, stake) for usage, stake in summaries]),
-            conversations=_part(
-                self.conversations, [(usage, usage.chats, stake) for usage, stake in summaries]
-            ),
-            forks=_part(self.forks, [(usage, usage.forks, stake) for usage, stake in summaries]),
-            ahead=_median(self.ahead, ahead),
+            prompts=lengths(self.prompts, lambda usage: usage.prompts[:whole]),
+            answers=cut(self.answers, lambda usage: usage.answers),
+            more=cut(self.more, lambda usage: usage.more, LATER),
+            pauses=cut(self.pauses, lambda usage: usage.pauses, LATER),
+            later=part(self.later, lambda usage: (usage.later, usage.texts)),
+            conversations=part(self.conversations, lambda usage: (usage.chats, usage.texts)),
+            forks=part(self.forks, lambda usage: (usage.forks, usage.texts)),
+            asked=tuple(part(p, partial(_rounds, kind)) for kind, p in enumerate(self.asked)),
+            ahead=_median(self.ahead, ahead) if self.ahead else (),
         )
 
     def draw(self, count: int, lots: Random) -> list[Shape]:
@@ -140,12 +170,15 @@ class Shapes:
         )
         return [self._shape(p, a) for p, a in zip(prompts, answers, strict=True)]
 
-    def draw_ahead(self, lots: Random) -> int:
-        """How many tokens an expert may be asked to go on with, in one text; 0: it has no drafts.
-        A short one has no room for some, and forks have none, so fewer walks have drafts than
-        users' texts; where longer ones have more instead, a miner tells them better
-        (benchmarks/results.md). Nobody else may know the lots."""
-        return lots.choices([n for n, _ in self.ahead], [p for _, p in self.ahead])[0]
+    def going_on(self) -> Ahead | None:
+        """None where no walk has drafts. An expert that is asked by a router goes as far as its
+        guesses are right, and so it does in walks."""
+        if not self.ahead:
+            return None
+        below = itertools.accumulate(p for _, p in self.ahead)
+        most = next(n for (n, _), p in zip(self.ahead, below, strict=True) if p >= FAR)
+        first, anew, still = self.asked
+        return Ahead(first, anew, still, most)
 
     def draw_choice(self, lots: Random) -> Scored:
         """Which choice of a walk is scored. Nobody else may know the lots."""
@@ -154,22 +187,19 @@ class Shapes:
         return lots.choice((Scored.FIRST, Scored.SECOND))
 
     def chats(self, shapes: Sequence[Shape], lots: Random) -> list[list[Shape]]:
-        """Which of these walks are turns of one chat, each longer than the one before and its
-        beginning: the longest that fits, as people go on with few words. All lengths stay."""
-        follows: dict[int, int] = {}
-        last = set(range(len(shapes)))  # of its chat
+        """Which of these walks are turns of one chat: a later one's prompt is the one before and
+        its answer, and as much more as users write; its own answer stays as long."""
         wanted = sum(lots.random() < self.later for _ in shapes)
-        for k in lots.sample(range(len(shapes)), len(shapes)):
-            fitting = [j for j in sorted(last) if shapes[j].units < shapes[k].prefix]
-            if fitting and len(follows) < wanted:
-                follows[k] = max(fitting, key=lambda j: shapes[j].units)
-                last.remove(follows[k])
-        chats = []
-        for k in sorted(last):
-            turns = [k]
-            while turns[0] in follows:
-                turns.insert(0, follows[turns[0]])
-            chats.append([shapes[turn] for turn in turns])
+        chats = [[shape] for shape in shapes[wanted:]]
+        for shape in shapes[:wanted]:
+            more = lots.choices([n for n, _ in self.more], [p for _, p in self.more])[0]
+            more = max(1, more - self.blind)  # that nobody was asked yet
+            fitting = [c for c in chats if c[-1].units + more + shape.steps <= self.limit]
+            if fitting:
+                chat = lots.choice(fitting)
+                chat.append(Shape(chat[-1].units + more, shape.steps))
+            else:
+                chats.append([shape])
         return chats
 
     def waits_s(self, turns: int, within_s: float, lots: Random) -> list[float]:
@@ -213,36 +243,41 @@ def _cut(counts: Sequence[int], most: int) -> list[int]:
     return [*counts[:most], sum(counts[most:])]
 
 
-def _counted(public: _Lengths, counts: Sequence[int]) -> Float:
-    """One router's law, of the public one's lengths."""
+def _counted(public: _Lengths, counts: Sequence[int], known: float) -> Float:
+    """One router's law, of the public one's lengths; of that so many texts."""
     kinds = np.array([length_kind(n) for n, _ in public])
     law = np.array([p for _, p in public])
     of_kind = np.bincount(kinds, law)
     texts = np.zeros(len(of_kind))
     texts[: len(counts)] = counts[: len(texts)]
     texts[of_kind == 0] = 0
-    found: Float = law * (MANY_TEXTS + (texts / np.where(of_kind, of_kind, 1.0))[kinds])
+    found: Float = law * (known + (texts / np.where(of_kind, of_kind, 1.0))[kinds])
     found /= found.sum()
     return found
 
 
 def _asked_ahead(public: _Lengths, counts: Sequence[int]) -> Float:
     """One router's law, of the public one's numbers of tokens."""
-    told = dict(enumerate(counts))
-    texts = np.array([MANY_TEXTS * p + told.get(n, 0) for n, p in public], np.float64)
+    told, known = dict(enumerate(counts)), MANY_TEXTS * ASKED[0]
+    texts = np.array([known * p + told.get(n, 0) for n, p in public], np.float64)
     found: Float = texts / texts.sum()
     return found
 
 
-def _part(public: float, said: Sequence[tuple[Usage, int, int]]) -> float:
-    """Of texts, by the median of routers' counts of them, each with its stake."""
+def _rounds(kind: int, usage: Usage) -> tuple[int, int]:
+    """Of this kind, in which an expert was asked to go on; of how many."""
+    of = [*usage.rounds, 0, 0, 0][kind]
+    return [*usage.asked, 0, 0, 0][kind], of
 
-    def law(usage: Usage, count: int) -> Float:
-        texts = sum(usage.prompts)
-        part = (MANY_TEXTS * public + min(count, texts)) / (MANY_TEXTS + texts)
+
+def _part(public: float, said: Sequence[tuple[int, int, int]]) -> float:
+    """By the median of routers' counts, of how many, each with its stake."""
+
+    def law(count: int, of: int) -> Float:
+        part = (MANY_TEXTS * public + min(count, of)) / (MANY_TEXTS + of)
         return np.array([1.0 - part, part])
 
-    laws = [(law(usage, count), stake) for usage, count, stake in said]
+    laws = [(law(count, of), stake) for count, of, stake in said]
     return _median(((0, 0.0), (1, 0.0)), laws)[1][1]
 
 

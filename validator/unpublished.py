@@ -85,17 +85,17 @@ class Unpublished:
 
     async def ask_drafted(self, now: Round) -> None:
         """One fresh text, walked by two callers at once, with drafts and without; as often as
-        users' texts have drafts."""
-        lots = SystemRandom()
-        ahead = now.shapes.draw_ahead(lots)
-        if not ahead:
+        users' texts have them from their beginning on."""
+        lots, ahead = SystemRandom(), now.shapes.going_on()
+        if ahead is None or lots.random() >= ahead.first:
             return
+        ahead = ahead._replace(first=1.0)
         await asyncio.sleep(now.begin_s())
         with contextlib.suppress(PoolSpent):
             text, ways = self._text(now.shapes), self._asking.two_ways()
             lots.shuffle(ways)
             drafted, blind = heard = Heard(), Heard()
-            walks = zip(ways, (ahead, 0), heard, strict=True)
+            walks = zip(ways, (ahead, None), heard, strict=True)
             asked = (self._asking.quietly(text, now.hotkeys, now.slots, *walk) for walk in walks)
             await asyncio.gather(*asked)
             await compare(self._book, text.ids, drafted, blind, self._asking.vocab_size, lots)
@@ -108,14 +108,14 @@ class Unpublished:
             return
         with contextlib.suppress(PoolSpent):
             window, way = self._text(now.shapes), {hotkey: client}
-            steps = await self._asking.quietly(window, [hotkey], now.slots, way, ahead=0)
+            steps = await self._asking.quietly(window, [hotkey], now.slots, way, ahead=None)
             kept = Kept.of(hotkey, now.epoch, window, steps)
             self._book.before.keep(kept, self._windows_sha256)
 
     async def _ask_again(self, now: Round, text: Kept) -> None:
         await asyncio.sleep(now.begin_s())
         gate, [way] = self._asking.gate, self._asking.ways(1)
-        ahead = now.shapes.draw_ahead(SystemRandom())
+        ahead = now.shapes.going_on()
         steps = await self._asking.quietly(text, now.hotkeys, now.slots, way, ahead)
         found = await asyncio.to_thread(beside_then, text, now.hotkeys, steps, gate, now.epoch)
         if found is not None:

@@ -8,6 +8,8 @@ after ever more. Whoever shares a pace finds that out for all.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 
@@ -45,13 +47,20 @@ class GuessPace(Pace):
 
 
 class Guessing:
-    """Of one stream. Attributes: length, of its drafts."""
+    """Of one stream.
+
+    Attributes: length, of its drafts. rounds: in how many there could have been a guess, and
+    whether there was one, by kind: 0 is the stream's first, 1 comes after one without, 2 after one
+    with. Could: if no other text were there, while there are tokens to guess and no evidence is
+    due.
+    """
 
     def __init__(self, shared: GuessPace) -> None:
         self._shared = shared
         self._begun = (0, 0)  # rounds, when its last two were
         self.length = DraftLength(self.round_s)
-        self._asked = 0
+        self.rounds: Counter[tuple[int, bool]] = Counter()
+        self._asked = self._kind = 0
 
     def further(self, most: int) -> int:
         """A round begins. How many tokens the heaviest expert should go on with, `most` or fewer:
@@ -59,16 +68,20 @@ class Guessing:
         round since its last but one, so that it is beside others: between two rounds none of them
         may have, where it is the last to go and the first that is back."""
         now = self._shared.begun
-        is_alone = 0 < self._begun[0] == now - 1
+        is_alone, is_third = 0 < self._begun[0] == now - 1, self._begun[0] > 0
         self._shared.begun = now + 1
         self._begun = self._begun[1], now + 1
-        most = min(most, MAX_FURTHER) - 1 if is_alone else 0
+        room = min(most, MAX_FURTHER) - 1
+        most = room if is_alone else 0
         count = self.length.choose(most, ahead=1) if most > 0 else 0
         if count:
             self._shared.is_worth_it()
         elif most > 0 and self.length.may_draft and self._shared.may_try():
             count = 1
         self._asked = count + 1 if count else 0
+        if is_third and room > 0 and self.length.may_draft:
+            self.rounds[self._kind, count > 0] += 1
+            self._kind = 2 if count else 1
         return self._asked
 
     def took(self, seconds: float) -> None:

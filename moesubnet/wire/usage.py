@@ -13,11 +13,12 @@ from moesubnet.types import Hotkey, Signer
 from moesubnet.wire.signing import check_signature
 from moesubnet.wire.step import MAX_FURTHER
 
-USAGE_FORMAT = "moesubnet-usage/6"
+USAGE_FORMAT = "moesubnet-usage/7"
 MAX_USAGE_BYTES = 2**19
 MAX_ROWS = 4_096
 LENGTH_KINDS = 24  # the last is of 2^11.5 units and more
-_CONTEXT = b"moesubnet-usage/6\n"
+ROUND_KINDS = 3  # a text's first, after one without a guess, after one with
+_CONTEXT = b"moesubnet-usage/7\n"
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Signed = Annotated[int, Field(gt=-(2**53), lt=2**53)]
@@ -42,29 +43,39 @@ def length_kind(units: int) -> int:
 
 class Usage(BaseModel):
     """Hotkeys sorted, each once. prompts, answers: how many texts had one of each `length_kind`, as
-    experts were asked for them; of kinds past the last none. pauses: how many of these prompts go
-    on with an earlier one, as a chat's next turn does, so many tenths of a second after that one's
-    answer, by kinds alike. chats: how many of them were conversations
-    under the spec's template. forks: how many were a further choice (`n`). ahead: of how many texts
-    an expert was once asked to go on with k tokens, and never with more, from k = 0."""
+    experts were asked for them; of kinds past the last none. A prompt that goes on with an earlier
+    one, as a chat's next turn does, is none of `prompts`: by kinds alike `more` are how many were
+    so much longer than that one and its answer, `pauses` how many came so many tenths of a second
+    after it. chats: how many texts were conversations under the spec's template. forks: how many
+    were a further choice (`n`). ahead: of how many texts an expert was once asked to go on with k
+    tokens, and never with more, from k = 0. rounds: how many there were in which an expert could
+    have been asked to: texts' first such ones, those after one without, those after one with;
+    asked: in how many of each it was."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal["moesubnet-usage/6"] = "moesubnet-usage/6"
+    format: Literal["moesubnet-usage/7"] = "moesubnet-usage/7"
     netuid: Annotated[int, Field(ge=0, lt=2**16)]
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
     router: Annotated[str, Field(min_length=1, max_length=64)]
     rows: Annotated[list[Seen], Field(max_length=MAX_ROWS)]
     prompts: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
     answers: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
+    more: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
     pauses: Annotated[list[Count], Field(max_length=LENGTH_KINDS)] = []
     chats: Count = 0
     forks: Count = 0
     ahead: Annotated[list[Count], Field(max_length=MAX_FURTHER + 1)] = []
+    rounds: Annotated[list[Count], Field(max_length=ROUND_KINDS)] = []
+    asked: Annotated[list[Count], Field(max_length=ROUND_KINDS)] = []
 
     @property
     def later(self) -> int:
         """Prompts that go on with an earlier one."""
-        return sum(self.pauses)
+        return sum(self.more)
+
+    @property
+    def texts(self) -> int:
+        return sum(self.prompts) + self.later
 
     def signed(self, signer: Signer) -> bytes:
         said = self._said()

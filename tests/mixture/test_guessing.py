@@ -64,6 +64,26 @@ def test_who_goes_last_and_is_back_first_is_not_alone():
         text.took(0.1)
 
 
+def test_rounds_are_counted_in_which_a_text_that_is_alone_would_be_guessed_for():
+    pace = GuessPace()
+    written(1, 0.1, 0.005, 0.8, 200, pace)
+    alone, other = Guessing(pace), Guessing(pace)
+    for _ in range(5):  # of which two are blind
+        alone.further(30)
+    assert alone.rounds == {(0, True): 1, (2, True): 2}
+    assert alone.further(1) == 0  # no room for two tokens
+    other.further(30)
+    alone.further(30)
+    assert alone.rounds == {(0, True): 1, (2, True): 2, (2, False): 1}
+    alone.length.drafted(100.0, kept=True)  # evidence is due
+    alone.further(30)
+    assert alone.rounds.total() == 4
+    alone.length.counted()
+    alone.further(30)
+    assert alone.rounds[1, True] == 1
+    assert not other.rounds
+
+
 def test_a_trial_waits_for_room_and_for_evidence():
     pace = GuessPace()
     written(1, 0.01, 0.05, 0.5, FIRST_TRIED_ROUNDS, pace)

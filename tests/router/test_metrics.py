@@ -156,7 +156,7 @@ async def test_conversations_are_counted_beside_all_texts(mixing: tuple[str, Ser
     await client(url).chat.completions.create(model="mixture", messages=hello, max_tokens=2, n=2)
     counted = service.metrics.lengths()
     assert counted["chat", 0] == 2
-    assert sum(texts for (part, _), texts in counted.items() if part == "prompt") == 3
+    assert sum(texts for (part, _), texts in counted.items() if part in ("prompt", "more")) == 3
 
 
 async def test_every_query_of_the_dashboard_is_answered_from_a_live_router(

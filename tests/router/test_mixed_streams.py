@@ -280,7 +280,10 @@ async def test_choices_read_their_prompt_once_and_share_what_was_blind(network, 
     turn = model.open()
     await turn.start(text[:30])
     turn.close()
-    assert sum(n for (part, _), n in model.book.metrics.lengths().items() if part == "later") == 1
+    counted = model.book.metrics.lengths()
+    assert counted["more", length_kind(3)] == 1  # 30 tokens after 20 and 7 that were written
+    assert sum(n for (part, _), n in counted.items() if part == "later") == 1
+    assert sum(n for (part, _), n in counted.items() if part == "prompt") == 4
 
 
 async def test_a_stream_survives_the_death_and_return_of_experts(network, open_model) -> None:

@@ -28,19 +28,20 @@ def test_what_is_kept_are_the_newest_prompts():
         assert known.meet(ids, 0.0)[1] is None
     later = [np.array([first, 7, 7], np.uint32) for first in (1, 3, 2)]
     # The first was forgotten, the third pushed out by the other two.
-    assert [known.meet(ids, 0.0)[1] for ids in later] == [None, 0.0, None]
+    assert [known.meet(ids, 0.0)[1] for ids in later] == [None, (0.0, 1), None]
     assert len(known._met) == 2
 
 
 def test_a_pause_is_since_the_longest_of_what_was_said_before_was_answered():
     known, turns = Prompts(), [np.arange(1, n, dtype=np.uint32) for n in (4, 8, 12)]
-    first, since_s = known.meet(turns[0], 10.0)
-    assert since_s is None
-    known.answered(first, 13.0)
-    second, since_s = known.meet(turns[1], 20.0)
-    assert since_s == 7.0
-    assert known.meet(turns[2], 22.0)[1] == 2.0  # another choice, while the second is written
-    known.answered(second, 25.0)
-    assert known.meet(turns[2], 26.0)[1] == 1.0
-    known.answered(12345, 30.0)  # forgotten meanwhile
+    first, before = known.meet(turns[0], 10.0)
+    assert before is None
+    known.answered(first, 13.0, 5)
+    second, before = known.meet(turns[1], 20.0)
+    assert before == (7.0, 2)  # seven tokens after three and two that were written
+    # While the second is written.
+    assert known.meet(turns[2], 22.0)[1] == (2.0, 4)
+    known.answered(second, 25.0, 30)  # of which the user took some back
+    assert known.meet(turns[2], 26.0)[1] == (1.0, 1)
+    known.answered(12345, 30.0, 9)  # forgotten meanwhile
     assert len(known._met) == 3

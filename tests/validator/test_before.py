@@ -184,7 +184,7 @@ async def asked(measure, start_expert, start_node, laws):
         [senior, newcomer], routers=[(node.signer, node.axon)], twice=True
     )
     node.chain = await chain.metagraph(1)
-    undrafted = dataclasses.replace(measurement._shapes, ahead=((0, 1.0),))
+    undrafted = dataclasses.replace(measurement._shapes, ahead=())
     measurement._shapes = measurement._as_users = undrafted
 
     async def one_epoch(epoch, cuts, law):

@@ -160,10 +160,15 @@ async def test_of_a_conversation_its_answer_alone_is_scored(measure, start_exper
     measurement, state, chain, _ = await measure([expert], twice=True)
     talks = {bytes([k]): made(k, (30, 12), (50, 9)) for k in range(20)}
     measurement._pool = measurement._beside._pool = TextPool({}, conversations=given(talks))
-    evenly = ((24, 0.5), (48, 0.5))
-    undrafted = {"forks": 0.0, "ahead": ((0, 1.0),)}  # a walk's calls are one token each
+    more = ((20, 1.0),)
+    undrafted = {"forks": 0.0, "ahead": ()}  # a walk's calls are one token each
     measurement._shapes = dataclasses.replace(
-        Shapes.public(60), prompts=evenly, answers=((6, 1.0),), later=0.5, **undrafted
+        Shapes.public(60),
+        prompts=((24, 1.0),),
+        answers=((6, 1.0),),
+        later=1.0,
+        more=more,
+        **undrafted,
     )
     metagraph = await chain.metagraph(1)
     batches = await measurement.open_batches(metagraph, 12)

@@ -37,6 +37,7 @@ SHAPES = Shapes(
     tuple((n, 0.1) for n in range(20, 30)),
     blind=2,
     limit=60,
+    asked=(1.0, 1.0, 1.0),
     ahead=((MAX_FURTHER, 1.0),),
 )
 
@@ -174,11 +175,11 @@ async def test_where_users_texts_have_no_drafts_nobody_is_asked(measure, start_e
     measurement, _, chain, _ = await measure([drafter], documents, twice=True)
     measurement._shapes = SHAPES
     [batch, *_] = await measurement.open_batches(await chain.metagraph(1), 1)
-    for ahead in (0, 8):
+    for first, ahead in ((1.0, ()), (0.0, SHAPES.ahead), (1.0, SHAPES.ahead)):
         asked = len(drafter.requests)
-        measurement._as_users = replace(SHAPES, ahead=((ahead, 1.0),))
+        measurement._as_users = replace(SHAPES, asked=(first, 1.0, 1.0), ahead=ahead)
         await measurement._beside.ask_drafted(measurement.round(batch.hotkeys, Slots(1)))
-        assert (len(drafter.requests) > asked) == (ahead > 0)
+        assert (len(drafter.requests) > asked) == (first > 0.0 and ahead != ())
 
 
 def test_a_yes_man_says_a_law_and_bends_only_what_it_was_shown(laws):

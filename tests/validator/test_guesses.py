@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.audit import audit
 from moesubnet.validator.guesses import MOST_LOST, Guesses
-from moesubnet.validator.shapes import Shapes
+from moesubnet.validator.shapes import Ahead, Shapes
 from moesubnet.validator.weighed import Weighed
 from moesubnet.wire.step import MAX_FURTHER
 from tests.sheets import closed
@@ -48,6 +49,7 @@ async def walked(measure, start_expert, laws, monkeypatch):
         tuple((n, 0.1) for n in range(20, 30)),
         blind=2,
         limit=60,
+        asked=(1.0, 1.0, 1.0),
         ahead=((MAX_FURTHER, 1.0),),
     )
     metagraph = await chain.metagraph(1)
@@ -131,8 +133,12 @@ async def test_weights_are_those_of_the_router_s_rule(walked):
         np.testing.assert_allclose(step.log_w[0] / 1e6, weighed.log_weights(everybody), atol=1e-5)
 
 
+def always(most, lots=None):
+    return Guesses(100, 400, Ahead(1.0, 1.0, 1.0, most), lots)
+
+
 def test_no_expert_is_asked_to_go_on_for_longer_than_the_wire_allows():
-    guesses = Guesses(400, 2 * MAX_FURTHER)
+    guesses = always(2 * MAX_FURTHER)
     longest = 0
     for position in range(100, 300):
         drafts = guesses.drafts(position, 7)
@@ -142,9 +148,9 @@ def test_no_expert_is_asked_to_go_on_for_longer_than_the_wire_allows():
     assert longest == MAX_FURTHER
 
 
-@pytest.mark.parametrize("ahead", [0, 2, 5])
-def test_a_walk_is_asked_no_further_ahead_than_its_lot(ahead):
-    guesses, asked = Guesses(400, ahead), []
+@pytest.mark.parametrize("ahead", [2, 5])
+def test_a_walk_is_asked_no_further_ahead_than_users_texts_are(ahead):
+    guesses, asked = always(ahead), []
     for position in range(100, 300):
         drafts = guesses.drafts(position, 7)
         guesses.settle(len(drafts), len(drafts), 0.0)
@@ -153,14 +159,34 @@ def test_a_walk_is_asked_no_further_ahead_than_its_lot(ahead):
     assert max(asked) == ahead
 
 
-def test_who_guesses_wrong_on_purpose_is_not_asked_any_more():
-    guesses = Guesses(400, MAX_FURTHER)
-    lost = 0
-    for position in range(100, 300):
+def test_an_expert_is_asked_as_users_texts_are_from_one_round_to_the_next():
+    """Never before it may be, then with a chance for each of three kinds of rounds."""
+    kinds = {"first": [], "anew": [], "still": []}
+    for seed in range(2_000):
+        guesses = Guesses(6, 30, Ahead(0.25, 0.1, 0.5, MAX_FURTHER), Random(seed))
+        assert not any(guesses.further(position, 0) for position in range(6))
+        kind = "first"
+        for position in range(6, 27):  # while there is room for two tokens and the next label
+            kinds[kind].append(guesses.further(position, 0) > 0)
+            kind = "still" if kinds[kind][-1] else "anew"
+        assert guesses.further(28, 0) == 0
+    found = {kind: np.mean(asked) for kind, asked in kinds.items()}
+    assert found == pytest.approx({"first": 0.25, "anew": 0.1, "still": 0.5}, abs=0.03)
+
+
+@pytest.mark.parametrize("tokens", [5, 16, 47, 200])
+def test_who_guesses_wrong_on_purpose_hides_two_labels_of_a_walk_however_long(tokens):
+    """The most that it can: it is asked whenever it may be, its first guess is always right, so
+    that the next ones are drafted, and those are wrong."""
+    guesses = Guesses(100, 100 + tokens, Ahead(1.0, 1.0, 1.0, MAX_FURTHER))
+    hidden, position = 0, 100
+    while position < 100 + tokens:
         drafts = guesses.drafts(position, 7)
+        further = guesses.further(position, len(drafts))
+        guesses.heard(position + len(drafts), [7] + [8] * (further - 1) if further else [])
         if drafts:
             guesses.settle(len(drafts), 0, 0.5)
-            lost += 1
-        further = guesses.further(position, 0)
-        guesses.heard(position, [7] * further)
-    assert lost == MOST_LOST
+            hidden += 1
+        guesses.counted()
+        position += 1
+    assert hidden == MOST_LOST

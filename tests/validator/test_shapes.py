@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections import Counter
 from operator import attrgetter
 from random import Random
 
@@ -180,19 +178,41 @@ def test_routers_with_less_than_half_of_the_stake_move_no_length_past_what_other
 
 
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.2, 1.0]), st.integers(0, 24))
-def test_a_chat_s_next_turn_is_longer_than_all_before_it_and_no_length_is_another(
+def test_a_chat_s_next_turn_is_longer_by_what_people_write_and_no_answer_s_length_is_another(
     seed, later, count
 ):
     shapes, lots = dataclasses.replace(Shapes.public(2_048), later=later), Random(seed)
     drawn = shapes.draw(count, lots)
     chats = shapes.chats(drawn, lots)
-    order = attrgetter("prefix", "steps")
-    assert sorted(itertools.chain(*chats), key=order) == sorted(drawn, key=order)
+    steps = attrgetter("steps")
+    assert sorted(map(steps, itertools.chain(*chats))) == sorted(map(steps, drawn))
+    assert {first for first, *_ in chats} <= set(drawn)
     for turns in chats:
+        assert turns[-1].units <= shapes.limit
         for before, after in itertools.pairwise(turns):
-            assert before.units < after.prefix
+            assert after.prefix + shapes.blind - before.units in dict(shapes.more)
     if later == 0.0:
         assert len(chats) == count
+
+
+def test_later_turns_are_as_much_longer_as_routers_say():
+    public, lots = Shapes.public(2_048), Random(0)
+    assert (public.more[0][0], public.more[-1][0]) == (4, 128)
+    router, stake = said([40] * 10_000, [9] * 10_000, stake=3)
+    counts = [0] * 8 + [6_000]  # of 16 to 22 tokens
+    told = public.as_users([(router.model_copy(update={"more": counts}), stake)])
+    more = [
+        after.prefix + told.blind - before.units
+        for _ in range(300)
+        for chat in told.chats(told.draw(8, lots), lots)
+        for before, after in itertools.pairwise(chat)
+    ]
+    assert len(more) > 500
+    assert np.mean([16 <= n < 23 for n in more]) > 0.95
+    lie = said([40] * 10, [9] * 10, stake=2)[0].model_copy(update={"more": [0] * 4 + [2**50]})
+    assert public.as_users([(lie, 2)]).more != public.more
+    both = public.as_users([(router.model_copy(update={"more": counts}), stake), (lie, 2)])
+    assert both.more == told.more
 
 
 def test_as_many_walks_go_on_as_users_chats_do():
@@ -204,9 +224,9 @@ def test_as_many_walks_go_on_as_users_chats_do():
 
     assert part(public) == pytest.approx(0.2, abs=0.03)
     router, stake = said([40] * 10_000, [9] * 10_000, stake=3)
-    told = public.as_users([(router.model_copy(update={"pauses": [0] * 9 + [4_000]}), stake)])
+    told = public.as_users([(router.model_copy(update={"more": [0] * 9 + [6_667]}), stake)])
     assert told.later == pytest.approx(0.4, abs=0.01)
-    lie = said([40] * 10, [9] * 10, stake=2)[0].model_copy(update={"pauses": [2**50]})
+    lie = said([40] * 10, [9] * 10, stake=2)[0].model_copy(update={"more": [2**50]})
     assert public.as_users([(router, stake), (lie, 2)]).later < 0.01
 
 
@@ -229,18 +249,23 @@ def test_a_chat_s_next_turn_comes_as_long_after_the_one_before_as_people_s():
     assert len(told.waits_s(1, 9.0, lots)) == 1
 
 
-def test_as_many_walks_are_drafted_for_as_users_texts_and_no_further():
-    public, lots = Shapes.public(2_048), Random(0)
-    assert math.fsum(p for n, p in public.ahead if n) == pytest.approx(0.2)
-    router, stake = said([40] * 10_000, [9] * 10_000, stake=3)
-    counts = [9_000, 0, 1_000]
-    told = public.as_users([(router.model_copy(update={"ahead": counts}), stake)])
-    drawn = Counter(told.draw_ahead(lots) for _ in range(10_000))
-    assert drawn[0] == pytest.approx(9_000, rel=0.02)
-    assert drawn[2] == pytest.approx(1_000, rel=0.1)
-    lie = router.model_copy(update={"ahead": [0] * MAX_FURTHER + [2**50]})
-    both = public.as_users([(router.model_copy(update={"ahead": counts}), 3), (lie, 2)])
-    assert both.ahead == told.ahead
+def test_walks_are_drafted_for_as_often_as_users_texts_and_no_further():
+    public = Shapes.public(2_048)
+    assert public.going_on()[:3] == (0.2, 0.03, 0.7)
+    assert Shapes.fixed(ONE_WINDOW).going_on() is None
+    router, _ = said([40] * 10_000, [9] * 10_000)
+    counts = {"rounds": [10_000] * 3, "asked": [500, 0, 9_000]}
+    ahead = [9_000, 0, 950, 0, 0, 50]
+    honest = router.model_copy(update={**counts, "ahead": ahead}), 3
+    told = public.as_users([honest]).going_on()
+    assert told[:3] == pytest.approx((0.05, 0.0, 0.9), abs=0.01)
+    assert told.most == 2  # what one in twenty was asked no walk is
+    lies = {"rounds": [2**50] * 3, "asked": [2**50] * 3, "ahead": [0] * MAX_FURTHER + [2**50]}
+    both = public.as_users([honest, (router.model_copy(update=lies), 2)])
+    assert both.going_on() == told
+    assert public.as_users([(router.model_copy(update={"asked": [9] * 3}), 1)]).asked == (
+        pytest.approx(public.asked)
+    )
 
 
 def test_earlier_turns_are_the_beginning_of_the_last_one_s_text():
@@ -264,6 +289,7 @@ async def test_a_chat_s_turns_are_asked_one_after_the_other_of_text_that_is_used
         prompts=((10, 0.5), (40, 0.5)),
         answers=((4, 1.0),),
         later=1.0,
+        more=((12, 1.0),),
         forks=0.0,
     )
     batches = []

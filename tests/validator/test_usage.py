@@ -14,6 +14,7 @@ from substrateinterface import Keypair
 from moesubnet.errors import BadSignature, FrameError
 from moesubnet.mixture.sheet import FEEDBACK_PPM, HEARSAY_LOSS_PPM
 from moesubnet.router.metrics import Metrics
+from moesubnet.router.turns import GoesOn
 from moesubnet.router.usage import UsageBook
 from moesubnet.types import Hotkey
 from moesubnet.validator.receipts import RECORD
@@ -171,12 +172,18 @@ def test_a_summary_tells_how_long_the_texts_of_its_epoch_were():
     book.turn(3, {}, metrics.lengths())
     metrics.text_length(60, 0)  # nothing was written
     metrics.text_length(2**20, 12, ahead=3, is_fork=True)
+    metrics.text_length(90, 12, GoesOn(pause_s=1.6, more=17))
+    metrics.rounds({(0, True): 2, (0, False): 3, (2, True): 4, (1, False): 7})
     metrics.conversations(2)
     book.turn(4, {}, metrics.lengths())
     usage = Usage.proven(book.summary(3), Hotkey(signer.ss58_address))
     assert {k: n for k, n in enumerate(usage.prompts) if n} == {11: 1, LENGTH_KINDS - 1: 1}
-    assert {k: n for k, n in enumerate(usage.answers) if n} == {7: 1}
-    assert {k: n for k, n in enumerate(usage.ahead) if n} == {0: 1, 3: 1}
+    assert {k: n for k, n in enumerate(usage.answers) if n} == {7: 2}
+    assert {k: n for k, n in enumerate(usage.more) if n} == {8: 1}
+    assert {k: n for k, n in enumerate(usage.pauses) if n} == {8: 1}
+    assert (usage.later, usage.texts) == (1, 3)
+    assert {k: n for k, n in enumerate(usage.ahead) if n} == {0: 2, 3: 1}
+    assert (usage.rounds, usage.asked) == ([5, 7, 4], [2, 0, 4])
     assert (usage.chats, usage.forks) == (2, 1)
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], prompts=[0] * (LENGTH_KINDS + 1))
@@ -187,10 +194,12 @@ def test_a_summary_of_an_older_router_is_refused_in_words():
     for said_format in ("moesubnet-usage/4", 3, None):
         said = msgpack.packb({"format": said_format, "netuid": 1, "epoch": 3, "rows": []})
         data = msgpack.packb([said, signer.sign(b"moesubnet-usage/4\n" + said)])
-        with pytest.raises(FrameError, match=f"{said_format}.*where moesubnet-usage/6 is read"):
+        with pytest.raises(FrameError, match=f"{said_format}.*where moesubnet-usage/7 is read"):
             Usage.proven(data, Hotkey(signer.ss58_address))
     with pytest.raises(ValidationError):
         Usage(netuid=1, epoch=3, router="r", rows=[], ahead=[0] * (MAX_FURTHER + 2))
+    with pytest.raises(ValidationError):
+        Usage(netuid=1, epoch=3, router="r", rows=[], rounds=[0] * 4)
 
 
 def test_ratings_weigh_what_their_payer_paid_and_count_once():
