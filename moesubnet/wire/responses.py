@@ -6,7 +6,6 @@ on long ones do.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -114,29 +113,24 @@ def read_answers(
 ) -> list[StepResponse | WireError]:
     """Some answers, each to its request: read, or what `StepResponse.from_bytes` would raise."""
     read: dict[int, StepResponse | WireError] = {}
-    alike: dict[_Kind, list[list[int]]] = {}  # what is read at once
-    opened: dict[int, _Opened] = {}
-    left: Counter[_Kind] = Counter()  # bytes, for the last of them
+    runs: list[list[tuple[int, _Opened]]] = []  # alike, one after the other
+    kind, left_bytes = None, 0
     for place, (data, request) in enumerate(given):
         try:
-            opened[place] = answer = _opened(data, request, vocab_size)
+            answer = _opened(data, request, vocab_size)
         except WireError as error:
             read[place] = error
             continue
-        kind = request.want, answer.values.dtype
-        if left[kind] < len(data):
-            alike.setdefault(kind, []).append([])
-            left[kind] = AT_ONCE_BYTES
-        alike[kind][-1].append(place)
-        left[kind] -= len(data)
-    for (want, _), groups in alike.items():
-        for places in groups:
-            answers = _read([opened[place] for place in places], want, vocab_size)
-            read.update(zip(places, answers, strict=True))
+        if kind != (kind := (request.want, answer.values.dtype)) or left_bytes < len(data):
+            runs.append([])
+            left_bytes = AT_ONCE_BYTES
+        runs[-1].append((place, answer))
+        left_bytes -= len(data)
+    for run in runs:
+        answers = [answer for _, answer in run]
+        whole = _read(answers, answers[0].request.want, vocab_size)
+        read.update(zip((place for place, _ in run), whole, strict=True))
     return [read[place] for place in range(len(given))]
-
-
-_Kind = tuple[Want, np.dtype[np.generic]]
 
 
 class _Opened(NamedTuple):
