@@ -158,6 +158,13 @@ def main() -> None:
     for name, bits in columns:
         means = bits.mean(axis=1).reshape(len(SOURCES), -1).mean(axis=1)
         print(f"| {name} | {' | '.join(f'{m:.3f}' for m in means)} | {means.mean():.3f} |")
+    better = min(laws, key=np.mean)  # of the two, on all windows
+    gains = (better - columns[-1][1]).mean(axis=1)
+    error = gains.std(ddof=1) / np.sqrt(len(gains))
+    print(
+        f"\nbelow the better of the two by {gains.mean():.3f} ± {error:.3f} (of a mean of "
+        f"{len(gains)} windows), below it in {(gains > 0).sum()} of them"
+    )
     print("\n| model | own tokens, bits a byte | laws a byte | bytes/s | own tokens/s |")
     print("|---|---|---|---|---|")
     for r in reads:
