@@ -63,8 +63,9 @@ class Forecast:
 
     @property
     def drafted_texts(self) -> float:
-        """An epoch, walked with drafts and without: of groups of walks as many as users have."""
-        return TWICE * sum(part for ahead, part in self.shapes.ahead if ahead)
+        """An epoch, walked with drafts and without: as often as users' texts have them at once."""
+        ahead = self.shapes.going_on()
+        return TWICE * ahead.first if ahead else 0.0
 
     @property
     def own_texts(self) -> float:
