@@ -1,20 +1,20 @@
 """Drafts beside each other against drafts in a line: what a tree of drafts gains, and costs.
 
-    python benchmarks/trees.py FOLDER [--student FOLDER] [--rounds 150] [--temperatures 1 0]
+    python benchmarks/trees.py FOLDER [--student FOLDER] [--texts 4] [--temperatures 1 0]
 
 FOLDER is a local network's (`moesubnet localnet`): its experts, its student, its spec and texts.
-Rounds are played by the models themselves, on texts that the mixture writes on from windows of the
-final test part: the student drafts a tree, every expert says its laws at all places, and drafts are
-judged so that each token has exactly the mixture's law (`judged`). Weights are those of the
-router's rules (drafts are no evidence), under a gate that knows nothing.
+Rounds are played by the models themselves, at the same places of texts that the mixture wrote on
+from windows of the final test part, with the weights that it had there (a gate that knows nothing):
+the student drafts a tree, every expert says its laws at all places of it, and drafts are judged so
+that each token has exactly the mixture's law (`judged`).
 
 A shape is a tree, a line among them. First it is measured how often the first, second, third and
 fourth draft of a token are kept where those before were not; by these shares the shape of up to
 MOST drafts that gives most tokens a second is taken (Chen et al., 2402.12374), of lines and of
 trees, and both are played. Only time is a model, and its numbers stand below: no sockets here.
 
-A Markdown table: tokens a round, positions that each expert answers for a token that is written
-(all owed), and tokens a second against undrafted.
+A Markdown table: tokens a round (± a standard error over texts), positions that each expert answers
+for a token that is written (all owed), and tokens a second against undrafted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import copy
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,14 @@ from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.spec.content import load_spec
 
-WIDEST, MOST, WRITTEN = 4, 64, 96
+WIDEST, MOST = 4, 64  # drafts of one token, and of one round
+WRITTEN, EVERY = 96, 4  # tokens of a text, and from one place where rounds are played to the next
 ROUND_TRIPS_S = (0.0, 0.04, 0.1, 0.25)
 ROUND_S, AFTER_S, BESIDE_S = 0.010, 0.004, 0.001  # a round; a draft after another, or beside one
 SEED = 0
 
 Shape = list[tuple[int, int]]  # of each draft: after which it stands (−1: the text), which of them
+BESIDE: Shape = [(-1, rank) for rank in range(WIDEST)]
 
 
 def judged(m: Drawn, drafts: Sequence[Draft]) -> tuple[list[float], Drawn]:
@@ -139,79 +141,115 @@ class Held:
         return torch.log_softmax(logits.double(), -1).numpy()
 
 
-@dataclass
-class Writer:
-    """Texts of the mixture. models: the experts, and the student last."""
+def drafted(
+    student: Held, text: Sequence[int], shape: Shape, temperature: float, rng: np.random.Generator
+) -> dict[int, tuple[list[int], list[Draft]]]:
+    """Of the text (−1) and of each draft by its place in the shape: the tokens from the text to
+    it, and what is drafted after it. Without what a law of few tokens has no draft for."""
 
-    models: Sequence[Held]
-    temperature: float
-    rng: np.random.Generator
-
-    def begin(self, prompt: Sequence[int]) -> None:
-        names = [hotkey_of(str(k)) for k in range(len(self.models) - 1)]
-        self.text, self.walk = list(map(int, prompt)), Walk(uniform_gate(), members_of(names))
-        self.walk.show(np.array([self.text]))
-        for model in self.models:
-            model.begin()
-
-    def drafts(self, shape: Shape) -> dict[int, tuple[list[int], list[Draft]]]:
-        """Of the text (−1) and of each draft by its place in the shape: the tokens from the text to
-        it, and what is drafted after it. Without what a law of few tokens has no draft for."""
-        found: dict[int, tuple[list[int], list[Draft]]] = {}
-        for place, (after, rank) in enumerate([(-1, 0), *shape], -1):
-            path: list[int] = []
-            if place >= 0:
-                before, beside = found.get(after, ([], []))
-                if rank >= len(beside):
-                    continue
-                path = [*before, beside[rank].token_id]
-            wanted = sum(of == place for of, _ in shape)
-            found[place] = path, self._beside(path, wanted) if wanted else []
-        return found
-
-    def _beside(self, path: list[int], count: int) -> list[Draft]:
-        log_q = self.models[-1].laws(self.text, [path])[0, -1]
-        if self.temperature == 0.0:  # the likeliest: what else is drawn of a law of one token
+    def beside(path: list[int], count: int) -> list[Draft]:
+        log_q = student.laws(text, [path])[0, -1]
+        if temperature == 0.0:  # the likeliest: a law of one token gives no others
             return [Draft(int(token)) for token in np.argsort(-log_q)[:count]]
-        return drawn_beside(Drawn.of(log_q, None, self.temperature, 1.0), count, self.rng)
+        return drawn_beside(Drawn.of(log_q, None, temperature, 1.0), count, rng)
 
-    def round(self, shape: Shape) -> tuple[int, list[tuple[int, int]]]:
-        """Goes on by one round: how many tokens, and of each token with drafts which was kept (−1:
-        none), and how many there were."""
-        found = self.drafts(shape)
-        order, paths = list(found), [path for path, _ in found.values()]
-        said = np.stack([model.laws(self.text, paths) for model in self.models])
-        log_w, place = self.walk.log_weights()[0], -1
-        outcomes: list[tuple[int, int]] = []
-        while True:
-            at, (path, drafts) = order.index(place), found[place]
-            log_p = said[:, at, len(path)]
-            m = Drawn.of(np.logaddexp.reduce(log_w[:, None] + log_p), None, self.temperature, 1.0)
-            chances, rest = judged(m, drafts)
-            kept = int(np.searchsorted(np.cumsum(chances), self.rng.random(), side="right"))
-            is_kept = kept < len(drafts)
-            token = drafts[kept].token_id if is_kept else rest.draw(self.rng)
-            self.text.append(token)
-            if not drafts:  # nobody drafted it, so it is evidence
-                self.walk.observe(np.array([token]), log_p[None, :, token])
-                return 1 + len(path), outcomes
-            self.walk.show(np.array([[token]]))
-            outcomes.append((kept if is_kept else -1, len(drafts)))
-            if not is_kept:
-                return 1 + len(path), outcomes
-            place = shape.index((place, kept))
+    found: dict[int, tuple[list[int], list[Draft]]] = {}
+    for place, (after, rank) in enumerate([(-1, 0), *shape], -1):
+        path: list[int] = []
+        if place >= 0:
+            before, drafts = found.get(after, ([], []))
+            if rank >= len(drafts):
+                continue
+            path = [*before, drafts[rank].token_id]
+        wanted = sum(of == place for of, _ in shape)
+        found[place] = path, beside(path, wanted) if wanted else []
+    return found
 
 
-def rounds(
-    models: Sequence[Held], prompts: Sequence[np.ndarray], temperature: float, shape: Shape
-) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Without end: texts of WRITTEN tokens, one prompt after the other."""
-    writer, turn = Writer(models, temperature, np.random.default_rng(SEED)), 0
+@dataclass
+class Round:
+    """tokens: written. outcomes: of each with drafts, which was kept (−1: none), of how many.
+    log_p: what each model says of the last token."""
+
+    tokens: list[int]
+    outcomes: list[tuple[int, int]]
+    log_p: np.ndarray
+
+
+def played(
+    models: Sequence[Held],
+    text: Sequence[int],
+    log_w: np.ndarray,
+    shape: Shape,
+    temperature: float,
+    rng: np.random.Generator,
+) -> Round:
+    """One round after the text. models: the experts, and the student last. log_w: their weights."""
+    found = drafted(models[-1], text, shape, temperature, rng)
+    order, paths = list(found), [path for path, _ in found.values()]
+    said = np.stack([model.laws(text, paths) for model in models])
+    place, outcomes = -1, list[tuple[int, int]]()
     while True:
-        writer.begin(prompts[turn % len(prompts)])
-        while len(writer.text) < PROMPT_TOKENS + WRITTEN:
-            yield writer.round(shape)
-        turn += 1
+        path, drafts = found[place]
+        log_p = said[:, order.index(place), len(path)]
+        m = Drawn.of(np.logaddexp.reduce(log_w[:, None] + log_p), None, temperature, 1.0)
+        chances, rest = judged(m, drafts)
+        kept = int(np.searchsorted(np.cumsum(chances), rng.random(), side="right"))
+        is_kept = kept < len(drafts)
+        token = drafts[kept].token_id if is_kept else rest.draw(rng)
+        if drafts:
+            outcomes.append((kept if is_kept else -1, len(drafts)))
+        if not is_kept:
+            return Round([*path, token], outcomes, log_p[:, token])
+        place = shape.index((place, kept))
+
+
+@dataclass
+class Text:
+    """Of the mixture, undrafted. places: how long it was, and the models' log weights then."""
+
+    ids: list[int]
+    places: list[tuple[int, np.ndarray]]
+
+
+def write(
+    models: Sequence[Held], prompt: np.ndarray, temperature: float, rng: np.random.Generator
+) -> tuple[Text, list[tuple[int, int]]]:
+    """A text, and what became of WIDEST drafts beside each other at its places."""
+    for model in models:
+        model.begin()
+    members = members_of([hotkey_of(str(k)) for k in range(len(models) - 1)])
+    text, walk, outcomes = Text(prompt.tolist(), []), Walk(uniform_gate(), members), []
+    walk.show(prompt[None])
+    for count in range(WRITTEN):
+        log_w = walk.log_weights()[0]
+        if count % EVERY == 0:
+            text.places.append((len(text.ids), log_w))
+            outcomes += played(models, text.ids, log_w, BESIDE, temperature, rng).outcomes
+        written = played(models, text.ids, log_w, [], temperature, rng)
+        text.ids += written.tokens
+        walk.observe(np.array(written.tokens), written.log_p[None])
+    return text, outcomes
+
+
+def tokens_a_round(
+    models: Sequence[Held],
+    texts: Sequence[Text],
+    shape: Shape,
+    temperature: float,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """One round at each place of the texts: the mean, and its standard error over texts."""
+    means = []
+    for text in texts:
+        for model in models:
+            model.begin()
+        rounds = [
+            played(models, text.ids[:length], log_w, shape, temperature, rng)
+            for length, log_w in text.places
+        ]
+        means.append(np.mean([len(one.tokens) for one in rounds]))
+    return float(np.mean(means)), float(np.std(means, ddof=1) / len(means) ** 0.5)
 
 
 def shares(outcomes: Sequence[tuple[int, int]]) -> list[float]:
@@ -227,40 +265,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--student", type=Path, help="by default FOLDER/student")
-    parser.add_argument("--rounds", type=int, default=150, help="of each shape")
+    parser.add_argument("--texts", type=int, default=4, help="of each domain")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.7, 0.0])
     arguments = parser.parse_args()
     root = arguments.folder.expanduser()
     spec, experts = load_spec(root / "spec"), sorted((root / "experts").iterdir())
     models = [Held(path) for path in (*experts, arguments.student or root / "student")]
-    by_turns = zip(*windows(root, spec, 4).values(), strict=True)  # a text of each domain
-    prompts = [ids[:PROMPT_TOKENS] for texts in by_turns for ids in texts]
+    prompts = [
+        ids[:PROMPT_TOKENS]
+        for of_domain in windows(root, spec, arguments.texts).values()
+        for ids in of_domain
+    ]
     print("| temperature | kept | round trip | shape | tokens a round | owed a token | speed |")
     print("|---" * 7 + "|")
     for temperature in arguments.temperatures:
-        played = rounds(models, prompts, temperature, [(-1, rank) for rank in range(WIDEST)])
-        first = [next(played) for _ in range(4 * arguments.rounds)]
-        kept = shares([outcome for _, of_round in first for outcome in of_round])
-        said = ", ".join(f"{share:.2f}" for share in kept)
-        known: dict[tuple[tuple[int, int], ...], tuple[float, float]] = {}
+        rng = np.random.default_rng(SEED)
+        written = [write(models, prompt, temperature, rng) for prompt in prompts]
+        kept = shares([outcome for _, outcomes in written for outcome in outcomes])
+        texts, known = [text for text, _ in written], dict[str, tuple[float, float]]()
         for round_trip_s in ROUND_TRIPS_S:
             for name, widest in {"line": 1, "tree": WIDEST}.items():
                 shape = best(kept, round_trip_s, widest)
-                if tuple(shape) not in known:
-                    played = rounds(models, prompts, temperature, shape)
-                    written = [next(played)[0] for _ in range(arguments.rounds)]
-                    mean = float(np.mean(written))
-                    known[tuple(shape)] = mean, float(np.std(written) / len(written) ** 0.5)
-                mean, error = known[tuple(shape)]
+                if str(shape) not in known:
+                    found = tokens_a_round(models, texts, shape, temperature, rng)
+                    known[str(shape)] = found
+                mean, error = known[str(shape)]
                 gain = mean * round_s([], round_trip_s) / round_s(shape, round_trip_s)
                 cells = [
                     f"{temperature}",
-                    said,
+                    ", ".join(f"{share:.2f}" for share in kept),
                     f"{round_trip_s * 1e3:.0f} ms",
                     f"{name} of {len(shape)}, {depth(shape)} deep",
                     f"{mean:.2f} ± {error:.2f}",
                     f"{(1 + len(shape)) / mean:.1f}",
-                    f"{gain:.2f}× ± {gain * error / mean:.2f}",
+                    f"{gain:.2f}×",
                 ]
                 print(f"| {' | '.join(cells)} |", flush=True)
 

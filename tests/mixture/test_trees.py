@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trees import Writer, best, depth, drawn_beside, grown, judged, round_s, shares, without
+from trees import best, depth, drawn_beside, grown, judged, played, round_s, shares, without
 
 from moesubnet.mixture.drafting import Draft, Drawn
 from moesubnet.mixture.law import apply_sampling
@@ -65,24 +65,20 @@ class Played:
         )
 
 
-@pytest.mark.parametrize("temperature", [0.8])
-def test_texts_that_trees_write_have_the_laws_of_the_mixture(temperature):
+def test_texts_that_trees_write_have_the_laws_of_the_mixture():
     """Pairs of tokens of 1,500 rounds against their exact law, by chi-squared."""
-    models, prompt, rounds = [Played(k) for k in range(3)], [2, 0, 1], 1_500
+    models, prompt, rounds, temperature = [Played(k) for k in range(3)], [2, 0, 1], 1_500, 0.8
     shape = [(-1, 0), (-1, 1), (0, 0), (0, 1), (1, 0), (2, 0)]
-    counts = np.zeros((WORDS, WORDS))
-    writer = Writer(models, temperature, np.random.default_rng(0))
-    lengths = set()
+    weights, rng = np.array([0.5, 0.2, 0.3]), np.random.default_rng(0)
+    counts, lengths = np.zeros((WORDS, WORDS)), set()
     for _ in range(rounds):
-        writer.begin(prompt)
-        lengths.add(writer.round(shape)[0])
-        if len(writer.text) < 5:  # undrafted
-            writer.walk.show(np.array([[0]]))  # its weights are of the prompt in any case
-            writer.round([])
-        counts[tuple(writer.text[3:5])] += 1
+        tokens = played(models, prompt, np.log(weights), shape, temperature, rng).tokens
+        lengths.add(len(tokens))
+        if len(tokens) == 1:
+            text = [*prompt, *tokens]
+            tokens += played(models, text, np.log(weights), [], temperature, rng).tokens
+        counts[tuple(tokens[:2])] += 1
     assert lengths == {1, 2, 3, 4}
-    writer.begin(prompt)
-    weights = np.exp(writer.walk.log_weights()[0])
 
     def law(text: list[int]) -> np.ndarray:
         mixed = weights @ np.exp([model.after(text) for model in models])
