@@ -14,7 +14,8 @@ MOST drafts that gives most tokens a second is taken (Chen et al., 2402.12374), 
 trees, and both are played. Only time is a model, and its numbers stand below: no sockets here.
 
 A Markdown table: tokens a round (± a standard error over texts), positions that each expert answers
-for a token that is written (all owed), and tokens a second against undrafted.
+for a token that is written (all owed), and tokens a second against undrafted, and the tree's
+against the line's, compared text by text.
 """
 
 from __future__ import annotations
@@ -238,8 +239,8 @@ def tokens_a_round(
     shape: Shape,
     temperature: float,
     rng: np.random.Generator,
-) -> tuple[float, float]:
-    """One round at each place of the texts: the mean, and its standard error over texts."""
+) -> np.ndarray:
+    """One round at each place of the texts: the mean of each text."""
     means = []
     for text in texts:
         for model in models:
@@ -249,7 +250,12 @@ def tokens_a_round(
             for length, log_w in text.places
         ]
         means.append(np.mean([len(one.tokens) for one in rounds]))
-    return float(np.mean(means)), float(np.std(means, ddof=1) / len(means) ** 0.5)
+    return np.array(means)
+
+
+def of_texts(values: np.ndarray) -> str:
+    """Their mean, and its standard error."""
+    return f"{values.mean():.2f} ± {values.std(ddof=1) / len(values) ** 0.5:.2f}"
 
 
 def shares(outcomes: Sequence[tuple[int, int]]) -> list[float]:
@@ -276,29 +282,31 @@ def main() -> None:
         for of_domain in windows(root, spec, arguments.texts).values()
         for ids in of_domain
     ]
-    print("| temperature | kept | round trip | shape | tokens a round | owed a token | speed |")
-    print("|---" * 7 + "|")
+    head = ["temperature", "kept", "round trip", "shape", "tokens a round", "owed a token"]
+    print(f"| {' | '.join([*head, 'speed', 'beside the line'])} |\n{'|---' * 8}|")
     for temperature in arguments.temperatures:
         rng = np.random.default_rng(SEED)
         written = [write(models, prompt, temperature, rng) for prompt in prompts]
         kept = shares([outcome for _, outcomes in written for outcome in outcomes])
-        texts, known = [text for text, _ in written], dict[str, tuple[float, float]]()
+        texts, known = [text for text, _ in written], dict[str, np.ndarray]()
         for round_trip_s in ROUND_TRIPS_S:
+            line = np.zeros(0)  # tokens a second, of each text
             for name, widest in {"line": 1, "tree": WIDEST}.items():
                 shape = best(kept, round_trip_s, widest)
                 if str(shape) not in known:
-                    found = tokens_a_round(models, texts, shape, temperature, rng)
-                    known[str(shape)] = found
-                mean, error = known[str(shape)]
-                gain = mean * round_s([], round_trip_s) / round_s(shape, round_trip_s)
+                    known[str(shape)] = tokens_a_round(models, texts, shape, temperature, rng)
+                tokens = known[str(shape)]
+                rate = tokens / round_s(shape, round_trip_s)
+                line = line if len(line) else rate
                 cells = [
                     f"{temperature}",
                     ", ".join(f"{share:.2f}" for share in kept),
                     f"{round_trip_s * 1e3:.0f} ms",
                     f"{name} of {len(shape)}, {depth(shape)} deep",
-                    f"{mean:.2f} ± {error:.2f}",
-                    f"{(1 + len(shape)) / mean:.1f}",
-                    f"{gain:.2f}×",
+                    of_texts(tokens),
+                    f"{(1 + len(shape)) / tokens.mean():.1f}",
+                    f"{rate.mean() * round_s([], round_trip_s):.2f}×",
+                    of_texts(rate / line.mean() - line / line.mean() + 1.0),  # text by text
                 ]
                 print(f"| {' | '.join(cells)} |", flush=True)
 
