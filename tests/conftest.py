@@ -114,7 +114,7 @@ def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> LoadedSpec:
     """A whole spec: byte-level BPE of 300 tokens, context 64, unigram baseline. TINY_TEXT has 34
     tokens."""
     root = tmp_path_factory.mktemp("spec")
-    text = Path(__file__).read_text() + (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    text = Path(__file__).with_name("tiny_text.txt").read_text()  # one that nobody edits
     _train_tokenizer(root / "tokenizer.json", text + 100 * TINY_TEXT)
     (root / "public.jsonl").write_text(json.dumps({"domain": "python", "text": text}) + "\n")
     np.save(root / "unigram.npy", np.full(TINY_VOCAB, -np.log(TINY_VOCAB), dtype=np.float32))

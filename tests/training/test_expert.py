@@ -16,7 +16,7 @@ from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.expert import train_expert
 from moesubnet.training.tokenizer import END, train_tokenizer
 
-TEXT = Path(__file__).read_text() * 8
+TEXT = (Path(__file__).parents[1] / "tiny_text.txt").read_text() * 3
 
 
 @pytest.fixture
