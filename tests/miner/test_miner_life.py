@@ -241,7 +241,8 @@ async def test_attackers_of_one_process_ask_the_source_once_and_answer_by_what_i
     bad = {f"//Bad//{kind}": kind for kind in ("copy-1", "liar", "validators-only", "slow")}
     first, *further = bad.items()
     gang = await network.miner(
-        *("--coldkey", "//Bob", "--engine", "adversaries.live:Attacker"),
+        # Four slots one after the other: their price falls with blocks, however fast those come.
+        *("--coldkey", "//Bob", "--max-price", "20", "--engine", "adversaries.live:Attacker"),
         *("--model", f"//Caller {MINER}", "--adapter", first[1]),
         *(word for uri, kind in further for word in ("--hotkey", uri, "--adapter", kind)),
         hotkey=first[0],
