@@ -67,8 +67,8 @@ def test_validators_of_experts_in_other_precisions_score_them_nearly_alike(root)
     ours, theirs = measured(root, "float32"), measured(root, "bfloat16")
     assert (ours.score > 0).any(axis=0).all()  # everybody is worth something
     found = apart(ours, theirs)
-    assert 0 < found["log_q"][0] < 0.1  # it is another precision
+    assert 0 < found["log_q"][0] < 0.5  # another precision; the texts are those of this tree
     assert found["log_q"][1] < 0.02
-    assert found["score"][0] < 0.002  # of scores near 1
-    assert found["vote"][0] < 0.001
+    assert found["score"][0] < 0.005  # of scores near 1
+    assert found["vote"][0] < 0.002
     assert apart(ours, measured(root, "float32"))["score"] == (0.0, 0.0)
