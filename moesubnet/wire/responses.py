@@ -114,16 +114,17 @@ def read_answers(
     """Some answers, each to its request: read, or what `StepResponse.from_bytes` would raise."""
     read: dict[int, StepResponse | WireError] = {}
     runs: list[list[tuple[int, _Opened]]] = []  # alike, one after the other
-    kind, left_bytes = None, 0
+    last_kind, left_bytes = None, 0
     for place, (data, request) in enumerate(given):
         try:
             answer = _opened(data, request, vocab_size)
         except WireError as error:
             read[place] = error
             continue
-        if kind != (kind := (request.want, answer.values.dtype)) or left_bytes < len(data):
+        kind = request.want, answer.values.dtype
+        if kind != last_kind or left_bytes < len(data):
             runs.append([])
-            left_bytes = AT_ONCE_BYTES
+            last_kind, left_bytes = kind, AT_ONCE_BYTES
         runs[-1].append((place, answer))
         left_bytes -= len(data)
     for run in runs:
