@@ -12,14 +12,14 @@ from pathlib import Path
 
 from moesubnet.distill.corpus import WINDOW
 from moesubnet.distill.job import Job
-from moesubnet.distill.pupils import pace
+from moesubnet.distill.pupils import pace, plan_of
 from moesubnet.distill.train import BATCH_WINDOWS
 from moesubnet.errors import ConfigError
 from moesubnet.host.memory import trim_memory
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import Precision, check_lora
 from moesubnet.training.estimate import disk_bytes, time_in_words
-from moesubnet.training.plan import check_disk, plan_training
+from moesubnet.training.plan import check_disk
 from moesubnet.training.team import launched
 
 FEW_STEPS = 300
@@ -48,30 +48,46 @@ class Settings:
     window: int = WINDOW
     seed: int = 0
 
+    @property
+    def work(self) -> Path:
+        """What an interrupted run goes on from."""
+        return self.out / "work"
 
-def check(spec: LoadedSpec, settings: Settings, say: Callable[[str], None]) -> None:
-    """What cannot work is said now, and not after hours of collecting."""
-    devices = launched()[1]
-    if settings.lora_rank is not None:
-        check_lora(settings.base)
-    if devices > 1 and settings.test is not None:
-        raise ConfigError("--test compares runs of one process each: leave it or the launcher out")
-    if settings.base is None:
-        return
-    plan = plan_training(
-        settings.base,
-        spec,
+
+def student_job_of(settings: Settings, spec: LoadedSpec) -> Job:
+    """As it was asked for: of how many steps, and from which targets, is known later."""
+    return Job(
+        kind="student",
+        name="student",
+        spec_root=spec.root,
+        out=settings.work / "student",
+        base=settings.base,
         lora_rank=settings.lora_rank,
         precision=settings.precision,
-        window=settings.window,
         batch=settings.batch,
-        processes=devices if settings.test is None else 2,
+        lr=settings.lr,
+        compared=settings.test is not None,
+        window=settings.window,
+        steps=0,
+        seed=settings.seed,
     )
+
+
+def check(job: Job, spec: LoadedSpec, say: Callable[[str], None]) -> None:
+    """What cannot work is said now, and not after hours of collecting."""
+    devices = launched()[1]
+    if job.lora_rank is not None:
+        check_lora(job.base)
+    if devices > 1 and job.compared:
+        raise ConfigError("--test compares runs of one process each: leave it or the launcher out")
+    if job.base is None:
+        return
+    plan = plan_of(job, spec, devices)
     say(plan.words)
     # The student lies in `work` and in `out`; with it, two plain opponents.
-    models = 1 if settings.test is None else 3
+    models = 3 if job.compared else 1
     needed_bytes = disk_bytes(plan.size, writes_whole=True) + 4 * models * plan.size.parameters
-    check_disk(settings.out / "work" / "student", needed_bytes)
+    check_disk(job.out, needed_bytes)
 
 
 async def steps_of(job: Job, settings: Settings, work: Path, say: Callable[[str], None]) -> int:

@@ -23,7 +23,7 @@ from moesubnet.distill.compare import compare, train_apart
 from moesubnet.distill.corpus import public_windows, test_windows
 from moesubnet.distill.costs import CpuMeter
 from moesubnet.distill.evaluate import STUDENT, Row, verdicts
-from moesubnet.distill.forecast import Settings, check, steps_of
+from moesubnet.distill.forecast import Settings, check, steps_of, student_job_of
 from moesubnet.distill.job import JOB, STATE, Job, JobReport
 from moesubnet.distill.job import REPORT as JOB_REPORT
 from moesubnet.distill.manifest import REPORT, Manifest, model_files, name_of, write_manifest
@@ -81,32 +81,18 @@ async def distill(
     """See the module. Behind `torchrun` the first process calls this, and all train. `say` is
     told beforehand what training will take. Raises MoesubnetError."""
     started_s = time.monotonic()
-    await asyncio.to_thread(check, spec, settings, say)
+    student_job = student_job_of(settings, spec)
+    await asyncio.to_thread(check, student_job, spec, say)
     tests = None if settings.test is None else test_windows(spec, settings.test, settings.window)
-    work = settings.out / "work"
+    work = settings.work
     work.mkdir(parents=True, exist_ok=True)
     if settings.fresh:
         for name in (JOB, JOB_REPORT, STATE):
             (work / "student" / name).unlink(missing_ok=True)
     teacher = _with_kept_gate(teacher, work)
     collected = await _collect(spec, teacher, settings, work, on_progress)
-    student_job = Job(
-        kind="student",
-        name="student",
-        spec_root=spec.root,
-        out=work / "student",
-        base=settings.base,
-        lora_rank=settings.lora_rank,
-        precision=settings.precision,
-        batch=settings.batch,
-        lr=settings.lr,
-        compared=tests is not None,
-        targets=collected.store.root,
-        target_spec=collected.store.spec,
-        window=settings.window,
-        steps=0,
-        seed=settings.seed,
-    )
+    store = collected.store
+    student_job = student_job.model_copy(update={"targets": store.root, "target_spec": store.spec})
     steps = await steps_of(student_job, settings, work, say)
     student_job = student_job.model_copy(update={"steps": steps})
     equal_steps = more = None

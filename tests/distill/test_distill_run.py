@@ -17,7 +17,7 @@ from moesubnet.distill import pupils
 from moesubnet.distill.cli import distill_app
 from moesubnet.distill.collect import collect
 from moesubnet.distill.evaluate import Row, verdicts
-from moesubnet.distill.forecast import Settings, check
+from moesubnet.distill.forecast import Settings, check, student_job_of
 from moesubnet.distill.held_out import hold_out, mixture_nats
 from moesubnet.distill.job import Job
 from moesubnet.distill.manifest import read_manifest
@@ -208,7 +208,11 @@ def test_a_comparison_is_refused_behind_a_launcher(
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MoesubnetError, match="leave it or the launcher out"):
-        check(tiny_spec, Settings(tmp_path, test=tmp_path), lambda text: None)
+        check(
+            student_job_of(Settings(tmp_path, test=tmp_path), tiny_spec),
+            tiny_spec,
+            lambda text: None,
+        )
 
 
 async def test_accumulated_micro_batches_teach_what_a_whole_batch_does(
