@@ -19,6 +19,7 @@ from moesubnet.host.memory import trim_memory
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import Precision, check_lora
 from moesubnet.training.estimate import disk_bytes, time_in_words
+from moesubnet.training.measured import HELD_OUT_SHARE
 from moesubnet.training.plan import check_disk
 from moesubnet.training.team import launched
 
@@ -67,6 +68,7 @@ def student_job_of(settings: Settings, spec: LoadedSpec) -> Job:
         batch=settings.batch,
         lr=settings.lr,
         compared=settings.test is not None,
+        held_out_s=None if settings.epochs is not None else HELD_OUT_SHARE * settings.student_s,
         window=settings.window,
         steps=0,
         seed=settings.seed,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from moesubnet.distill.targets import TargetSpec
 from moesubnet.distill.train import BATCH_WINDOWS
 from moesubnet.training.base_model import Precision
+from moesubnet.training.measured import read_of, with_error
 
 JOB, REPORT = "job.txt", "job-report.txt"  # JSON, but no part of the model
 STATE = "training.state"
@@ -36,6 +37,7 @@ class Job(BaseModel):
     window: int
     steps: int
     cpu_s: float = 0.0  # of a plain run: one cycle of so many CPU-seconds instead of `steps`
+    held_out_s: float | None = None  # at most, for each measure of text held out; None: no end
     seed: int
 
 
@@ -54,6 +56,20 @@ class JobReport:
     perplexity_before: float | None = None
     perplexity_after: float | None = None
     perplexity_mixture: float | None = None
+    error_before: float | None = None  # standard errors, by windows
+    error_after: float | None = None
+    held_out_windows: int = 0  # that were read
+    held_out_of: int = 0  # of so many
+
+    @property
+    def held_out_words(self) -> str:
+        assert self.perplexity_before is not None
+        assert self.perplexity_after is not None
+        return (
+            f"held-out perplexity {with_error(self.perplexity_before, self.error_before)} before, "
+            f"{with_error(self.perplexity_after, self.error_after)} after; the mixture's "
+            f"{self.perplexity_mixture:.2f}, {read_of(self.held_out_windows, self.held_out_of)}"
+        )
 
 
 def finished(job: Job) -> JobReport | None:

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from moesubnet.host.progress import OnProgress, ignore, json_lines
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.base_model import find_base, save_trained
 from moesubnet.training.learner import Learner
+from moesubnet.training.measured import Measured
 from moesubnet.training.model import save_model
 from moesubnet.training.team import ALONE, Team, team_of_this_process
 from moesubnet.training.trainer import Schedule
@@ -62,14 +63,17 @@ def _learn(
     learner = Learner(pupil.model, pupil.split)
     text = ColdText(laws.targets.ids()[held_out], laws.start_id)
 
-    def perplexity(when: str) -> float | None:
-        if not len(text):
-            return None
-        at_once = -(-pupil.batch // pupil.micro_batches)
-        task = f"{job.name} held out, {when}"
-        return math.exp(learner.held_out_nats(text, at_once, team, task, on_progress))
+    def measure(when: str, most: int | None = None) -> Measured:
+        return learner.measure(
+            text,
+            team,
+            f"{job.name} held out, {when}",
+            on_progress,
+            most=most,
+            seconds=math.inf if job.held_out_s is None else job.held_out_s,
+        )
 
-    before = perplexity("before")
+    before = measure("before")
     outcome = train_student(
         pupil,
         laws,
@@ -79,10 +83,22 @@ def _learn(
         on_progress=on_progress,
         team=team,
     )
-    after = perplexity("after")
-    mixture = math.exp(mixture_nats(laws.targets, held_out)) if len(text) else None
+    after = measure("after", before.windows)
     [cpu_s] = team.add(time.process_time())
-    return JobReport(outcome.steps, outcome.steps, cpu_s, None, before, after, mixture)
+    report = JobReport(outcome.steps, outcome.steps, cpu_s)
+    if not after.windows:
+        return report
+    before = before.first(after.windows)
+    return replace(
+        report,
+        perplexity_before=before.perplexity,
+        perplexity_after=after.perplexity,
+        perplexity_mixture=math.exp(mixture_nats(laws.targets, held_out[: after.windows])),
+        error_before=before.perplexity_error,
+        error_after=after.perplexity_error,
+        held_out_windows=after.windows,
+        held_out_of=after.of,
+    )
 
 
 def _learn_plainly(

@@ -27,7 +27,8 @@ from moesubnet.spec.family import Family, read_family
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.training.dataset import encode
 from moesubnet.training.expert import ExpertReport, read_report, run_name
-from moesubnet.training.finetune import FineTuneReport, FineTuning, read_fine_tuned
+from moesubnet.training.fine_tuned import FineTuneReport
+from moesubnet.training.finetune import FineTuning, read_fine_tuned
 from moesubnet.training.tokenizer import train_tokenizer
 
 MIN_CALLER_STAKE_RAO = 10**9

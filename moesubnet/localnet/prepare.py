@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,13 +51,15 @@ async def prepare(
     validators: int = 2,
     at_once: int = 2,
     on_progress: OnProgress = ignore,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
-    """Build or reuse everything under `root`. Experts train `at_once` at a time, one thread each.
-    Raises ConfigError, SpecError."""
+    """Build or reuse everything under `root`. Experts train `at_once` at a time, one thread each;
+    what each came to is said. Raises ConfigError, SpecError."""
     corpora = root / "corpora"
     domains = await asyncio.to_thread(prepare_corpora, corpora, kind, seed, validators, on_progress)
     spec = await asyncio.to_thread(kind.make_spec, corpora, root / "spec")
-    reports = await train_experts(kind, spec, root, list(domains), seed, at_once, on_progress)
+    names = list(domains)
+    reports = await train_experts(kind, spec, root, names, seed, at_once, on_progress, say)
     return Prepared(
         spec=spec,
         corpora=corpora,
@@ -102,6 +104,7 @@ async def train_experts(
     seed: int,
     at_once: int,
     on_progress: OnProgress = ignore,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Report]:
     """One process per domain, `at_once` at a time, niced, one thread each: two experts side by
     side are faster in sum than one after the other on two threads.
@@ -119,6 +122,7 @@ async def train_experts(
             await run_job("moesubnet.training.cli", arguments, on_progress)
         trained = kind.finished(text, out, spec, seed)
         assert trained is not None, "a training that ended well has left its report"
+        say(f"{domain}: {trained.steps} steps; {trained.held_out_words}")
         return trained
 
     try:

@@ -81,6 +81,7 @@ async def run_localnet(options: Options, screen: Screen) -> None:
             options.kind,
             seed=options.seed,
             on_progress=lambda p: screen.progress(p.task, p.fraction, training_text(p)),
+            say=screen.note,
         )
         tempo_blocks = epoch_blocks(plan, prepared)
         await _run_network(

@@ -48,6 +48,10 @@ class ExpertReport:
     elapsed_s: float
     cpu_s: float
 
+    @property
+    def held_out_words(self) -> str:
+        return f"held-out perplexity {self.held_out_perplexity:.1f}"
+
 
 def train_expert(
     texts: list[Path],

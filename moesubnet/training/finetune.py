@@ -20,7 +20,9 @@ from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import Precision, merge_adapter, save_trained
 from moesubnet.training.estimate import disk_bytes, time_in_words
 from moesubnet.training.expert import REPORT, encoded, saved_report, text_sha256, write_report
+from moesubnet.training.fine_tuned import FineTuneReport
 from moesubnet.training.learner import Learner, NextTokens
+from moesubnet.training.measured import HELD_OUT_SHARE, Measured
 from moesubnet.training.optimizers import FULL_LR, LORA_LR, adamw
 from moesubnet.training.packing import pack, split_documents
 from moesubnet.training.plan import Plan, check_disk, plan_training
@@ -48,24 +50,6 @@ class FineTuning:
     lr: float | None = None
     precision: Precision = "auto"
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FineTuneReport:
-    """What came out. Perplexities are per token, of text that occurs nowhere in training."""
-
-    base: str
-    spec_sha256: str
-    parameters: int
-    trained_parameters: int
-    train_tokens: int  # in the text
-    seen_tokens: int  # in the batches
-    held_out_tokens: int
-    perplexity_before: float
-    perplexity_after: float
-    steps: int
-    elapsed_s: float
-    cpu_s: float
 
 
 def fine_tune(
@@ -116,13 +100,13 @@ def fine_tune(
     cpu_started_s = time.process_time()
     model = plan.load(settings.seed)
     learner = Learner(model, split_model(model, bf16=plan.bf16))
+    seconds = math.inf if settings.seconds is None else HELD_OUT_SHARE * settings.seconds
+    measure = partial(learner.measure, held_out, team, on_progress=on_progress, seconds=seconds)
     before = _known_before(out, state)
     if before is None:
-        before = learner.held_out_nats(
-            held_out, plan.micro_windows, team, f"{out.name} held out, before", on_progress
-        )
+        before = measure(f"{out.name} held out, before")
         if team.rank == 0:
-            (out / BEFORE).write_text(json.dumps([state, before]))
+            (out / BEFORE).write_text(json.dumps([state, asdict(before)]))
     if schedule.max_steps is not None:
         batch = min(settings.batch, len(packed))
         at_once = -(-batch // schedule.micro_batches)
@@ -145,15 +129,15 @@ def fine_tune(
         should_stop=should_stop,
         team=team,
     )
-    after = math.nan
+    after = None
     if outcome.finished:
-        after = learner.held_out_nats(
-            held_out, plan.micro_windows, team, f"{out.name} held out, after", on_progress
-        )
+        after = measure(f"{out.name} held out, after", most=before.windows)
     if team.rank == 0:
         _save(model, plan.folder, settings, out, whole=outcome.finished)
-    if not outcome.finished:
+    if after is None:
         return None
+    before = before.first(after.windows)
+    gain, gain_error = after.gain_over(before)
     report = FineTuneReport(
         base=settings.base,
         spec_sha256=spec.sha256,
@@ -161,12 +145,18 @@ def fine_tune(
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         train_tokens=packed.tokens(np.arange(len(packed))),
         seen_tokens=outcome.tokens,
-        held_out_tokens=held_out.tokens(np.arange(len(held_out))),
-        perplexity_before=math.exp(before),
-        perplexity_after=math.exp(after),
+        held_out_tokens=round(sum(after.tokens)),
+        perplexity_before=before.perplexity,
+        perplexity_after=after.perplexity,
         steps=outcome.steps,
         elapsed_s=outcome.elapsed_s,
         cpu_s=time.process_time() - cpu_started_s,
+        held_out_windows=after.windows,
+        held_out_of=after.of,
+        error_before=before.perplexity_error,
+        error_after=after.perplexity_error,
+        gain_nats=gain,
+        gain_error=gain_error,
     )
     if team.rank == 0:
         write_report(out, run, report)
@@ -196,7 +186,10 @@ def _windows(
     kept, held_out = split_documents(documents, HELD_OUT_EVERY)
     ends = spec.spec.bos_id, spec.spec.end_id
     packed = pack(kept, settings.window, *ends)
-    judged = pack(held_out, settings.window, *ends)[: -(-MAX_HELD_OUT_TOKENS // settings.window)]
+    judged = pack(held_out, settings.window, *ends)
+    # In no order, so that the first few stand for all.
+    order = np.random.default_rng(0).permutation(len(judged))
+    judged = judged[order[: -(-MAX_HELD_OUT_TOKENS // settings.window)]]
     if len(packed) < MIN_WINDOWS or not len(judged):
         tokens = sum(len(document) for document in documents)
         raise ConfigError(
@@ -227,11 +220,12 @@ def _schedule(
     )
 
 
-def _known_before(out: Path, state: str) -> float | None:
-    """The held-out loss before training, of an interrupted run."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
+def _known_before(out: Path, state: str) -> Measured | None:
+    """What was measured before training, of an interrupted run."""
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
         known, before = json.loads((out / BEFORE).read_text())
-        return float(before) if known == state else None
+        nats, tokens = tuple(before["nats"]), tuple(before["tokens"])
+        return Measured(nats, tokens, before["of"]) if known == state else None
     return None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesubnet.host.progress import OnProgress, Progress
+from moesubnet.training.measured import Measured
 from moesubnet.training.packing import NO_LABEL, Packed
 from moesubnet.training.team import Team
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from moesubnet.training.head import Split
 
 Picks = NDArray[np.integer]
+LEAST_WINDOWS = 2  # that are held out and read however long they take: one has no error
 
 
 class Lessons(Protocol):
@@ -80,25 +84,43 @@ class Learner:
         mean_count = lessons.tokens(picks) / micro_batches
         return total / max(1.0, mean_count), lessons.tokens(picks[part::micro_batches])
 
-    def held_out_nats(
-        self, held_out: Lessons, windows: int, team: Team, task: str, on_progress: OnProgress
-    ) -> float:
-        """Mean nats per token, `windows` at once; each device reads its part."""
+    def measure(
+        self,
+        held_out: Lessons,
+        team: Team,
+        task: str,
+        on_progress: OnProgress,
+        *,
+        most: int | None = None,
+        seconds: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Measured:
+        """Of `held_out`, one window a device after another: `most`, or as many as `seconds` let,
+        LEAST_WINDOWS at least."""
         import torch
 
-        started_s, sums = time.monotonic(), [0.0, 0.0]
+        count = len(held_out) if most is None else min(most, len(held_out))
+        nats, tokens, done = [0.0] * count, [0.0] * count, 0
+        started_s, elapsed_s = clock(), 0.0
         self._model.eval()
-        starts = range(team.rank * windows, len(held_out), team.size * windows)
-        for done, start in enumerate(starts, 1):
-            picks = np.arange(start, min(start + windows, len(held_out)))
-            with torch.no_grad():
-                total = held_out.loss(self._split, picks)
-            sums = [sums[0] + total.item(), sums[1] + held_out.tokens(picks)]
+        # As long as one more window ends in time.
+        while done < min(count, LEAST_WINDOWS) or (
+            done < count and elapsed_s * (done + team.size) <= seconds * done
+        ):
+            if (number := done + team.rank) < count:
+                picks = np.array([number])
+                with torch.no_grad():
+                    nats[number] = held_out.loss(self._split, picks).item()
+                tokens[number] = held_out.tokens(picks)
+            done = min(count, done + team.size)
+            elapsed_s, _ = team.agree(clock() - started_s, False)
             if team.rank == 0:
-                elapsed_s = time.monotonic() - started_s
-                on_progress(Progress(task, done / len(starts), None, elapsed_s))
-        nats, tokens = team.add(*sums)
-        return nats / max(1.0, tokens)
+                fraction = min(1.0, max(done / count, elapsed_s / max(1e-9, seconds)))
+                on_progress(Progress(task, fraction, None, elapsed_s))
+        if team.rank == 0 and done < count:
+            on_progress(Progress(task, 1.0, None, elapsed_s))
+        sums = team.add(*nats[:done], *tokens[:done])
+        return Measured(tuple(sums[:done]), tuple(sums[done:]), len(held_out))
 
     def seconds_per_window(self, lessons: Lessons, at_once: int) -> float:
         """Wall seconds where so many are learnt at once, from a few that are thrown away; first

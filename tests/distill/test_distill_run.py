@@ -99,12 +99,15 @@ async def test_a_student_may_begin_as_a_model_and_be_given_little_time(
     report = await distill(tiny_spec, Teacher(members, {A: "aa"}, {}), settings)
     assert report.student.steps == 1, "as many as fit, and no least number"
     assert "give more --student-seconds" in caplog.text
-    base, student = (
+    student = report.student
+    assert student.held_out_windows == min(2, student.held_out_of) > 0, "as many as fit, or two"
+    assert f"; the mixture's {student.perplexity_mixture:.2f}, by " in student.held_out_words
+    base, learnt = (
         AutoModelForCausalLM.from_pretrained(folder) for folder in (tiny_model, settings.out)
     )
     moved = [
         (old - new).abs().max().item()
-        for old, new in zip(base.parameters(), student.parameters(), strict=True)
+        for old, new in zip(base.parameters(), learnt.parameters(), strict=True)
     ]
     assert 0 < max(moved) < 1e-3
     manifest = read_manifest(settings.out)

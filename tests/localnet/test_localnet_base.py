@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -64,6 +65,8 @@ def test_a_model_becomes_a_subnet_that_chats(model: Path, tmp_path: Path):
     said = [json.loads(line) for line in run.stdout.splitlines()]
     notes = "\n".join(row["text"] for row in said if row["event"] == "note")
     assert "a prompt from a person:\nExplain" in notes
+    for domain in SOURCES:
+        assert re.search(rf"{domain}: \d+ steps; held-out perplexity .* windows; there ", notes)
     written_by = notes.rpartition("written by ")[2]
     assert {f"miner-{name}" for name in ("base", *SOURCES)} <= set(written_by.split())
     adapter = tmp_path / "net" / "experts" / "python" / "adapter_config.json"

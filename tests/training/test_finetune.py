@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -90,6 +91,33 @@ def test_an_adapter_is_an_ordinary_peft_folder_and_makes_unseen_text_likelier(
     assert read in _in_words(out, report)
 
     assert fine_tune([text_file], out, tiny_spec, settings) == report, "done is done"
+
+
+def test_a_run_of_few_seconds_measures_few_windows_and_says_so(
+    tiny_spec: LoadedSpec, tiny_model: Path, text_file: Path, tmp_path: Path
+):
+    """Before and after by the same ones; a run that ends at once still has a figure."""
+    settings = tuning(tiny_model, lora_rank=4, seconds=1e-6)
+    report = fine_tune([text_file], tmp_path, tiny_spec, settings)
+    assert report.held_out_windows == 2 < report.held_out_of
+    assert 0 < report.held_out_tokens <= 2 * settings.window
+    assert report.error_before > 0
+    assert report.error_after > 0
+    gain = math.log(report.perplexity_before / report.perplexity_after)
+    assert report.gain_nats == pytest.approx(gain)
+    said = _in_words(tmp_path, report)
+    assert f"by 2 of {report.held_out_of} windows" in said
+    assert f"{report.perplexity_after:.2f} ± {report.error_after:.2f} after" in said
+
+    older = json.loads((tmp_path / "report.json").read_text())
+    for name in ("held_out_windows", "held_out_of", "gain_nats", "gain_error"):
+        del older["report"][name]
+    for name in ("error_before", "error_after"):
+        del older["report"][name]
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    kept = fine_tune([text_file], tmp_path, tiny_spec, settings)
+    assert kept.perplexity_after == report.perplexity_after, "an older version's is as good"
+    assert "windows" not in kept.held_out_words
 
 
 def test_time_is_told_from_as_many_windows_at_once_as_are_learnt(
