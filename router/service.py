@@ -182,6 +182,12 @@ class Service:
 
         Raises ApiError 400 for what the family or the grammar cannot do, by name.
         """
+        if not self.spec.chat_template:
+            text = (
+                "The models of this subnet have no chat template: they go on with a text, at "
+                "/v1/completions, and hold no conversation."
+            )
+            raise api.ApiError(400, text, param=body.source, code="no_chat_template")
         use, calls = body.tool_use(), self.prompts.calls
         if use.choice != "none" and calls is None:
             text = "The models of this subnet have no way of calling tools that this router knows."

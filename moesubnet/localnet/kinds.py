@@ -156,7 +156,6 @@ class FromBase:
     base: str
     seconds: float
     sizes = BASE_SIZES
-    about = ""
 
     @cached_property
     def family(self) -> Family:
@@ -169,6 +168,16 @@ class FromBase:
     @property
     def chats(self) -> bool:
         return bool(self.family.template)
+
+    @property
+    def about(self) -> str:
+        if self.chats:
+            return ""
+        return (
+            f" {self.name} has no chat template: this subnet goes on with texts, and all but chat "
+            "works. /v1/chat/completions and /v1/responses are refused. (A model that was made to "
+            "chat has one, in chat_template.jinja or tokenizer_config.json.)"
+        )
 
     @property
     def name(self) -> str:

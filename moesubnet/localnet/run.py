@@ -75,6 +75,8 @@ async def run_localnet(options: Options, screen: Screen) -> None:
     )
     with only_one(options.root):
         _check_ports(plan)  # not after minutes of training
+        if options.kind.about:
+            screen.note(options.kind.about.strip())
         screen.stage("text, tokenizer and experts")
         prepared = await prepare(
             options.root,

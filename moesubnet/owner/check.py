@@ -69,7 +69,9 @@ def check_template(spec: Spec, tokenizer: Tokenizer, findings: Findings) -> None
     first problem ends it."""
     encoder = PromptEncoder(spec, tokenizer)
     if not spec.chat_template:
-        findings.notes.append("no chat template: /v1/chat/completions will be refused")
+        findings.notes.append(
+            "no chat template: /v1/chat/completions and /v1/responses will be refused"
+        )
         return
     for name, messages in _talks():
         try:

@@ -16,8 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from moesubnet.errors import ConfigError
 from moesubnet.localnet.kinds import FromBase
 from moesubnet.localnet.plan import Plan
-from moesubnet.localnet.run import epoch_blocks
+from moesubnet.localnet.run import Options, epoch_blocks, next_steps, run_localnet
 from moesubnet.localnet.sources import SOURCES
+from moesubnet.localnet.view import JsonScreen
 from tests.families import byte_level
 
 TEMPLATE = (Path(__file__).parents[1] / "templates" / "chatml.jinja").read_text()
@@ -73,6 +74,33 @@ def test_a_model_becomes_a_subnet_that_chats(model: Path, tmp_path: Path):
     assert json.loads(adapter.read_text())["base_model_name_or_path"] == str(model)
 
 
+async def test_a_base_that_does_not_chat_says_so_before_anything_is_made(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    async def stopped(*_: object, **__: object) -> None:
+        raise ConfigError("as far as this test goes")
+
+    async def said(kind: FromBase) -> str:
+        options = Options(tmp_path / "net", 0, kind, True, "embedded", *free_ports(), "answer")
+        with pytest.raises(ConfigError, match="as far as this test goes"):
+            await run_localnet(options, JsonScreen())
+        return capsys.readouterr().out
+
+    monkeypatch.setattr("moesubnet.localnet.run.prepare", stopped)
+    assert "chat" not in await said(FromBase(str(model), 1.0))
+    saved = json.loads((model / "tokenizer_config.json").read_text())
+    del saved["chat_template"]
+    (model / "tokenizer_config.json").write_text(json.dumps(saved))
+    silent = FromBase(str(model), 1.0)
+    told = await said(silent)
+    assert "my-model has no chat template" in told
+    assert "/v1/chat/completions and /v1/responses are refused" in told
+    assert not (tmp_path / "net" / "corpora").exists()
+    shown = next_steps(Plan(tmp_path, silent), {"python": "import os\n"})
+    assert "no chat template" in shown
+    assert "/v1/completions" in shown.partition("curl")[2].partition("-H")[0]
+
+
 def test_an_epoch_is_as_long_as_slow_experts_take(model: Path, tmp_path: Path):
     class Told:
         """A training of so many tokens a second."""
@@ -96,11 +124,11 @@ def test_what_is_no_model_is_refused_before_anything_is_made(tmp_path: Path):
         _ = FromBase(str(tmp_path / "nothing"), 1.0).key
 
 
-def free_ports() -> list[int]:
+def free_ports() -> tuple[int, int, int]:
     """One for the chain, one for the router, and the first of ten for axons."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:
         s.close()
     first = 20_000 + os.getpid() % 20_000
-    return [*ports, first]
+    return ports[0], ports[1], first

@@ -490,3 +490,25 @@ async def test_a_router_that_stops_takes_nothing_new_and_finishes_what_it_began(
     assert chunks[-1].choices[0].finish_reason == "length"
     await stopping
     assert parrot.opened == parrot.closed
+
+
+async def test_models_without_a_chat_template_refuse_conversations_and_name_what_works(serve):
+    url = await serve(says={"chat_template": ""})
+    mine = client(url)
+    said = [{"role": "user", "content": "the quick"}]
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    attempts = {
+        "messages": mine.chat.completions.create(model="mixture", messages=said),
+        "messages with tools": mine.chat.completions.create(
+            model="mixture", messages=said, tools=[tool]
+        ),
+        "input": mine.responses.create(model="mixture", input="the quick"),
+    }
+    for asked, attempt in attempts.items():
+        with pytest.raises(openai.BadRequestError, match="at /v1/completions") as refused:
+            await attempt
+        assert refused.value.code == "no_chat_template"
+        assert refused.value.param == asked.split()[0]
+    answer = await mine.completions.create(model="mixture", prompt="the quick", max_tokens=2)
+    assert answer.choices[0].text
+    assert not (await mine.models.list()).data[0].chats
