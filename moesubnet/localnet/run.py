@@ -21,6 +21,7 @@ import aiohttp
 from moesubnet.chain.client import ChainClient
 from moesubnet.chain.wallet import keypair_from_uri
 from moesubnet.errors import ChainError, ConfigError
+from moesubnet.host.memory import trim_memory
 from moesubnet.host.paths import held_alone
 from moesubnet.host.supervisor import Supervisor
 from moesubnet.localnet.distilling import final_table, run_distillation, stored_report
@@ -85,6 +86,7 @@ async def run_localnet(options: Options, screen: Screen) -> None:
             on_progress=lambda p: screen.progress(p.task, p.fraction, training_text(p)),
             say=screen.note,
         )
+        trim_memory()  # all text was read
         tempo_blocks = epoch_blocks(plan, prepared)
         await _run_network(
             options, replace(plan, tempo_blocks=tempo_blocks), prepared, screen, start_s
