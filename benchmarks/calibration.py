@@ -23,7 +23,7 @@ from moesubnet.mixture.baseline import load_baseline
 from moesubnet.mixture.gate import Gate, WeightedSheet, fit, uniform_gate
 from moesubnet.mixture.law import Law
 from moesubnet.mixture.mixing import members_of
-from moesubnet.mixture.sheet import Sheet, sheet_seed
+from moesubnet.mixture.sheet import WHOLE, Sheet, sheet_seed
 from moesubnet.spec.content import load_spec
 from moesubnet.spec.tokenizer import load_tokenizer
 from moesubnet.types import Hotkey
@@ -97,6 +97,7 @@ class Economy:
             answer_ms=(None,) * n,
             walks=tuple(ids),
             chosen=np.concatenate([[w.chosen] for w in weighed]),
+            apart=np.full((len(ids), n), WHOLE, np.uint8),
             walk=np.tile(np.arange(WALKS, dtype="<u4"), STEP_TOKENS),
             position=np.repeat(np.arange(PREFIX_TOKENS, ids.shape[1], dtype="<u4"), WALKS),
             senders=(Hotkey("v"),),

@@ -29,7 +29,7 @@ from simulation import Law
 
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.mixing import Walk, members_of
-from moesubnet.mixture.sheet import LOG_Q_FLOOR, Sheet, micro_nats, sheet_seed
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, WHOLE, Sheet, micro_nats, sheet_seed
 from moesubnet.types import Hotkey
 from moesubnet.validator.pool import PREFIX_TOKENS, STEP_TOKENS
 from moesubnet.validator.scoring import recount
@@ -77,6 +77,7 @@ def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.nda
         answer_ms=(10,) * n,
         walks=tuple(walks.astype("<u4")),
         chosen=np.ones((count, n), np.uint8),
+        apart=np.full((count, n), WHOLE, np.uint8),
         walk=np.tile(np.arange(count, dtype="<u4"), STEP_TOKENS),
         position=np.repeat(np.arange(STEP_TOKENS, dtype="<u4") + PREFIX_TOKENS, count),
         senders=(Hotkey("v"),),

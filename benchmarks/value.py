@@ -41,7 +41,9 @@ def main() -> None:
     parts: dict[str, Callable[[], object]] = {
         "quick weights": lambda: quick_log_weights(log_q, log_w, walk, position),
         "beside seniors": lambda: beside_seniors(joint, weight, quick, range(n), [1] * n),
-        "apart in walks": lambda: apart_in_walks(joint, weight, walk, range(n), range(n)),
+        "apart in walks": lambda: apart_in_walks(
+            joint, weight, walk, int(walk[-1]) + 1, range(n), range(n)
+        ),
         "values": lambda: random_marginals(joint, weight, np.full(n, 0.5)),
         "bounds": lambda: values_and_bounds(marginal, walk),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moesubnet.mixture.sheet import Sheet, micro_nats, sheet_seed
+from moesubnet.mixture.sheet import WHOLE, Sheet, micro_nats, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.receipts import Receipts
@@ -97,6 +97,7 @@ def sheet_of(hotkeys: Sequence[str], **given: Any) -> Sheet:
         "age_millis": (5_000,) * n,
         "answer_ms": (10,) * n,
         "chosen": np.ones((walks, n), np.uint8),
+        "apart": np.full((walks, n), WHOLE, np.uint8),
         "position": np.empty(0, "<u4"),
         "senders": (content["validator"],),
         "sender": np.zeros((items, n), np.uint8),
@@ -115,4 +116,5 @@ def voted(sheet: Sheet) -> Sheet:
     """With the vote that follows from its items."""
     vote = recount(sheet)
     names = ("reliability_ppm", "ema_after", "novelty_after", "since", "standing_ppm", "row_u16")
+    names += ("apart",)
     return dataclasses.replace(sheet, **{name: getattr(vote, name) for name in names})

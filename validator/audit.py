@@ -101,7 +101,8 @@ def audit(
         and again.since == sheet.since
         and _same(again.ema_after, sheet.ema_after)
         and _same(again.novelty_after, sheet.novelty_after)
-        and _same(again.standing_ppm, sheet.standing_ppm),
+        and _same(again.standing_ppm, sheet.standing_ppm)
+        and bool(np.all(np.abs(again.apart - sheet.apart.astype(np.int16)) <= 1)),
         tuple(map(expert, range(len(sheet.hotkeys)))),
     )
 

@@ -19,6 +19,7 @@ from moesubnet.mixture.sheet import (
     MAX_WALKS,
     U8,
     U32,
+    WHOLE,
     Sheet,
     sheet_seed,
 )
@@ -90,6 +91,7 @@ def close_sheet(
         answer_ms=tuple(_answer_ms(batches, hotkey) for hotkey in hotkeys),
         walks=tuple(np.asarray(ids, "<u4") for ids in walks),
         chosen=_chosen(batches, hotkeys),
+        apart=np.full((len(walks), len(hotkeys)), WHOLE, np.uint8),
         walk=walk,
         position=position,
         senders=senders,
@@ -118,6 +120,7 @@ def close_sheet(
         novelty_after=vote.novelty_after,
         since=vote.since,
         standing_ppm=vote.standing_ppm,
+        apart=vote.apart,
         row_u16=vote.row_u16,
     )
     return sheet, receipts

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from moesubnet.mixture.sheet import U8, WHOLE
 from moesubnet.validator.seniors import DISTANCE_ENOUGH
 from moesubnet.validator.value import Float
 
@@ -23,14 +24,15 @@ def apart_in_walks(
     joint: Float,
     weight: Float,
     walk: npt.NDArray[np.integer],
+    walks: int,
     order: Sequence[int],
     answer_ms: Sequence[int | None],
-) -> Float:
-    """[M, n]: the part of its standing that each expert has in the walk of each item.
+) -> U8:
+    """[walks, n]: the part of its standing that each expert has in each walk, in 255ths.
 
-    joint, weight: [M, n + 1], w_i q_i(y) and w_i; order: of the n columns, the most senior first;
-    answer_ms: [n], as in a sheet. Of the nearest senior j that answers sooner it is
-    min(1, d / DISTANCE_ENOUGH)⁴ as in a standing, with
+    joint, weight: [M, n + 1], w_i q_i(y) and w_i; walk: [M], < walks; order: of the n columns, the
+    most senior first; answer_ms: [n], as in a sheet. Of the nearest senior j that answers sooner it
+    is min(1, d / DISTANCE_ENOUGH)⁴ as in a standing, with
 
         d = (FAR_ITEMS + Σ (δ − mean δ)²) / (FAR_ITEMS + items),  δ = ln q_i − ln q_j
 
@@ -42,15 +44,17 @@ def apart_in_walks(
     took = np.array([math.inf if ms is None else ms for ms in answer_ms])
     place = np.argsort(order)
     waits = (place[:, None] > place) & (took[:, None] > took)  # [i, j]: i may have asked j
-    out = np.ones_like(x)
+    out = np.full((walks, x.shape[1]), WHOLE, np.uint8)
     if not waits.any():
         return out
+    other = np.where(waits, 0.0, math.inf)
     for one in np.unique(walk):
         rows = np.flatnonzero(walk == one)
-        there, q = said[rows].T.astype(np.float64), x[rows].T
-        items, sums, squares = there @ there.T, q @ there.T, q**2 @ there.T
-        spread = squares + squares.T - 2.0 * q @ q.T - (sums - sums.T) ** 2 / np.maximum(items, 1.0)
-        far = (FAR_ITEMS + np.maximum(spread, 0.0)) / (FAR_ITEMS + items)
-        nearest = np.where(waits, far, math.inf).min(axis=1)
-        out[rows] = np.minimum(1.0, nearest / DISTANCE_ENOUGH) ** 4
+        there, q = said[rows].astype(np.float64), x[rows]
+        items, squares = there.T @ there, q**2
+        sums = np.concatenate([q, -there]).T @ np.concatenate([there, q])  # Σ δ
+        far = np.concatenate([squares, there, -2.0 * q]).T @ np.concatenate([there, squares, q])
+        far -= sums**2 / np.maximum(items, 1.0)  # Σ (δ − mean δ)²
+        nearest = ((FAR_ITEMS + np.maximum(far, 0.0)) / (FAR_ITEMS + items) + other).min(axis=1)
+        out[one] = np.rint(np.minimum(1.0, nearest / DISTANCE_ENOUGH) ** 4 * WHOLE)
     return out

@@ -20,7 +20,17 @@ from typing import Protocol
 
 import numpy as np
 
-from moesubnet.mixture.sheet import I32, LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, U32, Sheet
+from moesubnet.mixture.sheet import (
+    I32,
+    LOG_Q_ABSENT,
+    LOG_Q_UNANSWERED,
+    MICRO,
+    NANO,
+    U8,
+    U32,
+    WHOLE,
+    Sheet,
+)
 from moesubnet.types import Hotkey
 from moesubnet.units import max_upscale_u16
 from moesubnet.validator.leaning import apart_in_walks
@@ -50,6 +60,7 @@ class Recount:
     reliability_ppm: tuple[int, ...]
     novelty_after: tuple[int | None, ...]  # ppm
     standing_ppm: tuple[int, ...]
+    apart: U8  # [W, n] as in a sheet
     since: tuple[int | None, ...]
     score_nano: tuple[int, ...]  # this epoch's, nano-nats
     ema_after: tuple[int | None, ...]
@@ -62,6 +73,7 @@ def recount(sheet: Sheet) -> Recount:
     reliability = _reliability(sheet)
     value, bound, added, distance = np.zeros(n), np.full(n, -np.inf), np.zeros(n), np.zeros(n)
     novelty, standing = list(sheet.novelty_before), [0] * n
+    apart = np.full((len(sheet.walks), n), WHOLE, np.uint8)
     if n and len(sheet.walk):
         joint, weight, quick = terms(sheet)
         order = by_seniority(sheet)
@@ -71,8 +83,8 @@ def recount(sheet: Sheet) -> Recount:
             before, now = sheet.novelty_before[i], round(float(beside.novelty[i]) * MICRO)
             novelty[i] = now if before is None else _ema(before, now, NOVELTY_SHARE)
             standing[i] = standing_ppm(novelty[i] or 0, float(distance[i]))
-        apart = apart_in_walks(joint, weight, sheet.walk, order, sheet.answer_ms)
-        t = np.rint(standing * apart) / MICRO  # [M, n]
+        apart = apart_in_walks(joint, weight, sheet.walk, len(apart), order, sheet.answer_ms)
+        t = np.rint(standing * (apart / WHOLE))[sheet.walk] / MICRO  # [M, n]
         # What a router would not have asked has no part in what users get.
         chosen = np.insert(sheet.chosen[sheet.walk], n, 1, axis=1)
         alone = chosen[:, :-1] * beside.added
@@ -100,6 +112,7 @@ def recount(sheet: Sheet) -> Recount:
         reliability,
         tuple(novelty),
         tuple(standing),
+        apart,
         since,
         score,
         after,

@@ -10,8 +10,10 @@ towards zero while the prefix is short, and a bias.
 
 A prior is multiplied by the expert's standing (`Sheet.standing_ppm`): whom its seniors explain, as
 they do a copy however noisy, has none, so a model is not heard louder for having been registered
-often. The baseline is a permanent member with prior 1/(n + 1), n adding up the standing of the
-experts; all hotkeys without standing, and those that no sheet has measured yet, share 0.02.
+often. It is fitted with what of it they have in each walk (`Sheet.apart`): who says on another's
+texts what that one says takes none of its part there. The baseline is a permanent member with
+prior 1/(n + 1), n adding up the standing of the experts; all hotkeys without standing, and those
+that no sheet has measured yet, share 0.02.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.errors import FrameError
-from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, WHOLE, Sheet
 from moesubnet.mixture.sheet_cache import AnySheet
 from moesubnet.mixture.standing import agreed_standing
 from moesubnet.types import Hotkey
@@ -35,7 +37,7 @@ from moesubnet.units import TOKENS, Grain
 Float = npt.NDArray[np.float64]
 
 BASELINE_MEMBER = Hotkey("baseline")  # the last member of every mixture
-GATE_FORMAT = "moesubnet-gate/3"
+GATE_FORMAT = "moesubnet-gate/4"
 MAX_GATE_BYTES = 8 * 2**20
 FEATURES_BITS = 8
 FEATURES_DIM = 2**FEATURES_BITS  # hashed token counts; the bias is added inside the gate
@@ -46,7 +48,7 @@ NEWCOMERS_PRIOR = 0.02  # of all without standing together: hotkeys are cheap
 L2_ITEMS = 1.0  # ‖θ‖²/2 weighs as much as one item: a prior variance of one
 ITERATIONS = 40
 SCALE = 2**12
-FIT_COPIES = 8  # arrays of [items, experts] that a fit holds at once, beside the features
+FIT_COPIES = 9  # arrays of [items, experts] that a fit holds at once, beside the features
 MAX_FIT_VALUES = 13_000_000  # 40,000 items of eight experts, 5,700 of 256: two seconds, 100 MB
 
 
@@ -209,9 +211,10 @@ def fit(
     ]
     if not blocks:
         return uniform_gate(grain=grain)
-    features, log_q, omega = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    features, log_q, omega, apart = (np.concatenate(part) for part in zip(*blocks, strict=True))
     standing_ppm = agreed_standing([(item.sheet, item.stake_rao) for item in heard], hotkeys)
-    theta = fit_theta(features, log_q, omega, np.array(standing_ppm) / MICRO, grain)
+    standing = apart * (np.array(standing_ppm) / MICRO)
+    theta = fit_theta(features, log_q, omega, standing, grain)
     return Gate(hotkeys, theta, tuple(standing_ppm), grain)
 
 
@@ -225,18 +228,18 @@ def fit_theta(
     """Fit n experts on any items: `Gate.theta`, int32 [F + 1, n].
 
     features [M, F], log_q [M, n + 1] of the label, the baseline last, omega [M] ≥ 0. NaN marks an
-    expert that was not asked. standing [n]: factors of the prior, 1 by default.
+    expert that was not asked. standing [M, n]: factors of the prior, 1 by default.
     """
-    standing = np.ones(log_q.shape[1] - 1) if standing is None else standing
     share = np.full(len(log_q), 1.0) if omega is None else omega
     share = share / np.sum(share)
     decay = L2_ITEMS * float(share @ share)  # by as many as would weigh the same
     by_expert = np.ascontiguousarray(log_q.T)  # sums over few experts are quick along long rows
-    asked = ~np.isnan(by_expert[:-1]) & (standing > 0)[:, None]
-    offset = np.where(asked, np.log(np.where(standing > 0, standing, 1.0))[:, None], -np.inf)
+    asked = ~np.isnan(by_expert[:-1])
+    stands = asked * (1.0 if standing is None else standing.T)
+    offset = np.log(stands, where=stands > 0, out=np.full(stands.shape, -np.inf))
     top = np.nanmax(by_expert, axis=0)  # the baseline's is never NaN
     q = np.exp(np.where(np.isnan(by_expert), -np.inf, by_expert - top))
-    beta = 1.0 / (1.0 + np.maximum(1.0, standing @ asked))  # the baseline's prior
+    beta = 1.0 / (1.0 + np.maximum(1.0, stands.sum(axis=0)))  # the baseline's prior
     own, base = (1.0 - beta) * q[:-1], beta * q[-1]
     design = _design(features, grain)
     # ½ E[x xᵀ] bounds the curvature of the softmax (Böhning 1992): every step ascends.
@@ -278,22 +281,24 @@ def _items_of_each(items: Sequence[WeightedSheet], room: int) -> list[int]:
 
 def _sheet_rows(
     sheet: Sheet, stake_rao: int, hotkeys: Sequence[Hotkey], grain: Grain, count: int
-) -> tuple[Float, Float, Float]:
+) -> tuple[Float, Float, Float, Float]:
     """Of `count` items, evenly from all over the sheet: features [M, F], log_q [M, n + 1] in
-    columns of `hotkeys` + baseline, omega [M]."""
+    columns of `hotkeys` + baseline, omega [M], and what of its standing each has there [M, n]."""
     raw = sheet.log_q
     values = np.where(raw == LOG_Q_ABSENT, np.nan, raw / 1e6)
     # Asked and silent counts as the baseline did: staying away from hard items must not pay.
     values = np.where(raw == LOG_Q_UNANSWERED, values[:, -1:], values)
     log_q = np.full((len(raw), len(hotkeys) + 1), np.nan)
+    apart = np.ones((len(raw), len(hotkeys)))
     order = {hotkey: index for index, hotkey in enumerate(sheet.hotkeys)}
     for index, hotkey in enumerate(hotkeys):
         if hotkey in order:
             log_q[:, index] = values[:, order[hotkey]]
+            apart[:, index] = sheet.apart[sheet.walk, order[hotkey]] / WHOLE
     log_q[:, -1] = values[:, -1]
     taken = np.arange(count) * len(raw) // count
     omega = np.full(count, stake_rao / count)
-    return _prefix_features(sheet, grain, taken), log_q[taken], omega
+    return _prefix_features(sheet, grain, taken), log_q[taken], omega, apart[taken]
 
 
 def _prefix_features(sheet: Sheet, grain: Grain, taken: npt.NDArray[np.integer]) -> Float:

@@ -1,6 +1,6 @@
 """Score sheets: everything a vote was computed from, in one canonical file.
 
-A sheet is msgpack `moesubnet-sheet/3` with keys in fixed order, raw little-endian arrays and no
+A sheet is msgpack `moesubnet-sheet/4` with keys in fixed order, raw little-endian arrays and no
 floats: log-probabilities and log-weights are int32 micro-nats, scores int64 nano-nats. Its
 SHA-256 is bound to the vote by the commit's salt; `moesubnet.validator.scoring.recount` repeats
 the vote from it. The text of the walks becomes public with the sheet.
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moesubnet.errors import FrameError
 from moesubnet.types import Hotkey
 
-SHEET_FORMAT = "moesubnet-sheet/3"
+SHEET_FORMAT = "moesubnet-sheet/4"
 MAX_SHEET_BYTES = 8 * 2**20
 MAX_HOTKEYS = 1024  # four times the slots of a subnet
 MAX_WALKS = 1024
@@ -32,6 +32,7 @@ MAX_CONTRADICTED = 64
 HEARSAY_LOSS_PPM = 100_000  # the most that others' routers' word takes of a reliability
 FEEDBACK_PPM = 50_000  # the most that users' word adds to a score, or takes
 MICRO = 1_000_000
+WHOLE = 255  # of `Sheet.apart`
 NANO = 1_000_000_000
 LOG_Q_FLOOR = -30.0  # nats; what a row gave below this is written as this
 LOG_Q_UNANSWERED = np.int32(-(2**31) + 1)  # asked, and no valid answer came
@@ -89,6 +90,9 @@ class Sheet(Summary):
     answer_ms: tuple[int | None, ...]  # [n] in which nine of ten answers came; none: no answer
     walks: tuple[U32, ...]  # W arrays of token ids
     chosen: U8  # [W, n] 1: a router would have asked this expert about the walk
+    apart: (
+        U8  # [W, n] 255ths of its standing that it has in the walk; less: it says what another does
+    )
     walk: U32  # [M]
     position: U32  # [M]
     senders: tuple[Hotkey, ...]  # whose hotkeys asked: the validator's, then routers', sorted
@@ -165,7 +169,7 @@ class _Wire(BaseModel):
     """What a stranger's sheet must be before it becomes a Sheet."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["moesubnet-sheet/3"]
+    format: Literal["moesubnet-sheet/4"]
     netuid: U16
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
     validator: Address
@@ -179,6 +183,7 @@ class _Wire(BaseModel):
     answer_ms: list[Score | None]
     walks: Annotated[list[bytes], Field(max_length=MAX_WALKS)]
     chosen: bytes
+    apart: bytes
     walk: Annotated[bytes, Field(max_length=4 * MAX_ITEMS)]
     position: bytes
     senders: Annotated[list[Address], Field(min_length=1, max_length=MAX_SENDERS)]
@@ -230,6 +235,7 @@ class _Wire(BaseModel):
         chosen = np.frombuffer(self.chosen, np.uint8).reshape(len(walks), n)
         if np.any(chosen > 1):
             raise ValueError("chosen or not, nothing else")
+        apart = np.frombuffer(self.apart, np.uint8).reshape(len(walks), n)
         routers = self.senders[1:]
         if self.senders[0] != self.validator or routers != sorted(set(routers) - {self.validator}):
             raise ValueError("senders are the validator, then routers, sorted")
@@ -252,6 +258,7 @@ class _Wire(BaseModel):
         content |= {
             "walks": walks,
             "chosen": chosen,
+            "apart": apart,
             "walk": walk,
             "position": position,
             "sender": sender,

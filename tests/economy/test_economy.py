@@ -127,6 +127,7 @@ def only(sheet, columns):
         **items,
         entropy=sheet.entropy[:, columns],
         chosen=sheet.chosen[:, columns],
+        apart=sheet.apart[:, columns],
         sender=sheet.sender[:, columns],
     )
 
@@ -158,3 +159,4 @@ def test_everything_is_paid_out_and_every_vote_can_be_recounted(economy):
         again = recount(sheet)
         assert again.row_u16 == sheet.row_u16
         assert again.standing_ppm == sheet.standing_ppm
+        assert np.array_equal(again.apart, sheet.apart)

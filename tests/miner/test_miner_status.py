@@ -41,6 +41,7 @@ def sheet_of(validator: Hotkey, ema_nano: int | None, standing_ppm: int = 1_000_
         answer_ms=(10, 10),
         walks=(),
         chosen=np.zeros((0, 2), np.uint8),
+        apart=np.zeros((0, 2), np.uint8),
         walk=np.zeros(0, np.uint32),
         position=np.zeros(0, np.uint32),
         senders=(validator,),

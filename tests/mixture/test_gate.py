@@ -1,5 +1,6 @@
 """The gate learns which expert knows which text, and everyone learns the same one."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,6 +143,26 @@ def test_the_largest_stake_crowds_nobody_out_by_long_sheets(make_sheet, monkeypa
     for domain, law in enumerate(priors_by_domain(gate)):
         assert law.argmax() == domain
     assert all(standing == 1_000_000 for standing in gate.standing_ppm)
+
+
+def test_who_leans_on_another_takes_none_of_its_prior(make_sheet):
+    """Expert 0 says of domain 1 what expert 1 says, as a gate alone could not tell."""
+    sheet = make_sheet(HOTKEYS, domains=True)
+    of_one = np.array([ids[0] // 10 == 1 for ids in sheet.walks])
+    log_q, apart = sheet.log_q.copy(), sheet.apart.copy()
+    log_q[of_one[sheet.walk], 0] = log_q[of_one[sheet.walk], 1] + 1_000
+    apart[of_one, 0] = 0
+    alone, unseen, seen = (
+        priors_by_domain(fit([WeightedSheet(one, 1)]))
+        for one in (
+            sheet,
+            dataclasses.replace(sheet, log_q=log_q),
+            dataclasses.replace(sheet, log_q=log_q, apart=apart),
+        )
+    )
+    assert unseen[1][0] > unseen[1][1]  # it answers as well, and speaks of two domains
+    assert seen[1][1] > 0.8 * alone[1][1]
+    assert seen[0][0] > 0.9 * alone[0][0]
 
 
 def test_all_items_count_where_there_is_room(make_sheet, monkeypatch):

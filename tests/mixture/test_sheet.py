@@ -95,6 +95,8 @@ def test_claims_of_huge_contents_are_refused_without_allocating_them():
         {"novelty_before": (0, 0, 1_000_001)},
         {"standing_ppm": (0, 1, 1_000_001)},
         {"standing_ppm": (0, 1)},
+        {"chosen": np.full((2, 3), 2, np.uint8)},
+        {"apart": np.zeros((2, 2), np.uint8)},
         {"walk": np.full(32, 99, np.uint32)},
         {"position": np.full(32, 48, np.uint32)},
         {"position": np.full(31, 40, np.uint32)},

@@ -37,6 +37,7 @@ def with_copies(sheet, count):
         uids=tuple(range(len(columns))),
         age_millis=(5_000, 5_000, *[1_000] * count, 5_000),
         answer_ms=(10,) * len(columns),
+        apart=sheet.apart[:, columns],
         log_q=sheet.log_q[:, [*columns, -1]],
         log_w=sheet.log_w[:, [*columns, -1]],
         receipts=(bytes(32),) * len(columns),

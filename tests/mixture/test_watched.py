@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moesubnet.errors import FrameError
 from moesubnet.mixture.gate import WeightedSheet
-from moesubnet.mixture.sheet import sheet_seed
+from moesubnet.mixture.sheet import WHOLE, sheet_seed
 from moesubnet.mixture.watched import silenced
 from tests.sheets import synthetic_sheet
 
@@ -106,6 +106,7 @@ def asked_at_last(sheet, walks, scored=1):
         walk=walk,
         position=position,
         chosen=np.ones((len(walks), n), np.uint8),
+        apart=np.full((len(walks), n), WHOLE, np.uint8),
     )
 
 

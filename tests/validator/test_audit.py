@@ -255,6 +255,7 @@ async def test_averages_that_do_not_follow_contradict_a_sheet(measured):
         {"ema_after": (None, *sheet.ema_after[1:])},
         {"novelty_after": tuple((value or 0) - 10_000 for value in sheet.novelty_after)},
         {"standing_ppm": tuple(ppm // 2 for ppm in sheet.standing_ppm)},
+        {"apart": sheet.apart // 2},
         {"since": tuple(None if since is not None else 0 for since in sheet.since)},
         {"reliability_ppm": tuple(ppm - 1 for ppm in sheet.reliability_ppm)},
     ):
@@ -350,7 +351,13 @@ async def test_answers_are_kept_as_long_as_the_sheet_that_has_them(measured):
     seed = sheet_seed(sheet.previous_sha256, epoch)
     walks = tuple(ids[:33] for ids in sheet.walks[:3])
     later = dataclasses.replace(
-        sheet, epoch=epoch, seed=seed, walks=walks, chosen=sheet.chosen[:3], **items
+        sheet,
+        epoch=epoch,
+        seed=seed,
+        walks=walks,
+        chosen=sheet.chosen[:3],
+        apart=sheet.apart[:3],
+        **items,
     )
     state.close_epoch(later, (1,), Phase.REVEALED, state.open_batches(), b"")
     for newer in range(3, kept_epochs(1) + 2):

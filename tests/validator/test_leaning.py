@@ -5,19 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesubnet.mixture.sheet import WHOLE
 from moesubnet.validator.leaning import FAR_ITEMS, apart_in_walks
 from moesubnet.validator.seniors import DISTANCE_ENOUGH
-from moesubnet.validator.value import by_walk
 
 WALKS, STEPS = 4, 16
 WALK = np.repeat(np.arange(WALKS), STEPS)
 
 
 def items(*log_q, walk=WALK):
-    """joint and weight of experts' log-probabilities, NaN where one is silent; a baseline last."""
+    """joint and weight of experts' log-probabilities, NaN where one is silent, a baseline last;
+    whose walk they are of, and of how many."""
     x = np.stack([*log_q, np.full(len(walk), -8.0)], axis=1)
     weight = np.where(np.isnan(x), 0.0, 0.25)
-    return weight * np.exp(np.nan_to_num(x)), weight, walk
+    return weight * np.exp(np.nan_to_num(x)), weight, walk, int(max(walk)) + 1
 
 
 def two(seed=0):
@@ -27,21 +28,17 @@ def two(seed=0):
     return senior, np.where(WALK == 0, senior, own)
 
 
-def of_its_walks(apart, expert):
-    return [float(part[0]) for part in by_walk(apart[:, expert], WALK)]
-
-
 def test_who_leans_in_a_walk_stands_nowhere_in_it_and_whole_in_its_own():
     stands = apart_in_walks(*items(*two()), [0, 1], [10, 20])
-    assert of_its_walks(stands, 1)[0] < 0.01
-    assert of_its_walks(stands, 1)[1:] == [1.0] * 3
-    assert of_its_walks(stands, 0) == [1.0] * 4
+    assert stands[0, 1] < 0.01 * WHOLE
+    assert np.all(stands[1:, 1] == WHOLE)
+    assert np.all(stands[:, 0] == WHOLE)
 
 
 def test_to_water_down_what_another_says_hides_nothing():
     senior, leaning = two()
     halved = np.where(WALK == 0, leaning + np.log(0.5), leaning)
-    assert apart_in_walks(*items(senior, halved), [0, 1], [10, 20])[0, 1] < 0.01
+    assert apart_in_walks(*items(senior, halved), [0, 1], [10, 20])[0, 1] < 0.01 * WHOLE * WHOLE
 
 
 @pytest.mark.parametrize(
@@ -50,7 +47,7 @@ def test_to_water_down_what_another_says_hides_nothing():
     ids=["as soon", "sooner", "the senior", "the other one never answers"],
 )
 def test_who_did_not_wait_for_a_senior_leans_on_nobody(order, answer_ms):
-    assert np.all(apart_in_walks(*items(*two()), order, answer_ms) == 1.0)
+    assert np.all(apart_in_walks(*items(*two()), order, answer_ms) == WHOLE)
 
 
 def test_it_may_lean_on_any_of_them():
@@ -58,21 +55,21 @@ def test_it_may_lean_on_any_of_them():
     other = np.random.default_rng(1).uniform(-8, -1, len(WALK))
     for experts in ((other, senior, leaning), (senior, other, leaning)):
         stands = apart_in_walks(*items(*experts), [0, 1, 2], [10, 11, 20])
-        assert of_its_walks(stands, 2)[0] < 0.01
-        assert of_its_walks(stands, 2)[1:] == [1.0] * 3
+        assert stands[0, 2] < 0.01 * WHOLE
+        assert np.all(stands[1:, 2] == WHOLE)
 
 
 def test_two_tokens_tell_nothing():
     senior, leaning = two()
     short = np.where(np.arange(len(WALK)) < 2, 0, 1 + WALK)
     leaning = np.where(short == 0, senior, np.random.default_rng(1).uniform(-8, -1, len(WALK)))
-    assert apart_in_walks(*items(senior, leaning, walk=short), [0, 1], [10, 20])[0, 1] == 1.0
+    assert apart_in_walks(*items(senior, leaning, walk=short), [0, 1], [10, 20])[0, 1] == WHOLE
 
 
-def by_hand(joint, weight, walk, order, answer_ms):
+def by_hand(joint, weight, walk, walks, order, answer_ms):
     """What the definition says, walk by walk and pair by pair."""
-    out = np.ones((len(walk), len(order)))
-    for k in np.unique(walk):
+    out = np.ones((walks, len(order)))
+    for k in range(walks):
         rows = walk == k
         for place, i in enumerate(order):
             for j in order[:place]:
@@ -82,7 +79,7 @@ def by_hand(joint, weight, walk, order, answer_ms):
                 spread = np.sum((delta - delta.mean()) ** 2) if len(delta) else 0.0
                 d = (FAR_ITEMS + spread) / (FAR_ITEMS + len(delta))
                 if answer_ms[i] > answer_ms[j]:
-                    out[rows, i] = np.minimum(out[rows, i], min(1, d / DISTANCE_ENOUGH) ** 4)
+                    out[k, i] = min(out[k, i], min(1, d / DISTANCE_ENOUGH) ** 4)
     return out
 
 
@@ -95,4 +92,4 @@ def test_it_is_what_the_definition_says_also_of_the_silent(seed):
     x[0, WALK == 1] = np.nan
     walk = rng.permutation(WALK)
     game = (*items(*x, walk=walk), rng.permutation(4).tolist(), rng.integers(10, 14, 4).tolist())
-    assert np.allclose(apart_in_walks(*game), by_hand(*game), atol=1e-9)
+    assert np.allclose(apart_in_walks(*game), WHOLE * by_hand(*game), atol=0.5001)
