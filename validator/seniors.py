@@ -34,6 +34,7 @@ LOUDER = (0.0, 2.0, 16.0, 128.0)
 LOG_W_MOST = 600.0  # of quick weights, either way: exp of it is a normal float64
 LACKING_LEAST = 1e-3  # nats
 TINY = np.finfo(np.float64).tiny
+_CHUNK_VALUES = 2**15  # as many of an array stay in a cache
 NOVELTY_ENOUGH = 0.008  # nats added where it speaks, of each nat that its seniors' mixture lacks
 DISTANCE_ENOUGH = 0.5  # mean square, cut to 1, of ln q − ln m
 # Less is enough of who is near one senior, and no relay of it as it answers no later: as far from
@@ -100,35 +101,46 @@ def beside_seniors(
     log_w = np.log(np.where(said, weight.T[rows], 1.0))
     log_q = np.log(np.where(said, joint.T[rows], 1.0)) - log_w
     q, x = np.exp(log_q), log_q[1:]
-    plain = _among(q, log_w, said)
+    mixtures = [
+        _among(q, power * given, said) for given in (log_w, quick.T[rows]) for power in POWERS
+    ]
+    plain = mixtures[0]
     near = _nearest(x, said[1:], _parts(plain.w / (plain.low + plain.w)))
-    best = _Among(*(a.copy() for a in plain))
-    most = np.full(len(x), -np.inf)
-    log_ms = []
-    for given in (log_w, quick.T[rows]):
-        for power in POWERS:
-            terms = _among(q, power * given, said)
-            loud_j, loud_w = ((near >= 0)[:, None] * a[near] for a in (terms.j, terms.w))
-            for factor in LOUDER:
-                joined = terms._replace(
-                    top=terms.top + factor * loud_j, low=terms.low + factor * loud_w
-                )
-                log_ms.append(np.log(joined.top / joined.low))
-                mean = log_ms[-1].mean(axis=1)
-                better = np.flatnonzero(mean > most)
-                most[better] = mean[better]
-                for kept, found in zip(best, joined, strict=True):
-                    kept[better] = found[better]
-    gain, part = _gain(best)
-    lacking = np.maximum(-(part * np.log(best.top / best.low)).sum(axis=1), LACKING_LEAST)
-    novelty = np.clip((part * gain).sum(axis=1) / lacking, -1.0, 1.0)
-    away = [_apart(part, x, log_m) for log_m in log_ms]
+    at_once = max(1, _CHUNK_VALUES // x.shape[1])
+    chunks = [np.arange(i, min(i + at_once, len(x))) for i in range(0, len(x), at_once)]
+    judged = [_judged(mixtures, x, near, rows) for rows in chunks]
+    novelty, distance, sibling = map(np.concatenate, zip(*judged, strict=True))
     took = np.array([math.inf if ms is None else ms for ms in answer_ms])[list(order)]
-    sibling = np.clip(_apart(part, x, x[near]), SIBLING_LEAST, DISTANCE_ENOUGH)
     enough = np.where((near >= 0) & (took <= took[near]), sibling, DISTANCE_ENOUGH)
     added = np.log1p(plain.j / plain.top) - np.log1p(plain.w / plain.low)
     back = np.argsort(order)
-    return Beside(added[back].T, novelty[back], (np.min(away, axis=0) / enough)[back])
+    return Beside(added[back].T, novelty[back], (distance / enough)[back])
+
+
+def _judged(
+    mixtures: Sequence[_Among], x: Float, near: Indices, rows: Indices
+) -> tuple[Float, Float, Float]:
+    """Novelty, distance and the least that is distance enough of the experts in `rows`."""
+    best = _Among(*(a[rows] for a in mixtures[0]))
+    most = np.full(len(rows), -np.inf)
+    log_ms = []
+    for terms in mixtures:
+        own = _Among(*(a[rows] for a in terms))
+        loud_j, loud_w = ((near[rows] >= 0)[:, None] * a[near[rows]] for a in (terms.j, terms.w))
+        for factor in LOUDER:
+            joined = own._replace(top=own.top + factor * loud_j, low=own.low + factor * loud_w)
+            log_ms.append(np.log(joined.top / joined.low))
+            mean = log_ms[-1].mean(axis=1)
+            better = np.flatnonzero(mean > most)
+            most[better] = mean[better]
+            for kept, found in zip(best, joined, strict=True):
+                kept[better] = found[better]
+    gain, part = _gain(best)
+    lacking = np.maximum(-(part * np.log(best.top / best.low)).sum(axis=1), LACKING_LEAST)
+    novelty = np.clip((part * gain).sum(axis=1) / lacking, -1.0, 1.0)
+    distance = np.min([_apart(part, x[rows], log_m) for log_m in log_ms], axis=0)
+    sibling = np.clip(_apart(part, x[rows], x[near[rows]]), SIBLING_LEAST, DISTANCE_ENOUGH)
+    return novelty, distance, sibling
 
 
 class BesideMixtures(NamedTuple):
@@ -226,7 +238,8 @@ def _gain(terms: _Among) -> tuple[Float, Float]:
     most = np.full(len(terms.j), -np.inf)
     for scale in SCALES:
         j, w = scale * terms.j, scale * terms.w
-        scaled = np.log1p(j / terms.top) - np.log1p(w / terms.low)
+        more, louder = j / terms.top, w / terms.low
+        scaled = np.log1p((more - louder) / (1.0 + louder))  # ln (1 + more) − ln (1 + louder)
         mean = scaled.mean(axis=1)
         better = np.flatnonzero(mean > most)
         gain[better] = scaled[better]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 Float = npt.NDArray[np.float64]
 
 BOUND_Z = 1.2816  # the normal law's 90 % quantile
-_STEP, _FIRST_NODE, _LAST_NODE = 0.75, -8.0, math.log(18.0)
+_STEP, _FIRST_NODE, _LAST_NODE = math.log(2.0), math.exp(-8.0), 18.0
 _CHUNK_VALUES = 2**15
 
 
@@ -37,21 +37,28 @@ def mean_log_gain(x: Float, base: Float, presence: Float) -> Float:
 
         ∫ (1 − e^−s·x_i) e^−s·base ∏_{j ≠ i} (1 − p_j (1 − e^−s·x_j)) ds / s,
 
-    by the trapezoidal rule in ln s, which converges exponentially: within 1e-5 at this step. So it
-    takes n steps instead of 2ⁿ coalitions. base / Σ x must be at least 1e-33.
+    by the trapezoidal rule in ln s, which converges exponentially: within 2e-6 at this step. So it
+    takes n steps instead of 2ⁿ coalitions. Each s is twice the one before, so with u = 1 − e^−s·x
+    the next u is u (2 − u), to the last bits and without an exponential. base / Σ x must be at
+    least 1e-33.
     """
     out, presence = np.empty_like(x), np.broadcast_to(presence, x.shape)
+    total = base + x.sum(axis=1)
+    alike = np.argsort(base / total)  # need as many steps
     rows_at_once = max(1, _CHUNK_VALUES // max(1, x.shape[1]))
     for begin in range(0, len(x), rows_at_once):
-        rows = slice(begin, begin + rows_at_once)
-        total = base[rows] + x[rows].sum(axis=1)
-        y, b = x[rows] / total[:, None], base[rows] / total
-        nodes = np.exp(np.arange(_FIRST_NODE, _LAST_NODE - math.log(b.min()) + _STEP, _STEP))
-        gain = y * (_STEP * nodes[0] / math.expm1(_STEP))  # of all nodes before the first
-        for s in nodes:
-            silent = 1.0 - np.exp(-s * y)
-            there = 1.0 - presence[rows] * silent
-            gain += silent / there * (there.prod(axis=1) * np.exp(-s * b) * _STEP)[:, None]
+        rows = alike[begin : begin + rows_at_once]
+        y, b, p = x[rows] / total[rows, None], base[rows] / total[rows], presence[rows]
+        s, last = _FIRST_NODE, _LAST_NODE / b.min()
+        gain = y * (_STEP * s / math.expm1(_STEP))  # of all nodes before the first
+        silent, there = -np.expm1(-s * y), np.empty_like(y)
+        while s < last:
+            np.subtract(1.0, np.multiply(p, silent, out=there), out=there)
+            part = there.prod(axis=1) * np.exp(-s * b) * _STEP
+            np.multiply(np.divide(silent, there, out=there), part[:, None], out=there)
+            gain += there
+            silent *= np.subtract(2.0, silent, out=there)
+            s *= 2.0
         out[rows] = gain
     return out
 
