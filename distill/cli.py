@@ -225,6 +225,8 @@ def _show(report: Report, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from moesubnet.training.measured import margin_words
+
     console = Console()
     if report.rows:
         domains = list(report.rows[0].perplexity)
@@ -233,7 +235,8 @@ def _show(report: Report, out: Path) -> None:
             table.add_row(row.name, *(f"{row.perplexity[domain]:.1f}" for domain in domains))
         console.print(table)
         for claim, holds in report.verdicts.items():
-            console.print(f"{'yes' if holds else 'NO '}  {claim}")
+            by = margin_words(report.margins, claim)
+            console.print(f"{'yes' if holds else 'NO '}  {claim}{by}")
     console.print(
         f"targets: {report.tokens:,} tokens in {report.collect_s:.0f} s, "
         f"{report.collect_cpu_s:.0f} CPU-seconds of all processes; "

@@ -20,9 +20,12 @@ from moesubnet.distill.evaluate import (
     PLAIN_STEPS,
     STUDENT,
     UNIFORM,
+    Margin,
     Row,
     evaluate_by_walks,
     folder_losses,
+    margins,
+    row_of,
 )
 from moesubnet.distill.job import Job, JobReport, finished
 from moesubnet.distill.walks import Ids, Members
@@ -43,6 +46,7 @@ class Comparison:
     equal_steps: JobReport
     more: JobReport  # what plain training did beyond `equal_steps`, to equal CPU-seconds
     rows: list[Row]
+    margins: dict[str, Margin]
 
 
 async def compare(
@@ -76,12 +80,13 @@ async def compare(
             on_progress=on_progress,
         ),
     )
-    rows = [Row(str(hotkey), loss) for hotkey, loss in walked.experts.items()]
-    rows += [Row(UNIFORM, walked.uniform_mixture), Row(GATED, walked.gated_mixture)]
+    models = {str(hotkey): losses for hotkey, losses in walked.experts.items()}
+    models |= {UNIFORM: walked.uniform_mixture, GATED: walked.gated_mixture}
     cpu_job = more_job if _better(more, equal_steps) else steps_job
     for name, job in ((STUDENT, student_job), (PLAIN_STEPS, steps_job), (PLAIN_CPU, cpu_job)):
-        rows.append(Row(name, await asyncio.to_thread(folder_losses, job.out, windows, spec)))
-    return Comparison(student, equal_steps, more, rows)
+        models[name] = await asyncio.to_thread(folder_losses, job.out, windows, spec)
+    rows = [row_of(name, losses) for name, losses in models.items()]
+    return Comparison(student, equal_steps, more, rows, margins(models))
 
 
 _PLAIN: dict[str, Any] = {"kind": "plain", "targets": None, "target_spec": None}

@@ -22,7 +22,7 @@ from moesubnet.distill.collect import begun_windows, collect, shard_windows
 from moesubnet.distill.compare import compare, train_apart
 from moesubnet.distill.corpus import public_windows, test_windows
 from moesubnet.distill.costs import CpuMeter
-from moesubnet.distill.evaluate import STUDENT, Row, verdicts
+from moesubnet.distill.evaluate import STUDENT, Margin, Row, verdicts
 from moesubnet.distill.forecast import Settings, check, steps_of, student_job_of
 from moesubnet.distill.job import JOB, STATE, Job, JobReport
 from moesubnet.distill.job import REPORT as JOB_REPORT
@@ -69,6 +69,7 @@ class Report:
     elapsed_s: float
     rows: list[Row]
     verdicts: dict[str, bool]
+    margins: dict[str, Margin]  # nats per token by which they hold, and its standard error
 
 
 async def distill(
@@ -97,6 +98,7 @@ async def distill(
     student_job = student_job.model_copy(update={"steps": steps})
     equal_steps = more = None
     rows: list[Row] = []
+    margins: dict[str, Margin] = {}
     if tests is None:
         student = await train_apart(student_job, on_progress)
     else:
@@ -109,7 +111,7 @@ async def distill(
             on_progress,
         )
         student, equal_steps, more = result.student, result.equal_steps, result.more
-        rows = result.rows
+        rows, margins = result.rows, result.margins
     report = Report(
         student_sha256=_publish(spec, teacher, settings, student_job, rows),
         student=student,
@@ -122,6 +124,7 @@ async def distill(
         elapsed_s=time.monotonic() - started_s,
         rows=rows,
         verdicts=verdicts(rows) if rows else {},
+        margins=margins,
     )
     (settings.out / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n")
     return report

@@ -17,6 +17,7 @@ from moesubnet.host.supervisor import Supervisor
 from moesubnet.localnet.plan import Plan
 from moesubnet.localnet.prepare import Prepared
 from moesubnet.localnet.view import Screen, training_text
+from moesubnet.training.measured import margin_words
 from moesubnet.types import Hotkey
 
 FinalReport = Mapping[str, Any]  # report.json of `moesubnet distill run`, plus our own figures
@@ -78,8 +79,16 @@ def final_table(
         mixed = _ppl(math.fsum(loss.values()) / len(loss))
         name = names.get(row["name"], row["name"]).replace("miner-", "expert ")
         table.add_row(name, *cells, mixed)
+    if errors := rows[-1].get("error"):
+        # Of the last row; the others' are nearly the same, as most of it is the text's.
+        off = [f"±{math.expm1(errors[d]):.1%}" for d in domains]
+        mixed_off = math.hypot(*errors.values()) / len(errors)
+        table.add_row("standard error", *off, f"±{math.expm1(mixed_off):.1%}", style="dim")
     verdicts = [
-        Text(f"{'yes' if kept else 'NO '}  {claim}", style="green" if kept else "red")
+        Text(
+            f"{'yes' if kept else 'NO '}  {claim}{margin_words(report.get('margins', {}), claim)}",
+            style="green" if kept else "red",
+        )
         for claim, kept in report["verdicts"].items()
     ]
     training_s = sum(expert.cpu_s for expert in prepared.expert_reports.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 HELD_OUT_SHARE = 0.1  # of the seconds asked for, at most, goes into each of two measures
@@ -65,6 +65,14 @@ def ratio_error(sums: Sequence[float], tokens: Sequence[float]) -> float | None:
 def read_of(windows: int, of: int) -> str:
     """`by all 32 windows`, `by 6 of 32 windows`."""
     return f"by {f'all {of}' if windows == of else f'{windows} of {of}'} windows"
+
+
+def margin_words(margins: Mapping[str, Sequence[float]], claim: str) -> str:
+    """` (0.031 ± 0.012 nats a token)`, where that is known."""
+    if claim not in margins:
+        return ""
+    nats, error = margins[claim]
+    return f" ({with_error(nats, error, 3)} nats a token)"
 
 
 def with_error(value: float, error: float | None, places: int = 2) -> str:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from moesubnet.distill import pupils
 from moesubnet.distill.cli import distill_app
 from moesubnet.distill.collect import collect
-from moesubnet.distill.evaluate import Row, verdicts
+from moesubnet.distill.evaluate import Row, margins, row_of, verdicts
 from moesubnet.distill.forecast import Settings, check, student_job_of
 from moesubnet.distill.held_out import hold_out, mixture_nats
 from moesubnet.distill.job import Job
@@ -30,6 +30,7 @@ from moesubnet.errors import MoesubnetError, SpecError
 from moesubnet.host.progress import Progress
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.head import split_model
+from moesubnet.training.measured import margin_words
 from moesubnet.training.model import new_model, small_config
 from moesubnet.training.optimizers import FULL_LR
 from moesubnet.training.trainer import Schedule
@@ -66,6 +67,11 @@ async def test_a_distillation_ends_in_a_student_a_table_and_a_manifest(
     ]
     assert all(set(row.loss) == {"words", "digits"} for row in report.rows)
     assert len(report.verdicts) == 5
+    for claim, (nats, error) in report.margins.items():
+        assert (nats > 0) == report.verdicts[claim]
+        assert error > 0
+    assert set(report.margins) == set(report.verdicts)
+    assert all(set(row.error) == {"words", "digits"} for row in report.rows)
     assert report.student.steps == report.plain_equal_steps.steps == 12
     assert report.plain_equal_cpu.steps >= 1
     assert {p.task for p in seen} >= {"targets", "student", "plain, equal CPU", "evaluation"}
@@ -305,3 +311,27 @@ def test_verdicts_compare_mixed_perplexities():
     }
     rows = [Row(name, dict(zip("xy", loss, strict=True))) for name, loss in losses.items()]
     assert list(verdicts(rows).values()) == [True, True, True, False, True]
+
+
+def test_a_verdict_says_by_how_much_and_how_sure_that_is():
+    """All models find the same windows hard, so the difference is surer than either."""
+    rng = np.random.default_rng(0)
+    hard = {"x": rng.normal(3.0, 1.0, 16), "y": rng.normal(2.0, 0.5, 9)}
+    off = {domain: rng.normal(0.0, 0.1, len(part)) for domain, part in hard.items()}
+    names = ("a", "uniform mixture", "student", "plain, equal steps", "plain, equal CPU")
+    models = {name: {d: part + 0.5 for d, part in hard.items()} for name in names}
+    models["gated mixture"] = {domain: part + off[domain] for domain, part in hard.items()}
+    nats, error = margins(models)["gated mixture below every expert"]
+    assert nats == pytest.approx(0.5 - np.mean([part.mean() for part in off.values()]))
+    of_each = [part.std(ddof=1) / np.sqrt(len(part)) for part in off.values()]
+    assert error == pytest.approx(np.hypot(*of_each) / 2)
+    row = row_of("a", models["a"])
+    assert row.error["x"] == pytest.approx(hard["x"].std(ddof=1) / 4)
+    assert error < min(row.error.values()) / 2
+    said = margin_words({"c": (nats, error)}, "c")
+    assert said == f" ({nats:.3f} ± {error:.3f} nats a token)"
+    assert margin_words({}, "c") == "", "a report of an older version"
+
+    lone = {name: {d: part[:1] for d, part in losses.items()} for name, losses in models.items()}
+    assert margins(lone) == {}
+    assert row_of("a", lone["a"]).error == {}
