@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -321,12 +322,13 @@ def next_steps(plan: Plan, prompts: Mapping[str, str]) -> str:
     quoted = body.replace("'", "'\\''")
     judge = plan.root / "validators" / "0"
     ((name, value),) = asked.items()
+    install = "" if find_spec("openai") else f"{sys.executable} -m pip install openai\n  "
     return f"""Try it.{plan.kind.about}
 
   curl {plan.router_url}/{what} -H 'Content-Type: application/json' \\
     -d '{quoted}'
 
-  {sys.executable} - <<'PY'
+  {install}{sys.executable} - <<'PY'
   from openai import OpenAI
   client = OpenAI(base_url="{plan.router_url}", api_key="none")
   stream = client.{create}.create(model="mixture", {name}={value!r}, max_tokens=60, stream=True)

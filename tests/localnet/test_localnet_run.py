@@ -4,12 +4,14 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 
 import pytest
 
 from moesubnet.errors import ConfigError
 from moesubnet.localnet import prepare, run
-from moesubnet.localnet.kinds import Small
+from moesubnet.localnet.kinds import FromBase, Small
+from moesubnet.localnet.plan import Plan
 from moesubnet.localnet.run import Options, run_localnet, until_interrupted
 from moesubnet.localnet.view import JsonScreen, TextScreen
 
@@ -46,6 +48,18 @@ def test_a_command_to_copy_is_not_broken_into_lines(capsys) -> None:
     assert command in capsys.readouterr().out
 
 
+def test_what_to_try_works_where_the_client_is_not_installed(tmp_path, monkeypatch) -> None:
+    """`moesubnet[all]`, which a localnet installs, does not bring it."""
+    plan, prompts = Plan(tmp_path, Small(1.0)), {"python": "import os\n"}
+    assert "pip install" not in run.next_steps(plan, prompts)
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    install = f"{sys.executable} -m pip install openai\n"
+    before, found, after = run.next_steps(plan, prompts).partition(install)
+    assert found
+    assert "curl" in before
+    assert "from openai import OpenAI" in after
+
+
 def test_text_that_was_cut_stays_whatever_is_installed_later(tmp_path, monkeypatch) -> None:
     cut = []
     monkeypatch.setattr(prepare, "build", lambda corpora, seed, **_: cut.append(seed) or {})
@@ -53,3 +67,11 @@ def test_text_that_was_cut_stays_whatever_is_installed_later(tmp_path, monkeypat
         monkeypatch.setattr("importlib.metadata.distributions", lambda found=installed: found)
         prepare.prepare_corpora(tmp_path / "corpora", Small(1.0), seed, 2)
     assert cut == [0, 1]
+
+
+def test_a_student_of_a_base_learns_in_an_adapter_as_its_experts_do(tmp_path) -> None:
+    """Two whole ones side by side, of 270 M parameters, are 15 GB beside the miners."""
+    plan = Plan(tmp_path, FromBase(str(tmp_path), 300.0))
+    typed = plan.distiller(tmp_path / "test").argv
+    base = typed.index("--from")
+    assert typed[base : base + 4] == ("--from", str(tmp_path), "--lora", "16")
