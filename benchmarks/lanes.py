@@ -44,9 +44,9 @@ from moesubnet.router.mixed import MixtureModel
 from moesubnet.router.model import ALONE, Drawing
 from moesubnet.router.student import StudentModel
 from moesubnet.types import Axon, Hotkey
-from moesubnet.wire.client import ExpertClient, checked
+from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.listening import serve
-from moesubnet.wire.protocol import Proof, StepResponse, StepRows, Want
+from moesubnet.wire.protocol import StepResponse, StepRows, Want
 from moesubnet.wire.strangers import open_http_session
 
 PROMPT_TOKENS, SEED = 24, 0
@@ -158,9 +158,8 @@ async def by_itself(
     async with client._places:
         on_its_way()
         await client._carry([parcel], lambda: None)
-    status, body, nonce_ns, receipt = await parcel.answer
-    proof = Proof.of(request, nonce_ns, receipt, body)
-    return checked(request, status, body, parcel.read, proof)
+    answer: StepResponse = await parcel.answer
+    return answer
 
 
 @dataclass

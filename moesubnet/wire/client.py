@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 
@@ -97,13 +97,13 @@ class ExpertClient:
         self._places = asyncio.Semaphore(MAX_PROMPTS)
         self._departures = Departures(self._carry)
 
-    async def step(
+    def step(
         self,
         request: StepRequest,
         *,
         timeout_s: float,
         on_its_way: Callable[[], None] = lambda: None,
-    ) -> StepResponse:
+    ) -> Awaitable[StepResponse]:
         """One step: a prompt in a request of its own, else in a lane with what else is to leave.
 
         `timeout_s` begins when its turn has come, and `on_its_way` is called then: that we ask
@@ -112,14 +112,14 @@ class ExpertClient:
         Raises PeerUnavailable, PeerRefused, UnknownBase, WireError (FrameError, BadDistribution),
         AuthError (the receipt is missing or wrong).
         """
-        parcel = self._parcel(request, timeout_s, on_its_way, self.held_s)
-        status, data, proof = await self._sent(request, parcel)
-        return checked(request, status, data, parcel.read, proof)
+        return self._sent(request, self._parcel(request, timeout_s, on_its_way, self.held_s))
 
     async def forward(self, request: StepRequest, *, timeout_s: float) -> tuple[int, bytes, Proof]:
         """One step for somebody else: status (200 or 409), body and proof. Nothing of the answer
         is looked at but its receipt. Raises as `step` does, but no UnknownBase."""
-        return await self._sent(request, self._parcel(request, timeout_s, reads=False))
+        parcel = self._parcel(request, timeout_s, reads=False)
+        status, body, nonce_ns, receipt = await self._sent(request, parcel)
+        return status, body, Proof.of(request, nonce_ns, receipt, body, step=parcel.body)
 
     async def close_sessions(self, sessions: Sequence[str], *, timeout_s: float) -> None:
         """Tell the expert that nobody goes on with these (at most 256). Raises PeerError."""
@@ -189,16 +189,14 @@ class ExpertClient:
             request=request if reads else None,
         )
 
-    async def _sent(self, request: StepRequest, parcel: Parcel) -> tuple[int, bytes, Proof]:
-        if not request.is_prompt:
-            answer = await self._departures.step(parcel)
-        else:
-            async with self._places:
-                parcel.on_its_way()
-                await carry(self._carry, [parcel], lambda: self._departures.answered([parcel]))
-            answer = await parcel.answer
-        status, body, nonce_ns, receipt = answer
-        return status, body, Proof.of(request, nonce_ns, receipt, body, step=parcel.body)
+    def _sent(self, request: StepRequest, parcel: Parcel) -> Awaitable[Any]:
+        return self._alone(parcel) if request.is_prompt else self._departures.step(parcel)
+
+    async def _alone(self, parcel: Parcel) -> Any:
+        async with self._places:
+            parcel.on_its_way()
+            await carry(self._carry, [parcel], lambda: self._departures.answered([parcel]))
+        return await parcel.answer
 
     async def _carry(self, parcels: Sequence[Parcel], come: Callable[[], None]) -> None:
         """See `carry`; once more where an idle connection was closed just as we used it."""
@@ -240,26 +238,35 @@ class ExpertClient:
 
     async def _give(self, brought: Sequence[tuple[Parcel, Answer]]) -> None:
         """Read at once what came together, then give each its own."""
-        waited_for = [
-            (parcel, body, parcel.request)
-            for parcel, (status, body, _, _) in brought
-            if status == 200 and parcel.request is not None and not parcel.answer.done()
+        waited_for = [(p, p.request, answer) for p, answer in brought if not p.answer.done()]
+        bodies = [
+            (answer[1], request)
+            for _, request, answer in waited_for
+            if request is not None and answer[0] == 200
         ]
-        bodies = [(body, request) for _, body, request in waited_for]
         size = sum(len(body) for body, _ in bodies)
-        answers = await off_loop(size, read_answers, bodies, self._vocab_size)
-        for (parcel, _, _), read in zip(waited_for, answers, strict=True):
-            parcel.read = read
-        for parcel, answer in brought:
-            parcel.give(answer)
+        read = iter(await off_loop(size, read_answers, bodies, self._vocab_size))
+        for parcel, request, answer in waited_for:
+            status, body, nonce_ns, receipt = answer
+            if request is None:
+                parcel.give(answer)
+            elif status == 409:
+                parcel.give(_unknown_base(body, request))
+            else:
+                proof = Proof.of(request, nonce_ns, receipt, body, step=parcel.body)
+                parcel.give(_proven(next(read), proof))
 
     async def _decoded(
         self, request: StepRequest, status: int, data: bytes, proof: Proof
     ) -> StepResponse:
         """Raises UnknownBase for a 409, WireError."""
-        given = [(data, request)] if status == 200 else []
-        answers = await off_loop(len(data), read_answers, given, self._vocab_size)
-        return checked(request, status, data, answers[0] if answers else None, proof)
+        if status == 409:
+            raise _unknown_base(data, request)
+        [read] = await off_loop(len(data), read_answers, [(data, request)], self._vocab_size)
+        answer = _proven(read, proof)
+        if isinstance(answer, WireError):
+            raise answer
+        return answer
 
     @asynccontextmanager
     async def _post(
@@ -322,20 +329,8 @@ def _receipt_of(line: bytes) -> str:
         raise MalformedAuth("the stream's last line is not a receipt") from None
 
 
-def checked(
-    request: StepRequest,
-    status: int,
-    data: bytes,
-    read: StepResponse | WireError | None,
-    proof: Proof,
-) -> StepResponse:
-    """The answer; read: what one of status 200 says. Raises WireError, UnknownBase for a 409."""
-    if status == 409:
-        raise _unknown_base(data, request)
-    if isinstance(read, WireError):
-        raise read
-    assert read is not None
-    return StepResponse(read.rows, proof)
+def _proven(read: StepResponse | WireError, proof: Proof) -> StepResponse | WireError:
+    return read if isinstance(read, WireError) else StepResponse(read.rows, proof)
 
 
 def _unknown_base(data: bytes, request: StepRequest) -> PeerError | WireError:

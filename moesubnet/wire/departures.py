@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from math import inf
+from typing import Any
 
 from moesubnet.errors import AuthError, PeerError, PeerUnavailable, WireError
 from moesubnet.wire.lanes import MAX_STEPS
-from moesubnet.wire.protocol import StepRequest, StepResponse
+from moesubnet.wire.protocol import StepRequest
 from moesubnet.wire.returns import Returns
 
 MOST_UNDER_WAY = 4
@@ -35,12 +36,11 @@ class Parcel:
     when it leaves, and its time begins. Those with one destination `to` leave together. stream: its
     name there, by which the next step of the same is known. held_s: how long it is waited for at
     most where others' answers keep coming, each within `timeout_s` of the last. request: what the
-    body says, where an answer of status 200 is to be read; `read` is that, or what is wrong with
-    it, as soon as there is the answer."""
+    body says, where the answer is to be read; else it is an `Answer`."""
 
     __slots__ = (
-        "answer", "body", "held_s", "most_bytes", "on_its_way", "read", "request", "sequences",
-        "stream", "timeout_s", "to",
+        "answer", "body", "held_s", "is_answered", "most_bytes", "on_its_way", "request",
+        "sequences", "stream", "timeout_s", "to",
     )  # fmt: skip
 
     def __init__(
@@ -65,8 +65,8 @@ class Parcel:
         self.to = to
         self.stream = f"{to}/{stream}"
         self.request = request
-        self.read: StepResponse | WireError | None = None
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.is_answered = False
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: Exception) -> None:
         """For whoever still waits for it."""
@@ -74,13 +74,14 @@ class Parcel:
             self.answer.set_exception(error)
             self.answer.exception()  # that nobody waits any more is no error to be logged
 
-    @property
-    def is_answered(self) -> bool:
-        done = self.answer.done() and not self.answer.cancelled()
-        return done and self.answer.exception() is None
-
-    def give(self, answer: Answer) -> None:
-        if not self.answer.done():
+    def give(self, answer: object) -> None:
+        """An answer, or what is wrong with it."""
+        if self.answer.done():
+            return
+        self.is_answered = True
+        if isinstance(answer, Exception):
+            self.fail(answer)
+        else:
             self.answer.set_result(answer)
 
 
@@ -136,8 +137,9 @@ class Departures:
         come = (parcel.stream for parcel in parcels if parcel.is_answered)
         self._returns.left(come, asyncio.get_running_loop().time())
 
-    async def step(self, parcel: Parcel) -> Answer:
-        """Cancelling gives up this parcel alone; a request that nobody waits for is dropped."""
+    def step(self, parcel: Parcel) -> asyncio.Future[Any]:
+        """Its answer. Cancelling gives up this parcel alone; a request that nobody waits for is
+        dropped."""
         self._loop = parcel.answer.get_loop()
         now_s = self._loop.time()
         self._returns.came([parcel.stream], now_s)
@@ -146,7 +148,7 @@ class Departures:
         self._waiting.setdefault(parcel.to, deque()).append(parcel)
         self._count += 1
         self._look()
-        return await parcel.answer
+        return parcel.answer
 
     def _look(self) -> None:
         """Arrange the next departure, if somebody waits: once those who are ready now have come."""
@@ -159,6 +161,8 @@ class Departures:
             if self._under_way and not self._has_come:
                 due_s = max(due_s, self._left_s + self._waited_part * self._round_s)
         if self._timer is not None:
+            if now_s < self._timer.when() <= due_s:
+                return  # it looks again then
             self._timer.cancel()
         if due_s <= now_s:
             self._is_leaving = True
@@ -253,7 +257,8 @@ class Departures:
                 for timer in timers.values():
                     timer.cancel()
             self._awaited_bytes -= size
-            self._look()
+            if self._window_bytes < inf:
+                self._look()
             if answer.cancelled():
                 given_up()
 

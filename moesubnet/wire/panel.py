@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -33,7 +33,7 @@ from moesubnet.types import Hotkey
 from moesubnet.wire.ahead import Ahead
 from moesubnet.wire.line import Line
 from moesubnet.wire.panel_sequence import PanelSequence
-from moesubnet.wire.patience import LEAST_PATIENCE_S, Paces, cut_stragglers, deadline_s
+from moesubnet.wire.patience import LEAST_PATIENCE_S, Awaited, Paces, deadline_s
 from moesubnet.wire.protocol import (
     SequenceStep,
     StepRequest,
@@ -63,13 +63,13 @@ class Asked(Protocol):
         """Whether it commits to the tails of laws of which it lists a part."""
         ...
 
-    async def step(
+    def step(
         self,
         request: StepRequest,
         *,
         timeout_s: float,
         on_its_way: Callable[[], None] = lambda: None,
-    ) -> StepResponse:
+    ) -> Awaitable[StepResponse]:
         """on_its_way: called when the request leaves, after any wait for a place of our own.
 
         Raises PeerError, WireError, AuthError; UnknownBase where it holds less than the base.
@@ -83,12 +83,25 @@ class Asked(Protocol):
 
 @dataclass(slots=True)
 class _Call:
-    """One `advance` or `reveal`."""
+    """One `advance` or `reveal`: what it asks, and what has come of it."""
 
     sequences: Sequence[PanelSequence]
     build: Callable[[Asked], StepRequest]
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    patient_until_s: dict[Hotkey, float] = field(default_factory=dict)  # of those on their way
+    asked: Sequence[Hotkey]
+    weights: Mapping[Hotkey, float] | None = None
+    least_patience_s: float = LEAST_PATIENCE_S
+    answers: dict[Hotkey, StepResponse | PanelError] = field(default_factory=dict)
+    under_way: dict[Hotkey, asyncio.Future[StepResponse]] = field(default_factory=dict)
+    awaited: Awaited = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.awaited = Awaited(
+            self.asked, self.weights, self.least_patience_s, lambda h: self.under_way[h].cancel()
+        )
+
+    def settle(self, hotkey: Hotkey, answer: StepResponse | PanelError) -> None:
+        self.answers[hotkey] = answer
+        self.awaited.came(hotkey, has_answered=isinstance(answer, StepResponse))
 
 
 class Panel:
@@ -154,15 +167,7 @@ class Panel:
             more = further.get(client.hotkey, 0)
             return self._request(client, sequences, first, more, ahead if more else None, requests)
 
-        call = _Call(sequences, build)
-        async with asyncio.TaskGroup() as group:
-            tasks = {hotkey: group.create_task(self._answer(hotkey, call)) for hotkey in wanted}
-            if weights is not None:
-                await cut_stragglers(tasks, weights, call.patient_until_s, least_patience_s)
-        return {
-            hotkey: self._late(hotkey) if task.cancelled() else task.result()
-            for hotkey, task in tasks.items()
-        }
+        return await self._hear(_Call(sequences, build, wanted, weights, least_patience_s))
 
     async def reveal(self, sequences: Sequence[PanelSequence]) -> dict[Hotkey, PanelError]:
         """Ask everybody for the leaves that are owed, and for nothing else: at the end of a walk
@@ -172,88 +177,152 @@ class Panel:
         the others showed.
         """
 
-        async def ask(hotkey: Hotkey) -> StepResponse | PanelError:
-            owing = [s for s in sequences if s.owed(hotkey)]
-            call = _Call(owing, lambda client: self._reveals(client, owing))
-            return await self._answer(hotkey, call, rested=True)
+        def owing(hotkey: Hotkey) -> list[PanelSequence]:
+            return [sequence for sequence in sequences if sequence.owed(hotkey)]
 
-        debtors = [h for h in self._clients if any(s.owed(h) for s in sequences)]
+        async def ask(hotkey: Hotkey, owed: Sequence[PanelSequence]) -> StepResponse | PanelError:
+            call = _Call(owed, lambda client: self._reveals(client, owed), [hotkey])
+            return (await self._hear(call, rested=True))[hotkey]
+
+        debtors = {hotkey: owed for hotkey in self._clients if (owed := owing(hotkey))}
         async with asyncio.TaskGroup() as group:
-            tasks = {hotkey: group.create_task(ask(hotkey)) for hotkey in debtors}
+            tasks = {h: group.create_task(ask(h, owed)) for h, owed in debtors.items()}
         answers = {hotkey: task.result() for hotkey, task in tasks.items()}
         failed = {h: a for h, a in answers.items() if not isinstance(a, StepResponse)}
         for sequence in sequences:
             sequence.give_up(failed)
         return failed
 
-    async def _answer(
-        self, hotkey: Hotkey, call: _Call, *, rested: bool = False
-    ) -> StepResponse | PanelError:
-        """One expert's answer or its error, and what follows for the next call."""
-        client = self._clients.get(hotkey)
-        if client is None:
-            return PeerUnavailable("left the panel")
-        until_s = self._rests_until_s.get(hotkey)
-        if until_s is not None and not rested and call.loop.time() < until_s:
-            return PeerResting("resting after a failure")
+    async def _hear(
+        self, call: _Call, *, rested: bool = False
+    ) -> dict[Hotkey, StepResponse | PanelError]:
+        """Each one's answer or its error. No task for each: they are counted as they come."""
         try:
-            request, response = await self._ask(client, call)
-        except (PeerError, WireError, AuthError) as error:
-            return self._failed(hotkey, error)
-        for sequence, step in zip(call.sequences, request.sequences, strict=True):
+            for hotkey in call.asked:
+                self._ask(hotkey, call, rested=rested)
+            await call.awaited.over
+        finally:
+            if left := set(call.under_way.values()):
+                for sent in left:
+                    sent.cancel()
+                await asyncio.wait(left)
+        answers = call.answers
+        return {h: answers[h] if h in answers else self._late(h) for h in call.asked}
+
+    def _ask(self, hotkey: Hotkey, call: _Call, *, rested: bool) -> None:
+        client = self._clients.get(hotkey)
+        until_s = self._rests_until_s.get(hotkey)
+        if client is None:
+            call.settle(hotkey, PeerUnavailable("left the panel"))
+        elif until_s is not None and not rested and call.awaited.loop.time() < until_s:
+            call.settle(hotkey, PeerResting("resting after a failure"))
+        else:
+            self._send(client, call)
+
+    def _send(self, client: Asked, call: _Call, *, is_again: bool = False) -> None:
+        """One request, timed from when it is on its way."""
+        loop, hotkey, request = call.awaited.loop, client.hotkey, call.build(client)
+        tokens, patient_until_s = request.tokens, call.awaited.patient_until_s
+        patience_s = self._paces.patience_s(hotkey, tokens)
+        patient_until_s.pop(hotkey, None)
+
+        def on_its_way() -> None:
+            patient_until_s[hotkey] = loop.time() + patience_s
+
+        alone_s = deadline_s(self._base_s, tokens)
+        line = None if self._lines is None else self._lines[hotkey]
+        if line is not None and request.is_prompt:
+            sent: Awaitable[StepResponse] = line.send(
+                partial(client.step, request),
+                tokens,
+                alone_s=alone_s,
+                most_s=self._held_s,
+                on_its_way=on_its_way,
+            )
+        else:
+            timeout_s = alone_s if line is None else line.beside_s(alone_s)
+            sent = client.step(request, timeout_s=timeout_s, on_its_way=on_its_way)
+        call.under_way[hotkey] = future = asyncio.ensure_future(sent)
+        future.add_done_callback(partial(self._came, client, call, request, patience_s, is_again))
+
+    def _came(
+        self,
+        client: Asked,
+        call: _Call,
+        request: StepRequest,
+        patience_s: float,
+        is_again: bool,
+        sent: asyncio.Future[StepResponse],
+    ) -> None:
+        hotkey, error = client.hotkey, None if sent.cancelled() else sent.exception()
+        del call.under_way[hotkey]
+        if call.awaited.over.done() or sent.cancelled():
+            call.awaited.came(hotkey, has_answered=False)
+            return
+        try:
+            if error is None:
+                response = self._timed(hotkey, call, request, patience_s, sent.result())
+                call.answers[hotkey] = self._taken(hotkey, call.sequences, request, response)
+            elif isinstance(error, UnknownBase):
+                self._missing(client, call, error, is_again=is_again)
+            elif isinstance(error, PeerError | WireError | AuthError):
+                call.answers[hotkey] = self._failed(hotkey, error)
+            else:
+                call.awaited.fail(error)
+        finally:
+            if hotkey not in call.under_way:
+                answer = call.answers.get(hotkey)
+                call.awaited.came(hotkey, has_answered=isinstance(answer, StepResponse))
+
+    def _missing(self, client: Asked, call: _Call, error: UnknownBase, *, is_again: bool) -> None:
+        """It holds less than we believed, and is asked once more from what it holds."""
+        for sequence, held in zip(call.sequences, error.held_tokens, strict=True):
+            if is_again:
+                sequence.set_held(client.hotkey, 0)
+            else:
+                sequence.set_missing(client.hotkey, held)
+        if is_again:
+            call.answers[client.hotkey] = self._failed(client.hotkey, error)
+        else:
+            self._send(client, call, is_again=True)
+
+    def _timed(
+        self,
+        hotkey: Hotkey,
+        call: _Call,
+        request: StepRequest,
+        patience_s: float,
+        response: StepResponse,
+    ) -> StepResponse:
+        """With how long it took."""
+        until_s = call.awaited.patient_until_s.get(hotkey)
+        if until_s is None:
+            return response
+        took_s = call.awaited.loop.time() - (until_s - patience_s)
+        if request.ahead is None:  # which takes as long as it is given
+            self._paces.took(hotkey, request.tokens, took_s)
+        return StepResponse(response.rows, response.proof, took_s)
+
+    def _taken(
+        self,
+        hotkey: Hotkey,
+        sequences: Sequence[PanelSequence],
+        request: StepRequest,
+        response: StepResponse,
+    ) -> StepResponse | PanelError:
+        """An answer, once the sequences know of it."""
+        for sequence, step in zip(sequences, request.sequences, strict=True):
             sequence.set_held(hotkey, step.end)
         try:
-            _settle(hotkey, call.sequences, response)
+            _settle(hotkey, sequences, response)
         except BadReveal as error:
             return self._failed(hotkey, error)
         if request.ahead is not None:
-            for sequence, rows in zip(call.sequences, response.rows, strict=True):
+            for sequence, rows in zip(sequences, response.rows, strict=True):
                 sequence.append(rows.further[:-1])
                 sequence.set_held(hotkey, len(sequence.ids))
         self._failures.pop(hotkey, None)
         return response
-
-    async def _ask(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
-        """One step; if the expert holds less than we believed, once more from what it holds."""
-        try:
-            return await self._step(client, call)
-        except UnknownBase as error:
-            for sequence, held in zip(call.sequences, error.held_tokens, strict=True):
-                sequence.set_missing(client.hotkey, held)
-        try:
-            return await self._step(client, call)
-        except UnknownBase:
-            for sequence in call.sequences:
-                sequence.set_held(client.hotkey, 0)
-            raise
-
-    async def _step(self, client: Asked, call: _Call) -> tuple[StepRequest, StepResponse]:
-        """One request, timed from when it is on its way."""
-        loop, hotkey, request = call.loop, client.hotkey, call.build(client)
-        tokens = request.tokens
-        patience_s = self._paces.patience_s(hotkey, tokens)
-        call.patient_until_s.pop(hotkey, None)
-
-        def on_its_way() -> None:
-            call.patient_until_s[hotkey] = loop.time() + patience_s
-
-        alone_s = deadline_s(self._base_s, tokens)
-        send = partial(client.step, request)
-        line = None if self._lines is None else self._lines[hotkey]
-        if line is None:
-            response = await send(timeout_s=alone_s, on_its_way=on_its_way)
-        elif request.is_prompt:
-            response = await line.send(
-                send, tokens, alone_s=alone_s, most_s=self._held_s, on_its_way=on_its_way
-            )
-        else:
-            response = await send(timeout_s=line.beside_s(alone_s), on_its_way=on_its_way)
-        if (until_s := call.patient_until_s.get(hotkey)) is not None:
-            took_s = loop.time() - (until_s - patience_s)
-            if request.ahead is None:  # which takes as long as it is given
-                self._paces.took(hotkey, tokens, took_s)
-            response = StepResponse(response.rows, response.proof, took_s)
-        return request, response
 
     def _late(self, hotkey: Hotkey) -> PanelError:
         self._paces.late(hotkey)

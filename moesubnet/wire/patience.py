@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 
 from moesubnet.types import Hotkey
-from moesubnet.wire.protocol import StepResponse
 
 TOKEN_S = 0.02  # a slow reader: a model of 1 B parameters on two cores
 UNKNOWN_S = 2.0  # for one token of an expert that has not answered yet
@@ -79,67 +77,101 @@ def _exactly(weight: float) -> int:
     return parts * (_FINEST // of)
 
 
-async def cut_stragglers(
-    tasks: Mapping[Hotkey, asyncio.Task[object]],
-    weights: Mapping[Hotkey, float],
-    patient_until_s: Mapping[Hotkey, float],
-    least_patience_s: float = LEAST_PATIENCE_S,
-) -> None:
-    """Return when all tasks are done, the late ones cancelled.
+class Awaited:
+    """Whose answers one call still waits for, and who of them is late.
 
     Late is who has not answered PATIENCE times as long after the start as it took until the
     answers weighed at least what was still to come, and `least_patience_s` longer. However much
     it weighs, late is also who has taken much longer than it usually does (`patient_until_s`) and
-    PATIENCE times as long as those that have answered.
+    PATIENCE times as long as those that have answered. Without weights nobody is late.
+
+    Nobody wakes for a single answer: `over` is done when all have come or are late. Attributes:
+    patient_until_s: of those who are on their way.
     """
-    loop = asyncio.get_running_loop()
-    start_s, limit_s = loop.time(), inf
-    others_s = inf  # so long we wait for anybody when the others took so long
-    look_s = inf  # nobody is late before
-    waiting, come, news = dict(tasks), list[Hotkey](), asyncio.Event()
-    # Exact: halves are halves, in whatever order they come.
-    parts = {hotkey: _exactly(weights.get(hotkey, 0.0)) for hotkey in tasks}
-    given, to_come = 0, sum(parts.values())
 
-    def note(hotkey: Hotkey, _: asyncio.Task[object]) -> None:
-        come.append(hotkey)
-        news.set()
+    def __init__(
+        self,
+        hotkeys: Iterable[Hotkey],
+        weights: Mapping[Hotkey, float] | None,
+        least_patience_s: float,
+        cut: Callable[[Hotkey], object],
+    ) -> None:
+        """cut: told who is late."""
+        self.loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[None] = self.loop.create_future()
+        self.patient_until_s: dict[Hotkey, float] = {}
+        self._cut, self._is_patient, self._least_s = cut, weights is None, least_patience_s
+        # Exact: halves are halves, in whatever order they come.
+        self._waiting = {h: _exactly(weights.get(h, 0.0)) if weights else 0 for h in hotkeys}
+        self._given, self._to_come = 0, sum(self._waiting.values())
+        self._start_s, self._limit_s = self.loop.time(), inf
+        self._others_s = inf  # so long we wait for anybody when the others took so long
+        self._look_s = inf  # nobody is late before
+        self._timer: asyncio.TimerHandle | None = None
+        self._end()
 
-    for hotkey, task in tasks.items():
-        task.add_done_callback(partial(note, hotkey))
-    while waiting:
-        try:
-            async with asyncio.timeout_at(None if look_s == inf else look_s):
-                await news.wait()
-        except TimeoutError:  # what has come by now is taken first, however far behind we are
-            for _ in range(TURNS_TO_TAKE):
-                await asyncio.sleep(0)
-            if not come:
-                cut_s = {
-                    hotkey: min(limit_s, max(others_s, patient_until_s.get(hotkey, inf)))
-                    for hotkey in waiting
-                }
-                late = [waiting.pop(hotkey) for hotkey, at_s in cut_s.items() if at_s <= look_s]
-                for task in late:
-                    task.cancel()
-                await asyncio.gather(*late, return_exceptions=True)
-                look_s = min((cut_s[hotkey] for hotkey in waiting), default=inf)
-                if any(hotkey not in patient_until_s for hotkey in waiting):
-                    # It waits for a connection: look again, its time may begin.
-                    look_s = min(look_s, loop.time() + LEAST_PATIENCE_S)
-        news.clear()
-        # An answer costs nothing that grows with how many were asked: they come one by one.
-        took_s, has_answered = loop.time() - start_s, False
-        for hotkey in come:
-            if (ended := waiting.pop(hotkey, None)) is not None:
-                to_come -= parts[hotkey]
-                if isinstance(ended.result(), StepResponse):
-                    given += parts[hotkey]
-                    has_answered = True
-        come.clear()
+    def came(self, hotkey: Hotkey, *, has_answered: bool) -> None:
+        """Note that it is waited for no more; nothing where it was late already."""
+        part = self._waiting.pop(hotkey, None)
+        if part is None or self._end() or self._is_patient:
+            return
+        took_s = self.loop.time() - self._start_s
+        self._to_come -= part
+        look_s = self._look_s
         if has_answered:
-            others_s = start_s + PATIENCE * took_s
-            look_s = min(look_s, others_s)
-        if limit_s == inf and given > 0 and given >= to_come:
-            limit_s = start_s + max(PATIENCE * took_s, took_s + least_patience_s)
-            look_s = min(look_s, limit_s)
+            self._given += part
+            self._others_s = self._start_s + PATIENCE * took_s
+            look_s = min(look_s, self._others_s)
+        if self._limit_s == inf and self._given > 0 and self._given >= self._to_come:
+            self._limit_s = self._start_s + max(PATIENCE * took_s, took_s + self._least_s)
+            look_s = min(look_s, self._limit_s)
+        self._look_at(look_s)
+
+    def fail(self, error: BaseException) -> None:
+        """Whoever waits gets this."""
+        if not self.over.done():
+            self.over.set_exception(error)
+
+    def _end(self) -> bool:
+        """Whether it is over."""
+        if not self._waiting and not self.over.done():
+            self.over.set_result(None)
+        if self.over.done() and self._timer is not None:
+            self._timer.cancel()
+        return self.over.done()
+
+    def _look_at(self, look_s: float) -> None:
+        if look_s < self._look_s or self._timer is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None
+            if look_s < inf:
+                self._timer = self.loop.call_at(look_s, self._look, len(self._waiting))
+        self._look_s = look_s
+
+    def _look(self, waiting: int, turns: int = TURNS_TO_TAKE) -> None:
+        """Cut those who are late. What has come by now is taken first, however far behind we are.
+        waiting: how many were waited for so many turns ago."""
+        if self.over.done():
+            return
+        if turns:
+            self.loop.call_soon(self._look, waiting, turns - 1)
+            return
+        if len(self._waiting) < waiting:
+            self._look(len(self._waiting))
+            return
+        until_s = self.patient_until_s
+        cut_s = {
+            hotkey: min(self._limit_s, max(self._others_s, until_s.get(hotkey, inf)))
+            for hotkey in self._waiting
+        }
+        for hotkey in [hotkey for hotkey, at_s in cut_s.items() if at_s <= self._look_s]:
+            del self._waiting[hotkey]
+            self._cut(hotkey)
+        look_s = min((cut_s[hotkey] for hotkey in self._waiting), default=inf)
+        if any(hotkey not in until_s for hotkey in self._waiting):
+            # It waits for a connection: look again, its time may begin.
+            look_s = min(look_s, self.loop.time() + LEAST_PATIENCE_S)
+        self._timer = None
+        if not self._end():
+            self._look_at(look_s)

@@ -215,7 +215,7 @@ async def test_concurrent_callers_share_batches(serve_miner: ServeMiner) -> None
     served = await serve_miner(engine)
     alice, bob = await served.client(ALICE), await served.client(BOB)
     engine.gate.clear()
-    tasks = [asyncio.create_task(alice.step(full(step_of("0", u32(), u32(1))), timeout_s=30))]
+    tasks = [asyncio.ensure_future(alice.step(full(step_of("0", u32(), u32(1))), timeout_s=30))]
     await asyncio.sleep(0.2)
     for i in range(1, 5):
         for client in (alice, bob):
@@ -413,10 +413,10 @@ async def test_an_engine_that_answers_nonsense_is_a_503_and_a_line_in_the_log(
     served = await serve_miner(engine)
     alice, bob = await served.client(ALICE), await served.client(BOB)
     engine.gate.clear()
-    first = asyncio.create_task(alice.step(full(step_of("a", u32(), u32(1))), timeout_s=30))
+    first = asyncio.ensure_future(alice.step(full(step_of("a", u32(), u32(1))), timeout_s=30))
     await asyncio.sleep(0.1)
-    bad = asyncio.create_task(alice.step(full(step_of("b", u32(), u32(13))), timeout_s=30))
-    good = asyncio.create_task(bob.step(full(step_of("c", u32(), u32(2))), timeout_s=30))
+    bad = asyncio.ensure_future(alice.step(full(step_of("b", u32(), u32(13))), timeout_s=30))
+    good = asyncio.ensure_future(bob.step(full(step_of("c", u32(), u32(2))), timeout_s=30))
     await asyncio.sleep(0.2)
     engine.gate.set()
     await first

@@ -276,7 +276,7 @@ async def test_a_prompt_locks_out_no_step_of_the_same_caller(serve_miner: Any) -
 
     def ask(name: str, ids: np.ndarray) -> asyncio.Task[object]:
         request = StepRequest((step_of(name, u32(), ids),), Want("full"))
-        return asyncio.create_task(client.step(request, timeout_s=30))
+        return asyncio.ensure_future(client.step(request, timeout_s=30))
 
     engine.gate.clear()
     prompts = [ask(f"long{i}", u32(*range(50))) for i in range(2)]

@@ -86,7 +86,7 @@ class Near(ExpertClient):
                 await self._give([(parcel, (200, body, self.sent, b""))])
             except UnknownBase as error:
                 held = json.dumps({"error": "unknown_base", "held_tokens": error.held_tokens})
-                parcel.give((409, held.encode(), self.sent, b""))
+                await self._give([(parcel, (409, held.encode(), self.sent, b""))])
             except Overloaded:
                 parcel.fail(PeerRefused(429, "too_many_requests"))
             come()

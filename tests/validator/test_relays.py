@@ -297,7 +297,7 @@ async def test_a_validators_prompts_leave_users_their_places(two_and_two, keypai
         for task in refused:
             with pytest.raises(RelayLost, match="429"):
                 task.result()
-        user = asyncio.create_task(client.step(prompts[0], timeout_s=5.0))
+        user = asyncio.ensure_future(client.step(prompts[0], timeout_s=5.0))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert len(begun) == node.PROMPTS + 1

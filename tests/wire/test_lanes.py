@@ -196,10 +196,12 @@ class Carrier:
         return [[p.body.decode() for p in load] for load in self.loads]
 
 
-def started(departures: Departures, *names: str, timeout_s: float = 9.0) -> list[asyncio.Task[Any]]:
+def started(
+    departures: Departures, *names: str, timeout_s: float = 9.0
+) -> list[asyncio.Future[Any]]:
     """Of each name its first letter is where it goes."""
     parcels = [Parcel(n.encode(), 100, timeout_s, lambda: None, stream=n, to=n[0]) for n in names]
-    return [asyncio.create_task(departures.step(parcel)) for parcel in parcels]
+    return [asyncio.ensure_future(departures.step(parcel)) for parcel in parcels]
 
 
 @pytest.fixture(autouse=True)
@@ -378,7 +380,7 @@ async def test_each_step_of_a_lane_has_its_own_fate(stage: Any) -> None:
         "slow": step("slow"),
         **{name: step(name) for name in ("full", "broken", "bug", "lies")},
     }
-    tasks = {name: asyncio.create_task(client.step(s, timeout_s=9)) for name, s in asked.items()}
+    tasks = {name: asyncio.ensure_future(client.step(s, timeout_s=9)) for name, s in asked.items()}
     left = {tasks["slow"]}
     done, _ = await asyncio.wait(set(tasks.values()) - left, timeout=5)
     assert done == set(tasks.values()) - left
@@ -434,7 +436,7 @@ async def test_a_prompt_travels_apart_and_ends_when_its_caller_leaves(stage: Any
                 left.set()
 
     expert.manner = manner
-    prompt = asyncio.create_task(client.step(step("p", append=200), timeout_s=30))
+    prompt = asyncio.ensure_future(client.step(step("p", append=200), timeout_s=30))
     await asyncio.wait_for(begun.wait(), 5)
     await client.step(step("s"), timeout_s=9)
     prompt.cancel()
