@@ -212,6 +212,7 @@ async def _run(
         spec_dir,
         settings.out / "work" / "sheets",
         allow_private=allow_private,
+        prefill=settings.prefill,
     ) as (spec, teacher):
         settings = replace(settings, window=min(settings.window, spec.spec.context_tokens))
         return await distill(spec, teacher, settings, on_progress, _say)

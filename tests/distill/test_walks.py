@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
+from moesubnet.distill.app import panel_over
 from moesubnet.distill.evaluate import evaluate_by_walks
 from moesubnet.distill.walks import Turn, walk
 from moesubnet.engine.transformers_engine import TransformersEngine
@@ -16,6 +19,7 @@ from moesubnet.errors import PeerUnavailable
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.model import new_model, save_model, small_config
 from moesubnet.types import Hotkey
+from moesubnet.wire.protocol import StepRequest, StepResponse
 
 from .conftest import VOCAB, BigramEngine, LocalClient
 
@@ -84,6 +88,23 @@ async def test_with_nobody_left_the_walk_says_so(panel_of):
     dead = LocalClient(A, BigramEngine(1), fails=lambda n: True)
     with pytest.raises(PeerUnavailable, match="no expert answers"):
         await turns(panel_of(dead), windows_of((2, 3)))
+
+
+async def test_trusted_experts_that_are_sent_whole_windows_have_minutes(panel_of):
+    """Five models of 270 M parameters on two busy cores took longer than 98 s for 15 windows."""
+
+    class Timed(LocalClient):
+        async def step(self, request: StepRequest, **more: Any) -> StepResponse:
+            given_s.append(more["timeout_s"])
+            return await super().step(request)
+
+    for prefill, least_s in ((True, 600.0), (False, 60.0)):
+        given_s: list[float] = []
+        panel = panel_over({A: Timed(A, BigramEngine(1))}, VOCAB, prefill=prefill)
+        members = replace(panel_of(), panel=panel, experts=(A,))
+        await turns(members, windows_of((2, 3)), prefill=prefill)
+        assert given_s
+        assert all(least_s <= each_s < least_s + 1 for each_s in given_s)
 
 
 @pytest.mark.parametrize("how", ["to its end", "left early", "an expert fails"])
