@@ -19,6 +19,7 @@ from adversaries.aggregator import Aggregator
 from adversaries.cuckoo import Cuckoo
 from adversaries.label_looker import LabelLooker
 from adversaries.liar import Liar
+from adversaries.noisy_copier import NoisyCopier
 from adversaries.picky import Picky
 from adversaries.relay import Relay
 from adversaries.splitter import Splitter, by_lot
@@ -281,10 +282,15 @@ class Cast:
         laws = {f"copy-{i}": copy for i, copy in enumerate(swarm(self.law("cpp"), k, sigma))}
         return self.hostile(claim or f"{k} copies, noise {sigma:g}", "cpp", **more, **laws)
 
-    def leaning(self, claim: str, name: str, other: str) -> Made:
+    def leaning(
+        self, claim: str, name: str, other: str, own: float = 0.0, sigma: float = 0.0
+    ) -> Made:
         """An honest model that, wherever another one's has been the better so far, says what that
-        one says, and waits for it: fair is what it is paid alone."""
-        law = Aggregator([self.law(name), self.law(other)], first=PREFIX_TOKENS)
+        one says, and waits for it: fair is what it is paid alone. own: how much of its law is its
+        own everywhere; sigma: of the noise behind which it hides, nats."""
+        mine, theirs = self.law(name), self.law(other)
+        law: Law = Aggregator([mine, theirs], first=PREFIX_TOKENS, own=mine, share=own)
+        law = NoisyCopier(law, sigma) if sigma else law
         rest = [member for member in self.honest if member.name != name]
         members = (*rest, Member(name, law, delay_s=HONEST_S + HOP_S))
         return lambda: Economy(claim, members, frozenset({name}), other, most=1.05, like="honest")

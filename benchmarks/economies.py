@@ -135,6 +135,10 @@ def mixtures(cast: Cast) -> Mapping[str, Made]:
             parasite=mixed(gamma=0.8, own=cast.law("python-rival"), share=0.3),
         ),
         "leaning": cast.leaning("an own expert and one other, by evidence", "python", "cpp"),
+        "leaning-noisy": cast.leaning(
+            "the same behind noise of 0.6 nats", "python", "cpp", sigma=0.6
+        ),
+        "leaning-half": cast.leaning("the same, half of its law its own", "python", "cpp", own=0.5),
         "squatters": cast.hostile(
             "every expert diluted to a tenth, registered first", early=True, **weak
         ),

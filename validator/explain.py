@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from moesubnet.errors import ConfigError
-from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, NANO, WHOLE, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.calibration import Gap, calibration
 from moesubnet.validator.scoring import EMA_SHARE, Recount, recount
@@ -36,6 +36,7 @@ def facts(sheets: Sequence[Sheet], hotkey: Hotkey) -> dict[str, object]:
         "vote_u16": sheet.row_u16[column],
         "recounted_u16": result.row_u16[column],
         "standing": sheet.standing_ppm[column] / MICRO,
+        "stands_in_walks": float(sheet.apart[:, column].mean() / WHOLE) if sheet.walks else None,
         "senior_since_epoch": sheet.since[column],
         "seniors": _seniors(sheet, column),
         "answer_ms": sheet.answer_ms[column],
@@ -82,6 +83,7 @@ def explain(sheets: Sequence[Sheet], hotkey: Hotkey) -> str:
         f"  standing    {sheet.standing_ppm[column] / MICRO:7.2%}  by what it adds to its "
         f"{_seniors(sheet, column)} seniors ({result.added_nats[column]:+.4f}) and how unlike them "
         f"it is ({result.distance[column]:.2f} of enough)",
+        *_in_walks(sheet, column),
         f"  reliability {result.reliability_ppm[column] / MICRO:7.2%}  of what it was asked",
         "",
         *_beside_others(sheet, column),
@@ -91,6 +93,17 @@ def explain(sheets: Sequence[Sheet], hotkey: Hotkey) -> str:
         _agreement(sheet, result),
     ]
     return "\n".join(lines)
+
+
+def _in_walks(sheet: Sheet, column: int) -> list[str]:
+    """Where it stands less, as it says what another does."""
+    apart = sheet.apart[:, column] / WHOLE
+    if np.all(apart == 1.0):
+        return []
+    return [
+        f"  in walks    {apart.mean():7.2%}  of that: in {np.sum(apart < 1.0)} of {len(apart)} it "
+        "says more or less what a senior says that answers sooner"
+    ]
 
 
 def _column_of(sheet: Sheet, hotkey: Hotkey) -> int:

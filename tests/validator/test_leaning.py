@@ -1,13 +1,17 @@
 """Who says in another's walks what that one says stands nowhere there."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesubnet.mixture.sheet import WHOLE
+from moesubnet.validator.explain import explain, facts
 from moesubnet.validator.leaning import FAR_ITEMS, apart_in_walks
 from moesubnet.validator.seniors import DISTANCE_ENOUGH
+from tests.sheets import synthetic_sheet
 
 WALKS, STEPS = 4, 16
 WALK = np.repeat(np.arange(WALKS), STEPS)
@@ -93,3 +97,13 @@ def test_it_is_what_the_definition_says_also_of_the_silent(seed):
     walk = rng.permutation(WALK)
     game = (*items(*x, walk=walk), rng.permutation(4).tolist(), rng.integers(10, 14, 4).tolist())
     assert np.allclose(apart_in_walks(*game), WHOLE * by_hand(*game), atol=0.5001)
+
+
+def test_an_operator_is_told_in_how_many_walks():
+    sheet = synthetic_sheet(("expert0", "expert1"), walk_count=4)
+    apart = sheet.apart.copy()
+    apart[:3, 1] = 0
+    leaning = dataclasses.replace(sheet, apart=apart)
+    assert "in 3 of 4 it says" in explain([leaning], "expert1")
+    assert facts([leaning], "expert1")["stands_in_walks"] == 0.25
+    assert "answers sooner" not in explain([leaning], "expert0")
