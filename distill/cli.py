@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moesubnet.host.options import DEFAULT_CHAIN, AllowPrivate, Chain, LogLevel, Netuid, SpecDir
+from moesubnet.training.options import PrecisionOption, Seed, Track
 
 if TYPE_CHECKING:
     from moesubnet.distill.forecast import Settings
@@ -80,13 +81,8 @@ def run(
             "small ones where the model has under 20 M parameters."
         ),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="With --from: bf16, f32, or auto: bf16 where the device is made for it."),
-    ] = "auto",
-    track: Annotated[
-        str | None, typer.Option(help="Also write the losses for `tensorboard` or `wandb`.")
-    ] = None,
+    precision: PrecisionOption = "auto",
+    track: Track = None,
     fresh: Annotated[
         bool, typer.Option(help="Train anew instead of continuing; targets are kept.")
     ] = False,
@@ -113,7 +109,7 @@ def run(
             "tokens that hold most of it."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the first weights and the batches.")] = 0,
+    seed: Seed = 0,
     chain: Chain = DEFAULT_CHAIN,
     netuid: Netuid = 1,
     allow_private: AllowPrivate = False,
@@ -150,8 +146,6 @@ def run(
     from moesubnet.training.tracking import tracked
 
     set_up_logging(log_level)
-    if precision not in ("auto", "bf16", "f32"):
-        raise ConfigError(f"--precision {precision} is none of auto, bf16 and f32")
     if base is None and learning_rate is not None:
         raise ConfigError("--learning-rate is of a model to start --from")
     if launched()[0] != 0:
@@ -169,7 +163,7 @@ def run(
         epochs=epochs,
         batch=batch,
         lr=learning_rate,
-        precision=precision,  # type: ignore[arg-type]  # one of the three
+        precision=precision,
         fresh=fresh,
         written_tokens=written,
         prefill=prefill,

@@ -15,6 +15,7 @@ from moesubnet.errors import ConfigError
 from moesubnet.host.options import DEFAULT_CHAIN, AllowPrivateHere, Chain, Netuid, SpecDir
 from moesubnet.host.paths import text_files
 from moesubnet.spec.content import LoadedSpec, load_spec
+from moesubnet.training.options import PrecisionOption, Seed, Track
 from moesubnet.types import NetUid
 from moesubnet.wire.addresses import names_loopback
 
@@ -81,14 +82,9 @@ def train(
         float | None,
         typer.Option(help="With --from: the highest; by default 2e-4 of an adapter, else 2e-5."),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="With --from: bf16, f32, or auto: bf16 where the device is made for it."),
-    ] = "auto",
-    track: Annotated[
-        str | None, typer.Option(help="Also write the losses for `tensorboard` or `wandb`.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first weights and the batches.")] = 0,
+    precision: PrecisionOption = "auto",
+    track: Track = None,
+    seed: Seed = 0,
     fresh: Annotated[bool, typer.Option(help="Start over instead of continuing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
 ) -> None:
@@ -108,8 +104,6 @@ def train(
     `torchrun --nproc-per-node N -m` or `accelerate launch --multi_gpu -m`.
     """
     paths = text_files(text)
-    if precision not in ("auto", "bf16", "f32"):
-        raise ConfigError(f"--precision {precision} is none of auto, bf16 and f32")
     if base is None and (lora is not None or merge):
         raise ConfigError("--lora and --merge need a model to start --from")
     is_local = names_loopback(chain) if allow_private is None else allow_private
@@ -145,7 +139,7 @@ def train(
                 epochs=epochs,
                 seconds=seconds,
                 lr=learning_rate,
-                precision=precision,  # type: ignore[arg-type]  # one of the three
+                precision=precision,
                 seed=seed,
             )
             return _fine_tune(paths, out, loaded, settings, progress, fresh=fresh)

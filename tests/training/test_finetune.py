@@ -394,7 +394,8 @@ def test_options_that_need_a_model_say_so(text_file: Path, tiny_spec: LoadedSpec
 
     def typed(*options: str) -> str:
         usual = ("--text", str(text_file), "--out", str(tmp_path), "--spec", str(tiny_spec.root))
-        return str(CliRunner().invoke(expert_app, ["train", *usual, *options]).exception)
+        result = CliRunner().invoke(expert_app, ["train", *usual, *options])
+        return f"{result.exception} {result.output}"
 
     assert "need a model to start --from" in typed("--lora", "8")
-    assert "none of auto, bf16" in typed("--from", "x", "--precision", "fp4")
+    assert "not one of 'auto', 'bf16', 'f32'" in typed("--from", "x", "--precision", "fp4")
