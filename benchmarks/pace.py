@@ -12,8 +12,11 @@ router holds the others beforehand and sends them at its users' pace, fewer gaps
 label that a router holds can reach a friend of its, so it is shown and scored by nobody, and the
 text is used up all the same. A walk of which only the last label is scored has no late gap at all.
 
-The third is of a validator next door: a user's text waits for the slowest of the 8 experts that a
-router chose, a walk for the slowest of all.
+The third is of a validator next door and of n experts, each as far away as it always is: a user's
+text waits for the slowest of the 8 that a router chose, the miner among them; a walk for the
+slowest of all, or of those that it asks now (`validator.company`, of experts none of which speak
+like another; chosen for a text are any 8). By the soonest miner, the middle one, and one later than
+nine of ten.
 """
 
 from __future__ import annotations
@@ -21,9 +24,13 @@ from __future__ import annotations
 import argparse
 import sys
 from random import Random
+from statistics import NormalDist
 
 import numpy as np
 
+from moesubnet.mixture.choosing import TOP_K
+from moesubnet.types import Hotkey
+from moesubnet.validator.company import Known, company
 from moesubnet.validator.shapes import Shapes
 
 MINER_MS, OTHER_MS, ANSWER_MS, ROUTER_MS = 20.0, 40.0, 30.0, 2.0  # medians; ways there and back
@@ -31,8 +38,8 @@ WAY, ANSWER, SESSION = 0.1, 0.25, 0.5  # deviations of logarithms: each time; ot
 PAUSES, PAUSE_MS = 0.02, (50.0, 300.0)  # of all gaps, a busy engine's or a lost packet's
 VALIDATORS_MS = (0.0, 1.0, 3.0, 10.0, 20.0, 40.0, 100.0)
 LABELS = (1, 2, 4, 8, None)  # one in so many waits; None: only the last is scored
-CHOSEN, ASKED = 8, (8, 16, 64, 256)
-ONE_OF_MANY_MS = 20.0  # one expert's way, of whom the slowest of seven has OTHER_MS
+EXPERTS, PLACES = (8, 16, 64, 256), (0.0, 0.5, 0.9)
+ONE_OF_MANY_MS = 20.0  # one expert's way in the median, of whom the slowest of seven has OTHER_MS
 
 
 def gaps_ms(
@@ -40,18 +47,20 @@ def gaps_ms(
     late_ms: float,
     every: int | None,
     rng: np.random.Generator,
-    asked: int | None = None,
+    miner_ms: float = MINER_MS,
+    others: np.ndarray | None = None,
 ) -> np.ndarray:
     """[steps - 1]: from each answer of the miner's to the next step. late_ms: the validator's round
-    trip, of one label in `every`; 0 for a user. asked: so many experts, by name; None: by the
-    slowest other alone."""
+    trip, of one label in `every`; 0 for a user. others: how far the others are that are asked;
+    None: the slowest alone, another in each session."""
 
     def about(ms: float | np.ndarray, spread: float) -> np.ndarray:
         return ms * rng.lognormal(0.0, spread, (*np.shape(ms)[:1], steps - 1))
 
-    way_ms, mean_ms = about(MINER_MS, WAY), OTHER_MS if asked is None else ONE_OF_MANY_MS
+    way_ms = about(miner_ms, WAY)
     mine_ms = way_ms / 2 + about(ANSWER_MS, ANSWER)
-    each_ms = mean_ms * rng.lognormal(0.0, SESSION, (1 if asked is None else asked - 1, 1))
+    slowest_ms = OTHER_MS * rng.lognormal(0.0, SESSION, (1, 1))
+    each_ms = slowest_ms if others is None else others[:, None]
     others_ms = (about(each_ms, WAY) + about(np.full_like(each_ms, ANSWER_MS), ANSWER)).max(axis=0)
     found = way_ms + np.maximum(0.0, others_ms - mine_ms - way_ms / 2) + about(ROUTER_MS, SESSION)
     found += (rng.random(steps - 1) < PAUSES) * rng.uniform(*PAUSE_MS, steps - 1)
@@ -71,33 +80,58 @@ def seen(gaps: np.ndarray) -> np.ndarray:
     )
 
 
-def accuracy(
-    validator_ms: float, every: int | None, sessions: int, asked: int | None = None
-) -> tuple[float, int, float]:
-    """Balanced accuracy, on how many calls, and how many labels are scored of a hundred calls.
-    asked: experts by a walk, where a user's text asks CHOSEN."""
+def accuracy(validator_ms: float, every: int | None, sessions: int) -> tuple[float, int, float]:
+    """Balanced accuracy, on how many calls, and how many labels are scored of a hundred calls."""
+    rng = np.random.default_rng(0)
+    drawn = Shapes.public(2_048).draw(sessions, Random(0))
+    is_probe = [k % 3 == 0 for k in range(sessions)]
+    gaps = [
+        gaps_ms(shape.steps, validator_ms * probe, every, rng)
+        for shape, probe in zip(drawn, is_probe, strict=True)
+    ]
+    calls = sum(shape.steps for shape in drawn)
+    scored = sessions + (0.0 if every is None else (calls - sessions) / every)
+    return *judged(gaps, is_probe), 100 * scored / calls
+
+
+def among(experts: int, place: float, sessions: int, *, all_asked: bool) -> tuple[float, float]:
+    """Balanced accuracy of the miner at this place by its distance; in what part of walks it is
+    asked."""
+    rng, lots = np.random.default_rng(0), Random(0)
+    quantiles = [(k + 0.5) / experts for k in range(experts)]
+    far_ms = ONE_OF_MANY_MS * np.exp(SESSION * np.array([*map(NormalDist().inv_cdf, quantiles)]))
+    names = [Hotkey(f"{k:03}") for k in range(experts)]
+    me = round(place * (experts - 1))
+    rest = [k for k in range(experts) if k != me]
+    known = Known({name: round(1_000 * ms) for name, ms in zip(names, far_ms, strict=True)})
+    gaps, is_probe, walks = [], [k % 3 == 0 for k in range(sessions)], 0
+    for shape, probe in zip(Shapes.public(2_048).draw(sessions, lots), is_probe, strict=True):
+        others = rest if probe else lots.sample(rest, TOP_K - 1)
+        while probe and not all_asked:
+            walks += 1
+            asked = company(known, lots.sample(names, TOP_K), names, lots)
+            if names[me] in asked:
+                others = [k for k in rest if names[k] in asked]
+                break
+        gaps.append(gaps_ms(shape.steps, 0.0, 1, rng, far_ms[me], far_ms[others]))
+    return judged(gaps, is_probe)[0], sum(is_probe) / (walks or sum(is_probe))
+
+
+def judged(gaps: list[np.ndarray], is_probe: list[bool]) -> tuple[float, int]:
+    """Of sessions: balanced accuracy on the calls of the later half, and how many they are."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import balanced_accuracy_score
     from threadpoolctl import threadpool_limits
 
-    rng, lots = np.random.default_rng(0), Random(0)
-    drawn = Shapes.public(2_048).draw(sessions, lots)
-    is_probe = np.arange(sessions) % 3 == 0
-    rows, labels, calls = [], [], 0
-    for shape, probe in zip(drawn, is_probe.tolist(), strict=True):
-        steps = shape.steps
-        of = asked and (asked if probe else CHOSEN)
-        rows.append(seen(gaps_ms(steps, validator_ms * probe, every, rng, of)))
-        labels.append(np.full(steps - 1, probe))
-        calls += steps
-    half = sessions // 2
+    rows = [*map(seen, gaps)]
+    labels = [np.full(len(row), probe) for row, probe in zip(rows, is_probe, strict=True)]
+    half = len(gaps) // 2
     trees = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
     held_out = np.concatenate(labels[half:])
     with threadpool_limits(1):
         trees.fit(np.concatenate(rows[:half]), np.concatenate(labels[:half]))
         told = trees.predict(np.concatenate(rows[half:]))
-    scored = sessions + (0.0 if every is None else (calls - sessions) / every)
-    return float(balanced_accuracy_score(held_out, told)), len(held_out), 100 * scored / calls
+    return float(balanced_accuracy_score(held_out, told)), len(held_out)
 
 
 def main() -> None:
@@ -116,10 +150,16 @@ def main() -> None:
         told, _, scored = accuracy(far_ms, every, sessions)
         name = "none: the last alone is scored" if every is None else f"one in {every}"
         print(f"| {name} | {told:.3f} | {scored:.0f} |", flush=True)
-    print(f"\n| experts that a walk asks (a user's text {CHOSEN}) | by pace |\n|---|---|")
-    for asked in ASKED:
-        told, _, _ = accuracy(0.0, 1, sessions, asked)
-        print(f"| {asked} | {told:.3f} |", flush=True)
+    places = " | ".join(f"{place:.0%} are sooner" for place in PLACES)
+    print(f"\n| experts, whom a walk asks | {places} | asked in |\n|---|{'---|' * len(PLACES)}---|")
+    for experts in EXPERTS:
+        for all_asked in (True, False):
+            found = [among(experts, place, sessions, all_asked=all_asked) for place in PLACES]
+            told = " | ".join(f"{accuracy:.3f}" for accuracy, _ in found)
+            asked = ", ".join(f"{part:.0%}" for _, part in found)
+            print(
+                f"| {experts}, {'all' if all_asked else 'as now'} | {told} | {asked} |", flush=True
+            )
 
 
 if __name__ == "__main__":

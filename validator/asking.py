@@ -9,13 +9,18 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from random import SystemRandom
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from moesubnet.errors import PeerError
 from moesubnet.mixture.baseline import Unigram
+from moesubnet.mixture.choosing import choose
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.gate_sync import GateSync
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.before import Kept
 from moesubnet.validator.choices import Scored
+from moesubnet.validator.company import Known, company
 from moesubnet.validator.probes import walk_batch
 from moesubnet.validator.receipts import SALT_BYTES, session_name
 from moesubnet.validator.records import Batch, Step, Window
@@ -68,6 +73,22 @@ class Asking:
     @property
     def vocab_size(self) -> int:
         return len(self._baseline.logp)
+
+    def whom(
+        self,
+        known: Known,
+        hotkeys: Sequence[Hotkey],
+        prefix: npt.NDArray[np.uint32],
+        elder: Hotkey | None = None,
+    ) -> tuple[Hotkey, ...]:
+        """Of `hotkeys` those whom a walk with this prefix asks; with those who do not serve, as
+        nobody waits for them. elder: with it, and all who answer sooner."""
+        serving, lots = sorted(self.experts.clients.keys() & set(hotkeys)), SystemRandom()
+        chosen = {*choose(self.gate, prefix, serving), *([elder] if elder in serving else ())}
+        asked = company(known, chosen, serving, lots)
+        if elder is not None:
+            asked |= {h for h in serving if known.is_sooner(h, elder)}
+        return tuple(h for h in hotkeys if h in asked or h not in serving)
 
     def ways(self, count: int) -> list[Mapping[Hotkey, Asked]]:
         """To all experts, one for each walk."""

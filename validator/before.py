@@ -5,12 +5,12 @@ Such a cuckoo was never apart from the newcomer on text that both were asked, an
 asked before it can remember. But what it answered then is in our hands. So every expert that has a
 place is asked texts of its own (*kept*): it alone, by the validator itself, token by token as in a
 walk; no router sees them, nobody else is asked, and none is ever published. While it is like
-experts that came later and answer sooner (`cuckoos.watched`), these texts are asked *again*, of
-everybody, by walks like all others that go into no sheet. Beside what the newcomers answer now
-stands what the senior answered then, before it could repeat them.
+experts that came later and answer sooner (`cuckoos.watched`), these texts are asked *again*, of it
+and many others, by walks like all others that go into no sheet. Beside what the newcomers answer
+now stands what the senior answered then, before it could repeat them.
 
 A newcomer that would make an honest senior seem turned has to answer these texts otherwise than
-others. It cannot tell them: it, its friends and their routers see a walk, asked of all, like the
+others. It cannot tell them: it, its friends and their routers see a walk, asked of many, like the
 others of the same hours, and that hours are counted together is why waiting for better ones does
 not help either (`cuckoos.cuckoos`). A senior knows its own texts again. That helps it little: it is
 held by what it said to them then, against sheets of other text.

@@ -101,7 +101,7 @@ def run(
 
     Each epoch's vote is committed, and revealed in the next.
 
-    Each epoch some text is walked token by token through all experts; no label is sent before its
+    Each epoch some text is walked token by token through experts; no label is sent before its
     answer is scored. The answers, the text itself and the vote that follows make a score sheet.
     Its hash goes on chain with the vote, and once the vote is revealed the sheet is served to
     everyone: that text is public from then on. Do not give text that must stay secret.

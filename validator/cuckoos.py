@@ -77,7 +77,8 @@ def cuckoos(newest: Callable[[int], Sequence[Sheet]], again: Sequence[Again]) ->
             if like.newcomer in text.hotkeys
         ]
         both = {like.elder, like.newcomer}
-        if all(both <= read.answered for read in reads) and is_cuckoo(
+        pair = like.elder, [like.newcomer]
+        if all(both <= read.answered and read.has(*pair) for read in reads) and is_cuckoo(
             texts, reads, like.elder, like.newcomer
         ):
             found.add(like.elder)
@@ -107,7 +108,8 @@ def _like_later(sheet: Sheet) -> Iterator[_Like]:
             continue
         later = [j for j in order[place + 1 :] if sheet.hotkeys[j] in read.answered]
         for newcomer in read.nearest(elder, sooner(sheet, i, later))[:NEAREST]:
-            if is_like(read.beside(elder, [newcomer])):
+            pair = elder, [newcomer]
+            if read.has(*pair) and is_like(read.beside(*pair)):
                 j = read.column[newcomer]
                 has_place = sheet.since_before[j] is not None
                 yield _Like(elder, newcomer, _came(sheet, j), has_place)

@@ -21,6 +21,7 @@ from moesubnet.types import Axon, Hotkey, Metagraph, NetUid, Signer
 from moesubnet.validator.archive import Archive
 from moesubnet.validator.before import Again
 from moesubnet.validator.closing import close_sheet
+from moesubnet.validator.company import Known, known_by
 from moesubnet.validator.cuckoos import cuckoos, watched
 from moesubnet.validator.measure import Measurement
 from moesubnet.validator.records import Batch, Phase
@@ -215,6 +216,7 @@ class Validator:
     async def _watch_seniors(self) -> None:
         path = self.state.archive.path
         self.measurement.watched = await asyncio.to_thread(_watched, path)
+        self.measurement.known = await asyncio.to_thread(_known, path)
 
     async def _compare_routers(self) -> None:
         """Say which experts answer otherwise through one router than through the others."""
@@ -306,3 +308,9 @@ def _watched(path: Path) -> Mapping[Hotkey, Sequence[int]]:
     """The same way."""
     with contextlib.closing(Archive.open(path)) as archive:
         return watched(archive.newest_sheets)
+
+
+def _known(path: Path) -> Known:
+    """The same way."""
+    with contextlib.closing(Archive.open(path)) as archive:
+        return known_by(archive.newest_sheets)

@@ -21,6 +21,7 @@ from moesubnet.validator.asking import Asking, Experts
 from moesubnet.validator.before import Again
 from moesubnet.validator.checkbook import TABLES, Checkbook
 from moesubnet.validator.checks import Claim, Verdict
+from moesubnet.validator.company import Known
 from moesubnet.validator.pool import TextPool
 from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.serve import Metrics
@@ -80,6 +81,7 @@ class Measurement:
         self.contradicted: set[bytes] = set()  # sheets of others, as found in this epoch
         self._gate_epoch = self._sheet_epoch = -1
         self.watched: Mapping[Hotkey, Sequence[int]] = {}  # as `cuckoos.watched` says
+        self.known = Known()  # by our newest sheets
         self.usage: list[tuple[Usage, int]] = []  # by routers, of the epoch before; their stakes
 
     @property
@@ -93,8 +95,9 @@ class Measurement:
     async def open_batches(
         self, metagraph: Metagraph, walks: int, sheet_epoch: int | None = None
     ) -> list[Batch]:
-        """Fresh text for the experts that serve now, walks of one shape in one batch; none while
-        there are no experts. sheet_epoch: whose sheet they are for; the metagraph's by default.
+        """Fresh text for the experts that serve now, walks of one shape and company in one batch;
+        none while there are no experts. sheet_epoch: whose sheet they are for; the metagraph's by
+        default.
 
         The first of an epoch fits the gate on what was revealed. Raises PoolSpent, ChainError.
         """
@@ -135,24 +138,30 @@ class Measurement:
         return batches
 
     def _start(self, hotkeys: Sequence[Hotkey], chats: Sequence[Sequence[Window]]) -> list[Batch]:
-        """Chats of one turn and one shape are one batch; of others each turn is one."""
+        """Chats of one turn, one shape and one company are one batch; of others each turn is
+        one."""
 
-        def start(windows: Sequence[Window]) -> Batch:
+        def whom(window: Window) -> tuple[Hotkey, ...]:
+            return self._asking.whom(self.known, hotkeys, window.ids[: window.first])
+
+        def start(windows: Sequence[Window], asked: Sequence[Hotkey]) -> Batch:
             sha256, validator = self._tokenizer_sha256, self._own_hotkey
-            epoch = self._sheet_epoch
-            return self._state.start_batch(epoch, hotkeys, windows, sha256, validator=validator)
+            epoch, others = self._sheet_epoch, tuple(h for h in hotkeys if h not in asked)
+            batch = self._state.start_batch(epoch, asked, windows, sha256, validator=validator)
+            return replace(batch, others=others)
 
-        alike: dict[tuple[int, int, int], list[Window]] = {}
+        alike: dict[tuple[tuple[Hotkey, ...], int, int, int], list[Window]] = {}
         batches: list[Batch] = []
         for first, *later in chats:
             if not later:
-                shape = first.first, len(first.ids), first.unscored
-                alike.setdefault(shape, []).append(first)
+                kind = whom(first), first.first, len(first.ids), first.unscored
+                alike.setdefault(kind, []).append(first)
                 continue
-            batches.append(start([first]))
+            batches.append(start([first], whom(first)))
             for window in later:
-                batches.append(replace(start([window]), follows=batches[-1].id))
-        return batches + [start(group) for group in alike.values()]
+                turn = start([window], whom(window))
+                batches.append(replace(turn, follows=batches[-1].id))
+        return batches + [start(group, asked) for (asked, *_), group in alike.items()]
 
     def convicted(self) -> set[Hotkey]:
         """Who contradicts its own signed answers, for anybody to see."""
@@ -217,13 +226,14 @@ class Measurement:
         """Walk batches to their ends, until cancelled, or until their sheet is closed. They, and
         what is asked beside them, begin within `spread_s`, when it comes: users do not come
         together. One that fails ends none of the others."""
-        slots = Slots(len(batches[0].hotkeys))
+        hotkeys = sorted({h for batch in batches for h in (*batch.hotkeys, *batch.others)})
+        slots = Slots(max(len(batch.hotkeys) for batch in batches))
         chats: dict[int, list[Batch]] = {}  # by the last turn's batch
         for batch in batches:
             chats[batch.id] = [*(chats.pop(batch.follows, []) if batch.follows else []), batch]
         walking = [self._chat(chat, slots, spread_s) for chat in chats.values()]
         if self._beside is not None:
-            walking += self._beside.questions(self.round(batches[0].hotkeys, slots, spread_s))
+            walking += self._beside.questions(self.round(hotkeys, slots, spread_s))
         ends = await asyncio.gather(*walking, return_exceptions=True)
         if failed := [end for end in ends if isinstance(end, Exception)]:
             log.error(
@@ -233,14 +243,15 @@ class Measurement:
                 exc_info=failed[0],
             )
         walks = sum(len(batch.walks) for batch in batches)
-        log.info("walked walks=%d experts=%d", walks, len(batches[0].hotkeys))
+        log.info("walked walks=%d experts=%d", walks, len(hotkeys))
         if self._routers is not None:
             self.usage = await self._routers.usage(self._metagraph.netuid, self._gate_epoch - 1)
         await self._watch()
 
     def round(self, hotkeys: Sequence[Hotkey], slots: Slots, spread_s: float = 0.0) -> Round:
         """Of questions beside the sheet that is under way."""
-        return Round(self._sheet_epoch, hotkeys, slots, self._as_users, self.watched, spread_s)
+        shapes, watched = self._as_users, self.watched
+        return Round(self._sheet_epoch, hotkeys, slots, shapes, watched, self.known, spread_s)
 
     async def _chat(self, turns: Sequence[Batch], slots: Slots, spread_s: float) -> None:
         """One turn after the other, all through one router, with people's pauses."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, MICRO, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.value import Float
 
@@ -89,7 +89,8 @@ def _by_walk(
     answered = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
     for k, walk in enumerate(walks):
         items = np.flatnonzero(sheet.walk == walk)
-        by = int(np.bincount(sheet.sender[items[0]]).argmax()) if len(columns) else 0
+        asked = sheet.log_q[items[0], :-1] != LOG_Q_ABSENT
+        by = int(np.bincount(sheet.sender[items[0], asked]).argmax()) if asked.any() else 0
         through[k] = senders.index(sheet.senders[by])
         counted = answered[items] & (sheet.sender[items] == by)
         total = np.where(counted, gain[items], 0.0).sum(axis=0)

@@ -19,9 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
+from moesubnet.validator.company import LEAST_ITEMS
 from moesubnet.validator.scoring import Items, terms
 from moesubnet.validator.seniors import (
     SHORT,
@@ -62,13 +64,27 @@ class Read:
         self._sheet = sheet
         self._terms: tuple[Float, Float, Float] | None = None
 
+    def has(self, elder: Hotkey, others: Sequence[Hotkey]) -> bool:
+        """Whether enough was asked of them together."""
+        if not self.column.keys() >= {elder, *others}:
+            return False
+        return int(self._together(elder, others).sum()) >= LEAST_ITEMS
+
     def beside(
         self, elder: Hotkey, others: Sequence[Hotkey], short_of: float = SHORT
     ) -> BesideMixtures:
-        """Of an elder that answered something."""
+        """Of an elder that answered something, where any of the others was asked too."""
         self._terms = self._terms or terms(self._sheet)
-        columns = [self.column[hotkey] for hotkey in others]
-        return beside_mixtures(*self._terms, self.column[elder], columns, short_of)
+        columns, rows = [self.column[h] for h in others], self._together(elder, others)
+        joint, weight, quick = (part[rows] for part in self._terms)
+        return beside_mixtures(joint, weight, quick, self.column[elder], columns, short_of)
+
+    def _together(self, elder: Hotkey, others: Sequence[Hotkey]) -> npt.NDArray[np.bool_]:
+        """[items]: those that the elder answered, and of which any other was asked."""
+        log_q, columns = self._sheet.log_q, [self.column[hotkey] for hotkey in others]
+        found: npt.NDArray[np.bool_] = np.any(log_q[:, columns] != LOG_Q_ABSENT, axis=1)
+        found &= log_q[:, self.column[elder]] > LOG_Q_UNANSWERED
+        return found
 
     def nearest(self, elder: Hotkey, others: Sequence[Hotkey]) -> list[Hotkey]:
         """Those who speak most like it first."""
@@ -77,7 +93,11 @@ class Read:
         x = np.log(np.where(weight > 0, joint, 1.0)) - np.log(np.where(weight > 0, weight, 1.0))
         i, columns = self.column[elder], [self.column[hotkey] for hotkey in others]
         square = np.where(weight[:, columns] > 0, (x[:, columns] - x[:, [i]]) ** 2, 1.0)
-        apart = (weight[:, i] / weight.sum(axis=1)) @ np.minimum(square, 1.0)
+        asked = self._sheet.log_q[:, columns] != LOG_Q_ABSENT
+        part = (weight[:, i] / weight.sum(axis=1))[:, None] * asked
+        whole = part.sum(axis=0)
+        square = (part * np.minimum(square, 1.0)).sum(axis=0)
+        apart = np.where(whole > 0, square / np.where(whole > 0, whole, 1.0), 1.0)
         return [others[k] for k in np.argsort(apart, kind="stable")]
 
 
@@ -87,7 +107,7 @@ def _like_juniors(sheet: Sheet) -> Iterator[tuple[Hotkey, list[Hotkey]]]:
     for place, i in enumerate(order):
         juniors = sooner(sheet, i, order[place + 1 :])
         elder = sheet.hotkeys[i]
-        if juniors and elder in read.answered and is_like(read.beside(elder, juniors)):
+        if juniors and read.has(elder, juniors) and is_like(read.beside(elder, juniors)):
             yield elder, juniors
 
 
@@ -111,7 +131,7 @@ def _became(sheets: Sequence[Read], elder: Hotkey, juniors: Sequence[Hotkey]) ->
 
 
 def _became_like(sheets: Sequence[Read], elder: Hotkey, others: Sequence[Hotkey]) -> bool:
-    there = [s for s in sheets if elder in s.answered and s.column.keys() >= set(others)]
+    there = [sheet for sheet in sheets if sheet.has(elder, others)]
     if len(there) < 2 * EACH_TIME:
         return False
     was = each(there[:EACH_TIME], elder, others)

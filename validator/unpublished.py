@@ -18,6 +18,7 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.asking import DEADLINE_S, Asking
 from moesubnet.validator.before import Kept, beside_then, texts_to_ask
 from moesubnet.validator.checkbook import Checkbook
+from moesubnet.validator.company import Known
 from moesubnet.validator.drafted import Heard, compare
 from moesubnet.validator.pool import TextPool
 from moesubnet.validator.records import Window
@@ -30,13 +31,15 @@ from moesubnet.validator.walks import Slots
 @dataclass(frozen=True, slots=True)
 class Round:
     """What is asked at one time, beside some walks. epoch: of their sheet. shapes: of users'
-    texts. watched: as `cuckoos.watched` says. spread_s: within which it begins."""
+    texts. watched: as `cuckoos.watched` says. known: of experts. spread_s: within which it
+    begins."""
 
     epoch: int
     hotkeys: Sequence[Hotkey]
     slots: Slots
     shapes: Shapes
     watched: Mapping[Hotkey, Sequence[int]]
+    known: Known
     spread_s: float = 0.0
 
     def begin_s(self) -> float:
@@ -96,7 +99,8 @@ class Unpublished:
             lots.shuffle(ways)
             drafted, blind = heard = Heard(), Heard()
             walks = zip(ways, (ahead, None), heard, strict=True)
-            asked = (self._asking.quietly(text, now.hotkeys, now.slots, *walk) for walk in walks)
+            whom = self._asking.whom(now.known, now.hotkeys, text.ids[: text.first])
+            asked = (self._asking.quietly(text, whom, now.slots, *walk) for walk in walks)
             await asyncio.gather(*asked)
             await compare(self._book, text.ids, drafted, blind, self._asking.vocab_size, lots)
 
@@ -116,8 +120,10 @@ class Unpublished:
         await asyncio.sleep(now.begin_s())
         gate, [way] = self._asking.gate, self._asking.ways(1)
         ahead = now.shapes.going_on()
-        steps = await self._asking.quietly(text, now.hotkeys, now.slots, way, ahead)
-        found = await asyncio.to_thread(beside_then, text, now.hotkeys, steps, gate, now.epoch)
+        prefix = text.ids[: text.first]
+        whom = self._asking.whom(now.known, now.hotkeys, prefix, text.hotkey)
+        steps = await self._asking.quietly(text, whom, now.slots, way, ahead)
+        found = await asyncio.to_thread(beside_then, text, whom, steps, gate, now.epoch)
         if found is not None:
             self._book.before.note(found)
 

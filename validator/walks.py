@@ -131,7 +131,12 @@ class Walks:
             self.told(self._sequences[0].session, sent, answers[0])
         if not self.weighed:
             self.weighed = [
-                Weighed(self._gate, walk[: self.first], self._batch.hotkeys, serving)
+                Weighed(
+                    self._gate,
+                    walk[: self.first],
+                    self._batch.hotkeys,
+                    serving.union(self._batch.others),
+                )
                 for walk, serving in zip(self._batch.walks, self.there, strict=True)
             ]
         return answers

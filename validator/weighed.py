@@ -20,8 +20,8 @@ from moesubnet.wire.protocol import Proof
 
 
 class Weighed:
-    """One walk's members, weighed. n experts asked, `serving` those of them that a router would
-    find there.
+    """One walk's members, weighed. n experts asked; `serving`: whom a router would find there,
+    asked or not.
 
     Whom a router would choose has the weight that it would get; the others have the weight that
     they would get if all were asked, in the same proportion to the baseline's: what an expert
@@ -36,7 +36,7 @@ class Weighed:
         serving: Collection[Hotkey],
     ) -> None:
         self._hotkeys = hotkeys
-        names = choose(gate, prefix, serving)
+        names = [hotkey for hotkey in choose(gate, prefix, serving) if hotkey in hotkeys]
         self._columns = [*map(hotkeys.index, names), len(hotkeys)]
         self._of_chosen, self._of_all = (
             Walk(gate, members_of(names)),

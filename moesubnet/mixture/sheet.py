@@ -36,7 +36,7 @@ WHOLE = 255  # of `Sheet.apart`
 NANO = 1_000_000_000
 LOG_Q_FLOOR = -30.0  # nats; what a row gave below this is written as this
 LOG_Q_UNANSWERED = np.int32(-(2**31) + 1)  # asked, and no valid answer came
-LOG_Q_ABSENT = np.int32(-(2**31))  # not asked: it was not there when the walk began
+LOG_Q_ABSENT = np.int32(-(2**31))  # not asked in this walk
 MAX_ENTROPY = np.int32(20 * MICRO)  # more than any vocabulary allows
 LOG_W_NONE = np.int32(-(2**31))  # had no part in the mixture at this item
 

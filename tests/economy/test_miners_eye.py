@@ -13,7 +13,7 @@ from lengths import accuracy as by_lengths
 from lengths import summary
 from miners_eye import FEATURES, GROUPS, Distances, World, by_its_clock, held_out, judged, refused
 from one_label import Items, variance
-from pace import accuracy
+from pace import accuracy, among
 
 from moesubnet.validator.shapes import Shapes
 from tests.sheets import synthetic_sheet
@@ -87,6 +87,13 @@ def test_a_far_validator_is_told_by_pace_unless_no_label_waits_for_it():
     hidden, _, scored = accuracy(100.0, None, 400)
     assert hidden < 0.58  # it is the first law again
     assert scored < 10
+
+
+def test_a_walk_that_asks_all_is_told_by_pace_and_one_that_asks_few_is_not():
+    assert among(64, 0.5, 400, all_asked=True)[0] > 0.75  # the same lots each time
+    told, asked = among(64, 0.5, 400, all_asked=False)
+    assert told < 0.65
+    assert 0.2 < asked < 0.4
 
 
 def test_the_last_labels_of_walks_say_less_the_less_alike_a_walk_s_labels_are():

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from moesubnet.mixture.sheet import LOG_Q_ABSENT
 from moesubnet.validator.explain import explain
 from moesubnet.validator.senders import SUSPICIOUS_P, differences
 from tests.sheets import synthetic_sheet
@@ -40,6 +41,20 @@ def test_a_router_that_is_a_miner_s_friend_is_named_with_it():
         newest_first, "expert2"
     )
     assert "so by chance" in explain(newest_first, "expert4")
+
+
+def test_a_friend_is_named_where_a_walk_asks_few():
+    """Who was not asked says nothing of who asked."""
+
+    def few(epoch):
+        sheet = relayed(epoch, friend_nats=0.8)
+        away = np.arange(len(EXPERTS)) > 2
+        log_q, sender = sheet.log_q.copy(), sheet.sender.copy()
+        log_q[:, :-1][:, away], sender[:, away] = LOG_Q_ABSENT, 0
+        return dataclasses.replace(sheet, log_q=log_q, sender=sender)
+
+    found = differences([few(epoch) for epoch in range(8)])
+    assert [(d.hotkey, d.sender) for d in found if d.p <= SUSPICIOUS_P] == [("expert2", "rb")]
 
 
 def test_routers_by_lot_make_no_difference_however_good_each_expert_is():
