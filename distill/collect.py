@@ -60,6 +60,8 @@ async def collect(
                 log_w.append(np.maximum(turn.log_w, np.finfo(np.float32).min).astype(np.float32))
                 path.append([_target(mixture, store.spec, rng) for mixture in mixtures])
                 done += len(group)
+                if prefill and turn.position < group.shape[1] - 1:
+                    continue  # all of its positions came together: the first is no pace
                 elapsed_s = clock() - started_s
                 on_progress(
                     Progress(COLLECT, done / total, None, elapsed_s, done / max(elapsed_s, 1e-9))

@@ -159,6 +159,12 @@ def _spread(folder: Path, precision: str, max_memory: Mapping[int | str, int | s
 
 def _merge(model: Any, adapter: Path) -> Any:
     merged = _peft().from_pretrained(model, str(adapter), local_files_only=True)
+    for layer in merged.modules():
+        base = getattr(layer, "base_layer", None)
+        if isinstance(base, torch.nn.Linear) and base.weight.device.type == "cpu":
+            # Merging changes weights in place. Those are pages of the file, which once changed
+            # would stay in memory for as long as anything of the file does.
+            base.weight.data = base.weight.data.clone()
     return merged.merge_and_unload()
 
 

@@ -15,6 +15,7 @@ from moesubnet.distill.targets import Targets, TargetSpec, TargetStore, target_f
 from moesubnet.distill.walks import FEW_WINDOWS_PER_CALL, call_groups, walk
 from moesubnet.engine.base import Query
 from moesubnet.errors import FrameError, PeerUnavailable
+from moesubnet.host.progress import Progress
 from moesubnet.mixture.law import mix
 from moesubnet.types import Hotkey
 from moesubnet.wire.protocol import StepRequest, StepResponse, StepRows, Want, want_for
@@ -231,7 +232,9 @@ async def test_whole_windows_of_a_large_vocabulary_are_collected_at_once(panel_o
     )
     with pytest.raises(PeerUnavailable, match="the answer would be too large"):
         await collect(whole, windows, store)
-    await collect(usual, windows, store)
+    seen: list[Progress] = []
+    await collect(usual, windows, store, on_progress=seen.append)
+    assert [progress.fraction for progress in seen] == [1.0, 1.0], "no pace of what came together"
     targets = every(store)
     np.testing.assert_array_equal(targets.ids, windows)
     before = np.pad(windows[:, :-1], ((0, 0), (1, 0))) % 7

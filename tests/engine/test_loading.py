@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,31 @@ def test_an_adapter_is_served_over_its_base(
     found = laws(sharp_model, tiny_spec, adapter=str(adapter))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert distance(found, laws(sharp_model, tiny_spec)) > 0.01
+
+
+def changed_pages_kb(file: Path) -> list[int]:
+    """Of each mapping of `file` into this process, by how much it lies changed in memory."""
+    found: list[int] = []
+    is_its = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            is_its = rest[-1:] == [str(file)]
+        elif is_its and first == "Anonymous:":
+            found.append(int(rest[0]))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is mapped is read from /proc")
+def test_merging_an_adapter_leaves_no_changed_page_of_the_file(
+    sharp_model: Path, adapter: Path
+) -> None:
+    """They stayed as long as the embedding did: 0.4 GB beside the weights laid out anew."""
+    model = load_model(sharp_model, device="cpu", adapter=str(adapter))
+    changed = changed_pages_kb((sharp_model / "model.safetensors").resolve())
+    assert changed, "the weights are read from the file where they lie"
+    assert not any(changed)
+    assert model.get_input_embeddings().weight.device.type == "cpu", "and it is still held"
 
 
 def test_the_commitment_names_base_and_adapter(sharp_model: Path, adapter: Path) -> None:
