@@ -23,7 +23,7 @@ class CpuMeter:
         listening = _listeners()
         found = {listening[axon.port] for axon in axons if axon.port in listening} - own
         self._processes = [psutil.Process(pid) for pid in found]
-        self._elsewhere = len(axons) - len(found)
+        self._elsewhere = sum(axon.port not in listening for axon in axons)
         self._started_s = time.monotonic()
         self._own_started_s = time.process_time()
         self._seen_s = {process.pid: _cpu_s(process) for process in self._processes}
