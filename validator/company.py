@@ -72,10 +72,12 @@ def known_by(newest: Callable[[int], Sequence[Sheet]]) -> Known:
 
 def _alike(sheets: Sequence[Sheet]) -> dict[Hotkey, Collection[Hotkey]]:
     """Nearer than what is enough for a standing, in the mean over items that both answered by the
-    one's weight in them: all such seniors of it, and the nearest of the others that answer sooner,
-    as it may be their echo (`turned`); who answers later may be its own, and only holds it up."""
+    weight that one or the other has there: all such seniors of it, and the nearest of the others
+    that answer sooner, as it may be their echo (`turned`); who answers later may be its own, and
+    only holds it up."""
     newest = sheets[0]
     apart = _apart(newest.hotkeys, sheets)
+    apart = np.minimum(apart, apart.T)
     order = by_seniority(newest)
     took_ms = [inf if ms is None else ms for ms in newest.answer_ms]
     found: dict[Hotkey, Collection[Hotkey]] = {}

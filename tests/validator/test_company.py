@@ -92,6 +92,20 @@ def test_what_one_of_two_was_not_asked_or_did_not_answer_makes_them_neither_like
         assert "a" not in known_by(lambda _, q=log_q: [replace(sheet, log_q=q)]).like["z"]
 
 
+def test_it_is_enough_that_they_speak_alike_where_one_of_them_is_heard():
+    sheet = synthetic_sheet(["a", "b"])
+    log_q, log_w = sheet.log_q.copy(), sheet.log_w.copy()
+    half = len(log_q) // 2
+    log_q[:, 1] = log_q[:, 0] - MICRO
+    log_q[:half, 1] = log_q[:half, 0]
+    log_w[:half, 0], log_w[half:, 1] = 5 * MICRO, 5 * MICRO
+    for order in ([0, 1, 2], [1, 0, 2]):
+        heard = replace(sheet, log_q=log_q, log_w=log_w[:, order])
+        assert known_by(lambda _, s=heard: [s]).like["b"] == ["a"]
+    log_w[:half, :2], log_w[half:, :2] = -5 * MICRO, 0  # where they speak alike nobody hears them
+    assert not known_by(lambda _: [replace(sheet, log_q=log_q, log_w=log_w)]).like["b"]
+
+
 def test_newcomers_and_who_never_answered_are_not_known():
     sheet = sheet_with_a_copy()
     age, took = [9_000] * 5, [10] * 5
