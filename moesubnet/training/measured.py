@@ -53,7 +53,7 @@ class Measured:
 
 def ratio_error(sums: Sequence[float], tokens: Sequence[float]) -> float | None:
     """Standard error of Σ sums / Σ tokens over windows drawn by chance (Cochran, Sampling
-    Techniques, 1977, § 6.4); None of fewer than two."""
+    Techniques, 1977, ch. 6); None of fewer than two."""
     count, total = len(sums), math.fsum(tokens)
     if count < 2 or not total:
         return None
