@@ -8,6 +8,7 @@ answer about its last token counts as evidence, whichever stream got it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
@@ -46,13 +47,17 @@ class FirstAnswers:
         Call it before the token is sent.
         """
         first = self._newest(base_hash(text_ids))
-        new = np.array([hotkey not in first for hotkey in members])
-        for hotkey, value, was_blind in zip(members, log_p.tolist(), blind.tolist(), strict=True):
-            if hotkey not in unsent:
-                first.setdefault(hotkey, value if was_blind else np.nan)
-        settled = np.array([first.get(hotkey, np.nan) for hotkey in members])
-        known = ~np.isnan(settled)
-        return np.where(known, settled, log_p), known, new & known
+        values, known, new = log_p.tolist(), [], []
+        for i, (hotkey, was_blind) in enumerate(zip(members, blind.tolist(), strict=True)):
+            is_new = hotkey not in first
+            if is_new and hotkey not in unsent:
+                first[hotkey] = values[i] if was_blind else math.nan
+            settled = first.get(hotkey, math.nan)
+            known.append(is_known := not math.isnan(settled))
+            new.append(is_new and is_known)
+            if is_known:
+                values[i] = settled
+        return np.array(values), np.array(known), np.array(new)
 
     def spoil(self, text_ids: NDArray[np.uint32], drafted: int, members: Sequence[Hotkey]) -> None:
         """The last ids are a draft that all these know: what they have not said of its tokens

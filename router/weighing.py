@@ -91,7 +91,7 @@ class Posterior:
         log_p, blind, counts = self._firsts.settle(
             text_ids,
             self.walk.members,
-            np.array([law.at(token_id) for law in heard.laws[-1]]),
+            np.array([law.of(token_id) for law in heard.laws[-1]]),
             heard.alive,
             away,
         )

@@ -37,22 +37,34 @@ class Pace:
 
     def __init__(self) -> None:
         # Σ 1, n, n², s, n·s of the rounds, older ones fading; at first one of nothing
-        self._sums = np.array([1.0, 0.0, 0.0, FIRST_ROUND_S, 0.0])
+        self._sums = 1.0, 0.0, 0.0, FIRST_ROUND_S, 0.0
 
     def took(self, drafted: int, seconds: float) -> None:
         """Note a round. One pause counts as a few usual rounds at most."""
-        seconds = min(seconds, LONGEST * float(self.round_s(drafted)))
-        now = np.array([1.0, drafted, drafted**2, seconds, drafted * seconds])
-        self._sums = (1.0 - 1.0 / REMEMBERED_ROUNDS) * self._sums + now
+        base_s, slope_s = self._line()
+        seconds = min(seconds, LONGEST * (base_s + slope_s * drafted))
+        left = 1.0 - 1.0 / REMEMBERED_ROUNDS
+        count, n, n_squared, all_s, n_seconds = self._sums
+        self._sums = (
+            left * count + 1.0,
+            left * n + drafted,
+            left * n_squared + drafted**2,
+            left * all_s + seconds,
+            left * n_seconds + drafted * seconds,
+        )
 
     def round_s(self, drafted: npt.ArrayLike) -> Float:
         """Seconds that a round with so many drafted tokens takes."""
+        base_s, slope_s = self._line()
+        return np.asarray(base_s + slope_s * np.asarray(drafted), np.float64)
+
+    def _line(self) -> tuple[float, float]:
+        """Seconds of a round, and of each drafted token more."""
         count, n, n_squared, seconds, n_seconds = self._sums
         spread = n_squared - n * n / count
         slope_s = (n_seconds - n * seconds / count + self.first_drafted_s) / (spread + 1.0)
         slope_s = max(slope_s, 0.0)  # a longer draft is never sooner there
-        base_s = max((seconds - slope_s * n) / count, 0.0)
-        return np.asarray(base_s + slope_s * np.asarray(drafted), np.float64)
+        return max((seconds - slope_s * n) / count, 0.0), slope_s
 
 
 class DraftLength:

@@ -48,6 +48,7 @@ NEWCOMERS_PRIOR = 0.02  # of all without standing together: hotkeys are cheap
 L2_ITEMS = 1.0  # ‖θ‖²/2 weighs as much as one item: a prior variance of one
 ITERATIONS = 40
 SCALE = 2**12
+_TINY = np.finfo(np.float64).tiny
 FIT_COPIES = 9  # arrays of [items, experts] that a fit holds at once, beside the features
 MAX_FIT_VALUES = 13_000_000  # 40,000 items of eight experts, 5,700 of 256: two seconds, 100 MB
 
@@ -62,10 +63,13 @@ def update_features(features: Float, ids: npt.NDArray[np.integer], grain: Grain 
     flat = features.reshape(-1, FEATURES_DIM)
     bucket = _bucket(ids[..., -grain.units(MEMORY_TOKENS) :]).reshape(len(flat), -1)
     powers = _powers(grain.decay(COUNT_DECAY), bucket.shape[1])
-    places = bucket + FEATURES_DIM * np.arange(len(flat))[:, None]
-    weights = powers[None, 1:].repeat(len(flat), axis=0)
-    added = np.bincount(places.ravel(), weights.ravel(), minlength=flat.size)
-    after: Float = flat * powers[0] + added.reshape(flat.shape)
+    after: Float = flat * powers[0]
+    if bucket.shape[1] == 1:
+        after[np.arange(len(flat)), bucket[:, 0]] += 1.0
+    else:
+        places = bucket + FEATURES_DIM * np.arange(len(flat))[:, None]
+        weights = powers[None, 1:].repeat(len(flat), axis=0)
+        after += np.bincount(places.ravel(), weights.ravel(), flat.size).reshape(flat.shape)
     return after.reshape(features.shape)
 
 
@@ -86,6 +90,43 @@ def _design(features: Float, grain: Grain) -> Float:
     total = np.sum(features, axis=-1, keepdims=True)
     counts = np.sqrt(features / (total + SHRINK_TOKENS * grain.token_units))
     return np.concatenate([counts, np.ones((*counts.shape[:-1], 1))], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Of some members under one gate. known: [k], which experts have standing; theta [F + 1, k]
+    and log_standing [k] are theirs. lacking: [E − 1], 1 less each expert's standing. base: the
+    baseline's prior. others: that of all without standing together."""
+
+    count: int
+    grain: Grain
+    known: npt.NDArray[np.intp]
+    theta: Float
+    log_standing: Float
+    lacking: Float
+    base: float
+    others: float
+
+    def told(self, features: Float) -> Float:
+        """Of features [.., F], what those with standing have by them: [.., k]."""
+        if not len(self.known):
+            return np.zeros((*features.shape[:-1], 0))
+        logits = _design(features, self.grain) @ self.theta + self.log_standing
+        return (1.0 - self.base - self.others) * _softmax(logits)
+
+    def log_prior(self, told: Float, alive: npt.NDArray[np.bool_] | bool = True) -> Float:
+        """Of what features told; see `Gate.log_prior`."""
+        shape = (*told.shape[:-1], self.count)
+        if not len(self.known):
+            return np.log(np.full(shape, 1.0 / self.count))
+        prior = np.full(shape, self.base)
+        prior[..., :-1] = 0.0
+        if self.others:
+            there = np.broadcast_to(alive, shape)[..., :-1] * self.lacking
+            total = np.sum(there, axis=-1, keepdims=True)
+            prior[..., :-1] = self.others * self.lacking / np.where(total > 0, total, 1.0)
+        prior[..., self.known] += told
+        return np.log(np.maximum(prior, _TINY))
 
 
 @dataclass(frozen=True)
@@ -118,24 +159,19 @@ class Gate:
         alive: broadcast to [.., E]. Those without standing share theirs among those of them that
         are alive. Sums to 1 where all members are alive.
         """
-        shape = (*features.shape[:-1], len(members))
+        prior = self.over(members)
+        return prior.log_prior(prior.told(features), alive)
+
+    def over(self, members: Sequence[Hotkey]) -> Prior:
+        """What `log_prior` says of these members, for who asks often."""
         standing = self.standing(members[:-1])
-        if not np.any(standing):
-            return np.log(np.full(shape, 1.0 / len(members)))
         known = np.flatnonzero(standing)
         columns = [self._column[members[index]] for index in known.tolist()]
-        logits = _design(features, self.grain) @ (self.theta[:, columns] / SCALE) + np.log(
-            standing[known]
-        )
-        base = 1.0 / (1.0 + max(1.0, standing.sum()))
+        theta, log_standing = self.theta[:, columns] / SCALE, np.log(standing[known])
         lacking = 1.0 - standing
+        base = 1.0 / (1.0 + max(1.0, standing.sum()))
         others = NEWCOMERS_PRIOR * min(1.0, lacking.sum())
-        there = np.broadcast_to(alive, shape)[..., :-1] * lacking
-        prior = np.full(shape, base)
-        total = np.sum(there, axis=-1, keepdims=True)
-        prior[..., :-1] = others * lacking / np.where(total > 0, total, 1.0)
-        prior[..., known] += (1.0 - base - others) * _softmax(logits)
-        return np.log(np.maximum(prior, np.finfo(np.float64).tiny))
+        return Prior(len(members), self.grain, known, theta, log_standing, lacking, base, others)
 
     def to_bytes(self) -> bytes:
         """Canonical msgpack, for the hash."""
@@ -264,7 +300,7 @@ def _softmax(logits: Float, axis: int = -1) -> Float:
     top = np.max(logits, axis=axis, keepdims=True)
     powers = np.exp(logits - np.where(np.isfinite(top), top, 0.0))
     total = np.sum(powers, axis=axis, keepdims=True)
-    return np.asarray(powers / np.maximum(total, np.finfo(np.float64).tiny), np.float64)
+    return np.asarray(powers / np.maximum(total, _TINY), np.float64)
 
 
 def _items_of_each(items: Sequence[WeightedSheet], room: int) -> list[int]:

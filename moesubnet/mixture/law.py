@@ -50,6 +50,17 @@ class Law:
         found = np.asarray(self.logp.take(place), np.float64)
         return found if listed.all() else np.where(listed, found, self._beyond(tokens))
 
+    def of(self, token: int) -> float:
+        """As `at`, of one token."""
+        if self.ids is None:
+            return float(self.logp[token])
+        place = int(self.ids.searchsorted(self.ids.dtype.type(token)))
+        if place < len(self.ids) and self.ids[place] == token:
+            return float(self.logp[place])
+        if self.shape is None or self.share == 0.0:
+            return LOWEST
+        return self.shape.of(token) + math.log(self.share)
+
     def head(self, k: int, mass: float = 1.0) -> Law:
         """The fewest tokens with that mass, at most k of those listed; the rest joins the tail."""
         best = likeliest(self.logp[None], k)
@@ -138,8 +149,9 @@ def mix(log_w: Logs, laws: Sequence[Law]) -> Mixture:
     """
     base = laws[-1]
     if all(law.ids is None for law in laws):
-        stacked = np.stack([law.logp for law in laws])
-        stacked += np.asarray(log_w, stacked.dtype)[:, None]
+        told = [(w, law.logp) for w, law in zip(log_w.tolist(), laws, strict=True) if w > -math.inf]
+        stacked = np.concatenate([logp for _, logp in told]).reshape(len(told), -1)
+        stacked += np.array([w for w, _ in told], stacked.dtype)[:, None]
         top = stacked.max(axis=0)  # finite: somebody has a weight
         np.exp(np.subtract(stacked, top, out=stacked), out=stacked)
         log_m = np.log(stacked.sum(axis=0)) + top
@@ -149,7 +161,8 @@ def mix(log_w: Logs, laws: Sequence[Law]) -> Mixture:
     members = [(w, law) for w, law in zip(weights, laws, strict=True) if law.ids is not None and w]
     order, starts, ids = _union([law.ids for _, law in members if law.ids is not None])
     sizes = [len(law.logp) for _, law in members]
-    named = np.concatenate([w * np.exp(law.logp, dtype=np.float64) for w, law in members])
+    listed = np.concatenate([law.logp for _, law in members])
+    named = np.repeat([w for w, _ in members], sizes) * np.exp(listed, dtype=np.float64)
     drawn = np.add.reduceat(named[order], starts)
     shares = np.array([w * (1.0 if law is base else law.share) for w, law in members])
     covered = np.add.reduceat(np.repeat(shares, sizes)[order], starts)
@@ -207,8 +220,11 @@ def law_of(rows: StepRows, row: int, shape: Law | None) -> Law:
     ids, logp, tail = rows.row(row)
     if ids is None:
         return Law(logp)
-    new = np.concatenate(([True], ids[1:] != ids[:-1]))  # drawn tokens repeat
-    return Law(logp[new], ids[new], tail, shape)
+    is_again = ids[1:] == ids[:-1]
+    if is_again.any():  # drawn tokens repeat
+        new = np.concatenate(([True], ~is_again))
+        ids, logp = ids[new], logp[new]
+    return Law(logp, ids, tail, shape)
 
 
 def _union(

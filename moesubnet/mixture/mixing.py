@@ -95,28 +95,31 @@ class Walk:
         if not members or members[-1] != BASELINE_MEMBER:
             raise ValueError("the last member is the baseline")
         self.members = tuple(members)
-        self._gate, self._gamma = gate, gate.grain.decay(GAMMA)
+        self._prior, self._grain = gate.over(self.members), gate.grain
+        self._gamma = gate.grain.decay(GAMMA)
         self._features = initial_features((count,))
         self._evidence = np.zeros((count, len(self.members)))
         self._length, self._age = 0, 0.0  # tokens so far; tokens as forgetting counts them
         # By position: its age, the token's weight, the log-probabilities [N, E] that count for it
         # (NaN: not blind). Replaced, never changed.
         self._counted: dict[int, tuple[float, float, Float]] = {}
-        # The last log weights, and what they are of: features and evidence are replaced too.
-        self._weighed: tuple[Float, Float, bytes, Float] | None = None
+        # Features and evidence, which are replaced too, what the gate tells by them, and the log
+        # weights by who is alive.
+        self._weighed: tuple[Float, Float, Float, dict[bytes, Float]] | None = None
 
     def log_weights(self, alive: Mask | bool = True) -> Float:
         """Log weights for the next token, float64 [N, E], not to be changed. alive: broadcast to
         [N, E]. Asked again before the text goes on they are at hand."""
         features, evidence, there = self._features, self._evidence, np.asarray(alive)
-        key = b"" if there.all() else there.tobytes()
         last = self._weighed
-        if last and last[0] is features and last[1] is evidence and last[2] == key:
-            return last[3]
-        prior = self._gate.log_prior(features, self.members, there)
-        log_w = log_weights(prior, evidence, there)
-        log_w.flags.writeable = False
-        self._weighed = features, evidence, key, log_w
+        if last is None or last[0] is not features or last[1] is not evidence:
+            self._weighed = last = features, evidence, self._prior.told(features), {}
+        key = b"" if there.all() else there.tobytes()
+        log_w = last[3].get(key)
+        if log_w is None:
+            log_w = log_weights(self._prior.log_prior(last[2], there), evidence, there)
+            log_w.flags.writeable = False
+            last[3][key] = log_w
         return log_w
 
     def unknown(self) -> float:
@@ -125,7 +128,7 @@ class Walk:
         squared as measured: at 0.6 of the most, evidence added nothing (docs/log.md)."""
         if len(self.members) == 1:
             return 0.0
-        prior = self._gate.log_prior(self._features[:1], self.members)[0]
+        prior = self._prior.log_prior(self._prior.told(self._features[:1]))[0]
         part = -float(np.sum(np.exp(prior) * prior)) / math.log(len(self.members))
         return min(1.0, part) ** 2
 
@@ -133,7 +136,7 @@ class Walk:
         """Append visible tokens, ids [N, n]: they move the gate's features, never the evidence,
         which fades as it would if they were some. token_weight: see `update_evidence`."""
         faded = token_weight * ids.shape[-1]
-        self._features = update_features(self._features, ids, self._gate.grain)
+        self._features = update_features(self._features, ids, self._grain)
         self._evidence = math.pow(self._gamma, faded) * self._evidence
         self._length += ids.shape[-1]
         self._age += faded
@@ -151,7 +154,7 @@ class Walk:
         ids: [N]; log_p_token: [N, E], each member's log-probability of that token (any finite
         number where it gave none); blind: broadcast to [N, E], False also for a missing answer.
         """
-        self._features = update_features(self._features, ids[:, None], self._gate.grain)
+        self._features = update_features(self._features, ids[:, None], self._grain)
         self._evidence = update_evidence(
             self._evidence,
             log_p_token,

@@ -213,11 +213,12 @@ def verify(
         raise BadReveal("a leaf goes on beyond the vocabulary")
     mass = int(mass_table()[codes].sum())
     digest = sha256(_LEAF_HEAD.pack(0, vocab_size, index) + codes.tobytes()).digest()
-    for k, (other_mass, other) in enumerate(_PACKED.iter_unpack(proof[codes.nbytes :])):
-        pair = [(mass, digest), (other_mass, other)]
-        left, right = reversed(pair) if index >> k & 1 else pair
-        mass += other_mass
-        digest = sha256(_PAIR_HEAD.pack(1) + _PACKED.pack(*left) + _PACKED.pack(*right)).digest()
+    head = _PAIR_HEAD.pack(1)
+    for begin in range(codes.nbytes, len(proof), _PACKED.size):
+        own, other = _PACKED.pack(mass, digest), bytes(proof[begin : begin + _PACKED.size])
+        digest = sha256(head + (other + own if index & 1 else own + other)).digest()
+        mass += int.from_bytes(other[:8], "little")
+        index >>= 1
         if mass > MOST:
             raise BadReveal("a tree of more mass than any law")
     if digest != root:

@@ -220,5 +220,5 @@ def _place(end: int, row: object, limits: Limits) -> _Place:
 
 
 def _check_zeros(view: memoryview, begin: int, stop: int) -> None:
-    if bytes(view[begin:stop]).strip(b"\0"):
+    if begin != stop and bytes(view[begin:stop]).strip(b"\0"):
         raise FrameError("padding is not zero")

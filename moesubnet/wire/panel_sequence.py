@@ -18,12 +18,17 @@ from moesubnet.wire.protocol import Ids, StepRows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bound:
-    """An expert's committed law of `position`, the ids that it lists, and the token that came."""
+    """An expert's committed law of `position`, the ids that it lists, ascending, and the token that
+    came."""
 
     position: int
     commitment: Commitment
     listed: Ids
     token_id: int = -1
+
+    def lists(self, token_id: int) -> bool:
+        place = int(self.listed.searchsorted(self.listed.dtype.type(token_id)))
+        return place < len(self.listed) and int(self.listed[place]) == token_id
 
     @property
     def owes(self) -> bool:
@@ -95,7 +100,7 @@ class PanelSequence:
         return {
             hotkey
             for hotkey, bound in self._bound.items()
-            if bound.position == end and token_id not in bound.listed
+            if bound.position == end and not bound.lists(token_id)
         }
 
     def said(self, hotkey: Hotkey) -> tuple[int, float] | None:

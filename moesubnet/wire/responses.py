@@ -30,8 +30,7 @@ _NONE = np.empty(0, np.float32)
 _NO_IDS = np.empty(0, np.uint32)
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(NamedTuple):
     """What shows to others that an answer was given: `lanes.verify_step` checks `receipt` over the
     request, which had this nonce, these bases and reveals (None: it asked for no commitment), and
     this body. rows, further: how many of each were asked of its sequences. step: the request as it
@@ -58,7 +57,7 @@ class Proof:
         step: bytes = b"",
     ) -> Proof:
         """receipt: verified."""
-        base_lens, reveals, rows, further = request.asked
+        _, _, base_lens, reveals, rows, further, *_ = request.shape
         return cls(nonce_ns, base_lens, receipt, body, reveals, sender, rows, further, step)
 
 
@@ -141,7 +140,7 @@ class _Opened(NamedTuple):
     request: StepRequest
     offsets: list[int]  # of its sequences' rows
     scores: Rows
-    given: list[int]  # how many tokens each sequence goes on with
+    given: Sequence[int]  # how many tokens each sequence goes on with
     guesses: Ids
     values: NDArray[np.floating]
     packed: NDArray[np.uint8] | None
@@ -152,14 +151,14 @@ class _Opened(NamedTuple):
 
 def _opened(data: bytes | bytearray | memoryview, request: StepRequest, vocab_size: int) -> _Opened:
     """Raises FrameError, BadDistribution for the scores of drafts."""
-    want = request.want
-    drafted, answering, shown, further = request.counts
+    want, shape = request.want, request.shape
+    drafted, answering, shown = shape.drafted, shape.committed, shape.revealed
     limits = frames.Limits(max_frame_bytes=max_answer_bytes(request, vocab_size))
     frame = frames.decode(data, schema=ROWS_SCHEMA, limits=limits)
     listed = want.kind != "full"
-    names = _tensors(listed, bool(answering), bool(shown), bool(further))
+    names = _tensors(listed, bool(answering), bool(shown), bool(shape.going_on))
     frame.holds_only(frozenset(), names)
-    offsets = frame.tensor("row_offsets", "u32", (len(request.row_offsets),)).tolist()
+    offsets = frame.tensor("row_offsets", "u32", (len(shape.row_offsets),)).tolist()
     given = _further(offsets, request)
     total, more = offsets[-1], sum(given)
     scores = frame.tensor("draft_logprobs", "f16 f32", (drafted,))
@@ -268,30 +267,29 @@ def _apart(values: NDArray[Any], begin: int, end: int) -> NDArray[Any]:
 
 def max_answer_bytes(request: StepRequest, vocab_size: int) -> int:
     """The largest honest answer: what a client reads before it gives up."""
-    drafted, _, shown, more = request.counts
-    bound = 0
+    shape, bound = request.shape, 0
     if request.want.committed:
-        bound = 32 * len(request.sequences) + proof_bytes(vocab_size) * shown
+        bound = 32 * len(request.sequences) + proof_bytes(vocab_size) * shape.revealed
     width = request.want.width(vocab_size)
-    rows = request.most_rows * (8 * width + 8)  # an id takes four bytes at most
-    return 4_096 + rows + 4 * (drafted + more) + bound
+    rows = shape.most_rows * (8 * width + 8)  # an id takes four bytes at most
+    return 4_096 + rows + 4 * (shape.drafted + shape.going_on) + bound
 
 
-def _further(offsets: Sequence[int], request: StepRequest) -> list[int]:
+def _further(offsets: Sequence[int], request: StepRequest) -> Sequence[int]:
     """How many tokens an answer with these row offsets goes on with, by sequence. Raises
     FrameError unless these rows were asked for: one of each drawn token, of which there may be
     fewer."""
-    asked = [s.further for s in request.sequences]
+    shape = request.shape
     if request.ahead is None:
-        if list(offsets) != request.row_offsets:
+        if list(offsets) != shape.row_offsets:
             raise FrameError("not the rows that were asked for")
-        return asked
+        return shape.further
     sizes = (end - begin for begin, end in pairwise(offsets))
-    beyond = [size - s.rows for size, s in zip(sizes, request.sequences, strict=True)]
-    most = [max(further - 1, 0) for further in asked]
+    beyond = [size - rows for size, rows in zip(sizes, shape.rows, strict=True)]
+    most = [max(further - 1, 0) for further in shape.further]
     if offsets[0] or not all(0 <= rows <= m for rows, m in zip(beyond, most, strict=True)):
         raise FrameError("not the rows that were asked for, or more than may be drawn")
-    return [rows + (further > 0) for rows, further in zip(beyond, asked, strict=True)]
+    return [rows + (further > 0) for rows, further in zip(beyond, shape.further, strict=True)]
 
 
 @lru_cache

@@ -28,7 +28,6 @@ _SESSION = re.compile(r"[!-~]{1,64}")
 _NO_IDS = np.empty(0, np.uint32)
 
 Ids = NDArray[np.uint32]
-_Reveals = tuple[tuple[int, int] | None, ...]
 Kind = Literal["full", "nucleus", "top_k", "sampled_n"]
 
 
@@ -153,14 +152,25 @@ class StepLimits:
         return min(2**25, 65_536 + self.max_sequences * (48 + 4 * self.context_tokens))
 
 
-class Counts(NamedTuple):
-    """Of all sequences of a request together: draft ids, last rows that come committed, leaves to
-    be shown, tokens to go on with."""
+class Shape(NamedTuple):
+    """What a request asks, in numbers. row_offsets [sequences + 1]: sequence i answers the rows
+    row_offsets[i] … row_offsets[i + 1] - 1, beside those of what it draws; most_rows: with those of
+    all that may be drawn. Of each sequence base_lens, reveals (None where no commitment is asked),
+    rows and further. Of all together: draft ids, last rows that come committed, leaves to be shown,
+    tokens to go on with; tokens, see `StepRequest.tokens`."""
 
+    row_offsets: list[int]
+    most_rows: int
+    base_lens: tuple[int, ...]
+    reveals: tuple[tuple[int, int] | None, ...] | None
+    rows: tuple[int, ...]
+    further: tuple[int, ...]
     drafted: int
     committed: int
     revealed: int
-    further: int
+    going_on: int
+    tokens: int
+    is_prompt: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,49 +183,38 @@ class StepRequest:
     ahead: Ahead | None = None
 
     @cached_property
-    def row_offsets(self) -> list[int]:
-        """[sequences + 1]: sequence i answers the rows row_offsets[i] … row_offsets[i + 1] - 1,
-        beside those of what it draws."""
-        return [0, *accumulate(s.rows for s in self.sequences)]
-
-    @cached_property
-    def most_rows(self) -> int:
-        """With those of all that may be drawn."""
-        drawn = sum(max(s.further - 1, 0) for s in self.sequences) if self.ahead else 0
-        return self.row_offsets[-1] + drawn
-
-    @cached_property
-    def asked(self) -> tuple[tuple[int, ...], _Reveals | None, tuple[int, ...], tuple[int, ...]]:
-        """Of each sequence base_len, reveal, rows and further; no reveals where no commitment is
-        asked. Found once: the same step usually goes to several experts."""
+    def shape(self) -> Shape:
+        """Found once: the same step usually goes to several experts."""
         sequences = self.sequences
-        return (
-            tuple(s.base_len for s in sequences),
-            tuple(s.reveal for s in sequences) if self.want.committed else None,
-            tuple(s.rows for s in sequences),
-            tuple(s.further for s in sequences),
+        rows = tuple([s.rows for s in sequences])
+        further = tuple([s.further for s in sequences])
+        read = [s.tokens for s in sequences]
+        offsets = [0, *accumulate(rows)]
+        drawn = sum([max(more - 1, 0) for more in further]) if self.ahead else 0
+        return Shape(
+            offsets,
+            offsets[-1] + drawn,
+            tuple([s.base_len for s in sequences]),
+            tuple([s.reveal for s in sequences]) if self.want.committed else None,
+            rows,
+            further,
+            sum([len(s.draft_ids) for s in sequences]),
+            sum([count > 0 for count in rows]) * self.want.committed,
+            sum([s.reveal is not None for s in sequences]),
+            sum(further),
+            sum(read) + sum(further),
+            not is_short(read),
         )
 
-    @cached_property
-    def counts(self) -> Counts:
-        """Found once, as `asked`."""
-        sequences = self.sequences
-        return Counts(
-            sum(len(s.draft_ids) for s in sequences),
-            sum(s.rows > 0 for s in sequences) * self.want.committed,
-            sum(s.reveal is not None for s in sequences),
-            sum(s.further for s in sequences),
-        )
-
-    @cached_property
+    @property
     def tokens(self) -> int:
         """Of all sequences, with what was asked further, each a pass of its own."""
-        return sum(s.tokens + s.further for s in self.sequences)
+        return self.shape.tokens
 
-    @cached_property
+    @property
     def is_prompt(self) -> bool:
         """Which class of work it is (`is_short`)."""
-        return not is_short([s.tokens for s in self.sequences])
+        return self.shape.is_prompt
 
     def to_bytes(self) -> bytes:
         return self._encoded
@@ -310,7 +309,7 @@ class StepRequest:
         if ahead is not None and kind == "sampled_n":
             raise FrameError("nothing is drawn from rows that are drawn")
         request = cls(tuple(sequences), want, ahead)
-        if request.most_rows * want.width(limits.vocab_size) > limits.max_answer_values:
+        if request.shape.most_rows * want.width(limits.vocab_size) > limits.max_answer_values:
             raise FrameError("the answer would be too large; ask for fewer rows")
         return request
 
