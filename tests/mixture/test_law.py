@@ -55,6 +55,7 @@ def test_a_law_is_exact_at_every_token_and_of_mass_one(seed, baseline):
         np.testing.assert_allclose(np.exp(everything), np.exp(dense(law, VOCAB)), atol=1e-6)
         assert math.isclose(np.exp(everything).sum(), 1.0, abs_tol=1e-6)
         assert float(law.at(7)) == everything[7]
+        assert [law.of(token) for token in range(VOCAB)] == everything.tolist()
         np.testing.assert_array_equal(law.at([[3, 5]]), everything[[[3, 5]]])
 
 

@@ -305,3 +305,43 @@ def test_a_caller_that_leaves_while_stragglers_are_awaited_cancels_all() -> None
         assert sequence.held_by("slow") == 0  # type: ignore[arg-type]
 
     run(main())
+
+
+def test_an_answer_that_is_a_future_needs_no_task_and_is_given_up_alone() -> None:
+    """As a lane's is: its caller leaves, and other streams' answers there still come."""
+
+    class Lane(Expert):
+        def step(self, request: StepRequest, *, timeout_s: float, on_its_way: Any) -> Any:
+            answer = asyncio.get_running_loop().create_future()
+            given.append((answer, StepResponse((StepRows(0, np.zeros((1, 4), np.float32)),))))
+            on_its_way()
+            return answer
+
+    given: list[tuple[asyncio.Future[StepResponse], StepResponse]] = []
+
+    async def main() -> None:
+        panels = [panel_of(Lane("a", 0.0), Lane("b", 0.0)) for _ in range(2)]
+        calls = [
+            asyncio.ensure_future(
+                panel.advance([PanelSequence("s")], [[1]], weights={"a": 0.5, "b": 0.5})
+            )
+            for panel in panels
+        ]
+        await asyncio.sleep(0)
+        assert len(given) == 4
+        assert len(asyncio.all_tasks()) == 1 + len(calls)
+        calls[0].cancel()
+        await asyncio.sleep(0)
+        assert [answer.cancelled() for answer, _ in given] == [True, True, False, False]
+        for answer, response in given[2:]:
+            answer.set_result(response)
+        assert all(isinstance(a, StepResponse) for a in (await calls[1]).values())
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_what_an_expert_should_never_raise_reaches_who_asked() -> None:
+    experts = [Expert("a", 0.1, ZeroDivisionError()), Expert("b", 50.0)]
+    with pytest.raises(ZeroDivisionError):
+        ask_once({"a": 0.5, "b": 0.5}, *experts)
