@@ -161,7 +161,7 @@ def test_a_proven_answer_stands_under_the_sender_that_it_was_signed_for():
     client = Relayed(expert, [SimpleNamespace(hotkey=Hotkey("second"))])
     proof = Proof(1, (0,), b"", b"", sender=Hotkey("first"))
     assert _sender(StepResponse((), proof), client) == b"first"
-    assert _sender(StepResponse((), dataclasses.replace(proof, sender=None)), client) == b""
+    assert _sender(StepResponse((), proof._replace(sender=None)), client) == b""
     assert _sender(PeerUnavailable("late"), client) == _sender(None, client) == b"second"
     assert _sender(None, Relayed(expert, [])) == b""
 
