@@ -136,7 +136,7 @@ async def test_texts_that_are_drawn_ahead_share_their_passes(
     alice, bob = await served.client(ALICE), await served.client(BOB)
     engine.gate.clear()
     calls = [
-        asyncio.create_task(
+        asyncio.ensure_future(
             client.step(asking(8, step_of(name, u32(), u32(5, 6, i))), timeout_s=TIMEOUT_S)
         )
         for i, (client, name) in enumerate([(alice, "a"), (alice, "b"), (bob, "c")])
@@ -154,7 +154,7 @@ async def test_work_stops_when_the_caller_leaves(serve_miner: Callable[..., Any]
     served = await serve_miner(engine, stop_ids=(299,))
     client = await served.client(ALICE)
     engine.gate.clear()
-    call = asyncio.create_task(
+    call = asyncio.ensure_future(
         client.step(asking(40, step_of("s", u32(), u32(5, 6, 7))), timeout_s=TIMEOUT_S)
     )
     while not engine.batches:  # noqa: ASYNC110

@@ -194,7 +194,7 @@ async def test_a_full_queue_answers_429_and_recovers(serve_miner: ServeMiner) ->
     client = await (await serve_miner(engine, queue_tokens=64)).client(ALICE)
     engine.gate.clear()
     steps = [
-        asyncio.create_task(
+        asyncio.ensure_future(
             client.step(full(step_of(f"s{i}", u32(), u32(*range(15)))), timeout_s=30)
         )
         for i in range(8)
@@ -220,7 +220,7 @@ async def test_concurrent_callers_share_batches(serve_miner: ServeMiner) -> None
     for i in range(1, 5):
         for client in (alice, bob):
             step = client.step(full(step_of(str(i), u32(), u32(i))), timeout_s=30)
-            tasks.append(asyncio.create_task(step))
+            tasks.append(asyncio.ensure_future(step))
     await asyncio.sleep(0.3)
     engine.gate.set()
     await asyncio.gather(*tasks)
