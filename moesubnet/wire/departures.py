@@ -161,8 +161,6 @@ class Departures:
             if self._under_way and not self._has_come:
                 due_s = max(due_s, self._left_s + self._waited_part * self._round_s)
         if self._timer is not None:
-            if now_s < self._timer.when() <= due_s:
-                return  # it looks again then
             self._timer.cancel()
         if due_s <= now_s:
             self._is_leaving = True
@@ -257,8 +255,7 @@ class Departures:
                 for timer in timers.values():
                     timer.cancel()
             self._awaited_bytes -= size
-            if self._window_bytes < inf:
-                self._look()
+            self._look()
             if answer.cancelled():
                 given_up()
 
