@@ -289,6 +289,25 @@ async def test_nothing_coming_back_holds_the_next_for_a_part_of_a_round_only() -
         task.cancel()
 
 
+async def test_who_waits_leaves_though_others_left_before_they_were_looked_for() -> None:
+    """What would have been looked for later left at once: that look is no longer to come."""
+    carrier = Carrier()
+    lane = Departures(carrier)
+    tasks = started(lane, "stuck")
+    await settle()
+    tasks += started(lane, "early")  # is to be looked for in a part of a round
+    tasks += started(lane, *(f"early {i}" for i in range(1, MAX_STEPS)))  # a whole lane: at once
+    await settle()
+    tasks += started(lane, "late")
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        if len(carrier.loads) == 3:
+            break
+    assert carrier.names()[2] == ["late"]
+    for task in tasks:
+        task.cancel()
+
+
 async def test_at_most_a_few_requests_are_under_way() -> None:
     carrier = Carrier()
     lane = Departures(carrier)
