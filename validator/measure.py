@@ -146,9 +146,8 @@ class Measurement:
 
         def start(windows: Sequence[Window], asked: Sequence[Hotkey]) -> Batch:
             sha256, validator = self._tokenizer_sha256, self._own_hotkey
-            epoch, others = self._sheet_epoch, tuple(h for h in hotkeys if h not in asked)
-            batch = self._state.start_batch(epoch, asked, windows, sha256, validator=validator)
-            return replace(batch, others=others)
+            epoch = self._sheet_epoch
+            return self._state.start_batch(epoch, asked, windows, sha256, validator=validator)
 
         alike: dict[tuple[tuple[Hotkey, ...], int, int, int], list[Window]] = {}
         batches: list[Batch] = []
@@ -226,7 +225,8 @@ class Measurement:
         """Walk batches to their ends, until cancelled, or until their sheet is closed. They, and
         what is asked beside them, begin within `spread_s`, when it comes: users do not come
         together. One that fails ends none of the others."""
-        hotkeys = sorted({h for batch in batches for h in (*batch.hotkeys, *batch.others)})
+        asked = {hotkey for batch in batches for hotkey in batch.hotkeys}
+        hotkeys = sorted(asked | self._experts.clients.keys())
         slots = Slots(max(len(batch.hotkeys) for batch in batches))
         chats: dict[int, list[Batch]] = {}  # by the last turn's batch
         for batch in batches:

@@ -69,7 +69,6 @@ class Batch:
     salts: tuple[bytes, ...] = ()  # [N]: what shows whose sessions these are (`receipts`)
     follows: int | None = None  # the batch with the turn before, of a chat's next turn
     unscored: int = 0  # of the first labels: those of a template
-    others: tuple[Hotkey, ...] = ()  # whom a router could choose for these, and does not
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -135,11 +135,15 @@ class Walks:
                     self._gate,
                     walk[: self.first],
                     self._batch.hotkeys,
-                    serving.union(self._batch.others),
+                    self.there[k].union(self._not_asked(k)),
                 )
-                for walk, serving in zip(self._batch.walks, self.there, strict=True)
+                for k, walk in enumerate(self._batch.walks)
             ]
         return answers
+
+    def _not_asked(self, k: int) -> Collection[Hotkey]:
+        """Whom a router could choose for the text, too, and this walk does not ask."""
+        return self._clients[k].keys() - set(self._batch.hotkeys) if self._clients else ()
 
     async def _advance(
         self, k: int, ids: npt.NDArray[np.generic], first: int, further: int
