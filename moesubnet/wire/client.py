@@ -59,6 +59,7 @@ from moesubnet.wire.strangers import (
 from moesubnet.wire.strict_json import parse_as
 
 MAX_PROMPTS = 60  # at once to one neuron, which lets one address have more connections
+END_S = 0.25  # from the last answer of a request to its end: who holds it back keeps no lane
 _Card = TypeVar("_Card", bound=Card)
 
 
@@ -217,7 +218,7 @@ class ExpertClient:
         left = set(range(len(parcels)))
         most = sum(parcel.most_bytes + 1_024 for parcel in parcels)
         call = self._post(target, body, CONTENT_TYPE, until_s - time.monotonic())
-        async with call as (response, signed):
+        async with call as (response, signed), asyncio.timeout(None) as limit:
             async for frame in read_frames(response, most):
                 answers = await off_loop(
                     len(frame), unpack_answers, frame, lane, signed.nonce_ns, self.hotkey, caller
@@ -235,6 +236,8 @@ class ExpertClient:
                         parcel.fail(PeerRefused(given.status, code_of(given.body)))
                 await self._give(brought)
                 come()
+                if not left:
+                    limit.reschedule(asyncio.get_running_loop().time() + END_S)
 
     async def _give(self, brought: Sequence[tuple[Parcel, Answer]]) -> None:
         """Read at once what came together, then give each its own."""

@@ -36,6 +36,7 @@ from moesubnet.errors import (
 )
 from moesubnet.host.log import set_up_logging
 from moesubnet.types import Hotkey
+from moesubnet.wire.departures import MOST_UNDER_WAY
 from moesubnet.wire.frames import CONTENT_TYPE
 from moesubnet.wire.limits import RateLimiter
 from moesubnet.wire.listening import serve
@@ -584,6 +585,26 @@ async def test_an_answer_stands_whatever_comes_after_it(stage: Any, tokens: int)
 
     client, _ = await bob(stage, step)
     assert (await client.step(one_step(tokens), timeout_s=5)).rows
+
+
+@pytest.mark.parametrize("tokens", [3, 40])
+async def test_who_holds_back_the_end_of_its_answers_holds_nobody(stage: Any, tokens: int) -> None:
+    leaves = asyncio.Event()
+
+    async def step(request: web.Request) -> web.StreamResponse:
+        whole = await laned(request, uniform_answer(tokens), ALICE, BOB)
+        assert isinstance(whole.body, bytes)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(whole.body)
+        await leaves.wait()
+        return response
+
+    client = await hostile(stage, step)
+    async with asyncio.timeout(60):
+        for _ in range(2 * MOST_UNDER_WAY):
+            assert (await client.step(one_step(tokens), timeout_s=600)).rows
+    leaves.set()
 
 
 async def test_an_endless_answer_is_cut_at_the_cap(stage: Any) -> None:
