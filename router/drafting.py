@@ -53,7 +53,7 @@ class Drafting:
 
     async def drafts(self, text_ids: TokenIds, drawing: Drawing) -> Sequence[Draft]:
         """Of the tokens after `text_ids`, whose last one is new; there may be none."""
-        most = self._most(drawing)
+        most = self.most(drawing)
         if self._student is None:
             return self._guessed(text_ids)[: max(most, 0)]
         count = self.length.choose(most)
@@ -73,7 +73,7 @@ class Drafting:
         """How many tokens the heaviest expert should go on with after the draft."""
         if self._student is not None:
             return 0
-        further = self._guessing.further(min(self._most(drawing), drawing.left - drafted - 1))
+        further = self._guessing.further(min(self.most(drawing), drawing.left - drafted - 1))
         self.ahead = max(self.ahead, further)
         return further
 
@@ -99,10 +99,11 @@ class Drafting:
 
     def alone(self, drawing: Drawing, drafted: int, within_s: float) -> Ahead | None:
         """What the one expert that writes should draw after the draft."""
-        self._most(drawing)
-        return ahead_for(drawing, drafted, self._spare or 0, self.length, within_s)
+        self.most(drawing)
+        return ahead_for(drawing, drafted, (self._spare or 0) - drafted, self.length, within_s)
 
-    def _most(self, drawing: Drawing) -> int:
+    def most(self, drawing: Drawing) -> int:
+        """How many tokens may be drafted now, whoever drafts them."""
         if drawing.left == 0:
             return 0
         if self._spare is None:

@@ -334,7 +334,7 @@ class MixtureSession:
         self._returning.welcome(self.posterior, text_ids, self._resting)
         drafts = await self._drafting.drafts(text_ids, drawing)
         if drawing.lawful is not None:
-            drafts = drawing.lawful(drafts, min(drawing.left - 1, MAX_DRAFT))
+            drafts = drawing.lawful(drafts, min(self._drafting.most(drawing), MAX_DRAFT))
         if drafts:
             drafted = np.array([draft.token_id for draft in drafts], np.uint32)
             ids = np.concatenate((ids, drafted))

@@ -134,7 +134,7 @@ async def test_the_text_is_the_one_that_is_asked_token_by_token(
         plain = await write(one.open(), 24, seed, temperature, top_p, points=None)
         assert ahead == plain
         assert calls == 2, "the first token, then all others"
-        assert len(one.asked) > calls + 12
+        assert len(one.asked) > 2 * calls  # by how much, is told by the machine: it has guesses
     assert one.client.draws_ahead
 
 

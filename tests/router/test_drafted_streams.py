@@ -11,7 +11,7 @@ import pytest
 from moesubnet.engine.drafting import draft as draft_with
 from moesubnet.errors import EngineError, NobodyAnswers
 from moesubnet.mixture.draft_length import MOST_LOST_DRAFTS, entropy_nats
-from moesubnet.mixture.drafting import Drawn, next_token
+from moesubnet.mixture.drafting import Draft, Drawn, next_token
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.guessing import GuessPace
 from moesubnet.mixture.law import Law, mix
@@ -207,6 +207,21 @@ async def test_experts_are_owed_for_lost_drafts_which_are_bounded(drafted) -> No
     for key in salts:
         positions, _ = session.answered()[key]
         assert len(text) - 1 < positions <= 4 + (1 + MOST_LOST_DRAFTS) * 30
+
+
+async def test_what_a_grammar_forces_in_vain_is_bounded_too(unaided) -> None:
+    """As where a bias is against the tokens that usually spell what is forced."""
+    model, _ = unaided
+    session, tokens, forced = model.open(), 30, Draft(33, is_forced=True)
+
+    def drawing(left: int) -> Drawing:
+        return Drawing(left=left, lawful=lambda drafts, most: [*drafts, *[forced] * most][:most])
+
+    await session.start(np.array([9, 5, 6, 7], np.uint32), drawing(tokens))
+    for left in range(tokens - 1, 0, -1):
+        await session.append(5, drawing(left))
+    for positions, _ in session.answered().values():
+        assert 4 + 2 * tokens < positions <= 4 + (1 + MOST_LOST_DRAFTS) * tokens
 
 
 @pytest.mark.parametrize(("says", "log_p"), [("yes", -1e-6), ("no", -25.0)])
