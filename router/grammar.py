@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,10 +107,9 @@ class Grammars:
 
     def __init__(self, spec: Spec, tokenizer: Tokenizer, pieces: Pieces) -> None:
         self._spec, self._tokenizer, self._pieces = spec, tokenizer, pieces
-        self._vocabulary: LLTokenizer | None = None
         self._compilers = ThreadPoolExecutor(COMPILERS, thread_name_prefix="grammar")
         self._turns = Turns(COMPILERS)  # one caller's many keep no other waiting
-        self._making = asyncio.Lock()
+        self._making = threading.Lock()
         self._compiled: OrderedDict[str, Matcher] = OrderedDict()
         self._verdicts: OrderedDict[bytes, str] = OrderedDict()
 
@@ -137,10 +137,7 @@ class Grammars:
         names = {hashlib.sha256(rules.encode()).digest(): rules for rules in grammars}
         known = {name: self._verdicts[name] for name in names if name in self._verdicts}
         if new := {name: rules for name, rules in names.items() if name not in known}:
-            async with self._making:  # of the vocabulary there is one
-                if self._vocabulary is None:
-                    self._vocabulary = await self._aside(self._words.vocabulary, caller)
-            said = await self._aside(partial(self._trials.tried, list(new.values())), caller)
+            said = await self._aside(partial(self._try, list(new.values())), caller)
             # Of several it is not known which one took too much of what all may take.
             said += [TOO_MUCH] * (len(new) == 1 and not said)
             known |= dict(zip(new, said, strict=False))
@@ -187,12 +184,22 @@ class Grammars:
         )
 
     @cached_property
+    def _vocabulary(self) -> LLTokenizer:
+        return self._words.vocabulary()
+
+    @cached_property
     def _trials(self) -> Trials:
         return Trials(self._words)
 
+    def _try(self, grammars: Sequence[str]) -> list[str]:
+        with self._making:
+            trials = self._trials
+        return trials.tried(grammars)
+
     def _compile(self, rules: str) -> Matcher:
-        assert self._vocabulary is not None
-        made = compiled(self._vocabulary, rules)
+        with self._making:  # of the vocabulary there is one, whoever has waited for it
+            vocabulary = self._vocabulary
+        made = compiled(vocabulary, rules)
         return Matcher(made, self._spec.vocab_size, self._spec.stop_ids)
 
     async def _aside(self, work: Callable[[], T], caller: str) -> T:
@@ -247,7 +254,7 @@ def _multiples(schema: Any) -> Iterator[int]:
             if key == "multipleOf" and type(value) in (int, float):  # a bool is no number
                 exact = Decimal(str(value)).normalize()
                 whole = exact if exact == exact.to_integral() else exact.scaleb(-_exponent(exact))
-                yield int(whole) if whole < 2**63 else 0
+                yield int(whole) if abs(whole) < 2**63 else 0
             yield from _multiples(value)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import openai
 import psutil
 import pytest
+from llguidance import LLTokenizer
 from pydantic import BaseModel
 
 from moesubnet.mixture.law import Law, mix
@@ -22,9 +23,10 @@ from moesubnet.router.openai_api import ApiError
 from moesubnet.router.service import Service
 from moesubnet.router.steering import NO_WISHES, Steering
 from moesubnet.router.text import TextStream
-from moesubnet.router.trials import CPU_S, Trials
+from moesubnet.router.trials import CPU_S, Trials, Words
 from moesubnet.spec.pieces import Pieces
 from moesubnet.wire.listening import serve as listen
+from moesubnet.wire.strict_json import parse_json
 from tests.conftest import TINY_VOCAB
 from tests.families import families
 from tests.schemas import fits, some_schema
@@ -180,6 +182,13 @@ async def test_a_schema_that_cannot_be_honoured_is_refused_by_name(serve, schema
         assert caught.value.param in ("response_format", "text.format")
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "-1e300", "0", "1e-400"])
+def test_multiples_of_no_number_are_refused_by_name(number: str) -> None:
+    schema = parse_json(f'{{"type": "number", "multipleOf": {number}}}'.encode())
+    with pytest.raises(ApiError, match="multipleOf"):
+        json_rule(schema, "x")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_grammar_that_turns_out_too_much_ends_its_answer_with_an_error(
     serve, babbler, monkeypatch, stream
@@ -313,6 +322,31 @@ async def test_whoever_sends_many_grammars_keeps_no_other_caller_waiting(
     may_go_on.set()
     await asyncio.gather(one, *many)
     assert order.index("one") <= COMPILERS + 1  # behind those that ran, and one that was first
+
+
+async def test_a_vocabulary_that_nobody_waited_for_is_not_made_again(
+    spec, tokenizer, monkeypatch
+) -> None:
+    """Large ones take as long on a slow machine as anybody waits for a grammar."""
+    grammars, made = Grammars(spec.spec, tokenizer, Pieces(tokenizer)), list[Words]()
+    make, may_go_on = Words.vocabulary, threading.Event()
+
+    def vocabulary(words: Words) -> LLTokenizer:
+        made.append(words)
+        may_go_on.wait(60.0)
+        return make(words)
+
+    monkeypatch.setattr(Words, "vocabulary", vocabulary)
+    monkeypatch.setattr(Trials, "tried", lambda self, rules: [""] * len(rules))
+    with monkeypatch.context() as impatient:
+        impatient.setattr("moesubnet.router.grammar.PATIENCE_S", 0.1)
+        with pytest.raises(ApiError, match="busy"):
+            await grammars.matcher('start: "a"', "x")
+    asked = asyncio.create_task(grammars.matcher('start: "a"', "x"))
+    await asyncio.sleep(0.1)
+    may_go_on.set()
+    assert await asked
+    assert len(made) == 1
 
 
 async def test_a_process_of_trials_that_was_killed_is_started_again(spec, tokenizer) -> None:
