@@ -2,7 +2,7 @@
 
 The chain is the embedded one, so the real runtime; validators run their real loop, gate, sheets,
 commits and reveals. Miners are laws (`Law`), recorded from models or adversaries of
-`examples/adversaries`, behind the same protocol (`panel.Asked`) as miners over HTTP. Time is
+`examples/adversaries`, behind the same protocol (`asked.Asked`) as miners over HTTP. Time is
 virtual (`virtual_time`).
 """
 
@@ -99,7 +99,7 @@ class Member:
 
 
 class Simulated:
-    """A member as validators meet it: `panel.Asked`. Sends what would come through the wire."""
+    """A member as validators meet it: `asked.Asked`. Sends what would come through the wire."""
 
     commits = False
 

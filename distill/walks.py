@@ -20,7 +20,8 @@ from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.law import Law, law_of
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.types import Hotkey
-from moesubnet.wire.panel import Panel, PanelError
+from moesubnet.wire.asked import PanelError
+from moesubnet.wire.panel import Panel
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import StepResponse, want_for
 

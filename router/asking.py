@@ -12,8 +12,9 @@ from moesubnet.router.model import TokenIds
 from moesubnet.router.weighing import Heard
 from moesubnet.types import Hotkey
 from moesubnet.wire.ahead import Ahead
+from moesubnet.wire.asked import Asked, PanelError
 from moesubnet.wire.line import HELD_S, Line
-from moesubnet.wire.panel import Asked, Panel, PanelError
+from moesubnet.wire.panel import Panel
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.patience import Paces
 from moesubnet.wire.protocol import StepResponse, Want

@@ -12,9 +12,9 @@ from statistics import median
 from moesubnet.errors import PeerLate, PeerRefused, PeerResting
 from moesubnet.router.metrics import Metrics
 from moesubnet.types import Hotkey, Metagraph
+from moesubnet.wire.asked import PanelError
 from moesubnet.wire.client import ExpertClient
 from moesubnet.wire.line import HELD_S, Line
-from moesubnet.wire.panel import PanelError
 from moesubnet.wire.protocol import ExpertCard, StepResponse
 from moesubnet.wire.roster import Met, Roster
 

@@ -51,7 +51,9 @@ def patient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if "impatient" not in request.fixturenames:
         monkeypatch.setattr(patience, "UNKNOWN_S", 60.0)
         monkeypatch.setattr(patience, "LEAST_S", 60.0)
-        monkeypatch.setitem(Panel.__init__.__kwdefaults__, "least_patience_s", 60.0)
+        defaults = Panel.advance.__kwdefaults__
+        assert "least_patience_s" in defaults
+        monkeypatch.setitem(defaults, "least_patience_s", 60.0)
 
 
 @pytest.fixture(autouse=True)

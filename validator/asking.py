@@ -26,7 +26,8 @@ from moesubnet.validator.receipts import SALT_BYTES, session_name
 from moesubnet.validator.records import Batch, Step, Window
 from moesubnet.validator.shapes import Ahead
 from moesubnet.validator.walks import Slots, Told
-from moesubnet.wire.panel import Asked, Panel
+from moesubnet.wire.asked import Asked
+from moesubnet.wire.panel import Panel
 from moesubnet.wire.protocol import ExpertCard, want_for
 from moesubnet.wire.relay import asks_directly, through
 from moesubnet.wire.routers import Drawing

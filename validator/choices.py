@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from moesubnet.mixture.law import Law, alone, law_of
 from moesubnet.types import Hotkey
-from moesubnet.wire.panel import PanelError
+from moesubnet.wire.asked import PanelError
 from moesubnet.wire.protocol import StepResponse
 
 Answers = Mapping[Hotkey, StepResponse | PanelError]

@@ -30,7 +30,7 @@ from moesubnet.validator.state import State
 from moesubnet.validator.unpublished import Round, Unpublished
 from moesubnet.validator.walks import Slots
 from moesubnet.validator.watching import Watcher
-from moesubnet.wire.panel import Asked
+from moesubnet.wire.asked import Asked
 from moesubnet.wire.protocol import ExpertCard
 from moesubnet.wire.routers import Drawing
 from moesubnet.wire.said import otherwise

@@ -23,7 +23,8 @@ from moesubnet.validator.guesses import Guesses
 from moesubnet.validator.records import Batch, Step
 from moesubnet.validator.shapes import Ahead
 from moesubnet.validator.walks import Slots, Told, Walks
-from moesubnet.wire.panel import Asked, Panel, PanelError
+from moesubnet.wire.asked import Asked, PanelError
+from moesubnet.wire.panel import Panel
 from moesubnet.wire.protocol import StepResponse
 
 LOGGED_FAILURES = 8  # experts named in a batch's line

@@ -17,7 +17,7 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.checkbook import Check, Checkbook
 from moesubnet.validator.checks import TWICE_DISTANCE, total_variation
 from moesubnet.validator.evidence import Said
-from moesubnet.wire.panel import Asked
+from moesubnet.wire.asked import Asked
 from moesubnet.wire.protocol import Ids, SequenceStep, StepRequest, base_hash, want_for
 
 AT_ONCE = 64

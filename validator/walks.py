@@ -19,7 +19,8 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.choices import Answers, Scored, write
 from moesubnet.validator.records import Batch, Step
 from moesubnet.validator.weighed import Weighed, score_step
-from moesubnet.wire.panel import Asked, Panel, PanelError
+from moesubnet.wire.asked import Asked, PanelError
+from moesubnet.wire.panel import Panel
 from moesubnet.wire.panel_sequence import PanelSequence
 from moesubnet.wire.protocol import Proof, StepResponse
 from moesubnet.wire.relay import Relayed

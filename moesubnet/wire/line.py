@@ -23,7 +23,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Send(Protocol[T_co]):
-    """`panel.Asked.step`, of one request."""
+    """`asked.Asked.step`, of one request."""
 
     def __call__(self, *, timeout_s: float, on_its_way: Callable[[], None]) -> Awaitable[T_co]: ...
 

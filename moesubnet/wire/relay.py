@@ -25,10 +25,10 @@ from moesubnet.errors import (
     WireError,
 )
 from moesubnet.types import Hotkey
+from moesubnet.wire.asked import Asked
 from moesubnet.wire.client import ExpertClient, read_card
 from moesubnet.wire.departures import Departures, Parcel
 from moesubnet.wire.lanes import MAX_RECEIPT_BYTES, verify_step
-from moesubnet.wire.panel import Asked
 from moesubnet.wire.protocol import (
     Proof,
     RouterCard,
@@ -165,7 +165,7 @@ class RelayClient(ExpertClient):
 
 class Relayed:
     """One expert in one walk, asked through the first of `relays` that works, and when none does
-    directly. `panel.Asked`."""
+    directly. `asked.Asked`."""
 
     def __init__(self, expert: Asked, relays: Sequence[RelayClient]) -> None:
         self.hotkey = expert.hotkey
