@@ -25,7 +25,7 @@ from economies import economies
 from search_adversaries import label_nats, sheet_of
 from simulation import Member
 
-from moesubnet.mixture.sheet import MICRO, Sheet, sheet_seed
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO, Sheet, sheet_seed
 from moesubnet.validator.scoring import Recount, recount, terms
 
 SETTLED = 20
@@ -50,12 +50,13 @@ def sheet_in(
         return 1_000 * (10 if member.joins and epoch else epoch + 1) - index
 
     columns = [by_name[hotkey] for hotkey in sheet.hotkeys]
+    took = np.array([round(1e4 * member.delay_s) for _, member in columns])
     return replace(
         sheet,
         epoch=epoch,
         seed=sheet_seed(sheet.previous_sha256, epoch),
         age_millis=tuple(age_millis(*column) for column in columns),
-        answer_ms=tuple(round(1_000 * member.delay_s) for _, member in columns),
+        took_100us=np.where(sheet.log_q[:, :-1] > LOG_Q_UNANSWERED, took, 0).astype("<u2"),
         since=tuple(None if not epoch or h in economy.looked_at else 0 for h in sheet.hotkeys),
     )
 

@@ -29,7 +29,7 @@ from simulation import Law
 
 from moesubnet.mixture.gate import uniform_gate
 from moesubnet.mixture.mixing import Walk, members_of
-from moesubnet.mixture.sheet import LOG_Q_FLOOR, WHOLE, Sheet, micro_nats, sheet_seed
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, MICRO, WHOLE, Sheet, micro_nats, sheet_seed
 from moesubnet.types import Hotkey
 from moesubnet.validator.pool import PREFIX_TOKENS, STEP_TOKENS
 from moesubnet.validator.scoring import recount
@@ -74,7 +74,6 @@ def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.nda
         hotkeys=hotkeys,
         uids=tuple(range(n)),
         age_millis=tuple(1_000 if hotkey == "~" else 2_000 for hotkey in hotkeys),
-        answer_ms=(10,) * n,
         walks=tuple(walks.astype("<u4")),
         chosen=np.ones((count, n), np.uint8),
         apart=np.full((count, n), WHOLE, np.uint8),
@@ -84,7 +83,8 @@ def sheet_of(said: Mapping[str, np.ndarray], walks: np.ndarray, baseline: np.nda
         sender=np.zeros((count * STEP_TOKENS, n), np.uint8),
         log_q=np.concatenate(log_q),
         log_w=np.concatenate(log_w),
-        entropy=np.zeros((count * STEP_TOKENS, n), np.int32),
+        entropy=np.full((count * STEP_TOKENS, n), MICRO, np.int32),  # all tokens alike
+        took_100us=np.full((count * STEP_TOKENS, n), 100, np.uint16),
         receipts=(bytes(32),) * n,
         usage_loss_ppm=(0,) * n,
         feedback_ppm=(0,) * n,

@@ -37,12 +37,14 @@ def main() -> None:
         np.arange(items) % STEPS,
     )
     quick = quick_log_weights(log_q, log_w, walk, position)
+    entropy = rng.uniform(0.0, 4.0, (items, n))
+    took = rng.integers(200, 2_000, (items, n))
     marginal = random_marginals(joint, weight, np.full(n, 0.5))
     parts: dict[str, Callable[[], object]] = {
         "quick weights": lambda: quick_log_weights(log_q, log_w, walk, position),
-        "beside seniors": lambda: beside_seniors(joint, weight, quick, range(n), [1] * n),
+        "beside seniors": lambda: beside_seniors(joint, weight, quick, range(n), entropy, took),
         "apart in walks": lambda: apart_in_walks(
-            joint, weight, walk, int(walk[-1]) + 1, range(n), range(n)
+            joint, weight, walk, int(walk[-1]) + 1, range(n), entropy, took
         ),
         "values": lambda: random_marginals(joint, weight, np.full(n, 0.5)),
         "bounds": lambda: values_and_bounds(marginal, walk),

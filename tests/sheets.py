@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moesubnet.mixture.sheet import WHOLE, Sheet, micro_nats, sheet_seed
+from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, WHOLE, Sheet, micro_nats, sheet_seed
 from moesubnet.types import Hotkey, Metagraph
 from moesubnet.validator.closing import close_sheet
 from moesubnet.validator.receipts import Receipts
@@ -67,7 +67,7 @@ def synthetic_sheet(
         log_q=micro_nats(log_q),
         log_w=micro_nats(log_w),
         age_millis=tuple(range(1_000, 1_000 + n)),
-        answer_ms=tuple(range(10, 10 + n)),
+        took_100us=np.tile(np.arange(100, 100 + 10 * n, 10, dtype="<u2"), (len(walk), 1)),
         entropy=np.full((len(walk), n), 1_000_000, np.int32),
         reliability_ppm=(1_000_000,) * n,
         ema_after=(5,) * n,
@@ -95,7 +95,6 @@ def sheet_of(hotkeys: Sequence[str], **given: Any) -> Sheet:
         "hotkeys": tuple(hotkeys),
         "uids": tuple(range(n)),
         "age_millis": (5_000,) * n,
-        "answer_ms": (10,) * n,
         "chosen": np.ones((walks, n), np.uint8),
         "apart": np.full((walks, n), WHOLE, np.uint8),
         "position": np.empty(0, "<u4"),
@@ -104,12 +103,20 @@ def sheet_of(hotkeys: Sequence[str], **given: Any) -> Sheet:
         "log_q": np.empty((0, n + 1), "<i4"),
         "log_w": np.empty((0, n + 1), "<i4"),
         "entropy": np.zeros((items, n), np.int32),
+        "took_100us": np.zeros((items, n), "<u2"),
         "receipts": (bytes(32),) * n,
     }
     zeros = ("usage_loss_ppm", "feedback_ppm", "reliability_ppm", "standing_ppm", "row_u16")
     unknown = ("ema_before", "ema_after", "novelty_before", "novelty_after", "since")
     assumed |= dict.fromkeys(zeros, (0,) * n) | dict.fromkeys(unknown, (None,) * n)
     return Sheet(**assumed | content)
+
+
+def taking(sheet: Sheet, answer_ms: Sequence[int | None]) -> Sheet:
+    """Every answer of an expert took so long."""
+    took = np.array([10 * (ms or 0) for ms in answer_ms], "<u2")
+    given = sheet.log_q[:, :-1] > LOG_Q_UNANSWERED
+    return dataclasses.replace(sheet, took_100us=np.where(given, took, 0).astype("<u2"))
 
 
 def voted(sheet: Sheet) -> Sheet:

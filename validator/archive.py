@@ -17,7 +17,7 @@ from moesubnet.validator.answers import read_answers
 from moesubnet.validator.receipts import pack_answers
 from moesubnet.validator.records import Phase
 
-LAYOUT = 11  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
+LAYOUT = 12  # raise when a table but `owner`, `used` or `score`, or the sheet's format, changes
 SERVED_SHEETS = 50
 # Later sheets name a vote that was committed and never revealed: without it their chain would end.
 PUBLIC = f"(phase = '{Phase.REVEALED}' OR phase = '{Phase.LOST}' AND reveal_epoch IS NOT NULL)"

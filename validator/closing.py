@@ -21,6 +21,7 @@ from moesubnet.mixture.sheet import (
     U32,
     WHOLE,
     Sheet,
+    U16s,
     sheet_seed,
 )
 from moesubnet.types import Hotkey, Metagraph, Neuron
@@ -68,7 +69,7 @@ def close_sheet(
     hotkeys = tuple(sorted(h for h in asked | scored if h in registered and h != validator))
     walks = [ids[: batch.steps[-1].position + 1] for batch in batches for ids in batch.walks]
     receipts = _receipts(batches, hotkeys, vocab_size)
-    walk, position, log_q, log_w, entropy = _items(batches, hotkeys)
+    walk, position, log_q, log_w, entropy, took = _items(batches, hotkeys)
     senders, sender = _senders(batches, hotkeys, validator)
     log_q = np.where(_lost_in_relays(log_q, sender), LOG_Q_ABSENT, log_q).astype("<i4")
     nothing = Merit(None, None)
@@ -77,6 +78,7 @@ def close_sheet(
     log_q = np.where(guilty, LOG_Q_UNANSWERED, log_q).astype("<i4")
     log_w = np.where(guilty, LOG_W_NONE, log_w).astype("<i4")
     entropy = np.where(guilty[:, :-1], 0, entropy).astype("<i4")
+    took = np.where(guilty[:, :-1], 0, took).astype("<u2")
     unvoted = Sheet(
         netuid=metagraph.netuid,
         epoch=metagraph.epoch_index,
@@ -88,7 +90,6 @@ def close_sheet(
         hotkeys=hotkeys,
         uids=tuple(int(registered[hotkey].uid) for hotkey in hotkeys),
         age_millis=tuple(_age_millis(metagraph, registered[hotkey]) for hotkey in hotkeys),
-        answer_ms=tuple(_answer_ms(batches, hotkey) for hotkey in hotkeys),
         walks=tuple(np.asarray(ids, "<u4") for ids in walks),
         chosen=_chosen(batches, hotkeys),
         apart=np.full((len(walks), len(hotkeys)), WHOLE, np.uint8),
@@ -99,6 +100,7 @@ def close_sheet(
         log_q=log_q,
         log_w=log_w,
         entropy=entropy,
+        took_100us=took,
         receipts=tuple(column_sha256(column) for column in receipts.records.T),
         usage_loss_ppm=_usage_losses(usage, hotkeys, log_q, metagraph, validator),
         feedback_ppm=feedback(usage, hotkeys) if with_feedback else (0,) * len(hotkeys),
@@ -139,13 +141,15 @@ def _newest(batches: Sequence[Batch]) -> list[Batch]:
     return kept
 
 
-def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U32, I32, I32, I32]:
-    """walk, position [M], log_q, log_w [M, n + 1], entropy [M, n] of all steps, in columns of
-    `hotkeys`."""
+def _items(
+    batches: Sequence[Batch], hotkeys: Sequence[Hotkey]
+) -> tuple[U32, U32, I32, I32, I32, U16s]:
+    """walk, position [M], log_q, log_w [M, n + 1], entropy, took_100us [M, n] of all steps, in
+    columns of `hotkeys`."""
     n = len(hotkeys)
     walk, position = [np.empty(0, "<u4")], [np.empty(0, "<u4")]
     log_q, log_w = [np.empty((0, n + 1), "<i4")], [np.empty((0, n + 1), "<i4")]
-    entropy = [np.empty((0, n), "<i4")]
+    entropy, took = [np.empty((0, n), "<i4")], [np.empty((0, n), "<u2")]
     begin = 0
     for batch in batches:
         count = len(batch.walks)
@@ -157,9 +161,11 @@ def _items(batches: Sequence[Batch], hotkeys: Sequence[Hotkey]) -> tuple[U32, U3
             log_q.append(np.where(columns < 0, LOG_Q_ABSENT, step.log_q[:, columns]))
             log_w.append(np.where(columns < 0, LOG_W_NONE, step.log_w[:, columns]))
             entropy.append(np.where(columns[:-1] < 0, 0, step.entropy[:, columns[:-1]]))
+            took.append(np.where(columns[:-1] < 0, 0, step.took_100us[:, columns[:-1]]))
         begin += count
     q, w, h = (np.concatenate(part).astype("<i4") for part in (log_q, log_w, entropy))
-    return np.concatenate(walk), np.concatenate(position), q, w, h
+    t = np.concatenate(took).astype("<u2")
+    return np.concatenate(walk), np.concatenate(position), q, w, h, t
 
 
 def _senders(
@@ -217,20 +223,6 @@ def _columns(batch: Batch, hotkeys: Sequence[Hotkey], given: npt.NDArray[T]) -> 
     order = {hotkey: column for column, hotkey in enumerate(batch.hotkeys)}
     nobody = np.zeros((len(given), 1), given.dtype)
     return np.hstack([given, nobody])[:, [order.get(hotkey, -1) for hotkey in hotkeys]]
-
-
-def _answer_ms(batches: Sequence[Batch], hotkey: Hotkey) -> int | None:
-    """In which nine of ten of its answers came; the rest may have been guessed beforehand, or
-    held up by chance."""
-    steps = [
-        step.answer_ms[:, batch.hotkeys.index(hotkey)]
-        for batch in batches
-        if hotkey in batch.hotkeys
-        for step in batch.steps
-    ]
-    took = np.concatenate([np.empty(0, np.int32), *steps])
-    took = np.sort(took[took >= 0])
-    return int(took[9 * (len(took) - 1) // 10]) if len(took) else None
 
 
 def _age_millis(metagraph: Metagraph, neuron: Neuron) -> int:

@@ -102,7 +102,7 @@ def _in_walks(sheet: Sheet, column: int) -> list[str]:
         return []
     return [
         f"  in walks    {apart.mean():7.2%}  of that: in {np.sum(apart < 1.0)} of {len(apart)} it "
-        "says more or less what a senior says that answers sooner"
+        "says more or less what a senior says that it waited for"
     ]
 
 

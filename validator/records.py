@@ -41,7 +41,7 @@ class Step:
     """One position of all walks of a batch, scored. n experts, N walks.
 
     log_q, log_w: int32 [N, n + 1], entropy: int32 [N, n] and chosen: uint8 [N, n] as in a sheet;
-    answer_ms: int32 [N, n], −1 for no answer; senders: S48 [N, n], the hotkey that asked, empty
+    took_100us: uint16 [N, n] as in a sheet; senders: S48 [N, n], the hotkey that asked, empty
     where it was our own; records: RECORD [N, n]; bodies: the answers as they came, empty for none.
     """
 
@@ -50,7 +50,7 @@ class Step:
     log_w: npt.NDArray[np.int32]
     entropy: npt.NDArray[np.int32]
     chosen: npt.NDArray[np.uint8]
-    answer_ms: npt.NDArray[np.int32]
+    took_100us: npt.NDArray[np.uint16]
     senders: npt.NDArray[np.bytes_]
     records: Records
     bodies: tuple[tuple[bytes, ...], ...]  # [n, N]; empty once stored

@@ -76,14 +76,16 @@ def recount(sheet: Sheet) -> Recount:
     apart = np.full((len(sheet.walks), n), WHOLE, np.uint8)
     if n and len(sheet.walk):
         joint, weight, quick = terms(sheet)
-        order = by_seniority(sheet)
-        beside = beside_seniors(joint, weight, quick, order, sheet.answer_ms)
+        order, entropy = by_seniority(sheet), sheet.entropy / MICRO
+        beside = beside_seniors(joint, weight, quick, order, entropy, sheet.took_100us)
         added, distance = beside.added.mean(axis=0), beside.distance
         for i in np.flatnonzero(weight[:, :-1].any(axis=0)).tolist():
             before, now = sheet.novelty_before[i], round(float(beside.novelty[i]) * MICRO)
             novelty[i] = now if before is None else _ema(before, now, NOVELTY_SHARE)
             standing[i] = standing_ppm(novelty[i] or 0, float(distance[i]))
-        apart = apart_in_walks(joint, weight, sheet.walk, len(apart), order, sheet.answer_ms)
+        apart = apart_in_walks(
+            joint, weight, sheet.walk, len(apart), order, entropy, sheet.took_100us
+        )
         t = np.rint(standing * (apart / WHOLE))[sheet.walk] / MICRO  # [M, n]
         # What a router would not have asked has no part in what users get.
         chosen = np.insert(sheet.chosen[sheet.walk], n, 1, axis=1)

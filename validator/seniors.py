@@ -41,6 +41,7 @@ DISTANCE_ENOUGH = 0.5  # mean square, cut to 1, of ln q − ln m
 # all mixtures as from that one, which of a sibling (another training of one base) is 0.15 and more.
 SIBLING_LEAST = 0.12
 SHORT = 0.05  # who mixes a twentieth of others into its own never says less of what they say
+WAITS = 0.8  # who answers a fifth of what is unsure before another has not all from that one
 SENIOR_STANDING = 0.5  # who has so much once is a senior from then on
 GRACE_MILLIS = 3_000  # of an epoch: so long a newcomer comes before those who never added anything
 
@@ -84,16 +85,18 @@ def beside_seniors(
     weight: Float,
     quick: Float,
     order: Sequence[int],
-    answer_ms: Sequence[int | None],
+    entropy: Float,
+    took: npt.NDArray[np.integer],
 ) -> Beside:
     """joint, weight: [M, n + 1], w_i q_i(y) and w_i, the baseline last; quick: log-weights with a
-    shorter memory (`quick_log_weights`); order: of the n columns; answer_ms: [n], as in a sheet.
+    shorter memory (`quick_log_weights`); order: of the n columns; entropy, took: [M, n], nats of
+    its law and when its answer came, 0: none did.
 
     The seniors' mixture is taken as anybody could improve it who has nothing to say (POWERS,
     QUICK, and with the expert's nearest senior so much louder, LOUDER), and as does them best on
     these items. Novelty is what an expert adds to that one; distance is the least to any, of
-    DISTANCE_ENOUGH, or if that is less and it answers no later (who repeats has to wait) of how
-    far its nearest senior is. Both are means weighted by the expert's part r of the mixture that it
+    DISTANCE_ENOUGH, or if that is less and it did not wait for its nearest senior (`late`) of
+    how far that one is. Both are means weighted by the expert's part r of the mixture that it
     joins, so what it says where nobody would listen does not count.
     """
     rows = [-1, *order]  # arrays from here on: [n + 1, M] or, without the baseline, [n, M]
@@ -105,16 +108,32 @@ def beside_seniors(
         _among(q, power * given, said) for given in (log_w, quick.T[rows]) for power in POWERS
     ]
     plain = mixtures[0]
-    near = _nearest(x, said[1:], _parts(plain.w / (plain.low + plain.w)))
+    part = _parts(plain.w / (plain.low + plain.w))
+    near = _nearest(x, said[1:], part)
     at_once = max(1, _CHUNK_VALUES // x.shape[1])
     chunks = [np.arange(i, min(i + at_once, len(x))) for i in range(0, len(x), at_once)]
     judged = [_judged(mixtures, x, near, rows) for rows in chunks]
     novelty, distance, sibling = map(np.concatenate, zip(*judged, strict=True))
-    took = np.array([math.inf if ms is None else ms for ms in answer_ms])[list(order)]
-    enough = np.where((near >= 0) & (took <= took[near]), sibling, DISTANCE_ENOUGH)
+    said, unsure, came = said[1:], entropy.T[rows[1:]], took.T[rows[1:]]
+    unsure = part * unsure[near] * said * said[near]
+    came_late, whole = late(unsure.T, came.T, came[near].T)
+    waits = (whole > 0) & (came_late >= WAITS * whole)
+    enough = np.where((near >= 0) & ~waits, sibling, DISTANCE_ENOUGH)
     added = np.log1p(plain.j / plain.top) - np.log1p(plain.w / plain.low)
     back = np.argsort(order)
     return Beside(added[back].T, novelty[back], (distance / enough)[back])
+
+
+def late(weight: Float, took: npt.NDArray[np.integer], other: npt.NDArray[np.integer]) -> Float:
+    """[2, …], over the first axis: of the weight of its items that where an answer came after
+    another's, and all of it. weight: how unsure the other one was there, as to say the same sooner
+    of what is plain to all shows nothing.
+
+    Who repeats another has to wait for its answer, at every item; of experts that are as quick
+    each comes after the other half of the time, however much a machine holds them up.
+    """
+    came_late = weight * ((took > other) & (other > 0))
+    return np.stack([came_late.sum(axis=0), weight.sum(axis=0)])
 
 
 def _judged(

@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS batch (
     id INTEGER PRIMARY KEY, epoch INTEGER, hotkeys TEXT, walks BLOB, sessions TEXT, salts BLOB);
 CREATE TABLE IF NOT EXISTS step (
     batch INTEGER, position INTEGER, log_q BLOB, log_w BLOB, entropy BLOB, chosen BLOB,
-    answer_ms BLOB, senders BLOB, records BLOB,
+    took_100us BLOB, senders BLOB, records BLOB,
     epoch INTEGER, PRIMARY KEY (batch, position));
 DROP TABLE IF EXISTS answer;
 CREATE TABLE IF NOT EXISTS score (hotkey TEXT PRIMARY KEY, ema_nano INTEGER);
@@ -225,7 +225,7 @@ class State:
                     step.log_w.astype("<i4").tobytes(),
                     step.entropy.astype("<i4").tobytes(),
                     step.chosen.tobytes(),
-                    step.answer_ms.astype("<i4").tobytes(),
+                    step.took_100us.astype("<u2").tobytes(),
                     step.senders.tobytes(),
                     step.records.tobytes(),
                 ),
@@ -258,7 +258,7 @@ class State:
 
     def _open_steps(self, batch_id: int, count: int, n: int) -> tuple[Step, ...]:
         query = (
-            "SELECT position, log_q, log_w, entropy, chosen, answer_ms, senders, records "
+            "SELECT position, log_q, log_w, entropy, chosen, took_100us, senders, records "
             "FROM step WHERE batch = ? AND epoch IS NULL ORDER BY position"
         )
         rows = self._bulk.execute(query, (batch_id,))
@@ -269,12 +269,12 @@ class State:
                 np.frombuffer(log_w, "<i4").reshape(count, n + 1),
                 np.frombuffer(entropy, "<i4").reshape(count, n),
                 np.frombuffer(chosen, np.uint8).reshape(count, n),
-                np.frombuffer(answer_ms, "<i4").reshape(count, n),
+                np.frombuffer(took, "<u2").reshape(count, n),
                 np.frombuffer(senders, SENDER).reshape(count, n),
                 np.frombuffer(records, RECORD).reshape(count, n),
                 (),
             )
-            for position, log_q, log_w, entropy, chosen, answer_ms, senders, records in rows
+            for position, log_q, log_w, entropy, chosen, took, senders, records in rows
         )
 
     def scores(self) -> dict[Hotkey, int]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from moesubnet.mixture.choosing import BLIND_PROMPT_TOKENS
 from moesubnet.mixture.gate import Gate
 from moesubnet.mixture.law import Law, law_of
-from moesubnet.mixture.sheet import LOG_Q_FLOOR, micro_nats
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, MAX_TOOK_100US, micro_nats
 from moesubnet.types import Hotkey
 from moesubnet.validator.choices import Answers, Scored, write
 from moesubnet.validator.records import Batch, Step
@@ -232,17 +232,17 @@ def _by_expert(
     baseline: Law,
     clients: Sequence[Mapping[Hotkey, Asked]],
 ) -> tuple[
-    list[list[Law | None]], list[list[Proof | None]], npt.NDArray[np.int32], list[list[bytes]]
+    list[list[Law | None]], list[list[Proof | None]], npt.NDArray[np.uint16], list[list[bytes]]
 ]:
-    """What N walks' answers say: laws and proofs [n][N], answer_ms [N, n], senders [N][n]."""
+    """What N walks' answers say: laws and proofs [n][N], took_100us [N, n], senders [N][n]."""
     laws = [[_last_law(answer.get(h), baseline) for answer in answers] for h in hotkeys]
     proofs = [[_proof(answer.get(h)) for answer in answers] for h in hotkeys]
-    took_ms = [[_answer_ms(answer.get(h)) for h in hotkeys] for answer in answers]
+    took = [[_took_100us(answer.get(h)) for h in hotkeys] for answer in answers]
     senders = [
         [_sender(answer.get(h), of_walk.get(h)) for h in hotkeys]
         for answer, of_walk in zip(answers, clients, strict=False)
     ]
-    return laws, proofs, np.array(took_ms, np.int32), senders
+    return laws, proofs, np.array(took, np.uint16), senders
 
 
 def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | None:
@@ -250,9 +250,9 @@ def _last_law(answer: StepResponse | PanelError | None, baseline: Law) -> Law | 
     return law_of(answer.rows[0], -1, baseline) if isinstance(answer, StepResponse) else None
 
 
-def _answer_ms(answer: StepResponse | PanelError | None) -> int:
+def _took_100us(answer: StepResponse | PanelError | None) -> int:
     took_s = answer.took_s if isinstance(answer, StepResponse) else None
-    return -1 if took_s is None else round(1_000 * took_s)
+    return 0 if took_s is None else min(MAX_TOOK_100US, max(1, round(took_s * 1e4)))
 
 
 def _sender(answer: StepResponse | PanelError | None, client: Asked | None) -> bytes:

@@ -94,15 +94,15 @@ def score_step(
     laws: Sequence[Sequence[Law | None]],
     baseline: Law,
     proofs: Sequence[Sequence[Proof | None]] | None = None,
-    answer_ms: npt.NDArray[np.int32] | None = None,
+    took_100us: npt.NDArray[np.uint16] | None = None,
     senders: Sequence[Sequence[bytes]] = (),
 ) -> Step:
     """Score the labels [N] against each expert's laws, n × N or None: no answer. Moves the N walks
     on."""
     count, n = len(labels), len(laws)
     proofs = proofs or [[None] * count] * n
-    if answer_ms is None:
-        answer_ms = np.full((count, n), -1, np.int32)
+    if took_100us is None:
+        took_100us = np.zeros((count, n), np.uint16)
     log_q = np.tile(baseline.at(labels)[:, None], (1, n + 1))
     answered = np.ones((count, n + 1), np.bool_)
     entropy = np.zeros((count, n))
@@ -122,7 +122,7 @@ def score_step(
         micro_nats(log_w),
         np.rint(entropy * MICRO).astype(np.int32),
         np.stack([w.chosen for w in weighed]),
-        answer_ms,
+        took_100us,
         np.array(senders or [[b""] * n] * count, SENDER).reshape(count, n),
         records_of(of_walks[k] for k in range(count) for of_walks in proofs).reshape(count, n),
         tuple(tuple(bytes(proof.body) if proof else b"" for proof in row) for row in proofs),

@@ -1,6 +1,6 @@
 """Score sheets: everything a vote was computed from, in one canonical file.
 
-A sheet is msgpack `moesubnet-sheet/4` with keys in fixed order, raw little-endian arrays and no
+A sheet is msgpack `moesubnet-sheet/5` with keys in fixed order, raw little-endian arrays and no
 floats: log-probabilities and log-weights are int32 micro-nats, scores int64 nano-nats. Its
 SHA-256 is bound to the vote by the commit's salt; `moesubnet.validator.scoring.recount` repeats
 the vote from it. The text of the walks becomes public with the sheet.
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moesubnet.errors import FrameError
 from moesubnet.types import Hotkey
 
-SHEET_FORMAT = "moesubnet-sheet/4"
+SHEET_FORMAT = "moesubnet-sheet/5"
 MAX_SHEET_BYTES = 8 * 2**20
 MAX_HOTKEYS = 1024  # four times the slots of a subnet
 MAX_WALKS = 1024
@@ -39,8 +39,10 @@ LOG_Q_UNANSWERED = np.int32(-(2**31) + 1)  # asked, and no valid answer came
 LOG_Q_ABSENT = np.int32(-(2**31))  # not asked in this walk
 MAX_ENTROPY = np.int32(20 * MICRO)  # more than any vocabulary allows
 LOG_W_NONE = np.int32(-(2**31))  # had no part in the mixture at this item
+MAX_TOOK_100US = 65_535  # 6.6 s; later than that is not told apart
 
 I32 = npt.NDArray[np.int32]
+U16s = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U8 = npt.NDArray[np.uint8]
 
@@ -87,7 +89,6 @@ class Sheet(Summary):
     seed: bytes  # SHA-256(previous_sha256 ‖ epoch u64 LE): draws the text
     uids: tuple[int, ...]  # [n] when the sheet was closed
     age_millis: tuple[int, ...]  # [n] since its registration, thousandths of an epoch
-    answer_ms: tuple[int | None, ...]  # [n] in which nine of ten answers came; none: no answer
     walks: tuple[U32, ...]  # W arrays of token ids
     chosen: U8  # [W, n] 1: a router would have asked this expert about the walk
     apart: (
@@ -100,6 +101,7 @@ class Sheet(Summary):
     log_q: I32  # [M, n + 1] micro-nats of the label, or LOG_Q_*
     log_w: I32  # [M, n + 1] micro-nats, or LOG_W_NONE
     entropy: I32  # [M, n] micro-nats: of the law that the expert gave; 0 where it gave none
+    took_100us: U16s  # [M, n] until its answer came, MAX_TOOK_100US at most; 0: none came
     receipts: tuple[bytes, ...]  # [n] SHA-256 over the receipts of its answers, in order
     usage_loss_ppm: tuple[int, ...]  # [n] of its reliability, by what routers saw
     feedback_ppm: tuple[int, ...]  # [n] of its score, by what users said
@@ -113,6 +115,13 @@ class Sheet(Summary):
     def items(self) -> int:
         """M."""
         return len(self.walk)
+
+    @cached_property
+    def answer_ms(self) -> tuple[int | None, ...]:
+        """[n]: in which nine of ten of its answers came; the rest may have been guessed beforehand,
+        or held up by chance. None: no answer."""
+        came = [np.sort(took[took > 0]) for took in self.took_100us.T]
+        return tuple(round(t[9 * (len(t) - 1) // 10] / 10) if len(t) else None for t in came)
 
     def to_bytes(self) -> bytes:
         """The canonical encoding."""
@@ -169,7 +178,7 @@ class _Wire(BaseModel):
     """What a stranger's sheet must be before it becomes a Sheet."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["moesubnet-sheet/4"]
+    format: Literal["moesubnet-sheet/5"]
     netuid: U16
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
     validator: Address
@@ -180,7 +189,6 @@ class _Wire(BaseModel):
     hotkeys: Annotated[list[Address], Field(max_length=MAX_HOTKEYS)]
     uids: list[U16]
     age_millis: list[Score]
-    answer_ms: list[Score | None]
     walks: Annotated[list[bytes], Field(max_length=MAX_WALKS)]
     chosen: bytes
     apart: bytes
@@ -191,6 +199,7 @@ class _Wire(BaseModel):
     log_q: bytes
     log_w: bytes
     entropy: bytes
+    took_100us: bytes
     receipts: list[Sha256]
     usage_loss_ppm: list[Annotated[int, Field(ge=0, le=MICRO)]]
     feedback_ppm: list[Annotated[int, Field(ge=-FEEDBACK_PPM, le=FEEDBACK_PPM)]]
@@ -210,7 +219,7 @@ class _Wire(BaseModel):
         if self.seed != sheet_seed(self.previous_sha256, self.epoch):
             raise ValueError("a seed of its own choice")
         scores = (self.reliability_ppm, self.ema_before, self.ema_after, self.row_u16)
-        ranks = (self.age_millis, self.answer_ms, self.since, self.standing_ppm)
+        ranks = (self.age_millis, self.since, self.standing_ppm)
         merits = (self.novelty_before, self.novelty_after)
         users = (self.usage_loss_ppm, self.feedback_ppm)
         columns = (self.uids, self.receipts, *scores, *ranks, *merits, *users)
@@ -253,6 +262,9 @@ class _Wire(BaseModel):
             raise ValueError("who answered has a weight, and the baseline always answers")
         if np.any(entropy < 0) or np.any(entropy > MAX_ENTROPY) or np.any(entropy[~given[:, :-1]]):
             raise ValueError("an entropy out of range, or of a law that was not given")
+        took = np.frombuffer(self.took_100us, "<u2").reshape(len(walk), n)
+        if np.any(took[~given[:, :-1]]):
+            raise ValueError("a time of an answer that was not given")
         content = {key: getattr(self, key) for key in _KEYS}
         content |= {key: tuple(v) for key, v in content.items() if isinstance(v, list)}
         content |= {
@@ -263,7 +275,8 @@ class _Wire(BaseModel):
             "position": position,
             "sender": sender,
         }
-        return Sheet(**content | {"log_q": log_q, "log_w": log_w, "entropy": entropy})
+        content |= {"log_q": log_q, "log_w": log_w, "entropy": entropy, "took_100us": took}
+        return Sheet(**content)
 
 
 _KEYS = tuple(key for key in _Wire.model_fields if key != "format")

@@ -36,7 +36,7 @@ def with_copies(sheet, count):
         hotkeys=tuple(sorted([*sheet.hotkeys, *copies(count)])),
         uids=tuple(range(len(columns))),
         age_millis=(5_000, 5_000, *[1_000] * count, 5_000),
-        answer_ms=(10,) * len(columns),
+        took_100us=sheet.took_100us[:, columns],
         apart=sheet.apart[:, columns],
         log_q=sheet.log_q[:, [*columns, -1]],
         log_w=sheet.log_w[:, [*columns, -1]],

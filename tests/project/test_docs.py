@@ -151,10 +151,14 @@ def voted_sheet() -> Sheet:
     log_w = micro_nats(np.log(rng.dirichlet(np.ones(4), 64)))
     log_q[:9, 2], log_w[:9, 2] = -(2**31) + 1, -(2**31)
     chosen = (rng.random((16, 3)) < 0.8).astype(np.uint8)
+    took = rng.integers(90, 110, (64, 3))
+    took[:40, 0] = took[:40, 1] + 5  # in most walks it waits for the other one
+    entropy = rng.integers(0, 3_000_000, (64, 3))
     unvoted = sheet_of(
         ("a", "b", "c"),
         uids=(4, 0, 2),
-        answer_ms=(20, 10, 30),
+        took_100us=np.where(log_q[:, :-1] < -(2**30), 0, took).astype("<u2"),
+        entropy=np.where(log_q[:, :-1] < -(2**30), 0, entropy).astype("<i4"),
         walks=tuple(np.zeros(8, "<u4") for _ in range(16)),
         chosen=chosen,
         walk=walk,

@@ -323,7 +323,7 @@ def begin(state, hotkeys, epoch):
         log_w=np.zeros((3, 3), "<i4"),
         entropy=np.zeros((3, 2), "<i4"),
         chosen=np.ones((3, 2), np.uint8),
-        answer_ms=np.full((3, 2), 10, "<i4"),
+        took_100us=np.full((3, 2), 100, "<u2"),
         senders=np.zeros((3, 2), SENDER),
         records=np.zeros((3, 2), RECORD),
         bodies=((b"x",) * 3, (b"y",) * 3),
@@ -345,7 +345,7 @@ async def test_answers_are_kept_as_long_as_the_sheet_that_has_them(measured):
     state.add_step(*begin(state, sheet.hotkeys, sheet.epoch + 1))
     items = {
         k: getattr(sheet, k)[:3]
-        for k in ("walk", "position", "sender", "log_q", "log_w", "entropy")
+        for k in ("walk", "position", "sender", "log_q", "log_w", "entropy", "took_100us")
     }
     epoch = sheet.epoch + 2
     seed = sheet_seed(sheet.previous_sha256, epoch)

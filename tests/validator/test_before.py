@@ -18,7 +18,7 @@ from moesubnet.validator.before import (
     Kept,
 )
 from moesubnet.validator.cuckoos import LEAST_TEXTS, cuckoos, watched
-from tests.sheets import synthetic_sheet
+from tests.sheets import synthetic_sheet, taking
 
 HOTKEYS = ("elder", "other", "sibling", "newcomer", "late")
 SINCE, ANSWER_MS = (0, 0, 1, None, None), (30, 20, 25, 20, 20)
@@ -44,11 +44,8 @@ def sheets(now, epochs=EPOCHS):
         log_q = sheet.log_q.copy()
         log_q[:, :-1] = np.stack(list((own | now(own)).values()), axis=1) * MICRO
         age = tuple(1_000 * (epoch + 1 - came) for came in CAME)
-        made.append(
-            dataclasses.replace(
-                sheet, log_q=log_q, since=SINCE, answer_ms=ANSWER_MS, age_millis=age
-            )
-        )
+        sheet = dataclasses.replace(sheet, log_q=log_q, since=SINCE, age_millis=age)
+        made.append(taking(sheet, ANSWER_MS))
     return made
 
 
@@ -163,7 +160,7 @@ def test_texts_are_asked_again_while_a_senior_is_like_newcomers_that_answer_soon
     assert found.keys() == {"elder", "other", "sibling"}  # who have a place
     assert 6 in found["elder"]
     assert found["other"] == []
-    slow = dataclasses.replace(sheet, answer_ms=(10, 20, 25, 20, 20))
+    slow = taking(sheet, (10, 20, 25, 20, 20))
     assert watched(lambda count: [slow])["elder"] == []
     away = dataclasses.replace(sheet, log_q=sheet.log_q.copy())
     away.log_q[:, 0] = LOG_Q_UNANSWERED

@@ -15,7 +15,7 @@ from moesubnet.types import Hotkey
 from moesubnet.validator.company import ASKED, LIKE_JUNIORS, Known, company, known_by
 from moesubnet.validator.seniors import GRACE_MILLIS
 from moesubnet.validator.turned import Read
-from tests.sheets import closed, synthetic_sheet
+from tests.sheets import closed, synthetic_sheet, taking
 
 NAMES = [Hotkey(f"e{k:02}") for k in range(64)]
 
@@ -110,7 +110,7 @@ def test_newcomers_and_who_never_answered_are_not_known():
     sheet = sheet_with_a_copy()
     age, took = [9_000] * 5, [10] * 5
     age[1], took[2] = GRACE_MILLIS, None
-    sheet = replace(sheet, age_millis=tuple(age), answer_ms=tuple(took))
+    sheet = taking(replace(sheet, age_millis=tuple(age)), took)
     assert known_by(lambda _: [sheet]).answer_ms.keys() == {"a", "d", "z"}
     assert known_by(lambda _: []) == Known()
     assert known_by(lambda _: [synthetic_sheet("abc", walk_count=0)]) == Known()
@@ -121,12 +121,13 @@ def test_a_swarm_of_copies_makes_no_walk_long():
     sheet = synthetic_sheet(["a", *names])
     log_q = sheet.log_q.copy()
     log_q[:, 1:-1] = log_q[:, :1]
-    since, took_ms = (1, *(None for _ in names)), (50, *(k for k, _ in enumerate(names)))
-    known = known_by(lambda _: [replace(sheet, log_q=log_q, since=since, answer_ms=took_ms)])
+    since, took_ms = (1, *(None for _ in names)), (50, *range(1, 1 + len(names)))
+    sheet = replace(sheet, log_q=log_q, since=since)
+    known = known_by(lambda _: [taking(sheet, took_ms)])
     assert len(known.like["a"]) == LIKE_JUNIORS
     assert all("a" in known.like[name] for name in names)  # a senior is never left out
-    slower = (0, *took_ms[1:])
-    known = known_by(lambda _: [replace(sheet, log_q=log_q, since=since, answer_ms=slower)])
+    slower = (1, *took_ms[1:])
+    known = known_by(lambda _: [taking(sheet, slower)])
     assert not known.like["a"]
 
 

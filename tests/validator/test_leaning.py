@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from moesubnet.mixture.sheet import WHOLE
 from moesubnet.validator.explain import explain, facts
-from moesubnet.validator.leaning import FAR_ITEMS, apart_in_walks
-from moesubnet.validator.seniors import DISTANCE_ENOUGH
+from moesubnet.validator.leaning import FAR_ITEMS, USUAL_ITEMS, apart_in_walks
+from moesubnet.validator.seniors import DISTANCE_ENOUGH, WAITS
 from tests.sheets import synthetic_sheet
 
 WALKS, STEPS = 4, 16
@@ -25,6 +25,12 @@ def items(*log_q, walk=WALK):
     return weight * np.exp(np.nan_to_num(x)), weight, walk, int(max(walk)) + 1
 
 
+def times(*took, unsure=1.0):
+    """Nats of laws, and when answers came, of experts that take so long for each."""
+    took = np.tile(took, (len(WALK), 1))
+    return np.full(took.shape, unsure), took
+
+
 def two(seed=0):
     """An expert's log-probabilities, and those of another that leans on it in the first walk."""
     rng = np.random.default_rng(seed)
@@ -33,7 +39,7 @@ def two(seed=0):
 
 
 def test_who_leans_in_a_walk_stands_nowhere_in_it_and_whole_in_its_own():
-    stands = apart_in_walks(*items(*two()), [0, 1], [10, 20])
+    stands = apart_in_walks(*items(*two()), [0, 1], *times(10, 20))
     assert stands[0, 1] < 0.01 * WHOLE
     assert np.all(stands[1:, 1] == WHOLE)
     assert np.all(stands[:, 0] == WHOLE)
@@ -42,23 +48,44 @@ def test_who_leans_in_a_walk_stands_nowhere_in_it_and_whole_in_its_own():
 def test_to_water_down_what_another_says_hides_nothing():
     senior, leaning = two()
     halved = np.where(WALK == 0, leaning + np.log(0.5), leaning)
-    assert apart_in_walks(*items(senior, halved), [0, 1], [10, 20])[0, 1] < 0.01 * WHOLE * WHOLE
+    stands = apart_in_walks(*items(senior, halved), [0, 1], *times(10, 20))
+    assert stands[0, 1] < 0.01 * WHOLE
 
 
 @pytest.mark.parametrize(
-    ("order", "answer_ms"),
-    [([0, 1], [10, 10]), ([0, 1], [20, 10]), ([1, 0], [10, 20]), ([0, 1], [None, 20])],
+    ("order", "took"),
+    [([0, 1], [10, 10]), ([0, 1], [20, 10]), ([1, 0], [10, 20]), ([0, 1], [0, 20])],
     ids=["as soon", "sooner", "the senior", "the other one never answers"],
 )
-def test_who_did_not_wait_for_a_senior_leans_on_nobody(order, answer_ms):
-    assert np.all(apart_in_walks(*items(*two()), order, answer_ms) == WHOLE)
+def test_who_did_not_wait_for_a_senior_leans_on_nobody(order, took):
+    assert np.all(apart_in_walks(*items(*two()), order, *times(*took)) == WHOLE)
+
+
+def test_experts_that_are_as_quick_come_after_each_other_half_of_the_time_and_lean_on_nobody():
+    """However much their answers are held up: nine of ten of the one's came later."""
+    lots = np.random.default_rng(0)
+    entropy, took = times(100, 100)
+    took = took + lots.exponential(1_000, took.shape).astype(int)
+    took[WALK == 0, 1] += 2_000 * (lots.random(STEPS) < 0.3)
+    assert np.quantile(took[:, 1], 0.9) > np.quantile(took[:, 0], 0.9)
+    assert apart_in_walks(*items(*two()), [0, 1], entropy, took)[0, 1] == WHOLE
+
+
+def test_to_be_quick_where_the_next_token_is_plain_hides_no_waiting():
+    entropy, took = times(10, 20)
+    plain = np.arange(len(WALK)) % 2 == 0
+    entropy[plain], took[plain, 1] = 0.01, 5  # before the other one
+    leans = apart_in_walks(*items(*two()), [0, 1], entropy, took)
+    assert leans[0, 1] < 0.01 * WHOLE
+    entropy[plain] = 1.0
+    assert apart_in_walks(*items(*two()), [0, 1], entropy, took)[0, 1] == WHOLE
 
 
 def test_it_may_lean_on_any_of_them():
     senior, leaning = two()
     other = np.random.default_rng(1).uniform(-8, -1, len(WALK))
     for experts in ((other, senior, leaning), (senior, other, leaning)):
-        stands = apart_in_walks(*items(*experts), [0, 1, 2], [10, 11, 20])
+        stands = apart_in_walks(*items(*experts), [0, 1, 2], *times(10, 11, 20))
         assert stands[0, 2] < 0.01 * WHOLE
         assert np.all(stands[1:, 2] == WHOLE)
 
@@ -67,10 +94,12 @@ def test_two_tokens_tell_nothing():
     senior, leaning = two()
     short = np.where(np.arange(len(WALK)) < 2, 0, 1 + WALK)
     leaning = np.where(short == 0, senior, np.random.default_rng(1).uniform(-8, -1, len(WALK)))
-    assert apart_in_walks(*items(senior, leaning, walk=short), [0, 1], [10, 20])[0, 1] == WHOLE
+    assert (
+        apart_in_walks(*items(senior, leaning, walk=short), [0, 1], *times(10, 20))[0, 1] == WHOLE
+    )
 
 
-def by_hand(joint, weight, walk, walks, order, answer_ms):
+def by_hand(joint, weight, walk, walks, order, entropy, took):
     """What the definition says, walk by walk and pair by pair."""
     out = np.ones((walks, len(order)))
     for k in range(walks):
@@ -82,7 +111,12 @@ def by_hand(joint, weight, walk, walks, order, answer_ms):
                 delta = np.log(q[:, 0] / q[:, 1])
                 spread = np.sum((delta - delta.mean()) ** 2) if len(delta) else 0.0
                 d = (FAR_ITEMS + spread) / (FAR_ITEMS + len(delta))
-                if answer_ms[i] > answer_ms[j]:
+                all_both = (weight[:, i] > 0) & (weight[:, j] > 0)
+                late, sums = took[:, i] > took[:, j], np.zeros(2)
+                for them, times in ((both, 1), (all_both, USUAL_ITEMS / max(1, all_both.sum()))):
+                    unsure = entropy[:, j] * them
+                    sums += times * np.array([unsure[late].sum(), unsure.sum()])
+                if sums[1] and sums[0] >= WAITS * sums[1]:
                     out[k, i] = min(out[k, i], min(1, d / DISTANCE_ENOUGH) ** 4)
     return out
 
@@ -95,7 +129,9 @@ def test_it_is_what_the_definition_says_also_of_the_silent(seed):
     x[rng.random(x.shape) < 0.2] = np.nan
     x[0, WALK == 1] = np.nan
     walk = rng.permutation(WALK)
-    game = (*items(*x, walk=walk), rng.permutation(4).tolist(), rng.integers(10, 14, 4).tolist())
+    entropy, took = times(*rng.integers(10, 14, 4))
+    entropy, took = entropy * rng.random(took.shape), took + rng.integers(0, 2, took.shape)
+    game = (*items(*x, walk=walk), rng.permutation(4).tolist(), entropy, took)
     assert np.allclose(apart_in_walks(*game), WHOLE * by_hand(*game), atol=0.5001)
 
 
@@ -106,4 +142,4 @@ def test_an_operator_is_told_in_how_many_walks():
     leaning = dataclasses.replace(sheet, apart=apart)
     assert "in 3 of 4 it says" in explain([leaning], "expert1")
     assert facts([leaning], "expert1")["stands_in_walks"] == 0.25
-    assert "answers sooner" not in explain([leaning], "expert0")
+    assert "it waited for" not in explain([leaning], "expert0")

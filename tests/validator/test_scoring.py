@@ -32,6 +32,7 @@ from moesubnet.validator.calibration import calibration
 from moesubnet.validator.scoring import ema, recount
 from moesubnet.validator.seniors import by_seniority
 from moesubnet.validator.value import random_marginals, values_and_bounds
+from tests.sheets import taking
 
 VOCAB = 60
 PREFIX = 8
@@ -125,14 +126,13 @@ def test_ema_takes_the_first_value_whole_and_forgets_slowly():
 
 def test_seniors_are_who_had_something_of_their_own_then_newcomers_then_the_rest():
     sheet = dataclasses.replace(
-        economy(dict.fromkeys("abcdef", noise), walks=2),
+        taking(economy(dict.fromkeys("abcdef", noise), walks=2), (9, 8, 7, 6, None, 5)),
         age_millis=(9_000, 8_000, 2_000, 2_500, 50_000, 3_000),
-        answer_ms=(9, 8, 7, 6, None, 5),
         since=(0, None, None, None, None, 1),  # the sheet's own epoch is 1: not before it
         uids=(5, 4, 3, 2, 1, 0),
     )
     assert by_seniority(sheet) == [0, 5, 3, 2, 1, 4]
-    both = dataclasses.replace(sheet, age_millis=(1,) * 6, since=(None,) * 6, answer_ms=(3,) * 6)
+    both = dataclasses.replace(taking(sheet, (3,) * 6), age_millis=(1,) * 6, since=(None,) * 6)
     assert by_seniority(both) == [5, 4, 3, 2, 1, 0]
 
 
@@ -168,7 +168,7 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         walk.observe(label, nats, blind=answered)
         walk_of.append(np.arange(walks))
         position.append(np.full(walks, step))
-    n = len(hotkeys)
+    n, given = len(hotkeys), np.concatenate(log_q)[:, :-1] > LOG_Q_UNANSWERED
     return Sheet(
         netuid=1,
         epoch=1,
@@ -180,7 +180,6 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         hotkeys=hotkeys,
         uids=tuple(range(n)),
         age_millis=(5_000,) * n,
-        answer_ms=tuple(range(10, 10 + n)),
         walks=tuple(row.astype("<u4") for row in ids),
         chosen=np.ones((walks, n), np.uint8),
         apart=np.full((walks, n), WHOLE, np.uint8),
@@ -191,6 +190,7 @@ def economy(experts, *, walks=32, seed=0, domains=3, ema_before=None, silent=Non
         log_q=np.concatenate(log_q).astype("<i4"),
         log_w=np.concatenate(log_w).astype("<i4"),
         entropy=np.concatenate(entropy).astype("<i4"),
+        took_100us=np.where(given, 10 * np.arange(10, 10 + n), 0).astype("<u2"),
         receipts=(bytes(32),) * n,
         usage_loss_ppm=(0,) * n,
         feedback_ppm=(0,) * n,
@@ -315,9 +315,8 @@ def mean_of_all(laws, domain, previous):
 )
 def test_who_registered_first_but_waits_for_its_sources_is_no_senior(late):
     sheet = dataclasses.replace(
-        economy(HONEST | {"z": late}),
+        taking(economy(HONEST | {"z": late}), (20, 22, 24, 40)),
         age_millis=(2_000, 2_000, 2_000, 2_500),
-        answer_ms=(20, 22, 24, 40),
     )
     standing = recount(sheet).standing_ppm
     assert standing[3] < 0.05 * MICRO
@@ -326,9 +325,8 @@ def test_who_registered_first_but_waits_for_its_sources_is_no_senior(late):
 
 def test_of_two_that_say_the_same_the_sooner_is_the_senior():
     sheet = dataclasses.replace(
-        economy(HONEST | {"z": copy_of(HONEST["a"], 0.0)}),
+        taking(economy(HONEST | {"z": copy_of(HONEST["a"], 0.0)}), (20, 22, 24, 19)),
         age_millis=(2_500, 2_500, 2_500, 2_000),
-        answer_ms=(20, 22, 24, 19),
     )
     standing = recount(sheet).standing_ppm
     assert standing[3] > 0.5 * MICRO
@@ -395,8 +393,8 @@ def test_who_says_what_one_other_says_in_that_one_s_walks_takes_next_to_nothing(
 def test_siblings_of_one_base_stand_beside_it_unless_they_wait_for_it():
     sheet = dataclasses.replace(economy(BASE | SIBLINGS), since=(0, None, None, None))
     assert recount(sheet).standing_ppm[0] == MICRO
-    sooner = recount(dataclasses.replace(sheet, answer_ms=(20, 20, 19, 18)))
-    later = recount(dataclasses.replace(sheet, answer_ms=(20, 21, 22, 23)))
+    sooner = recount(taking(sheet, (20, 20, 19, 18)))
+    later = recount(taking(sheet, (20, 21, 22, 23)))
     assert min(sooner.standing_ppm) > 0.3 * MICRO
     assert max(later.standing_ppm[1:]) < 0.1 * MICRO
     assert sum(later.score_nano[1:]) < sum(sooner.score_nano[1:])
@@ -406,7 +404,7 @@ def test_siblings_of_one_base_stand_beside_it_unless_they_wait_for_it():
 def test_copies_that_need_not_wait_are_no_siblings(sigma):
     copies = {f"z{k}": copy_of(specialist(0), sigma, k) for k in range(3)}
     sheet = dataclasses.replace(economy(HONEST | copies, walks=64), since=(0, 0, 0, *[None] * 3))
-    sheet = dataclasses.replace(sheet, answer_ms=(20, 20, 20, 9, 9, 9))
+    sheet = taking(sheet, (20, 20, 20, 9, 9, 9))
     assert max(recount(sheet).standing_ppm[3:]) < 0.05 * MICRO
 
 

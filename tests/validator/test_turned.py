@@ -7,7 +7,7 @@ import pytest
 
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, MICRO
 from moesubnet.validator.turned import EACH_TIME, turned
-from tests.sheets import synthetic_sheet
+from tests.sheets import synthetic_sheet, taking
 
 HOTKEYS = ("base", "elder", "newcomer", "sibling", "third", "fourth")
 SINCE, ANSWER_MS = (0, 0, 1, 1, 1, 1), (20, 30, 20, 19, 20, 20)
@@ -37,7 +37,7 @@ def sheets(change, answer_ms=ANSWER_MS, before=laws):
         log_q = sheet.log_q.copy()
         log_q[:, :-1] = np.stack(list(said.values()), axis=1) * MICRO
         since, took = (*SINCE, *[TURNS] * new), (*answer_ms, *[10] * new)
-        made.append(dataclasses.replace(sheet, log_q=log_q, since=since, answer_ms=took))
+        made.append(taking(dataclasses.replace(sheet, log_q=log_q, since=since), took))
     return made
 
 
