@@ -20,7 +20,13 @@ from moesubnet.mixture.choosing import TOP_K
 from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.scoring import terms
-from moesubnet.validator.seniors import DISTANCE_ENOUGH, GRACE_MILLIS, Float, by_seniority
+from moesubnet.validator.seniors import (
+    DISTANCE_ENOUGH,
+    GRACE_MILLIS,
+    Float,
+    by_seniority,
+    waited_for,
+)
 
 ASKED = 2 * TOP_K  # by a walk, unless more are to be told from each other
 LIKE_JUNIORS = TOP_K  # the nearest: a swarm of copies makes no walk long
@@ -73,18 +79,17 @@ def known_by(newest: Callable[[int], Sequence[Sheet]]) -> Known:
 def _alike(sheets: Sequence[Sheet]) -> dict[Hotkey, Collection[Hotkey]]:
     """Nearer than what is enough for a standing, in the mean over items that both answered by the
     weight that one or the other has there: all such seniors of it, and the nearest of the others
-    that answer sooner, as it may be their echo (`turned`); who answers later may be its own, and
-    only holds it up."""
+    that it waited for, as it may be their echo (`turned`)."""
     newest = sheets[0]
     apart = _apart(newest.hotkeys, sheets)
     apart = np.minimum(apart, apart.T)
     order = by_seniority(newest)
-    took_ms = [inf if ms is None else ms for ms in newest.answer_ms]
     found: dict[Hotkey, Collection[Hotkey]] = {}
     for place, i in enumerate(order):
         near = [j for j in np.argsort(apart[i], kind="stable") if apart[i, j] < DISTANCE_ENOUGH]
         seniors = [j for j in near if j in order[:place]]
-        juniors = [j for j in near if j in order[place + 1 :] and took_ms[j] < took_ms[i]]
+        waited = waited_for(newest, i, order[place + 1 :])
+        juniors = [j for j in near if j in waited]
         found[newest.hotkeys[i]] = [newest.hotkeys[j] for j in (*seniors, *juniors[:LIKE_JUNIORS])]
     return found
 

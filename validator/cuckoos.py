@@ -15,7 +15,7 @@ import numpy as np
 from moesubnet.mixture.sheet import I32, LOG_Q_ABSENT, LOG_W_NONE, U32, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.before import Again
-from moesubnet.validator.seniors import SHORT, BesideMixtures, by_seniority
+from moesubnet.validator.seniors import SHORT, BesideMixtures, by_seniority, waited_for
 from moesubnet.validator.turned import (
     EACH_TIME,
     NEAR,
@@ -25,7 +25,6 @@ from moesubnet.validator.turned import (
     has_become,
     is_like,
     is_other,
-    sooner,
 )
 
 NEAREST = 8  # of those who came later a senior is held against
@@ -107,7 +106,8 @@ def _like_later(sheet: Sheet) -> Iterator[_Like]:
         if sheet.since[i] is None or elder not in read.answered:
             continue
         later = [j for j in order[place + 1 :] if sheet.hotkeys[j] in read.answered]
-        for newcomer in read.nearest(elder, sooner(sheet, i, later))[:NEAREST]:
+        sooner = [sheet.hotkeys[j] for j in waited_for(sheet, i, later)]
+        for newcomer in read.nearest(elder, sooner)[:NEAREST]:
             pair = elder, [newcomer]
             if read.has(*pair) and is_like(read.beside(*pair)):
                 j = read.column[newcomer]

@@ -52,11 +52,12 @@ def apart_in_walks(
         near |= _apart(x[rows], said[rows]) < DISTANCE_ENOUGH
     near &= place[:, None] > place
     usual = np.zeros((2, *near.shape))  # of an item: what of it came late, and all
-    for i in np.flatnonzero(near.any(axis=1)):
-        j, mine = np.flatnonzero(near[i]), said[:, [i]]
-        both = late(entropy[:, j] * (mine & said[:, j]), took[:, [i]], took[:, j])
-        usual[:, i, j] = both / (mine & said[:, j]).sum(axis=0)
-    for one, rows in rows_of.items() if near.any() else ():
+    for one in np.flatnonzero(near.any(axis=1)).tolist():
+        seniors = np.flatnonzero(near[one])
+        both = said[:, [one]] & said[:, seniors]
+        sums = late(entropy[:, seniors] * both, took[:, [one]], took[:, seniors])
+        usual[:, one, seniors] = sums / both.sum(axis=0)
+    for k, rows in rows_of.items() if near.any() else ():
         apart = _apart(x[rows], said[rows])
         i, j = np.nonzero(near & (apart < DISTANCE_ENOUGH))
         there, came = said[rows], took[rows]
@@ -66,7 +67,7 @@ def apart_in_walks(
         waits = (whole > 0) & (came_late >= WAITS * whole)
         nearest = np.full(x.shape[1], DISTANCE_ENOUGH)
         np.minimum.at(nearest, i[waits], apart[i[waits], j[waits]])
-        out[one] = np.rint((nearest / DISTANCE_ENOUGH) ** 4 * WHOLE)
+        out[k] = np.rint((nearest / DISTANCE_ENOUGH) ** 4 * WHOLE)
     return out
 
 

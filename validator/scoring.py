@@ -4,7 +4,7 @@ Pure arithmetic on what a sheet holds, so `recount` is at once how a validator v
 anybody checks the vote.
 
 1. Each expert's *standing* t, by what it has that its seniors have not (seniors.py); less in walks
-   in which it says what a senior says that answers sooner (leaning.py).
+   in which it says what a senior says that it waited for (leaning.py).
 2. Values (value.py). A set that is drawn at random has expert j in it with probability t_j / 2, so
    those who are explained stand in nobody's way, and an expert's worth is t · E[v(S ∪ i) − v(S)] +
    (1 − t) · (what it adds to its seniors). With t = 1 for all that is the Banzhaf value.

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.mixture.sheet import LOG_Q_FLOOR, MICRO, Sheet
+from moesubnet.mixture.sheet import LOG_Q_FLOOR, LOG_Q_UNANSWERED, MICRO, Sheet
 
 Float = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -56,17 +56,31 @@ def by_seniority(sheet: Sheet) -> list[int]:
 
     First those who once had something of their own, by the epoch in which they had it first, then
     the older registration. Then newcomers, then those who were asked long enough and never had;
-    of these, who answers sooner comes first: who repeats another has to wait for its answer.
+    of these who waited for fewer of them comes first (who repeats others has to wait for them),
+    then the older registration, and who gave no answer last.
     """
+    fresh = [i for i, since in enumerate(sheet.since_before) if since is None]
+    silent = np.all(sheet.log_q[:, :-1] <= LOG_Q_UNANSWERED, axis=0)
 
     def rank(i: int) -> tuple[int, float, int, int]:
-        since, age, took_ms = sheet.since_before[i], sheet.age_millis[i], sheet.answer_ms[i]
+        since, age = sheet.since_before[i], sheet.age_millis[i]
         if since is not None:
             return 0, since, -age, sheet.uids[i]
-        kind = 1 if age <= GRACE_MILLIS else 2
-        return kind, math.inf if took_ms is None else took_ms, -age, sheet.uids[i]
+        waits = math.inf if silent[i] else len(waited_for(sheet, i, fresh))
+        return 1 if age <= GRACE_MILLIS else 2, waits, -age, sheet.uids[i]
 
     return sorted(range(len(sheet.uids)), key=rank)
+
+
+def waited_for(sheet: Sheet, i: int, others: Sequence[int]) -> list[int]:
+    """Those of `others` that came before i wherever they were not sure (`late`)."""
+    columns = list(others)
+    both = (sheet.log_q[:, [i]] > LOG_Q_UNANSWERED) & (sheet.log_q[:, columns] > LOG_Q_UNANSWERED)
+    took = sheet.took_100us
+    came_late, whole = late(
+        both * sheet.entropy[:, columns] / MICRO, took[:, [i]], took[:, columns]
+    )
+    return [columns[k] for k in np.flatnonzero((whole > 0) & (came_late >= WAITS * whole))]
 
 
 @dataclass(frozen=True)

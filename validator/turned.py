@@ -31,6 +31,7 @@ from moesubnet.validator.seniors import (
     Float,
     beside_mixtures,
     by_seniority,
+    waited_for,
 )
 
 SHEETS = 50  # looked back over, as many as are served
@@ -105,19 +106,10 @@ def _like_juniors(sheet: Sheet) -> Iterator[tuple[Hotkey, list[Hotkey]]]:
     """Seniors that are like those who came later and answer sooner, with these."""
     read, order = Read(sheet), [i for i in by_seniority(sheet) if sheet.since[i] is not None]
     for place, i in enumerate(order):
-        juniors = sooner(sheet, i, order[place + 1 :])
+        juniors = [sheet.hotkeys[j] for j in waited_for(sheet, i, order[place + 1 :])]
         elder = sheet.hotkeys[i]
         if juniors and read.has(elder, juniors) and is_like(read.beside(elder, juniors)):
             yield elder, juniors
-
-
-def sooner(sheet: Sheet, i: int, others: Sequence[int]) -> list[Hotkey]:
-    took_ms = sheet.answer_ms[i]
-    return [
-        sheet.hotkeys[j]
-        for j in others
-        if took_ms is not None and (its := sheet.answer_ms[j]) is not None and its < took_ms
-    ]
 
 
 def is_like(found: BesideMixtures) -> bool:
