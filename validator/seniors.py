@@ -60,7 +60,7 @@ def by_seniority(sheet: Sheet) -> list[int]:
     then the older registration, and who gave no answer last.
     """
     fresh = [i for i, since in enumerate(sheet.since_before) if since is None]
-    silent = np.all(sheet.log_q[:, :-1] <= LOG_Q_UNANSWERED, axis=0)
+    silent = np.all(sheet.took_100us == 0, axis=0)
 
     def rank(i: int) -> tuple[int, float, int, int]:
         since, age = sheet.since_before[i], sheet.age_millis[i]
@@ -76,11 +76,10 @@ def waited_for(sheet: Sheet, i: int, others: Sequence[int]) -> list[int]:
     """Those of `others` that came before i wherever they were not sure (`late`)."""
     columns = list(others)
     both = (sheet.log_q[:, [i]] > LOG_Q_UNANSWERED) & (sheet.log_q[:, columns] > LOG_Q_UNANSWERED)
-    took = sheet.took_100us
-    came_late, whole = late(
-        both * sheet.entropy[:, columns] / MICRO, took[:, [i]], took[:, columns]
-    )
-    return [columns[k] for k in np.flatnonzero((whole > 0) & (came_late >= WAITS * whole))]
+    unsure = both * sheet.entropy[:, columns] / MICRO
+    after = unsure * late(sheet.took_100us[:, [i]], sheet.took_100us[:, columns])
+    waits = after.sum(axis=0) >= WAITS * np.maximum(unsure.sum(axis=0), TINY)
+    return [columns[k] for k in np.flatnonzero(waits)]
 
 
 @dataclass(frozen=True)
@@ -128,26 +127,25 @@ def beside_seniors(
     chunks = [np.arange(i, min(i + at_once, len(x))) for i in range(0, len(x), at_once)]
     judged = [_judged(mixtures, x, near, rows) for rows in chunks]
     novelty, distance, sibling = map(np.concatenate, zip(*judged, strict=True))
-    said, unsure, came = said[1:], entropy.T[rows[1:]], took.T[rows[1:]]
-    unsure = part * unsure[near] * said * said[near]
-    came_late, whole = late(unsure.T, came.T, came[near].T)
-    waits = (whole > 0) & (came_late >= WAITS * whole)
+    alike = said[1:] * said[1:][near] * (1.0 - np.minimum((x - x[near]) ** 2, 1.0))
+    unsure, came = entropy.T[rows[1:]], took.T[rows[1:]]
+    alike *= part * unsure[near]
+    waits = (alike * late(came, came[near])).sum(axis=1) >= WAITS * np.maximum(
+        alike.sum(axis=1), TINY
+    )
     enough = np.where((near >= 0) & ~waits, sibling, DISTANCE_ENOUGH)
     added = np.log1p(plain.j / plain.top) - np.log1p(plain.w / plain.low)
     back = np.argsort(order)
     return Beside(added[back].T, novelty[back], (distance / enough)[back])
 
 
-def late(weight: Float, took: npt.NDArray[np.integer], other: npt.NDArray[np.integer]) -> Float:
-    """[2, …], over the first axis: of the weight of its items that where an answer came after
-    another's, and all of it. weight: how unsure the other one was there, as to say the same sooner
-    of what is plain to all shows nothing.
-
-    Who repeats another has to wait for its answer, at every item; of experts that are as quick
-    each comes after the other half of the time, however much a machine holds them up.
-    """
-    came_late = weight * ((took > other) & (other > 0))
-    return np.stack([came_late.sum(axis=0), weight.sum(axis=0)])
+def late(took: npt.NDArray[np.integer], other: npt.NDArray[np.integer]) -> Mask:
+    """Where an answer came after another's. Who repeats another has to wait for it, at every item;
+    of experts that are as quick each comes after the other half of the time, however much a machine
+    holds them up. Items are weighed by how unsure the other one was there, as to say the same
+    sooner of what is plain to all shows nothing."""
+    after: Mask = (took > other) & (other > 0)
+    return after
 
 
 def _judged(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from moesubnet.mixture.sheet import WHOLE
 from moesubnet.validator.explain import explain, facts
-from moesubnet.validator.leaning import FAR_ITEMS, USUAL_ITEMS, apart_in_walks
-from moesubnet.validator.seniors import DISTANCE_ENOUGH, WAITS
+from moesubnet.validator.leaning import FAR_ENOUGH, FAR_ITEMS, USUAL_ITEMS, apart_in_walks
+from moesubnet.validator.seniors import WAITS
 from tests.sheets import synthetic_sheet
 
 WALKS, STEPS = 4, 16
@@ -107,17 +107,22 @@ def by_hand(joint, weight, walk, walks, order, entropy, took):
         for place, i in enumerate(order):
             for j in order[:place]:
                 both = rows & (weight[:, i] > 0) & (weight[:, j] > 0)
-                q = joint[both][:, [i, j]] / weight[both][:, [i, j]]
-                delta = np.log(q[:, 0] / q[:, 1])
-                spread = np.sum((delta - delta.mean()) ** 2) if len(delta) else 0.0
-                d = (FAR_ITEMS + spread) / (FAR_ITEMS + len(delta))
-                all_both = (weight[:, i] > 0) & (weight[:, j] > 0)
-                late, sums = took[:, i] > took[:, j], np.zeros(2)
-                for them, times in ((both, 1), (all_both, USUAL_ITEMS / max(1, all_both.sum()))):
-                    unsure = entropy[:, j] * them
-                    sums += times * np.array([unsure[late].sum(), unsure.sum()])
+                if not both.any():
+                    continue
+                everywhere = (weight[:, i] > 0) & (weight[:, j] > 0)
+                x = np.log(np.where(weight > 0, joint / np.where(weight > 0, weight, 1), 1))
+                delta, late, sums = x[:, i] - x[:, j], took[:, i] > took[:, j], np.zeros(2)
+                for one in range(walks):
+                    there = everywhere & (walk == one)
+                    mean = np.clip(delta[there], -1, 1).mean() if there.any() else 0.0
+                    far = np.minimum((delta[there] - mean) ** 2, 1)
+                    alike = (1 - far) * entropy[there, j]
+                    times = USUAL_ITEMS / everywhere.sum() + (one == k)
+                    sums += times * np.array([alike[late[there]].sum(), alike.sum()])
+                    if one == k:
+                        d = (FAR_ITEMS + far.sum()) / (FAR_ITEMS + there.sum())
                 if sums[1] and sums[0] >= WAITS * sums[1]:
-                    out[k, i] = min(out[k, i], min(1, d / DISTANCE_ENOUGH) ** 4)
+                    out[k, i] = min(out[k, i], min(1, d / FAR_ENOUGH) ** 4)
     return out
 
 
