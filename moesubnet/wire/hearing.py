@@ -113,7 +113,10 @@ class Question:
     async def answers(self) -> dict[Hotkey, StepResponse | PanelError]:
         """Each one's answer or its error, in the order of `asked`. Cancelling cancels all."""
         try:
-            for hotkey in self._asked:
+            # In turns, from token to token: who shares a machine with others is not always after
+            # them, as if it waited for their answers (validator/seniors.py).
+            turn = len(self._sequences[0].ids) % 2 if self._sequences else 0
+            for hotkey in self._asked[:: -1 if turn else 1]:
                 self._ask(hotkey)
             await self._awaited.over
         finally:

@@ -345,3 +345,22 @@ def test_what_an_expert_should_never_raise_reaches_who_asked() -> None:
     experts = [Expert("a", 0.1, ZeroDivisionError()), Expert("b", 50.0)]
     with pytest.raises(ZeroDivisionError):
         ask_once({"a": 0.5, "b": 0.5}, *experts)
+
+
+def test_who_is_asked_first_alternates_from_token_to_token() -> None:
+    """Who shares a machine with others would always answer after them, as if it waited for them."""
+    order: list[str] = []
+
+    class Noted(Expert):
+        async def step(self, request: StepRequest, **more: Any) -> StepResponse:
+            order.append(self.hotkey)
+            return await super().step(request, **more)
+
+    async def main() -> None:
+        panel, sequence = panel_of(*(Noted(name, 0.01) for name in "abc")), PanelSequence("s")
+        for token in range(4):
+            answers = await panel.advance([sequence], [[token]])
+            assert list(answers) == ["a", "b", "c"]
+
+    run(main())
+    assert "".join(order) == "cbaabccbaabc"
