@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import math
 import threading
@@ -216,10 +217,10 @@ class Grammars:
 
 def json_rule(schema: Mapping[str, Any], param: str) -> str:
     """What a rule says for a value of a JSON schema. Raises ApiError 400, naming `param`."""
-    bare = _bare(schema)
-    text = json.dumps(bare, ensure_ascii=False)
-    if len(text.encode()) > MAX_SCHEMA_BYTES:
-        raise cannot(param, f"it is larger than {MAX_SCHEMA_BYTES} bytes without descriptions")
+    too_large = cannot(param, f"it is larger than {MAX_SCHEMA_BYTES} bytes without descriptions")
+    bare = _bare(schema, itertools.repeat(None, MAX_SCHEMA_BYTES), too_large)
+    if len(json.dumps(bare, ensure_ascii=False).encode()) > MAX_SCHEMA_BYTES:
+        raise too_large
     # Of several that hold for one number the least common multiple counts.
     multiple = math.lcm(*_multiples(bare))
     if not 0 < multiple <= MAX_MULTIPLE:
@@ -227,20 +228,22 @@ def json_rule(schema: Mapping[str, Any], param: str) -> str:
     return "%json " + json.dumps(bare | {"x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
 
 
-def _bare(schema: Any) -> Any:
-    """A schema without what only describes."""
+def _bare(schema: Any, room: Iterator[None], too_large: ApiError) -> Any:
+    """A schema without what only describes. room: for so many values, a byte each at least."""
+    if next(room, room) is room:
+        raise too_large
     if isinstance(schema, list):
-        return [_bare(item) for item in schema]
+        return [_bare(item, room, too_large) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
     kept = {}
     for key, value in schema.items():
         if key in _NAMED and isinstance(value, Mapping):
-            kept[key] = {name: _bare(item) for name, item in value.items()}
+            kept[key] = {name: _bare(item, room, too_large) for name, item in value.items()}
         elif key in _VERBATIM:
             kept[key] = value
         elif key not in _DESCRIBING:
-            kept[key] = _bare(value)
+            kept[key] = _bare(value, room, too_large)
     return kept
 
 

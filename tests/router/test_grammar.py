@@ -6,6 +6,7 @@ import gc
 import json
 import threading
 import time
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,14 @@ from pydantic import BaseModel
 
 from moesubnet.mixture.law import Law, mix
 from moesubnet.router.app import build_app
-from moesubnet.router.grammar import COMPILERS, Grammars, Matcher, json_rule, too_much
+from moesubnet.router.grammar import (
+    COMPILERS,
+    MAX_SCHEMA_BYTES,
+    Grammars,
+    Matcher,
+    json_rule,
+    too_much,
+)
 from moesubnet.router.model import Forecast
 from moesubnet.router.openai_api import ApiError
 from moesubnet.router.service import Service
@@ -187,6 +195,21 @@ def test_multiples_of_no_number_are_refused_by_name(number: str) -> None:
     schema = parse_json(f'{{"type": "number", "multipleOf": {number}}}'.encode())
     with pytest.raises(ApiError, match="multipleOf"):
         json_rule(schema, "x")
+
+
+def test_of_a_schema_that_is_too_large_little_is_looked_at() -> None:
+    """The loop of all streams looks: four megabytes held it for most of a second."""
+    looked = 0
+
+    class Many(list[object]):
+        def __iter__(self) -> Iterator[object]:
+            nonlocal looked
+            for looked in range(1_000_000):  # noqa: B007
+                yield {}
+
+    with pytest.raises(ApiError, match="larger"):
+        json_rule({"anyOf": Many()}, "x")
+    assert looked <= MAX_SCHEMA_BYTES
 
 
 @pytest.mark.parametrize("stream", [False, True])
