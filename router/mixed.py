@@ -339,11 +339,12 @@ class MixtureSession:
             drafted = np.array([draft.token_id for draft in drafts], np.uint32)
             ids = np.concatenate((ids, drafted))
             self.posterior.expose(np.concatenate((text_ids, drafted)), len(drafts))
+        self._ahead = len(drafts)
         ahead = self._ahead_for(drawing, len(drafts))
         further = len(ahead.points) if ahead else self._drafting.further(drawing, len(drafts))
         heard = await self.extend(ids, laws=len(drafts) + 1, further=further, ahead=ahead)
         took_s = time.monotonic() - since_s
-        self._ahead, self._is_drawn = len(drafts), ahead is not None and len(heard.further) > 0
+        self._is_drawn = ahead is not None and len(heard.further) > 0
         if ahead is not None and self._is_drawn:
             self._ahead += len(heard.further) - 1  # the last one is in nobody's hands
             drafts = [*drafts, *map(Draft, heard.further)]
@@ -382,15 +383,17 @@ class MixtureSession:
             self._resting = self.posterior.dispensable(SPARED_MASS)
 
     def _reject(self) -> None:
-        """The text goes on otherwise than the block does."""
+        """The block is over, and the text goes on otherwise."""
         metrics, kept, lost = self._model.book.metrics, self._block.kept, len(self._block.left)
         if kept or lost:
             (metrics.drawn_ahead if self._is_drawn else metrics.drafted)(kept, lost)
-        if not self._ahead:
+        ahead, self._ahead = self._ahead, 0
+        self._block, self._is_drawn = Block(), False
+        if not ahead:
             return
-        self._drafting.lost(self._ahead)
-        self._sequence.truncate(len(self._sequence.ids) - self._ahead)
+        self._drafting.lost(ahead)
+        self._sequence.truncate(len(self._sequence.ids) - ahead)
         for hotkey, is_alive in zip(self._asking.experts, self._heard.alive, strict=False):
             if is_alive:
-                self._in_vain[hotkey] += self._ahead
-                self._positions[hotkey] -= self._ahead
+                self._in_vain[hotkey] += ahead
+                self._positions[hotkey] -= ahead

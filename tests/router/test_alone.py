@@ -27,6 +27,7 @@ from moesubnet.router.model import Drawing
 from moesubnet.router.service import Service
 from moesubnet.wire.listening import serve as listen
 from moesubnet.wire.protocol import StepRequest, StepResponse, Want
+from moesubnet.wire.usage import length_kind
 from tests.conftest import TINY_VOCAB
 
 from .conftest import client
@@ -451,6 +452,30 @@ async def test_a_reader_that_leaves_stops_the_work(one, door, network) -> None:
     await asyncio.sleep(0.3)
     assert max(len(ids) for ids in one.engine.met) <= len(PROMPT) + 7
     assert ledger.key_named("app").account.held_rao == 0
+
+
+async def test_who_leaves_between_two_blocks_is_counted_once(one) -> None:
+    session, metrics = one.open(), one.model.book.metrics
+
+    def drawing(left: int) -> Drawing:
+        points = np.random.default_rng(left).random
+        return Drawing(1.0, 1.0, left, points=points, is_bent=True, patience_s=HOUR_S)
+
+    async def never(request: StepRequest, **more: Any) -> StepResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    forecast = await session.start(PROMPT, drawing(20))
+    forecast = await session.append(forecast.drafts[0].token_id, drawing(19))
+    one.client.step = never
+    other = (forecast.drafts[0].token_id + 1) % TINY_VOCAB
+    coming = asyncio.create_task(session.append(other, drawing(18)))
+    await asyncio.sleep(0.01)
+    coming.cancel()
+    await asyncio.wait([coming])
+    session.close()
+    assert b'drawn_ahead_tokens_total{outcome="kept"} 1.0' in metrics.text()
+    assert metrics.lengths()["answer", length_kind(3)] == 1
 
 
 async def test_metrics_tell_drawn_tokens_from_drafts(one, door) -> None:
