@@ -1,6 +1,6 @@
 """What standing and value cost a validator, by experts and items.
 
-    python benchmarks/value.py [--experts 256] [--items 4096]
+    python benchmarks/value.py [--experts 256] [--items 4096] [--asked 16]
 
 Random log-probabilities and weights: the work does not depend on them. CPU seconds of one thread
 and of as many as BLAS takes, the best of five.
@@ -25,12 +25,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--experts", type=int, default=256)
     parser.add_argument("--items", type=int, default=4096)
+    parser.add_argument("--asked", type=int, help="experts of each walk, by lot; all by default")
     arguments = parser.parse_args()
     n, items = arguments.experts, arguments.items
     rng = np.random.default_rng(0)
     log_q = rng.normal(-4.0, 1.5, (items, n + 1)).clip(-30.0, -0.01)
     log_w = rng.normal(-3.0, 3.0, (items, n + 1))
     weight = np.exp(log_w)
+    if arguments.asked is not None:
+        lots = rng.random((-(-items // STEPS), n)).argsort(axis=1) < arguments.asked
+        weight[:, :-1] *= lots.repeat(STEPS, axis=0)[:items]
     joint = weight * np.exp(log_q)
     walk, position = (
         np.repeat(np.arange(-(-items // STEPS)), STEPS)[:items],

@@ -8,6 +8,7 @@ answer. So in each walk an expert stands as far as it is there from each senior 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -45,31 +46,33 @@ def apart_in_walks(
     walks, each by 1 − e: what is not j's need not be waited for.
     """
     by_walk = np.argsort(walk, kind="stable")
-    weight, entropy, took = weight[by_walk, :-1], entropy[by_walk], took[by_walk]
+    walk, weight, entropy, took = (
+        walk[by_walk],
+        weight[by_walk, :-1],
+        entropy[by_walk],
+        took[by_walk],
+    )
     said = weight > 0
     x = np.log(np.where(said, joint[by_walk, :-1], 1.0)) - np.log(np.where(said, weight, 1.0))
-    known, begins, of = np.unique(walk[by_walk], return_index=True, return_inverse=True)
     out = np.full((walks, x.shape[1]), WHOLE, np.uint8)
-
-    def each(part: Float) -> Float:
-        """[M, seniors] → [walks that are known, seniors]"""
-        total: Float = np.add.reduceat(part, begins, axis=0)
-        return total
-
     for place, one in enumerate(order):
-        seniors = [j for j in order[:place] if np.any(said[:, j] & said[:, one])]
+        rows = np.flatnonzero(said[:, one])
+        seniors = [j for j in order[:place] if np.any(said[rows, j])]
         if not seniors:
             continue
-        both = (said[:, [one]] & said[:, seniors]).astype(np.float64)
-        delta, items = x[:, [one]] - x[:, seniors], each(both)
+        theirs = np.ix_(rows, np.array(seniors))
+        both = said[theirs].astype(np.float64)
+        there, begins, of = np.unique(walk[rows], return_index=True, return_inverse=True)
+        each = partial(np.add.reduceat, indices=begins, axis=0)  # [walks that it is in, seniors]
+        delta, items = x[rows, one][:, None] - x[theirs], each(both)
         mean = each(both * np.clip(delta, -1.0, 1.0)) / np.maximum(items, 1.0)
         far = both * np.minimum((delta - mean[of]) ** 2, 1.0)
         apart = (FAR_ITEMS + each(far)) / (FAR_ITEMS + items)
-        alike = (both - far) * entropy[:, seniors]
-        after = alike * late(took[:, [one]], took[:, seniors])
+        alike = (both - far) * entropy[theirs]
+        after = alike * late(took[rows, one][:, None], took[theirs])
         usual = USUAL_ITEMS / both.sum(axis=0)
         after, alike = (each(part) + usual * part.sum(axis=0) for part in (after, alike))
         waited = (items > 0) & (after >= WAITS * np.maximum(alike, TINY))
         nearest = np.where(waited, np.minimum(apart, FAR_ENOUGH), FAR_ENOUGH).min(axis=1)
-        out[known, one] = np.rint((nearest / FAR_ENOUGH) ** 4 * WHOLE)
+        out[there, one] = np.rint((nearest / FAR_ENOUGH) ** 4 * WHOLE)
     return out
