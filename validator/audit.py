@@ -92,7 +92,7 @@ def audit(
         bodies = answers.get(sheet.hotkeys[column])
         return _audit_expert(sheet, receipts, blind, bodies, column, baseline)
 
-    blind = None if receipts is None else _asked_blind(sheet, receipts, public_s)
+    blind = None if receipts is None else asked_blind(sheet, receipts, public_s)
     again = recount(sheet)
     rows = zip(sheet.row_u16, again.row_u16, strict=True)
     return Audit(
@@ -142,7 +142,9 @@ def _audit_expert(
     return ExpertAudit(hotkey, len(items), committed, len(signed), unseen, agreeing)
 
 
-def _asked_blind(sheet: Sheet, receipts: Receipts, public_s: float | None) -> np.ndarray:
+def asked_blind(
+    sheet: Sheet, receipts: Receipts, public_s: float | None = None
+) -> npt.NDArray[np.bool_]:
     """bool [M, n]: by its nonce, an item was asked before any request, to any expert, that shows
     its label (by another sender's clock up to CLOCKS_NS), and before the sheet that has it could
     be read."""

@@ -25,13 +25,16 @@ from moesubnet.mixture.sheet import (
     sheet_seed,
 )
 from moesubnet.types import Hotkey, Metagraph, Neuron
-from moesubnet.validator.receipts import RECORD, Receipts, column_sha256
+from moesubnet.validator.audit import asked_blind
+from moesubnet.validator.receipts import MAX_RECEIPTS_BYTES, RECORD, Receipts, column_sha256
 from moesubnet.validator.records import SENDER, Batch, Merit
 from moesubnet.validator.scoring import recount
 from moesubnet.validator.usage import feedback, usage_losses, witnessed_losses
 from moesubnet.wire.usage import Usage
 
 T = TypeVar("T", bound=np.generic)
+
+MAX_RECORDS_BYTES = MAX_RECEIPTS_BYTES - 2**16  # beside walks' salts
 
 
 def close_sheet(
@@ -60,10 +63,11 @@ def close_sheet(
     `with_feedback` only. Who is convicted of contradicting its own signed answers has given no
     valid one. Who has changed is what it is since now: neither its seniority nor its novelty of
     before is its own.
-    Of a walk the sheet holds what was measured: what comes after its last item stays private.
+    Of a walk the sheet holds what was measured: what comes after its last item stays private. What
+    an expert was asked when its label had been shown in another walk counts as not asked.
     """
-    batches = _newest(batches)
     registered = metagraph.by_hotkey
+    batches = _newest(batches, len(registered))
     asked = {hotkey for batch in batches for hotkey in batch.hotkeys}
     scored = {hotkey for hotkey, score in scores.items() if score > 0}
     hotkeys = tuple(sorted(h for h in asked | scored if h in registered and h != validator))
@@ -114,6 +118,16 @@ def close_sheet(
         row_u16=(0,) * len(hotkeys),
         contradicted=tuple(sorted(contradicted)[:MAX_CONTRADICTED]),
     )
+    # A walk that was cut short may be how another begins, in which its label was shown before.
+    shown = (log_q[:, :-1] > LOG_Q_UNANSWERED) & (receipts.records["nonce_ns"] > 0)
+    shown = np.insert(shown & ~asked_blind(unvoted, receipts), len(hotkeys), False, axis=1)
+    unvoted = dataclasses.replace(
+        unvoted,
+        log_q=np.where(shown, LOG_Q_ABSENT, log_q).astype("<i4"),
+        log_w=np.where(shown, LOG_W_NONE, log_w).astype("<i4"),
+        entropy=np.where(shown[:, :-1], 0, entropy).astype("<i4"),
+        took_100us=np.where(shown[:, :-1], 0, took).astype("<u2"),
+    )
     vote = recount(unvoted)
     sheet = dataclasses.replace(
         unvoted,
@@ -128,14 +142,16 @@ def close_sheet(
     return sheet, receipts
 
 
-def _newest(batches: Sequence[Batch]) -> list[Batch]:
-    """The newest batches that a sheet has room for, oldest first."""
+def _newest(batches: Sequence[Batch], experts: int) -> list[Batch]:
+    """The newest batches that a sheet of so many at most has room for, and what proves it (which is
+    longer), oldest first."""
+    most = min(MAX_ITEMS, MAX_RECORDS_BYTES // (RECORD.itemsize * max(1, experts)))
     kept: list[Batch] = []
     items = walks = 0
     for batch in reversed(batches):
         items += len(batch.walks) * len(batch.steps)
         walks += len(batch.walks)
-        if items > MAX_ITEMS or walks > MAX_WALKS:
+        if items > most or walks > MAX_WALKS:
             break
         kept.insert(0, batch)
     return kept

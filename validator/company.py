@@ -17,7 +17,7 @@ from random import Random
 import numpy as np
 
 from moesubnet.mixture.choosing import TOP_K
-from moesubnet.mixture.sheet import LOG_Q_UNANSWERED, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
 from moesubnet.types import Hotkey
 from moesubnet.validator.scoring import terms
 from moesubnet.validator.seniors import (
@@ -37,9 +37,10 @@ LEAST_ITEMS = 16  # that two answered both: fewer say nothing
 @dataclass(frozen=True)
 class Known:
     """By a validator's own sheets. answer_ms: of those who are no newcomers, what nine of ten of
-    their answers took; like: of each expert those who speak like it."""
+    their answers took, infinite where fewer came of what they were asked; like: of each expert
+    those who speak like it."""
 
-    answer_ms: Mapping[Hotkey, int] = field(default_factory=dict)
+    answer_ms: Mapping[Hotkey, float] = field(default_factory=dict)
     like: Mapping[Hotkey, Collection[Hotkey]] = field(default_factory=dict)
 
     def is_sooner(self, hotkey: Hotkey, other: Hotkey) -> bool:
@@ -57,7 +58,8 @@ def company(
     asked = {hotkey for hotkey in serving if hotkey not in known.answer_ms}.union(chosen)
     asked.update(*(known.like.get(hotkey, ()) for hotkey in chosen))
     asked.intersection_update(serving)
-    slowest_ms = max(known.answer_ms.get(hotkey, 0) for hotkey in asked)
+    took_ms = [known.answer_ms.get(hotkey, 0) for hotkey in asked]
+    slowest_ms = max(ms for ms in (0, *took_ms) if ms < inf)
     sooner = [h for h in serving if h not in asked and known.answer_ms[h] <= slowest_ms]
     asked.update(lots.sample(sooner, min(len(sooner), max(0, ASKED - len(asked)))))
     return asked
@@ -66,13 +68,14 @@ def company(
 def known_by(newest: Callable[[int], Sequence[Sheet]]) -> Known:
     """newest: so many of one validator's sheets, the newest first."""
     sheets = [sheet for sheet in newest(LOOKED_BACK) if len(sheet.walk)]
-    answer_ms: dict[Hotkey, int] = {}
+    answer_ms: dict[Hotkey, float] = {}
     for sheet in sheets:
-        for hotkey, took_ms, age in zip(
-            sheet.hotkeys, sheet.answer_ms, sheet.age_millis, strict=True
-        ):
-            if took_ms is not None and age > GRACE_MILLIS:
-                answer_ms.setdefault(hotkey, took_ms)
+        asked = np.sum(sheet.log_q[:, :-1] != LOG_Q_ABSENT, axis=0)
+        answered = np.sum(sheet.log_q[:, :-1] > LOG_Q_UNANSWERED, axis=0)
+        for i in np.flatnonzero(asked).tolist():
+            took_ms = sheet.answer_ms[i] if 10 * answered[i] >= 9 * asked[i] else None
+            if sheet.age_millis[i] > GRACE_MILLIS:
+                answer_ms.setdefault(sheet.hotkeys[i], inf if took_ms is None else took_ms)
     return Known(answer_ms, _alike(sheets) if sheets else {})
 
 

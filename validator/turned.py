@@ -10,6 +10,10 @@ it and answer sooner (as who repeats has to wait): it was an expert of its own, 
   part s of others into its law never says less than s of what they say, however far it is from
   them; an expert of its own making does wherever it does not know the text.
 
+A junior that asks the elder beforehand about the tokens that may come next repeats it without
+waiting, and looks as if it were repeated, but not after a label that nobody expected. So both are
+looked at there, too.
+
 What it was is what the first sheets say that have it and them all, or, of a cuckoo, which was never
 seen apart from them, what it answered before they came (`cuckoos`).
 """
@@ -72,11 +76,20 @@ class Read:
         return int(self._together(elder, others).sum()) >= LEAST_ITEMS
 
     def beside(
-        self, elder: Hotkey, others: Sequence[Hotkey], short_of: float = SHORT
+        self,
+        elder: Hotkey,
+        others: Sequence[Hotkey],
+        short_of: float = SHORT,
+        *,
+        unforeseen: bool = False,
     ) -> BesideMixtures:
-        """Of an elder that answered something, where any of the others was asked too."""
+        """Of an elder that answered something, where any of the others was asked too. unforeseen:
+        after labels that it did not expect, if there are enough, of which nobody could have asked
+        it beforehand."""
         self._terms = self._terms or terms(self._sheet)
         columns, rows = [self.column[h] for h in others], self._together(elder, others)
+        if unforeseen and (rare := self._unforeseen(elder, rows)).sum() >= LEAST_ITEMS:
+            rows = rare
         joint, weight, quick = (part[rows] for part in self._terms)
         return beside_mixtures(joint, weight, quick, self.column[elder], columns, short_of)
 
@@ -85,6 +98,19 @@ class Read:
         log_q, columns = self._sheet.log_q, [self.column[hotkey] for hotkey in others]
         found: npt.NDArray[np.bool_] = np.any(log_q[:, columns] != LOG_Q_ABSENT, axis=1)
         found &= log_q[:, self.column[elder]] > LOG_Q_UNANSWERED
+        return found
+
+    def _unforeseen(self, elder: Hotkey, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """[items]: of these the half that follow the labels that the elder held less likely."""
+        sheet, said = self._sheet, self._sheet.log_q[:, self.column[elder]]
+        order = np.lexsort((sheet.position, sheet.walk))
+        before, item = order[:-1], order[1:]
+        follows = (sheet.walk[before] == sheet.walk[item]) & rows[before] & rows[item]
+        follows &= sheet.position[before] + 1 == sheet.position[item]
+        before, item = before[follows], item[follows]
+        found = np.zeros(len(rows), np.bool_)
+        if len(item):
+            found[item] = said[before] <= np.median(said[before])
         return found
 
     def nearest(self, elder: Hotkey, others: Sequence[Hotkey]) -> list[Hotkey]:
@@ -128,14 +154,24 @@ def _became_like(sheets: Sequence[Read], elder: Hotkey, others: Sequence[Hotkey]
         return False
     was = each(there[:EACH_TIME], elder, others)
     mean = BesideMixtures(*(found.mean(axis=0) for found in was))
-    return is_other(mean) and has_become(mean, each(there[-EACH_TIME:], elder, others))
+    last = there[-EACH_TIME:]
+    now = each(last, elder, others)
+    if not is_other(mean) or not has_become(mean, now):
+        return False
+    rare = each(last, elder, others, unforeseen=True)
+    return has_become(mean, rare._replace(baseline_short=now.baseline_short))
 
 
 def each(
-    sheets: Sequence[Read], elder: Hotkey, others: Sequence[Hotkey], short_of: float = SHORT
+    sheets: Sequence[Read],
+    elder: Hotkey,
+    others: Sequence[Hotkey],
+    short_of: float = SHORT,
+    *,
+    unforeseen: bool = False,
 ) -> BesideMixtures:
     """[sheets], and of each mixture [sheets, 4]."""
-    found = (s.beside(elder, others, short_of) for s in sheets)
+    found = (s.beside(elder, others, short_of, unforeseen=unforeseen) for s in sheets)
     return BesideMixtures(*map(np.stack, zip(*found, strict=True)))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -182,16 +182,24 @@ async def fetch_revealed_sheets(
                 axon = neuron.axon if axons is None else axons.get(neuron.hotkey)
                 if reveal and (digest := reveal.sheet_sha256) and axon:
                     group.create_task(follow(neuron, axon, reveal.epoch, digest))
-    stake_rao = {neuron.hotkey: neuron.stake_rao for neuron in voters}
-    last = {neuron.hotkey: reveal for neuron, reveal in reveals if reveal is not None}
-
-    def may_be(digest: str, sheet: KeptSheet) -> bool:
-        """Of this chain: the cache may hold sheets of the same keys on another one."""
-        reveal = last.get(sheet.validator)
-        return reveal is not None and (sheet.epoch < reveal.epoch or digest == reveal.sheet_sha256)
-
     return [
-        WeightedSheet(sheet, stake_rao[sheet.validator])
-        for digest, sheet in known.items()
-        if sheet.epoch >= oldest and may_be(digest, sheet)
+        WeightedSheet(sheet, neuron.stake_rao)
+        for neuron, reveal in reveals
+        if reveal is not None
+        for sheet in _told(reveal, {d: s for d, s in known.items() if s.validator == neuron.hotkey})
+        if sheet.epoch >= oldest
     ]
+
+
+def _told(reveal: RevealedSheet, known: Mapping[str, KeptSheet]) -> Iterator[KeptSheet]:
+    """Of what is known of a validator's sheets the history that its last reveal tells, the newest
+    first; where a link is missing the next older one that is known. So whoever tells another
+    history with each reveal is heard once an epoch, too. (The cache may also hold sheets of the
+    same keys on another chain.)"""
+    digest, before = reveal.sheet_sha256, reveal.epoch + 1
+    older = {d: s for d, s in known.items() if s.epoch < reveal.epoch or d == digest}
+    while older := {d: sheet for d, sheet in older.items() if sheet.epoch < before}:
+        newest = min(older, key=lambda d: (-older[d].epoch, d))
+        sheet = older.get(digest or "") or older[newest]
+        yield sheet
+        digest, before = sheet.previous_sha256.hex(), sheet.epoch

@@ -232,6 +232,36 @@ async def test_a_history_that_came_in_part_is_fetched_to_its_beginning(
     assert {item.sheet.epoch for item in found} == {6, 7, 8}
 
 
+async def test_who_tells_another_history_with_each_reveal_is_heard_once_an_epoch(
+    validators, make_sheet, tmp_path
+):
+    """The chain has the newest sheet's hash alone. All that was told would count several times, and
+    for those alone who have heard it all."""
+    told = [
+        history(make_sheet, [5, 6, 7, last], standing_ppm=(standing,) * 3)
+        for last, standing in ((7, 1), (8, 2), (9, 3))
+    ]
+    told[0] = told[0][:-1]
+    validators.files = {s.sha256.hex(): s.to_bytes() for sheets in told for s in sheets}
+    chain = FakeChain()
+    home = Axon("127.0.0.1", validators.server.port)
+    graph = metagraph([neuron(0, "validator", home)], epoch=11)
+    async with open_http_session() as http:
+
+        async def heard(folder):
+            found = await fetch_revealed_sheets(
+                chain, graph, http, SheetCache(tmp_path / folder), allow_private=True
+            )
+            return {item.sheet.sha256 for item in found}, [item.sheet.epoch for item in found]
+
+        for sheets in told:
+            chain.reveals["validator"] = Reveal(sheets[-1].epoch, sheets[-1].sha256.hex())
+            hashes, epochs = await heard("always there")
+            assert hashes == {sheet.sha256 for sheet in sheets}
+            assert len(set(epochs)) == len(epochs)
+        assert (await heard("a newcomer"))[0] == hashes
+
+
 async def test_what_is_in_memory_does_not_grow_with_what_validators_measured(make_sheet, tmp_path):
     """Sheets that would be 24 MB in memory; of 64 validators they may be 10 GiB."""
     voters, chain = [neuron(uid, f"validator{uid}", None) for uid in range(8)], FakeChain()

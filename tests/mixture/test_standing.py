@@ -146,9 +146,44 @@ def test_the_stake_behind_the_newest_sheets_says_who_stands(make_sheet):
 
     assert said(("a", plain, 3, 6), ("b", explained, 3, 4)) == [1_000_000, 600_000, 1_000_000]
     # Twenty old sheets of one validator are one vote, and the newest speaks.
-    old = [("a", plain, epoch, 6) for epoch in range(20)]
-    assert said(*old, ("a", explained, 20, 6), ("b", plain, 20, 4))[1] == 400_000
+    old = [("a", plain, epoch, 4) for epoch in range(20)]
+    assert said(*old, ("a", explained, 20, 4), ("b", plain, 20, 6))[1] == 600_000
     # An expert that the newest sheet does not have stays what the last sheet with it said.
     alone = make_sheet(HOTKEYS[:1], epoch=9)
     assert said(("a", explained, 3, 4), ("a", alone, 9, 4))[1] == 0
     assert uniform_gate(HOTKEYS).standing_ppm == (1_000_000,) * 3
+    # No more than half of the stake says, of those that have a sheet since it came.
+    assert said(("a", plain, 3, 5), ("b", explained, 3, 6))[1] == 0
+    assert said(("a", plain, 3, 5), ("b", explained, 3, 5))[1] == 500_000
+    assert said(("a", plain, 3, 4), ("b", alone, 3, 5))[1] == 0
+    assert said(("a", plain, 3, 4), ("b", alone, 2, 5))[1] == 1_000_000
+
+
+@pytest.mark.parametrize("is_hidden", [True, False])
+def test_a_small_validator_makes_nobody_heard_that_others_cannot_hear(make_sheet, is_hidden):
+    """In its sheets a friend of its is always right and all others are wrong. The friend shows its
+    card to that one alone, or is there and not asked by others."""
+    names = (*HOTKEYS, Hotkey("friend"))
+
+    def honest(epoch):
+        known = HOTKEYS if is_hidden else names
+        sheet = make_sheet(known, epoch=epoch, seed=epoch, walk_count=8, domains=True)
+        if is_hidden:
+            return sheet
+        log_q = np.where(np.arange(5) == 3, np.int32(-(2**31)), sheet.log_q)
+        return replace(sheet, log_q=log_q, standing_ppm=(1_000_000, 1_000_000, 1_000_000, 0))
+
+    def lie(epoch):
+        sheet = make_sheet(names, epoch=epoch, seed=50 + epoch, walk_count=8, domains=True)
+        log_q = np.where(np.arange(5) == 3, 0, np.int32(-30_000_000))
+        log_q = np.where(np.arange(5) == 4, sheet.log_q, log_q).astype(np.int32)
+        standing = (0, 0, 0, 1_000_000)
+        return replace(sheet, validator=Hotkey("liar"), log_q=log_q, standing_ppm=standing)
+
+    heard = [WeightedSheet(honest(epoch), 80) for epoch in range(3)]
+    gate = fit(heard + [WeightedSheet(lie(epoch), 20) for epoch in range(3)])
+    members = members_of(names)
+    for text in (TEXT, TEXT[:0]):
+        features = update_features(initial_features(), text)
+        prior = dict(zip(members, np.exp(gate.log_prior(features, members)), strict=True))
+        assert prior["friend"] <= 0.0201

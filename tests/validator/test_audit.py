@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from moesubnet.errors import FrameError
-from moesubnet.mixture.sheet import sheet_seed
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, sheet_seed
 from moesubnet.types import Hotkey
 from moesubnet.validator.answers import kept_epochs
-from moesubnet.validator.audit import CLOCKS_NS, _asked_blind, as_text, audit
+from moesubnet.validator.audit import CLOCKS_NS, as_text, asked_blind, audit
+from moesubnet.validator.closing import _newest
 from moesubnet.validator.receipts import (
+    MAX_RECEIPTS_BYTES,
     RECORD,
     Receipts,
     column_sha256,
@@ -118,7 +120,7 @@ async def test_a_chat_s_next_turn_shows_the_labels_of_the_one_before(measured):
     late = receipts.records.copy()
     for shift, blind in ((100 * 10**9, 16), (-100 * 10**9, 0)):
         late["nonce_ns"][sheet.walk == 1] = first_ns + shift
-        asked = _asked_blind(
+        asked = asked_blind(
             dataclasses.replace(sheet, walks=tuple(walks)),
             dataclasses.replace(receipts, records=late),
             None,
@@ -178,7 +180,7 @@ def test_blind_is_who_was_asked_before_any_request_that_shows_the_label():
     sheet, receipts = many_senders(2, 6, 3, 2, np.random.default_rng(4))
     nonces, blind = (
         receipts.records["nonce_ns"].astype(np.int64),
-        _asked_blind(sheet, receipts, None),
+        asked_blind(sheet, receipts, None),
     )
     for (i, column), mine in np.ndenumerate(nonces):
         later = (sheet.walk == sheet.walk[i]) & (sheet.position > sheet.position[i])
@@ -190,7 +192,7 @@ def test_blind_is_who_was_asked_before_any_request_that_shows_the_label():
 def test_the_largest_table_of_senders_costs_no_more_than_its_items():
     """As pairs of senders for each item these are 2**29 comparisons of columns: hours."""
     sheet, receipts = many_senders(8, 992, 256, 1, np.random.default_rng(5))
-    assert _asked_blind(sheet, receipts, None).shape == (7_936, 1)
+    assert asked_blind(sheet, receipts, None).shape == (7_936, 1)
 
 
 async def test_what_was_asked_when_the_sheet_could_be_read_was_not_blind(measured):
@@ -230,6 +232,27 @@ async def test_of_a_walk_a_sheet_holds_what_was_measured_and_no_more(measured):
         Hotkey("v"),
     )
     assert [len(ids) for ids in cut.walks] == [33] * 3 + [37] * 3
+
+
+async def test_a_label_that_another_walk_s_text_had_shown_is_no_item(measured):
+    """A walk that was cut short may be how another text begins: who asked both is honest."""
+    state, sheet = measured
+    earlier, later = _batches(state, sheet)
+    earlier = dataclasses.replace(earlier, walks=earlier.walks.copy())
+    earlier.walks[0, :33] = later.walks[0, :33]
+    later = dataclasses.replace(later, steps=later.steps[:1])
+    by_hotkey = {
+        h: SimpleNamespace(uid=i, registered_at_block=i) for i, h in enumerate(sheet.hotkeys)
+    }
+    metagraph = SimpleNamespace(
+        netuid=1, epoch_index=3, tempo_blocks=30, last_epoch_block=90, by_hotkey=by_hotkey
+    )
+    again, receipts = closed([earlier, later], metagraph, Hotkey("v"))
+    of_later = again.walk == 3
+    assert np.all(again.log_q[of_later, :-1] == LOG_Q_ABSENT)
+    assert np.all(again.log_q[~of_later] != LOG_Q_ABSENT)
+    given = again.log_q[:, :-1] > LOG_Q_UNANSWERED
+    assert np.all(asked_blind(again, receipts)[given])
 
 
 def _batches(state, sheet):
@@ -365,6 +388,19 @@ async def test_answers_are_kept_as_long_as_the_sheet_that_has_them(measured):
         state.close_epoch(newest, (1,), Phase.REVEALED, [], b"")
     kept = state.archive.answers(later.sha256, sheet.hotkeys[0])
     assert unpack_answers(kept, later) == [b"x"] * 3
+
+
+@pytest.mark.parametrize(("experts", "kept"), [(8, 511), (256, 98), (1, 511)])
+def test_a_sheet_with_what_proves_it_is_no_longer_than_others_read(experts, kept):
+    """Of 512 walks of 16 labels: of 256 experts their records alone would be 690 MB."""
+    batches = [SimpleNamespace(walks=[None] * 7, steps=[None] * 16) for _ in range(73)]
+    found = _newest(batches, experts)
+    items, walks = 7 * 16 * len(found), 7 * len(found)
+    assert found == batches[-len(found) :]
+    assert walks == kept
+    longest = Receipts(300, (bytes(16),) * walks, np.zeros((items, min(experts, 1)), RECORD))
+    over = len(longest.to_bytes()) - longest.records.nbytes
+    assert items * experts * RECORD.itemsize + over <= MAX_RECEIPTS_BYTES
 
 
 async def test_evidence_of_another_size_is_refused(measured):

@@ -1,6 +1,7 @@
 """Whom a walk asks: as many as a user's text, and whoever is to be told from them."""
 
 from dataclasses import replace
+from math import inf
 from random import Random
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_before_anything_is_known_everybody_is_asked():
 
 
 @given(
-    times=st.lists(st.none() | st.integers(0, 9), min_size=TOP_K + 1, max_size=64),
+    times=st.lists(st.none() | st.integers(0, 9) | st.just(inf), min_size=TOP_K + 1, max_size=64),
     chosen=st.sets(st.integers(0, 63), min_size=1, max_size=TOP_K),
     like=st.dictionaries(st.integers(0, 63), st.sets(st.integers(0, 63), max_size=3)),
     seed=st.integers(0, 9),
@@ -49,7 +50,8 @@ def test_a_walk_asks_the_chosen_who_is_like_them_who_is_new_and_some_who_are_soo
     lots = asked - told_from - new
     assert told_from | new <= asked <= set(serving)
     assert len(lots) <= max(0, ASKED - len(told_from | new))
-    slowest = max(answer_ms.get(h, 0) for h in told_from | new)
+    took = [answer_ms.get(h, 0) for h in told_from | new]
+    slowest = max([0, *(ms for ms in took if ms < inf)])
     assert all(answer_ms[h] <= slowest for h in lots)
     left = {h for h in answer_ms if answer_ms[h] <= slowest} - asked
     assert not left or len(asked) >= ASKED
@@ -106,14 +108,31 @@ def test_it_is_enough_that_they_speak_alike_where_one_of_them_is_heard():
     assert not known_by(lambda _: [replace(sheet, log_q=log_q, log_w=log_w)]).like["b"]
 
 
-def test_newcomers_and_who_never_answered_are_not_known():
-    sheet = sheet_with_a_copy()
+def test_newcomers_and_who_was_not_asked_are_not_known():
+    sheet, log_q = sheet_with_a_copy(), sheet_with_a_copy().log_q.copy()
+    log_q[:, 2] = LOG_Q_ABSENT
     age, took = [9_000] * 5, [10] * 5
     age[1], took[2] = GRACE_MILLIS, None
-    sheet = taking(replace(sheet, age_millis=tuple(age)), took)
+    sheet = taking(replace(sheet, log_q=log_q, age_millis=tuple(age)), took)
     assert known_by(lambda _: [sheet]).answer_ms.keys() == {"a", "d", "z"}
     assert known_by(lambda _: []) == Known()
     assert known_by(lambda _: [synthetic_sheet("abc", walk_count=0)]) == Known()
+
+
+def test_who_seldom_answers_is_taken_for_slow_and_holds_up_no_walk():
+    """A hotkey that hangs on every prefix would mark walks for all others by that gap."""
+    names = [f"e{k:02}" for k in range(2 * TOP_K)]
+    sheet = replace(synthetic_sheet(names, walk_count=10), age_millis=(9_000,) * len(names))
+    log_q = sheet.log_q.copy()
+    log_q[-16:, 0] = log_q[-17:, 1] = log_q[:, 2] = LOG_Q_UNANSWERED
+    took = (1, 1, None, *range(3, len(names)))
+    known = known_by(lambda _: [taking(replace(sheet, log_q=log_q), took)])
+    assert [known.answer_ms[h] for h in names] == [1, inf, inf, *range(3, len(names))]
+    known = Known(known.answer_ms)  # nobody like another
+    for seed in range(100):
+        assert not {"e01", "e02"} & company(known, names[3:7], names, Random(seed))
+    with_it = company(known, names[1:4], names, Random(0))  # by a router's lot it may come back
+    assert with_it == {"e00", "e01", "e02", "e03"}
 
 
 def test_a_swarm_of_copies_makes_no_walk_long():

@@ -55,6 +55,19 @@ def test_a_senior_that_repeats_a_newcomer_has_found(sigma):
     assert found(partly) == {"elder"}
 
 
+@pytest.mark.parametrize("guessed", [0.3, 0.6])
+def test_whom_a_junior_repeats_by_asking_beforehand_what_may_come_has_not_found(guessed):
+    """It answers sooner, and is like the elder wherever that one expected the label before."""
+
+    def guesser(epoch):
+        own = laws(epoch)
+        likely = np.append(-np.inf, own["elder"][:-1])
+        is_hit = likely > np.quantile(likely, 1 - guessed)
+        return {"newcomer": np.where(is_hit, own["elder"], own["newcomer"])}
+
+    assert found(sheets(guesser)) == set()
+
+
 def mixture(epoch):
     """Of all who came after the elder, none of which it is near to by itself."""
     own = laws(epoch)
