@@ -49,7 +49,8 @@ def feedback(admission: Admission) -> Handler:
             rated[body.preferred] = 1.0
         if missing := [name for name in rated if not book.has(name, key.id)]:
             text = f"No answer '{missing[0]}' of this key can be rated (any more)."
-            raise api.ApiError(404, text, code="response_not_found", param="response_id")
+            param = "response_id" if missing[0] == body.response_id else "preferred"
+            raise api.ApiError(404, text, code="response_not_found", param=param)
         for name, rating in rated.items():
             book.rate(name, key.id, rating)
         return web.json_response({"object": "feedback", "rated": rated})

@@ -43,6 +43,8 @@ async def test_ratings_reach_the_summary_weighed_by_what_was_paid(
     assert (await post(url, mine, {"response_id": two.id, "preferred": streamed[0].id}))[0] == 200
     assert (await post(url, other, {"response_id": one.id, "rating": -1.0}))[0] == 404
     assert (await post(url, mine, {"response_id": "cmpl-1", "rating": -1.0}))[0] == 404
+    status, said = await post(url, mine, {"response_id": one.id, "preferred": "cmpl-1"})
+    assert (status, said["error"]["param"]) == (404, "preferred")
     for wrong in (
         {"response_id": one.id},
         {"response_id": one.id, "rating": 2.0},
