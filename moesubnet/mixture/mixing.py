@@ -163,7 +163,8 @@ class Walk:
             gamma=self._gamma,
         )
         self._age += token_weight
-        counted = np.where(blind, bounded(log_p_token), np.nan)
+        counted = np.where(blind, said := bounded(log_p_token), np.nan)
+        counted[:, -1] = said[:, -1]  # the baseline is in our own hands, whoever has met the text
         self._counted = self._counted | {self._length: (self._age, token_weight, counted)}
         while next(iter(self._counted)) <= self._length - MAX_AMENDED_TOKENS:  # ascending
             del self._counted[next(iter(self._counted))]

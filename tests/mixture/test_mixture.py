@@ -204,14 +204,16 @@ def test_a_value_that_is_shown_late_counts_as_if_it_had_been_known(later, shown,
     np.testing.assert_array_equal(fork.log_weights(), before)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("grain", [TOKENS, Grain("bytes", 4.0)])
-def test_what_is_said_later_of_missed_tokens_counts_as_if_it_had_come_in_time(grain):
-    """Evidence fades by the grain's unit there too."""
+def test_what_is_said_later_of_missed_tokens_counts_as_if_it_had_come_in_time(grain, is_first):
+    """Evidence fades by the grain's unit there too. is_first: else another stream of the baseline's
+    has met the text."""
     late, in_time = (Walk(uniform_gate(grain=grain), members_of([Hotkey("a")])) for _ in range(2))
     for value in (-1.0, -9.0, -2.0):
         log_p = np.array([[value, -5.0]])
         in_time.observe(np.array([4]), log_p)
-        late.observe(np.array([4]), log_p, blind=np.array([[False, True]]))
+        late.observe(np.array([4]), log_p, blind=np.array([[False, is_first]]))
     assert late.missed(0) == [0, 1, 2]
     late.catch_up(0, late.missed(0), {0: -1.0, 1: -9.0, 2: -2.0})
     np.testing.assert_allclose(late.log_weights(), in_time.log_weights(), atol=1e-12)

@@ -13,7 +13,7 @@ from moesubnet.errors import EngineError, NobodyAnswers, PeerLate, PeerRefused
 from moesubnet.miner.app import build_app as build_miner
 from moesubnet.miner.expert import Expert
 from moesubnet.mixture.baseline import load_baseline
-from moesubnet.mixture.gate import uniform_gate
+from moesubnet.mixture.gate import BASELINE_MEMBER, uniform_gate
 from moesubnet.mixture.law import Law, mix
 from moesubnet.mixture.mixing import Walk, members_of
 from moesubnet.router import asking
@@ -310,13 +310,18 @@ class Away(LawEngine):
         return super().rows(batch, want)
 
 
-async def goes_away(network, open_model, law: LawOf) -> tuple[Hotkey, Away, list[Forecast]]:
+async def goes_away(
+    network, open_model, law: LawOf, drafted: int = 0
+) -> tuple[Hotkey, Away, list[Forecast]]:
     """A stream of fives beside an expert that expects them with 0.2, and one that is away for
-    twelve of them; the forecasts since it answers again."""
+    twelve of them; the forecasts since it answers again. drafted: so much of the text was drafted
+    before, in a stream of others."""
     engine = Away(law)
     await network.mine("steady", lambda ids: sharp(5, 0.2))
     key = await network.mine("away", engine)
-    session = (await open_model()).open()
+    model = await open_model()
+    model.firsts.spoil(np.array([5] * 60, np.uint32), drafted, [BASELINE_MEMBER])
+    session = model.open()
     await session.start(np.array([5] * 12, np.uint32))
     engine.is_away = True
     for _ in range(12):
@@ -372,6 +377,13 @@ async def test_an_expert_that_comes_back_is_weighed_by_what_it_missed(network, o
     lengths = [len(ids) for ids in engine.met]
     assert 12 < lengths[0] < lengths[1] < lengths[2] < lengths[3]  # three, then all
     assert lengths[2] < lengths[3] - 1
+
+
+async def test_an_expert_comes_back_to_a_text_that_another_stream_has_drafted(
+    network, open_model
+) -> None:
+    key, _, forecasts = await goes_away(network, open_model, lambda ids: sharp(5, 0.9), 48)
+    assert max(forecast.weights.get(key, 0.0) for forecast in forecasts) > 0.95
 
 
 async def test_who_missed_what_it_would_not_have_known_comes_back_light(
