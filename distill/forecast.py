@@ -20,7 +20,7 @@ from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import Precision, check_lora
 from moesubnet.training.estimate import disk_bytes, time_in_words
 from moesubnet.training.measured import HELD_OUT_SHARE
-from moesubnet.training.plan import check_disk
+from moesubnet.training.plan import check_apart, check_disk
 from moesubnet.training.team import launched
 
 FEW_STEPS = 300
@@ -86,6 +86,7 @@ def check(job: Job, spec: LoadedSpec, say: Callable[[str], None]) -> None:
         return
     plan = plan_of(job, spec, devices)
     say(plan.words)
+    check_apart(job.out.parents[1], plan.folder)  # where the student goes in the end
     # The student lies in `work` and in `out`; with it, two plain opponents.
     models = 3 if job.compared else 1
     needed_bytes = disk_bytes(plan.size, writes_whole=True) + 4 * models * plan.size.parameters

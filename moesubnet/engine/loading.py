@@ -7,22 +7,27 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moesubnet.engine.model_folder import resolve_adapter
+from moesubnet.engine.model_folder import load_causal, resolve_adapter, weight_files
 from moesubnet.engine.uncompiled import without_compiler
 from moesubnet.errors import ConfigError, EngineError
-from moesubnet.host.log import quiet_transformers
 from moesubnet.host.memory import free_memory_bytes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 2}  # int8 while it is being made
 _STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _GIB = 1 << 30
+_NOT_WHOLE = (
+    "the adapter lacks weights that its adapter_config.json tells of, or has them under other "
+    "names: it is of another model than --model"
+)
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 
@@ -62,13 +67,18 @@ def load_adapters(model: Any, adapters: Sequence[str]) -> Any:
     the weights; the first one works. Raises EngineError."""
     peft_model = _peft()
     try:
-        beside = peft_model.from_pretrained(
-            model, str(resolve_adapter(adapters[0])), adapter_name="0", local_files_only=True
-        )
+        with _whole_adapters():
+            beside = peft_model.from_pretrained(
+                model, str(resolve_adapter(adapters[0])), adapter_name="0", local_files_only=True
+            )
         for place, adapter in enumerate(adapters[1:], 1):
-            beside.load_adapter(
+            found = beside.load_adapter(
                 str(resolve_adapter(adapter)), adapter_name=str(place), local_files_only=True
             )
+            # peft lists other adapters' too where a layer's number is this one's name.
+            own = [key for key in found.missing_keys if f".{place}." in key.rpartition("lora_")[2]]
+            if own:
+                raise EngineError(_NOT_WHOLE)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise EngineError(f"cannot load the adapters: {error}") from error
     return beside.eval()
@@ -126,21 +136,8 @@ def input_device(model: Any) -> torch.device:
 
 
 def _from_pretrained(folder: Path, precision: str, **options: Any) -> Any:
-    def load() -> Any:
-        quiet_transformers()
-        from transformers import AutoModelForCausalLM
-
-        loader: Any = AutoModelForCausalLM
-        return loader.from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=torch.bfloat16 if precision == "int8" else getattr(torch, precision),
-            **options,
-        )
-
-    return without_compiler(load)
+    dtype = torch.bfloat16 if precision == "int8" else getattr(torch, precision)
+    return without_compiler(lambda: load_causal(folder, dtype=dtype, **options))
 
 
 def _spread(folder: Path, precision: str, max_memory: Mapping[int | str, int | str] | None) -> Any:
@@ -157,8 +154,20 @@ def _spread(folder: Path, precision: str, max_memory: Mapping[int | str, int | s
     return model
 
 
+@contextmanager
+def _whole_adapters() -> Iterator[None]:
+    """peft warns of weights that an adapter lacks, and begins them so that they do nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try:
+            yield
+        except UserWarning as warning:
+            raise EngineError(_NOT_WHOLE) from warning
+
+
 def _merge(model: Any, adapter: Path) -> Any:
-    merged = _peft().from_pretrained(model, str(adapter), local_files_only=True)
+    with _whole_adapters():
+        merged = _peft().from_pretrained(model, str(adapter), local_files_only=True)
     for layer in merged.modules():
         base = getattr(layer, "base_layer", None)
         if isinstance(base, torch.nn.Linear) and base.weight.device.type == "cpu":
@@ -196,9 +205,9 @@ def _missing(folder: Path, error: ImportError) -> str:
 
 
 def _tensors(folder: Path) -> list[tuple[str, int]]:
-    """(dtype, values) of every tensor, by the headers of the folder's *.safetensors."""
+    """(dtype, values) of every tensor that is loaded, by the headers of their files."""
     found = []
-    for path in folder.glob("*.safetensors"):
+    for path in weight_files(folder):
         try:
             with path.open("rb") as file:
                 (size,) = struct.unpack("<Q", file.read(8))

@@ -6,11 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from moesubnet.errors import EngineError
+from moesubnet.host.log import quiet_transformers
 from moesubnet.spec.content import LoadedSpec, file_sha256
 
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+INDEX = "model.safetensors.index.json"
 _GGUF = (
     "{file} is a GGUF file: `moesubnet miner run --model {file}` serves it as it is. Here a folder "
     "is needed. Convert it (pip install gguf accelerate, then in Python):\n"
@@ -18,6 +21,7 @@ _GGUF = (
     "  for kind in (AutoModelForCausalLM, AutoTokenizer):\n"
     "      kind.from_pretrained({parent!r}, gguf_file={file!r}).save_pretrained('my-model')"
 )
+_FILES = ["*.safetensors", "*.json", "*.jinja"]  # of the hub's, but for what lies in folders
 # Decide which ids a text gets. Post-processing, truncation and padding do not.
 _ENCODING_PARTS = ("model", "pre_tokenizer", "normalizer", "added_tokens")
 
@@ -25,7 +29,7 @@ _ENCODING_PARTS = ("model", "pre_tokenizer", "normalizer", "added_tokens")
 def resolve_model(model: str) -> Path:
     """The folder of `model`: itself, or the local snapshot of a Hugging Face hub id.
 
-    Downloads only weights as safetensors and JSON. Raises EngineError.
+    Downloads only weights as safetensors, JSON and chat templates. Raises EngineError.
     """
     folder = Path(model).expanduser()
     if folder.suffix == ".gguf":
@@ -47,6 +51,13 @@ def resolve_model(model: str) -> Path:
                 else ""
             )
         )
+    if (folder / ADAPTER_CONFIG).is_file():  # transformers would load the adapter's base
+        raise EngineError(
+            f"{folder} is an adapter and no model: miner run --model BASE --adapter {folder} "
+            "serves it over its base; trained with --merge it is a model of its own"
+        )
+    if not (folder / "config.json").is_file():
+        raise EngineError(f"{folder} has no config.json, which says what model its weights are")
     return folder
 
 
@@ -55,17 +66,82 @@ def _download(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json"]))
+        return Path(snapshot_download(model, allow_patterns=_FILES, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise EngineError(
             f"{model!r} is neither a folder nor a model that the hub gave: {error}"
         ) from error
 
 
+def causal_config(folder: Path) -> Any:
+    """transformers' config of `folder`. Raises EngineError unless it makes a causal language model
+    of that."""
+    quiet_transformers()
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise EngineError(f"{folder} is no model that transformers can build: {error}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise EngineError(
+            f"{folder} is a {config.model_type} model, of which transformers makes no causal "
+            "language model. Models that fill gaps, translate, or read images beside text forecast "
+            "no next token of a text: take one that was made to write, or its language model alone"
+        )
+    return config
+
+
+def check_context(config: Any, spec: LoadedSpec) -> None:
+    """Raises EngineError for a model that reads less than the subnet's context."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
+    if 0 < longest < spec.spec.context_tokens:  # xlnet says -1: as many as one likes
+        raise EngineError(
+            f"the model reads {longest} tokens at most, the subnet's context has "
+            f"{spec.spec.context_tokens}"
+        )
+
+
+def load_causal(folder: Path, **options: Any) -> Any:
+    """The causal language model in `folder`, every weight from its *.safetensors.
+
+    options: of transformers' `from_pretrained`. Raises EngineError where that is not what is
+    there, and whatever transformers raises.
+    """
+    causal_config(folder)
+    from transformers import AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    model, found = loader.from_pretrained(
+        str(folder),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(found["missing_keys"]):
+        raise EngineError(
+            f"{folder} lacks {len(missing)} of this {model.config.model_type} model's weights "
+            f"({', '.join(missing[:3])}), which would be random: is a file missing, or was it "
+            "saved without its language head, or as another kind of model?"
+        )
+    return model
+
+
+def not_causal(model_type: str) -> EngineError:
+    return EngineError(
+        f"this {model_type} model forecasts a token otherwise when it sees what follows: it is no "
+        "causal model (of an encoder that was trained as one, config.json has to say is_decoder: "
+        "true)"
+    )
+
+
 def resolve_adapter(adapter: str) -> Path:
     """The folder of a LoRA as peft saves it. Raises EngineError."""
     folder = Path(adapter).expanduser()
-    for name in (ADAPTER_CONFIG, "adapter_model.safetensors"):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise EngineError(
                 f"{folder} has no {name}: --adapter is a folder that peft's save_pretrained wrote"
@@ -84,6 +160,24 @@ def weights_commitment(folder: Path, adapter: str | None = None) -> str:
         return base
     own = _sha256(sums(model_files(resolve_adapter(adapter), ADAPTER_CONFIG)))
     return _sha256(f"{base}\n{own}\n")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """What transformers loads of the *.safetensors in a folder, some of which hold the same weights
+    in another form (consolidated.safetensors). Raises EngineError."""
+    if (single := folder / "model.safetensors").is_file():
+        return [single]
+    index = folder / INDEX
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = [folder / name for name in names]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise EngineError(f"{index} is damaged ({error!r})") from error
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise EngineError(f"{folder} lacks {', '.join(missing[:3])}, named in {INDEX}: fetch it")
+    return files
 
 
 def model_files(folder: Path, config: str = "config.json") -> list[Path]:

@@ -10,6 +10,8 @@ hash before it is fetched.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import shutil
 import tempfile
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING
 from moesubnet.engine.gguf_file import parts_of, resolve_file
 from moesubnet.engine.model_folder import (
     ADAPTER_CONFIG,
+    INDEX,
     model_files,
     resolve_adapter,
     resolve_model,
@@ -144,11 +147,29 @@ async def fetch_weights(
             path = folder / file.name
             await download(http, file.url, path, file.sha256, size, redirects=True, on_bytes=show)
             done += size
+    await asyncio.to_thread(_write_indices, folder)
     if files[0].name.endswith(".gguf"):
         return Weights(str(folder / files[0].name))
     if files[0].name.startswith("base/"):
         return Weights(str(folder / "base"), str(folder / "adapter"))
     return Weights(str(folder))
+
+
+def _write_indices(folder: Path) -> None:
+    """Of a model in several files, which of them holds what: transformers asks for it, no
+    commitment names it, and the files say it. Raises FetchError."""
+    from safetensors import SafetensorError, safe_open
+
+    for place in (folder, folder / "base"):
+        weights: dict[str, str] = {}
+        for file in sorted(place.glob("model-*-of-*.safetensors")):
+            try:
+                with safe_open(file, framework="np") as opened:
+                    weights |= dict.fromkeys(opened.keys(), file.name)
+            except SafetensorError as error:
+                raise FetchError(f"{file.name} is no safetensors file ({error})") from error
+        if weights:
+            (place / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weights}))
 
 
 def give_tokenizer(weights: Weights, tokenizer: Path) -> None:

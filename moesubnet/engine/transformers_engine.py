@@ -30,7 +30,10 @@ from moesubnet.engine.loading import (
     load_model,
 )
 from moesubnet.engine.model_folder import (
+    causal_config,
+    check_context,
     check_tokenizer,
+    not_causal,
     resolve_adapter,
     resolve_model,
     weights_commitment,
@@ -46,6 +49,7 @@ from moesubnet.engine.plans import (
     rows_at_once,
 )
 from moesubnet.engine.slabs import PROBE_WINDOW, SlabPool, attends, short_windows
+from moesubnet.engine.uncompiled import without_compiler
 from moesubnet.errors import ConfigError, EngineError
 from moesubnet.host.memory import free_memory_bytes, trim_memory
 from moesubnet.spec.content import LoadedSpec
@@ -96,12 +100,6 @@ class TransformersEngine:
         self._start = np.array([context_token(spec.spec)], dtype=np.uint32)
         self._model = load_model(folder, dtype=dtype, device=device, adapter=adapter)
         self._device = input_device(self._model)
-        longest = getattr(self._model.config, "max_position_embeddings", None) or 0
-        if 0 < longest < self.context_tokens:  # xlnet says −1: as many as one likes
-            raise EngineError(
-                f"the model reads {longest} tokens at most, the subnet's context has "
-                f"{self.context_tokens}"
-            )
         self._takes_positions = "position_ids" in signature(self._model.forward).parameters
         self._trim_at_s = 0.0
         self._sessions: OrderedDict[str, Held] = OrderedDict()
@@ -133,6 +131,7 @@ class TransformersEngine:
         ConfigError."""
         folder = resolve_model(model)
         check_tokenizer(folder, spec)
+        check_context(without_compiler(lambda: causal_config(folder)), spec)
         if adapter is not None:
             resolve_adapter(adapter)
         check_memory(folder, dtype, device)
@@ -336,11 +335,7 @@ class TransformersEngine:
             ) from error
         count = len(beginning.logprobs)
         if self._apart(whole.logprobs[:count], beginning.logprobs):
-            raise EngineError(
-                f"this {self._model.config.model_type} model forecasts a token otherwise when it "
-                "sees what follows: it is no causal model (of an encoder that was trained as one, "
-                "config.json has to say is_decoder: true)"
-            )
+            raise not_causal(self._model.config.model_type)
 
     def _make_pool(self) -> SlabPool | None:
         """Where sessions are kept, or None when the model is better run without."""

@@ -98,8 +98,22 @@ def read_family(model: str) -> Family:
         special_tokens=special_tokens,
         bos_id=next(i for i in candidates if isinstance(i, int) and i < vocab_size),
         stops=stops,
-        context_tokens=config.get("max_position_embeddings"),
+        context_tokens=_longest(folder, config),
     )
+
+
+def _longest(folder: Path, config: Mapping[str, Any]) -> int | None:
+    """Tokens that the model was made for. Families name it each in their way, and files leave out
+    what is usual there; transformers knows, of those that it knows."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        known: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        longest = getattr(known.get_text_config(), "max_position_embeddings", None)
+    except (OSError, ValueError, KeyError, StrictDataclassError):
+        longest = config.get("max_position_embeddings")
+    return longest if isinstance(longest, int) and longest > 0 else None
 
 
 def _folder(model: str) -> Path:

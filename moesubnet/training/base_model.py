@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from moesubnet.engine.model_folder import check_tokenizer, resolve_model
+from moesubnet.engine.model_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    causal_config,
+    check_context,
+    check_tokenizer,
+    load_causal,
+    not_causal,
+    resolve_model,
+)
 from moesubnet.errors import ConfigError
 from moesubnet.host.log import quiet_transformers
 from moesubnet.host.paths import disk_errors
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "bf16", "f32"]
 NO_LORA = "an adapter needs the peft library: pip install 'moesubnet[lora]'"
+CAUSAL_PROBE_IDS, NOT_ROUNDING = 24, 0.1  # total variation; rounding in bf16 makes 0.03
 # What a folder needs beside the weights, to be loaded as the model it was made from.
 _COMPANIONS = ("tokenizer*.json", "special_tokens_map.json", "*.jinja", "*.model")
 
@@ -36,42 +46,57 @@ class Size:
     hidden: int
     layers: int
     token_values: int
+    rebuilt: int = 0  # values of experts' matrices that an adapter makes anew for each pass
 
 
 def find_base(model: str, spec: LoadedSpec) -> Path:
     """The folder of `model` (a folder or a hub id), if it can be trained for this subnet.
 
-    Raises EngineError for another tokenizer, ConfigError for quantised weights.
+    Raises EngineError for one that could not be served here, ConfigError for quantised weights.
     """
     folder = resolve_model(model)
     check_tokenizer(folder, spec)
-    if "quantization_config" in json.loads((folder / "config.json").read_text()):
+    config = causal_config(folder)
+    check_context(config, spec)
+    if getattr(config, "quantization_config", None):
         raise ConfigError(f"{folder} holds quantised weights: train from the ones they were of")
     return folder
 
 
 def size_of(folder: Path, lora_rank: int | None) -> Size:
-    """Without reading a weight. Raises ConfigError for a model that transformers does not know."""
+    """Without reading a weight. Raises EngineError for no causal model, ConfigError where no
+    adapter can be trained."""
     quiet_transformers()
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
+    config = causal_config(folder)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(_config(folder))  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     head = model.get_output_embeddings()
     shapes = [
         tuple(module.weight.shape)
         for module in model.modules()
         if module is not head and isinstance(module, torch.nn.Linear | Conv1D)
     ]
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     config = model.config.get_text_config()
+    # Experts lie in one tensor [experts, rows, columns]; a token goes through a few of them.
+    experts = [p.shape for name, p in model.named_parameters() if p.ndim == 3 and "experts" in name]
+    of_token = getattr(config, "num_experts_per_tok", None) or 1
+    shapes += [(of_token * rows, of_token * columns) for _, rows, columns in experts]
+    parameters = trained = sum(parameter.numel() for parameter in model.parameters())
+    rebuilt = 0
+    if lora_rank is not None:
+        with torch.device("meta"):
+            adapted = _with_adapter(model, lora_rank)
+        trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        if any(".experts." in name for name, p in adapted.named_parameters() if p.requires_grad):
+            rebuilt = sum(prod(shape) for shape in experts)
     return Size(
         parameters=parameters,
-        trained=parameters
-        if lora_rank is None
-        else sum(lora_rank * (rows + columns) for rows, columns in shapes),
+        trained=trained,
+        rebuilt=rebuilt,
         head=0 if head is None else head.weight.numel(),
         vocab_size=config.vocab_size,
         hidden=config.hidden_size,
@@ -94,31 +119,56 @@ def load_base(
     """The model on `device`; with a rank, frozen under a new LoRA adapter of all its linear
     layers. Weights that are trained are float32, frozen ones bf16 in low precision.
 
-    Raises ConfigError without peft.
+    Raises ConfigError without peft and for what it cannot adapt, EngineError for no causal model.
     """
-    quiet_transformers()
     import torch
-    from transformers import AutoModelForCausalLM
 
     dtype = torch.bfloat16 if low_precision and lora_rank is not None else torch.float32
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model = load_causal(folder, dtype=dtype)
     model.to(device)
+    _check_causal(model)
     if lora_rank is None:
         return model
+    torch.manual_seed(seed)  # of the adapter's first weights
+    return _with_adapter(model, lora_rank)
+
+
+def _with_adapter(model: Any, lora_rank: int) -> Any:
+    """Raises ConfigError without peft, and for what it cannot adapt."""
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
         raise ConfigError(NO_LORA) from error
-    torch.manual_seed(seed)  # of the adapter's first weights
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type=TaskType.CAUSAL_LM,
-            r=lora_rank,
-            lora_alpha=2 * lora_rank,
-            target_modules="all-linear",
-        ),
+    adapter = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora_rank,
+        lora_alpha=2 * lora_rank,
+        target_modules="all-linear",
     )
+    try:
+        return get_peft_model(model, adapter)
+    except ValueError as error:
+        kind = model.config.model_type
+        raise ConfigError(
+            f"peft puts no adapter on this {kind} model ({error}): leave out --lora, which trains "
+            "all of its weights"
+        ) from error
+
+
+def _check_causal(model: Any) -> None:
+    """Raises EngineError where a token's law depends on what follows, as in an encoder."""
+    import torch
+
+    vocab_size = model.config.get_text_config().vocab_size
+    ids = torch.arange(CAUSAL_PROBE_IDS, device=model.device)[None] % vocab_size
+    half = CAUSAL_PROBE_IDS // 2
+    with torch.no_grad():
+        whole, begun = (
+            model(input_ids=part, use_cache=False).logits[0, :half].float().softmax(-1)
+            for part in (ids, ids[:, :half])
+        )
+    if float((whole - begun).abs().sum(-1).mean()) / 2 > NOT_ROUNDING:
+        raise not_causal(model.config.model_type)
 
 
 def save_trained(model: Any, folder: Path, name: str, out: Path) -> None:
@@ -134,12 +184,11 @@ def save_trained(model: Any, folder: Path, name: str, out: Path) -> None:
 
 
 def merge_adapter(folder: Path, adapter: Path, out: Path) -> None:
-    """Base and adapter as one ordinary model folder, added up in float32."""
-    import torch
+    """Base and adapter as one ordinary model folder, in the base's number format: more memory than
+    training may not be there."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    base = load_causal(folder, dtype="auto")
     _save_whole(PeftModel.from_pretrained(base, adapter).merge_and_unload(), folder, out)
 
 
@@ -159,20 +208,13 @@ def _save_whole(model: Any, folder: Path, out: Path) -> None:
     """In the number format that the base has."""
     import torch
 
-    stored = getattr(_config(folder), "dtype", None)
+    stored = getattr(causal_config(folder), "dtype", None)
     if isinstance(stored, torch.dtype):
         model = model.to(stored)
     with disk_errors(out):
         model.save_pretrained(out)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):  # an interrupted run's, not merged then
+        (out / name).unlink(missing_ok=True)
     for pattern in _COMPANIONS:
         for path in folder.glob(pattern):
             shutil.copyfile(path, out / path.name)
-
-
-def _config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{folder} is no model that transformers can build: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
     from moesubnet.training.fine_tuned import FineTuneReport
     from moesubnet.training.finetune import FineTuning
 
+_OF_A_MODEL = ("lora", "merge", "epochs", "window", "batch", "learning_rate", "precision")
+_OF_A_SMALL_ONE = ("min_steps",)
 SLOW_TOKENS_PER_S = 1_500
 SMALL_EXPERT_S = 120.0
 STOPPED = 130  # as a shell says of what Ctrl-C ended
 
 
 def train(
+    ctx: typer.Context,
     text: Annotated[list[str], typer.Option(help="Files to learn from; a glob, may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder of the expert; an interrupted run continues.")],
     base: Annotated[
@@ -80,7 +84,9 @@ def train(
     ] = 8,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="With --from: the highest; by default 2e-4 of an adapter, else 2e-5."),
+        typer.Option(
+            min=0, help="With --from: the highest; by default 2e-4 of an adapter, else 2e-5."
+        ),
     ] = None,
     precision: PrecisionOption = "auto",
     track: Track = None,
@@ -104,11 +110,20 @@ def train(
     `torchrun --nproc-per-node N -m` or `accelerate launch --multi_gpu -m`.
     """
     paths = text_files(text)
-    if base is None and (lora is not None or merge):
-        raise ConfigError("--lora and --merge need a model to start --from")
+    if others := _given(ctx, _OF_A_MODEL if base is None else _OF_A_SMALL_ONE):
+        way = "with a model to start --from" if base is None else "without --from"
+        raise ConfigError(f"only {way}: {others}")
     is_local = names_loopback(chain) if allow_private is None else allow_private
     published = partial(_published_spec, netuid, is_local)
     loaded = load_spec(spec) if spec else ask_chain(chain, published)
+    from moesubnet.engine.named import needs_adapter
+
+    if base is not None and needs_adapter(base, loaded):
+        raise ConfigError(
+            "this subnet is over bytes, and a model learns over its own tokens. Make the spec of "
+            f"its family: moesubnet spec new --from {base} --text … --out own-spec; train with "
+            "--spec own-spec; miner run serves what comes of it here"
+        )
 
     from moesubnet.host.progress import json_lines, on_terminal
     from moesubnet.training.tracking import tracked
@@ -155,6 +170,12 @@ def train(
         raise typer.Exit(STOPPED)
     if not as_json:
         typer.echo(_in_words(out, report))
+
+
+def _given(ctx: typer.Context, names: Sequence[str]) -> str:
+    """Those of the options that were typed."""
+    typed = [name for name in names if str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
+    return ", ".join("--" + name.replace("_", "-") for name in typed)
 
 
 def _fine_tune(

@@ -49,6 +49,7 @@ def footprint(
     if not is_adapter:
         fixed += 8 * size.head  # its gradient, and a chunk's, before it joins the embedding's
     value_bytes = 2 if bf16 else 4
+    fixed += value_bytes * size.rebuilt
     cast_bytes = 4 if bf16 and is_adapter else 0  # adapters read and write float32
     kept = round((TOKEN_COPIES * value_bytes + cast_bytes) * size.token_values * window)
     recomputed = kept // size.layers + value_bytes * size.hidden * size.layers * window

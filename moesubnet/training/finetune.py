@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from moesubnet.training.learner import Learner, NextTokens
 from moesubnet.training.measured import HELD_OUT_SHARE, Measured
 from moesubnet.training.optimizers import FULL_LR, LORA_LR, adamw
 from moesubnet.training.packing import pack, split_documents
-from moesubnet.training.plan import Plan, check_disk, plan_training
+from moesubnet.training.plan import Plan, check_apart, check_disk, plan_training
 from moesubnet.training.team import ALONE, Team
 from moesubnet.training.trainer import Schedule, train
 
@@ -86,6 +85,7 @@ def fine_tune(
     )
     say(plan.words)
     writes_whole = settings.lora_rank is None or settings.merge
+    check_apart(out, plan.folder)
     check_disk(out, disk_bytes(plan.size, writes_whole=writes_whole))
     packed, held_out = _windows(texts, spec, settings, on_progress)
     # With more seconds, or merged, an interrupted run is still the same one.
@@ -99,6 +99,8 @@ def fine_tune(
 
     cpu_started_s = time.process_time()
     model = plan.load(settings.seed)
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     learner = Learner(model, split_model(model, bf16=plan.bf16))
     seconds = math.inf if settings.seconds is None else HELD_OUT_SHARE * settings.seconds
     measure = partial(learner.measure, held_out, team, on_progress=on_progress, seconds=seconds)
@@ -132,8 +134,14 @@ def fine_tune(
     after = None
     if outcome.finished:
         after = measure(f"{out.name} held out, after", most=before.windows)
+    merges = settings.lora_rank is not None and settings.merge
     if team.rank == 0:
-        _save(model, plan.folder, settings, out, whole=outcome.finished)
+        local = Path(settings.base).expanduser().is_dir()
+        name = str(plan.folder.resolve()) if local else settings.base
+        save_trained(model, plan.folder, name, out / ADAPTER if merges else out)
+    del model, learner, measure  # merging takes the memory that they had
+    if team.rank == 0 and merges and outcome.finished:
+        merge_adapter(plan.folder, out / ADAPTER, out)
     if after is None:
         return None
     before = before.first(after.windows)
@@ -141,8 +149,8 @@ def fine_tune(
     report = FineTuneReport(
         base=settings.base,
         spec_sha256=spec.sha256,
-        parameters=sum(p.numel() for p in model.parameters()),
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=parameters,
+        trained_parameters=trained,
         train_tokens=packed.tokens(np.arange(len(packed))),
         seen_tokens=outcome.tokens,
         held_out_tokens=round(sum(after.tokens)),
@@ -206,13 +214,13 @@ def _schedule(
     micro_batches = plan.micro_batches(batch, team.size)
     team.check_same(micro_batches, "the size of a micro-batch: give them equal memory")
     steps = max(1, round(settings.epochs * (windows // batch)))
-    lr = settings.lr or (FULL_LR if settings.lora_rank is None else LORA_LR)
+    usual_lr = FULL_LR if settings.lora_rank is None else LORA_LR
     return Schedule(
         run,
         task,
-        settings.seconds or math.inf,
+        math.inf if settings.seconds is None else settings.seconds,
         1,
-        peak_lr=lr,
+        peak_lr=usual_lr if settings.lr is None else settings.lr,
         weight_decay=0.01,
         warmup_steps=max(1, min(20, steps // 10)),
         max_steps=steps,
@@ -227,14 +235,3 @@ def _known_before(out: Path, state: str) -> Measured | None:
         nats, tokens = tuple(before["nats"]), tuple(before["tokens"])
         return Measured(nats, tokens, before["of"]) if known == state else None
     return None
-
-
-def _save(model: Any, folder: Path, settings: FineTuning, out: Path, *, whole: bool) -> None:
-    """The adapter or the model; a merged one only of a `whole` run."""
-    name = str(folder.resolve()) if Path(settings.base).expanduser().is_dir() else settings.base
-    if settings.lora_rank is None or not settings.merge:
-        save_trained(model, folder, name, out)
-        return
-    save_trained(model, folder, name, out / ADAPTER)
-    if whole:
-        merge_adapter(folder, out / ADAPTER, out)

@@ -96,6 +96,12 @@ def plan_training(
     return Plan(folder, lora_rank, size, bf16, device, needs.micro_windows, needs.recomputes, words)
 
 
+def check_apart(out: Path, base: Path) -> None:
+    """Raises ConfigError where the model that training begins with would be written over."""
+    if out.resolve() == base.resolve():
+        raise ConfigError(f"--out is the model that is to be read, {base}: give another folder")
+
+
 def check_disk(out: Path, needed_bytes: int) -> None:
     """Raises ConfigError before hours of work would end on a disk that is full. What stands in
     `out` is replaced, and so is room."""

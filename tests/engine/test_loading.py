@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -226,6 +227,23 @@ def test_an_adapter_of_another_model_is_refused(
         TransformersEngine(str(tiny_model), tiny_spec, adapter=str(adapter))
 
 
+def test_an_adapter_whose_weights_have_other_names_is_refused(
+    sharp_model: Path, adapter: Path, tiny_spec: LoadedSpec, tmp_path: Path
+) -> None:
+    """As of the same model inside one that sees; peft alone would serve the base."""
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(adapter, tmp_path / "other")
+    weights = load_file(other / "adapter_model.safetensors")
+    weights = {name.replace("model.layers", "model.text.layers"): w for name, w in weights.items()}
+    save_file(weights, other / "adapter_model.safetensors")
+    with pytest.raises(EngineError, match="another model"):
+        TransformersEngine(str(sharp_model), tiny_spec, adapter=str(other))
+    for two in ([str(adapter), str(other)], [str(other), str(adapter)]):
+        with pytest.raises(EngineError, match="another model"):
+            TransformersEngine.several(str(sharp_model), tiny_spec, two)
+
+
 def test_an_adapter_is_a_folder_that_peft_wrote(
     tiny_model: Path, tiny_spec: LoadedSpec, tmp_path: Path
 ) -> None:
@@ -243,6 +261,53 @@ def test_a_quantised_folder_without_its_package_names_the_way_out(
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(EngineError, match=r"quantised by bitsandbytes.*--dtype int8"):
         TransformersEngine(str(tmp_path), tiny_spec)
+
+
+def test_weights_that_are_missing_are_not_made_up(
+    sharp_model: Path, tiny_spec: LoadedSpec, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(sharp_model, tmp_path / "headless")
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]  # as a model without its head is saved
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EngineError, match=r"lacks 1 of .*lm_head\.weight.*head"):
+        TransformersEngine(str(folder), tiny_spec)
+
+
+def test_weights_that_lie_there_twice_are_counted_once(
+    sharp_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sharp_model, tmp_path / "twice")
+    size = (folder / "model.safetensors").stat().st_size
+    shutil.copyfile(folder / "model.safetensors", folder / "consolidated.safetensors")
+    monkeypatch.setattr(loading, "free_memory_bytes", lambda device: size)
+    check_memory(folder, "float32", "cpu")
+    name = "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(EngineError, match="GiB"):
+        check_memory(folder, "float32", "cpu")
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    check_memory(folder, "float32", "cpu")
+    (folder / name).unlink()
+    with pytest.raises(EngineError, match=f"lacks {name}.*fetch it"):
+        check_memory(folder, "float32", "cpu")
+
+
+def test_another_kind_of_model_is_refused_in_a_sentence(
+    sharp_model: Path, tiny_spec: LoadedSpec, tmp_path: Path
+) -> None:
+    from transformers import T5Config
+
+    folder = shutil.copytree(sharp_model, tmp_path / "t5")
+    T5Config(vocab_size=300).save_pretrained(folder)
+    with pytest.raises(
+        EngineError, match=r"is a t5 model.*take one that was made to write"
+    ) as said:
+        check_engine(DEFAULT_ENGINE, str(folder), tiny_spec)
+    assert len(str(said.value)) < 400 + len(str(folder)), "no list of all that there are"
 
 
 def test_an_option_that_an_engine_does_not_have_is_a_typing_error(

@@ -25,6 +25,16 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         resolve_model(str(tmp_path))
 
 
+def test_an_adapter_is_no_model(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(EngineError, match=f"--model BASE --adapter {tmp_path}"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(EngineError, match=r"no config\.json"):
+        resolve_model(str(tmp_path))
+
+
 def test_neither_a_folder_nor_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="neither a folder nor a model"):
         resolve_model("no such owner/at all")

@@ -134,6 +134,23 @@ def test_a_family_without_bos_begins_as_its_config_says_or_with_its_lowest_stop(
     assert read_family(str(folder)).bos_id == min(ids("<|im_end|>"), ids("<|endoftext|>"))
 
 
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"model_type": "gpt2", "n_positions": 1024}, 1024),  # by another name
+        ({"model_type": "gemma3", "text_config": {"num_hidden_layers": 2}}, 131_072),  # the usual
+        ({"model_type": "xlnet"}, None),  # -1: as many as one likes
+        ({"model_type": "of tomorrow", "max_position_embeddings": 96}, 96),
+    ],
+)
+def test_how_much_a_family_reads_is_known_however_its_config_says_it(
+    save_model: SaveModel, config: dict[str, Any], longest: int | None
+) -> None:
+    folder = save_model("chatml")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_family(str(folder)).context_tokens == longest
+
+
 def test_templates_are_found_wherever_transformers_put_them(save_model: SaveModel) -> None:
     folder = save_model("turns", chat_template=[{"name": "default", "template": "{{ 1 }}"}])
     assert read_family(str(folder)).template == "{{ 1 }}"

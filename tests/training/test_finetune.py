@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    MambaConfig,
+    MixtralConfig,
+    T5Config,
+)
 from typer.testing import CliRunner
 
 from moesubnet.errors import ConfigError, EngineError
@@ -270,6 +279,98 @@ def test_what_cannot_work_is_refused_in_words(
         attempt(tiny_model)
 
 
+def test_a_model_that_writes_no_text_is_refused_before_it_is_trained(
+    tiny_spec: LoadedSpec,
+    save_tiny_model: Callable[..., Path],
+    text_file: Path,
+    tmp_path: Path,
+):
+    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}
+    small |= {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "pad_token_id": 0}
+    encoder = save_tiny_model(config=BertConfig(initializer_range=0.5, **small))
+    with pytest.raises(EngineError, match="sees what follows"):
+        fine_tune([text_file], tmp_path / "out", tiny_spec, tuning(encoder))
+    translator = tmp_path / "translator"
+    shutil.copytree(encoder, translator)
+    T5Config(vocab_size=300).save_pretrained(translator)
+    with pytest.raises(EngineError, match=r"t5 model.*take one that was made to write"):
+        fine_tune([text_file], tmp_path / "out", tiny_spec, tuning(translator))
+
+
+def test_a_model_that_takes_no_adapter_says_to_train_all_of_it(
+    tiny_spec: LoadedSpec,
+    save_tiny_model: Callable[..., Path],
+    text_file: Path,
+    tmp_path: Path,
+):
+    mamba = MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, eos_token_id=0)
+    with pytest.raises(ConfigError, match=r"no adapter on this mamba model.*leave out --lora"):
+        fine_tune(
+            [text_file],
+            tmp_path / "out",
+            tiny_spec,
+            tuning(save_tiny_model(config=mamba), lora_rank=4),
+        )
+
+
+def test_a_model_that_reads_less_than_the_context_is_refused_before_it_is_trained(
+    tiny_spec: LoadedSpec,
+    save_tiny_model: Callable[..., Path],
+    text_file: Path,
+    tmp_path: Path,
+):
+    short = save_tiny_model(
+        config=GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=2, n_positions=32)
+    )
+    with pytest.raises(EngineError, match="reads 32 tokens at most"):
+        fine_tune([text_file], tmp_path / "out", tiny_spec, tuning(short))
+
+
+def test_the_base_is_not_written_over(
+    tiny_spec: LoadedSpec, tiny_model: Path, text_file: Path, tmp_path: Path
+):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    with pytest.raises(ConfigError, match="give another folder"):
+        fine_tune([text_file], base, tiny_spec, tuning(base))
+    assert {path.name for path in base.iterdir()} == {path.name for path in tiny_model.iterdir()}
+
+
+def test_no_seconds_are_not_all_there_are(
+    tiny_spec: LoadedSpec, tiny_model: Path, text_file: Path, tmp_path: Path
+):
+    settings = tuning(tiny_model, epochs=9.0, seconds=0.0)
+    assert fine_tune([text_file], tmp_path / "out", tiny_spec, settings).steps == 1
+
+
+def test_a_stopped_adapter_that_goes_on_to_be_merged_leaves_no_adapter_beside_the_model(
+    tiny_spec: LoadedSpec, tiny_model: Path, text_file: Path, tmp_path: Path
+):
+    out, settings = tmp_path / "out", tuning(tiny_model, lora_rank=4)
+    assert fine_tune([text_file], out, tiny_spec, settings, should_stop=lambda: True) is None
+    assert (out / "adapter_config.json").exists()
+    assert fine_tune([text_file], out, tiny_spec, replace(settings, merge=True))
+    assert not list(out.glob("adapter_*"))
+    merged, plain = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, tiny_model))
+    assert not hasattr(merged, "peft_config")
+    assert not torch.allclose(logits(merged), logits(plain), atol=0.1)
+
+
+def test_of_a_subnet_over_bytes_a_model_is_trained_over_its_own_tokens(
+    tiny_model: Path, text_file: Path, tmp_path: Path
+):
+    from moesubnet.cli import build_app
+
+    def typed(*words: str) -> object:
+        return CliRunner().invoke(build_app(), words)
+
+    text = ("--text", str(text_file))
+    typed("spec", "new", "--unit", "bytes", *text, "--out", str(tmp_path / "bytes"))
+    usual = ("--spec", str(tmp_path / "bytes"), "--out", str(tmp_path / "out"))
+    result = typed("expert", "train", *text, *usual, "--from", str(tiny_model))
+    assert f"moesubnet spec new --from {tiny_model}" in str(result.exception), result.output
+
+
 @pytest.mark.parametrize("lora_rank", [None, 4])
 def test_a_disk_that_would_be_full_at_the_end_is_said_at_the_start(
     tiny_spec: LoadedSpec,
@@ -350,6 +451,21 @@ def test_the_size_is_known_without_the_weights(tiny_model: Path):
     assert whole.head == model.lm_head.weight.numel()
 
 
+def test_what_an_adapter_adds_to_experts_is_counted(save_tiny_model: Callable[..., Path]):
+    from moesubnet.training.base_model import load_base
+
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 300}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 8}
+    folder = save_tiny_model(config=MixtralConfig(num_experts_per_tok=3, **shape, **heads))
+    size = size_of(folder, 2)
+    model = load_base(folder, lora_rank=2, low_precision=False, seed=0, device=torch.device("cpu"))
+    assert size.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert size.rebuilt == 2 * 8 * 3 * 32 * 48
+    attention = 4 * (32 + 32)
+    through_experts = 3 * (32 + 2 * 48) + 3 * (48 + 32)
+    assert size.token_values == 2 * (attention + through_experts)
+
+
 def test_the_first_ctrl_c_asks_and_the_second_ends():
     with first_interrupt() as asked:
         assert not asked()
@@ -397,5 +513,7 @@ def test_options_that_need_a_model_say_so(text_file: Path, tiny_spec: LoadedSpec
         result = CliRunner().invoke(expert_app, ["train", *usual, *options])
         return f"{result.exception} {result.output}"
 
-    assert "need a model to start --from" in typed("--lora", "8")
+    assert "only with a model to start --from: --lora, --window" in typed("--lora=8", "--window=64")
+    assert "only without --from: --min-steps" in typed("--from=x", "--min-steps=3")
+    assert "greater than or equal to 0" in typed("--learning-rate", "-1")
     assert "not one of 'auto', 'bf16', 'f32'" in typed("--from", "x", "--precision", "fp4")

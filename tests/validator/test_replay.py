@@ -84,6 +84,24 @@ async def test_other_files_than_the_commitment_names_are_refused(
             await check_offer(url, sums(folder, names), allow_private=True)
 
 
+async def test_a_model_in_several_files_is_loaded_as_it_was_offered(
+    offer, tiny_model, monkeypatch, tmp_path
+):
+    from transformers import AutoModelForCausalLM
+
+    url, folder, _ = offer
+    shutil.rmtree(folder)
+    split = tmp_path / "split"
+    whole = AutoModelForCausalLM.from_pretrained(tiny_model)
+    whole.save_pretrained(split, max_shard_size="20KB")
+    assert len(list(split.glob("*.safetensors"))) > 1
+    commitment = lay_out(str(split), None, folder)
+    weights, _ = await fetched(url, commitment, monkeypatch, tmp_path)
+    same = AutoModelForCausalLM.from_pretrained(weights.model, use_safetensors=True)
+    for name, value in whole.state_dict().items():
+        assert value.equal(same.state_dict()[name]), name
+
+
 async def test_an_adapter_is_offered_with_its_base(offer, tiny_model, monkeypatch, tmp_path):
     url, folder, _ = offer
     adapter = folder / "adapter"
