@@ -73,10 +73,11 @@ def by_seniority(sheet: Sheet) -> list[int]:
 
 
 def waited_for(sheet: Sheet, i: int, others: Sequence[int]) -> list[int]:
-    """Those of `others` that came before i wherever they were not sure (`late`)."""
+    """Those of `others` that came before i wherever they were not sure (`late`), and could not be
+    asked beforehand: who repeats another where it guessed right waits for it elsewhere."""
     columns = list(others)
     both = (sheet.log_q[:, [i]] > LOG_Q_UNANSWERED) & (sheet.log_q[:, columns] > LOG_Q_UNANSWERED)
-    unsure = both * sheet.entropy[:, columns] / MICRO
+    unsure = both * sheet.unforeseen[:, columns] * sheet.entropy[:, columns] / MICRO
     after = unsure * late(sheet.took_100us[:, [i]], sheet.took_100us[:, columns])
     waits = after.sum(axis=0) >= WAITS * np.maximum(unsure.sum(axis=0), TINY)
     return [columns[k] for k in np.flatnonzero(waits)]

@@ -117,6 +117,24 @@ class Sheet(Summary):
         return len(self.walk)
 
     @cached_property
+    def unforeseen(self) -> npt.NDArray[np.bool_]:
+        """[M, n]: of each expert the half of the items that follow, in their walk, the labels which
+        it held less likely: nobody could ask it about them beforehand. All, where there are none.
+        """
+        order = np.lexsort((self.position, self.walk))
+        before, item = order[:-1], order[1:]
+        follows = (self.walk[before] == self.walk[item]) & (
+            self.position[before] + 1 == self.position[item]
+        )
+        said, item = self.log_q[before[follows], :-1], item[follows]
+        rare = np.zeros((len(self.walk), said.shape[1]), np.bool_)
+        for column, likely in enumerate(said.T):
+            given = likely > LOG_Q_UNANSWERED
+            if given.any():
+                rare[item, column] = given & (likely <= np.median(likely[given]))
+        return rare | ~rare.any(axis=0)
+
+    @cached_property
     def answer_ms(self) -> tuple[int | None, ...]:
         """[n]: in which nine of ten of its answers came; the rest may have been guessed beforehand,
         or held up by chance. None: no answer."""

@@ -32,7 +32,7 @@ from moesubnet.validator.calibration import calibration
 from moesubnet.validator.scoring import ema, recount
 from moesubnet.validator.seniors import by_seniority
 from moesubnet.validator.value import random_marginals, values_and_bounds
-from tests.sheets import taking
+from tests.sheets import synthetic_sheet, taking
 
 VOCAB = 60
 PREFIX = 8
@@ -232,6 +232,19 @@ def knows(laws, domain, previous):
 
 
 HONEST = {"a": specialist(0), "b": specialist(1), "c": specialist(2)}
+
+
+@pytest.mark.parametrize("guessed", [0.0, 0.45])
+def test_who_asks_beforehand_about_what_may_come_waits_where_nobody_expected_it(guessed):
+    """It registered first, and answers sooner wherever the source expected the label before."""
+    sheet = synthetic_sheet(["relay", "source"], walk_count=16)
+    expected = np.append(0, sheet.log_q[:-1, 1])
+    is_hit = expected > np.quantile(expected, 1 - guessed)
+    took = np.stack([np.where(is_hit, 50, 150), np.full(len(is_hit), 100)], axis=1)
+    sheet = dataclasses.replace(
+        sheet, took_100us=took.astype("<u2"), age_millis=(2_000, 1_000), since=(None, None)
+    )
+    assert by_seniority(sheet) == [1, 0]
 
 
 def test_honest_specialists_earn_and_noise_echo_and_liar_do_not():
