@@ -35,7 +35,11 @@ class KeptSheet(Summary):
     def read(self) -> Sheet | None:
         """The whole sheet; None, and it says why, where the file is gone or no longer what it was:
         then it is fetched again. Costs milliseconds a megabyte."""
-        return _read(self.path)
+        try:
+            return _read(self.path)
+        except FrameError as error:
+            log.warning("sheet in %s removed: %s", self.path, error)
+            return None
 
 
 AnySheet: TypeAlias = Sheet | KeptSheet
@@ -52,16 +56,22 @@ class SheetCache:
         """By hash, those of a subnet from the epoch `oldest` on; others, and damaged ones, are
         removed. Reads what is new on disk."""
         found: dict[str, KeptSheet] = {}
+        damaged: list[FrameError] = []
         for path in self.folder.glob("*.sheet"):
             kept = self._known.get(path.stem)
-            if kept is None and (sheet := _read(path)) is not None:
-                kept = _kept(sheet, path)
+            try:
+                if kept is None and (sheet := _read(path)) is not None:
+                    kept = _kept(sheet, path)
+            except FrameError as error:
+                damaged.append(error)
             if kept is None:
                 continue
             if kept.netuid == netuid and kept.epoch >= oldest:
                 found[path.stem] = kept
             else:
                 _remove(path)
+        if damaged:  # of an older format all are
+            log.warning("%d sheets removed from %s: %s", len(damaged), self.folder, damaged[-1])
         self._known = found
         return dict(found)
 
@@ -109,13 +119,15 @@ def _kept(sheet: Sheet, path: Path) -> KeptSheet:
 
 
 def _read(path: Path) -> Sheet | None:
+    """None, and it says why, where it cannot be read. Raises FrameError for what is no sheet, once
+    it is removed."""
     try:
         return verified(path.read_bytes(), path.stem)
     except OSError as error:
         log.warning("sheet not read from %s: %s", path, error.strerror or error)
-    except FrameError as error:
-        log.warning("sheet in %s removed: %s", path, error)
+    except FrameError:
         _remove(path)
+        raise
     return None
 
 

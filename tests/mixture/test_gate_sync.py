@@ -306,17 +306,20 @@ async def test_a_sheet_whose_file_was_damaged_since_is_left_out_and_fetched_agai
     assert fit(again).sha256 == fit([WeightedSheet(sheet, 10**12) for sheet in sheets]).sha256
 
 
-async def test_old_and_damaged_files_leave_the_cache(validators, make_sheet, tmp_path):
+async def test_old_and_damaged_files_leave_the_cache(validators, make_sheet, tmp_path, caplog):
     old, fresh = history(make_sheet, [1, 30])
     (tmp_path / f"{old.sha256.hex()}.sheet").write_bytes(old.to_bytes())
     (tmp_path / f"{fresh.sha256.hex()}.sheet").write_bytes(fresh.to_bytes())
-    (tmp_path / f"{'cd' * 32}.sheet").write_bytes(b"torn")
+    for name in ("ab", "cd"):
+        (tmp_path / f"{name * 32}.sheet").write_bytes(b"torn")
     graph, chain = metagraph([neuron(0, "validator", None)], epoch=40), FakeChain()
     chain.reveals["validator"] = Reveal(30, fresh.sha256.hex())
     async with open_http_session() as http:
         found = await fetch_revealed_sheets(chain, graph, http, SheetCache(tmp_path))
     assert [item.sheet.epoch for item in found] == [30]
     assert len(list(tmp_path.iterdir())) == 1
+    [said] = [record.getMessage() for record in caplog.records if "removed" in record.msg]
+    assert said.startswith("2 sheets removed"), "one line, however many are of an older version"
 
 
 async def test_sheets_of_the_same_keys_on_another_chain_do_not_count(make_sheet, tmp_path):
