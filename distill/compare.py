@@ -29,6 +29,7 @@ from moesubnet.distill.evaluate import (
 )
 from moesubnet.distill.job import Job, JobReport, finished
 from moesubnet.distill.walks import Ids, Members
+from moesubnet.host.paths import write_whole
 from moesubnet.host.progress import OnProgress
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.jobs import run_job
@@ -99,7 +100,7 @@ async def train_apart(job: Job, on_progress: OnProgress) -> JobReport:
         return report
     job.out.mkdir(parents=True, exist_ok=True)
     path = job.out / "next-job.txt"
-    path.write_text(job.model_dump_json())
+    write_whole(path, job.model_dump_json())
     return JobReport(**await run_job("moesubnet.distill.jobs", [str(path)], on_progress))
 
 

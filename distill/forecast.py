@@ -16,6 +16,7 @@ from moesubnet.distill.pupils import pace, plan_of
 from moesubnet.distill.train import BATCH_WINDOWS
 from moesubnet.errors import ConfigError
 from moesubnet.host.memory import trim_memory
+from moesubnet.host.paths import write_whole
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import Precision, check_lora
 from moesubnet.training.estimate import disk_bytes, time_in_words
@@ -102,7 +103,7 @@ async def steps_of(job: Job, settings: Settings, work: Path, say: Callable[[str]
     name = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:8]
     path = work / f"pace-{name}.json"
     if not path.exists():
-        path.write_text(json.dumps(await asyncio.to_thread(pace, job, devices)))
+        write_whole(path, json.dumps(await asyncio.to_thread(pace, job, devices)))
         trim_memory()
     step_s, windows = json.loads(path.read_text()), job.target_spec.windows
     if settings.epochs is not None:

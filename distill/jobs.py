@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from moesubnet.distill.held_out import ColdText, mixture_nats
 from moesubnet.distill.job import JOB, REPORT, STATE, Job, JobReport, finished
 from moesubnet.distill.pupils import first_pupil, lessons_of, threads_of
 from moesubnet.distill.train import Pupil, plain_cycles, train_plain, train_student
+from moesubnet.host.paths import write_whole
 from moesubnet.host.progress import OnProgress, ignore, json_lines
 from moesubnet.spec.content import LoadedSpec, load_spec
 from moesubnet.training.base_model import find_base, save_trained
@@ -128,10 +128,8 @@ def _save(job: Job, spec: LoadedSpec, model: Any, report: JobReport) -> None:
         if job.lora_rank is not None:
             model = model.float().merge_and_unload()
         save_trained(model, find_base(job.base, spec), job.base, job.out)
-    (job.out / JOB).write_text(job.model_dump_json())
-    temporary = job.out / f"{REPORT}.tmp"
-    temporary.write_text(json.dumps(asdict(report)))
-    os.replace(temporary, job.out / REPORT)
+    write_whole(job.out / JOB, job.model_dump_json())
+    write_whole(job.out / REPORT, json.dumps(asdict(report)))
     (job.out / STATE).unlink(missing_ok=True)
 
 

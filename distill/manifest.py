@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moesubnet.errors import SpecError
+from moesubnet.host.paths import write_whole
 from moesubnet.spec.content import file_sha256
 
 MANIFEST = "manifest.json"
@@ -48,9 +48,7 @@ def model_files(folder: Path) -> dict[str, str]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Written last: a folder with a manifest is a finished student."""
-    temporary = folder / f"{MANIFEST}.tmp"
-    temporary.write_bytes(manifest.canonical_bytes())
-    os.replace(temporary, folder / MANIFEST)
+    write_whole(folder / MANIFEST, manifest.canonical_bytes())
 
 
 def name_of(folder: Path) -> str | None:

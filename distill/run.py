@@ -29,6 +29,7 @@ from moesubnet.distill.job import REPORT as JOB_REPORT
 from moesubnet.distill.manifest import REPORT, Manifest, model_files, name_of, write_manifest
 from moesubnet.distill.targets import TargetSpec, TargetStore, target_form
 from moesubnet.distill.walks import Members
+from moesubnet.host.paths import write_whole
 from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.mixture.gate import GATE_FORMAT, Gate
 from moesubnet.spec.content import LoadedSpec
@@ -126,7 +127,7 @@ async def distill(
         verdicts=verdicts(rows) if rows else {},
         margins=margins,
     )
-    (settings.out / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n")
+    write_whole(settings.out / REPORT, json.dumps(asdict(report), indent=1) + "\n")
     return report
 
 
@@ -138,7 +139,7 @@ def _with_kept_gate(teacher: Teacher, work: Path) -> Teacher:
         kept, now = Gate.from_bytes(path.read_bytes()), teacher.members.gate
         gate = replace(kept, grain=now.grain)
         return replace(teacher, members=replace(teacher.members, gate=gate))
-    path.write_bytes(teacher.members.gate.to_bytes())
+    write_whole(path, teacher.members.gate.to_bytes())
     return teacher
 
 
@@ -175,7 +176,7 @@ async def _collect(
         await collect(teacher.members, windows, store, on_progress=on_progress)
     finally:
         cpu_s, wall_s = cpu_s + meter.read(), wall_s + time.monotonic() - started_s
-        path.write_text(json.dumps([cpu_s, wall_s]))
+        write_whole(path, json.dumps([cpu_s, wall_s]))
     return Collected(store, cpu_s, wall_s)
 
 

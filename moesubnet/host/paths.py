@@ -1,4 +1,4 @@
-"""Where state and caches live, per platform conventions."""
+"""Where state and caches live, per platform conventions, and how files are written there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -34,6 +34,19 @@ def own_file(path: Path) -> Path:
     path.touch(0o600)
     path.chmod(0o600)
     return path
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """So that nobody ever finds a part of it there, whatever ends this process or fills the disk.
+    Two that write at once do not mix. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def text_files(patterns: Iterable[str]) -> list[Path]:

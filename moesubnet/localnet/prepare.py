@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from moesubnet.host.paths import write_whole
 from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.localnet.corpora import DomainReport, build
 from moesubnet.localnet.kinds import Kind, Report
@@ -91,7 +92,7 @@ def prepare_corpora(
         corpora, seed, tokenizer_of=kind.tokenizer, sizes=kind.sizes, validators=validators
     )
     rows = {domain: asdict(row) for domain, row in domains.items()}
-    report.write_text(json.dumps({"key": key, "domains": rows}, indent=1) + "\n")
+    write_whole(report, json.dumps({"key": key, "domains": rows}, indent=1) + "\n")
     progress(Progress("text", 1.0, None, time.monotonic() - started_s))
     return domains
 

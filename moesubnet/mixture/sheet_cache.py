@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from moesubnet.errors import FrameError
+from moesubnet.host.paths import write_whole
 from moesubnet.mixture.sheet import U32, Sheet, Summary
 from moesubnet.types import Hotkey
 
@@ -137,14 +137,10 @@ def _remove(path: Path) -> None:
 
 
 def _write(path: Path, body: bytes) -> bool:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(body)
-        os.replace(temporary, path)
+        write_whole(path, body)
     except OSError as error:
         log.warning("sheet not kept in %s: %s", path.parent, error.strerror or error)
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         return False
     return True

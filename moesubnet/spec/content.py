@@ -8,7 +8,6 @@ spec.json of version 1 goes on being one: it is read as the version 2 that says 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moesubnet.errors import SpecError
+from moesubnet.host.paths import write_whole
 from moesubnet.units import Grain
 from moesubnet.wire.strict_json import parse_json
 
@@ -240,7 +240,5 @@ def spec_files(root: Path | None) -> dict[str, Any]:
 
 def save_spec(root: Path, spec: Spec) -> LoadedSpec:
     """Write spec.json (the files it names must already stand in `root`) and load it back."""
-    temporary = root / "spec.json.tmp"
-    temporary.write_bytes(spec.canonical_bytes())
-    os.replace(temporary, root / "spec.json")
+    write_whole(root / "spec.json", spec.canonical_bytes())
     return load_spec(root)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.paths import write_whole
 from moesubnet.host.progress import OnProgress, Progress, ignore
 from moesubnet.spec.content import LoadedSpec, file_sha256
 from moesubnet.spec.documents import read_documents
@@ -154,9 +155,7 @@ def saved_report(out: Path, run: str) -> dict[str, Any] | None:
 
 def write_report(out: Path, run: str, report: DataclassInstance) -> None:
     """Last of all: a folder with a report is finished."""
-    temporary = out / f"{REPORT}.tmp"
-    temporary.write_text(json.dumps({"run": run, "report": asdict(report)}, indent=1) + "\n")
-    os.replace(temporary, out / REPORT)
+    write_whole(out / REPORT, json.dumps({"run": run, "report": asdict(report)}, indent=1) + "\n")
 
 
 def text_sha256(texts: list[Path]) -> str:

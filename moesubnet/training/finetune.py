@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from moesubnet.errors import ConfigError
+from moesubnet.host.paths import write_whole
 from moesubnet.host.progress import OnProgress, ignore
 from moesubnet.spec.content import LoadedSpec
 from moesubnet.training.base_model import Precision, merge_adapter, save_trained
@@ -108,7 +109,7 @@ def fine_tune(
     if before is None:
         before = measure(f"{out.name} held out, before")
         if team.rank == 0:
-            (out / BEFORE).write_text(json.dumps([state, asdict(before)]))
+            write_whole(out / BEFORE, json.dumps([state, asdict(before)]))
     if schedule.max_steps is not None:
         batch = min(settings.batch, len(packed))
         at_once = -(-batch // schedule.micro_batches)

@@ -16,7 +16,7 @@ from moesubnet.chain.devchain.executor import Executor
 from moesubnet.chain.devchain.genesis import preset_config
 from moesubnet.chain.network.identity import NODE_KEY_FILE, Identity, public_key
 from moesubnet.errors import ConfigError
-from moesubnet.host.paths import cache_dir
+from moesubnet.host.paths import cache_dir, write_whole
 from moesubnet.host.supervisor import Process
 
 CHAIN_ID = "moesubnet_network"
@@ -78,9 +78,7 @@ class Network:
 
     def save(self) -> None:
         row = {"preset": self.preset, "nodes": [asdict(node) for node in self.nodes]}
-        temporary = self.root / f"{PLAN_FILE}.tmp"
-        temporary.write_text(json.dumps(row, indent=1) + "\n")
-        os.replace(temporary, self.root / PLAN_FILE)
+        write_whole(self.root / PLAN_FILE, json.dumps(row, indent=1) + "\n")
 
 
 def load_network(root: Path) -> Network | None:
