@@ -129,6 +129,7 @@ def only(sheet, columns):
         chosen=sheet.chosen[:, columns],
         apart=sheet.apart[:, columns],
         sender=sheet.sender[:, columns],
+        took_100us=sheet.took_100us[:, columns],
     )
 
 
