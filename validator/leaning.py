@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesubnet.mixture.sheet import U8, WHOLE
-from moesubnet.validator.seniors import TINY, WAITS, late
+from moesubnet.validator.seniors import is_most, late
 from moesubnet.validator.value import Float
 
 FAR_ITEMS = 2  # that each walk is taken to have besides its own: few tokens tell little
@@ -72,7 +72,7 @@ def apart_in_walks(
         after = alike * late(took[rows, one][:, None], took[theirs])
         usual = USUAL_ITEMS / both.sum(axis=0)
         after, alike = (each(part) + usual * part.sum(axis=0) for part in (after, alike))
-        waited = (items > 0) & (after >= WAITS * np.maximum(alike, TINY))
+        waited = (items > 0) & is_most(after, alike)
         nearest = np.where(waited, np.minimum(apart, FAR_ENOUGH), FAR_ENOUGH).min(axis=1)
         out[there, one] = np.rint((nearest / FAR_ENOUGH) ** 4 * WHOLE)
     return out

@@ -79,8 +79,8 @@ def waited_for(sheet: Sheet, i: int, others: Sequence[int]) -> list[int]:
     both = (sheet.log_q[:, [i]] > LOG_Q_UNANSWERED) & (sheet.log_q[:, columns] > LOG_Q_UNANSWERED)
     unsure = both * sheet.unforeseen[:, columns] * sheet.entropy[:, columns] / MICRO
     after = unsure * late(sheet.took_100us[:, [i]], sheet.took_100us[:, columns])
-    waits = after.sum(axis=0) >= WAITS * np.maximum(unsure.sum(axis=0), TINY)
-    return [columns[k] for k in np.flatnonzero(waits)]
+    waited = is_most(after.sum(axis=0), unsure.sum(axis=0))
+    return [columns[k] for k in np.flatnonzero(waited)]
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,7 @@ def beside_seniors(
     alike = said[1:] * said[1:][near] * (1.0 - np.minimum((x - x[near]) ** 2, 1.0))
     unsure, came = entropy.T[rows[1:]], took.T[rows[1:]]
     alike *= part * unsure[near]
-    waits = (alike * late(came, came[near])).sum(axis=1) >= WAITS * np.maximum(
-        alike.sum(axis=1), TINY
-    )
+    waits = is_most((alike * late(came, came[near])).sum(axis=1), alike.sum(axis=1))
     enough = np.where((near >= 0) & ~waits, sibling, DISTANCE_ENOUGH)
     added = np.log1p(plain.j / plain.top) - np.log1p(plain.w / plain.low)
     back = np.argsort(order)
@@ -147,6 +145,12 @@ def late(took: npt.NDArray[np.integer], other: npt.NDArray[np.integer]) -> Mask:
     sooner of what is plain to all shows nothing."""
     after: Mask = (took > other) & (other > 0)
     return after
+
+
+def is_most(after: Float, whole: Float) -> Mask:
+    """Whether so much of a weight is of who waited."""
+    most: Mask = after >= WAITS * np.maximum(whole, TINY)
+    return most
 
 
 def _judged(

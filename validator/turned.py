@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet
+from moesubnet.mixture.sheet import LOG_Q_ABSENT, LOG_Q_UNANSWERED, Sheet, unforeseen
 from moesubnet.types import Hotkey
 from moesubnet.validator.company import LEAST_ITEMS
 from moesubnet.validator.scoring import Items, terms
@@ -81,15 +81,16 @@ class Read:
         others: Sequence[Hotkey],
         short_of: float = SHORT,
         *,
-        unforeseen: bool = False,
+        is_unforeseen: bool = False,
     ) -> BesideMixtures:
-        """Of an elder that answered something, where any of the others was asked too. unforeseen:
-        after labels that it did not expect, if there are enough, of which nobody could have asked
-        it beforehand."""
+        """Of an elder that answered something, where any of the others was asked too. With
+        is_unforeseen only after labels that it did not expect, if there are enough, of which nobody
+        could have asked it beforehand."""
         self._terms = self._terms or terms(self._sheet)
         columns, rows = [self.column[h] for h in others], self._together(elder, others)
-        if unforeseen and (rare := self._unforeseen(elder, rows)).sum() >= LEAST_ITEMS:
-            rows = rare
+        if is_unforeseen:
+            rare = unforeseen(self._sheet, self._sheet.log_q[:, self.column[elder]], rows)
+            rows = rare if rare.sum() >= LEAST_ITEMS else rows
         joint, weight, quick = (part[rows] for part in self._terms)
         return beside_mixtures(joint, weight, quick, self.column[elder], columns, short_of)
 
@@ -98,19 +99,6 @@ class Read:
         log_q, columns = self._sheet.log_q, [self.column[hotkey] for hotkey in others]
         found: npt.NDArray[np.bool_] = np.any(log_q[:, columns] != LOG_Q_ABSENT, axis=1)
         found &= log_q[:, self.column[elder]] > LOG_Q_UNANSWERED
-        return found
-
-    def _unforeseen(self, elder: Hotkey, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """[items]: of these the half that follow the labels that the elder held less likely."""
-        sheet, said = self._sheet, self._sheet.log_q[:, self.column[elder]]
-        order = np.lexsort((sheet.position, sheet.walk))
-        before, item = order[:-1], order[1:]
-        follows = (sheet.walk[before] == sheet.walk[item]) & rows[before] & rows[item]
-        follows &= sheet.position[before] + 1 == sheet.position[item]
-        before, item = before[follows], item[follows]
-        found = np.zeros(len(rows), np.bool_)
-        if len(item):
-            found[item] = said[before] <= np.median(said[before])
         return found
 
     def nearest(self, elder: Hotkey, others: Sequence[Hotkey]) -> list[Hotkey]:
@@ -158,7 +146,7 @@ def _became_like(sheets: Sequence[Read], elder: Hotkey, others: Sequence[Hotkey]
     now = each(last, elder, others)
     if not is_other(mean) or not has_become(mean, now):
         return False
-    rare = each(last, elder, others, unforeseen=True)
+    rare = each(last, elder, others, is_unforeseen=True)
     return has_become(mean, rare._replace(baseline_short=now.baseline_short))
 
 
@@ -168,10 +156,10 @@ def each(
     others: Sequence[Hotkey],
     short_of: float = SHORT,
     *,
-    unforeseen: bool = False,
+    is_unforeseen: bool = False,
 ) -> BesideMixtures:
     """[sheets], and of each mixture [sheets, 4]."""
-    found = (s.beside(elder, others, short_of, unforeseen=unforeseen) for s in sheets)
+    found = (s.beside(elder, others, short_of, is_unforeseen=is_unforeseen) for s in sheets)
     return BesideMixtures(*map(np.stack, zip(*found, strict=True)))
 
 

@@ -31,7 +31,7 @@ from moesubnet.engine.model_folder import (
     sums,
 )
 from moesubnet.errors import ConfigError, FetchError
-from moesubnet.host.paths import cache_dir
+from moesubnet.host.paths import cache_dir, write_whole
 from moesubnet.host.progress import OnProgress, Progress
 from moesubnet.spec.content import file_sha256
 from moesubnet.wire.downloads import download, open_downloads, size_of
@@ -169,7 +169,7 @@ def _write_indices(folder: Path) -> None:
             except SafetensorError as error:
                 raise FetchError(f"{file.name} is no safetensors file ({error})") from error
         if weights:
-            (place / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+            write_whole(place / INDEX, json.dumps({"metadata": {}, "weight_map": weights}))
 
 
 def give_tokenizer(weights: Weights, tokenizer: Path) -> None:

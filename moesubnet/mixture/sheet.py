@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import msgpack
 import numpy as np
@@ -45,6 +45,16 @@ I32 = npt.NDArray[np.int32]
 U16s = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U8 = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+
+class Places(Protocol):
+    """Of a sheet's items, or of others like them."""
+
+    @property
+    def walk(self) -> U32: ...
+    @property
+    def position(self) -> U32: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,22 +127,13 @@ class Sheet(Summary):
         return len(self.walk)
 
     @cached_property
-    def unforeseen(self) -> npt.NDArray[np.bool_]:
-        """[M, n]: of each expert the half of the items that follow, in their walk, the labels which
-        it held less likely: nobody could ask it about them beforehand. All, where there are none.
-        """
-        order = np.lexsort((self.position, self.walk))
-        before, item = order[:-1], order[1:]
-        follows = (self.walk[before] == self.walk[item]) & (
-            self.position[before] + 1 == self.position[item]
-        )
-        said, item = self.log_q[before[follows], :-1], item[follows]
-        rare = np.zeros((len(self.walk), said.shape[1]), np.bool_)
-        for column, likely in enumerate(said.T):
-            given = likely > LOG_Q_UNANSWERED
-            if given.any():
-                rare[item, column] = given & (likely <= np.median(likely[given]))
-        return rare | ~rare.any(axis=0)
+    def unforeseen(self) -> Mask:
+        """[M, n]: of each expert the items at which nobody could ask it beforehand, see
+        `unforeseen`; all, where there are none."""
+        said = self.log_q[:, :-1].T
+        rare = [unforeseen(self, one, one > LOG_Q_UNANSWERED) for one in said]
+        found = np.array(rare, np.bool_).reshape(len(said), self.items).T
+        return found | ~found.any(axis=0)
 
     @cached_property
     def answer_ms(self) -> tuple[int | None, ...]:
@@ -163,6 +164,21 @@ class Sheet(Summary):
     @cached_property
     def sha256(self) -> bytes:
         return hashlib.sha256(self.to_bytes()).digest()
+
+
+def unforeseen(asked: Places, said: I32, there: Mask) -> Mask:
+    """[M]: of the items that are `there` and follow, in their walk, another one that is, the half
+    that follow the labels which an expert held less likely: nobody asked it about them beforehand.
+    said: its log-probabilities of the labels."""
+    order = np.lexsort((asked.position, asked.walk))
+    before, item = order[:-1], order[1:]
+    follows = (asked.walk[before] == asked.walk[item]) & there[before] & there[item]
+    follows &= asked.position[before] + 1 == asked.position[item]
+    before, item = before[follows], item[follows]
+    found = np.zeros(len(there), np.bool_)
+    if len(item):
+        found[item] = said[before] <= np.median(said[before])
+    return found
 
 
 def sheet_seed(previous_sha256: bytes, epoch: int) -> bytes:
